@@ -1,0 +1,66 @@
+"""HEX and the contrastive losses around it, as one fused kernel for PyTorch.
+
+    criterion = hex_ssl.HexLoss(temperature=0.1)
+    loss = criterion(z1, z2)
+
+`HexLoss`, `NTXentLoss`, `HCLLoss` and `DCLLoss` are modules, `hex_ssl.functional` the same without state,
+`hex_ssl.thresholds` the strategies. `show_config()` tells what runs where. Needs torch and NumPy only.
+"""
+
+import os
+
+import torch
+
+from hex_ssl import functional as functional
+from hex_ssl import thresholds as thresholds
+from hex_ssl._extension import _core
+from hex_ssl.functional import hex_loss as hex_loss
+from hex_ssl.losses import DCLLoss as DCLLoss
+from hex_ssl.losses import HCLLoss as HCLLoss
+from hex_ssl.losses import HexLoss as HexLoss
+from hex_ssl.losses import NTXentLoss as NTXentLoss
+from hex_ssl.ops import backend as _backend
+from hex_ssl.statistics import Statistics as Statistics
+
+__version__ = _core.__version__
+
+__all__ = [
+    "DCLLoss",
+    "HCLLoss",
+    "HexLoss",
+    "NTXentLoss",
+    "Statistics",
+    "functional",
+    "hex_loss",
+    "show_config",
+    "thresholds",
+]
+
+
+def show_config() -> dict[str, str]:
+    """Prints what runs where: versions, threads, CPU features, and each device type's backend with its reason.
+
+    Returns:
+        What was printed, by name.
+
+    Example:
+        >>> import hex_ssl
+        >>> config = hex_ssl.show_config()  # doctest: +ELLIPSIS
+        hex_ssl: ...
+        >>> config["torch"].startswith("2.11.0")
+        True
+    """
+    choice = _backend()
+    config = {
+        "hex_ssl": __version__,
+        "torch": f"{torch.__version__} (the extension was built for {_core.TORCH_VERSION})",
+        "threads": str(torch.get_num_threads()),
+        "CPU features": torch.backends.cpu.get_cpu_capability(),
+        "HEX_SSL_BACKEND": f"{choice}" if "HEX_SSL_BACKEND" in os.environ else f"{choice} (not set)",
+    }
+    for device_type in ("cpu", "cuda"):
+        name, reason = _core.backend_for(device_type, "float32", choice)
+        config[f"backend on {device_type}"] = f"{name}: {reason}"
+    for name, value in config.items():
+        print(f"{name}: {value}")
+    return config

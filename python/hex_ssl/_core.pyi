@@ -1,0 +1,70 @@
+"""The Rust extension. Everything here works on tensors as they are: no device is
+changed, no dtype converted behind the caller. `hex_ssl.ops` registers these with torch."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+__version__: str
+TORCH_VERSION: str
+"""The torch release that the extension was built for."""
+
+def evaluate(
+    views: Sequence[Tensor],
+    keys: Tensor | None,
+    positives: Tensor | None,
+    positive_index: Tensor | None,
+    ignored_index: Tensor | None,
+    anchor_labels: Tensor | None,
+    key_labels: Tensor | None,
+    epsilon: Tensor | None,
+    weights: Tensor | None,
+    offset: int,
+    threshold: str,
+    threshold_value: float,
+    formulation: str,
+    beta: float,
+    tau_plus: float,
+    temperature: float,
+    reduction: str,
+    want_gradient: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, statistics and gradients.
+
+    `views`: the anchors, V tensors [n, D] that count as one [M, D] below the other (M = V * n); floating point,
+        any strides, all of one dtype and device with `keys` and `positives`.
+    The pairing follows from what is given:
+        `positives` [M, D]: each anchor's positive given apart, `keys` [N, D] are all negatives;
+        `positive_index` int64 [M, P] (rows of `keys`; `ignored_index` int64 [M], -1 for none, optional): indexed;
+        neither: the anchors are V >= 2 views and stand in `keys` from row `offset` on;
+        `keys` None then means that the anchors are the keys.
+    `anchor_labels` int64 [M] and `key_labels` int64 [N] (None where `keys` is None): for threshold "labels".
+    `threshold`: "adaptive" (`threshold_value` is the quantile), "cosine", "minmax" (the value), "labels",
+        or "given" (`epsilon`, a 0-d tensor on the same device, compared with plain cosines; read without
+        a synchronisation where the backend is on a GPU).
+    `weights` [M] in the gradients' dtype: the loss is then sum of weight * loss of the anchor.
+    `formulation`: "importance", "official", "decoupled". `reduction`: "mean", "sum", "none".
+    `backend`: "auto", "cpu", "composite".
+
+    Returns loss (0-d, or [M] for "none" without weights; float64 for float64 inputs, else float32),
+    statistics (float32 [6], or float64 for float64 inputs: threshold, mean |H|, mean positive similarity,
+    mean negative similarity, fraction at the floor, anchors without a loss), and the gradients of the loss
+    for anchors [M, D], keys [N, D], positives [M, D] in the loss's dtype; empty tensors [0] where
+    `want_gradient` is false or the input is absent. Never part of an autograd graph.
+    Keys' and positives' gradients are computed only where that input requires a gradient.
+    With reduction "none" and no weights there is no gradient.
+    """
+
+def row_quantiles(
+    views: Sequence[Tensor],
+    keys: Tensor | None,
+    positives: Tensor | None,
+    offset: int,
+    quantile: float,
+    backend: str,
+) -> Tensor:
+    """The quantile of each anchor's row of similarities [M], 'nearest'; loss's dtype. Own similarity counts as exactly 1."""
+
+def backend_for(device_type: str, dtype: str, backend: str) -> tuple[str, str]:
+    """Which backend would run ("cpu", "composite") and why, in words."""

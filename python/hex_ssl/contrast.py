@@ -1,0 +1,126 @@
+"""From checked arguments to the op: one batch of views, on one process or several, or anchors against other keys."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
+from hex_ssl.ops import evaluate, row_quantiles
+from hex_ssl.statistics import Statistics
+from hex_ssl.thresholds import Threshold, threshold_from
+from hex_ssl.validation import check_settings
+
+
+class Settings(NamedTuple):
+    """One loss of the family, in the op's words and order."""
+
+    threshold: str
+    threshold_value: float | Tensor
+    formulation: str
+    beta: float
+    tau_plus: float
+    temperature: float
+    reduction: str
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        threshold: Threshold | str,
+        epoch: int | None,
+        formulation: str,
+        beta: float,
+        tau_plus: float,
+        temperature: float,
+        reduction: str,
+    ) -> "Settings":
+        """Checks the arguments and resolves the threshold's rule in this epoch.
+
+        Raises:
+            ValueError: One is out of its range, or the threshold needs an epoch and there is none.
+        """
+        check_settings(
+            temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
+        )
+        strategy = threshold_from(threshold)
+        if strategy.scheduled and epoch is None:
+            raise ValueError(f"expected `epoch` for {type(strategy).__name__}, which changes with it, but got None")
+        kind, value = strategy.at(epoch or 0)
+        return cls(kind, value, formulation, beta, tau_plus, temperature, reduction)
+
+
+def contrast(
+    anchors: Sequence[Tensor],
+    settings: Settings,
+    *,
+    keys: Tensor | None = None,
+    positives: Tensor | None = None,
+    positive_index: Tensor | None = None,
+    ignored_index: Tensor | None = None,
+    anchor_labels: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    epsilon: Tensor | None = None,
+    offset: int = 0,
+) -> tuple[Tensor, Statistics]:
+    """Loss and statistics of the anchors. The pairing follows from what is given, as in `hex_ssl._core.evaluate`."""
+    if isinstance(settings.threshold_value, Tensor):
+        settings, epsilon = settings._replace(threshold_value=0.0), settings.threshold_value
+    recording = torch.is_grad_enabled()
+    keys_gradient = recording and keys is not None and keys.requires_grad
+    positives_gradient = recording and positives is not None and positives.requires_grad
+    anchors_gradient = recording and any(rows.requires_grad for rows in anchors)
+    loss, statistics, *_ = evaluate(
+        list(anchors),
+        keys,
+        positives,
+        positive_index,
+        ignored_index,
+        anchor_labels,
+        key_labels,
+        epsilon,
+        None,
+        offset,
+        *settings,
+        anchors_gradient or keys_gradient or positives_gradient,
+        keys_gradient,
+        positives_gradient,
+    )
+    return loss, Statistics(*statistics.unbind())
+
+
+@torch.compiler.disable  # sizes of other processes' batches are not known to a compiled graph
+def contrast_gathered(
+    views: Sequence[Tensor], settings: Settings, anchor_labels: Tensor | None
+) -> tuple[Tensor, Statistics]:
+    """As :func:`contrast` of views, over the joined batch of all processes.
+
+    Reductions "mean" and "sum" give each process a share: the mean over the processes is the joined batch's loss.
+    """
+    anchors = torch.cat(list(views))
+    counts = gather_counts(anchors.shape[0], anchors.device)
+    keys = gather_rows(anchors, counts)
+    key_labels = None if anchor_labels is None else gather_rows(anchor_labels, counts)
+    offset = sum(counts[: dist.get_rank()])
+    epsilon = None
+    if settings.threshold == "adaptive":
+        quantiles = row_quantiles(list(views), keys, None, offset, settings.threshold_value)
+        settings, epsilon = settings._replace(threshold="given"), mean_over_processes(quantiles)
+    shares = settings._replace(reduction="none" if settings.reduction == "none" else "sum")
+    loss, local = contrast(
+        views,
+        shares,
+        keys=keys,
+        anchor_labels=anchor_labels,
+        key_labels=key_labels,
+        epsilon=epsilon,
+        offset=offset,
+    )
+    statistics, defined = join_statistics(local, anchors.shape[0])
+    if settings.reduction == "mean":
+        loss = loss * (len(counts) / defined.clamp(min=1))
+    elif settings.reduction == "sum":
+        loss = loss * len(counts)
+    return loss, statistics

@@ -1,0 +1,105 @@
+"""Gathering over processes, so that W processes compute the loss of one process on the joined batch.
+
+Each process evaluates its own anchors against the keys of all. A key's gradient has then a part in every
+process: the backward of the gather *sums* over the processes and keeps the own rows. With each process's loss
+the mean over its own anchors and DDP's mean of the gradients, the result is that of the joined batch.
+Neither a mean in the gather's backward nor a factor W on the loss would give that.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hex_ssl.statistics import Statistics
+
+
+def is_distributed() -> bool:
+    """Whether there is a process group with more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_counts(count: int, device: torch.device) -> list[int]:
+    """Every process's `count`, by rank.
+
+    Args:
+        count: This process's number of rows; the last batch may differ between processes.
+        device: Where the backend communicates: the device of the rows to gather next.
+
+    Returns:
+        W numbers. On a GPU this waits for the device, as shapes live on the host.
+    """
+    own = torch.tensor([count], dtype=torch.int64, device=device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    return [int(each) for each in torch.cat(counts).tolist()]
+
+
+def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    """The rows of all processes, rank by rank. Its backward sums over the processes.
+
+    Args:
+        rows: This process's rows, [counts[rank], ...].
+        counts: Every process's number of rows, as from :func:`gather_counts`.
+
+    Returns:
+        [sum(counts), ...]; this process's block starts at row `sum(counts[:rank])`.
+    """
+    gathered: Tensor = _GatherRows.apply(rows, counts)
+    return gathered
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean over the elements of all processes' `values`.
+
+    Args:
+        values: [M], M may differ between processes.
+
+    Returns:
+        0-d, the same on every process.
+    """
+    # In float64, so that W processes find the threshold of one process to the last bit but one.
+    total = torch.stack([values.double().sum(), values.new_tensor(values.numel(), dtype=torch.float64)])
+    dist.all_reduce(total)
+    return (total[0] / total[1]).to(values.dtype)
+
+
+def join_statistics(statistics: Statistics, anchors: int) -> tuple[Statistics, Tensor]:
+    """The statistics of the joined batch.
+
+    Args:
+        statistics: Those of this process's anchors.
+        anchors: This process's number of anchors.
+
+    Returns:
+        The statistics of all processes' anchors, and how many of those have a loss, 0-d.
+    """
+    *means, undefined = torch.stack(statistics).double().unbind()
+    # All but the last are means over the anchors, each of which has as many positives and negatives.
+    total = torch.stack([*(mean * anchors for mean in means), undefined, undefined.new_tensor(anchors)])
+    dist.all_reduce(total)
+    *sums, undefined, anchors_of_all = total.unbind()
+    joined = torch.stack([*(each / anchors_of_all for each in sums), undefined]).to(statistics.threshold.dtype)
+    return Statistics(*joined.unbind()), (anchors_of_all - undefined).to(statistics.threshold.dtype)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        rank = dist.get_rank()
+        ctx.own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        # Collectives want equal shapes: shorter blocks travel padded.
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: rows.shape[0]] = rows
+        blocks = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(blocks, padded)
+        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        # A copy, as the reduction is in place; of half types in float32, so that the sum is rounded once.
+        total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)
+        return total[ctx.own].to(gradient.dtype), None

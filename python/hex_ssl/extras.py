@@ -1,0 +1,27 @@
+"""The optional part: what pretraining needs beyond torch and NumPy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def train_extra() -> Iterator[None]:
+    """Around imports that need the extra `train`: a missing package becomes an error that says what to install.
+
+    Raises:
+        ImportError: A package is missing.
+
+    Example:
+        >>> with train_extra():
+        ...     import a_package_that_is_missing
+        Traceback (most recent call last):
+        ImportError: pretraining needs a_package_that_is_missing, which is not installed: pip install 'hex-ssl[train]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "hex_ssl").startswith("hex_ssl"):  # a fault of ours, no missing extra
+            raise
+        raise ImportError(
+            f"pretraining needs {error.name}, which is not installed: pip install 'hex-ssl[train]'", name=error.name
+        ) from error

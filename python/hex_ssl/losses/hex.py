@@ -1,0 +1,168 @@
+"""HEX as a module: the settings, and what changes with the epoch."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from hex_ssl.functional import NO_HIERARCHY, hex_loss
+from hex_ssl.statistics import Statistics
+from hex_ssl.thresholds import FixedThreshold, Threshold, threshold_from
+from hex_ssl.validation import check_settings
+
+
+class HexLoss(nn.Module):
+    """The HEX loss: :func:`hex_ssl.functional.hex_loss`, whose docstring has the formula, as a module.
+
+    A warm-up and thresholds that change with the epoch need :meth:`set_epoch` at the start of each epoch;
+    without it the loss is HEX from the first step, the threshold that of the first epoch, and the first
+    forward warns. The epoch is part of the state dict.
+
+    Args:
+        temperature: Above 0.
+        threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
+        formulation: "importance", "official" or "decoupled".
+        beta: Concentration of the importance weights, at least 0.
+        tau_plus: Probability that a hierarchical negative is a false one, in [0, 1).
+        warmup_epochs: For so many epochs the loss is NT-Xent. The authors' recipes take 10.
+        gather_distributed: Compare with the keys of all processes, and find the threshold over all anchors.
+        reduction: "mean", "sum" or "none".
+
+    Attributes:
+        statistics: The :class:`Statistics` of the last forward; None before the first.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Source:
+        HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3 and S7.4.
+
+    Example:
+        >>> import torch
+        >>> criterion = HexLoss(temperature=0.2, warmup_epochs=1)
+        >>> projections = torch.randn(2, 32, 16, requires_grad=True)
+        >>> for epoch in range(2):
+        ...     criterion.set_epoch(epoch)
+        ...     criterion(*projections).backward()
+        >>> criterion.statistics.undefined_anchors
+        tensor(0.)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        threshold: Threshold | str = "adaptive",
+        formulation: str = "importance",
+        beta: float = 1.0,
+        tau_plus: float = 0.1,
+        warmup_epochs: int = 0,
+        gather_distributed: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        check_settings(
+            temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
+        )
+        if warmup_epochs < 0:
+            raise ValueError(f"expected `warmup_epochs` to be at least 0, but got {warmup_epochs}")
+        self.temperature = temperature
+        self.threshold = threshold_from(threshold)
+        self.formulation = formulation
+        self.beta = beta
+        self.tau_plus = tau_plus
+        self.warmup_epochs = warmup_epochs
+        self.gather_distributed = gather_distributed
+        self.reduction = reduction
+        self.statistics: Statistics | None = None
+        self._epoch: int | None = None
+        self._awaits_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self._enter(None)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the loss which epoch runs: call it at the start of each.
+
+        Args:
+            epoch: Counted from 0.
+
+        Raises:
+            ValueError: `epoch` is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"expected `epoch` to be at least 0, but got {epoch}")
+        self._enter(epoch)
+
+    def _enter(self, epoch: int | None) -> None:
+        # The forward reads what the epoch leads to, and not the epoch, so that compiled code stays valid.
+        self._epoch = epoch
+        self._warming_up = epoch is not None and epoch < self.warmup_epochs
+        self._current_threshold = self.threshold
+        if self.threshold.scheduled:
+            scale, value = self.threshold.at(epoch or 0)
+            self._current_threshold = FixedThreshold(torch.as_tensor(value, dtype=torch.float64), scale)
+        if epoch is not None:
+            self._awaits_epoch = False
+
+    def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of projections of the views.
+
+        Args:
+            z1: [n, D], float64, float32, bfloat16 or float16.
+            z2: Like `z1`.
+            *more_views: Each like `z1`.
+            labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them.
+
+        Returns:
+            The loss, 0-d, or [V * n] for reduction "none"; float64 for float64 inputs, else float32.
+
+        Raises:
+            TypeError, ValueError: As :func:`hex_ssl.functional.hex_loss`.
+        """
+        if self._awaits_epoch:
+            self._warn_of_missing_epoch()
+        # The bare NT-Xent of the warm-up is a point of the importance formulation alone.
+        loss, self.statistics = hex_loss(
+            z1,
+            z2,
+            *more_views,
+            temperature=self.temperature,
+            threshold=NO_HIERARCHY if self._warming_up else self._current_threshold,
+            formulation="importance" if self._warming_up else self.formulation,
+            beta=self.beta,
+            tau_plus=self.tau_plus,
+            labels=labels,
+            reduction=self.reduction,
+            gather_distributed=self.gather_distributed,
+            return_statistics=True,
+        )
+        return loss
+
+    def _warn_of_missing_epoch(self) -> None:
+        self._awaits_epoch = False
+        consequences = ["there is no warm-up"] if self.warmup_epochs > 0 else []
+        if self.threshold.scheduled:
+            consequences.append("the threshold stays that of epoch 0")
+        _warn(f"HexLoss.set_epoch was never called: {' and '.join(consequences)}")
+
+    def get_extra_state(self) -> Tensor:
+        """The epoch for the state dict; -1 where it was never set."""
+        return torch.tensor(-1 if self._epoch is None else self._epoch)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the epoch from a state dict."""
+        epoch = int(state)
+        self._enter(None if epoch < 0 else epoch)
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        return (
+            f"temperature={self.temperature}, threshold={self.threshold}, formulation={self.formulation!r}, "
+            f"beta={self.beta}, tau_plus={self.tau_plus}, warmup_epochs={self.warmup_epochs}, "
+            f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}"
+        )
+
+
+@torch.compiler.assume_constant_result
+def _warn(text: str) -> None:
+    # torch.compile cannot trace a warning; so decorated, it warns while it compiles.
+    # The caller of the module stands above this, two methods of the module, and two functions of `nn.Module.__call__`.
+    warnings.warn(text, stacklevel=6)

@@ -1,0 +1,128 @@
+"""Checks of tensors and numbers before anything runs: what was expected, what came, in the caller's names."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FORMULATIONS = ("importance", "official", "decoupled")
+REDUCTIONS = ("mean", "sum", "none")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_settings(
+    *, temperature: float, reduction: str, formulation: str = "importance", beta: float = 0.0, tau_plus: float = 0.0
+) -> None:
+    """Checks the loss's numbers and choices.
+
+    Raises:
+        ValueError: One is out of its range.
+    """
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"expected `temperature` to be a positive number, but got {temperature}")
+    _check_choice("formulation", formulation, FORMULATIONS)
+    if not 0.0 <= beta < math.inf:
+        raise ValueError(f"expected `beta` to be at least 0, but got {beta}")
+    if not 0.0 <= tau_plus < 1.0:
+        raise ValueError(f"expected `tau_plus` to be in [0, 1), but got {tau_plus}")
+    _check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_views(views: Sequence[Tensor]) -> None:
+    """Checks that the views are matrices of one shape, dtype and device.
+
+    Raises:
+        TypeError: One is not a tensor.
+        ValueError: One does not fit.
+    """
+    z1, z2, *more_views = views
+    check_rows("z1", z1)
+    check_like("z2", z2, "z1", z1, same_rows=True)
+    for number, view in enumerate(more_views):
+        check_like(f"more_views[{number}]", view, "z1", z1, same_rows=True)
+
+
+def check_rows(name: str, rows: Tensor) -> None:
+    """Checks that `rows` is a matrix of floating point numbers.
+
+    Raises:
+        TypeError: It is not a tensor.
+        ValueError: It has another number of dimensions or another dtype.
+    """
+    _check_tensor(name, rows)
+    if rows.dim() != 2:
+        raise ValueError(f"expected `{name}` to have shape [rows, dimensions], but got {list(rows.shape)}")
+    if rows.dtype not in DTYPES:
+        choices = ", ".join(_dtype(dtype) for dtype in DTYPES)
+        raise ValueError(f"expected `{name}` to have dtype {choices}, but got {_dtype(rows.dtype)}")
+
+
+def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_rows: bool = False) -> None:
+    """Checks that `rows` is a matrix with the columns (and rows, if `same_rows`), dtype and device of `model`.
+
+    Raises:
+        TypeError: It is not a tensor.
+        ValueError: It is another.
+    """
+    check_rows(name, rows)
+    if rows.shape[1] != model.shape[1] or (same_rows and rows.shape[0] != model.shape[0]):
+        expected = [model.shape[0] if same_rows else rows.shape[0], model.shape[1]]
+        raise ValueError(f"expected `{name}` to have shape {expected} like `{model_name}`, but got {list(rows.shape)}")
+    if rows.device != model.device:
+        raise ValueError(f"expected `{name}` to be on {model.device} like `{model_name}`, but got {rows.device}")
+    if _computed_dtype(rows) != _computed_dtype(model):
+        raise ValueError(
+            f"expected `{name}` to have dtype {_dtype(model.dtype)} like `{model_name}`, but got {_dtype(rows.dtype)}"
+        )
+
+
+def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, columns: bool = False) -> Tensor:
+    """Checks labels or row numbers.
+
+    Args:
+        name: The caller's name for them.
+        integers: Any integer dtype.
+        rows: The length expected.
+        like: Whose device is expected.
+        columns: Whether there may be a second dimension.
+
+    Returns:
+        `integers` in int64.
+
+    Raises:
+        TypeError: They are not a tensor.
+        ValueError: They do not fit.
+    """
+    _check_tensor(name, integers)
+    if integers.dtype not in INTEGERS:
+        raise ValueError(f"expected `{name}` to have an integer dtype, but got {_dtype(integers.dtype)}")
+    if integers.dim() not in ((1, 2) if columns else (1,)) or integers.shape[0] != rows:
+        shape = f"[{rows}] or [{rows}, any]" if columns else f"[{rows}]"
+        raise ValueError(f"expected `{name}` to have shape {shape}, but got {list(integers.shape)}")
+    if integers.device != like.device:
+        raise ValueError(f"expected `{name}` to be on {like.device}, but got {integers.device}")
+    return integers.to(torch.int64)
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected `{name}` to be a tensor, but got {type(tensor).__name__}")
+
+
+def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
+    if choice not in choices:
+        listed = ", ".join(f'"{each}"' for each in choices)
+        raise ValueError(f'expected `{name}` to be one of {listed}, but got "{choice}"')
+
+
+def _computed_dtype(rows: Tensor) -> torch.dtype:
+    # Under autocast the op casts its inputs to float32, all but float64 ones: views may differ there.
+    if torch.is_autocast_enabled(rows.device.type) and rows.dtype != torch.float64:
+        return torch.float32
+    return rows.dtype
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

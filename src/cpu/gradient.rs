@@ -1,0 +1,267 @@
+//! The gradient: each tile's derivatives, times the keys for the anchors and times the anchors for the keys.
+
+use super::evaluate::{AnchorShifts, Passes, Units};
+use super::float::Float;
+use super::half_rows::{self, HalfDerivatives};
+use super::inputs::Gradients;
+use super::isa::{InstructionSet, Kernel};
+use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+use super::threads::{self, Shared};
+use super::tile::{Coefficients, Derivatives, MAX_TILE};
+use super::unit::UnitRows;
+use crate::formula::Anchor;
+
+/// Writes the gradients that are asked for. `positives` holds the derivative with respect to each positive's similarity.
+pub(super) fn write<C: Float>(
+    passes: &Passes<'_, C>,
+    units: &Units<C>,
+    shifts: &AnchorShifts<C>,
+    anchors: &[Anchor],
+    positives: &[f64],
+    gradients: Gradients<'_, C>,
+) {
+    let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &units.anchors));
+    let mut of_keys = match (&units.keys, gradients.keys) {
+        (Some(keys), Some(out)) => Some(Accumulator::new(out, keys)),
+        _ => None,
+    };
+    if of_anchors.is_some() || of_keys.is_some() {
+        let coefficients = AnchorCoefficients::new(anchors, units.anchors.padded_rows);
+        negatives(passes, shifts, &coefficients, of_anchors.as_mut(), of_keys.as_mut());
+    }
+    let of_apart = match (&units.apart, gradients.positives) {
+        (Some(apart), Some(out)) => Some(Accumulator::new(out, apart)),
+        _ => None,
+    };
+    let threads = units.threads;
+    let mut ends = Ends { units, anchors: of_anchors, keys: of_keys, apart: of_apart };
+    ends.add_positives(positives);
+    for (accumulator, rows) in [
+        (ends.anchors, Some(&units.anchors)),
+        (ends.keys, units.keys.as_ref()),
+        (ends.apart, units.apart.as_ref()),
+    ] {
+        if let (Some(accumulator), Some(rows)) = (accumulator, rows) {
+            accumulator.finish(rows, threads);
+        }
+    }
+}
+
+/// The gradient with respect to unit rows, padded; in the output itself where that needs no padding.
+struct Accumulator<'a, C> {
+    out: &'a mut [C],
+    padded: Option<Vec<C>>,
+}
+
+impl<'a, C: Float> Accumulator<'a, C> {
+    fn new(out: &'a mut [C], rows: &UnitRows<C>) -> Self {
+        let needed = rows.padded_rows * rows.padded_dims;
+        let padded = (out.len() != needed).then(|| vec![C::ZERO; needed]);
+        if padded.is_none() {
+            out.fill(C::ZERO);
+        }
+        Self { out, padded }
+    }
+
+    fn memory(&mut self) -> &mut [C] {
+        self.padded.as_mut().map_or(&mut *self.out, Vec::as_mut_slice)
+    }
+
+    /// Projects every row onto the sphere's tangent, undoes the normalisation, and drops the padding.
+    fn finish(self, rows: &UnitRows<C>, threads: usize) {
+        const CHUNK: usize = 64;
+        let out = Shared::new(self.out);
+        threads::for_each(threads, rows.rows.div_ceil(CHUNK), || (), |(), chunk| {
+            for row in chunk * CHUNK..rows.rows.min((chunk + 1) * CHUNK) {
+                // SAFETY: chunks are disjoint, and `out` is borrowed until the loop ends.
+                let out = unsafe { out.slice(row * rows.dims, rows.dims) };
+                if let Some(padded) = &self.padded {
+                    out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
+                }
+                rows.project(row, out);
+            }
+        });
+    }
+}
+
+/// The coefficients of each anchor, padding (0) included.
+struct AnchorCoefficients<C> {
+    global: Vec<C>,
+    weighted: Vec<C>,
+    weights: Vec<C>,
+}
+
+impl<C: Float> AnchorCoefficients<C> {
+    fn new(anchors: &[Anchor], padded: usize) -> Self {
+        let collect = |of: fn(&Anchor) -> f64| {
+            let mut all: Vec<C> = anchors.iter().map(|anchor| C::from_f64(of(anchor))).collect();
+            all.resize(padded, C::ZERO);
+            all
+        };
+        Self {
+            global: collect(|anchor| anchor.global),
+            weighted: collect(|anchor| anchor.weighted),
+            weights: collect(|anchor| anchor.weights),
+        }
+    }
+
+    fn part(&self, start: usize, count: usize) -> Coefficients<'_, C> {
+        Coefficients {
+            global: &self.global[start..][..count],
+            weighted: &self.weighted[start..][..count],
+            weights: &self.weights[start..][..count],
+        }
+    }
+}
+
+/// Adds the negatives' part.
+fn negatives<C: Float>(
+    passes: &Passes<'_, C>,
+    shifts: &AnchorShifts<C>,
+    coefficients: &AnchorCoefficients<C>,
+    of_anchors: Option<&mut Accumulator<'_, C>>,
+    of_keys: Option<&mut Accumulator<'_, C>>,
+) {
+    let similarities = passes.similarities;
+    let (size, isa) = (similarities.tile, similarities.isa);
+    let dims = similarities.anchors.padded_dims;
+    let exponents = passes.exponents(shifts.shared);
+    let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
+    let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
+    let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());
+    let tile_of = || vec![C::ZERO; size * size];
+    let scratch = || (tile_of(), tile_of(), half.map(|_| HalfDerivatives::new(size)));
+    similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
+        let tile = passes.tile(a, b, scratch);
+        let rows = tile.rows;
+        let other = passes.column_block(a, b) * size;
+        isa.run(Derivatives {
+            tile,
+            exponents,
+            row_shifts: shifts.part(a * size, size),
+            column_shifts: shifts.part(other, size),
+            row_coefficients: coefficients.part(a * size, size),
+            column_coefficients: coefficients.part(other, size),
+            out: derivatives,
+        });
+        derivatives[rows * size..].fill(C::ZERO);
+        if let Some(rounded) = rounded {
+            rounded.fill(half_rows::single(derivatives));
+        }
+        let add = |sum: &Shared<C>, block: usize, transposed: bool| {
+            // SAFETY: the schedule gives the blocks a and b to this call alone, and one after the other here.
+            let out = unsafe { sum.slice(block * size * dims, size * dims) };
+            // What the derivatives are multiplied by: the other side's rows.
+            let (rows, start) = if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
+            match (rounded.as_ref(), &rows.half) {
+                (Some(derivatives), Some(rows)) => {
+                    rows.accumulate(derivatives, transposed, start, half_rows::single(out));
+                }
+                _ => isa.run(Accumulate { derivatives, size, transposed, rows: rows.from(start), dims, out }),
+            }
+        };
+        if let Some(sum) = &of_anchors {
+            add(sum, a, false);
+            if similarities.square {
+                // The transpose's part: on the diagonal of the tile's rows, elsewhere of both sides.
+                add(sum, b, true);
+            }
+        }
+        if let Some(sum) = &of_keys {
+            add(sum, b, true);
+        }
+    });
+}
+
+/// `out += derivatives @ rows`, or `derivatives^T @ rows`.
+struct Accumulate<'a, C> {
+    derivatives: &'a [C],
+    size: usize,
+    transposed: bool,
+    rows: &'a [C],
+    dims: usize,
+    out: &'a mut [C],
+}
+
+impl<C: Float> Kernel for Accumulate<'_, C> {
+    #[inline(always)]
+    fn run<S: InstructionSet>(self) {
+        let Self { derivatives, size, transposed, rows, dims, out } = self;
+        assert!(derivatives.len() >= size * size && rows.len() >= size * dims && out.len() >= size * dims);
+        assert!(size <= MAX_TILE && size % BLOCK_ROWS == 0 && dims % BLOCK_COLUMNS == 0);
+        let (left_row, left_depth) = if transposed { (1, size) } else { (size, 1) };
+        // 32 dimensions of the rows side by side: at the rows' own distance they would share few of the cache's sets.
+        let mut stripe = [[C::ZERO; BLOCK_COLUMNS]; MAX_TILE];
+        for column in (0..dims).step_by(BLOCK_COLUMNS) {
+            for (narrow, row) in stripe.iter_mut().zip(rows.chunks_exact(dims)) {
+                narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
+            }
+            for row in (0..size).step_by(BLOCK_ROWS) {
+                // SAFETY: `size` rows and columns of the left factor, `size` rows of the stripe and of the result, as asserted.
+                unsafe {
+                    S::block(&Block {
+                        left: derivatives.as_ptr().add(row * left_row),
+                        left_row,
+                        left_depth,
+                        right: stripe.as_ptr().cast(),
+                        right_depth: BLOCK_COLUMNS,
+                        out: out.as_mut_ptr().add(row * dims + column),
+                        out_row: dims,
+                        depth: size,
+                        add: true,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The accumulators of all inputs.
+struct Ends<'a, C> {
+    units: &'a Units<C>,
+    anchors: Option<Accumulator<'a, C>>,
+    keys: Option<Accumulator<'a, C>>,
+    apart: Option<Accumulator<'a, C>>,
+}
+
+impl<C: Float> Ends<'_, C> {
+    /// Adds the positives' part: each pulls, or pushes, both ends of its pair. Threads share the dimensions out, so that
+    /// every sum has one order.
+    fn add_positives(&mut self, derivatives: &[f64]) {
+        let units = self.units;
+        let dims = units.anchors.padded_dims;
+        let keys = units.keys.as_ref().unwrap_or(&units.anchors);
+        let each = derivatives.len() / units.anchors.rows;
+        let square = units.keys.is_none();
+        let of_anchors = self.anchors.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
+        let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
+        let of_apart = self.apart.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
+        let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
+        threads::for_each(units.threads, dims / BLOCK_COLUMNS, || (), |(), block| {
+            let at = block * BLOCK_COLUMNS;
+            let add = |sum: Option<&Shared<C>>, row: usize, factor: C, other: &[C]| {
+                if let Some(sum) = sum {
+                    // SAFETY: these dimensions are this call's alone.
+                    let out = unsafe { sum.slice(row * dims + at, BLOCK_COLUMNS) };
+                    for (out, &x) in out.iter_mut().zip(&other[at..at + BLOCK_COLUMNS]) {
+                        *out += factor * x;
+                    }
+                }
+            };
+            for (anchor, derivatives) in derivatives.chunks_exact(each).enumerate() {
+                let row = units.anchors.row(anchor);
+                if let Some(apart) = &units.apart {
+                    let factor = C::from_f64(derivatives[0]);
+                    add(of_anchors.as_ref(), anchor, factor, apart.row(anchor));
+                    add(of_apart.as_ref(), anchor, factor, row);
+                } else {
+                    for (&key, &derivative) in units.pairs.positives(anchor).iter().zip(derivatives) {
+                        let factor = C::from_f64(derivative);
+                        add(of_anchors.as_ref(), anchor, factor, keys.row(key as usize));
+                        add(of_keys, key as usize, factor, row);
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,140 @@
+//! Instruction sets: one source, compiled for AVX-512, AVX2 and whatever the target has anyway, chosen at run time.
+
+use std::sync::OnceLock;
+
+use super::float::{Float, Fused, MultiplyAdd, TwoSteps};
+use super::product::{self, Block};
+
+/// A piece of work that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
+pub trait Kernel {
+    /// Does the work with the code of `S`.
+    fn run<S: InstructionSet>(self);
+}
+
+/// What differs between instruction sets.
+pub trait InstructionSet {
+    /// How it multiplies and adds.
+    type Arithmetic: MultiplyAdd;
+
+    /// An 8 x 32 block of a product, in pieces whose sums fit the registers.
+    ///
+    /// # Safety
+    /// As [`product::piece`], for 8 rows and 32 columns.
+    unsafe fn block<C: Float>(block: &Block<C>);
+}
+
+/// The instruction sets at hand, best last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// The target's own: SSE2 on x86-64, NEON on AArch64.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// The best of this machine.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::all().into_iter().max().unwrap_or(Self::Portable))
+    }
+
+    /// All that this machine has.
+    pub fn all() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut all = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Self::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                all.push(Self::Avx512);
+            }
+        }
+        all
+    }
+
+    /// Runs `kernel` with this instruction set's code.
+    #[inline]
+    pub fn run(self, kernel: impl Kernel) {
+        match self {
+            Self::Portable => kernel.run::<Portable>(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` other than Portable comes from `all`, which detected the features.
+            Self::Avx2 => unsafe { run_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx512 => unsafe { run_avx512(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => kernel.run::<Portable>(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2(kernel: impl Kernel) {
+    kernel.run::<Avx2>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn run_avx512(kernel: impl Kernel) {
+    kernel.run::<Avx512>();
+}
+
+struct Portable;
+struct Avx2;
+struct Avx512;
+
+impl InstructionSet for Portable {
+    #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+    type Arithmetic = Fused;
+    #[cfg(not(any(target_arch = "aarch64", target_feature = "fma")))]
+    type Arithmetic = TwoSteps;
+
+    #[inline(always)]
+    unsafe fn block<C: Float>(block: &Block<C>) {
+        // SAFETY: the caller's.
+        unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
+    }
+}
+
+impl InstructionSet for Avx2 {
+    type Arithmetic = Fused;
+
+    #[inline(always)]
+    unsafe fn block<C: Float>(block: &Block<C>) {
+        // 8 of the 16 registers hold sums.
+        if size_of::<C>() == 4 {
+            // SAFETY: the caller's.
+            unsafe { product::pieces::<C, Self::Arithmetic, 4, 16>(block) }
+        } else {
+            // SAFETY: the caller's.
+            unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
+        }
+    }
+}
+
+impl InstructionSet for Avx512 {
+    type Arithmetic = Fused;
+
+    #[inline(always)]
+    unsafe fn block<C: Float>(block: &Block<C>) {
+        // 16 of the 32 registers hold sums.
+        if size_of::<C>() == 4 {
+            // SAFETY: the caller's.
+            unsafe { product::pieces::<C, Self::Arithmetic, 8, 32>(block) }
+        } else {
+            // SAFETY: the caller's.
+            unsafe { product::pieces::<C, Self::Arithmetic, 8, 16>(block) }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The fused loss on the CPU: threshold, loss and gradient in O((M + N) D) memory.
+//!
+//! Similarities are computed up to three times instead of being kept: once by rows for the
+//! threshold, once by tiles for the sums over the negatives, once by tiles for the gradient.
+//! In a square problem the latter two look at each pair once, for both of its anchors.
+
+mod element;
+mod evaluate;
+mod float;
+mod gradient;
+mod half_rows;
+mod inputs;
+mod isa;
+mod pairs;
+mod product;
+mod schedule;
+mod select;
+mod similarities;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod thresholds;
+mod tile;
+mod unit;
+
+pub use element::Element;
+pub use evaluate::{evaluate, row_quantiles};
+pub use float::Float;
+pub use inputs::{Evaluation, Gradients, Inputs, Rows};
+pub use isa::Isa;

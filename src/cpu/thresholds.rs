@@ -1,0 +1,66 @@
+//! What each anchor's similarities are compared with.
+
+use super::float::Float;
+use super::select::Selector;
+use super::similarities::Similarities;
+use super::threads::{self, Shared};
+use crate::problem::{quantile_rank, Pairing, Problem};
+
+/// Rows computed at a time: their similarities with all keys stay in the second-level cache.
+const ROWS: usize = 16;
+
+/// Calls `each(state, anchor, row)` with each anchor's row of similarities with all keys (and its positive, where that
+/// is given apart), and collects what it returns. An anchor's similarity with itself is exactly 1.
+fn for_each_row<C: Float, S, R: Copy + Default + Send>(
+    problem: &Problem,
+    similarities: &Similarities<'_, C>,
+    positives: &[f64],
+    state: impl Fn() -> S + Sync,
+    each: impl Fn(&mut S, &mut [C]) -> R + Sync,
+) -> Vec<R> {
+    let anchors = problem.anchors;
+    let mut results = vec![R::default(); anchors];
+    let shared = Shared::new(&mut results);
+    let state = || (vec![C::ZERO; ROWS * similarities.row_scratch()], vec![C::ZERO; problem.row_length()], state());
+    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, row, state), chunk| {
+        let start = chunk * ROWS;
+        let (rows, stride) = similarities.rows(start, ROWS, scratch);
+        let count = ROWS.min(anchors - start);
+        // SAFETY: chunks are disjoint, and `results` outlives the loop.
+        let results = unsafe { shared.slice(start, count) };
+        for (i, result) in results.iter_mut().enumerate() {
+            let anchor = start + i;
+            row[..problem.keys].copy_from_slice(&rows[i * stride..][..problem.keys]);
+            match problem.pairing {
+                Pairing::Views { offset, .. } => row[offset + anchor] = C::ONE,
+                Pairing::Apart => row[problem.keys] = C::from_f64(positives[anchor]),
+                Pairing::Indexed { .. } => {}
+            }
+            *result = each(state, row);
+        }
+    });
+    results
+}
+
+/// The quantile of each anchor's row.
+pub fn row_quantiles<C: Float>(
+    problem: &Problem,
+    similarities: &Similarities<'_, C>,
+    positives: &[f64],
+    quantile: f64,
+) -> Vec<f64> {
+    let rank = quantile_rank(problem.row_length(), quantile);
+    let selector = || Selector::new(rank, similarities.isa);
+    for_each_row(problem, similarities, positives, selector, |selector, row| selector.select(row).to_f64())
+}
+
+/// The smallest and the largest similarity of each anchor's row.
+pub fn row_ranges<C: Float>(problem: &Problem, similarities: &Similarities<'_, C>, positives: &[f64]) -> Vec<(f64, f64)> {
+    for_each_row(problem, similarities, positives, || (), |(), row| {
+        let first = row[0];
+        let (low, high) = row.iter().fold((first, first), |(low, high), &c| {
+            (if c < low { c } else { low }, if c > high { c } else { high })
+        });
+        (low.to_f64(), high.to_f64())
+    })
+}

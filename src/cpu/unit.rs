@@ -1,0 +1,211 @@
+//! Rows scaled to length 1, laid out for the products.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::element::Element;
+use super::float::Float;
+use super::half_rows::HalfRows;
+use super::inputs::Rows;
+use super::isa::{InstructionSet, Isa, Kernel};
+use super::product::BLOCK_COLUMNS;
+use super::threads::{self, Shared};
+use crate::error::{Error, Input, Result, RowFault};
+
+/// Rows handled at a time.
+const CHUNK: usize = 64;
+
+/// The unit rows of one input, with zero rows and zero dimensions appended up to whole blocks.
+pub struct UnitRows<C> {
+    /// Rows without the padding.
+    pub rows: usize,
+    /// Rows with the padding.
+    pub padded_rows: usize,
+    /// Dimensions without the padding.
+    pub dims: usize,
+    /// Dimensions with the padding.
+    pub padded_dims: usize,
+    /// [padded_rows, padded_dims]
+    data: Vec<C>,
+    /// [padded_rows / 32][dims][32]: 32 rows side by side, the right factor of similarities. Empty where `half` serves.
+    panels: Vec<C>,
+    /// The rows in bfloat16, where that is what came and the machine multiplies it.
+    pub half: Option<HalfRows>,
+    /// Largest absolute element of each row, and length of the row divided by it: the length itself may
+    /// be too large or too small a number.
+    lengths: Vec<(C, C)>,
+}
+
+impl<C: Float> UnitRows<C> {
+    /// Normalises rows that stand one below the other in `parts`, padded to whole tiles of `tile` rows.
+    pub fn new<E: Element<Compute = C>>(
+        input: Input,
+        parts: &[Rows<'_, E>],
+        tile: usize,
+        isa: Isa,
+        threads: usize,
+    ) -> Result<Self> {
+        let rows: usize = parts.iter().map(Rows::rows).sum();
+        let dims = parts.first().map_or(0, Rows::dims);
+        let padded_rows = rows.next_multiple_of(tile);
+        let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
+        let mut data = vec![C::ZERO; padded_rows * padded_dims];
+        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::available();
+        let mut panels = vec![C::ZERO; if half { 0 } else { padded_rows * dims }];
+        let mut lengths = vec![(C::ONE, C::ONE); rows];
+        let first_bad = AtomicUsize::new(usize::MAX);
+        {
+            let (data, panels, lengths) = (Shared::new(&mut data), Shared::new(&mut panels), Shared::new(&mut lengths));
+            threads::for_each(threads, padded_rows.div_ceil(CHUNK), || (), |(), chunk| {
+                let start = chunk * CHUNK;
+                let count = CHUNK.min(rows.saturating_sub(start));
+                let padded = CHUNK.min(padded_rows - start);
+                // SAFETY: chunks are disjoint, and the vectors outlive the loop.
+                let (data, panels, lengths) = unsafe {
+                    (
+                        data.slice(start * padded_dims, padded * padded_dims),
+                        if half { &mut [] } else { panels.slice(start * dims, padded * dims) },
+                        lengths.slice(start.min(rows), count),
+                    )
+                };
+                isa.run(Normalise { parts, start, dims, padded_dims, data: &mut *data, lengths, first_bad: &first_bad });
+                for (panel, rows) in panels
+                    .chunks_exact_mut(BLOCK_COLUMNS * dims)
+                    .zip(data.chunks_exact(BLOCK_COLUMNS * padded_dims))
+                {
+                    transpose(rows, padded_dims, panel);
+                }
+            });
+        }
+        let row = first_bad.into_inner();
+        if row != usize::MAX {
+            return Err(Error::Row { input, row, fault: fault(parts, row) });
+        }
+        let half = half.then(|| HalfRows::new(data.iter().map(|x| x.to_f64() as f32), padded_rows, padded_dims));
+        Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, half, lengths })
+    }
+
+    /// A unit row with its padding.
+    pub fn row(&self, row: usize) -> &[C] {
+        &self.data[row * self.padded_dims..][..self.padded_dims]
+    }
+
+    /// Rows from `start` on, one after the other.
+    pub fn from(&self, start: usize) -> &[C] {
+        &self.data[start * self.padded_dims..]
+    }
+
+    /// The panel of the 32 rows from `start` on, a multiple of 32.
+    pub fn panel(&self, start: usize) -> &[C] {
+        &self.panels[start * self.dims..][..BLOCK_COLUMNS * self.dims]
+    }
+
+    /// Turns the gradient with respect to a unit row into the one with respect to the row it came from:
+    /// (g - (g.u) u) / |z|, at most the largest finite number (a row of length 1e-40 has gradients beyond it).
+    pub fn project(&self, row: usize, gradient: &mut [C]) {
+        let unit = &self.row(row)[..self.dims];
+        let (scale, rest) = self.lengths[row];
+        let along = gradient.iter().zip(unit).fold(0.0, |sum, (&g, &u)| sum + g.to_f64() * u.to_f64());
+        let along = C::from_f64(along);
+        for (g, &u) in gradient.iter_mut().zip(unit) {
+            let across = (*g - along * u) / rest / scale;
+            *g = if across > C::MAX {
+                C::MAX
+            } else if across < C::ZERO - C::MAX {
+                C::ZERO - C::MAX
+            } else {
+                across
+            };
+        }
+    }
+}
+
+/// 32 rows to a panel [dims][32].
+fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
+    for (dim, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
+        for (row, element) in column.iter_mut().enumerate() {
+            *element = rows[row * padded_dims + dim];
+        }
+    }
+}
+
+/// What is wrong with a row that has no direction.
+fn fault<E: Element>(parts: &[Rows<'_, E>], row: usize) -> RowFault {
+    let (part, row) = locate(parts, row);
+    let finite = (0..part.dims()).all(|dim| part.get(row, dim).widen().abs() <= E::Compute::MAX);
+    if finite {
+        RowFault::Zero
+    } else {
+        RowFault::NonFinite
+    }
+}
+
+/// The part that holds a row, and the row in it.
+fn locate<'a, 'b, E: Copy>(parts: &'b [Rows<'a, E>], mut row: usize) -> (&'b Rows<'a, E>, usize) {
+    let mut part = 0;
+    while row >= parts[part].rows() {
+        row -= parts[part].rows();
+        part += 1;
+    }
+    (&parts[part], row)
+}
+
+struct Normalise<'a, E: Element> {
+    parts: &'a [Rows<'a, E>],
+    start: usize,
+    dims: usize,
+    padded_dims: usize,
+    data: &'a mut [E::Compute],
+    lengths: &'a mut [(E::Compute, E::Compute)],
+    first_bad: &'a AtomicUsize,
+}
+
+impl<E: Element> Kernel for Normalise<'_, E> {
+    #[inline(always)]
+    fn run<S: InstructionSet>(self) {
+        for (i, length) in self.lengths.iter_mut().enumerate() {
+            let unit = &mut self.data[i * self.padded_dims..][..self.padded_dims];
+            let (part, row) = locate(self.parts, self.start + i);
+            for (dim, element) in unit[..self.dims].iter_mut().enumerate() {
+                *element = part.get(row, dim).widen();
+            }
+            match normalise(unit) {
+                Some(found) => *length = found,
+                None => {
+                    self.first_bad.fetch_min(self.start + i, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Scales a row to length 1; its largest absolute element, and its length divided by that. None where it has no direction.
+#[inline(always)]
+fn normalise<C: Float>(row: &mut [C]) -> Option<(C, C)> {
+    let (lanes, _) = row.as_chunks_mut::<16>();
+    let mut largest = [C::ZERO; 16];
+    let mut finite = [true; 16];
+    for lane in &*lanes {
+        for l in 0..16 {
+            largest[l] = largest[l].larger(lane[l].abs());
+            finite[l] &= lane[l].abs() <= C::MAX;
+        }
+    }
+    let scale = largest.iter().fold(C::ZERO, |a, &b| a.larger(b));
+    if finite.contains(&false) || scale <= C::ZERO {
+        return None;
+    }
+    let mut squares = [C::ZERO; 16];
+    for lane in &mut *lanes {
+        for l in 0..16 {
+            lane[l] = lane[l] / scale;
+            squares[l] += lane[l] * lane[l];
+        }
+    }
+    let length = squares.iter().fold(C::ZERO, |a, &b| a + b).sqrt();
+    for lane in lanes {
+        for element in lane {
+            *element = *element / length;
+        }
+    }
+    Some((scale, length))
+}

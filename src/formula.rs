@@ -1,0 +1,133 @@
+//! One anchor's loss and its derivatives, from the sums over its negatives. All in double precision.
+//!
+//! Sums come scaled by a shift, a similarity near the largest of the set they are over, so that
+//! no temperature under- or overflows them:
+//! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)`, `weights = sum_H exp(beta (c - h) / t)`.
+
+use crate::problem::{Formulation, Problem};
+
+/// The sums over an anchor's negatives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sums {
+    /// Shift of the global negatives' sum.
+    pub global_shift: f64,
+    /// Shift of the hierarchical negatives' sums.
+    pub hierarchical_shift: f64,
+    /// Sum over the global negatives.
+    pub global: f64,
+    /// Sum of weight times exponential over the hierarchical negatives.
+    pub weighted: f64,
+    /// Sum of weights over the hierarchical negatives.
+    pub weights: f64,
+    /// Number of hierarchical negatives.
+    pub hierarchical: f64,
+    /// Number of all negatives.
+    pub negatives: f64,
+}
+
+/// An anchor's loss, and the derivative of it with respect to the similarity of each of its negatives and positives:
+/// `global * exp((c - g) / t)` for a global negative,
+/// `weighted * exp((1 + beta)(c - h) / t) - weights * exp(beta (c - h) / t)` for a hierarchical one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Anchor {
+    /// The loss; 0 where it is not defined.
+    pub loss: f64,
+    /// The loss is defined.
+    pub defined: bool,
+    /// Number of positives with which the reweighted term is at its floor.
+    pub at_floor: usize,
+    /// Coefficient of the global negatives.
+    pub global: f64,
+    /// First coefficient of the hierarchical negatives.
+    pub weighted: f64,
+    /// Second coefficient of the hierarchical negatives.
+    pub weights: f64,
+}
+
+/// Evaluates an anchor with positives of the given similarities, and writes the derivatives with respect to these.
+pub fn anchor(problem: &Problem, sums: &Sums, positives: &[f64], derivatives: &mut [f64]) -> Anchor {
+    match problem.formulation {
+        Formulation::Importance { beta, tau_plus } => {
+            importance(problem.temperature, beta, tau_plus, sums, positives, derivatives)
+        }
+        Formulation::Official => {
+            let constant = sums.negatives * (-1.0 / problem.temperature).exp();
+            decoupled(problem.temperature, constant, sums, positives, derivatives)
+        }
+        Formulation::Decoupled => decoupled(problem.temperature, 0.0, sums, positives, derivatives),
+    }
+}
+
+fn importance(
+    temperature: f64,
+    beta: f64,
+    tau_plus: f64,
+    sums: &Sums,
+    positives: &[f64],
+    derivatives: &mut [f64],
+) -> Anchor {
+    let share = 1.0 / positives.len() as f64;
+    let count = sums.hierarchical;
+    let global = sums.global_shift / temperature + sums.global.ln();
+    let local = match count {
+        0.0 => f64::NEG_INFINITY,
+        _ => sums.hierarchical_shift / temperature + (count * sums.weighted / sums.weights).ln(),
+    };
+    let mut anchor = Anchor { defined: true, ..Anchor::default() };
+    for (&similarity, derivative) in positives.iter().zip(derivatives) {
+        let logit = similarity / temperature;
+        // All terms relative to the largest.
+        let top = logit.max(global).max(local);
+        let positive = (logit - top).exp();
+        let floor = count * (-1.0 / temperature - top).exp();
+        let debiased = ((local - top).exp() - tau_plus * count * positive) / (1.0 - tau_plus);
+        let at_floor = count > 0.0 && debiased <= floor;
+        let reweighted = match count {
+            0.0 => 0.0,
+            _ => debiased.max(floor),
+        };
+        let denominator = positive + (global - top).exp() + reweighted;
+        let scale = share / (temperature * denominator);
+
+        anchor.loss += share * (top + denominator.ln() - logit);
+        if sums.global > 0.0 {
+            anchor.global += scale * (sums.global_shift / temperature - top).exp();
+        }
+        *derivative = scale * positive - share / temperature;
+        if at_floor {
+            anchor.at_floor += 1;
+        } else if count > 0.0 {
+            let scale = scale / (1.0 - tau_plus);
+            let local_scale = scale * count * (sums.hierarchical_shift / temperature - top).exp() / sums.weights;
+            anchor.weighted += local_scale * (1.0 + beta);
+            anchor.weights += local_scale * beta * sums.weighted / sums.weights;
+            *derivative -= scale * tau_plus * count * positive;
+        }
+    }
+    anchor
+}
+
+fn decoupled(temperature: f64, constant: f64, sums: &Sums, positives: &[f64], derivatives: &mut [f64]) -> Anchor {
+    if sums.global <= 0.0 {
+        derivatives.fill(0.0);
+        return Anchor::default();
+    }
+    let share = 1.0 / positives.len() as f64;
+    derivatives.fill(-share / temperature);
+    let attraction = share * positives.iter().sum::<f64>() / temperature;
+    Anchor {
+        loss: sums.global_shift / temperature + sums.global.ln() - attraction + constant,
+        defined: true,
+        global: 1.0 / (temperature * sums.global),
+        ..Anchor::default()
+    }
+}
+
+impl Anchor {
+    /// Multiplies the derivatives, not the loss, by a weight.
+    pub fn scale(&mut self, weight: f64) {
+        self.global *= weight;
+        self.weighted *= weight;
+        self.weights *= weight;
+    }
+}

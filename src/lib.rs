@@ -1,0 +1,33 @@
+//! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
+//!
+//! `problem` says in plain data what to compute, `cpu` computes it over borrowed memory.
+//! With the feature `python`, `composite` computes the same from libtorch operations,
+//! `tensor` lends tensors to the backends and `python` is the border.
+
+#[cfg(feature = "python")]
+mod composite;
+pub mod cpu;
+pub mod error;
+pub mod formula;
+pub mod problem;
+#[cfg(feature = "python")]
+mod python;
+pub mod statistics;
+#[cfg(feature = "python")]
+mod tensor;
+
+/// `hex_ssl._core`.
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::python::{backend_for, evaluate, row_quantiles, similarity_threshold};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("TORCH_VERSION", super::python::TORCH_VERSION)
+    }
+}

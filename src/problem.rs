@@ -1,0 +1,222 @@
+//! One evaluation of the loss as plain data: who is compared with whom, the
+//! threshold rule, the formulation, and what the arguments may be.
+//!
+//! Symbols are those of the README's formula: anchors `i`, keys `j`, cosine
+//! similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
+
+use crate::error::{Error, Result};
+
+/// How anchors find their positives among the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// The anchors are `views` views of the same samples, view-major, and stand
+    /// in the keys as the block of rows that starts at `offset`. Anchor `i` is
+    /// key `offset + i`; its positives are the other views of its sample.
+    Views {
+        /// Number of views, at least 2; divides the number of anchors.
+        views: usize,
+        /// Row of the keys at which the anchors start (a process's rank offset).
+        offset: usize,
+    },
+    /// Each anchor names its positive keys, and at most one key to ignore.
+    Indexed {
+        /// Positives per anchor, at least 1.
+        positives: usize,
+    },
+    /// Each anchor's one positive is given apart; every key is a negative.
+    Apart,
+}
+
+/// Which negatives are hierarchical.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Threshold {
+    /// `c_ij > epsilon`, epsilon the mean over the anchors of the quantile of
+    /// each anchor's row of similarities ('nearest' interpolation; self and positives included).
+    Adaptive {
+        /// In [0, 1].
+        quantile: f64,
+    },
+    /// `c_ij > value`. Minus infinity: every negative; 1 or more: none.
+    Cosine {
+        /// Any number but NaN.
+        value: f64,
+    },
+    /// `f_ij > value` where `f_ij` is `c_ij` rescaled to [0, 1] over the anchor's row.
+    MinMax {
+        /// Any number but NaN.
+        value: f64,
+    },
+    /// Negatives with the anchor's label.
+    Labels,
+}
+
+/// How the denominator is put together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Formulation {
+    /// Hierarchical negatives reweighted and debiased as in HCL, global ones plain.
+    Importance {
+        /// Concentration of the importance weights, at least 0.
+        beta: f64,
+        /// Class prior of the debiasing, in [0, 1).
+        tau_plus: f64,
+    },
+    /// The authors' released code: neither the positive nor the hierarchical
+    /// negatives stand in the denominator; a constant is added.
+    Official,
+    /// Decoupled InfoNCE: as `Official`, without the constant.
+    Decoupled,
+}
+
+/// How the anchors' losses become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    /// Mean over the anchors that have a defined loss.
+    Mean,
+    /// Sum.
+    Sum,
+    /// One loss for each anchor; 0 where none is defined.
+    None,
+}
+
+/// One evaluation of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Problem {
+    /// Number of anchors, M.
+    pub anchors: usize,
+    /// Number of keys, N (the anchors themselves where `square`).
+    pub keys: usize,
+    /// Embedding dimension, D.
+    pub dims: usize,
+    /// The keys are the anchors.
+    pub square: bool,
+    /// Positives and ignored pairs.
+    pub pairing: Pairing,
+    /// The split of the negatives.
+    pub threshold: Threshold,
+    /// The denominator.
+    pub formulation: Formulation,
+    /// The temperature, above 0.
+    pub temperature: f64,
+    /// The reduction of the anchors' losses.
+    pub reduction: Reduction,
+}
+
+impl Problem {
+    /// Number of positives of each anchor.
+    pub fn positives(&self) -> usize {
+        match self.pairing {
+            Pairing::Views { views, .. } => views - 1,
+            Pairing::Indexed { positives } => positives,
+            Pairing::Apart => 1,
+        }
+    }
+
+    /// Number of similarities in an anchor's row, over which quantiles are taken.
+    pub fn row_length(&self) -> usize {
+        self.keys + usize::from(self.pairing == Pairing::Apart)
+    }
+
+    /// Checks every number against its range.
+    ///
+    /// # Errors
+    /// [`Error::Value`] naming the argument, what was expected and what came.
+    pub fn validate(&self) -> Result<()> {
+        expect(self.temperature > 0.0 && self.temperature.is_finite(), || {
+            format!("expected `temperature` to be a positive number, but got {}", self.temperature)
+        })?;
+        if let Formulation::Importance { beta, tau_plus } = self.formulation {
+            expect(beta >= 0.0 && beta.is_finite(), || {
+                format!("expected `beta` to be at least 0, but got {beta}")
+            })?;
+            expect((0.0..1.0).contains(&tau_plus), || {
+                format!("expected `tau_plus` to be in [0, 1), but got {tau_plus}")
+            })?;
+        }
+        match self.threshold {
+            Threshold::Adaptive { quantile } => expect((0.0..=1.0).contains(&quantile), || {
+                format!("expected `quantile` to be in [0, 1], but got {quantile}")
+            })?,
+            Threshold::Cosine { value } | Threshold::MinMax { value } => expect(!value.is_nan(), || {
+                "expected `threshold` to be a number, but got NaN".into()
+            })?,
+            Threshold::Labels => {}
+        }
+        expect(self.dims > 0, || "expected at least 1 embedding dimension, but got 0".into())?;
+        self.validate_pairing()
+    }
+
+    fn validate_pairing(&self) -> Result<()> {
+        expect(self.anchors > 0, || "expected at least 1 anchor, but got 0".into())?;
+        match self.pairing {
+            Pairing::Views { views, offset } => {
+                expect(views >= 2, || format!("expected at least 2 views, but got {views}"))?;
+                expect(self.anchors % views == 0, || {
+                    format!("expected the anchors to be {views} views of equal length, but got {} rows", self.anchors)
+                })?;
+                expect(offset + self.anchors <= self.keys, || {
+                    format!(
+                        "expected the {} anchors to stand in the keys from row {offset} on, but got {} keys",
+                        self.anchors, self.keys
+                    )
+                })?;
+                // One sample has no negative: no denominator without its positive.
+                expect(self.keys > views, || {
+                    format!("expected at least 2 samples, so that there is a negative, but got {}", self.keys / views)
+                })
+            }
+            Pairing::Indexed { positives } => {
+                expect(positives >= 1, || "expected at least 1 positive for each anchor, but got 0".into())?;
+                expect(self.keys > positives, || {
+                    format!("expected more keys than positives of an anchor ({positives}), but got {}", self.keys)
+                })
+            }
+            Pairing::Apart => expect(self.keys > 0, || "expected at least 1 key, but got 0".into()),
+        }
+    }
+}
+
+/// `k` such that the quantile of `count` numbers is their k-th largest: index
+/// round(quantile * (count - 1)) ascending, half to even, as `torch.quantile`'s
+/// `interpolation='nearest'`.
+pub fn quantile_rank(count: usize, quantile: f64) -> usize {
+    count - (quantile * (count as f64 - 1.0)).round_ties_even() as usize
+}
+
+fn expect(holds: bool, text: impl FnOnce() -> String) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::value(text()))
+    }
+}
+
+/// The statistics of one evaluation, in the order in which every backend returns them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Statistics {
+    /// The threshold; NaN where labels decide.
+    pub threshold: f64,
+    /// Mean number of hierarchical negatives of an anchor, |H|.
+    pub hierarchical: f64,
+    /// Mean similarity of anchors and their positives.
+    pub positive_similarity: f64,
+    /// Mean similarity of anchors and their negatives; NaN without negatives.
+    pub negative_similarity: f64,
+    /// Fraction of (anchor, positive) pairs whose reweighted term is at its floor.
+    pub floor_fraction: f64,
+    /// Number of anchors that have no defined loss.
+    pub undefined: f64,
+}
+
+impl Statistics {
+    /// The numbers in order.
+    pub fn to_array(self) -> [f64; 6] {
+        [
+            self.threshold,
+            self.hierarchical,
+            self.positive_similarity,
+            self.negative_similarity,
+            self.floor_fraction,
+            self.undefined,
+        ]
+    }
+}

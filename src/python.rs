@@ -1,0 +1,233 @@
+//! The border to Python: arguments in, work without the GIL, tensors or exceptions out.
+
+use numpy::{Element as NumpyElement, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3_tch::PyTensor;
+
+use crate::cpu::{Element, Rows};
+use crate::error::{Error, Input, RowFault};
+use crate::problem::{Formulation, Reduction, Threshold};
+use crate::statistics;
+use crate::tensor::{self, Backend, Settings, Tensors};
+
+/// The torch release whose libtorch the extension is linked against.
+pub const TORCH_VERSION: &str = "2.11.0";
+
+const BACKENDS: &[(&str, Backend)] =
+    &[("auto", Backend::Auto), ("cpu", Backend::Cpu), ("composite", Backend::Composite)];
+const REDUCTIONS: &[(&str, Reduction)] =
+    &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
+
+/// Loss, statistics and gradients of anchors, keys and positives. See `_core.pyi`.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // Flat, as a torch.library op is: it takes no structures.
+pub fn evaluate(
+    py: Python<'_>,
+    views: Vec<Strided>,
+    keys: Option<Strided>,
+    positives: Option<Strided>,
+    positive_index: Option<Strided>,
+    ignored_index: Option<Strided>,
+    anchor_labels: Option<Strided>,
+    key_labels: Option<Strided>,
+    epsilon: Option<Strided>,
+    weights: Option<Strided>,
+    offset: i64,
+    threshold: &str,
+    threshold_value: f64,
+    formulation: &str,
+    beta: f64,
+    tau_plus: f64,
+    temperature: f64,
+    reduction: &str,
+    want_gradient: bool,
+    backend: &str,
+) -> PyResult<(PyTensor, PyTensor, PyTensor, PyTensor, PyTensor)> {
+    let formulations = [
+        ("importance", Formulation::Importance { beta, tau_plus }),
+        ("official", Formulation::Official),
+        ("decoupled", Formulation::Decoupled),
+    ];
+    let settings = Settings {
+        offset: row_offset(offset)?,
+        threshold: threshold_rule(threshold, threshold_value)?,
+        formulation: choose("formulation", formulation, &formulations)?,
+        temperature,
+        reduction: choose("reduction", reduction, REDUCTIONS)?,
+        want_gradient,
+        backend: choose("backend", backend, BACKENDS)?,
+    };
+    expect_epsilon(threshold, epsilon.is_some())?;
+    let tensor = |strided: Option<Strided>| strided.map(|Strided(PyTensor(tensor))| tensor);
+    let layout = ViewLayout::of(&views);
+    let tensors = Tensors {
+        views: views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect(),
+        keys: tensor(keys),
+        positives: tensor(positives),
+        positive_index: tensor(positive_index),
+        ignored_index: tensor(ignored_index),
+        anchor_labels: tensor(anchor_labels),
+        key_labels: tensor(key_labels),
+        epsilon: tensor(epsilon),
+        weights: tensor(weights),
+    };
+    let outputs = py.allow_threads(|| tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
+    let [anchors, keys, positives] = outputs.gradients.map(PyTensor);
+    Ok((PyTensor(outputs.loss), PyTensor(outputs.statistics), anchors, keys, positives))
+}
+
+/// The quantile of each anchor's row of similarities. See `_core.pyi`.
+#[pyfunction]
+pub fn row_quantiles(
+    py: Python<'_>,
+    views: Vec<Strided>,
+    keys: Option<Strided>,
+    positives: Option<Strided>,
+    offset: i64,
+    quantile: f64,
+    backend: &str,
+) -> PyResult<PyTensor> {
+    let offset = row_offset(offset)?;
+    let backend = choose("backend", backend, BACKENDS)?;
+    let layout = ViewLayout::of(&views);
+    let tensors = Tensors {
+        views: views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect(),
+        keys: keys.map(|Strided(PyTensor(tensor))| tensor),
+        positives: positives.map(|Strided(PyTensor(tensor))| tensor),
+        positive_index: None,
+        ignored_index: None,
+        anchor_labels: None,
+        key_labels: None,
+        epsilon: None,
+        weights: None,
+    };
+    let quantiles = py.allow_threads(|| tensor::row_quantiles(tensors, offset, quantile, backend));
+    quantiles.map(PyTensor).map_err(|error| layout.exception(error))
+}
+
+/// The adaptive threshold of a set of embeddings, and the mean number of rows above it. See `_core.pyi`.
+#[pyfunction]
+pub fn similarity_threshold(py: Python<'_>, embeddings: &Bound<'_, PyAny>, quantile: f64) -> PyResult<(f64, f64)> {
+    if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f32>>() {
+        return threshold_of(py, &array, quantile);
+    }
+    if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f64>>() {
+        return threshold_of(py, &array, quantile);
+    }
+    let expected = "expected `embeddings` to be a float32 or float64 array of shape [N, D], but got";
+    match embeddings.downcast::<PyUntypedArray>() {
+        Ok(array) => Err(PyValueError::new_err(format!("{expected} {} of shape {:?}", array.dtype(), array.shape()))),
+        Err(_) => Err(PyTypeError::new_err(format!("{expected} {}", embeddings.get_type().name()?))),
+    }
+}
+
+fn threshold_of<E: Element + NumpyElement>(
+    py: Python<'_>,
+    array: &PyReadonlyArray2<'_, E>,
+    quantile: f64,
+) -> PyResult<(f64, f64)> {
+    let dims = array.shape()[1];
+    let view = array.as_array();
+    let found = py.allow_threads(|| {
+        let standard = view.as_standard_layout();
+        let rows = Rows::from_slice(standard.as_slice().unwrap_or_default(), dims);
+        statistics::similarity_threshold(rows, quantile, tensor::threads())
+    });
+    found.map_err(|error| match error {
+        Error::Row { row, fault, .. } => row_exception("embeddings", row, &fault),
+        other => exception(other),
+    })
+}
+
+/// Which backend would run, and why. See `_core.pyi`.
+#[pyfunction]
+pub fn backend_for(device_type: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
+    let dtypes = ["float64", "float32", "bfloat16", "float16"].map(|name| (name, ()));
+    choose("dtype", dtype.trim_start_matches("torch."), &dtypes)?;
+    let (chosen, why) = choose("backend", backend, BACKENDS)?.choose(device_type).map_err(exception)?;
+    Ok((if chosen == Backend::Cpu { "cpu" } else { "composite" }, why))
+}
+
+/// A tensor whose elements stand in memory by strides: what every backend reads.
+pub struct Strided(PyTensor);
+
+impl<'py> FromPyObject<'py> for Strided {
+    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let tensor = object.extract::<PyTensor>()?;
+        let layout = object.getattr("layout")?.str()?;
+        if layout == "torch.strided" {
+            return Ok(Self(tensor));
+        }
+        Err(PyValueError::new_err(format!("expected a dense tensor, but got one of layout {layout}")))
+    }
+}
+
+/// How the anchors' rows are spread over the views, to name one in an error.
+struct ViewLayout {
+    views: usize,
+    rows: usize,
+}
+
+impl ViewLayout {
+    fn of(views: &[Strided]) -> Self {
+        let rows = views.first().and_then(|Strided(view)| view.size().first().copied());
+        Self { views: views.len(), rows: rows.map_or(1, |rows| rows.max(1) as usize) }
+    }
+
+    fn exception(&self, error: Error) -> PyErr {
+        match error {
+            Error::Row { input: Input::Anchors, row, fault } if self.views > 1 => {
+                row_exception(&format!("z{}", row / self.rows + 1), row % self.rows, &fault)
+            }
+            other => exception(other),
+        }
+    }
+}
+
+fn exception(error: Error) -> PyErr {
+    match error {
+        Error::Value(_) | Error::Row { .. } => PyValueError::new_err(error.to_string()),
+        Error::Runtime(_) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+fn row_exception(name: &str, row: usize, fault: &RowFault) -> PyErr {
+    PyValueError::new_err(format!("expected rows of finite numbers, not all zero, but row {row} of `{name}` {fault}"))
+}
+
+fn choose<T: Copy>(argument: &str, value: &str, choices: &[(&str, T)]) -> PyResult<T> {
+    if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == value) {
+        return Ok(*choice);
+    }
+    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+    Err(PyValueError::new_err(format!("expected `{argument}` to be one of {}, but got {value:?}", names.join(", "))))
+}
+
+/// The rule, `value` in it. For "given", epsilon is the value: whatever stands here is not read.
+fn threshold_rule(name: &str, value: f64) -> PyResult<Threshold> {
+    let rules = [
+        ("adaptive", Threshold::Adaptive { quantile: value }),
+        ("cosine", Threshold::Cosine { value }),
+        ("minmax", Threshold::MinMax { value }),
+        ("labels", Threshold::Labels),
+        ("given", Threshold::Cosine { value: 0.0 }),
+    ];
+    choose("threshold", name, &rules)
+}
+
+/// Epsilon comes with the threshold "given", and only with it.
+fn expect_epsilon(threshold: &str, given: bool) -> PyResult<()> {
+    match (threshold == "given", given) {
+        (true, false) => Err(PyValueError::new_err("expected `epsilon` for the threshold \"given\", but got none")),
+        (false, true) => Err(PyValueError::new_err(format!(
+            "expected `epsilon` only for the threshold \"given\", but the threshold is {threshold:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn row_offset(offset: i64) -> PyResult<usize> {
+    usize::try_from(offset)
+        .map_err(|_| PyValueError::new_err(format!("expected `offset` to be at least 0, but got {offset}")))
+}

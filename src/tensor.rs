@@ -1,0 +1,215 @@
+//! From tensors to a problem: checks what came, chooses the backend and hands the tensors over.
+
+mod checks;
+mod kernel;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::composite::{self, Wanted};
+use crate::error::{Error, Result};
+use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold};
+
+/// The tensors of a call, as they came. M = number of views * n.
+pub struct Tensors {
+    /// The anchors: [n, D] each.
+    pub views: Vec<Tensor>,
+    /// [N, D]
+    pub keys: Option<Tensor>,
+    /// [M, D]
+    pub positives: Option<Tensor>,
+    /// int64 [M, P]
+    pub positive_index: Option<Tensor>,
+    /// int64 [M]
+    pub ignored_index: Option<Tensor>,
+    /// int64 [M]
+    pub anchor_labels: Option<Tensor>,
+    /// int64 [N]
+    pub key_labels: Option<Tensor>,
+    /// 0-d: replaces the value of `Threshold::Cosine`.
+    pub epsilon: Option<Tensor>,
+    /// [M]
+    pub weights: Option<Tensor>,
+}
+
+/// What to compute from them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Row of the keys at which the views start.
+    pub offset: usize,
+    /// The split of the negatives.
+    pub threshold: Threshold,
+    /// The denominator.
+    pub formulation: Formulation,
+    /// The temperature.
+    pub temperature: f64,
+    /// The reduction.
+    pub reduction: Reduction,
+    /// Whether gradients are computed along with the loss.
+    pub want_gradient: bool,
+    /// Who computes.
+    pub backend: Backend,
+}
+
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel for CPU tensors, libtorch's operations for others.
+    Auto,
+    /// The kernel of this crate, for CPU tensors.
+    Cpu,
+    /// libtorch's operations, on any device.
+    Composite,
+}
+
+/// What a call returns. A gradient that was not computed is an empty tensor [0].
+pub struct Outputs {
+    /// 0-d or [M]
+    pub loss: Tensor,
+    /// [6]
+    pub statistics: Tensor,
+    /// Of anchors [M, D], keys [N, D] and positives [M, D].
+    pub gradients: [Tensor; 3],
+}
+
+/// The loss, its statistics and its gradients.
+///
+/// # Errors
+/// [`Error::Value`] and [`Error::Row`] for what came, [`Error::Runtime`] for libtorch's failures.
+pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
+    let _guard = tch::no_grad_guard();
+    let mut problem = problem(&tensors, settings)?;
+    checks::selectors(&tensors, &problem)?;
+    if let Some(epsilon) = tensors.epsilon.take_if(|epsilon| epsilon.device() == Device::Cpu) {
+        problem.threshold = Threshold::Cosine { value: epsilon.f_double_value(&[])? };
+    }
+    problem.validate()?;
+    let wanted = wanted(&tensors, settings);
+    let found = if runs_on_kernel(&tensors, settings.backend)? {
+        kernel::evaluate(&problem, &tensors, wanted)?
+    } else {
+        composite::evaluate(&problem, &composite_inputs(tensors)?, wanted)?
+    };
+    // Made from an output: tch has no name for every device.
+    let none = found.statistics.f_narrow(0, 0, 0)?;
+    let [anchors, keys, positives] = found.gradients;
+    let or_none = |gradient: Option<Tensor>| gradient.map_or_else(|| none.f_empty_like(), Ok);
+    let gradients = [or_none(anchors)?, or_none(keys)?, or_none(positives)?];
+    Ok(Outputs { loss: found.loss, statistics: found.statistics, gradients })
+}
+
+/// Each anchor's quantile of its row of similarities, [M]. Of `tensors`, views, keys and positives are read.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn row_quantiles(tensors: Tensors, offset: usize, quantile: f64, backend: Backend) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let settings = Settings {
+        offset,
+        threshold: Threshold::Adaptive { quantile },
+        formulation: Formulation::Decoupled,
+        temperature: 1.0,
+        reduction: Reduction::None,
+        want_gradient: false,
+        backend,
+    };
+    let problem = problem(&tensors, &settings)?;
+    problem.validate()?;
+    if runs_on_kernel(&tensors, backend)? {
+        kernel::row_quantiles(&problem, &tensors, quantile)
+    } else {
+        composite::row_quantiles(&problem, &composite_inputs(tensors)?, quantile)
+    }
+}
+
+/// The number of threads that torch uses inside an operation.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1)
+}
+
+impl Backend {
+    /// The backend that runs on tensors of a device, and why, in words.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where the kernel is asked for and does not run there.
+    pub fn choose(self, device: &str) -> Result<(Self, String)> {
+        let on_cpu = device == "cpu";
+        match self {
+            Self::Cpu if !on_cpu => {
+                Err(Error::value(format!("expected CPU tensors for `backend` \"cpu\", but got tensors on {device}")))
+            }
+            Self::Cpu | Self::Composite => Ok((self, "asked for".into())),
+            Self::Auto if on_cpu => Ok((Self::Cpu, "the fused kernel runs on CPU tensors".into())),
+            Self::Auto => {
+                Ok((Self::Composite, format!("no fused kernel for {device}: libtorch's operations, in chunks")))
+            }
+        }
+    }
+}
+
+fn runs_on_kernel(tensors: &Tensors, backend: Backend) -> Result<bool> {
+    let device = checks::device_name(tensors.views[0].device());
+    Ok(backend.choose(&device)?.0 == Backend::Cpu)
+}
+
+/// The dtype of the arithmetic and of everything returned.
+fn compute_kind(input: &Tensor) -> Result<Kind> {
+    Ok(if input.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })
+}
+
+fn problem(tensors: &Tensors, settings: &Settings) -> Result<Problem> {
+    let (rows, dims) = checks::embeddings(tensors)?;
+    let anchors = rows * tensors.views.len();
+    Ok(Problem {
+        anchors,
+        keys: tensors.keys.as_ref().map_or(anchors, checks::length),
+        dims,
+        square: tensors.keys.is_none(),
+        pairing: pairing(tensors, settings.offset)?,
+        threshold: settings.threshold,
+        formulation: settings.formulation,
+        temperature: settings.temperature,
+        reduction: settings.reduction,
+    })
+}
+
+fn pairing(tensors: &Tensors, offset: usize) -> Result<Pairing> {
+    match (&tensors.positives, &tensors.positive_index) {
+        (Some(_), Some(_)) => Err(Error::value("expected `positives` or `positive_index`, but got both")),
+        (Some(_), None) if tensors.keys.is_none() => {
+            Err(Error::value("expected `keys`, the negatives, along with `positives`, but got none"))
+        }
+        (_, None) if tensors.ignored_index.is_some() => {
+            Err(Error::value("expected `positive_index` along with `ignored_index`, but got none"))
+        }
+        (Some(_), None) => Ok(Pairing::Apart),
+        (None, Some(index)) => match index.size()[..] {
+            [_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
+            ref shape => {
+                Err(Error::value(format!("expected `positive_index` to have shape [M, P], but got {shape:?}")))
+            }
+        },
+        (None, None) => Ok(Pairing::Views { views: tensors.views.len(), offset }),
+    }
+}
+
+/// Gradients of keys and positives where these require one; none for a loss that is not one number.
+fn wanted(tensors: &Tensors, settings: &Settings) -> Wanted {
+    let one_number = settings.reduction != Reduction::None || tensors.weights.is_some();
+    let gradient = settings.want_gradient && one_number;
+    let required = |input: &Option<Tensor>| gradient && input.as_ref().is_some_and(Tensor::requires_grad);
+    Wanted { anchors: gradient, keys: required(&tensors.keys), positives: required(&tensors.positives) }
+}
+
+fn composite_inputs(tensors: Tensors) -> Result<composite::Inputs> {
+    Ok(composite::Inputs {
+        anchors: Tensor::f_cat(&tensors.views, 0)?,
+        keys: tensors.keys,
+        positives: tensors.positives,
+        positive_index: tensors.positive_index,
+        ignored_index: tensors.ignored_index,
+        anchor_labels: tensors.anchor_labels,
+        key_labels: tensors.key_labels,
+        epsilon: tensors.epsilon,
+        weights: tensors.weights,
+    })
+}

@@ -1,0 +1,73 @@
+"""Batches of embeddings whose membership decisions no rounding can turn over.
+
+A similarity within rounding of the threshold may fall on either side in float32, and a
+reweighted sum within rounding of its floor may or may not have a gradient. Both are right,
+and neither can be compared. So batches are drawn until the reference keeps its distance.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .reference import Evaluation, Settings, evaluate, views_layout
+
+# (similarity to threshold, reweighted sum to floor); several roundings of a cosine in each dtype.
+MARGINS = {
+    torch.float64: (1e-12, 1e-11),
+    torch.float32: (1e-6, 2e-5),
+    torch.bfloat16: (2e-2, 2e-2),
+    torch.float16: (5e-3, 5e-3),
+}
+
+
+def is_decided(found: Evaluation, dtype: torch.dtype) -> bool:
+    """Whether every decision of an evaluation stands in `dtype`."""
+    threshold_margin, floor_margin = MARGINS[dtype]
+    return found.threshold_margin > threshold_margin and found.floor_margin > floor_margin
+
+
+def clustered(samples: int, views: int, dims: int, generator: torch.Generator) -> Tensor:
+    """Views of samples around a few centres, view-major [views * samples, dims], of many norms."""
+    centres = torch.randn(max(2, samples // 8), dims, generator=generator, dtype=torch.float64)
+    of_sample = torch.randint(len(centres), (samples,), generator=generator)
+    base = centres[of_sample] + 0.8 * torch.randn(samples, dims, generator=generator, dtype=torch.float64)
+    z = base.repeat(views, 1) + 0.4 * torch.randn(views * samples, dims, generator=generator, dtype=torch.float64)
+    return z * (0.5 + torch.rand(len(z), 1, generator=generator, dtype=torch.float64))
+
+
+def gapped(samples: int, views: int, dims: int, generator: torch.Generator) -> Tensor:
+    """Half the samples in tight groups of five, half alone even from their own views.
+
+    Cosines are above 0.9 within a group and below about 0.5 elsewhere. The k-th largest of
+    a row is in the group for one half and far below for the other, so that the adaptive
+    threshold, their mean, falls into the gap: bfloat16 decides as float64 does.
+    """
+    grouped = samples // 10 * 5
+    alone = samples - grouped
+    centres = torch.randn(max(grouped // 5, 1), dims, generator=generator, dtype=torch.float64)
+    views_of_samples = []
+    for _ in range(views):
+        noise = torch.randn(samples, dims, generator=generator, dtype=torch.float64)
+        tight = centres.repeat_interleave(5, 0)[:grouped] + 0.15 * noise[:grouped]
+        views_of_samples.append(torch.cat([tight, noise[:alone]]) / dims**0.5)
+    return torch.cat(views_of_samples)
+
+
+def decided(
+    samples: int,
+    views: int,
+    dims: int,
+    settings: Settings,
+    dtype: torch.dtype,
+    labels: Tensor | None = None,
+    draw: Callable[[int, int, int, torch.Generator], Tensor] = clustered,
+) -> Tensor:
+    """The first batch, in `dtype`, on which no decision of `settings` is within rounding."""
+    layout = views_layout(samples, views)
+    rows = None if labels is None else labels.repeat(views)
+    for seed in range(100):
+        z = draw(samples, views, dims, torch.Generator().manual_seed(seed)).to(dtype)
+        if is_decided(evaluate(z, z, layout, settings, rows, rows), dtype):
+            return z
+    raise AssertionError(f"no batch of {samples} samples in {dims} dimensions is decided for {settings}")

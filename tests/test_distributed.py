@@ -1,0 +1,157 @@
+"""W gloo processes are one process on the joined batch: losses, statistics and DDP's gradients, uneven batches too."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+
+DIMS = 10
+# Samples of each process, by case; even and uneven, with a last batch of one sample.
+SAMPLES = {
+    2: {"even": [33, 33], "uneven": [37, 12], "one sample": [40, 1]},
+    3: {"even": [21, 21, 21], "uneven": [30, 5, 17], "one sample": [1, 30, 29]},
+}
+CRITERIA: dict[str, Any] = {
+    "adaptive": lambda **more: HexLoss(threshold=AdaptiveThreshold(0.95), **more),
+    "official": lambda **more: HexLoss(threshold=AdaptiveThreshold(0.9), formulation="official", **more),
+    "minmax": lambda **more: HexLoss(threshold=FixedThreshold(0.8), **more),
+    "cosine": lambda **more: HexLoss(threshold=FixedThreshold(0.4, scale="cosine"), **more),
+    "supervised": lambda **more: HexLoss(threshold="supervised", **more),
+    "official, some without a loss": lambda **more: HexLoss(threshold="supervised", formulation="official", **more),
+    "sum": lambda **more: HexLoss(reduction="sum", **more),
+    "ntxent": lambda **more: NTXentLoss(**more),
+    "hcl": lambda **more: HCLLoss(**more),
+    "dcl": lambda **more: DCLLoss(**more),
+}
+VIEWS = {"adaptive": 3}
+
+
+def joined_batch(world: int, case: str) -> tuple[list[Tensor], Tensor, list[int]]:
+    """Images of three views, labels, and where each process's samples end."""
+    counts = SAMPLES[world][case]
+    generator = torch.Generator().manual_seed(10 * world + len(case))
+    samples = sum(counts)
+    base = torch.randn(samples, 16, generator=generator, dtype=torch.float64)
+    views = [base + 0.5 * torch.randn(samples, 16, generator=generator, dtype=torch.float64) for _ in range(3)]
+    return views, torch.randint(3, (samples,), generator=generator), counts
+
+
+def projector() -> nn.Linear:
+    """A small linear model, the same everywhere."""
+    torch.manual_seed(5)
+    return nn.Linear(16, DIMS, dtype=torch.float64)
+
+
+def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor], labels: Tensor) -> dict[str, Any]:
+    """One training step: loss, gradients, statistics."""
+    model.zero_grad()
+    used = views[: VIEWS.get(name, 2)]
+    # One forward for all views, as DDP wants it.
+    z = model(torch.cat(used)).chunk(len(used))
+    given = {"labels": labels} if isinstance(criterion, HexLoss) else {}
+    loss = criterion(*z, **given)
+    loss.backward()
+    assert criterion.statistics is not None
+    return {
+        "loss": loss.detach(),
+        "gradients": [parameter.grad.clone() for parameter in model.parameters()],  # type: ignore[union-attr]
+        "statistics": torch.stack(list(criterion.statistics)),
+    }
+
+
+def worker(rank: int, world: int, folder: str) -> None:
+    """One process: every criterion on every case, results into a file."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    model = DistributedDataParallel(projector())
+    results: dict[Any, Any] = {}
+    for case in SAMPLES[world]:
+        views, labels, counts = joined_batch(world, case)
+        start = sum(counts[:rank])
+        own = slice(start, start + counts[rank])
+        for name, make in CRITERIA.items():
+            criterion = make(gather_distributed=True)
+            results[case, name] = step(model, criterion, name, [view[own] for view in views], labels[own])
+        with torch.no_grad():
+            z1, z2 = (model.module(view[own]) for view in views[:2])
+            results[case, "none"] = HexLoss(gather_distributed=True, reduction="none")(z1, z2)
+            if counts[rank] > 1:
+                results[case, "local"] = HexLoss()(z1, z2)
+            results[case, "float32"] = HexLoss(gather_distributed=True)(z1.float(), z2.float())
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+Results = tuple[int, list[dict[Any, Any]]]
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 processes", "3 processes"])
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Every process's results, computed once for all tests."""
+    world: int = request.param
+    folder = tmp_path_factory.mktemp("gloo")
+    mp.spawn(worker, args=(world, str(folder)), nprocs=world)
+    return world, [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(world)]
+
+
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+@pytest.mark.parametrize("name", CRITERIA)
+def test_processes_equal_one(name: str, case: str, processes: Results) -> None:
+    world, ranks = processes
+    views, labels, _ = joined_batch(world, case)
+    expected = step(projector(), CRITERIA[name](), name, views, labels)
+    results = [rank[case, name] for rank in ranks]
+
+    loss = torch.stack([result["loss"] for result in results]).mean()
+    torch.testing.assert_close(loss, expected["loss"], rtol=1e-11, atol=1e-12)
+    for result in results:
+        # DDP has averaged: every process holds the joined batch's gradient, and its statistics.
+        torch.testing.assert_close(result["gradients"], expected["gradients"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(result["statistics"], expected["statistics"], rtol=1e-11, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_losses_of_each_anchor(case: str, processes: Results) -> None:
+    world, ranks = processes
+    views, _, counts = joined_batch(world, case)
+    model = projector()
+    expected = HexLoss(reduction="none")(*(model(view) for view in views[:2])).detach()
+    joined = [torch.cat(blocks) for blocks in zip(*(rank[case, "none"].chunk(2) for rank in ranks), strict=True)]
+    assert [len(rank[case, "none"]) for rank in ranks] == [2 * count for count in counts]
+    torch.testing.assert_close(torch.cat(joined), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["even", "uneven"])
+def test_without_gathering_each_process_is_alone(case: str, processes: Results) -> None:
+    world, ranks = processes
+    views, _, counts = joined_batch(world, case)
+    model = projector()
+    for rank, blocks in zip(ranks, zip(*(view.split(counts) for view in views[:2]), strict=True), strict=True):
+        torch.testing.assert_close(rank[case, "local"], HexLoss()(*map(model, blocks)).detach(), rtol=1e-11, atol=0)
+
+
+def test_float32_processes_equal_one(processes: Results) -> None:
+    world, ranks = processes
+    views, _, _ = joined_batch(world, "uneven")
+    model = projector()
+    expected = HexLoss()(*(model(view).float() for view in views[:2])).detach()
+    loss = torch.stack([rank["uneven", "float32"] for rank in ranks]).mean()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_process_group_gathering_changes_nothing(backend: str) -> None:
+    z1, z2 = torch.randn(2, 20, 6)
+    assert not dist.is_initialized()
+    assert torch.equal(HexLoss(gather_distributed=True)(z1, z2), HexLoss()(z1, z2))

@@ -1,0 +1,210 @@
+"""What bad input is told, word for word. Bad rows are in `test_numerics`, strategies in `test_thresholds`."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
+
+Z = torch.ones(6, 4)
+LABELS = torch.zeros(6, dtype=torch.int64)
+INDEX = torch.arange(6)
+
+
+def exactly(text: str) -> str:
+    """The whole text as a regular expression."""
+    return f"^{re.escape(text)}$"
+
+
+SETTINGS = [
+    ({"temperature": 0.0}, "expected `temperature` to be a positive number, but got 0.0"),
+    ({"temperature": -0.1}, "expected `temperature` to be a positive number, but got -0.1"),
+    ({"temperature": math.nan}, "expected `temperature` to be a positive number, but got nan"),
+    ({"temperature": math.inf}, "expected `temperature` to be a positive number, but got inf"),
+    ({"beta": -1.0}, "expected `beta` to be at least 0, but got -1.0"),
+    ({"beta": math.inf}, "expected `beta` to be at least 0, but got inf"),
+    ({"tau_plus": 1.0}, "expected `tau_plus` to be in [0, 1), but got 1.0"),
+    ({"tau_plus": -0.1}, "expected `tau_plus` to be in [0, 1), but got -0.1"),
+    ({"tau_plus": math.nan}, "expected `tau_plus` to be in [0, 1), but got nan"),
+    ({"reduction": "avg"}, 'expected `reduction` to be one of "mean", "sum", "none", but got "avg"'),
+    (
+        {"formulation": "offical"},
+        'expected `formulation` to be one of "importance", "official", "decoupled", but got "offical"',
+    ),
+    (
+        {"threshold": "adaptve"},
+        'expected `threshold` to be one of "adaptive", "step", "cosine", "supervised" or a strategy, but got "adaptve"',
+    ),
+    ({"threshold": "fixed"}, 'threshold "fixed" needs a value: pass hex_ssl.thresholds.FixedThreshold(value)'),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), SETTINGS, ids=lambda x: str(x)[:40])
+def test_settings(settings: dict[str, Any], text: str) -> None:
+    for call in (
+        lambda: hex_loss(Z, Z, **settings),
+        lambda: hex_loss_with_keys(Z, Z, positives=Z, **settings),
+        lambda: HexLoss(**settings),
+    ):
+        with pytest.raises(ValueError, match=exactly(text)):
+            call()
+
+
+@pytest.mark.parametrize("module", [NTXentLoss, HCLLoss, DCLLoss, HexLoss])
+def test_settings_of_every_module_are_checked_at_once(module: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0")):
+        module(temperature=0)
+    with pytest.raises(ValueError, match="^expected `reduction` to be one of"):
+        module(reduction="avg")
+
+
+def test_settings_of_the_module() -> None:
+    with pytest.raises(ValueError, match=exactly("expected `warmup_epochs` to be at least 0, but got -1")):
+        HexLoss(warmup_epochs=-1)
+    with pytest.raises(ValueError, match=exactly("expected `epoch` to be at least 0, but got -2")):
+        HexLoss().set_epoch(-2)
+
+
+@pytest.mark.parametrize(
+    ("views", "text"),
+    [
+        ((Z, torch.ones(5, 4)), "expected `z2` to have shape [6, 4] like `z1`, but got [5, 4]"),
+        ((Z, torch.ones(6, 3)), "expected `z2` to have shape [6, 4] like `z1`, but got [6, 3]"),
+        ((Z, Z, torch.ones(6, 5)), "expected `more_views[0]` to have shape [6, 4] like `z1`, but got [6, 5]"),
+        ((Z[0], Z[0]), "expected `z1` to have shape [rows, dimensions], but got [4]"),
+        ((Z, Z[None]), "expected `z2` to have shape [rows, dimensions], but got [1, 6, 4]"),
+        (
+            (Z.long(), Z.long()),
+            "expected `z1` to have one of the dtypes float64, float32, bfloat16, float16, but got int64",
+        ),
+        (
+            (Z.to(torch.complex64), Z),
+            "expected `z1` to have one of the dtypes float64, float32, bfloat16, float16, but got complex64",
+        ),
+        ((Z, Z.double()), "expected `z2` to have dtype float32 like `z1`, but got float64"),
+        ((Z.bfloat16(), Z.half()), "expected `z2` to have dtype bfloat16 like `z1`, but got float16"),
+        ((Z, Z.to("meta")), "expected `z2` on cpu like `z1`, but got it on meta"),
+    ],
+    ids=lambda x: x[:60] if isinstance(x, str) else "",
+)
+def test_views(views: tuple[torch.Tensor, ...], text: str, backend: str) -> None:
+    for loss in (hex_loss, ntxent_loss, hcl_loss, dcl_loss, HexLoss(), NTXentLoss(), HCLLoss(), DCLLoss()):
+        with pytest.raises(ValueError, match=exactly(text)):
+            loss(*views)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ((1, 4), "expected at least 2 samples, so that there is a negative, but got 1"),
+        ((0, 4), "expected at least 1 anchor, but got 0"),
+        ((6, 0), "expected at least 1 embedding dimension, but got 0"),
+    ],
+    ids=str,
+)
+def test_empty_batches(shape: tuple[int, int], text: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=exactly(text)):
+        hex_loss(torch.ones(shape), torch.ones(shape))
+
+
+def test_not_a_tensor(backend: str) -> None:
+    with pytest.raises(TypeError, match=exactly("expected `z1` to be a tensor, but got list")):
+        hex_loss([[1.0]], Z)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=exactly("expected `z2` to be a tensor, but got ndarray")):
+        hex_loss(Z, Z.numpy())  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=exactly("expected `keys` to be a tensor, but got NoneType")):
+        hex_loss_with_keys(Z, None, positives=Z)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=exactly("expected `labels` to be a tensor, but got list")):
+        hex_loss(Z, Z, threshold="supervised", labels=[0] * 6)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="^expected `threshold` to be a strategy or its name, but got float$"):
+        HexLoss(threshold=0.9)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (LABELS[:5], "expected `labels` to have shape [6], but got [5]"),
+        (LABELS[:, None], "expected `labels` to have shape [6], but got [6, 1]"),
+        (LABELS.float(), "expected `labels` to have an integer dtype, but got float32"),
+        (LABELS.bool(), "expected `labels` to have an integer dtype, but got bool"),
+        (LABELS.to("meta"), "expected `labels` on cpu, but got it on meta"),
+    ],
+    ids=lambda x: x[:60] if isinstance(x, str) else "",
+)
+def test_labels(labels: torch.Tensor, text: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=exactly(text)):
+        hex_loss(Z, Z, threshold="supervised", labels=labels)
+
+
+def test_scheduled_thresholds_need_an_epoch() -> None:
+    for name, strategy in (("step", "StepThreshold"), ("cosine", "CosineThreshold")):
+        text = f"expected `epoch` for {strategy}, which changes with it, but got None"
+        with pytest.raises(ValueError, match=exactly(text)):
+            hex_loss(Z, Z, threshold=name)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({}, "expected one of `positives` and `positive_index`, but got none"),
+        ({"positives": Z, "positive_index": INDEX}, "expected one of `positives` and `positive_index`, but got both"),
+        ({"positives": Z[:5]}, "expected `positives` to have shape [6, 4] like `anchors`, but got [5, 4]"),
+        ({"positives": Z.double()}, "expected `positives` to have dtype float32 like `anchors`, but got float64"),
+        ({"positive_index": INDEX[:5]}, "expected `positive_index` to have shape [6], but got [5]"),
+        ({"positive_index": INDEX.float()}, "expected `positive_index` to have an integer dtype, but got float32"),
+        (
+            {"positive_index": INDEX, "ignored_index": INDEX[:2]},
+            "expected `ignored_index` to have shape [6], but got [2]",
+        ),
+        (
+            {"positives": Z, "threshold": "supervised", "anchor_labels": LABELS, "key_labels": LABELS},
+            "expected `key_labels` to have shape [7], but got [6]",
+        ),
+        (
+            {"positives": Z, "threshold": "supervised", "anchor_labels": LABELS[:3], "key_labels": LABELS},
+            "expected `anchor_labels` to have shape [6], but got [3]",
+        ),
+    ],
+    ids=lambda x: x[:60] if isinstance(x, str) else "",
+)
+def test_keys(inputs: dict[str, Any], text: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=exactly(text)):
+        hex_loss_with_keys(Z, torch.ones(7, 4), **inputs)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (torch.ones(7, 5), "expected `keys` to have 4 columns like `anchors`, but got shape [7, 5]"),
+        (torch.ones(7), "expected `keys` to have shape [rows, dimensions], but got [7]"),
+        (torch.ones(7, 4).half(), "expected `keys` to have dtype float32 like `anchors`, but got float16"),
+    ],
+    ids=lambda x: x[:60] if isinstance(x, str) else "",
+)
+def test_shape_of_keys(keys: torch.Tensor, text: str, backend: str) -> None:
+    with pytest.raises(ValueError, match=exactly(text)):
+        hex_loss_with_keys(Z, keys, positives=Z)
+
+
+@pytest.mark.parametrize("bad", [-1, 7, 2**40])
+@pytest.mark.parametrize("name", ["positive_index", "ignored_index"])
+def test_rows_that_are_not_there(name: str, bad: int, backend: str) -> None:
+    if name == "ignored_index" and bad == -1:
+        bad = -2
+    indices = {"positive_index": INDEX.clone(), "ignored_index": INDEX.roll(1)}
+    indices[name][4] = bad
+    with pytest.raises(ValueError, match=f"`{name}`.*{bad}"):
+        hex_loss_with_keys(torch.randn(6, 4), torch.randn(7, 4), **indices)
+
+
+def test_errors_leave_no_gradient_behind(backend: str) -> None:
+    z1, z2 = torch.randn(2, 6, 4).requires_grad_()
+    with pytest.raises(ValueError, match="temperature"):
+        hex_loss(z1, z2, temperature=-1.0)
+    assert z1.grad is None
+    hex_loss(z1, z2)
