@@ -125,9 +125,7 @@ impl Problem {
             format!("expected `temperature` to be a positive number, but got {}", self.temperature)
         })?;
         if let Formulation::Importance { beta, tau_plus } = self.formulation {
-            expect(beta >= 0.0 && beta.is_finite(), || {
-                format!("expected `beta` to be at least 0, but got {beta}")
-            })?;
+            expect(beta >= 0.0 && beta.is_finite(), || format!("expected `beta` to be at least 0, but got {beta}"))?;
             expect((0.0..1.0).contains(&tau_plus), || {
                 format!("expected `tau_plus` to be in [0, 1), but got {tau_plus}")
             })?;
@@ -136,9 +134,9 @@ impl Problem {
             Threshold::Adaptive { quantile } => expect((0.0..=1.0).contains(&quantile), || {
                 format!("expected `quantile` to be in [0, 1], but got {quantile}")
             })?,
-            Threshold::Cosine { value } | Threshold::MinMax { value } => expect(!value.is_nan(), || {
-                "expected `threshold` to be a number, but got NaN".into()
-            })?,
+            Threshold::Cosine { value } | Threshold::MinMax { value } => {
+                expect(!value.is_nan(), || "expected `threshold` to be a number, but got NaN".into())?
+            }
             Threshold::Labels => {}
         }
         expect(self.dims > 0, || "expected at least 1 embedding dimension, but got 0".into())?;
@@ -150,7 +148,7 @@ impl Problem {
         match self.pairing {
             Pairing::Views { views, offset } => {
                 expect(views >= 2, || format!("expected at least 2 views, but got {views}"))?;
-                expect(self.anchors % views == 0, || {
+                expect(self.anchors.is_multiple_of(views), || {
                     format!("expected the anchors to be {views} views of equal length, but got {} rows", self.anchors)
                 })?;
                 expect(offset + self.anchors <= self.keys, || {

@@ -1,4 +1,4 @@
-"""Backbones: networks from images [N, C, H, W] to representations h [N, F]. Any such nn.Module will do for the methods."""
+"""Backbones: from images [N, C, H, W] to representations h [N, F]. The methods take any nn.Module that does that."""
 
 import json
 from dataclasses import asdict
@@ -24,8 +24,8 @@ SMALL_IMAGE = 64
 class SmallResNet(nn.Module):
     """Three residual blocks behind a 3x3 convolution, for images of 8 to 32 pixels.
 
-    ResNet's basic blocks (He et al. 2016) of `width`, 2 * `width` and 4 * `width` channels, the latter two with stride 2,
-    then the mean over the remaining pixels.
+    ResNet's basic blocks (He et al. 2016) of `width`, 2 * `width` and 4 * `width` channels, the latter two with
+    stride 2, then the mean over the remaining pixels.
 
     Args:
         in_channels: C, channels of the images.

@@ -16,7 +16,7 @@ from hex_ssl.extras import train_extra
 
 with train_extra():
     import yaml
-    from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+    from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # star-exported
 
     from hex_ssl.recipes import list_recipes, load_recipe
 

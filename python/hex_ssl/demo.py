@@ -74,18 +74,20 @@ def table(results: Results) -> str:
     Example:
         >>> figures = {"knn_accuracy": 0.9, "probe_accuracy_few_labels": 0.5, "probe_accuracy": 1.0}
         >>> print(table({"untrained": [figures, figures]}))
-        test accuracy (%)    k-NN          probe, few labels  probe, all labels
-        untrained             90.0 +- 0.0   50.0 +- 0.0        100.0 +- 0.0
+        test accuracy (%)  k-NN         probe, few labels  probe, all labels
+        untrained           90.0 +- 0.0   50.0 +- 0.0       100.0 +- 0.0
     """
     lines = [["test accuracy (%)", *COLUMNS.values()]]
     lines += [[label, *(_mean_deviation(figures, name) for name in COLUMNS)] for label, figures in results.items()]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in padded)
 
 
 def _mean_deviation(figures: list[dict[str, Any]], name: str) -> str:
     values = [100 * each[name] for each in figures]
-    return f"{statistics.mean(values):5.1f} +- {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
+    deviation = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):5.1f}{deviation}"
 
 
 def _config(label: str, root: Path, seed: int, epochs: int | None) -> Config:
@@ -111,7 +113,9 @@ def _run(label: str, config: Config, results: Results) -> None:
 
 
 def _draw(root: Path, configs: list[tuple[str, Config]]) -> None:
-    metrics = {label: [read_metrics(root / each.run.name) for own, each in configs if own == label] for label in RECIPES}
+    metrics = {
+        label: [read_metrics(root / each.run.name) for own, each in configs if own == label] for label in RECIPES
+    }
     plot_training(metrics[HEX], root / "training.png", f"{HEX} on the digits, one line per seed")
     plot_accuracy(metrics, root / "accuracy.png", "Digits, mean and deviation over the seeds")
     first = configs[0][1]

@@ -56,7 +56,7 @@ impl Terms {
                 Self::importance(global, local, positives, beta, tau_plus, problem.temperature)
             }
             Formulation::Official => {
-                let constant = negatives.f_log()?.f_sub_scalar(1.0 / problem.temperature)?;
+                let constant = negatives.f_mul_scalar((-1.0 / problem.temperature).exp())?;
                 Self::without_positive(global, Some(&constant), positives)
             }
             Formulation::Decoupled => Self::without_positive(global, None, positives),
@@ -103,16 +103,16 @@ impl Terms {
         })
     }
 
-    /// -s_p + log(E_G + constant), mean over the positives p; no loss where there is no global negative.
-    fn without_positive(global: Tensor, log_constant: Option<&Tensor>, positives: &Tensor) -> Result<Self> {
+    /// -s_p + log E_G + constant, mean over the positives p; no loss where there is no global negative.
+    fn without_positive(global: Tensor, constant: Option<&Tensor>, positives: &Tensor) -> Result<Self> {
         let log_global = global.f_logsumexp([1], true)?;
         let undefined = log_global.f_eq(LOG_ZERO)?;
-        let log_denominator = match log_constant {
-            Some(constant) => log_global.f_logaddexp(constant)?,
-            None => log_global,
-        };
-        let log_denominator = log_denominator.f_masked_fill(&undefined, 0.0)?;
-        let losses = log_denominator.f_sub(positives)?.f_masked_fill(&undefined, 0.0)?;
+        let log_denominator = log_global.f_masked_fill(&undefined, 0.0)?;
+        let mut losses = log_denominator.f_sub(positives)?;
+        if let Some(constant) = constant {
+            losses = losses.f_add(constant)?;
+        }
+        let losses = losses.f_masked_fill(&undefined, 0.0)?;
         let defined = undefined.f_logical_not()?.f_type_as(positives)?;
         let count = positives.size2()?.1 as f64;
         Ok(Self {

@@ -1,14 +1,15 @@
 //! The gradient: each tile's derivatives, times the keys for the anchors and times the anchors for the keys.
 
-use super::evaluate::{AnchorShifts, Passes, Units};
 use super::float::Float;
 use super::half_rows::{self, HalfDerivatives};
 use super::inputs::Gradients;
 use super::isa::{InstructionSet, Kernel};
+use super::passes::{AnchorShifts, Passes};
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
 use super::threads::{self, Shared};
 use super::tile::{Coefficients, Derivatives, MAX_TILE};
 use super::unit::UnitRows;
+use super::units::Units;
 use crate::formula::Anchor;
 
 /// Writes the gradients that are asked for. `positives` holds the derivative with respect to each positive's similarity.
@@ -36,11 +37,9 @@ pub(super) fn write<C: Float>(
     let threads = units.threads;
     let mut ends = Ends { units, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
-    for (accumulator, rows) in [
-        (ends.anchors, Some(&units.anchors)),
-        (ends.keys, units.keys.as_ref()),
-        (ends.apart, units.apart.as_ref()),
-    ] {
+    for (accumulator, rows) in
+        [(ends.anchors, Some(&units.anchors)), (ends.keys, units.keys.as_ref()), (ends.apart, units.apart.as_ref())]
+    {
         if let (Some(accumulator), Some(rows)) = (accumulator, rows) {
             accumulator.finish(rows, threads);
         }
@@ -71,16 +70,21 @@ impl<'a, C: Float> Accumulator<'a, C> {
     fn finish(self, rows: &UnitRows<C>, threads: usize) {
         const CHUNK: usize = 64;
         let out = Shared::new(self.out);
-        threads::for_each(threads, rows.rows.div_ceil(CHUNK), || (), |(), chunk| {
-            for row in chunk * CHUNK..rows.rows.min((chunk + 1) * CHUNK) {
-                // SAFETY: chunks are disjoint, and `out` is borrowed until the loop ends.
-                let out = unsafe { out.slice(row * rows.dims, rows.dims) };
-                if let Some(padded) = &self.padded {
-                    out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
+        threads::for_each(
+            threads,
+            rows.rows.div_ceil(CHUNK),
+            || (),
+            |(), chunk| {
+                for row in chunk * CHUNK..rows.rows.min((chunk + 1) * CHUNK) {
+                    // SAFETY: chunks are disjoint, and `out` is borrowed until the loop ends.
+                    let out = unsafe { out.slice(row * rows.dims, rows.dims) };
+                    if let Some(padded) = &self.padded {
+                        out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
+                    }
+                    rows.project(row, out);
                 }
-                rows.project(row, out);
-            }
-        });
+            },
+        );
     }
 }
 
@@ -152,7 +156,8 @@ fn negatives<C: Float>(
             // SAFETY: the schedule gives the blocks a and b to this call alone, and one after the other here.
             let out = unsafe { sum.slice(block * size * dims, size * dims) };
             // What the derivatives are multiplied by: the other side's rows.
-            let (rows, start) = if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
+            let (rows, start) =
+                if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
             match (rounded.as_ref(), &rows.half) {
                 (Some(derivatives), Some(rows)) => {
                     rows.accumulate(derivatives, transposed, start, half_rows::single(out));
@@ -188,7 +193,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
     fn run<S: InstructionSet>(self) {
         let Self { derivatives, size, transposed, rows, dims, out } = self;
         assert!(derivatives.len() >= size * size && rows.len() >= size * dims && out.len() >= size * dims);
-        assert!(size <= MAX_TILE && size % BLOCK_ROWS == 0 && dims % BLOCK_COLUMNS == 0);
+        assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, size) } else { (size, 1) };
         // 32 dimensions of the rows side by side: at the rows' own distance they would share few of the cache's sets.
         let mut stripe = [[C::ZERO; BLOCK_COLUMNS]; MAX_TILE];
@@ -237,31 +242,36 @@ impl<C: Float> Ends<'_, C> {
         let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_apart = self.apart.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
-        threads::for_each(units.threads, dims / BLOCK_COLUMNS, || (), |(), block| {
-            let at = block * BLOCK_COLUMNS;
-            let add = |sum: Option<&Shared<C>>, row: usize, factor: C, other: &[C]| {
-                if let Some(sum) = sum {
-                    // SAFETY: these dimensions are this call's alone.
-                    let out = unsafe { sum.slice(row * dims + at, BLOCK_COLUMNS) };
-                    for (out, &x) in out.iter_mut().zip(&other[at..at + BLOCK_COLUMNS]) {
-                        *out += factor * x;
+        threads::for_each(
+            units.threads,
+            dims / BLOCK_COLUMNS,
+            || (),
+            |(), block| {
+                let at = block * BLOCK_COLUMNS;
+                let add = |sum: Option<&Shared<C>>, row: usize, factor: C, other: &[C]| {
+                    if let Some(sum) = sum {
+                        // SAFETY: these dimensions are this call's alone.
+                        let out = unsafe { sum.slice(row * dims + at, BLOCK_COLUMNS) };
+                        for (out, &x) in out.iter_mut().zip(&other[at..at + BLOCK_COLUMNS]) {
+                            *out += factor * x;
+                        }
+                    }
+                };
+                for (anchor, derivatives) in derivatives.chunks_exact(each).enumerate() {
+                    let row = units.anchors.row(anchor);
+                    if let Some(apart) = &units.apart {
+                        let factor = C::from_f64(derivatives[0]);
+                        add(of_anchors.as_ref(), anchor, factor, apart.row(anchor));
+                        add(of_apart.as_ref(), anchor, factor, row);
+                    } else {
+                        for (&key, &derivative) in units.pairs.positives(anchor).iter().zip(derivatives) {
+                            let factor = C::from_f64(derivative);
+                            add(of_anchors.as_ref(), anchor, factor, keys.row(key as usize));
+                            add(of_keys, key as usize, factor, row);
+                        }
                     }
                 }
-            };
-            for (anchor, derivatives) in derivatives.chunks_exact(each).enumerate() {
-                let row = units.anchors.row(anchor);
-                if let Some(apart) = &units.apart {
-                    let factor = C::from_f64(derivatives[0]);
-                    add(of_anchors.as_ref(), anchor, factor, apart.row(anchor));
-                    add(of_apart.as_ref(), anchor, factor, row);
-                } else {
-                    for (&key, &derivative) in units.pairs.positives(anchor).iter().zip(derivatives) {
-                        let factor = C::from_f64(derivative);
-                        add(of_anchors.as_ref(), anchor, factor, keys.row(key as usize));
-                        add(of_keys, key as usize, factor, row);
-                    }
-                }
-            }
-        });
+            },
+        );
     }
 }

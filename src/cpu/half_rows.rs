@@ -4,6 +4,7 @@
 //! earlier of the two in the low half). Sums stay in single precision throughout.
 
 use std::any::TypeId;
+use std::ops::Range;
 
 use super::product::{BLOCK_COLUMNS, BLOCK_ROWS};
 use super::tile::MAX_TILE;
@@ -58,7 +59,9 @@ impl HalfRows {
             let (low, high) = two.split_at(dims);
             new.row_pairs.extend(low.iter().zip(high).map(|(&low, &high)| pair(low, high)));
         }
-        for (panel, rows) in new.panels.chunks_exact_mut(BLOCK_COLUMNS * pairs).zip(new.rows.chunks_exact(BLOCK_COLUMNS * pairs)) {
+        for (panel, rows) in
+            new.panels.chunks_exact_mut(BLOCK_COLUMNS * pairs).zip(new.rows.chunks_exact(BLOCK_COLUMNS * pairs))
+        {
             for (k, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
                 for (row, out) in column.iter_mut().enumerate() {
                     *out = rows[row * pairs + k];
@@ -68,9 +71,11 @@ impl HalfRows {
         new
     }
 
-    /// Similarities of `rows` rows from `row` on with `columns` rows of `keys` from `column` on, into rows `stride` apart.
-    pub fn products(&self, row: usize, rows: usize, keys: &Self, column: usize, columns: usize, out: &mut [f32], stride: usize) {
-        assert!(self.pairs == keys.pairs && rows % BLOCK_ROWS == 0 && columns % BLOCK_COLUMNS == 0);
+    /// Similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys`, into rows `stride` apart.
+    pub fn products(&self, rows: Range<usize>, keys: &Self, columns: Range<usize>, out: &mut [f32], stride: usize) {
+        let (row, column) = (rows.start, columns.start);
+        let (rows, columns) = (rows.len(), columns.len());
+        assert!(self.pairs == keys.pairs && rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
         assert!(out.len() >= (rows - 1) * stride + columns);
         let left = &self.rows[row * self.pairs..(row + rows) * self.pairs];
         for column_at in (0..columns).step_by(BLOCK_COLUMNS) {

@@ -32,7 +32,7 @@ impl<'a, E: Copy> Rows<'a, E> {
 
     /// A view of contiguous rows; elements beyond the last whole row are left out.
     pub fn from_slice(data: &'a [E], dims: usize) -> Self {
-        let rows = if dims == 0 { 0 } else { data.len() / dims };
+        let rows = data.len().checked_div(dims).unwrap_or(0);
         Self { pointer: data.as_ptr(), rows, dims, row_stride: dims as isize, dim_stride: 1, memory: PhantomData }
     }
 

@@ -12,16 +12,19 @@ mod half_rows;
 mod inputs;
 mod isa;
 mod pairs;
+mod passes;
 mod product;
 mod schedule;
 mod select;
 mod similarities;
+mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod thresholds;
 mod tile;
 mod unit;
+mod units;
 
 pub use element::Element;
 pub use evaluate::{evaluate, row_quantiles};

@@ -26,16 +26,15 @@ impl Pairs {
             Pairing::Indexed { positives } => {
                 Self::indexed(problem, positives, inputs.positive_index, inputs.ignored_index)
             }
-            Pairing::Apart => {
-                Ok(Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0 })
-            }
+            Pairing::Apart => Ok(Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0 }),
         }
     }
 
     fn views(anchors: usize, views: usize, offset: usize) -> Self {
         let samples = anchors / views;
         let other = |anchor: usize, view: usize| (offset + (anchor + view * samples) % anchors) as u32;
-        let list = |from: usize| (0..anchors).flat_map(move |i| (from..views).map(move |view| other(i, view))).collect();
+        let list =
+            |from: usize| (0..anchors).flat_map(move |i| (from..views).map(move |view| other(i, view))).collect();
         Self { positives: list(1), positives_each: views - 1, excluded: list(0), excluded_each: views }
     }
 

@@ -32,9 +32,8 @@ impl Schedule {
     /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles.
     pub fn triangle(blocks: usize) -> Self {
         // a + b = round (mod blocks): each block meets exactly one partner a round, itself included.
-        let pairs = (0..blocks).flat_map(|round| {
-            (0..blocks).map(move |a| (a, (round + blocks - a) % blocks)).filter(|(a, b)| a <= b)
-        });
+        let pairs = (0..blocks)
+            .flat_map(|round| (0..blocks).map(move |a| (a, (round + blocks - a) % blocks)).filter(|(a, b)| a <= b));
         Self::new(pairs, blocks, None)
     }
 
@@ -162,14 +161,18 @@ mod tests {
         for schedule in [Schedule::triangle(7), Schedule::rectangle(7, 4)] {
             let order = |threads| {
                 let lists: Vec<Mutex<Vec<(usize, usize)>>> = (0..7).map(|_| Mutex::default()).collect();
-                schedule.run(threads, || (), |(), a, b| {
-                    for block in HashSet::from([a, b]) {
-                        let mut list = lists[block].try_lock().unwrap_or_else(|_| std::process::abort());
-                        if schedule.columns.is_none() || block == a {
-                            list.push((a, b));
+                schedule.run(
+                    threads,
+                    || (),
+                    |(), a, b| {
+                        for block in HashSet::from([a, b]) {
+                            let mut list = lists[block].try_lock().unwrap_or_else(|_| std::process::abort());
+                            if schedule.columns.is_none() || block == a {
+                                list.push((a, b));
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 lists.into_iter().map(|l| l.into_inner().unwrap_or_default()).collect::<Vec<_>>()
             };
             if schedule.columns.is_none() {

@@ -36,7 +36,8 @@ pub struct Similarities<'a, C> {
 }
 
 impl<'a, C: Float> Similarities<'a, C> {
-    /// Prepares the similarities, and computes them if they are to be kept.
+    /// Prepares the similarities, and computes them if they are to be kept. With `whole_rows`, so that
+    /// [`rows`](Self::rows) can be asked for.
     pub fn new(
         anchors: &'a UnitRows<C>,
         keys: Option<&'a UnitRows<C>>,
@@ -44,6 +45,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         tile: usize,
         isa: Isa,
         threads: usize,
+        whole_rows: bool,
     ) -> Self {
         let blocks = |rows: &UnitRows<C>| rows.padded_rows / tile;
         let schedule = match keys {
@@ -54,13 +56,13 @@ impl<'a, C: Float> Similarities<'a, C> {
         let keys = keys.unwrap_or(anchors);
         let mut new = Self { anchors, keys, square, pairs, tile, isa, threads, schedule, cache: None };
         if anchors.padded_rows * keys.padded_rows * size_of::<C>() <= CACHE_BYTES {
-            new.cache = Some(new.all());
+            new.cache = Some(new.all(whole_rows));
         }
         new
     }
 
-    /// All similarities, [anchors, keys] with padding.
-    fn all(&self) -> Vec<C> {
+    /// All similarities, [anchors, keys] with padding; of a square problem the upper tiles, unless `whole_rows`.
+    fn all(&self, whole_rows: bool) -> Vec<C> {
         let (tile, stride) = (self.tile, self.keys.padded_rows);
         let mut all = vec![C::ZERO; self.anchors.padded_rows * stride];
         let shared = Shared::new(&mut all);
@@ -72,7 +74,7 @@ impl<'a, C: Float> Similarities<'a, C> {
             for (r, row) in scratch.chunks_exact(tile).enumerate() {
                 row_of(a * tile + r, b * tile).copy_from_slice(row);
             }
-            if self.square && a != b {
+            if whole_rows && self.square && a != b {
                 for c in 0..tile {
                     for (r, out) in row_of(b * tile + c, a * tile).iter_mut().enumerate() {
                         *out = scratch[r * tile + c];
@@ -126,13 +128,23 @@ impl<'a, C: Float> Similarities<'a, C> {
 
     /// Computes `rows` x `columns` similarities into `out`, rows `stride` apart.
     fn compute(&self, row: usize, rows: usize, column: usize, columns: usize, out: &mut [C], stride: usize) {
-        assert!(out.len() >= (rows - 1) * stride + columns && rows % BLOCK_ROWS == 0 && columns % BLOCK_COLUMNS == 0);
+        assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
+        assert!(out.len() >= (rows - 1) * stride + columns);
         if let (Some(anchors), Some(keys)) = (&self.anchors.half, &self.keys.half) {
-            return anchors.products(row, rows, keys, column, columns, half_rows::single(out), stride);
+            return anchors.products(row..row + rows, keys, column..column + columns, half_rows::single(out), stride);
         }
         let left = self.anchors.from(row);
         assert!(left.len() >= rows * self.anchors.padded_dims);
-        self.isa.run(Products { left, rows, keys: self.keys, left_row: self.anchors.padded_dims, column, columns, out, stride });
+        self.isa.run(Products {
+            left,
+            rows,
+            keys: self.keys,
+            left_row: self.anchors.padded_dims,
+            column,
+            columns,
+            out,
+            stride,
+        });
     }
 
     /// Writes minus infinity where a pair is no negative.

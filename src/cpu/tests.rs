@@ -92,7 +92,8 @@ impl Case {
         case.anchor_labels.truncate(anchors);
         case.anchor_labels.resize(anchors, -7);
         case.key_labels = (0..keys).map(|j| (j % 3) as i64 - 7).collect();
-        case.problem = Problem { anchors, keys, square: false, pairing: Pairing::Indexed { positives }, ..case.problem };
+        case.problem =
+            Problem { anchors, keys, square: false, pairing: Pairing::Indexed { positives }, ..case.problem };
         case
     }
 
@@ -207,7 +208,11 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             .map(|row| {
                 let low = row.iter().copied().fold(f64::INFINITY, f64::min);
                 let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                if value >= 1.0 { f64::INFINITY } else { low + value * (high - low) }
+                if value >= 1.0 {
+                    f64::INFINITY
+                } else {
+                    low + value * (high - low)
+                }
             })
             .collect(),
         (None, Threshold::Labels) => vec![f64::NAN; p.anchors],
@@ -216,12 +221,11 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
     let losses = (0..p.anchors).map(|i| {
         let positives = positives_of(i);
         let is_negative = |j: &usize| !positives.contains(j) && left_out(i) != Some(*j);
-        let (local, global): (Vec<usize>, Vec<usize>) = (0..p.keys).filter(is_negative).partition(|&j| {
-            match p.threshold {
+        let (local, global): (Vec<usize>, Vec<usize>) =
+            (0..p.keys).filter(is_negative).partition(|&j| match p.threshold {
                 Threshold::Labels => key_labels[j] == case.anchor_labels[i],
                 _ => thresholds[i] < 1.0 && rows[i][j] > thresholds[i],
-            }
-        });
+            });
         let s = |j: usize| rows[i][j] / p.temperature;
         let positive_logits: Vec<f64> = match p.pairing {
             Pairing::Apart => vec![s(p.keys)],
@@ -375,7 +379,13 @@ fn extreme_temperatures_are_finite() {
 
 #[test]
 fn single_precision_equals_double_on_every_instruction_set() {
-    let cases = [Case::views(150, 2, 33), Case::views(1030, 2, 20), Case::views(77, 4, 64), Case::gathered(70, 40, 66, 130), Case::queue(100, 300, 24)];
+    let cases = [
+        Case::views(150, 2, 33),
+        Case::views(1030, 2, 20),
+        Case::views(77, 4, 64),
+        Case::gathered(70, 40, 66, 130),
+        Case::queue(100, 300, 24),
+    ];
     for case in cases {
         for formulation in [IMPORTANCE, Formulation::Official] {
             let case = case.clone().with(|p| p.formulation = formulation);
@@ -421,7 +431,8 @@ fn the_same_bits_on_any_number_of_threads() {
     for case in [Case::views(300, 2, 40), Case::views(1100, 2, 16), Case::gathered(90, 24, 64, 200)] {
         let bits = |threads| {
             let outcome = run::<f32>(&case, |x| x as f32, None, threads, Isa::best());
-            let all = [&outcome.evaluation.losses, &outcome.anchors, &outcome.keys].map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+            let all = [&outcome.evaluation.losses, &outcome.anchors, &outcome.keys]
+                .map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
             (outcome.evaluation.loss.to_bits(), all)
         };
         let once = bits(1);

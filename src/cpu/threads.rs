@@ -127,9 +127,14 @@ mod tests {
     fn every_index_is_visited_once() {
         for threads in [1, 2, 5] {
             let seen: Vec<AtomicUsize> = (0..1000).map(|_| AtomicUsize::new(0)).collect();
-            for_each(threads, 1000, || (), |(), i| {
-                seen[i].fetch_add(1, Ordering::Relaxed);
-            });
+            for_each(
+                threads,
+                1000,
+                || (),
+                |(), i| {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                },
+            );
             assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
     }

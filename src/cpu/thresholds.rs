@@ -55,12 +55,22 @@ pub fn row_quantiles<C: Float>(
 }
 
 /// The smallest and the largest similarity of each anchor's row.
-pub fn row_ranges<C: Float>(problem: &Problem, similarities: &Similarities<'_, C>, positives: &[f64]) -> Vec<(f64, f64)> {
-    for_each_row(problem, similarities, positives, || (), |(), row| {
-        let first = row[0];
-        let (low, high) = row.iter().fold((first, first), |(low, high), &c| {
-            (if c < low { c } else { low }, if c > high { c } else { high })
-        });
-        (low.to_f64(), high.to_f64())
-    })
+pub fn row_ranges<C: Float>(
+    problem: &Problem,
+    similarities: &Similarities<'_, C>,
+    positives: &[f64],
+) -> Vec<(f64, f64)> {
+    for_each_row(
+        problem,
+        similarities,
+        positives,
+        || (),
+        |(), row| {
+            let first = row[0];
+            let (low, high) = row.iter().fold((first, first), |(low, high), &c| {
+                (if c < low { c } else { low }, if c > high { c } else { high })
+            });
+            (low.to_f64(), high.to_f64())
+        },
+    )
 }

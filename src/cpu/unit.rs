@@ -55,26 +55,39 @@ impl<C: Float> UnitRows<C> {
         let first_bad = AtomicUsize::new(usize::MAX);
         {
             let (data, panels, lengths) = (Shared::new(&mut data), Shared::new(&mut panels), Shared::new(&mut lengths));
-            threads::for_each(threads, padded_rows.div_ceil(CHUNK), || (), |(), chunk| {
-                let start = chunk * CHUNK;
-                let count = CHUNK.min(rows.saturating_sub(start));
-                let padded = CHUNK.min(padded_rows - start);
-                // SAFETY: chunks are disjoint, and the vectors outlive the loop.
-                let (data, panels, lengths) = unsafe {
-                    (
-                        data.slice(start * padded_dims, padded * padded_dims),
-                        if half { &mut [] } else { panels.slice(start * dims, padded * dims) },
-                        lengths.slice(start.min(rows), count),
-                    )
-                };
-                isa.run(Normalise { parts, start, dims, padded_dims, data: &mut *data, lengths, first_bad: &first_bad });
-                for (panel, rows) in panels
-                    .chunks_exact_mut(BLOCK_COLUMNS * dims)
-                    .zip(data.chunks_exact(BLOCK_COLUMNS * padded_dims))
-                {
-                    transpose(rows, padded_dims, panel);
-                }
-            });
+            threads::for_each(
+                threads,
+                padded_rows.div_ceil(CHUNK),
+                || (),
+                |(), chunk| {
+                    let start = chunk * CHUNK;
+                    let count = CHUNK.min(rows.saturating_sub(start));
+                    let padded = CHUNK.min(padded_rows - start);
+                    // SAFETY: chunks are disjoint, and the vectors outlive the loop.
+                    let (data, panels, lengths) = unsafe {
+                        (
+                            data.slice(start * padded_dims, padded * padded_dims),
+                            if half { &mut [] } else { panels.slice(start * dims, padded * dims) },
+                            lengths.slice(start.min(rows), count),
+                        )
+                    };
+                    isa.run(Normalise {
+                        parts,
+                        start,
+                        dims,
+                        padded_dims,
+                        data: &mut *data,
+                        lengths,
+                        first_bad: &first_bad,
+                    });
+                    for (panel, rows) in panels
+                        .chunks_exact_mut(BLOCK_COLUMNS * dims)
+                        .zip(data.chunks_exact(BLOCK_COLUMNS * padded_dims))
+                    {
+                        transpose(rows, padded_dims, panel);
+                    }
+                },
+            );
         }
         let row = first_bad.into_inner();
         if row != usize::MAX {

@@ -64,9 +64,7 @@ class PretrainData(L.LightningDataModule):
             drop_last=True,
         )
 
-    def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Views, Tensor]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Views, Tensor]:
         """Makes the views, on the device."""
         images, labels = batch
         step, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)

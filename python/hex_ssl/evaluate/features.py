@@ -20,9 +20,7 @@ class Features(NamedTuple):
 
 
 @torch.no_grad()
-def extract_features(
-    backbone: nn.Module, dataset: Dataset[tuple[Tensor, Tensor]], batch_size: int = 1024
-) -> Features:
+def extract_features(backbone: nn.Module, dataset: Dataset[tuple[Tensor, Tensor]], batch_size: int = 1024) -> Features:
     """The backbone's representations of all images of a dataset, in order.
 
     The backbone runs in evaluation mode, on the device its weights are on, and is left in the mode it was in.
@@ -45,8 +43,6 @@ def extract_features(
     training = backbone.training
     device = next(backbone.parameters()).device
     backbone.eval()
-    batches = [
-        (backbone(images.to(device)), labels.to(device)) for images, labels in DataLoader(dataset, batch_size)
-    ]
+    batches = [(backbone(images.to(device)), labels.to(device)) for images, labels in DataLoader(dataset, batch_size)]
     backbone.train(training)
     return Features(torch.cat([h for h, _ in batches]), torch.cat([labels for _, labels in batches]))

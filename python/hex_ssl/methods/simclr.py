@@ -41,9 +41,7 @@ class SimCLR(Method):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__(backbone, optimizer or OptimizerConfig())
-        self.projector = nn.Sequential(
-            nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
-        )
+        self.projector = nn.Sequential(nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim))
         self.loss = loss
 
     def compute_loss(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:

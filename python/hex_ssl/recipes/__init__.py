@@ -49,9 +49,7 @@ def _find(name: str | Path) -> Path:
     packaged = _FOLDER / f"{name}.yaml"
     if packaged.is_file():
         return packaged
-    raise FileNotFoundError(
-        f'expected a YAML file or one of the recipes {", ".join(list_recipes())}, but got "{name}"'
-    )
+    raise FileNotFoundError(f'expected a YAML file or one of the recipes {", ".join(list_recipes())}, but got "{name}"')
 
 
 def _load(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+//! The split of the negatives into hierarchical and global ones.
+
+use std::collections::HashMap;
+
+use super::float::Float;
+use super::inputs::Inputs;
+use super::pairs::check_length;
+use super::similarities::Similarities;
+use super::thresholds::{row_quantiles, row_ranges};
+use crate::error::Result;
+use crate::problem::{Problem, Threshold};
+
+/// What decides which negatives are hierarchical, one number for each anchor and each key, padding included.
+pub struct Split<C> {
+    /// The numbers are labels, not thresholds.
+    pub labels: bool,
+    /// For the anchors.
+    pub rows: Vec<C>,
+    /// For the keys; empty where these are the anchors.
+    pub columns: Vec<C>,
+    /// The threshold, NaN where labels decide.
+    pub threshold: f64,
+}
+
+impl<C: Float> Split<C> {
+    /// Finds the thresholds, or numbers the labels.
+    pub fn new<E>(
+        problem: &Problem,
+        inputs: &Inputs<'_, E>,
+        similarities: &Similarities<'_, C>,
+        positives: &[f64],
+    ) -> Result<Self> {
+        let (rows, columns) = (similarities.anchors.padded_rows, similarities.keys.padded_rows);
+        let thresholds = |threshold: f64, rows: Vec<C>| Self {
+            labels: false,
+            rows,
+            // Only rows decide where the keys are not anchors.
+            columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
+            threshold,
+        };
+        // Nothing is above 1, whatever rounding says.
+        let limit = |threshold: f64| if threshold >= 1.0 { C::INFINITY } else { C::from_f64(threshold) };
+        Ok(match problem.threshold {
+            Threshold::Adaptive { quantile } => {
+                let quantiles = row_quantiles(problem, similarities, positives, quantile);
+                let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
+                thresholds(threshold, vec![limit(threshold); rows])
+            }
+            Threshold::Cosine { value } => thresholds(value, vec![limit(value); rows]),
+            Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
+            Threshold::MinMax { value } => {
+                let mut own = vec![C::INFINITY; rows];
+                for (own, (low, high)) in own.iter_mut().zip(row_ranges(problem, similarities, positives)) {
+                    *own = C::from_f64(low + value * (high - low));
+                }
+                thresholds(value, own)
+            }
+            Threshold::Labels => {
+                check_length("anchor_labels", inputs.anchor_labels.len(), problem.anchors)?;
+                if !problem.square {
+                    check_length("key_labels", inputs.key_labels.len(), problem.keys)?;
+                }
+                let mut numbers = Numbers::default();
+                let mut numbered = |labels: &[i64], length: usize| {
+                    let mut out: Vec<C> = labels.iter().map(|&label| C::from_f64(numbers.of(label))).collect();
+                    out.resize(length, C::NEG_INFINITY);
+                    out
+                };
+                let rows = numbered(inputs.anchor_labels, rows);
+                let columns = if problem.square { vec![] } else { numbered(inputs.key_labels, columns) };
+                Self { labels: true, rows, columns, threshold: f64::NAN }
+            }
+        })
+    }
+
+    /// The keys' numbers.
+    pub fn columns(&self) -> &[C] {
+        if self.columns.is_empty() {
+            &self.rows
+        } else {
+            &self.columns
+        }
+    }
+}
+
+/// Numbers labels 0, 1, 2 in the order in which they come: a float holds these exactly, and not every label.
+#[derive(Default)]
+struct Numbers(HashMap<i64, usize>);
+
+impl Numbers {
+    fn of(&mut self, label: i64) -> f64 {
+        let next = self.0.len();
+        *self.0.entry(label).or_insert(next) as f64
+    }
+}
