@@ -48,7 +48,6 @@ def assert_like_reference(
 ) -> None:
     """`call(*inputs)` gives the package's loss and statistics, `reference(*inputs in float64)` the reference's."""
     dtype = inputs[0].dtype
-    losses_weight = torch.linspace(0.5, 1.5, steps=reference(*[x.double() for x in inputs]).losses.numel())
     ours = [x.detach().requires_grad_() for x in inputs]
     loss, statistics = call(*ours)
     expected_inputs = [x.detach().double().requires_grad_() for x in inputs]
@@ -59,7 +58,7 @@ def assert_like_reference(
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert loss.shape == expected_loss.shape
     if reduction == "none":
-        gradient_of = losses_weight.double()
+        gradient_of = torch.linspace(0.5, 1.5, steps=len(expected.losses), dtype=torch.float64)
         (loss * gradient_of.to(loss.dtype)).sum().backward()
         (expected_loss * gradient_of).sum().backward()
         weight = 1.0
@@ -68,29 +67,35 @@ def assert_like_reference(
         expected_loss.backward()
         weight = 1.0 if reduction == "sum" else 1 / len(expected.losses)
 
-    assert_loss(loss, expected_loss, settings.temperature, dtype, len(expected.losses) if reduction == "sum" else 1)
+    assert_loss(loss, expected_loss, settings, dtype, len(expected.losses) if reduction == "sum" else 1)
     for mine, theirs in zip(ours, expected_inputs, strict=True):
-        assert mine.grad is not None and mine.grad.dtype == dtype
+        assert mine.grad is not None
+        assert mine.grad.dtype == dtype
         assert theirs.grad is not None
-        assert_gradient(mine.grad, theirs.grad, theirs.detach(), settings.temperature, weight)
+        assert_gradient(mine.grad, theirs.grad, theirs.detach(), settings, weight)
     assert_statistics(statistics, expected.statistics, dtype)
 
 
-def assert_loss(loss: Tensor, expected: Tensor, temperature: float, dtype: torch.dtype, terms: int = 1) -> None:
+def amplification(settings: Settings) -> float:
+    """How much more than by default a cosine's rounding matters: in weights of exponent 1 + beta, in differences."""
+    return max(1.0, 0.1 / settings.temperature) * max(1.0, (1 + settings.beta) / 2) / (1 - settings.tau_plus)
+
+
+def assert_loss(loss: Tensor, expected: Tensor, settings: Settings, dtype: torch.dtype, terms: int = 1) -> None:
     """The loss is right to its dtype's rounding; a sum may be off `terms` times as much."""
-    error = LOSS_ERROR[dtype] * max(1.0, 0.1 / temperature)
+    error = LOSS_ERROR[dtype] * amplification(settings)
     torch.testing.assert_close(loss.double(), expected.double(), rtol=error, atol=error * terms)
 
 
-def assert_gradient(gradient: Tensor, expected: Tensor, rows: Tensor, temperature: float, weight: float) -> None:
+def assert_gradient(gradient: Tensor, expected: Tensor, rows: Tensor, settings: Settings, weight: float) -> None:
     """The gradient per relative change of its row is right, relative to the largest and to an anchor's full pull.
 
     The pull of one positive on one anchor is at most weight / temperature; where all gradients cancel (one
     dimension, a loss of 0) rounding leaves a remainder of that size times the dtype's precision.
     """
-    error = GRADIENT_ERROR[gradient.dtype] * max(1.0, 0.1 / temperature)
+    error = GRADIENT_ERROR[gradient.dtype] * amplification(settings)
     norms = rows.double().norm(dim=1, keepdim=True)
-    scale = (expected * norms).abs().max().item() + 0.1 * weight / temperature
+    scale = (expected * norms).abs().max().item() + 0.1 * weight / settings.temperature
     off = (gradient.double() * norms - expected * norms).abs().max().item()
     assert off <= error * scale, f"the gradient is off by {off / scale:.1e} of its scale, more than {error:.1e}"
 

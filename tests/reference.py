@@ -10,6 +10,7 @@ keys are all one case.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,36 +46,53 @@ class Anchor:
     """The anchor itself, whose similarity is exactly 1."""
 
 
-Layout = list[Anchor]
+@dataclass(frozen=True)
+class Layout:
+    """All anchors' comparisons."""
+
+    anchors: list[Anchor]
+    candidates: int
+
+    @cached_property
+    def masks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Row, positive, negative and own as [M, candidates]."""
+        row, positive, negative, own = torch.zeros(4, len(self.anchors), self.candidates, dtype=torch.bool)
+        for i, anchor in enumerate(self.anchors):
+            row[i, list(anchor.row)] = True
+            positive[i, list(anchor.positives)] = True
+            negative[i, list(anchor.negatives)] = True
+            if anchor.own is not None:
+                own[i, anchor.own] = True
+        return row, positive, negative, own
 
 
+@cache
 def views_layout(samples: int, views: int, keys: int | None = None, offset: int = 0) -> Layout:
     """Anchors are `views` views of `samples` samples, and stand among `keys` keys from `offset` on."""
-    anchors = samples * views
-    everyone = range(anchors if keys is None else keys)
-    layout = []
-    for i in range(anchors):
-        positives = tuple(offset + (i + k * samples) % anchors for k in range(1, views))
+    count = samples * views
+    everyone = tuple(range(count if keys is None else keys))
+    anchors = []
+    for i in range(count):
+        positives = tuple(offset + (i + k * samples) % count for k in range(1, views))
         same = {offset + i, *positives}
-        negatives = tuple(j for j in everyone if j not in same)
-        layout.append(Anchor(tuple(everyone), positives, negatives, own=offset + i))
-    return layout
+        anchors.append(Anchor(everyone, positives, tuple(j for j in everyone if j not in same), own=offset + i))
+    return Layout(anchors, len(everyone))
 
 
 def indexed_layout(positive_index: Sequence[Sequence[int]], ignored_index: Sequence[int] | None, keys: int) -> Layout:
     """Anchors name their positive keys and, with -1 for none, one key to ignore."""
-    layout = []
+    anchors = []
     for i, positives in enumerate(positive_index):
         ignored = -1 if ignored_index is None else ignored_index[i]
         negatives = tuple(j for j in range(keys) if j not in positives and j != ignored)
-        layout.append(Anchor(tuple(range(keys)), tuple(positives), negatives))
-    return layout
+        anchors.append(Anchor(tuple(range(keys)), tuple(positives), negatives))
+    return Layout(anchors, keys)
 
 
 def apart_layout(anchors: int, keys: int) -> Layout:
     """Candidates are the keys, all negatives, and below them each anchor's own positive."""
     everyone = tuple(range(keys))
-    return [Anchor((*everyone, keys + i), (keys + i,), everyone) for i in range(anchors)]
+    return Layout([Anchor((*everyone, keys + i), (keys + i,), everyone) for i in range(anchors)], keys + anchors)
 
 
 class Statistics(NamedTuple):
@@ -129,21 +147,22 @@ def evaluate_by_loops(
     unit_candidates = [row / math.sqrt(math.fsum(row * row)) for row in candidates.astype(np.float64)]
     similarity = [
         {j: 1.0 if j == anchor.own else float(unit @ unit_candidates[j]) for j in anchor.row}
-        for unit, anchor in zip(unit_anchors, layout, strict=True)
+        for unit, anchor in zip(unit_anchors, layout.anchors, strict=True)
     ]
     epsilon = settings.value
     if settings.threshold == "adaptive":
-        epsilon = math.fsum(nearest_quantile(row.values(), settings.value) for row in similarity) / len(layout)
+        epsilon = math.fsum(nearest_quantile(row.values(), settings.value) for row in similarity) / len(similarity)
 
     losses: list[float | None] = []
     sizes, positive, negative, floors = [], [], [], 0
-    for i, anchor in enumerate(layout):
+    for i, anchor in enumerate(layout.anchors):
         c = similarity[i]
         low, high = min(c.values()), max(c.values())
         hierarchical, rest = [], []
         for j in anchor.negatives:
             if settings.threshold == "labels":
-                assert anchor_labels is not None and candidate_labels is not None
+                assert anchor_labels is not None
+                assert candidate_labels is not None
                 above = anchor_labels[i] == candidate_labels[j]
             elif epsilon >= 1.0:
                 above = False
@@ -172,7 +191,7 @@ def evaluate_by_loops(
 
     return losses, Statistics(
         threshold=math.nan if settings.threshold == "labels" else epsilon,
-        hierarchical_negatives=sum(sizes) / len(layout),
+        hierarchical_negatives=sum(sizes) / len(sizes),
         positive_similarity=math.fsum(positive) / len(positive),
         negative_similarity=math.fsum(negative) / len(negative) if negative else math.nan,
         floor_fraction=floors / len(positive),
@@ -204,10 +223,10 @@ def evaluate(
     """The same on dense matrices: `anchors` [M, D] and `candidates` [n, D], differentiable."""
     t = settings.temperature
     similarity = _unit(anchors) @ _unit(candidates).T
-    row, positive, negative, own = _masks(layout, len(candidates))
+    row, positive, negative, own = layout.masks
     known = torch.where(own, 1.0, similarity).detach()
     hierarchical, epsilon, threshold_margin = _split(
-        known, row, negative, settings, anchor_labels, candidate_labels, len(layout)
+        known, row, negative, settings, anchor_labels, candidate_labels, len(layout.anchors)
     )
     rest = negative & ~hierarchical
     logits = similarity / t
@@ -219,7 +238,7 @@ def evaluate(
 
     floor_margin, at_floor = math.inf, torch.zeros(())
     if settings.formulation == "importance":
-        defined = torch.ones(len(layout), dtype=torch.bool)
+        defined = torch.ones(len(positives), dtype=torch.bool)
         weights = torch.where(hierarchical, settings.beta * logits, -math.inf).exp()
         weights = weights / (weights.sum(1, keepdim=True) / size.clamp(min=1)).clamp(min=1e-300)
         r = (weights * exp * hierarchical).sum(1, keepdim=True)
@@ -237,7 +256,7 @@ def evaluate(
         constant = (
             negative.sum(1).double() * math.exp(-1 / t)
             if settings.formulation == "official"
-            else torch.zeros(len(layout))
+            else torch.zeros(len(positives))
         )
         log_sum = torch.where(defined, global_sum, 1.0).log() + constant
         per_pair = torch.cat([log_sum[i] - s for i, s in enumerate(positive_logits)])
@@ -260,17 +279,6 @@ def _unit(rows: Tensor) -> Tensor:
     return rows / (rows * rows).sum(1, keepdim=True).sqrt()
 
 
-def _masks(layout: Layout, candidates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    row, positive, negative, own = (torch.zeros(len(layout), candidates, dtype=torch.bool) for _ in range(4))
-    for i, anchor in enumerate(layout):
-        row[i, list(anchor.row)] = True
-        positive[i, list(anchor.positives)] = True
-        negative[i, list(anchor.negatives)] = True
-        if anchor.own is not None:
-            own[i, anchor.own] = True
-    return row, positive, negative, own
-
-
 def _split(
     known: Tensor,
     row: Tensor,
@@ -282,7 +290,8 @@ def _split(
 ) -> tuple[Tensor, float, float]:
     """Which pairs are hierarchical, the threshold, and the margin of the closest decision."""
     if settings.threshold == "labels":
-        assert anchor_labels is not None and candidate_labels is not None
+        assert anchor_labels is not None
+        assert candidate_labels is not None
         return negative & (anchor_labels[:, None] == candidate_labels), math.nan, math.inf
     epsilon = settings.value
     if settings.threshold == "adaptive":

@@ -59,7 +59,7 @@ def test_settings(settings: dict[str, Any], text: str) -> None:
 def test_settings_of_every_module_are_checked_at_once(module: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0")):
         module(temperature=0)
-    with pytest.raises(ValueError, match="^expected `reduction` to be one of"):
+    with pytest.raises(ValueError, match=r"^expected `reduction` to be one of"):
         module(reduction="avg")
 
 
@@ -121,7 +121,7 @@ def test_not_a_tensor(backend: str) -> None:
         hex_loss_with_keys(Z, None, positives=Z)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=exactly("expected `labels` to be a tensor, but got list")):
         hex_loss(Z, Z, threshold="supervised", labels=[0] * 6)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="^expected `threshold` to be a strategy or its name, but got float$"):
+    with pytest.raises(TypeError, match=r"^expected `threshold` to be a strategy or its name, but got float$"):
         HexLoss(threshold=0.9)  # type: ignore[arg-type]
 
 
@@ -203,7 +203,7 @@ def test_rows_that_are_not_there(name: str, bad: int, backend: str) -> None:
 
 
 def test_errors_leave_no_gradient_behind(backend: str) -> None:
-    z1, z2 = torch.randn(2, 6, 4).requires_grad_()
+    z1, z2 = (torch.randn(6, 4, requires_grad=True) for _ in range(2))
     with pytest.raises(ValueError, match="temperature"):
         hex_loss(z1, z2, temperature=-1.0)
     assert z1.grad is None

@@ -4,17 +4,19 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from hex_ssl import functional
+from hex_ssl import functional, ops
 
 from .batches import clustered, decided, gapped
 from .compare import (
     arguments,
     assert_apart_like_reference,
     assert_index_like_reference,
+    assert_like_reference,
     assert_views_like_reference,
 )
-from .reference import Settings, evaluate, views_layout
+from .reference import Evaluation, Settings, Statistics, evaluate, views_layout
 
 SAMPLES = [2, 3, 5, 16, 31, 64, 130, 257]
 DIMS = [1, 3, 8, 32, 100, 128]
@@ -28,7 +30,8 @@ THRESHOLDS = [
     ("cosine", 1.0),
     ("cosine", math.inf),
     ("minmax", 0.8),
-    ("minmax", 0.0),
+    ("minmax", 0.3),
+    ("minmax", -0.01),
     ("minmax", 1.0),
     ("labels", 0.0),
 ]
@@ -47,6 +50,12 @@ def for_dims(settings: Settings, dims: int) -> Settings:
 def test_sizes(samples: int, dims: int, dtype: torch.dtype, backend: str) -> None:
     settings = for_dims(Settings(), dims)
     assert_views_like_reference(decided(samples, 2, dims, settings, dtype), 2, settings)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize(("samples", "dims"), [(40, 300), (9, 1031), (400, 5), (65, 257)])
+def test_more_sizes(samples: int, dims: int, dtype: torch.dtype, backend: str) -> None:
+    assert_views_like_reference(decided(samples, 2, dims, Settings(), dtype), 2, Settings())
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
@@ -135,7 +144,8 @@ def test_narrow_dtypes_at_the_threshold(formulation: str, dtype: torch.dtype, ba
     expected = evaluate(theirs, theirs, views_layout(257, 2), settings).reduced("mean")
     loss.backward()
     expected.backward()
-    assert ours.grad is not None and theirs.grad is not None
+    assert ours.grad is not None
+    assert theirs.grad is not None
     assert loss.item() == pytest.approx(expected.item(), rel=1e-2, abs=1e-2)
     off = (ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()
     assert off.item() < (0.1 if dtype == torch.bfloat16 else 0.05)
@@ -197,11 +207,42 @@ def test_positives_apart(
     threshold: str, value: float, anchors: int, keys: int, formulation: str, dtype: torch.dtype, backend: str
 ) -> None:
     settings = Settings(threshold=threshold, value=value, formulation=formulation)
+    if anchors == 1 and threshold == "adaptive":
+        # The quantile is one of the similarities it is compared with: a tie that rounding decides.
+        settings = settings.but(threshold="cosine", value=0.1)
     generator = torch.Generator().manual_seed(13)
     z = clustered(2 * anchors + keys, 1, 10, generator).to(dtype)
     labels = (torch.randint(4, (anchors,)), torch.randint(4, (keys,))) if threshold == "labels" else None
     a, p, k = z.split([anchors, anchors, keys])
     assert_apart_like_reference(a, k, p, settings, labels=labels)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize(("views", "offset"), [(2, 0), (2, 13), (3, 5), (2, 36)])
+@pytest.mark.parametrize(("threshold", "value"), [("adaptive", 0.9), ("minmax", 0.8), ("labels", 0.0)])
+def test_views_among_other_keys(
+    threshold: str, value: float, views: int, offset: int, formulation: str, dtype: torch.dtype, backend: str
+) -> None:
+    # As one of several processes sees it: the anchors stand in the gathered keys from row `offset` on.
+    settings = Settings(threshold=threshold, value=value, formulation=formulation)
+    samples, keys = 12, 60
+    z = clustered(keys, 1, 10, torch.Generator().manual_seed(19)).to(dtype)
+    key_labels = torch.arange(keys) % 4
+    labels = key_labels[offset : offset + views * samples]
+    layout = views_layout(samples, views, keys, offset)
+
+    def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
+        loss, statistics, *_ = ops.evaluate(
+            list(anchors.chunk(views)), keys, None, None, None, labels, key_labels, None, None, offset,
+            threshold, value, formulation, settings.beta, settings.tau_plus, settings.temperature, "mean", True,
+        )  # fmt: skip
+        return loss, Statistics(*statistics.tolist())
+
+    def reference(anchors: Tensor, keys: Tensor) -> Evaluation:
+        return evaluate(anchors, keys, layout, settings, labels, key_labels)
+
+    assert_like_reference(call, reference, [z[offset : offset + views * samples], z], settings)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])

@@ -243,7 +243,8 @@ def test_views_are_keys_with_indexed_positives(
     assert_same(loss_and_gradient(with_keys, z, views), loss_and_gradient(hex_loss, z, views, **settings))
 
 
-@given(SEEDS, st.integers(1, 40), DIMS, FORMULATIONS, THRESHOLDS)
+# Not the adaptive one: a lone anchor's quantile ties with the similarity that it is.
+@given(SEEDS, st.integers(1, 40), DIMS, FORMULATIONS, THRESHOLDS.filter(lambda it: isinstance(it, FixedThreshold)))
 def test_a_lone_anchor_may_give_its_positive_either_way(
     backend: str, seed: int, keys: int, dims: int, formulation: str, threshold: Any
 ) -> None:

@@ -56,10 +56,13 @@ def test_statistics(backend: str) -> None:
     criterion = HexLoss()
     criterion(*z.chunk(2)).requires_grad_(False)
     expected = evaluate(z, z, views_layout(80, 2), settings).statistics
-    assert 0 < expected.hierarchical_negatives and 0 < expected.floor_fraction < 1
+    assert expected.hierarchical_negatives > 0
+    assert 0 < expected.floor_fraction < 1
     assert_statistics(criterion.statistics, expected, torch.float32)
     for value in criterion.statistics:
-        assert value.shape == () and value.dtype == torch.float32 and not value.requires_grad
+        assert value.shape == ()
+        assert value.dtype == torch.float32
+        assert not value.requires_grad
 
 
 def test_statistics_of_supervised(views: tuple[torch.Tensor, torch.Tensor], backend: str) -> None:

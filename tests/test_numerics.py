@@ -74,14 +74,15 @@ def test_scales_of_rows(mixed: bool, formulation: str, dtype: torch.dtype, expon
         )
         loss.backward()
         expected.backward()
-        assert_loss(loss, expected, 0.1, dtype)
-        assert z.grad is not None and near.grad is not None
+        assert_loss(loss, expected, settings, dtype)
+        assert z.grad is not None
+        assert near.grad is not None
         # In float16 a gradient of 1e3 times a unit row's overflows nothing, one of 1e-3 times loses its last bits.
         kept = near.grad if dtype != torch.float16 else (near.grad * 10 ** (-powers)).half().double() * 10**powers
         back = (z.grad.double() * 10**powers).to(torch.float64 if dtype == torch.float64 else torch.float32)
         error_dtype = dtype if dtype in (torch.float64, torch.float32) else None
         if error_dtype:
-            assert_gradient(back.to(dtype), kept, near.detach(), 0.1, 1 / 48)
+            assert_gradient(back.to(dtype), kept, near.detach(), settings, 1 / 48)
         else:
             off = (back.double() - kept).norm() / kept.norm()
             assert off.item() < 2e-2
@@ -96,20 +97,23 @@ def test_all_rows_alike(temperature: float, samples: int, dtype: torch.dtype, ba
     z1, z2 = rows.to(dtype).requires_grad_(), rows.to(dtype).requires_grad_()
     loss = hex_loss(z1, z2, temperature=temperature)
     loss.backward()
-    # A similarity's rounding, 1e-7, over the temperature; unit rows in bfloat16 are 2^-9 off, but all alike.
-    assert loss.item() == pytest.approx(math.log(2 * samples - 1), abs=1e-10 if dtype == torch.float64 else 3e-5)
+    # Rounding of the loss, and of a similarity over the temperature. In bfloat16 either unit row is up to 2^-9 off.
+    rounding = {torch.float64: 4e-15, torch.bfloat16: 2**-8}.get(dtype, 2e-7)
+    assert loss.item() == pytest.approx(math.log(2 * samples - 1), abs=rounding * (5 + 1 / temperature))
     for z in (z1, z2):
-        assert z.grad is not None and z.grad.abs().max().item() < 1e-3 / temperature
+        assert z.grad is not None
+        assert z.grad.abs().max().item() < 1e-3 / temperature
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_duplicated_samples(formulation: str, dtype: torch.dtype, backend: str) -> None:
-    # Every sample comes twice: each anchor has two negatives at exactly its positive's and its own place.
-    settings = Settings(threshold="cosine", value=0.6, formulation=formulation)
-    z = decided(20, 1, 16, settings, dtype, draw=lambda n, v, d, g: torch.randn(n, d, generator=g))
-    twice = torch.cat([z, z])
-    assert_views_like_reference(torch.cat([twice, twice]), 2, settings)
+    # Every sample comes twice: each anchor has negatives at exactly its own and its positive's place.
+    def twice(samples: int, views: int, dims: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(samples // 2, dims, generator=generator).repeat(2 * views, 1)
+
+    settings = Settings(threshold="cosine", value=0.7, formulation=formulation)
+    assert_views_like_reference(decided(40, 2, 16, settings, dtype, draw=twice), 2, settings)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -57,7 +57,7 @@ def layouts() -> list[tuple[str, int, int, Layout]]:
 def test_dense_equals_loops(settings: Settings, anchors: int, candidates: int, layout: Layout) -> None:
     generator = torch.Generator().manual_seed(3)
     k = clustered(candidates, 1, 6, generator)
-    own = [anchor.own for anchor in layout]
+    own = [anchor.own for anchor in layout.anchors]
     a = k[own] if own[0] is not None else clustered(anchors, 1, 6, generator)  # type: ignore[index]
     key_labels = torch.randint(4, (candidates,), generator=generator)
     labels = key_labels[own] if own[0] is not None else torch.randint(4, (anchors,), generator=generator)  # type: ignore[index]

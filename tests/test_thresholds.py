@@ -158,8 +158,8 @@ def test_names(name: str, strategy: Threshold) -> None:
             "expected `min` to be a finite number of at most `start` = 0.5, but got 0.6",
         ),
         (
-            lambda: threshold_from("adaptve"),
-            'expected `threshold` to be one of "adaptive", "step", "cosine", "supervised" or a strategy, but got "adaptve"',
+            lambda: threshold_from("cos"),
+            'expected `threshold` to be one of "adaptive", "step", "cosine", "supervised" or a strategy, but got "cos"',
         ),
         (
             lambda: threshold_from("fixed"),

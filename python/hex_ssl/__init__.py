@@ -56,10 +56,13 @@ def show_config() -> dict[str, str]:
         "torch": f"{torch.__version__} (the extension was built for {_core.TORCH_VERSION})",
         "threads": str(torch.get_num_threads()),
         "CPU features": torch.backends.cpu.get_cpu_capability(),
-        "HEX_SSL_BACKEND": f"{choice}" if "HEX_SSL_BACKEND" in os.environ else f"{choice} (not set)",
+        "HEX_SSL_BACKEND": choice if "HEX_SSL_BACKEND" in os.environ else f"{choice} (not set)",
     }
     for device_type in ("cpu", "cuda"):
-        name, reason = _core.backend_for(device_type, "float32", choice)
+        try:
+            name, reason = _core.backend_for(device_type, "float32", choice)
+        except ValueError as error:
+            name, reason = "none", str(error)
         config[f"backend on {device_type}"] = f"{name}: {reason}"
     for name, value in config.items():
         print(f"{name}: {value}")

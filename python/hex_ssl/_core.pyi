@@ -3,7 +3,11 @@ changed, no dtype converted behind the caller. `hex_ssl.ops` registers these wit
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+__all__ = ["TORCH_VERSION", "__version__", "backend_for", "evaluate", "row_quantiles", "similarity_threshold"]
 
 __version__: str
 TORCH_VERSION: str
@@ -54,6 +58,10 @@ def evaluate(
     `want_gradient` is false or the input is absent. Never part of an autograd graph.
     Keys' and positives' gradients are computed only where that input requires a gradient.
     With reduction "none" and no weights there is no gradient.
+
+    Raises ValueError for shapes, dtypes, devices, ranges, unknown names and, on the CPU, for rows that are zero or not
+    finite (elsewhere they become NaN) and for indices out of range; TypeError for what is no tensor; RuntimeError
+    where libtorch fails.
     """
 
 def row_quantiles(
@@ -64,7 +72,16 @@ def row_quantiles(
     quantile: float,
     backend: str,
 ) -> Tensor:
-    """The quantile of each anchor's row of similarities [M], 'nearest'; loss's dtype. Own similarity counts as exactly 1."""
+    """The quantile of each anchor's row of similarities [M], 'nearest', in the loss's dtype.
+
+    With `positives` [M, D] a row is the keys and the positive. Without, the anchors are V >= 2 views that stand in
+    `keys` from row `offset` on (or are the keys), and their own similarity counts as exactly 1.
+    """
 
 def backend_for(device_type: str, dtype: str, backend: str) -> tuple[str, str]:
     """Which backend would run ("cpu", "composite") and why, in words."""
+
+def similarity_threshold(embeddings: NDArray[np.float32] | NDArray[np.float64], quantile: float) -> tuple[float, float]:
+    """The adaptive threshold of N embeddings [N, D], N >= 2: the mean over the rows of the quantile of each row's
+    similarities, own included; and the mean number of other rows above it (S7.4.1, Figures 8 and 9). O(N * D) memory.
+    """

@@ -16,7 +16,7 @@ def check_torch_version(installed: str) -> None:
     Example:
         >>> check_torch_version("2.11.0+cpu")
     """
-    if installed.split("+")[0] != TORCH_VERSION:
+    if installed.partition("+")[0] != TORCH_VERSION:
         raise ImportError(
             f"hex_ssl was built for torch {TORCH_VERSION}, but torch {installed} is installed; "
             f"run: pip install torch=={TORCH_VERSION}"

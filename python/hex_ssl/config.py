@@ -193,7 +193,7 @@ class Config:
             unknown += [f"{name}.{setting}" for setting in settings if name in known and setting not in allowed]
         if unknown:
             raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}")
-        return cls(**{name: known[name](**settings) for name, settings in groups.items()})
+        return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for YAML or JSON."""

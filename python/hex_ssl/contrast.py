@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
 from hex_ssl.ops import evaluate, row_quantiles
@@ -67,11 +68,8 @@ def contrast(
 ) -> tuple[Tensor, Statistics]:
     """Loss and statistics of the anchors. The pairing follows from what is given, as in `hex_ssl._core.evaluate`."""
     if isinstance(settings.threshold_value, Tensor):
-        settings, epsilon = settings._replace(threshold_value=0.0), settings.threshold_value
-    recording = torch.is_grad_enabled()
-    keys_gradient = recording and keys is not None and keys.requires_grad
-    positives_gradient = recording and positives is not None and positives.requires_grad
-    anchors_gradient = recording and any(rows.requires_grad for rows in anchors)
+        epsilon = settings.threshold_value
+        settings = settings._replace(threshold_value=0.0)
     loss, statistics, *_ = evaluate(
         list(anchors),
         keys,
@@ -84,14 +82,14 @@ def contrast(
         None,
         offset,
         *settings,
-        anchors_gradient or keys_gradient or positives_gradient,
-        keys_gradient,
-        positives_gradient,
+        False,  # the op computes gradients wherever autograd records
     )
     return loss, Statistics(*statistics.unbind())
 
 
-@torch.compiler.disable  # sizes of other processes' batches are not known to a compiled graph
+# Graphs are compiled without knowing the sizes of other processes' batches. (This is torch.compiler.disable,
+# which would import torch._dynamo, seconds, with this package.)
+@_disable_dynamo
 def contrast_gathered(
     views: Sequence[Tensor], settings: Settings, anchor_labels: Tensor | None
 ) -> tuple[Tensor, Statistics]:

@@ -74,7 +74,7 @@ def table(results: Results) -> str:
     Example:
         >>> figures = {"knn_accuracy": 0.9, "probe_accuracy_few_labels": 0.5, "probe_accuracy": 1.0}
         >>> print(table({"untrained": [figures, figures]}))
-        test accuracy (%)  k-NN         probe, few labels  probe, all labels
+        test accuracy (%)  k-NN          probe, few labels  probe, all labels
         untrained           90.0 +- 0.0   50.0 +- 0.0       100.0 +- 0.0
     """
     lines = [["test accuracy (%)", *COLUMNS.values()]]

@@ -20,8 +20,9 @@ def train_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "hex_ssl").startswith("hex_ssl"):  # a fault of ours, no missing extra
+        package = (error.name or "hex_ssl").partition(".")[0]
+        if package == "hex_ssl":  # a fault of ours, no missing extra
             raise
         raise ImportError(
-            f"pretraining needs {error.name}, which is not installed: pip install 'hex-ssl[train]'", name=error.name
+            f"pretraining needs {package}, which is not installed: pip install 'hex-ssl[train]'", name=package
         ) from error

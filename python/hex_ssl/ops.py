@@ -1,4 +1,4 @@
-"""The extension's functions as torch operators: `evaluate`, `row_quantiles` and `scale_gradient` of `hex_ssl::`.
+"""The extension's functions as torch operators, `hex_ssl::evaluate` and `hex_ssl::row_quantiles`.
 
 Registered with torch.library, so that autograd, autocast, torch.compile and opcheck know them. One evaluation
 finds loss and gradients in one go; autograd's backward then only scales the gradients that the forward saved.
@@ -6,7 +6,7 @@ finds loss and gradients in one go; autograd's backward then only scales the gra
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +59,8 @@ class _Arguments(NamedTuple):
     reduction: str
     want_gradient: bool
     # torch leaves out what is equal to its default.
-    want_keys_gradient: bool = True
-    want_positives_gradient: bool = True
+    want_keys_gradient: bool = False
+    want_positives_gradient: bool = False
 
     @property
     def one_loss_per_anchor(self) -> bool:
@@ -68,8 +68,7 @@ class _Arguments(NamedTuple):
         return self.reduction == "none" and self.weights is None
 
 
-@torch.library.custom_op("hex_ssl::evaluate", mutates_args=())
-def evaluate(
+def _evaluate(
     views: Sequence[Tensor],
     keys: Tensor | None,
     positives: Tensor | None,
@@ -88,24 +87,15 @@ def evaluate(
     temperature: float,
     reduction: str,
     want_gradient: bool,
-    want_keys_gradient: bool = True,
-    want_positives_gradient: bool = True,
+    want_keys_gradient: bool = False,
+    want_positives_gradient: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
-
-    The arguments are those of `hex_ssl._core.evaluate`; the backend comes from HEX_SSL_BACKEND. With
-    `want_gradient`, the gradients for keys and positives can be left out (a queue that is not trained); a
-    gradient not asked for is empty, [0]. Only the loss is differentiable, and only once.
-
-    For the thresholds "cosine" and "minmax", `epsilon` may hold the value in place of `threshold_value`, on the
-    CPU: torch.compile compiles anew for each value of a number, but not of a tensor.
-    """
     if threshold != "given" and epsilon is not None:
         threshold_value, epsilon = float(epsilon), None
     return _core.evaluate(
         list(views),
-        _requiring_gradient(keys, want_gradient and want_keys_gradient),
-        _requiring_gradient(positives, want_gradient and want_positives_gradient),
+        _requiring_gradient(keys, want_keys_gradient),
+        _requiring_gradient(positives, want_positives_gradient),
         positive_index,
         ignored_index,
         anchor_labels,
@@ -130,8 +120,7 @@ def _requiring_gradient(tensor: Tensor | None, wanted: bool) -> Tensor | None:
     return None if tensor is None else tensor.detach().requires_grad_(wanted)
 
 
-@evaluate.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _evaluate_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     arguments = _Arguments(*inputs)
     first = arguments.views[0]
     anchors = sum(view.shape[0] for view in arguments.views)
@@ -155,114 +144,150 @@ def _dtype_of_loss(rows: Tensor) -> torch.dtype:
     return torch.float64 if rows.dtype == torch.float64 else torch.float32
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> None:
+def _evaluate_autograd(*inputs: Any) -> Any:
     arguments = _Arguments(*inputs)
-    _, statistics, *gradients = output
-    ctx.mark_non_differentiable(statistics, *gradients)
-    ctx.set_materialize_grads(False)
-    views, *tensors = inputs[: _Arguments._fields.index("weights")]
-    if not arguments.one_loss_per_anchor:
-        # Only what the backward returns gradients for: a queue of keys may be written to before it runs.
-        needed = (arguments.want_keys_gradient, arguments.want_positives_gradient, *[False] * (len(tensors) - 2))
-        tensors = [tensor if kept else None for tensor, kept in zip(tensors, needed, strict=True)]
-    ctx.one_loss_per_anchor = arguments.one_loss_per_anchor
-    ctx.save_for_backward(*gradients, statistics, *tensors, *views)
-    ctx.settings = inputs[_Arguments._fields.index("offset") :]
+    differentiable = (arguments.keys, arguments.positives, *arguments.views)
+    if torch.is_grad_enabled() and any(rows is not None and rows.requires_grad for rows in differentiable):
+        settings = arguments._replace(views=(), keys=None, positives=None)
+        return _Evaluation.apply(settings, *differentiable)  # type: ignore[no-untyped-call]
+    with torch._C._AutoDispatchBelowAutograd():
+        return evaluate(*arguments)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Any, ...]:
-    views_needed, *others_needed = ctx.needs_input_grad
-    nothing = [None] * len(views_needed), *[None] * len(others_needed)
-    if grad_loss is None:
-        return nothing
-    for_anchors, for_keys, for_positives, statistics, *inputs = ctx.saved_tensors
-    # Keys to epsilon are seven tensors; the views, of any number, come last.
-    arguments = _Arguments(inputs[7:], *inputs[:7], None, *ctx.settings)
-    if ctx.one_loss_per_anchor:
-        for_anchors, for_keys, for_positives = _weighted_gradients(arguments, statistics, grad_loss)
-        grad_loss = grad_loss.new_ones(())
-    return (
-        _scaled(for_anchors, grad_loss, arguments.views) if any(views_needed) else nothing[0],
-        _scaled(for_keys, grad_loss, [arguments.keys])[0] if others_needed[0] else None,
-        _scaled(for_positives, grad_loss, [arguments.positives])[0] if others_needed[1] else None,
-        *nothing[3:],
-    )
+class _Evaluation(torch.autograd.Function):
+    """`evaluate` where an input requires a gradient. Arguments: keys, positives and views apart, then the others."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, arguments: _Arguments, keys: Tensor | None, positives: Tensor | None, *views: Tensor
+    ) -> tuple[Tensor, ...]:
+        _, keys_needed, positives_needed, *_ = ctx.needs_input_grad
+        arguments = arguments._replace(
+            want_gradient=True, want_keys_gradient=keys_needed, want_positives_gradient=positives_needed
+        )
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, statistics, *gradients = evaluate(*arguments._replace(views=views, keys=keys, positives=positives))
+        ctx.mark_non_differentiable(statistics, *gradients)
+        ctx.set_materialize_grads(False)
+        ctx.arguments = None
+        if arguments.one_loss_per_anchor:
+            ctx.arguments = arguments
+        else:
+            # Keys without a gradient are not kept: a queue may be written to before the backward.
+            keys, positives = keys if keys_needed else None, positives if positives_needed else None
+        ctx.save_for_backward(statistics, *gradients, keys, positives, *views)
+        return loss, statistics, *gradients
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_loss is None:
+            return (None,) * len(ctx.needs_input_grad)
+        statistics, *gradients, keys, positives = ctx.saved_tensors[:6]
+        views = ctx.saved_tensors[6:]
+        inputs = (keys, positives, *views)
+        factor: Tensor | float = grad_loss
+        with torch.no_grad():
+            if ctx.arguments is not None:
+                arguments = ctx.arguments._replace(views=views, keys=keys, positives=positives)
+                gradients, factor = _weighted_gradients(arguments, statistics, grad_loss), 1.0
+            for_anchors, for_keys, for_positives = gradients
+            blocks = (for_keys, for_positives, *for_anchors.split([view.shape[0] for view in views]))
+            # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
+            scaled = [
+                (block * factor).to(rows.dtype) if needed else None
+                for block, rows, needed in zip(blocks, inputs, ctx.needs_input_grad[1:], strict=True)
+            ]
+        if torch.is_grad_enabled():
+            return None, *_OnlyOnce.apply(len(scaled), *scaled, *inputs)  # type: ignore[no-untyped-call]
+        return None, *scaled
 
 
-def _weighted_gradients(arguments: _Arguments, statistics: Tensor, weights: Tensor) -> Sequence[Tensor]:
+def _weighted_gradients(arguments: _Arguments, statistics: Tensor, weights: Tensor) -> list[Tensor]:
     """The gradients of the sum of weight * loss of the anchor."""
     if arguments.threshold == "adaptive":
         # The forward has found it: no second search.
-        arguments = arguments._replace(threshold="given", epsilon=statistics[0].detach())
-    return evaluate(*arguments._replace(weights=weights, want_gradient=True))[2:]
+        arguments = arguments._replace(threshold="given", epsilon=statistics[0])
+    _, _, *gradients = evaluate(*arguments._replace(weights=weights.contiguous()))
+    return gradients
 
 
-def _scaled(gradient: Tensor, grad_loss: Tensor, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-    if gradient.dim() != 2:
-        raise RuntimeError("expected `want_gradient` to be true for inputs that require a gradient, but got false")
-    return scale_gradient(gradient, grad_loss, [rows for rows in inputs if rows is not None])
+class _OnlyOnce(torch.autograd.Function):
+    """Hands on the first `count` tensors, and refuses their derivative with respect to all: it would be wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        raise NotImplementedError(
+            "hex_ssl's losses have no second derivative: their gradients cannot be differentiated (create_graph=True)"
+        )
 
 
-evaluate.register_autograd(_backward, setup_context=_save)
-
-
-@torch.library.custom_op("hex_ssl::scale_gradient", mutates_args=())
-def scale_gradient(gradient: Tensor, grad_output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """gradient * grad_output, cut into the gradients of `inputs`.
-
-    An operator of its own so that a second derivative, which the extension does not know, is refused.
-
-    Args:
-        gradient: Of a scalar for all the inputs' rows, [M, D], in the dtype of the loss.
-        grad_output: 0-d. Multiplied before the cast to the input's dtype, so that the large factor of a
-            GradScaler overflows where the gradient itself does.
-        inputs: The tensors whose rows, one below the other, are `gradient`'s.
-
-    Returns:
-        One gradient for each input, in its shape and dtype.
-    """
-    blocks = gradient.split([rows.shape[0] for rows in inputs])
-    return [(block * grad_output).to(rows.dtype) for block, rows in zip(blocks, inputs, strict=True)]
-
-
-@scale_gradient.register_fake
-def _(gradient: Tensor, grad_output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    return [rows.new_empty(rows.shape) for rows in inputs]
-
-
-def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError(
-        "hex_ssl's losses have no second derivative: their gradients cannot be differentiated (create_graph=True)"
-    )
-
-
-scale_gradient.register_autograd(_refuse_second_derivative)
-
-
-@torch.library.custom_op("hex_ssl::row_quantiles", mutates_args=())
-def row_quantiles(
+def _row_quantiles(
     views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
 ) -> Tensor:
-    """The quantile of each anchor's row of similarities, [M], in the dtype of the loss; no gradient.
-
-    The arguments are those of `hex_ssl._core.row_quantiles`; the backend comes from HEX_SSL_BACKEND.
-    """
     return _core.row_quantiles(list(views), keys, positives, offset, quantile, backend())
 
 
-@row_quantiles.register_fake
-def _(views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float) -> Tensor:
+def _row_quantiles_fake(
+    views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
+) -> Tensor:
     return views[0].new_empty((sum(view.shape[0] for view in views),), dtype=_dtype_of_loss(views[0]))
 
 
-def _no_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.mark_non_differentiable(output)
-    ctx.views = len(inputs[0])
+def _row_quantiles_autograd(*inputs: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return row_quantiles(*inputs)
 
 
-row_quantiles.register_autograd(lambda ctx, _: ([None] * ctx.views, None, None, None, None), setup_context=_no_gradient)
+# Not torch.library.custom_op: with lists and so many arguments its generic autograd adds some 0.3 ms to a step,
+# which counts where the loss of a few hundred rows takes one.
+_library = torch.library.Library("hex_ssl", "DEF")
 
-# torch's own convention for losses: float32 under autocast. float64 stays float64.
-for _operator in (evaluate, row_quantiles):
-    for _device_type in ("cpu", "cuda"):
-        _operator.register_autocast(_device_type, torch.float32)
+
+def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]) -> Any:
+    _library.define(name + torch.library.infer_schema(kernel, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
+    operator = getattr(torch.ops.hex_ssl, name).default
+
+    def autocast(*inputs: Any) -> Any:
+        with torch.autocast(inputs[0][0].device.type, enabled=False):
+            return operator(*(_float32(each) for each in inputs))
+
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    _library.impl(name, autograd, "Autograd")
+    # Not torch.library.register_autocast: called for two device types, it casts for the second one only in a
+    # compiled graph.
+    _library.impl(name, autocast, "AutocastCPU")
+    _library.impl(name, autocast, "AutocastCUDA")
+    torch.library.register_fake(f"hex_ssl::{name}", fake, lib=_library)
+    return operator
+
+
+def _float32(value: Any) -> Any:
+    """torch's own convention for losses under autocast; float64 stays."""
+    if isinstance(value, (list, tuple)):
+        return [_float32(each) for each in value]
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+        return value.float()
+    return value
+
+
+evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
+"""Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
+
+The arguments are those of `hex_ssl._core.evaluate`, but for two: the backend comes from HEX_SSL_BACKEND, and
+`want_keys_gradient` and `want_positives_gradient` tell which gradients to compute with `want_gradient`. All three
+are set where autograd records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the
+loss is differentiable, and only once.
+
+For the thresholds "cosine" and "minmax", `epsilon` may hold the value in place of `threshold_value`, on the CPU:
+torch.compile compiles anew for each value of a number, but not of a tensor.
+"""
+
+row_quantiles = _register("row_quantiles", _row_quantiles, _row_quantiles_fake, _row_quantiles_autograd)
+"""The quantile of each anchor's row of similarities, [M], in the dtype of the loss; no gradient.
+
+The arguments are those of `hex_ssl._core.row_quantiles`; the backend comes from HEX_SSL_BACKEND.
+"""

@@ -43,7 +43,7 @@ class Run:
     def train(self) -> None:
         """Trains to the last epoch."""
         run = self.config.run
-        with _quiet_lightning(self.config):
+        with _quiet_lightning(self), _determinism_restored():
             trainer = L.Trainer(
                 accelerator=run.accelerator,
                 devices=run.devices,
@@ -127,17 +127,30 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 @contextmanager
-def _quiet_lightning(config: Config) -> Iterator[None]:
-    """Without Lightning's notes on devices and products, and without two warnings that no user can act upon."""
+def _quiet_lightning(run: Run) -> Iterator[None]:
+    """Without Lightning's notes on devices and products, and without warnings of what is meant to be so."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch 2.11 in a way that will go.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
-        if config.data.num_workers == 0:  # chosen: for images in memory, workers would only cost
+        if run.config.data.num_workers == 0:  # chosen: for images in memory, workers would only cost
             warnings.filterwarnings("ignore", message=".*does not have many workers")
+        if run.checkpoint is not None:
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         try:
             yield
         finally:
             logger.setLevel(level)
+
+
+@contextmanager
+def _determinism_restored() -> Iterator[None]:
+    """The trainer asks torch for deterministic algorithms, process-wide; afterwards the caller's choice holds again."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -56,7 +56,7 @@ def check_rows(name: str, rows: Tensor) -> None:
         raise ValueError(f"expected `{name}` to have shape [rows, dimensions], but got {list(rows.shape)}")
     if rows.dtype not in DTYPES:
         choices = ", ".join(_dtype(dtype) for dtype in DTYPES)
-        raise ValueError(f"expected `{name}` to have dtype {choices}, but got {_dtype(rows.dtype)}")
+        raise ValueError(f"expected `{name}` to have one of the dtypes {choices}, but got {_dtype(rows.dtype)}")
 
 
 def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_rows: bool = False) -> None:
@@ -67,11 +67,16 @@ def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_
         ValueError: It is another.
     """
     check_rows(name, rows)
-    if rows.shape[1] != model.shape[1] or (same_rows and rows.shape[0] != model.shape[0]):
-        expected = [model.shape[0] if same_rows else rows.shape[0], model.shape[1]]
-        raise ValueError(f"expected `{name}` to have shape {expected} like `{model_name}`, but got {list(rows.shape)}")
+    if same_rows and rows.shape != model.shape:
+        raise ValueError(
+            f"expected `{name}` to have shape {list(model.shape)} like `{model_name}`, but got {list(rows.shape)}"
+        )
+    if rows.shape[1] != model.shape[1]:
+        raise ValueError(
+            f"expected `{name}` to have {model.shape[1]} columns like `{model_name}`, but got shape {list(rows.shape)}"
+        )
     if rows.device != model.device:
-        raise ValueError(f"expected `{name}` to be on {model.device} like `{model_name}`, but got {rows.device}")
+        raise ValueError(f"expected `{name}` on {model.device} like `{model_name}`, but got it on {rows.device}")
     if _computed_dtype(rows) != _computed_dtype(model):
         raise ValueError(
             f"expected `{name}` to have dtype {_dtype(model.dtype)} like `{model_name}`, but got {_dtype(rows.dtype)}"
@@ -98,11 +103,11 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
     _check_tensor(name, integers)
     if integers.dtype not in INTEGERS:
         raise ValueError(f"expected `{name}` to have an integer dtype, but got {_dtype(integers.dtype)}")
-    if integers.dim() not in ((1, 2) if columns else (1,)) or integers.shape[0] != rows:
-        shape = f"[{rows}] or [{rows}, any]" if columns else f"[{rows}]"
-        raise ValueError(f"expected `{name}` to have shape {shape}, but got {list(integers.shape)}")
+    expected = [rows, *integers.shape[1:]] if columns and integers.dim() == 2 else [rows]
+    if list(integers.shape) != expected:
+        raise ValueError(f"expected `{name}` to have shape {expected}, but got {list(integers.shape)}")
     if integers.device != like.device:
-        raise ValueError(f"expected `{name}` to be on {like.device}, but got {integers.device}")
+        raise ValueError(f"expected `{name}` on {like.device}, but got it on {integers.device}")
     return integers.to(torch.int64)
 
 

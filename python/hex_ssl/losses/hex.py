@@ -161,8 +161,11 @@ class HexLoss(nn.Module):
         )
 
 
-@torch.compiler.assume_constant_result
 def _warn(text: str) -> None:
-    # torch.compile cannot trace a warning; so decorated, it warns while it compiles.
-    # The caller of the module stands above this, two methods of the module, and two functions of `nn.Module.__call__`.
+    # The module's caller stands above this, two methods of the module, and two functions of nn.Module's call.
     warnings.warn(text, stacklevel=6)
+
+
+# A warning cannot be traced: so marked, it is given while torch.compile traces. (This is what
+# torch.compiler.assume_constant_result does, which would import torch._dynamo, seconds, with this package.)
+_warn._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,0 +1,262 @@
+"""Time and peak memory of the loss, forward and backward, beside its peers: one process, runs interleaved, medians.
+
+    python benches/loss.py                     # everything; writes a table, a plot and JSON to benches/results/
+    python benches/loss.py --rows 512 --quick  # a look
+
+Memory is the peak of resident bytes above what there was when the inputs stood ready, each in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import hex_ssl
+from peers import (
+    QUANTILE,
+    TAU_PLUS,
+    TEMPERATURE,
+    Loss,
+    hex_chunked,
+    hex_masked_sums,
+    hex_where,
+    threshold_by_quantile,
+    threshold_by_topk,
+)
+
+OURS = "HexLoss"
+EAGER = ("eager, torch.quantile", "eager, topk", "eager, topk, where")
+COMPILED = ("compiled, topk", "compiled, topk, where")
+CHUNKED = "chunked torch ops"
+PLAIN = ("lightly NTXentLoss", "PML NTXentLoss", "hex_ssl NTXentLoss")
+PEERS = (OURS, *EAGER, *COMPILED, CHUNKED, *PLAIN)
+
+
+def peer(name: str) -> Loss:
+    """The loss of that name."""
+    if name == OURS:
+        threshold = hex_ssl.thresholds.AdaptiveThreshold(QUANTILE)
+        return hex_ssl.HexLoss(temperature=TEMPERATURE, threshold=threshold, tau_plus=TAU_PLUS)
+    if name == "lightly NTXentLoss":
+        from lightly.loss import NTXentLoss
+
+        return NTXentLoss(temperature=TEMPERATURE)
+    if name == "PML NTXentLoss":
+        from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
+
+        return SelfSupervisedLoss(NTXentLoss(temperature=TEMPERATURE), symmetric=True)
+    if name == "hex_ssl NTXentLoss":
+        return hex_ssl.NTXentLoss(temperature=TEMPERATURE)
+    if name == CHUNKED:
+        return hex_chunked
+    forms = {
+        "eager, torch.quantile": partial(hex_masked_sums, threshold=threshold_by_quantile),
+        "eager, topk": partial(hex_masked_sums, threshold=threshold_by_topk),
+        "eager, topk, where": partial(hex_where, threshold=threshold_by_topk),
+    }
+    if name.startswith("compiled"):
+        return torch.compile(forms[name.replace("compiled", "eager")])
+    return forms[name]
+
+
+def applies(name: str, rows: int, dtype: torch.dtype) -> bool:
+    """Peers whose time or memory would get out of hand are left out, and say so in the table by a dash."""
+    if name == "eager, torch.quantile":
+        return rows <= 8192
+    if name == "PML NTXentLoss":
+        return rows <= 4096  # O(N^2) pairs as index tensors
+    if name in COMPILED:
+        return rows <= 8192 and dtype == torch.float32
+    return True
+
+
+def views(rows: int, dims: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two views around 100 centers, so that similarities spread as those of a network do."""
+    generator = torch.Generator().manual_seed(rows)
+    n = rows // 2
+    centers = torch.randn(100, dims, generator=generator)[torch.arange(n) % 100]
+    z1, z2 = (centers + 1.5 * torch.randn(n, dims, generator=generator) for _ in range(2))
+    return z1.to(dtype).requires_grad_(), z2.to(dtype).requires_grad_()
+
+
+def step(loss: Loss, z1: Tensor, z2: Tensor) -> float:
+    """Forward and backward; the loss."""
+    z1.grad = z2.grad = None
+    value = loss(z1, z2)
+    if value.requires_grad:
+        value.backward()
+    return float(value)
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def gemm_peak() -> float:
+    """The best rate of torch.mm in float32 on this machine now, in FLOP/s."""
+    best = 0.0
+    for size in (1024, 1536, 2048):
+        a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+        seconds = min(timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for _ in range(12))
+        best = max(best, 2 * size**3 / seconds)
+    return best
+
+
+def measure_times(rows: int, dims: int, dtype: torch.dtype, quick: bool) -> dict[str, float]:
+    """Median seconds of each peer, and the loss it found as a check that all compute the same."""
+    z1, z2 = views(rows, dims, dtype)
+    losses = {name: peer(name) for name in PEERS if applies(name, rows, dtype)}
+    values = {name: step(loss, z1, z2) for name, loss in losses.items()}  # also the warm-up, and the compilation
+    check_values(values, dtype)
+    for loss in losses.values():
+        step(loss, z1, z2)
+    repeats = 3 if quick else {512: 41, 1024: 31, 2048: 21, 4096: 9, 8192: 5}.get(rows, 3)
+    times: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(repeats):
+        for name, loss in losses.items():
+            times[name].append(timed(lambda loss=loss: step(loss, z1, z2)))
+    return {name: statistics.median(all_) for name, all_ in times.items()}
+
+
+def check_values(values: dict[str, float], dtype: torch.dtype) -> None:
+    """All forms of HEX must agree, and all forms of NT-Xent."""
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    for group in ((OURS, *EAGER, *COMPILED, CHUNKED), PLAIN):
+        found = [values[name] for name in group if name in values]
+        if max(found) - min(found) > tolerance * abs(found[0]):
+            raise RuntimeError(f"the peers do not compute the same loss: {values}")
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status in bytes: VmRSS now, VmHWM the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{field} is not in /proc/self/status")
+
+
+def measure_memory_here(name: str, rows: int, dims: int, dtype: torch.dtype) -> int:
+    """Peak bytes above the inputs of one step, after one at a small size has loaded every library."""
+    loss = peer(name)
+    step(loss, *views(64, dims, dtype))
+    z1, z2 = views(rows, dims, dtype)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident("VmRSS")
+    step(loss, z1, z2)
+    return resident("VmHWM") - before
+
+
+def measure_memory(name: str, rows: int, dims: int, dtype: torch.dtype) -> int | None:
+    """The same in a process of its own; None where that cannot be."""
+    arguments = ["--memory-of", name, "--rows", str(rows), "--dims", str(dims), "--dtype", str(dtype).split(".")[1]]
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def machine() -> str:
+    """The processor, the cores in use, and versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, hex_ssl {hex_ssl.__version__}"
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """Milliseconds and ratios to HexLoss, one line for each peer, one block for each shape."""
+    lines = []
+    for result in results:
+        times, memory = result["seconds"], result["bytes"]
+        ours = times[OURS]
+        floor = 6 * result["rows"] ** 2 * result["dims"] / result["gemm_peak"]
+        lines += [
+            f"\n### N = {result['rows']}, D = {result['dims']}, {result['dtype']}\n",
+            f"torch.mm's best rate just before: {result['gemm_peak'] / 1e9:.0f} GFLOP/s. Six N x N x D products at that"
+            f" rate take {floor * 1e3:.2f} ms, {floor / ours:.0%} of HexLoss's time.\n",
+            "| | ms | x HexLoss | MB above the inputs |",
+            "|---|---|---|---|",
+        ]
+        for name in PEERS:
+            time_text = f"{times[name] * 1e3:.2f} | {times[name] / ours:.2f}" if name in times else "- | -"
+            peak = memory.get(name)
+            lines.append(f"| {name} | {time_text} | {'-' if peak is None else f'{peak / 1e6:.1f}'} |")
+    return "\n".join(lines)
+
+
+def plot(results: list[dict[str, object]], path: Path) -> None:
+    """Times over N at D = 128 in float32, doubly logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    chosen = [result for result in results if result["dims"] == 128 and result["dtype"] == "float32"]
+    for name in PEERS:
+        points = [(result["rows"], result["seconds"][name] * 1e3) for result in chosen if name in result["seconds"]]
+        if points:
+            wide = 2.5 if name == OURS else 1.2
+            axes.loglog(*zip(*points, strict=True), marker="o", linewidth=wide, label=name)
+    axes.set(xlabel="rows (2 x batch size)", ylabel="ms, forward and backward", title="D = 128, float32")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--dims", type=int, nargs="+", default=[128, 256])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--quick", action="store_true", help="few repeats, no memory, nothing saved")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        dtype = getattr(torch, arguments.dtype[0])
+        print(measure_memory_here(arguments.memory_of, arguments.rows[0], arguments.dims[0], dtype))
+        return
+    print(machine())
+    results: list[dict[str, object]] = []
+    for name in arguments.dtype:
+        for dims in arguments.dims:
+            for rows in arguments.rows:
+                dtype = getattr(torch, name)
+                peak = gemm_peak()
+                seconds = measure_times(rows, dims, dtype, arguments.quick)
+                measured = (
+                    {}
+                    if arguments.quick or dims != 128 or name != "float32"
+                    else {
+                        peer_name: measure_memory(peer_name, rows, dims, dtype)
+                        for peer_name in seconds
+                        if peer_name not in COMPILED or rows in (4096, 8192)
+                    }
+                )
+                shape = {"rows": rows, "dims": dims, "dtype": name}
+                results.append({**shape, "gemm_peak": peak, "seconds": seconds, "bytes": measured})
+                print(table(results[-1:]), flush=True)
+                torch._dynamo.reset()
+    if not arguments.quick:
+        folder = Path(__file__).parent / "results"
+        folder.mkdir(exist_ok=True)
+        stem = folder / f"loss-cpu-{date.today()}"
+        command = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
+        header = f"# Loss on the CPU, {date.today()}\n\n{machine()}\n\n`{command}`\n"
+        stem.with_suffix(".md").write_text(header + table(results) + "\n")
+        stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+        plot(results, stem.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pretraining, from recipe to pictures."""

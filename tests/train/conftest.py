@@ -1,0 +1,39 @@
+"""A short run on the digits, trained once for all tests that look at it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hex_ssl.config import Config
+from hex_ssl.pretrain import pretrain
+from hex_ssl.recipes import load_recipe
+
+MakeConfig = Callable[..., Config]
+
+
+def short_config(root: Path, name: str = "run", loss: str = "hex", **run: Any) -> Config:
+    """The quick recipe, shortened."""
+    config = Config.from_dict(load_recipe("quick/simclr"))
+    settings = {"epochs": 2, "knn_every": 1, "progress": False, **run}
+    return replace(
+        config,
+        loss=replace(config.loss, name=loss),
+        backbone=replace(config.backbone, width=8),
+        optimizer=replace(config.optimizer, warmup_epochs=1),
+        run=replace(config.run, root=str(root), name=name, **settings),
+    )
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """Configurations of short runs in a folder of their own."""
+    return lambda **settings: short_config(tmp_path, **settings)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with HEX of 12 epochs, k-NN every 5."""
+    return pretrain(short_config(tmp_path_factory.mktemp("runs"), epochs=12, knn_every=5))
