@@ -86,3 +86,11 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What the caller calls a view: the losses' arguments are `z1, z2, *more_views`.
+pub fn view_name(index: usize) -> String {
+    match index {
+        0 | 1 => format!("z{}", index + 1),
+        _ => format!("more_views[{}]", index - 2),
+    }
+}

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3_tch::PyTensor;
 
 use crate::cpu::{Element, Rows};
-use crate::error::{Error, Input, RowFault};
+use crate::error::{view_name, Error, Input, RowFault};
 use crate::problem::{Formulation, Reduction, Threshold};
 use crate::statistics;
 use crate::tensor::{self, Backend, Settings, Tensors};
@@ -178,7 +178,7 @@ impl ViewLayout {
     fn exception(&self, error: Error) -> PyErr {
         match error {
             Error::Row { input: Input::Anchors, row, fault } if self.views > 1 => {
-                row_exception(&format!("z{}", row / self.rows + 1), row % self.rows, &fault)
+                row_exception(&view_name(row / self.rows), row % self.rows, &fault)
             }
             other => exception(other),
         }

@@ -18,11 +18,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("hex_ssl")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Describe the markers."""
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
-
-
 @pytest.fixture(autouse=True)
 def _seed_and_threads() -> Iterator[None]:
     """Start each test from one seed, and leave torch's thread count as it was."""

@@ -7,7 +7,7 @@ use super::isa::{InstructionSet, Kernel};
 use super::passes::{AnchorShifts, Passes};
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
 use super::threads::{self, Shared};
-use super::tile::{Coefficients, Derivatives, MAX_TILE};
+use super::tile::{Coefficients, Derivatives, LANES, MAX_TILE};
 use super::unit::UnitRows;
 use super::units::Units;
 use crate::formula::Anchor;
@@ -133,8 +133,10 @@ fn negatives<C: Float>(
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
     let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());
-    let tile_of = || vec![C::ZERO; size * size];
-    let scratch = || (tile_of(), tile_of(), half.map(|_| HalfDerivatives::new(size)));
+    // A tile's rows a group further apart than they are long: the columns of a power of two would share few of the cache's sets.
+    let stride = size + LANES;
+    let scratch =
+        || (vec![C::ZERO; size * size], vec![C::ZERO; size * stride], half.map(|_| HalfDerivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
         let tile = passes.tile(a, b, scratch);
         let rows = tile.rows;
@@ -147,10 +149,11 @@ fn negatives<C: Float>(
             row_coefficients: coefficients.part(a * size, size),
             column_coefficients: coefficients.part(other, size),
             out: derivatives,
+            out_stride: stride,
         });
-        derivatives[rows * size..].fill(C::ZERO);
-        if let Some(rounded) = rounded {
-            rounded.fill(half_rows::single(derivatives));
+        derivatives[rows * stride..].fill(C::ZERO);
+        if let (Some(rounded), Some((anchors, keys))) = (rounded.as_mut(), half) {
+            anchors.round(a * size, keys, b * size, half_rows::single(derivatives), stride, rounded);
         }
         let add = |sum: &Shared<C>, block: usize, transposed: bool| {
             // SAFETY: the schedule gives the blocks a and b to this call alone, and one after the other here.
@@ -162,7 +165,7 @@ fn negatives<C: Float>(
                 (Some(derivatives), Some(rows)) => {
                     rows.accumulate(derivatives, transposed, start, half_rows::single(out));
                 }
-                _ => isa.run(Accumulate { derivatives, size, transposed, rows: rows.from(start), dims, out }),
+                _ => isa.run(Accumulate { derivatives, stride, size, transposed, rows: rows.from(start), dims, out }),
             }
         };
         if let Some(sum) = &of_anchors {
@@ -181,6 +184,7 @@ fn negatives<C: Float>(
 /// `out += derivatives @ rows`, or `derivatives^T @ rows`.
 struct Accumulate<'a, C> {
     derivatives: &'a [C],
+    stride: usize,
     size: usize,
     transposed: bool,
     rows: &'a [C],
@@ -191,10 +195,15 @@ struct Accumulate<'a, C> {
 impl<C: Float> Kernel for Accumulate<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
-        let Self { derivatives, size, transposed, rows, dims, out } = self;
-        assert!(derivatives.len() >= size * size && rows.len() >= size * dims && out.len() >= size * dims);
+        let Self { derivatives, stride, size, transposed, rows, dims, out } = self;
+        assert!(
+            derivatives.len() >= size * stride
+                && stride >= size
+                && rows.len() >= size * dims
+                && out.len() >= size * dims
+        );
         assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
-        let (left_row, left_depth) = if transposed { (1, size) } else { (size, 1) };
+        let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
         // 32 dimensions of the rows side by side: at the rows' own distance they would share few of the cache's sets.
         let mut stripe = [[C::ZERO; BLOCK_COLUMNS]; MAX_TILE];
         for column in (0..dims).step_by(BLOCK_COLUMNS) {

@@ -1,4 +1,7 @@
-//! Unit rows in bfloat16, and their products by the instruction that multiplies pairs of them and adds in float.
+//! Rows in bfloat16, and their products by the instruction that multiplies pairs of them and adds in float.
+//!
+//! The rows are those that came, times a power of two: bfloat16 holds them exactly, as it would not hold unit rows. Their
+//! lengths are divided out of the products, in single precision.
 //!
 //! The instruction takes the inner dimension two by two, so every factor is laid out in pairs (the
 //! earlier of the two in the low half). Sums stay in single precision throughout.
@@ -22,6 +25,8 @@ pub struct HalfRows {
     panels: Vec<Pair>,
     /// [rows / 2][2 * pairs]: pairs of rows.
     row_pairs: Vec<Pair>,
+    /// [rows]: 1 / length of each row.
+    inverse_lengths: Vec<f32>,
 }
 
 /// The nearest bfloat16's bits, ties to even, of a finite number.
@@ -45,15 +50,17 @@ impl HalfRows {
         return false;
     }
 
-    /// Rounds rows of `dims` (even) numbers, a multiple of 32 of them. Only where [`available`](Self::available).
-    pub fn new(data: impl Iterator<Item = f32> + Clone, rows: usize, dims: usize) -> Self {
-        let data: Vec<f32> = data.collect();
-        let pairs = dims / 2;
+    /// Rows of `dims` (even) numbers, a multiple of 32 of them, from unit rows and lengths that make them numbers of
+    /// bfloat16 again. Only where [`available`](Self::available).
+    pub fn new(unit_rows: impl Iterator<Item = f32>, lengths: Vec<f32>, dims: usize) -> Self {
+        let (rows, pairs) = (lengths.len(), dims / 2);
+        let data: Vec<f32> = unit_rows.enumerate().map(|(i, unit)| unit * lengths[i / dims]).collect();
         let mut new = Self {
             pairs,
             rows: data.chunks_exact(2).map(|two| pair(two[0], two[1])).collect(),
             panels: vec![0; rows * pairs],
             row_pairs: Vec::with_capacity(rows * pairs),
+            inverse_lengths: lengths.iter().map(|length| 1.0 / length).collect(),
         };
         for two in data.chunks_exact(2 * dims) {
             let (low, high) = two.split_at(dims);
@@ -73,6 +80,8 @@ impl HalfRows {
 
     /// Similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys`, into rows `stride` apart.
     pub fn products(&self, rows: Range<usize>, keys: &Self, columns: Range<usize>, out: &mut [f32], stride: usize) {
+        let inverse_rows = &self.inverse_lengths[rows.clone()];
+        let inverse_columns = &keys.inverse_lengths[columns.clone()];
         let (row, column) = (rows.start, columns.start);
         let (rows, columns) = (rows.len(), columns.len());
         assert!(self.pairs == keys.pairs && rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
@@ -96,6 +105,27 @@ impl HalfRows {
                 }
             }
         }
+        for (row, &inverse) in out.chunks_mut(stride).zip(inverse_rows) {
+            // SAFETY: the machine has the instructions, or there would be no half rows.
+            unsafe { divide(&mut row[..columns], inverse, inverse_columns) };
+        }
+    }
+
+    /// Rounds a tile of derivatives with respect to similarities of the rows from `row` on and `keys` from `column` on,
+    /// rows of it `stride` apart, divided by the lengths of what they will be multiplied with.
+    pub fn round(
+        &self,
+        row: usize,
+        keys: &Self,
+        column: usize,
+        derivatives: &[f32],
+        stride: usize,
+        out: &mut HalfDerivatives,
+    ) {
+        let size = out.size;
+        let (rows, columns) = (&self.inverse_lengths[row..][..size], &keys.inverse_lengths[column..][..size]);
+        // SAFETY: as in `products`.
+        unsafe { out.fill(derivatives, stride, rows, columns) };
     }
 
     /// `out += derivatives @ rows`, or `derivatives^T @ rows`, for the rows from `start` on.
@@ -146,17 +176,36 @@ impl HalfDerivatives {
         Self { size, by_row: vec![0; size * size / 2], by_column: vec![0; size * size / 2] }
     }
 
-    /// Rounds a tile.
-    pub fn fill(&mut self, derivatives: &[f32]) {
-        for (out, two) in self.by_row.iter_mut().zip(derivatives.chunks_exact(2)) {
-            *out = pair(two[0], two[1]);
-        }
-        for (out, two) in self.by_column.chunks_exact_mut(self.size).zip(derivatives.chunks_exact(2 * self.size)) {
-            let (low, high) = two.split_at(self.size);
-            for (out, (&low, &high)) in out.iter_mut().zip(low.iter().zip(high)) {
-                *out = pair(low, high);
+    /// Rounds a tile whose rows are `stride` apart, divided by the lengths of its columns (as a left factor) or rows.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F.
+    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f"))]
+    unsafe fn fill(&mut self, derivatives: &[f32], stride: usize, inverse_rows: &[f32], inverse_columns: &[f32]) {
+        let size = self.size;
+        for (out, row) in self.by_row.chunks_exact_mut(size / 2).zip(derivatives.chunks(stride)) {
+            for (k, out) in out.iter_mut().enumerate() {
+                *out = pair(row[2 * k] * inverse_columns[2 * k], row[2 * k + 1] * inverse_columns[2 * k + 1]);
             }
         }
+        for (k, out) in self.by_column.chunks_exact_mut(size).enumerate() {
+            let (low, high) = (&derivatives[2 * k * stride..][..size], &derivatives[(2 * k + 1) * stride..][..size]);
+            let (inverse_low, inverse_high) = (inverse_rows[2 * k], inverse_rows[2 * k + 1]);
+            for (out, (&low, &high)) in out.iter_mut().zip(low.iter().zip(high)) {
+                *out = pair(low * inverse_low, high * inverse_high);
+            }
+        }
+    }
+}
+
+/// Divides products by both lengths.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f"))]
+unsafe fn divide(products: &mut [f32], inverse_row: f32, inverse_columns: &[f32]) {
+    for (product, &inverse) in products.iter_mut().zip(inverse_columns) {
+        *product *= inverse_row * inverse;
     }
 }
 

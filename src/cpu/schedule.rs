@@ -1,16 +1,21 @@
 //! The order in which tiles are worked on.
 //!
-//! A tile (a, b) adds to what belongs to row block a and to column block b. Tiles are dealt out in
-//! rounds in which no block occurs twice, and a tile waits until the earlier tiles of its two blocks
-//! are done. So threads share one set of accumulators without locks, whichever thread is free takes
-//! the next tile, and every block sums its tiles in one fixed order: the same bits whatever the
-//! threads do, and however many they are.
+//! A tile (a, b) adds to what belongs to row block a and to column block b. Blocks stand in groups, and the tiles of a
+//! pair of groups are worked on by one thread, one after the other, while their blocks are in its cache. Pairs are dealt
+//! out in rounds in which no group occurs twice, and a pair waits until the earlier pairs of its two groups are done. So
+//! threads share one set of accumulators without locks, whichever thread is free takes the next pair, and every block
+//! sums its tiles in one fixed order: the same bits from run to run, whatever the threads do.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::threads;
 
-/// One tile, and how many tiles of its blocks come before it.
+/// Largest number of blocks in a group: more would not fit the second-level cache.
+const MAX_GROUP: usize = 4;
+/// Groups for each thread, at least, so that none waits for long.
+const GROUPS_EACH: usize = 8;
+
+/// One pair of groups, and how many pairs of each come before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turn {
     row: u32,
@@ -23,62 +28,47 @@ struct Turn {
 #[derive(Debug)]
 pub struct Schedule {
     turns: Vec<Turn>,
+    /// Number of row blocks.
     rows: usize,
     /// Number of column blocks; none where a tile's column block is also a row block (upper triangle).
     columns: Option<usize>,
+    /// Blocks in a group; the last may have fewer.
+    group: usize,
 }
 
 impl Schedule {
-    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles.
-    pub fn triangle(blocks: usize) -> Self {
-        // a + b = round (mod blocks): each block meets exactly one partner a round, itself included.
-        let pairs = (0..blocks)
-            .flat_map(|round| (0..blocks).map(move |a| (a, (round + blocks - a) % blocks)).filter(|(a, b)| a <= b));
-        Self::new(pairs, blocks, None)
+    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for so many threads.
+    pub fn triangle(blocks: usize, threads: usize) -> Self {
+        let group = group_size(blocks, threads);
+        let groups = blocks.div_ceil(group);
+        // a + b = round (mod groups): each group meets exactly one partner a round, itself included.
+        let pairs = (0..groups)
+            .flat_map(|round| (0..groups).map(move |a| (a, (round + groups - a) % groups)).filter(|(a, b)| a <= b));
+        Self { turns: turns(pairs, groups, None), rows: blocks, columns: None, group }
     }
 
-    /// All tiles of `rows` x `columns`.
-    pub fn rectangle(rows: usize, columns: usize) -> Self {
-        let longer = rows.max(columns);
+    /// All tiles of `rows` x `columns`, for so many threads.
+    pub fn rectangle(rows: usize, columns: usize, threads: usize) -> Self {
+        let group = group_size(rows.min(columns), threads);
+        let (row_groups, column_groups) = (rows.div_ceil(group), columns.div_ceil(group));
+        let longer = row_groups.max(column_groups);
         let pairs = (0..longer).flat_map(|round| {
-            (0..rows.min(columns)).map(move |i| {
+            (0..row_groups.min(column_groups)).map(move |i| {
                 let other = (i + round) % longer;
-                if rows <= columns {
+                if row_groups <= column_groups {
                     (i, other)
                 } else {
                     (other, i)
                 }
             })
         });
-        Self::new(pairs, rows, Some(columns))
-    }
-
-    fn new(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Option<usize>) -> Self {
-        let mut row_counts = vec![0u32; rows];
-        let mut column_counts = vec![0u32; columns.unwrap_or(0)];
-        let turns = pairs
-            .map(|(row, column)| {
-                let before_row = row_counts[row];
-                row_counts[row] += 1;
-                let before_column = if columns.is_some() {
-                    column_counts[column] += 1;
-                    column_counts[column] - 1
-                } else if column == row {
-                    before_row
-                } else {
-                    row_counts[column] += 1;
-                    row_counts[column] - 1
-                };
-                Turn { row: row as u32, column: column as u32, before_row, before_column }
-            })
-            .collect();
-        Self { turns, rows, columns }
+        Self { turns: turns(pairs, row_groups, Some(column_groups)), rows, columns: Some(columns), group }
     }
 
     /// Calls `each(state, row block, column block)` for every tile, on up to `threads` threads, each with a state
     /// of its own. While it runs, no other call has one of its blocks.
     pub fn run<S>(&self, threads: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize, usize) + Sync) {
-        let counters = |count| (0..count).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+        let counters = |blocks: usize| (0..blocks.div_ceil(self.group)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
         let row_done = counters(self.rows);
         let column_done = self.columns.map(counters);
         let next = AtomicUsize::new(0);
@@ -92,13 +82,56 @@ impl Schedule {
                 if !(wait_for(row, turn.before_row, &failed) && wait_for(column, turn.before_column, &failed)) {
                     break;
                 }
-                each(own.get_or_insert_with(&state), turn.row as usize, turn.column as usize);
+                let own = own.get_or_insert_with(&state);
+                for (a, b) in self.tiles(turn) {
+                    each(own, a, b);
+                }
                 row.store(turn.before_row + 1, Ordering::Release);
                 column.store(turn.before_column + 1, Ordering::Release);
             }
             std::mem::forget(guard);
         });
     }
+
+    /// The tiles of a pair of groups.
+    fn tiles(&self, turn: &Turn) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let blocks = |group: u32, count: usize| {
+            let start = group as usize * self.group;
+            start..count.min(start + self.group)
+        };
+        let columns = blocks(turn.column, self.columns.unwrap_or(self.rows));
+        let triangle = self.columns.is_none();
+        blocks(turn.row, self.rows)
+            .flat_map(move |a| columns.clone().map(move |b| (a, b)))
+            .filter(move |(a, b)| !triangle || a <= b)
+    }
+}
+
+/// Blocks in a group: as many as leave every thread enough groups.
+fn group_size(blocks: usize, threads: usize) -> usize {
+    (blocks / (GROUPS_EACH * threads)).clamp(1, MAX_GROUP)
+}
+
+/// The pairs of groups with their places in the order.
+fn turns(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Option<usize>) -> Vec<Turn> {
+    let mut row_counts = vec![0u32; rows];
+    let mut column_counts = vec![0u32; columns.unwrap_or(0)];
+    pairs
+        .map(|(row, column)| {
+            let before_row = row_counts[row];
+            row_counts[row] += 1;
+            let before_column = if columns.is_some() {
+                column_counts[column] += 1;
+                column_counts[column] - 1
+            } else if column == row {
+                before_row
+            } else {
+                row_counts[column] += 1;
+                row_counts[column] - 1
+            };
+            Turn { row: row as u32, column: column as u32, before_row, before_column }
+        })
+        .collect()
 }
 
 /// Waits until `done` blocks are done; false if another thread gave up. Tiles are taken in order, so
@@ -135,55 +168,56 @@ mod tests {
     use std::collections::HashSet;
     use std::sync::Mutex;
 
+    fn all_tiles(schedule: &Schedule) -> Vec<(usize, usize)> {
+        schedule.turns.iter().flat_map(|turn| schedule.tiles(turn)).collect()
+    }
+
     #[test]
     fn triangle_has_each_pair_once() {
-        for blocks in 1..9 {
-            let turns = Schedule::triangle(blocks).turns;
-            let pairs: HashSet<_> = turns.iter().map(|t| (t.row, t.column)).collect();
-            assert_eq!(pairs.len(), turns.len());
-            assert_eq!(turns.len(), blocks * (blocks + 1) / 2);
-            assert!(turns.iter().all(|t| t.row <= t.column));
+        for blocks in 1..40 {
+            let tiles = all_tiles(&Schedule::triangle(blocks, 1));
+            let distinct: HashSet<_> = tiles.iter().collect();
+            assert_eq!(distinct.len(), tiles.len());
+            assert_eq!(tiles.len(), blocks * (blocks + 1) / 2);
+            assert!(tiles.iter().all(|(a, b)| a <= b));
         }
     }
 
     #[test]
     fn rectangle_has_each_tile_once() {
-        for (rows, columns) in [(1, 1), (1, 7), (7, 1), (3, 5), (5, 3), (4, 4)] {
-            let turns = Schedule::rectangle(rows, columns).turns;
-            let pairs: HashSet<_> = turns.iter().map(|t| (t.row, t.column)).collect();
-            assert_eq!(pairs.len(), rows * columns);
-            assert_eq!(turns.len(), rows * columns);
+        for (rows, columns) in [(1, 1), (1, 7), (7, 1), (3, 5), (5, 3), (4, 4), (33, 50), (50, 33)] {
+            let tiles = all_tiles(&Schedule::rectangle(rows, columns, 1));
+            let distinct: HashSet<_> = tiles.iter().collect();
+            assert_eq!(distinct.len(), rows * columns);
+            assert_eq!(tiles.len(), rows * columns);
         }
     }
 
     #[test]
     fn a_block_is_never_shared_and_sums_in_one_order() {
-        for schedule in [Schedule::triangle(7), Schedule::rectangle(7, 4)] {
+        for blocks in [7, 40] {
+            let schedule = Schedule::triangle(blocks, 1);
             let order = |threads| {
-                let lists: Vec<Mutex<Vec<(usize, usize)>>> = (0..7).map(|_| Mutex::default()).collect();
+                let lists: Vec<Mutex<Vec<(usize, usize)>>> = (0..blocks).map(|_| Mutex::default()).collect();
                 schedule.run(
                     threads,
                     || (),
                     |(), a, b| {
                         for block in HashSet::from([a, b]) {
-                            let mut list = lists[block].try_lock().unwrap_or_else(|_| std::process::abort());
-                            if schedule.columns.is_none() || block == a {
-                                list.push((a, b));
-                            }
+                            // A block in another call's hands would be locked.
+                            lists[block].try_lock().unwrap_or_else(|_| std::process::abort()).push((a, b));
                         }
                     },
                 );
-                lists.into_iter().map(|l| l.into_inner().unwrap_or_default()).collect::<Vec<_>>()
+                lists.into_iter().map(|list| list.into_inner().unwrap_or_default()).collect::<Vec<_>>()
             };
-            if schedule.columns.is_none() {
-                assert_eq!(order(1), order(4));
-            }
+            assert_eq!(order(1), order(4));
         }
     }
 
     #[test]
     fn a_panic_ends_all_threads() {
-        let schedule = Schedule::triangle(6);
+        let schedule = Schedule::triangle(6, 3);
         let run = || schedule.run(3, || (), |(), a, b| assert!((a, b) != (1, 2)));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
     }

@@ -49,8 +49,8 @@ impl<'a, C: Float> Similarities<'a, C> {
     ) -> Self {
         let blocks = |rows: &UnitRows<C>| rows.padded_rows / tile;
         let schedule = match keys {
-            None => Schedule::triangle(blocks(anchors)),
-            Some(keys) => Schedule::rectangle(blocks(anchors), blocks(keys)),
+            None => Schedule::triangle(blocks(anchors), threads),
+            Some(keys) => Schedule::rectangle(blocks(anchors), blocks(keys), threads),
         };
         let square = keys.is_none();
         let keys = keys.unwrap_or(anchors);
@@ -85,23 +85,23 @@ impl<'a, C: Float> Similarities<'a, C> {
         all
     }
 
-    /// Elements of scratch memory that [`rows`](Self::rows) needs for each row. A block more than there are keys:
-    /// rows a power of two apart would share few of the cache's sets.
-    pub fn row_scratch(&self) -> usize {
+    /// Elements from one row of [`rows`](Self::rows) to the next. A block more than there are keys: room for a positive
+    /// given apart, and rows a power of two apart would share few of the cache's sets.
+    pub fn row_stride(&self) -> usize {
         self.keys.padded_rows + BLOCK_COLUMNS
     }
 
-    /// Rows `start` to `start + count` (multiples of 8) against all keys, padding included, pairs that are no
-    /// negatives too; and the distance of the rows. Only before [`keep_negatives`](Self::keep_negatives).
-    pub fn rows<'s>(&'s self, start: usize, count: usize, scratch: &'s mut [C]) -> (&'s [C], usize) {
-        let columns = self.keys.padded_rows;
+    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8) with all keys to `out`, padding
+    /// included, pairs that are no negatives too. Only before [`keep_negatives`](Self::keep_negatives).
+    pub fn rows(&self, start: usize, count: usize, out: &mut [C]) {
+        let (columns, stride) = (self.keys.padded_rows, self.row_stride());
         match &self.cache {
-            Some(all) => (&all[start * columns..], columns),
-            None => {
-                let stride = self.row_scratch();
-                self.compute(start, count, 0, columns, scratch, stride);
-                (scratch, stride)
+            Some(all) => {
+                for (out, row) in out.chunks_mut(stride).zip(all[start * columns..].chunks_exact(columns)).take(count) {
+                    out[..columns].copy_from_slice(row);
+                }
             }
+            None => self.compute(start, count, 0, columns, out, stride),
         }
     }
 

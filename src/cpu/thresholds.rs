@@ -21,16 +21,16 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     let anchors = problem.anchors;
     let mut results = vec![R::default(); anchors];
     let shared = Shared::new(&mut results);
-    let state = || (vec![C::ZERO; ROWS * similarities.row_scratch()], vec![C::ZERO; problem.row_length()], state());
-    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, row, state), chunk| {
+    let stride = similarities.row_stride();
+    let state = || (vec![C::ZERO; ROWS * stride], state());
+    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(rows, state), chunk| {
         let start = chunk * ROWS;
-        let (rows, stride) = similarities.rows(start, ROWS, scratch);
+        similarities.rows(start, ROWS, rows);
         let count = ROWS.min(anchors - start);
         // SAFETY: chunks are disjoint, and `results` outlives the loop.
         let results = unsafe { shared.slice(start, count) };
-        for (i, result) in results.iter_mut().enumerate() {
-            let anchor = start + i;
-            row[..problem.keys].copy_from_slice(&rows[i * stride..][..problem.keys]);
+        for (i, (result, row)) in results.iter_mut().zip(rows.chunks_exact_mut(stride)).enumerate() {
+            let (anchor, row) = (start + i, &mut row[..problem.row_length()]);
             match problem.pairing {
                 Pairing::Views { offset, .. } => row[offset + anchor] = C::ONE,
                 Pairing::Apart => row[problem.keys] = C::from_f64(positives[anchor]),

@@ -350,8 +350,10 @@ pub struct Derivatives<'a, C> {
     pub row_coefficients: Coefficients<'a, C>,
     /// Coefficients of the columns.
     pub column_coefficients: Coefficients<'a, C>,
-    /// Rows of derivatives, `columns` apart.
+    /// Rows of derivatives, `out_stride` apart.
     pub out: &'a mut [C],
+    /// At least `columns`.
+    pub out_stride: usize,
 }
 
 impl<C: Float> Kernel for Derivatives<'_, C> {
@@ -364,7 +366,8 @@ impl<C: Float> Kernel for Derivatives<'_, C> {
 impl<C: Float> Derivatives<'_, C> {
     #[inline(always)]
     fn sweep<S: InstructionSet, const LABELS: bool, const BOTH: bool, const SHARED: bool>(self) {
-        let Self { tile, exponents, row_shifts, column_shifts, row_coefficients, column_coefficients, out } = self;
+        let Self { tile, exponents, row_shifts, column_shifts, row_coefficients, column_coefficients, out, out_stride } =
+            self;
         for row in 0..tile.rows {
             let own = tile.row_split[row];
             let (global_shift, shift) = (row_shifts.global[row], row_shifts.hierarchical[row]);
@@ -409,7 +412,7 @@ impl<C: Float> Derivatives<'_, C> {
                         });
                     }
                 }
-                *group_mut(out, row * tile.columns + column) = sum;
+                *group_mut(out, row * out_stride + column) = sum;
             }
         }
     }

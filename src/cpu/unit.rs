@@ -93,7 +93,11 @@ impl<C: Float> UnitRows<C> {
         if row != usize::MAX {
             return Err(Error::Row { input, row, fault: fault(parts, row) });
         }
-        let half = half.then(|| HalfRows::new(data.iter().map(|x| x.to_f64() as f32), padded_rows, padded_dims));
+        let half = half.then(|| {
+            let mut half_lengths: Vec<f32> = lengths.iter().map(|&length| length_without_exponent(length)).collect();
+            half_lengths.resize(padded_rows, 1.0);
+            HalfRows::new(data.iter().map(|x| x.to_f64() as f32), half_lengths, padded_dims)
+        });
         Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, half, lengths })
     }
 
@@ -130,6 +134,12 @@ impl<C: Float> UnitRows<C> {
             };
         }
     }
+}
+
+/// A row's length divided by the power of two that makes its largest element a number between 1 and 2.
+fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
+    let largest = largest.to_f64();
+    (largest / largest.log2().floor().exp2() * rest.to_f64()) as f32
 }
 
 /// 32 rows to a panel [dims][32].

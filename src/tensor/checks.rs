@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{compute_kind, Tensors};
-use crate::error::{Error, Result};
+use crate::error::{view_name, Error, Result};
 use crate::problem::{Pairing, Problem, Threshold};
 
 /// Checks views, keys and positives against each other. Returns the rows of a view and the dimension.
@@ -18,7 +18,7 @@ pub(super) fn embeddings(tensors: &Tensors) -> Result<(usize, usize)> {
     };
     expect_floating(first_name, first)?;
     for (index, view) in tensors.views.iter().enumerate().skip(1) {
-        let name = format!("z{}", index + 1);
+        let name = view_name(index);
         expect_shape(&name, view, &[rows, dims], " like `z1`")?;
         expect_like(&name, view, first_name, first)?;
     }
