@@ -18,7 +18,8 @@ pub enum Pairing {
         /// Row of the keys at which the anchors start (a process's rank offset).
         offset: usize,
     },
-    /// Each anchor names its positive keys, and at most one key to ignore.
+    /// Each anchor names its positive keys, and at most one key to ignore. Where the problem is square, mutually:
+    /// a pair is looked at once, for both.
     Indexed {
         /// Positives per anchor, at least 1.
         positives: usize,
@@ -216,5 +217,20 @@ impl Statistics {
             self.floor_fraction,
             self.undefined,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantile_rank_is_torch_nearest() {
+        // Index round(0.99 * 511) = 506 ascending: five are larger.
+        assert_eq!(quantile_rank(512, 0.99), 6);
+        // Index 0.5 * 3 = 1.5 and 0.5 * 5 = 2.5: both round to 2, half to even.
+        assert_eq!(quantile_rank(4, 0.5), 2);
+        assert_eq!(quantile_rank(6, 0.5), 4);
+        assert_eq!((quantile_rank(9, 0.0), quantile_rank(9, 1.0), quantile_rank(1, 0.3)), (9, 1, 1));
     }
 }

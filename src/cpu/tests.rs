@@ -489,6 +489,11 @@ fn duplicates_and_tiny_batches_are_finite() {
                 let outcome = run::<f32>(&case, |x| x as f32, None, 1, Isa::best());
                 assert!(outcome.evaluation.loss.is_finite());
                 assert!(outcome.anchors.iter().all(|x| x.is_finite()));
+                // Each row's quantile is the anchor's own similarity: exactly 1, so that nothing is above it.
+                if 2 * samples <= 50 {
+                    assert_eq!(outcome.evaluation.statistics.threshold, 1.0);
+                    assert_eq!(outcome.evaluation.statistics.hierarchical, 0.0);
+                }
             }
         }
     }
