@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 # Waiting workers sleep instead of spinning: tests and the demo share the cores among processes.
 demo test-python: export OMP_WAIT_POLICY := PASSIVE
