@@ -13,6 +13,8 @@ pub struct Pairs {
     /// Keys that are no negatives of the anchor: its positives, itself, the ignored one.
     excluded: Vec<u32>,
     excluded_each: usize,
+    /// Row of the keys at which the anchors stand, where they do.
+    offset: Option<usize>,
 }
 
 impl Pairs {
@@ -26,7 +28,9 @@ impl Pairs {
             Pairing::Indexed { positives } => {
                 Self::indexed(problem, positives, inputs.positive_index, inputs.ignored_index)
             }
-            Pairing::Apart => Ok(Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0 }),
+            Pairing::Apart => {
+                Ok(Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0, offset: None })
+            }
         }
     }
 
@@ -35,7 +39,13 @@ impl Pairs {
         let other = |anchor: usize, view: usize| (offset + (anchor + view * samples) % anchors) as u32;
         let list =
             |from: usize| (0..anchors).flat_map(move |i| (from..views).map(move |view| other(i, view))).collect();
-        Self { positives: list(1), positives_each: views - 1, excluded: list(0), excluded_each: views }
+        Self {
+            positives: list(1),
+            positives_each: views - 1,
+            excluded: list(0),
+            excluded_each: views,
+            offset: Some(offset),
+        }
     }
 
     fn indexed(problem: &Problem, each: usize, positives: &[i64], ignored: &[i64]) -> Result<Self> {
@@ -61,12 +71,17 @@ impl Pairs {
                 Some(&index) => row("ignored_index", index)?,
             });
         }
-        Ok(Self { positives, positives_each: each, excluded, excluded_each: each + 1 })
+        Ok(Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None })
     }
 
     /// Positives of an anchor among the keys.
     pub fn positives(&self, anchor: usize) -> &[u32] {
         &self.positives[anchor * self.positives_each..][..self.positives_each]
+    }
+
+    /// The anchor among the keys, where it is one.
+    pub fn own(&self, anchor: usize) -> Option<usize> {
+        self.offset.map(|offset| offset + anchor)
     }
 
     /// Keys that are no negatives of an anchor; one may stand twice.

@@ -82,26 +82,39 @@ impl<'a, C: Float> Similarities<'a, C> {
                 }
             }
         });
+        self.set_own(0, &mut all, stride);
         all
     }
 
-    /// Elements from one row of [`rows`](Self::rows) to the next. A block more than there are keys: room for a positive
-    /// given apart, and rows a power of two apart would share few of the cache's sets.
-    pub fn row_stride(&self) -> usize {
+    /// Elements of scratch memory that [`rows`](Self::rows) needs for each row. A block more than there are keys:
+    /// rows a power of two apart would share few of the cache's sets.
+    pub fn row_scratch(&self) -> usize {
         self.keys.padded_rows + BLOCK_COLUMNS
     }
 
-    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8) with all keys to `out`, padding
-    /// included, pairs that are no negatives too. Only before [`keep_negatives`](Self::keep_negatives).
-    pub fn rows(&self, start: usize, count: usize, out: &mut [C]) {
-        let (columns, stride) = (self.keys.padded_rows, self.row_stride());
+    /// The similarities of the rows `start` to `start + count` (multiples of 8) with all keys, padding included, pairs
+    /// that are no negatives too, an anchor's with itself exactly 1; and the distance of the rows. Only before
+    /// [`keep_negatives`](Self::keep_negatives).
+    pub fn rows<'s>(&'s self, start: usize, count: usize, scratch: &'s mut [C]) -> (&'s [C], usize) {
+        let columns = self.keys.padded_rows;
         match &self.cache {
-            Some(all) => {
-                for (out, row) in out.chunks_mut(stride).zip(all[start * columns..].chunks_exact(columns)).take(count) {
-                    out[..columns].copy_from_slice(row);
-                }
+            Some(all) => (&all[start * columns..], columns),
+            None => {
+                let stride = self.row_scratch();
+                self.compute(start, count, 0, columns, scratch, stride);
+                self.set_own(start, scratch, stride);
+                (scratch, stride)
             }
-            None => self.compute(start, count, 0, columns, out, stride),
+        }
+    }
+
+    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` on: rounding shall not decide whether
+    /// another key is above it.
+    fn set_own(&self, start: usize, rows: &mut [C], stride: usize) {
+        for (anchor, row) in (start..self.anchors.rows).zip(rows.chunks_mut(stride)) {
+            if let Some(own) = self.pairs.own(anchor).and_then(|own| row.get_mut(own)) {
+                *own = C::ONE;
+            }
         }
     }
 

@@ -9,34 +9,36 @@ use crate::problem::{quantile_rank, Pairing, Problem};
 /// Rows computed at a time: their similarities with all keys stay in the second-level cache.
 const ROWS: usize = 16;
 
-/// Calls `each(state, anchor, row)` with each anchor's row of similarities with all keys (and its positive, where that
-/// is given apart), and collects what it returns. An anchor's similarity with itself is exactly 1.
+/// Calls `each(state, row)` with each anchor's row of similarities with all keys (and with its positive, where that is
+/// given apart), and collects what it returns. An anchor's similarity with itself is exactly 1.
 fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,
     positives: &[f64],
     state: impl Fn() -> S + Sync,
-    each: impl Fn(&mut S, &mut [C]) -> R + Sync,
+    each: impl Fn(&mut S, &[C]) -> R + Sync,
 ) -> Vec<R> {
     let anchors = problem.anchors;
     let mut results = vec![R::default(); anchors];
     let shared = Shared::new(&mut results);
-    let stride = similarities.row_stride();
-    let state = || (vec![C::ZERO; ROWS * stride], state());
-    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(rows, state), chunk| {
+    let state = || (vec![C::ZERO; ROWS * similarities.row_scratch()], Vec::new(), state());
+    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, joined, state), chunk| {
         let start = chunk * ROWS;
-        similarities.rows(start, ROWS, rows);
+        let (rows, stride) = similarities.rows(start, ROWS, scratch);
         let count = ROWS.min(anchors - start);
         // SAFETY: chunks are disjoint, and `results` outlives the loop.
         let results = unsafe { shared.slice(start, count) };
-        for (i, (result, row)) in results.iter_mut().zip(rows.chunks_exact_mut(stride)).enumerate() {
-            let (anchor, row) = (start + i, &mut row[..problem.row_length()]);
-            match problem.pairing {
-                Pairing::Views { offset, .. } => row[offset + anchor] = C::ONE,
-                Pairing::Apart => row[problem.keys] = C::from_f64(positives[anchor]),
-                Pairing::Indexed { .. } => {}
-            }
-            *result = each(state, row);
+        for (i, result) in results.iter_mut().enumerate() {
+            let row = &rows[i * stride..][..problem.keys];
+            *result = match problem.pairing {
+                Pairing::Apart => {
+                    joined.clear();
+                    joined.extend_from_slice(row);
+                    joined.push(C::from_f64(positives[start + i]));
+                    each(state, joined)
+                }
+                Pairing::Views { .. } | Pairing::Indexed { .. } => each(state, row),
+            };
         }
     });
     results
