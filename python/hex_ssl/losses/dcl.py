@@ -1,13 +1,9 @@
 """DCL as a module."""
 
-from torch import Tensor, nn
-
-from hex_ssl.functional import NO_HIERARCHY, hex_loss
-from hex_ssl.statistics import Statistics
-from hex_ssl.validation import check_settings
+from hex_ssl.losses.baseline import BaselineLoss
 
 
-class DCLLoss(nn.Module):
+class DCLLoss(BaselineLoss):
     """DCL, NT-Xent without the positive in the denominator: :func:`hex_ssl.functional.dcl_loss` as a module.
 
     Args:
@@ -31,32 +27,7 @@ class DCLLoss(nn.Module):
         tensor(0.7918)
     """
 
+    formulation = "decoupled"
+
     def __init__(self, temperature: float = 0.1, gather_distributed: bool = False, reduction: str = "mean") -> None:
-        super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
-        self.temperature = temperature
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
-        self.statistics: Statistics | None = None
-
-    def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> Tensor:
-        """The loss of projections of the views, each [n, D]; see :func:`hex_ssl.functional.hex_loss`."""
-        loss, self.statistics = hex_loss(
-            z1,
-            z2,
-            *more_views,
-            temperature=self.temperature,
-            threshold=NO_HIERARCHY,
-            formulation="decoupled",
-            reduction=self.reduction,
-            gather_distributed=self.gather_distributed,
-            return_statistics=True,
-        )
-        return loss
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        return (
-            f"temperature={self.temperature}, gather_distributed={self.gather_distributed}, "
-            f"reduction={self.reduction!r}"
-        )
+        super().__init__(temperature, gather_distributed, reduction)

@@ -1,13 +1,10 @@
 """HCL as a module."""
 
-from torch import Tensor, nn
-
-from hex_ssl.functional import ALL_HIERARCHICAL, hex_loss
-from hex_ssl.statistics import Statistics
-from hex_ssl.validation import check_settings
+from hex_ssl.functional import ALL_HIERARCHICAL
+from hex_ssl.losses.baseline import BaselineLoss
 
 
-class HCLLoss(nn.Module):
+class HCLLoss(BaselineLoss):
     """HCL, all negatives reweighted by their hardness: :func:`hex_ssl.functional.hcl_loss` as a module.
 
     Args:
@@ -33,6 +30,10 @@ class HCLLoss(nn.Module):
         tensor(1.1654)
     """
 
+    threshold = ALL_HIERARCHICAL
+    beta: float
+    tau_plus: float
+
     def __init__(
         self,
         temperature: float = 0.5,
@@ -41,34 +42,4 @@ class HCLLoss(nn.Module):
         gather_distributed: bool = False,
         reduction: str = "mean",
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, beta=beta, tau_plus=tau_plus, reduction=reduction)
-        self.temperature = temperature
-        self.beta = beta
-        self.tau_plus = tau_plus
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
-        self.statistics: Statistics | None = None
-
-    def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> Tensor:
-        """The loss of projections of the views, each [n, D]; see :func:`hex_ssl.functional.hex_loss`."""
-        loss, self.statistics = hex_loss(
-            z1,
-            z2,
-            *more_views,
-            temperature=self.temperature,
-            threshold=ALL_HIERARCHICAL,
-            beta=self.beta,
-            tau_plus=self.tau_plus,
-            reduction=self.reduction,
-            gather_distributed=self.gather_distributed,
-            return_statistics=True,
-        )
-        return loss
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        return (
-            f"temperature={self.temperature}, beta={self.beta}, tau_plus={self.tau_plus}, "
-            f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}"
-        )
+        super().__init__(temperature, gather_distributed, reduction, beta=beta, tau_plus=tau_plus)
