@@ -19,7 +19,7 @@ help: ## This list
 
 setup: .venv/.built ## The environment .venv with the extension built in release mode
 
-demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (4 minutes on 2 cores)
+demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (2 minutes on 2 cores)
 	hex-ssl demo
 
 test: lint test-rust test-python ## Everything: lint, types, Rust tests, Python tests, doctests, README, examples
@@ -38,7 +38,7 @@ lint: setup ## Formatting, clippy, ruff, mypy, the extension against its stub
 	mypy
 	python -m mypy.stubtest hex_ssl._core
 
-bench: setup ## Time and memory of the loss against its peers (about 20 minutes; an idle machine, please)
+bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
 
 clean: ## Removes what was built and installed
