@@ -7,49 +7,94 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+MethodName = Literal["simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam"]
+
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The method and its projector.
+    """The method, its heads and what is its own.
+
+    Settings that are None have the default of the method's class in `hex_ssl.methods`; one that the method has no
+    use for is an error.
 
     Args:
         name: The method.
-        hidden_dim: Width of the projector's hidden layer.
-        output_dim: D, the width of the projections that the loss sees.
+        hidden_dim: Width of the projector's hidden layers.
+        output_dim: D, the width of the projections.
+        predictor_dim: NNCLR, All4One, BYOL, SimSiam: width of the predictor's hidden layer.
+        queue_size: NNCLR, All4One, MoCo v2: rows of the queue.
+        momentum: All4One, BYOL, MoCo v2: the momentum encoder's share of its old weights at the start.
+        final_momentum: All4One, BYOL, MoCo v2: that share at the end, reached on half a cosine.
+        lamb: Barlow Twins: weight of the off-diagonal terms.
+        scale: Barlow Twins: factor of the whole loss.
+        sync_statistics: Barlow Twins: take the batch statistics and the cross-correlation over all processes.
+        sim_weight: VICReg: weight of the invariance term.
+        var_weight: VICReg: weight of the variance term.
+        cov_weight: VICReg: weight of the covariance term.
+        half_variance: VICReg: mean of the two views' variance terms, as in its paper, in place of solo-learn's sum.
+        neighbours: All4One: nearest neighbours of an image.
+        attention_temperature: All4One: temperature of the attention term; None: that of the loss.
+        positional_axis: All4One: the axis along which its sinusoidal code runs, "rank" of the neighbour, or "feature"
+            as in solo-learn.
     """
 
-    name: Literal["simclr"] = "simclr"
-    hidden_dim: int = 128
-    output_dim: int = 64
+    name: MethodName = "simclr"
+    hidden_dim: int | None = None
+    output_dim: int | None = None
+    predictor_dim: int | None = None
+    queue_size: int | None = None
+    momentum: float | None = None
+    final_momentum: float | None = None
+    lamb: float | None = None
+    scale: float | None = None
+    sync_statistics: bool | None = None
+    sim_weight: float | None = None
+    var_weight: float | None = None
+    cov_weight: float | None = None
+    half_variance: bool | None = None
+    neighbours: int | None = None
+    attention_temperature: float | None = None
+    positional_axis: Literal["rank", "feature"] | None = None
 
     def __post_init__(self) -> None:
-        _at_least("method.hidden_dim", self.hidden_dim, 1)
-        _at_least("method.output_dim", self.output_dim, 1)
+        for name in ("hidden_dim", "output_dim", "predictor_dim", "queue_size", "neighbours"):
+            _at_least(f"method.{name}", getattr(self, name), 1)
+        for name in ("momentum", "final_momentum"):
+            _between(f"method.{name}", getattr(self, name), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss on the projections. What a loss has no use for is left out of it.
+    """The loss and HEX's part in it.
+
+    How HEX stands in each method: `hex_ssl.methods`. What a method has no use for is left out of it.
 
     Args:
-        name: "hex" (HEX), "ntxent" (SimCLR's own), "hcl" (hard negatives) or "dcl" (decoupled).
-        temperature: Divides the similarities, in [0.005, 10].
-        threshold: HEX: the strategy that picks the hierarchical negatives.
-        threshold_arguments: HEX: the strategy's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
+        hex: Which negatives are hierarchical: by "adaptive", "fixed", "step" or "cosine" threshold, or "supervised"
+            by superclass labels; "off": the method without HEX.
+        base: The method's "own" loss; for SimCLR without HEX also "hcl" (hard negatives) or "dcl" (decoupled).
+        temperature: Divides the similarities, in [0.005, 10]. Barlow Twins, VICReg, BYOL and SimSiam: HEX's.
+        threshold_arguments: The threshold's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
         formulation: HEX: "importance" or "official".
         beta: HEX, HCL: concentration on the hardest negatives.
         tau_plus: HEX, HCL: the assumed share of false negatives.
-        warmup_epochs: HEX: epochs of plain NT-Xent at the start.
+        alpha: Barlow Twins, VICReg, BYOL, SimSiam: HEX's share of the loss, in [0, 1].
+        warmup_epochs: Epochs without HEX at the start.
     """
 
-    name: Literal["hex", "ntxent", "hcl", "dcl"] = "ntxent"
+    hex: Literal["off", "adaptive", "fixed", "step", "cosine", "supervised"] = "off"
+    base: Literal["own", "hcl", "dcl"] = "own"
     temperature: float = 0.1
-    threshold: Literal["adaptive", "fixed", "step", "cosine", "supervised"] = "adaptive"
     threshold_arguments: dict[str, float | int | str] = field(default_factory=dict)
     formulation: Literal["importance", "official"] = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
+    alpha: float = 0.1
     warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        _between("loss.alpha", self.alpha, 0.0, 1.0)
+        _at_least("loss.warmup_epochs", self.warmup_epochs, 0)
 
 
 @dataclass(frozen=True)
@@ -57,18 +102,24 @@ class BackboneConfig:
     """The network that is pretrained.
 
     Args:
-        name: "small_resnet" (three blocks, for images of 8 to 32 pixels) or "resnet18".
+        name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small",
+            "swin_small" and their sizes, or "timm/NAME" for any model of timm.
         width: Channels of the first stage of "small_resnet"; the features have four times as many.
-        stem: First layers of "resnet18": "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling),
+        stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling),
             or "auto", small for images of up to 64 pixels.
+        stem_padding: Padding of the small stem's convolution; solo-learn has 2, which makes 34x34 maps of 32x32 pixels.
+        arguments: Further arguments of the timm model, such as {patch_size: 4}.
     """
 
-    name: Literal["small_resnet", "resnet18"] = "small_resnet"
+    name: str = "small_resnet"
     width: int = 16
     stem: Literal["auto", "small", "large"] = "auto"
+    stem_padding: int = 1
+    arguments: dict[str, float | int | str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _at_least("backbone.width", self.width, 1)
+        _at_least("backbone.stem_padding", self.stem_padding, 0)
 
 
 @dataclass(frozen=True)
@@ -76,45 +127,76 @@ class DataConfig:
     """The images and how they reach the method.
 
     Args:
-        name: The dataset.
-        image_size: Side of the square images in pixels.
-        batch_size: Images per step and process; each gives two views.
-        num_workers: Processes that load images. The digits lie in memory: workers would only cost.
+        name: The dataset, as `hex-ssl datasets` lists them.
+        root: Folder that holds it; None where it comes with a package.
+        image_size: Side of the square views in pixels; None: the dataset's own, at most 224.
+        batch_size: Images per step and process; each gives the views.
+        num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
+            else the cores there are.
+        augmentation: Policy of the views, as `hex_ssl.data.POLICIES` lists them; "auto": the dataset's own.
+        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time.
+        fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
     """
 
-    name: Literal["digits"] = "digits"
-    image_size: int = 8
+    name: str = "digits"
+    root: str | None = None
+    image_size: int | None = None
     batch_size: int = 256
-    num_workers: int = 0
+    num_workers: int | None = None
+    augmentation: str = "auto"
+    augment_on: Literal["workers", "device"] = "workers"
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
         _at_least("data.image_size", self.image_size, 4)
         _at_least("data.batch_size", self.batch_size, 2)
         _at_least("data.num_workers", self.num_workers, 0)
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"expected `data.fraction` to be in (0, 1], but got {self.fraction}")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer. The learning rate rises linearly from 0, then falls to 0 on half a cosine, changing at each step.
+    """The optimizer. The learning rate rises linearly, then falls on half a cosine, changing at each step.
 
     Args:
-        name: "sgd" or "adamw".
+        name: "sgd", "lars" or "adamw".
         learning_rate: The highest learning rate.
-        weight_decay: Decay of the weight matrices and kernels; biases and norms have none.
-        momentum: Of "sgd".
+        scale_learning_rate: Multiply it by images per optimizer step, over all processes, / 256.
+        weight_decay: Decay of the weights.
+        momentum: Of "sgd" and "lars".
+        decay_norms_and_biases: Whether parameters of one dimension decay too, and are scaled by "lars".
+        trust_coefficient: "lars": eta.
+        clip_trust: "lars": keep each layer's rate at or below the learning rate.
         warmup_epochs: Epochs until the highest learning rate.
+        warmup_start: Learning rate of the first step.
+        final_learning_rate: Learning rate at the end.
     """
 
-    name: Literal["sgd", "adamw"] = "adamw"
+    name: Literal["sgd", "lars", "adamw"] = "adamw"
     learning_rate: float = 2e-3
+    scale_learning_rate: bool = False
     weight_decay: float = 1e-4
     momentum: float = 0.9
+    decay_norms_and_biases: bool = False
+    trust_coefficient: float = 0.02
+    clip_trust: bool = True
     warmup_epochs: float = 3.0
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("optimizer.learning_rate", self.learning_rate, 0.0)
-        _at_least("optimizer.weight_decay", self.weight_decay, 0.0)
-        _at_least("optimizer.warmup_epochs", self.warmup_epochs, 0.0)
+        lowest_is_0 = (
+            "learning_rate",
+            "weight_decay",
+            "momentum",
+            "trust_coefficient",
+            "warmup_epochs",
+            "warmup_start",
+            "final_learning_rate",
+        )
+        for name in lowest_is_0:
+            _at_least(f"optimizer.{name}", getattr(self, name), 0.0)
 
 
 @dataclass(frozen=True)
@@ -129,9 +211,22 @@ class RunConfig:
         seed: Decides weights, order of the images and augmentations.
         epochs: Epochs to train.
         knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
+        classifier: Train a linear classifier on the backbone's detached representations beside the method.
+        checkpoint_minutes: Minutes between two checkpoints within an epoch; one more at the end of each.
+        keep_every: Epochs between two checkpoints that are kept for the analysis, the untrained backbone's among them;
+            0: only the last checkpoint is kept.
+        virtual_batch_size: Images of one loss and process by gradient caching, a multiple of the batch size: as large
+            a batch in the memory of the smaller one. None: the batch size.
+        accumulate: Batches per optimizer step, each with a loss of its own.
         accelerator: Lightning's: "auto", "cpu", "gpu", ...
-        devices: Processes, one per device.
+        devices: Processes per node, one per device.
+        nodes: Lightning's `num_nodes`.
+        strategy: Lightning's: "auto", "ddp", ...
         precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...
+        sync_batchnorm: Take batch norm's statistics over all processes.
+        deterministic: Deterministic kernels where there are any.
+        loggers: Besides the metrics files: "tensorboard", "wandb".
+        profiler: Lightning's: "simple", "advanced", "pytorch".
         progress: Whether to show a progress bar.
     """
 
@@ -141,16 +236,27 @@ class RunConfig:
     seed: int = 0
     epochs: int = 40
     knn_every: int = 5
+    classifier: bool = True
+    checkpoint_minutes: float = 10.0
+    keep_every: int = 0
+    virtual_batch_size: int | None = None
+    accumulate: int = 1
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    sync_batchnorm: bool = True
+    deterministic: bool = True
+    loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _at_least("run.seed", self.seed, 0)
-        _at_least("run.epochs", self.epochs, 1)
-        _at_least("run.knn_every", self.knn_every, 1)
-        _at_least("run.devices", self.devices, 1)
+        for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
+            _at_least(f"run.{name}", getattr(self, name), 1)
+        for name in ("seed", "keep_every", "checkpoint_minutes"):
+            _at_least(f"run.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -158,8 +264,8 @@ class Config:
     """A whole pretraining run.
 
     Args:
-        method: The method and its projector.
-        loss: The loss on the projections.
+        method: The method, its heads and what is its own.
+        loss: The loss and HEX's part in it.
         backbone: The network that is pretrained.
         data: The images.
         optimizer: The optimizer and its schedule.
@@ -173,6 +279,15 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self) -> None:
+        virtual, batch = self.run.virtual_batch_size, self.data.batch_size
+        if virtual is not None and (virtual < batch or virtual % batch):
+            raise ValueError(
+                f"expected `run.virtual_batch_size` to be a multiple of `data.batch_size` ({batch}), but got {virtual}"
+            )
+        if virtual is not None and self.run.accumulate > 1:
+            raise ValueError("expected `run.virtual_batch_size` or `run.accumulate`, but got both")
+
     @classmethod
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "Config":
         """A run from nested dictionaries, such as a recipe; what they leave out has its default.
@@ -183,7 +298,7 @@ class Config:
             ValueError: A group or a setting is unknown.
 
         Example:
-            >>> Config.from_dict({"loss": {"name": "hex"}}).loss.temperature
+            >>> Config.from_dict({"loss": {"hex": "adaptive"}}).loss.temperature
             0.1
         """
         known = {group.name: group.type for group in fields(cls)}
@@ -200,6 +315,11 @@ class Config:
         return asdict(self)
 
 
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if not value >= lowest:
+def _at_least(name: str, value: float | None, lowest: float) -> None:
+    if value is not None and not value >= lowest:
         raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
+
+
+def _between(name: str, value: float | None, lowest: float, highest: float) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise ValueError(f"expected `{name}` to be in [{lowest}, {highest}], but got {value}")
