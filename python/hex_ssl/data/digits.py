@@ -4,15 +4,13 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 (the test part, as in `sklearn.datasets.load_digits`).
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+
+from hex_ssl.data.images import ArrayImages
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 0
@@ -20,8 +18,8 @@ WHITE = 16.0
 """scikit-learn's grey values are 0 to 16."""
 
 
-class Digits(Dataset[tuple[Tensor, Tensor]]):
-    """The digits as (image, label): float32 [1, S, S] in [0, 1], and int64 in 0..9.
+class Digits(ArrayImages):
+    """The digits as (image, label): float32 [1, S, S] in [0, 1], and 0 to 9.
 
     The split is stratified by class and always the same: 1,437 images to train on, 360 to test on.
 
@@ -38,10 +36,7 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
         (torch.Size([1, 8, 8]), 1437, 360)
     """
 
-    classes = 10
-    channels = 1
-
-    def __init__(self, split: Literal["train", "test"], image_size: int = 8) -> None:
+    def __init__(self, split: str, image_size: int = 8) -> None:
         if split not in ("train", "test"):
             raise ValueError(f'expected `split` to be one of "train", "test", but got "{split}"')
         pixels, labels = load_digits(return_X_y=True)
@@ -52,11 +47,4 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
         images = torch.from_numpy(pixels[chosen] / WHITE).float().view(-1, 1, 8, 8)
         if image_size != 8:
             images = F.interpolate(images, size=image_size, mode="bilinear", antialias=True).clamp(0.0, 1.0)
-        self.images = images
-        self.labels = torch.from_numpy(labels[chosen]).long()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
+        super().__init__(images, labels[chosen], classes=10, class_names=[str(digit) for digit in range(10)])

@@ -1,77 +1,199 @@
 """The data module: batches of views for training, plain images for the evaluation."""
 
+import os
 from typing import Literal
 
 import lightning as L
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
 
 from hex_ssl.config import DataConfig
-from hex_ssl.data.augmentation import Augmentation
-from hex_ssl.data.digits import Digits
+from hex_ssl.data.batch import Batch
+from hex_ssl.data.batched_views import BatchedView
+from hex_ssl.data.catalogue import build_dataset, dataset_card
+from hex_ssl.data.digit_views import DigitView
+from hex_ssl.data.draws import draw_keys
+from hex_ssl.data.evaluation_images import EvaluationImages, as_float, normalise, square
+from hex_ssl.data.images import UNLABELLED, ImageDataset
+from hex_ssl.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
+from hex_ssl.data.policies import LARGEST_VIEW, PhotoView, find_policy
+from hex_ssl.data.subset import stratified_rows
 
-Views = tuple[Tensor, ...]
-"""The views of a batch, each [N, C, S, S]."""
+PROBED = 64
+"""Images whose size is looked at where no card tells it."""
 
 
 class PretrainData(L.LightningDataModule):
-    """Training batches as ((view 1, view 2), labels).
+    """Training batches of views, and the splits as they are.
 
-    Order and augmentation depend on the seed, the epoch and the step alone, so that a resumed run goes on as if it
-    had not stopped.
+    Order and views follow from the seed, the epoch, the image and the number of the view alone, not from processes,
+    batches or what came before, so that a resumed run goes on as if it had not stopped, also within an epoch.
 
     Args:
-        config: Dataset, image size, batch size.
-        seed: Decides order and augmentations.
-        augmentation: Makes a view of a batch of images.
+        config: Dataset, image size, batch size and the like.
+        seed: Decides order, views and the share of the images.
+
+    Attributes:
+        channels: C.
+        image_size: S, side of the views in pixels.
+        classes: How many there are, 0 without labels.
+        superclasses: int64 [classes], the superclass of each, or None.
+        train, test: The splits; `test` is None where there is none.
+        rows: int64, the training images that the fraction leaves.
 
     Raises:
-        ValueError: A batch has more images than the training split.
+        FileNotFoundError: Files are missing; the message says what to put where.
+        ValueError: The settings contradict each other or the data.
+
+    Example:
+        >>> data = PretrainData(DataConfig(name="digits", augment_on="device", batch_size=4), seed=0)
+        >>> batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> [view.shape for view in batch.views], batch.labels.shape
+        ([torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8])], torch.Size([4]))
     """
 
-    views = 2
-
-    def __init__(self, config: DataConfig, seed: int, augmentation: Augmentation | None = None) -> None:
+    def __init__(self, config: DataConfig, seed: int) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
-        self.augmentation = augmentation or Augmentation()
-        self.train = Digits("train", config.image_size)
-        self.test = Digits("test", config.image_size)
-        self.channels = Digits.channels
-        if config.batch_size > len(self.train):
-            raise ValueError(
-                f"expected `data.batch_size` to be at most {len(self.train)}, the number of training images, "
-                f"but got {config.batch_size}"
-            )
+        self.card = dataset_card(config.name)
+        self.train = build_dataset(config.name, "train", config.root)
+        self.test = self._build_test()
+        self.rows = stratified_rows(self.train.labels, config.fraction, seed)
+        self.channels = self.train.channels
+        self.image_size = _checked_size(config.image_size or own_size(self.train))
+        self.classes = self.train.classes
+        self.superclasses = self.train.superclasses
+        name = self.card.augmentation if config.augmentation == "auto" else config.augmentation
+        self.policy = find_policy(name, self.image_size)
+        self.work = self._work()
+        self._device_views = self._build_device_views()
+        self._resumed = (0, 0)
+        EpochSampler(self.rows, config.batch_size, seed, self._position)  # says now whether the batch is too large
 
-    def split(self, name: Literal["train", "test"]) -> Digits:
-        """The images of a split as they are, for the evaluation."""
-        return self.train if name == "train" else self.test
+    def _build_test(self) -> ImageDataset | None:
+        try:
+            return build_dataset(self.config.name, "test", self.config.root)
+        except FileNotFoundError:
+            if self.card.splits:  # a dataset that has a test split, which is to be put in its place
+                raise
+            return None
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Shuffled batches of one size; Lightning tells the sampler each epoch."""
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler: DistributedSampler[tuple[Tensor, Tensor]] = DistributedSampler(
-            self.train, num_replicas=world_size, rank=rank, seed=self.seed, drop_last=True
+    def _work(self) -> Work:
+        if self.config.augment_on == "workers":
+            return "views"
+        return "images" if self.train.in_memory and self.train.size is not None else "crops"
+
+    def _build_device_views(self) -> list[BatchedView | DigitView]:
+        if self.work == "views":
+            return []
+        crop = self.work == "images"
+        return [
+            BatchedView(view, self.image_size, crop) if isinstance(view, PhotoView) else view for view in self.policy
+        ]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether both splits have labels to evaluate with."""
+        labelled = self.test is not None and bool((self.test.labels != UNLABELLED).any())
+        return labelled and bool((self.train.labels[self.rows] != UNLABELLED).any())
+
+    def split(self, name: Literal["train", "test"]) -> EvaluationImages:
+        """The labelled images of a split as they are, normalised, for the evaluation.
+
+        Args:
+            name: "train", of which it is the images that the fraction leaves, or "test".
+
+        Raises:
+            ValueError: There is no such split, or it has no labels.
+        """
+        if name not in ("train", "test"):
+            raise ValueError(f'expected `name` to be one of "train", "test", but got "{name}"')
+        dataset = self.train if name == "train" else self.test
+        if dataset is None:
+            raise ValueError(f"expected {self.config.name} in {self.config.root} to have a test split, but it has none")
+        rows = self.rows if name == "train" else torch.arange(len(dataset))
+        rows = rows[dataset.labels[rows] != UNLABELLED]
+        if len(rows) == 0:
+            raise ValueError(f"expected the {name} split of {self.config.name} to have labels, but it has none")
+        return EvaluationImages(dataset, rows, self.image_size, self.card.mean, self.card.std)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled batches of one size for this process."""
+        trainer = self.trainer
+        processes, rank, devices = (
+            (trainer.world_size, trainer.global_rank, trainer.num_devices) if trainer else (1, 0, 1)
         )
-        return DataLoader(
-            self.train,
-            batch_size=self.config.batch_size,
-            sampler=sampler,
-            num_workers=self.config.num_workers,
-            drop_last=True,
-        )
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        sampler = EpochSampler(self.rows, self.config.batch_size, self.seed, self._position, processes, rank)
+        images = TrainingImages(self.train, self.policy, self.image_size, self.seed, self.work)
+        return TrainLoader(images, sampler, self.workers(devices), pin_memory=on_gpu)
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Views, Tensor]:
-        """Makes the views, on the device."""
-        images, labels = batch
-        step, rank = (self.trainer.global_step, self.trainer.global_rank) if self.trainer else (0, 0)
-        generator = torch.Generator(images.device).manual_seed(_mixed(self.seed, step, rank))
-        return tuple(self.augmentation(images, generator) for _ in range(self.views)), labels
+    def workers(self, devices: int = 1) -> int:
+        """How many processes load images for each of the machine's training processes."""
+        if self.config.num_workers is not None:
+            return self.config.num_workers
+        return 0 if self.work == "images" else max(1, len(os.sched_getaffinity(0)) // devices)
+
+    def resume(self, epoch: int, batch: int) -> None:
+        """Where iterations of the loader begin, in use without a trainer; a trainer tells by itself.
+
+        Args:
+            epoch: The epoch.
+            batch: How many of its batches are done.
+        """
+        self._resumed = (epoch, batch)
+
+    def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return self._resumed
+        # What Lightning itself counts by: `ready` batches have been handed out, of which a resumed run keeps those
+        # that were finished.
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
+        """Makes what is left to make of the views, on the device, and normalises them."""
+        if not isinstance(batch, LoadedBatch):
+            return batch
+        views = [as_float(images) for images in batch.images]
+        if self._device_views:
+            views = [
+                make(self._base(views[0 if len(views) == 1 else number]), self._keys(batch, number))
+                for number, make in enumerate(self._device_views)
+            ]
+        double = self.trainer is not None and self.trainer.precision == "64-true"
+        normalised = [normalise(view.double() if double else view, self.card.mean, self.card.std) for view in views]
+        return Batch(tuple(normalised), batch.labels, batch.indices)
+
+    def _base(self, images: Tensor) -> Tensor:
+        """Images for a view that does not crop have its size already."""
+        if isinstance(self._device_views[0], DigitView) and images.shape[-1] != self.image_size:
+            return torch.stack([square(image, self.image_size, whole=True) for image in images])
+        return images
+
+    def _keys(self, batch: LoadedBatch, view: int) -> Tensor:
+        return draw_keys(self.seed, batch.epoch, batch.indices, view)
 
 
-def _mixed(seed: int, step: int, rank: int) -> int:
-    """One seed of three numbers; the rank keeps processes from drawing the same views."""
-    return (seed * 1_000_003 + step) * 4_099 + rank
+def own_size(dataset: ImageDataset) -> int:
+    """Side of the views of a dataset: its images' shorter side, at most 224.
+
+    Where images differ, it is the median of the shorter sides of some of them.
+
+    Args:
+        dataset: The images.
+    """
+    if dataset.size is not None:
+        return min(*dataset.size, LARGEST_VIEW)
+    rows = torch.linspace(0, len(dataset) - 1, min(PROBED, len(dataset))).round().long()
+    images = [dataset.image(row) for row in rows.tolist()]
+    sides = [min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:]) for image in images]
+    return min(int(torch.tensor(sides).median()), LARGEST_VIEW)
+
+
+def _checked_size(size: int) -> int:
+    limit = int((Image.MAX_IMAGE_PIXELS or 2**62) ** 0.5)
+    if not 4 <= size <= limit:
+        raise ValueError(f"expected `data.image_size` to be in [4, {limit}], but got {size}")
+    return size

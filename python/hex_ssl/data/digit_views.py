@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on the device, with a draw of its own for each image.
+"""Random views of handwritten digits, a batch at a time, with a draw of its own for each image.
 
 torchvision's v2 transforms draw once per call: an image at a time they cost about half a millisecond, many times the
 training step on an 8x8 image; a batch at a time all its images would turn by the same angle.
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hex_ssl.data.draws import Draws
+
 
 @dataclass(frozen=True)
-class Augmentation:
+class DigitView:
     """Random views of grey images in [0, 1]: affine map, contrast and brightness, noise, one erased square.
 
     No flips: they turn a 2 into no digit at all. The defaults suit handwritten digits of 8x8 pixels and scale with
@@ -30,11 +32,13 @@ class Augmentation:
         erased: Side of the erased square as a share of the image's.
 
     Example:
+        >>> from hex_ssl.data.draws import draw_keys
         >>> images = torch.rand(4, 1, 8, 8)
-        >>> view = Augmentation()(images, torch.Generator().manual_seed(0))
+        >>> keys = draw_keys(seed=0, epoch=0, index=torch.arange(4))
+        >>> view = DigitView()(images, keys)
         >>> view.shape
         torch.Size([4, 1, 8, 8])
-        >>> torch.equal(view, Augmentation()(images, torch.Generator().manual_seed(0)))
+        >>> torch.equal(view[2:3], DigitView()(images[2:3], keys[2:3]))
         True
     """
 
@@ -47,24 +51,24 @@ class Augmentation:
     noise: float = 0.1
     erased: float = 0.375
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         """One random view of each image.
 
         Args:
             images: [N, C, S, S], floating point in [0, 1].
-            generator: Where the draws come from, on the images' device.
+            keys: int64 [N], of `draw_keys`; all that is random follows from them.
 
         Returns:
             [N, C, S, S]; the noise may leave [0, 1].
         """
-        draw = _Draw(len(images), generator)
+        draw = Draws(keys)
         moved = self._move(images, draw)
         contrast = draw.between(1 - self.contrast, 1 + self.contrast)
         brightness = draw.between(-self.brightness, self.brightness)
         toned = (moved * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)).clamp(0.0, 1.0)
-        return self._erase(toned + self.noise * draw.normal_like(toned), draw)
+        return self._erase(toned + self.noise * draw.normal(*toned.shape[1:]).to(toned.dtype), draw)
 
-    def _move(self, images: Tensor, draw: "_Draw") -> Tensor:
+    def _move(self, images: Tensor, draw: Draws) -> Tensor:
         angle = draw.between(-self.rotation, self.rotation) * math.pi / 180
         shear = torch.tan(draw.between(-self.shear, self.shear) * math.pi / 180)
         # affine_grid maps the view's pixels to the image's: the inverse of the magnification; 2 is the whole side.
@@ -77,25 +81,10 @@ class Augmentation:
         grid = F.affine_grid(maps, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
 
-    def _erase(self, images: Tensor, draw: "_Draw") -> Tensor:
+    def _erase(self, images: Tensor, draw: Draws) -> Tensor:
         side = images.shape[-1]
         half = self.erased * side / 2
         pixels = torch.arange(side, device=images.device) + 0.5
         inside_x = (pixels - side * draw.between(0.0, 1.0)[:, None]).abs() < half
         inside_y = (pixels - side * draw.between(0.0, 1.0)[:, None]).abs() < half
         return images.masked_fill(inside_y[:, None, :, None] & inside_x[:, None, None, :], 0.0)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Random numbers, one for each image."""
-
-    count: int
-    generator: torch.Generator
-
-    def between(self, low: float, high: float) -> Tensor:
-        uniform = torch.rand(self.count, generator=self.generator, device=self.generator.device)
-        return low + (high - low) * uniform
-
-    def normal_like(self, images: Tensor) -> Tensor:
-        return torch.randn(images.shape, generator=self.generator, device=images.device, dtype=images.dtype)

@@ -1,0 +1,206 @@
+"""The datasets by name: which there are, what is known of each, and each from its files."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from hex_ssl.data import listed_sets, torchvision_sets
+from hex_ssl.data.card import Card, card_names, load_card
+from hex_ssl.data.digits import Digits
+from hex_ssl.data.folder import Folder
+from hex_ssl.data.hierarchy import Hierarchy
+from hex_ssl.data.images import ImageDataset
+from hex_ssl.data.torchvision_sets import Builder
+from hex_ssl.extras import train_extra
+
+SPLITS = ("train", "test")
+
+GENERATED: dict[str, Callable[[str], ImageDataset]] = {
+    "digits": Digits,
+    "hierarchy": lambda split: Hierarchy(split, images_per_class=100 if split == "train" else 25),
+}
+"""What needs no files, from a split."""
+
+
+def _parquet(root: Path, split: str, level: str) -> ImageDataset:
+    with train_extra():
+        from hex_ssl.data.parquet import Parquet
+    return Parquet(root, split)
+
+
+READ: dict[str, Builder] = {
+    "aircraft": torchvision_sets.aircraft,
+    "caltech101": torchvision_sets.caltech101,
+    "cars": torchvision_sets.cars,
+    "cifar10": torchvision_sets.cifar10,
+    "cifar100": torchvision_sets.cifar100,
+    "cub": listed_sets.cub,
+    "dogs": listed_sets.dogs,
+    "flowers": torchvision_sets.flowers,
+    "folder": lambda root, split, level: Folder(root, split),
+    "food101": torchvision_sets.food101,
+    "imagenet": torchvision_sets.imagenet,
+    "imagenet100": torchvision_sets.imagenet100,
+    "inaturalist2021": torchvision_sets.inaturalist2021,
+    "inaturalist2021_mini": torchvision_sets.inaturalist2021_mini,
+    "nabirds": listed_sets.nabirds,
+    "parquet": _parquet,
+    "pets": torchvision_sets.pets,
+    "stl10": torchvision_sets.stl10,
+    "tiny_imagenet": listed_sets.tiny_imagenet,
+}
+"""What is read from files, from their folder, a split and a level of the classes' tree."""
+
+
+def list_datasets() -> list[str]:
+    """The names of all datasets, in alphabetical order.
+
+    Example:
+        >>> "cifar100" in list_datasets()
+        True
+    """
+    return card_names()
+
+
+def dataset_card(name: str) -> Card:
+    """What is known of a dataset, whether or not its files are there.
+
+    Args:
+        name: One of `list_datasets()`.
+
+    Raises:
+        ValueError: There is none of that name.
+
+    Example:
+        >>> dataset_card("cifar100").superclasses
+        20
+    """
+    if name not in card_names():
+        near = difflib.get_close_matches(name, card_names(), n=1)
+        meant = f' (did you mean "{near[0]}"?)' if near else ""
+        raise ValueError(f'expected `data.name` to be one of {", ".join(card_names())}, but got "{name}"{meant}')
+    return load_card(name)
+
+
+def build_dataset(
+    name: str, split: str = "train", root: str | Path | None = None, level: str | None = None
+) -> ImageDataset:
+    """A split of a dataset, from its files.
+
+    Args:
+        name: One of `list_datasets()`.
+        split: "train" or "test".
+        root: Folder that holds the files; not needed for what comes with a package.
+        level: Which level of the classes' tree the superclasses are, where the card names several.
+
+    Returns:
+        (image, label) by row, with `labels`, `classes`, `superclasses` and the names of both.
+
+    Raises:
+        FileNotFoundError: Files are missing; the message says what to put where.
+        ValueError: An argument is none of its choices, `root` is missing, or the files are not as published.
+
+    Example:
+        >>> dataset = build_dataset("hierarchy", "test")
+        >>> len(dataset), dataset.classes, dataset.superclasses.unique().tolist()
+        (500, 20, [0, 1, 2, 3, 4])
+    """
+    card = dataset_card(name)
+    if split not in SPLITS:
+        choices = ", ".join(f'"{each}"' for each in SPLITS)
+        raise ValueError(f'expected `split` to be one of {choices}, but got "{split}"')
+    if level is not None and level not in card.levels:
+        choices = ", ".join(f'"{each}"' for each in card.levels) or "None"
+        raise ValueError(f'expected `level` of {name} to be one of {choices}, but got "{level}"')
+    if name in GENERATED:
+        return GENERATED[name](split)
+    folder = _checked_root(card, split, root)
+    try:
+        return READ[name](folder, split, level or next(iter(card.levels), ""))
+    except RuntimeError as error:  # torchvision's, where a checksum is wrong
+        raise ValueError(
+            f"expected the files of {name} in {folder} to be as published, but torchvision finds them missing or "
+            f"damaged: {error}\n{_instructions(card, folder)}"
+        ) from error
+
+
+def _checked_root(card: Card, split: str, root: str | Path | None) -> Path:
+    if root is None:
+        raise ValueError(
+            f"expected `data.root` to be the folder that holds {card.name}, but got None\n"
+            f"{_instructions(card, Path('ROOT'))}"
+        )
+    folder = Path(root).expanduser()
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"expected `data.root` to be the folder that holds {card.name}, but {folder} does not exist\n"
+            f"{_instructions(card, folder)}"
+        )
+    missing = [path for path in (card.requires or {}).get(split, ()) if not (folder / path).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"expected `data.root` ({folder}) to hold {missing[0]} for the {split} split of {card.name}, "
+            f"but it is missing\n{_instructions(card, folder)}"
+        )
+    return folder
+
+
+def _instructions(card: Card, folder: Path) -> str:
+    """What to put where."""
+    archives = [f"download {text}" for heading, text in card.lines() if heading == "archive"]
+    return "\n".join([f"{card.title}: {card.source}", *archives, card.unpack.format(root=folder)])
+
+
+def print_cards(name: str | None = None) -> None:
+    """Prints a dataset's card, or one line for each dataset.
+
+    Args:
+        name: One of `list_datasets()`, or None for all.
+
+    Raises:
+        ValueError: There is none of that name.
+
+    Example:
+        >>> print_cards("hierarchy")
+        hierarchy: Generated hierarchy
+          images         Patterns of coloured waves, generated from a tree of classes that is known.
+          size           32x32 pixels
+          classes        20
+          superclasses   5 of 4 classes each, exact
+          splits         train 2,000, test 500
+          mean, std      (0.5, 0.5, 0.5), (0.178, 0.178, 0.163) (of the training images)
+          augmentation   hierarchy
+          source         generated, `hex_ssl.data.Hierarchy`, in other numbers and sizes too
+          where to put   nothing to do
+          licence        MIT or Apache-2.0
+          cite           this package
+    """
+    if name is None:
+        print(_table())
+        return
+    card = dataset_card(name)
+    print(f"{card.name}: {card.title}")
+    for heading, text in card.lines():
+        print(f"  {heading:14} {text}")
+
+
+HEADINGS = ("name", "classes", "superclasses", "train", "test", "size", "title")
+"""Columns of the table of all datasets."""
+
+
+def card_row(card: Card) -> tuple[str, ...]:
+    """A dataset's row under `HEADINGS`."""
+    numbers = (card.classes, card.superclasses, card.splits.get("train"), card.splits.get("test"), card.image_size)
+    # Nothing is known of a dataset without splits of its own: its files decide. Elsewhere nothing is nothing.
+    unknown = "-" if card.splits else "?"
+    return (card.name, *(unknown if number is None else f"{number:,}" for number in numbers), card.title)
+
+
+def _table() -> str:
+    rows = [HEADINGS, *(card_row(load_card(name)) for name in card_names())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = []
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers, row[-1]]))
+    return "\n".join(lines)

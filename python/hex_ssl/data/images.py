@@ -1,0 +1,201 @@
+"""What a dataset of images is, wherever its images come from."""
+
+import io
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""The files that are images, as for torchvision's ImageFolder."""
+
+UNLABELLED = -1
+
+
+class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
+    """Images as (image, label).
+
+    An image is a PIL image, or a tensor [C, H, W], uint8 in [0, 255] or float32 in [0, 1]; a label is -1 where an
+    image has none.
+
+    Args:
+        labels: One per image, -1 without.
+        classes: How many classes there are; 0 where nothing is labelled.
+        class_names: Their names, where they are known.
+        superclasses: The superclass of each class, None where there are none.
+        superclass_names: Their names, where they are known.
+        size: Height and width in pixels if all images have the same, else None.
+        channels: 1 for grey, 3 for colour.
+
+    Raises:
+        ValueError: A label is not a class.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray | Tensor,
+        classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        superclasses: Sequence[int] | Tensor | None = None,
+        superclass_names: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
+        channels: int = 3,
+    ) -> None:
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.classes = classes
+        self.class_names = tuple(class_names)
+        self.superclasses = None if superclasses is None else torch.as_tensor(superclasses, dtype=torch.int64)
+        self.superclass_names = tuple(superclass_names)
+        self.size = size
+        self.channels = channels
+        if len(self.labels) and not UNLABELLED <= int(self.labels.min()) <= int(self.labels.max()) < classes:
+            found = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            raise ValueError(f"expected labels of {classes} classes, 0 to {classes - 1} or -1 without, but got {found}")
+        if self.superclasses is not None and len(self.superclasses) != classes:
+            raise ValueError(f"expected a superclass for each of {classes} classes, but got {len(self.superclasses)}")
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether images are taken from memory, ready as tensors, rather than decoded."""
+        return False
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image | Tensor:
+        """The image of a row."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image | Tensor, int]:
+        return self.image(index), int(self.labels[index])
+
+
+class ArrayImages(ImageDataset):
+    """Images of one size in memory.
+
+    Args:
+        images: [N, C, H, W], uint8 in [0, 255] or float32 in [0, 1].
+        labels, classes: See `ImageDataset`.
+        class_names, superclasses, superclass_names: See `ImageDataset`.
+
+    Example:
+        >>> dataset = ArrayImages(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels=[1, -1], classes=2)
+        >>> image, label = dataset[0]
+        >>> image.shape, label, dataset.size
+        (torch.Size([3, 4, 4]), 1, (4, 4))
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int] | np.ndarray | Tensor,
+        classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        superclasses: Sequence[int] | Tensor | None = None,
+        superclass_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            labels,
+            classes,
+            class_names=class_names,
+            superclasses=superclasses,
+            superclass_names=superclass_names,
+            size=(images.shape[2], images.shape[3]),
+            channels=images.shape[1],
+        )
+        self.images = images
+
+    @property
+    def in_memory(self) -> bool:
+        """True."""
+        return True
+
+    def image(self, index: int) -> Tensor:
+        """[C, H, W]."""
+        return self.images[index]
+
+
+class FileImages(ImageDataset):
+    """Images in files, decoded when they are asked for, in colour.
+
+    Args:
+        root: Folder that all of them are in.
+        paths: Where each is, below `root`.
+        labels, classes: See `ImageDataset`.
+        class_names, superclasses, superclass_names, size: See `ImageDataset`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int] | np.ndarray | Tensor,
+        classes: int,
+        *,
+        class_names: Sequence[str] = (),
+        superclasses: Sequence[int] | Tensor | None = None,
+        superclass_names: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(
+            labels,
+            classes,
+            class_names=class_names,
+            superclasses=superclasses,
+            superclass_names=superclass_names,
+            size=size,
+        )
+        self.root = root
+        # One array, not a list of strings: counting references to those would copy them into each worker
+        # (pytorch/pytorch#13246), which for millions of images is gigabytes.
+        self.paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+    def path(self, index: int) -> Path:
+        """The file of a row."""
+        return self.root / os.fsdecode(self.paths[index].item())
+
+    def image(self, index: int) -> Image.Image:
+        """The image, in colour."""
+        return decode_image(self.path(index))
+
+
+def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
+    """An image from its file or the bytes of one, in colour.
+
+    Args:
+        source: The file, or what it holds.
+        name: What to call an image that comes as bytes in an error.
+
+    Raises:
+        ValueError: It is no image, is cut short, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (A file of a
+            few kilobytes may hold gigabytes of one colour.)
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 2)).save(file, format="png")
+        >>> decode_image(file.getvalue()).size
+        (4, 2)
+    """
+    name = name if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            # Beyond the limit Pillow warns, and is silent to who has silenced it; only from twice it is that it stops.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return image.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ValueError(f"expected images of at most {limit} pixels, but got {name}: {error}") from error
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"expected {name} to be an image, but it cannot be decoded: {error}") from error

@@ -1,0 +1,213 @@
+"""The datasets that torchvision reads, as `ImageDataset`: what it finds in the files, with our decoding.
+
+Each function takes the folder that torchvision calls `root` and a split, "train" or "test". Files are listed, not
+opened: torchvision's `loader`, where it has one, is set to hand the file's name through.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from hex_ssl.data.folder import SUPERCLASSES, number_parents, read_superclasses
+from hex_ssl.data.images import ArrayImages, FileImages, ImageDataset
+
+CALTECH_TRAIN = 30
+"""Images of each class of Caltech-101 to train on, the usual number; its authors name no split."""
+
+CALTECH_SEED = 0
+TAXONOMY = ("kingdom", "phylum", "class", "order", "family", "genus")
+CAR_MAKES = ("AM General", "Aston Martin", "Land Rover")
+"""Makes of two words; of all others the first word is the make."""
+
+
+def cifar10(root: Path, split: str, level: str) -> ArrayImages:
+    """CIFAR-10."""
+    found = datasets.CIFAR10(root, train=split == "train")
+    return ArrayImages(_channels_first(found.data), found.targets, 10, class_names=found.classes)
+
+
+def cifar100(root: Path, split: str, level: str) -> ArrayImages:
+    """CIFAR-100, with its 20 superclasses."""
+    from hex_ssl.data.card import load_card
+
+    found, card = datasets.CIFAR100(root, train=split == "train"), load_card("cifar100")
+    return ArrayImages(
+        _channels_first(found.data),
+        found.targets,
+        100,
+        class_names=found.classes,
+        superclasses=card.superclass_of,
+        superclass_names=card.superclass_names,
+    )
+
+
+def stl10(root: Path, split: str, level: str) -> ArrayImages:
+    """STL-10; its training split is the 5,000 labelled images, then the 100,000 others."""
+    found = datasets.STL10(root, split="train+unlabeled" if split == "train" else "test")
+    assert found.labels is not None
+    images = torch.from_numpy(np.ascontiguousarray(found.data))
+    return ArrayImages(images, found.labels.astype(np.int64), 10, class_names=getattr(found, "classes", ()))
+
+
+def imagenet(root: Path, split: str, level: str) -> FileImages:
+    """ImageNet; classes in the order of their WordNet numbers."""
+    return _imagenet(root, "train" if split == "train" else "val", wnids=None)
+
+
+def imagenet100(root: Path, split: str, level: str) -> FileImages:
+    """ImageNet-100: 100 classes of ImageNet, from a folder of these or of all."""
+    from hex_ssl.data.card import load_card
+
+    return _imagenet(root, "train" if split == "train" else "val", load_card("imagenet100").class_names)
+
+
+def inaturalist2021(root: Path, split: str, level: str) -> FileImages:
+    """iNaturalist 2021."""
+    return _inaturalist(root, "2021_train" if split == "train" else "2021_valid", level)
+
+
+def inaturalist2021_mini(root: Path, split: str, level: str) -> FileImages:
+    """iNaturalist 2021 with 50 training images of each species."""
+    return _inaturalist(root, "2021_train_mini" if split == "train" else "2021_valid", level)
+
+
+def aircraft(root: Path, split: str, level: str) -> FileImages:
+    """FGVC Aircraft: 100 variants, of which `level` groups families or manufacturers."""
+    split = "trainval" if split == "train" else "test"
+    found = datasets.FGVCAircraft(root, split, loader=_name_of)
+    paths, labels = _listed(found)
+    parents = dict(zip(found.classes, found.classes, strict=True))
+    # The variants' files and the groups' list the same images in the same order.
+    for part in ("trainval", "test"):
+        variants = datasets.FGVCAircraft(root, part, loader=_name_of)
+        groups = datasets.FGVCAircraft(root, part, annotation_level=level, loader=_name_of)
+        for (_, variant), (_, group) in zip(_items(variants), _items(groups), strict=True):
+            parents[variants.classes[variant]] = groups.classes[group]
+    superclasses, names = number_parents([parents[name] for name in found.classes])
+    return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
+
+
+def flowers(root: Path, split: str, level: str) -> FileImages:
+    """Oxford 102 Flowers; the training split is the official one and the validation split."""
+    parts = ("train", "val") if split == "train" else ("test",)
+    items = [item for part in parts for item in _items(datasets.Flowers102(root, part, loader=_name_of))]
+    return _files(root, [path for path, _ in items], [label for _, label in items], datasets.Flowers102.classes)
+
+
+def cars(root: Path, split: str, level: str) -> FileImages:
+    """Stanford Cars; the superclass is the make, such as Audi."""
+    found = datasets.StanfordCars(root, "train" if split == "train" else "test", loader=_name_of)
+    paths, labels = _listed(found)
+    superclasses, names = number_parents([make_of(name) for name in found.classes])
+    return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
+
+
+def make_of(car: str) -> str:
+    """The make of a car, with which each class of Stanford Cars begins.
+
+    Example:
+        >>> make_of("Audi S4 Sedan 2012"), make_of("Land Rover LR2 SUV 2012")
+        ('Audi', 'Land Rover')
+    """
+    return next((make for make in CAR_MAKES if car.startswith(make)), car.split()[0])
+
+
+def pets(root: Path, split: str, level: str) -> FileImages:
+    """Oxford-IIIT Pets; the superclass is cat or dog."""
+    found = datasets.OxfordIIITPet(root, "trainval" if split == "train" else "test")
+    superclasses = torch.zeros(len(found.classes), dtype=torch.int64)
+    superclasses[found._labels] = torch.tensor(found._bin_labels)
+    return _files(
+        root,
+        [str(path) for path in found._images],
+        found._labels,
+        found.classes,
+        superclasses=superclasses,
+        superclass_names=("cat", "dog"),
+    )
+
+
+def caltech101(root: Path, split: str, level: str) -> FileImages:
+    """Caltech-101 without its background class: 30 images of each class to train on, the others to test on."""
+    found = datasets.Caltech101(root)
+    labels = np.array(found.y)
+    order = np.random.default_rng(CALTECH_SEED).permutation(len(labels))
+    train = np.concatenate([order[labels[order] == label][:CALTECH_TRAIN] for label in range(len(found.categories))])
+    rows = np.sort(train) if split == "train" else np.setdiff1d(np.arange(len(labels)), train)
+    folder = Path(found.root) / "101_ObjectCategories"
+    paths = [str(folder / found.categories[labels[row]] / f"image_{found.index[row]:04d}.jpg") for row in rows]
+    return _files(root, paths, labels[rows].tolist(), found.categories)
+
+
+def food101(root: Path, split: str, level: str) -> FileImages:
+    """Food-101."""
+    found = datasets.Food101(root, "train" if split == "train" else "test", loader=_name_of)
+    return _files(root, *_listed(found), found.classes)
+
+
+def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileImages:
+    # ImageNet itself would unpack archives of 150 GB here if the folder were missing: the catalogue has checked.
+    described = (root / "meta.bin").is_file() or (root / "ILSVRC2012_devkit_t12.tar.gz").is_file()
+    found: Any = datasets.ImageNet(str(root), folder) if described else datasets.ImageFolder(str(root / folder))
+    folders = list(getattr(found, "wnids", found.classes))
+    if wnids is not None and (missing := sorted(set(wnids) - set(folders))):
+        raise FileNotFoundError(
+            f"expected {root / folder} to hold a folder for each of 100 classes, but it has none for "
+            f"{', '.join(missing[:5])}"
+        )
+    kept = sorted(wnids or folders)
+    number = {folders.index(wnid): label for label, wnid in enumerate(kept)}
+    items = [(path, number[label]) for path, label in found.samples if label in number]
+    superclasses, names = read_superclasses(root / SUPERCLASSES, kept)
+    class_names = [found.classes[folders.index(wnid)] for wnid in kept]
+    return _files(
+        root,
+        [path for path, _ in items],
+        [label for _, label in items],
+        [name if isinstance(name, str) else name[0] for name in class_names],
+        superclasses=superclasses,
+        superclass_names=names,
+    )
+
+
+def _inaturalist(root: Path, version: str, level: str) -> FileImages:
+    found = datasets.INaturalist(root, version, loader=_name_of)
+    found.index.sort()  # torchvision leaves it in the file system's order, which differs between machines
+    species = [" ".join(name.split("_")[-2:]) for name in found.all_categories]
+    groups = torch.tensor([categories[level] for categories in found.categories_map])
+    names = sorted(found.categories_index[level], key=lambda name: found.categories_index[level][name])
+    folder = Path(found.root)
+    paths = [str(folder / found.all_categories[label] / name) for label, name in found.index]
+    labels = [label for label, _ in found.index]
+    return _files(root, paths, labels, species, superclasses=groups, superclass_names=names)
+
+
+def _channels_first(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+def _name_of(path: str | Path) -> str:
+    return str(path)
+
+
+def _items(found: Any) -> Iterable[tuple[str, int]]:
+    return (found[row] for row in range(len(found)))
+
+
+def _listed(found: Any) -> tuple[list[str], list[int]]:
+    items = list(_items(found))
+    return [path for path, _ in items], [label for _, label in items]
+
+
+def _files(root: Path, paths: list[str], labels: list[int], classes: Iterable[str], **more: Any) -> FileImages:
+    names = tuple(classes)
+    below = [str(Path(path).relative_to(root)) for path in paths]
+    return FileImages(root, below, labels, len(names), class_names=names, **more)
+
+
+Builder = Callable[[Path, str, str], ImageDataset]
+"""A dataset from its folder, a split, and the level of its classes' tree that gives the superclasses."""
