@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,17 @@ def _settings(record: dict[str, object]) -> Settings:
     return base.but(threshold="labels") if "superclass" in name else base
 
 
+_LOADED: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text())
+OTHER_LOSSES = ("barlow", "vicreg", "byol", "simsiam", "nnclr")
 RECORDS = [
     Record(record["case"], record["name"], _settings(record))
-    for record in json.loads((FOLDER / "golden.json").read_text())
+    for record in _LOADED
+    if record["name"] not in OTHER_LOSSES
 ]
+"""HEX and the losses that are points of it."""
+OTHER_RECORDS = [
+    (Record(record["case"], record["name"], Settings(temperature=record["temperature"])), record)
+    for record in _LOADED
+    if record["name"] in OTHER_LOSSES
+]
+"""The other methods' losses, each with its settings as recorded."""

@@ -116,9 +116,49 @@ def contrast_gathered(
         epsilon=epsilon,
         offset=offset,
     )
-    statistics, defined = join_statistics(local, anchors.shape[0])
-    if settings.reduction == "mean":
-        loss = loss * (len(counts) / defined.clamp(min=1))
-    elif settings.reduction == "sum":
-        loss = loss * len(counts)
+    return _share(loss, local, settings.reduction, anchors.shape[0])
+
+
+@_disable_dynamo
+def contrast_with_shared_keys(
+    anchors: Tensor,
+    settings: Settings,
+    *,
+    keys: Tensor,
+    positives: Tensor | None,
+    positive_index: Tensor | None,
+    ignored_index: Tensor | None,
+    anchor_labels: Tensor | None,
+    key_labels: Tensor | None,
+) -> tuple[Tensor, Statistics]:
+    """As :func:`contrast` of the anchors of all processes, where each process has the same keys.
+
+    Reductions "mean" and "sum" give each process a share, as :func:`contrast_gathered`.
+    """
+    epsilon = None
+    if settings.threshold == "adaptive":
+        quantiles = row_quantiles([anchors], keys, positives, 0, settings.threshold_value)
+        settings, epsilon = settings._replace(threshold="given"), mean_over_processes(quantiles)
+    loss, local = contrast(
+        [anchors],
+        settings._replace(reduction="none" if settings.reduction == "none" else "sum"),
+        keys=keys,
+        positives=positives,
+        positive_index=positive_index,
+        ignored_index=ignored_index,
+        anchor_labels=anchor_labels,
+        key_labels=key_labels,
+        epsilon=epsilon,
+    )
+    return _share(loss, local, settings.reduction, anchors.shape[0])
+
+
+def _share(loss: Tensor, local: Statistics, reduction: str, anchors: int) -> tuple[Tensor, Statistics]:
+    """A process's share of the joined batch's loss, and the joined batch's statistics."""
+    statistics, defined = join_statistics(local, anchors)
+    processes = dist.get_world_size()
+    if reduction == "mean":
+        loss = loss * (processes / defined.clamp(min=1))
+    elif reduction == "sum":
+        loss = loss * processes
     return loss, statistics

@@ -50,6 +50,29 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
     return gathered
 
 
+def gather_batches(*rows: Tensor) -> tuple[Tensor, ...]:
+    """The rows of all processes, rank by rank, for losses of the whole batch; without a process group, as they are.
+
+    Where each process computes the same loss of all rows, the sum in the backward and DDP's mean of the gradients
+    cancel: the gradient is that of one process on the joined batch.
+
+    Args:
+        *rows: Each [n, ...], with one n.
+
+    Returns:
+        As many, each [sum of n, ...]. The backward of each sums over the processes.
+
+    Example:
+        >>> import torch
+        >>> gather_batches(torch.zeros(3, 2))[0].shape
+        torch.Size([3, 2])
+    """
+    if not is_distributed():
+        return rows
+    counts = gather_counts(rows[0].shape[0], rows[0].device)
+    return tuple(gather_rows(each, counts) for each in rows)
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """The mean over the elements of all processes' `values`.
 

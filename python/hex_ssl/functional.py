@@ -1,11 +1,11 @@
 """The losses as functions without state. The formula stands once, in :func:`hex_loss`; the others are points of it."""
 
 import math
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
-from hex_ssl.contrast import Settings, contrast, contrast_gathered
+from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import FixedThreshold, Threshold
@@ -283,14 +283,16 @@ def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
     temperature: float = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
-    tau_plus: float = ..., reduction: str = ..., epoch: int | None = ..., return_statistics: Literal[False] = ...,
+    tau_plus: float = ..., reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
     temperature: float = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
-    tau_plus: float = ..., reduction: str = ..., epoch: int | None = ..., return_statistics: Literal[True],
+    tau_plus: float = ..., reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
 def hex_loss_with_keys(
     anchors: Tensor,
@@ -307,6 +309,7 @@ def hex_loss_with_keys(
     beta: float = 1.0,
     tau_plus: float = 0.1,
     reduction: str = "mean",
+    gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
@@ -331,6 +334,9 @@ def hex_loss_with_keys(
         beta: At least 0.
         tau_plus: In [0, 1).
         reduction: "mean", "sum" or "none".
+        gather_distributed: Find the threshold over the anchors of all processes. The keys are not gathered: give each
+            process the same, such as a queue. With reduction "mean" or "sum" the mean over the processes of the
+            losses is then that of one process on all anchors.
         epoch: From 0; thresholds that change with the epoch need it.
         return_statistics: Also return the statistics.
 
@@ -374,16 +380,18 @@ def hex_loss_with_keys(
             positive_index = positive_index.unsqueeze(1)
     if ignored_index is not None:
         ignored_index = check_integers("ignored_index", ignored_index, anchors.shape[0], anchors)
-    loss, statistics = contrast(
-        [anchors],
-        settings,
-        keys=keys,
-        positives=positives,
-        positive_index=positive_index,
-        ignored_index=ignored_index,
-        anchor_labels=_labels(settings, "anchor_labels", anchor_labels, anchors),
-        key_labels=_labels(settings, "key_labels", key_labels, keys),
-    )
+    pairing: dict[str, Any] = {
+        "keys": keys,
+        "positives": positives,
+        "positive_index": positive_index,
+        "ignored_index": ignored_index,
+        "anchor_labels": _labels(settings, "anchor_labels", anchor_labels, anchors),
+        "key_labels": _labels(settings, "key_labels", key_labels, keys),
+    }
+    if gather_distributed and is_distributed():
+        loss, statistics = contrast_with_shared_keys(anchors, settings, **pairing)
+    else:
+        loss, statistics = contrast([anchors], settings, **pairing)
     return (loss, statistics) if return_statistics else loss
 
 

@@ -30,6 +30,20 @@ def check_settings(
     _check_choice("reduction", reduction, REDUCTIONS)
 
 
+def check_at_least(name: str, value: float, lowest: float) -> float:
+    """Checks a finite number from below.
+
+    Returns:
+        `value`.
+
+    Raises:
+        ValueError: It is below `lowest`, or not finite.
+    """
+    if not lowest <= value < math.inf:
+        raise ValueError(f"expected `{name}` to be at least {lowest:g}, but got {value}")
+    return value
+
+
 def check_views(views: Sequence[Tensor]) -> None:
     """Checks that the views are matrices of one shape, dtype and device.
 

@@ -1,9 +1,42 @@
-"""The losses as modules: settings, the epoch, and the statistics of the last forward. The mathematics is in
-:mod:`hex_ssl.functional`."""
+"""The losses as modules: settings, the epoch, and what the last forward saw. The mathematics of HEX and the contrastive
+losses is in :mod:`hex_ssl.functional`, that of the others beside their modules."""
 
+from hex_ssl.losses.barlow_twins import BarlowTwinsLoss as BarlowTwinsLoss
+from hex_ssl.losses.barlow_twins import barlow_twins_loss as barlow_twins_loss
+from hex_ssl.losses.byol import BYOLLoss as BYOLLoss
+from hex_ssl.losses.byol import byol_loss as byol_loss
 from hex_ssl.losses.dcl import DCLLoss as DCLLoss
+from hex_ssl.losses.feature_contrast import FeatureContrastLoss as FeatureContrastLoss
+from hex_ssl.losses.feature_contrast import feature_contrast_loss as feature_contrast_loss
 from hex_ssl.losses.hcl import HCLLoss as HCLLoss
 from hex_ssl.losses.hex import HexLoss as HexLoss
+from hex_ssl.losses.moco import MoCoLoss as MoCoLoss
+from hex_ssl.losses.moco import moco_loss as moco_loss
+from hex_ssl.losses.nnclr import NNCLRLoss as NNCLRLoss
+from hex_ssl.losses.nnclr import nnclr_loss as nnclr_loss
 from hex_ssl.losses.ntxent import NTXentLoss as NTXentLoss
+from hex_ssl.losses.simsiam import SimSiamLoss as SimSiamLoss
+from hex_ssl.losses.simsiam import simsiam_loss as simsiam_loss
+from hex_ssl.losses.vicreg import VICRegLoss as VICRegLoss
+from hex_ssl.losses.vicreg import vicreg_loss as vicreg_loss
 
-__all__ = ["DCLLoss", "HCLLoss", "HexLoss", "NTXentLoss"]
+__all__ = [
+    "BYOLLoss",
+    "BarlowTwinsLoss",
+    "DCLLoss",
+    "FeatureContrastLoss",
+    "HCLLoss",
+    "HexLoss",
+    "MoCoLoss",
+    "NNCLRLoss",
+    "NTXentLoss",
+    "SimSiamLoss",
+    "VICRegLoss",
+    "barlow_twins_loss",
+    "byol_loss",
+    "feature_contrast_loss",
+    "moco_loss",
+    "nnclr_loss",
+    "simsiam_loss",
+    "vicreg_loss",
+]

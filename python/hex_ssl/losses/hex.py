@@ -1,11 +1,12 @@
 """HEX as a module: the settings, and what changes with the epoch."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.functional import NO_HIERARCHY, hex_loss
+from hex_ssl.functional import NO_HIERARCHY, hex_loss, hex_loss_with_keys
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import FixedThreshold, Threshold, threshold_from
 from hex_ssl.validation import check_settings
@@ -119,22 +120,69 @@ class HexLoss(nn.Module):
         """
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
-        # The bare NT-Xent of the warm-up is a point of the importance formulation alone.
         loss, self.statistics = hex_loss(
-            z1,
-            z2,
-            *more_views,
-            temperature=self.temperature,
-            threshold=NO_HIERARCHY if self._warming_up else self._current_threshold,
-            formulation="importance" if self._warming_up else self.formulation,
-            beta=self.beta,
-            tau_plus=self.tau_plus,
-            labels=labels,
-            reduction=self.reduction,
-            gather_distributed=self.gather_distributed,
-            return_statistics=True,
+            z1, z2, *more_views, labels=labels, return_statistics=True, **self._current_settings()
         )
         return loss
+
+    def against_keys(
+        self,
+        anchors: Tensor,
+        keys: Tensor,
+        *,
+        positives: Tensor,
+        anchor_labels: Tensor | None = None,
+        key_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of anchors against other keys than themselves, such as a queue: all of them are negatives.
+
+        Args:
+            anchors: [M, D], as `z1`.
+            keys: [N, D], the same on each process.
+            positives: Each anchor's positive, [M, D].
+            anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them.
+            key_labels: The keys' labels, [N], integers.
+
+        Returns:
+            The loss, 0-d, or [M] for reduction "none". In the warm-up it is InfoNCE.
+
+        Raises:
+            TypeError, ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`.
+
+        Example:
+            >>> queries, momentum_keys, queue = torch.randn(8, 16), torch.randn(8, 16), torch.randn(64, 16)
+            >>> HexLoss(temperature=0.2).against_keys(queries, queue, positives=momentum_keys).shape
+            torch.Size([])
+        """
+        if self._awaits_epoch:
+            self._warn_of_missing_epoch()
+        loss, self.statistics = hex_loss_with_keys(
+            anchors,
+            keys,
+            positives=positives,
+            anchor_labels=anchor_labels,
+            key_labels=key_labels,
+            return_statistics=True,
+            **self._current_settings(),
+        )
+        return loss
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the loss is NT-Xent (InfoNCE) for now."""
+        return self._warming_up
+
+    def _current_settings(self) -> dict[str, Any]:
+        # The bare NT-Xent of the warm-up is a point of the importance formulation alone.
+        return {
+            "temperature": self.temperature,
+            "threshold": NO_HIERARCHY if self._warming_up else self._current_threshold,
+            "formulation": "importance" if self._warming_up else self.formulation,
+            "beta": self.beta,
+            "tau_plus": self.tau_plus,
+            "reduction": self.reduction,
+            "gather_distributed": self.gather_distributed,
+        }
 
     def _warn_of_missing_epoch(self) -> None:
         self._awaits_epoch = False

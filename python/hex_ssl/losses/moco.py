@@ -1,0 +1,105 @@
+"""MoCo's loss, as a function and as a module."""
+
+from torch import Tensor, nn
+
+from hex_ssl.functional import NO_HIERARCHY, hex_loss_with_keys
+from hex_ssl.validation import check_settings
+
+
+def moco_loss(
+    queries: Tensor,
+    keys: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float = 0.2,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+) -> Tensor:
+    """MoCo's loss, InfoNCE whose negatives are a queue.
+
+    With the cosine c(a, b)::
+
+        L_i = -log( exp(c(q_i, k_i) / T) / (exp(c(q_i, k_i) / T) + sum_j exp(c(q_i, queue_j) / T)) )
+
+    q -> `queries`, k -> `keys`, T -> `temperature`. :func:`hex_ssl.functional.hex_loss_with_keys` without hierarchical
+    negatives.
+
+    Args:
+        queries: Projections of one view, [n, D], float64, float32, bfloat16 or float16.
+        keys: The momentum encoder's projections of the other view, like `queries`; no gradient goes through them.
+        queue: Keys of earlier batches, [K, D], the same on each process; no gradient goes through them.
+        temperature: Above 0.
+        reduction: "mean", "sum" or "none".
+        gather_distributed: Weigh the processes by their images: the mean over the processes of the losses is that of
+            one process on the joined batch, for batches of any sizes.
+
+    Returns:
+        The loss, 0-d, or [n] for reduction "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: One is not a tensor.
+        ValueError: Shapes, dtypes or devices differ, a number is out of its range, or a row is all zeros or not finite.
+
+    Source:
+        MoCo (He et al. 2020, arXiv 1911.05722), equation 1; MoCo v2 (Chen et al. 2020, arXiv 2003.04297).
+
+    Example:
+        >>> import torch
+        >>> moco_loss(torch.eye(4)[:2], torch.eye(4)[:2], torch.eye(4)[2:], temperature=1.0)  # log(e + 2) - 1
+        tensor(0.5514)
+    """
+    return hex_loss_with_keys(
+        queries,
+        queue.detach(),
+        positives=keys.detach(),
+        temperature=temperature,
+        threshold=NO_HIERARCHY,
+        reduction=reduction,
+        gather_distributed=gather_distributed,
+    )
+
+
+class MoCoLoss(nn.Module):
+    """:func:`moco_loss` as a module.
+
+    Args:
+        temperature: Above 0.
+        gather_distributed: Weigh the processes by their images.
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Source:
+        MoCo (He et al. 2020, arXiv 1911.05722), equation 1; MoCo v2 (Chen et al. 2020, arXiv 2003.04297).
+
+    Example:
+        >>> import torch
+        >>> MoCoLoss(temperature=1.0)(torch.eye(4)[:2], torch.eye(4)[:2], torch.eye(4)[2:])
+        tensor(0.5514)
+    """
+
+    def __init__(self, temperature: float = 0.2, gather_distributed: bool = False, reduction: str = "mean") -> None:
+        super().__init__()
+        check_settings(temperature=temperature, reduction=reduction)
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+        self.reduction = reduction
+
+    def forward(self, queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
+        """The loss of queries [n, D], keys [n, D] and a queue [K, D]."""
+        return moco_loss(
+            queries,
+            keys,
+            queue,
+            temperature=self.temperature,
+            reduction=self.reduction,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        return (
+            f"temperature={self.temperature}, gather_distributed={self.gather_distributed}, "
+            f"reduction={self.reduction!r}"
+        )

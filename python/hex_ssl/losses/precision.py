@@ -1,0 +1,19 @@
+"""The dtype that losses of torch operations compute in."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+
+def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half types as float32; float32 and float64 as they are.
+
+    Variances, correlations and sums over a batch lose too much in 8 or 11 bits.
+    """
+    return tuple(each.float() if each.dtype in (torch.bfloat16, torch.float16) else each for each in tensors)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    """Around operations that autocast would do in a half type."""
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,1 @@
+"""Tests of the methods: the extra `train` is there."""

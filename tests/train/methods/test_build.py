@@ -1,0 +1,204 @@
+"""From configuration to methods: every setting arrives, and none that means nothing is taken."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hex_ssl.config import LossConfig, MethodConfig
+from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl.methods import METHODS, Method, MomentumEncoder, Queue, build_loss, build_method, build_threshold
+from hex_ssl.thresholds import CosineThreshold, FixedThreshold, SupervisedThreshold
+
+from .small import HEADS, small_config, small_method
+
+
+def hex_losses(method: Method) -> list[HexLoss]:
+    return [module for module in method.modules() if isinstance(module, HexLoss)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_by_name(name: str) -> None:
+    method = small_method(name)
+    assert type(method) is METHODS[name]
+    assert hex_losses(method) == []
+    assert method(torch.rand(3, 1, 8, 8)).shape == (3, 16)
+
+
+def test_every_named_method_is_there() -> None:
+    assert METHODS.keys() == set(fields(MethodConfig)[0].type.__args__)  # type: ignore[union-attr]
+    assert METHODS.keys() == HEADS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_hex_arrive(name: str) -> None:
+    method = small_method(
+        name,
+        hex="cosine",
+        temperature=0.2,
+        threshold_arguments={"start": 0.8},
+        formulation="official",
+        beta=2.0,
+        tau_plus=0.05,
+        warmup_epochs=3,
+    )
+    (loss,) = hex_losses(method)
+    assert loss.threshold == CosineThreshold(start=0.8, max_epochs=10)
+    assert (loss.temperature, loss.formulation, loss.beta, loss.tau_plus) == (0.2, "official", 2.0, 0.05)
+    assert (loss.warmup_epochs, loss.gather_distributed) == (3, True)
+    method.on_train_epoch_start()  # without a trainer the epoch is 0
+    assert loss.warming_up
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "vicreg", "byol", "simsiam"])
+def test_alpha_arrives(name: str) -> None:
+    assert small_method(name, hex="adaptive", alpha=0.25).alpha == 0.25
+
+
+@pytest.mark.parametrize("name", ["nnclr", "all4one", "mocov2"])
+def test_the_temperature_is_the_methods_own(name: str) -> None:
+    method = small_method(name, temperature=0.4)
+    temperatures = {module.temperature for module in method.modules() if hasattr(module, "temperature")}
+    assert temperatures == {0.4}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_heads_have_the_widths_asked_for(name: str) -> None:
+    method = small_method(name)
+    linear = [layer for layer in method.projector if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
+    widths = [linear[0].in_features, *(layer.out_features for layer in linear)]
+    hidden, output = HEADS[name]["hidden_dim"], HEADS[name]["output_dim"]
+    two_layers = ("simclr", "mocov2", "byol")
+    assert widths == ([16, hidden, output] if name in two_layers else [16, hidden, hidden, output])
+    norms = [layer for layer in method.projector if isinstance(layer, nn.BatchNorm1d)]  # type: ignore[union-attr]
+    expected = {"simclr": 0, "mocov2": 0, "byol": 1, "barlow_twins": 2, "vicreg": 2}
+    assert len(norms) == expected.get(name, 3)
+    if "predictor_dim" in HEADS[name]:
+        first, norm, _, last = method.predictor  # type: ignore[misc,union-attr]
+        assert (first.out_features, norm.num_features, last.out_features) == (
+            *[HEADS[name]["predictor_dim"]] * 2,
+            output,
+        )
+    for module in method.modules():
+        if isinstance(module, Queue):
+            assert module.rows.shape == (96, 16)
+        if isinstance(module, MomentumEncoder):
+            assert module.start == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("simclr", {"hidden_dim": 2048, "output_dim": 128}),
+        ("nnclr", {"hidden_dim": 2048, "output_dim": 256, "predictor_dim": 4096, "queue_size": 98304}),
+        ("all4one", {"neighbours": 5, "momentum": 0.99, "final_momentum": 1.0, "attention_temperature": None,
+                     "positional_axis": "rank"}),
+        ("barlow_twins", {"hidden_dim": 8192, "lamb": 0.005, "scale": 1.0, "sync_statistics": True}),
+        ("byol", {"hidden_dim": 4096, "output_dim": 256, "momentum": 0.996, "final_momentum": 1.0}),
+        ("mocov2", {"output_dim": 128, "queue_size": 65536, "momentum": 0.999, "final_momentum": 0.999,
+                    "symmetric": False}),
+        ("vicreg", {"sim_weight": 25.0, "var_weight": 25.0, "cov_weight": 1.0, "half_variance": True}),
+        ("simsiam", {"hidden_dim": 2048, "output_dim": 2048, "predictor_dim": 512}),
+    ],
+)  # fmt: skip
+def test_defaults_are_those_of_the_methods_own_paper(name: str, expected: dict[str, Any]) -> None:
+    import inspect
+
+    parameters = inspect.signature(METHODS[name]).parameters
+    assert {key: parameters[key].default for key in expected} == expected
+
+
+def test_every_setting_of_a_configuration_means_something_to_a_method() -> None:
+    import inspect
+
+    taken = {name for method in METHODS.values() for name in inspect.signature(method).parameters}
+    assert {setting.name for setting in fields(MethodConfig)} - {"name"} <= taken
+
+
+def test_settings_without_a_meaning_are_errors() -> None:
+    config = small_config("simclr")
+    config = replace(config, method=replace(config.method, queue_size=64, lamb=0.1))
+    message = r"^expected settings of simclr, hidden_dim, output_dim, but got `method.queue_size`, `method.lamb`$"
+    with pytest.raises(ValueError, match=message):
+        build_method(config, channels=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_dim": 20}, "^expected `output_dim` to be a multiple of 8, but got 20$"),
+        ({"queue_size": 4}, r"^expected `queue_size` to be at least `neighbours` \(5\), but got 4$"),
+        ({"positional_axis": "ranks"}, '^expected `positional_axis` to be "rank" or "feature", but got "ranks"$'),
+    ],
+)
+def test_impossible_settings_of_all4one_are_errors(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_method("all4one", settings)
+
+
+def test_an_image_size_is_needed() -> None:
+    config = small_config("simclr")
+    with pytest.raises(ValueError, match="^expected `image_size` or `data.image_size`, but both are None$"):
+        build_method(replace(config, data=replace(config.data, image_size=None)), channels=1)
+
+
+@pytest.mark.parametrize(("base", "kind"), [("own", NTXentLoss), ("hcl", HCLLoss), ("dcl", DCLLoss)])
+def test_simclrs_losses_by_name(base: Any, kind: type[nn.Module]) -> None:
+    loss: Any = build_loss(LossConfig(base=base, temperature=0.3, beta=2.0, tau_plus=0.05))
+    assert type(loss) is kind
+    assert (loss.temperature, loss.gather_distributed) == (0.3, True)
+    if base == "hcl":
+        assert (loss.beta, loss.tau_plus) == (2.0, 0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "simclr"])
+def test_other_methods_have_no_other_base(name: str) -> None:
+    with pytest.raises(ValueError, match=f'^expected `loss.base` to be "own" for {name}, but got "hcl"$'):
+        small_method(name, base="hcl")
+
+
+def test_hex_has_no_other_base() -> None:
+    with pytest.raises(
+        ValueError, match='^expected `loss.base` to be "own" where `loss.hex` is not "off", but got "dcl"$'
+    ):
+        build_loss(LossConfig(hex="adaptive", base="dcl"))
+
+
+def test_thresholds_by_name() -> None:
+    fixed = LossConfig(hex="fixed", threshold_arguments={"value": 0.7, "scale": "cosine"})
+    assert build_threshold(fixed) == FixedThreshold(0.7, "cosine")
+    assert build_threshold(LossConfig(hex="supervised")) == SupervisedThreshold()
+    assert build_threshold(LossConfig(hex="cosine"), epochs=30) == CosineThreshold(max_epochs=30)
+    given = LossConfig(hex="cosine", threshold_arguments={"max_epochs": 9})
+    assert build_threshold(given, epochs=30) == CosineThreshold(max_epochs=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("adaptive", {"quantil": 0.9}, r"of adaptive to be among \['quantile'\], but got \['quantil'\]"),
+        ("fixed", {}, "`loss.threshold_arguments` of fixed: .*value"),
+        ("adaptive", {"quantile": 2.0}, "quantile"),
+        ("off", {}, '^expected `loss.hex` to name a threshold, but got "off"$'),
+    ],
+)
+def test_wrong_threshold_arguments_are_errors(name: Any, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_threshold(LossConfig(hex=name, threshold_arguments=arguments))
+
+
+def test_alpha_out_of_range_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^expected `alpha` to be in \[0, 1\], but got 1.5$"):
+        METHODS["byol"](nn.Flatten(), 64, alpha=1.5)  # type: ignore[call-arg]
+
+
+def test_one_seed_one_backbone_whatever_the_method_and_loss() -> None:
+    backbones = [
+        small_method(name, seed=5, **loss).backbone.state_dict()
+        for name in METHODS
+        for loss in ({}, {"hex": "adaptive"})
+    ]
+    for other in backbones[1:]:
+        assert all(torch.equal(value, other[key]) for key, value in backbones[0].items())

@@ -1,0 +1,48 @@
+"""docs/methods.md: its Python code runs, and it names every method, every option and every default that it states."""
+
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hex_ssl.config import MethodConfig
+from hex_ssl.methods import METHODS
+
+TEXT = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+TITLES = ("SimCLR", "NNCLR", "All4One", "Barlow Twins", "BYOL", "MoCo v2", "VICReg", "SimSiam")
+SECTIONS = dict(zip(METHODS, TITLES, strict=True))
+
+
+def section(name: str) -> str:
+    """A method's section."""
+    return TEXT.split(f"\n## {SECTIONS[name]}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_block_runs(block: str) -> None:
+    exec(compile(block, "methods.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_is_named_with_its_method(name: str) -> None:
+    parameters = inspect.signature(METHODS[name]).parameters
+    options = {each.name for each in fields(MethodConfig)} & parameters.keys()
+    weights = {"sim_weight", "var_weight", "cov_weight"}  # in the formula, and their numbers together
+    elsewhere = {"hidden_dim", "predictor_dim"} if name == "all4one" else set()  # as NNCLR's
+    assert {option for option in options - weights if f"`{option}" not in section(name)} == elsewhere
+    for option in options - elsewhere:
+        default = parameters[option].default
+        if isinstance(default, int) and not isinstance(default, bool):
+            assert str(default) in section(name), option
+    assert re.search(r"arXiv \d{4}\.\d{5}", section(name))
+
+
+def test_what_is_ours_is_said_to_be() -> None:
+    for name in ("mocov2", "byol", "simsiam"):
+        assert f"| {SECTIONS[name]} | " in TEXT
+        assert re.search(rf"\| {SECTIONS[name]} \|.*\*\*ours\*\*", TEXT)
+        assert "with HEX (ours):" in section(name)
+    assert TEXT.count("(ours)") == 3
