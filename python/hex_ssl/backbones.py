@@ -1,5 +1,7 @@
 """Backbones: from images [N, C, H, W] to representations h [N, F]. The methods take any nn.Module that does that."""
 
+import difflib
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +16,23 @@ from hex_ssl.extras import train_extra
 with train_extra():
     from safetensors import safe_open
     from safetensors.torch import load_file
-    from torchvision.models import ResNet, resnet18
+    from torchvision.models import ResNet, resnet18, resnet50
     from torchvision.models.resnet import BasicBlock
 
 SMALL_IMAGE = 64
-"""The largest side in pixels that gets the small stem where the stem is "auto"."""
+"""The largest side in pixels that gets a ResNet's small stem where the stem is "auto", and patches of 4 in a ViT."""
+
+RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
+TRANSFORMERS = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "swin_small": "swin_small_patch4_window7_224",
+    "swin_base": "swin_base_patch4_window7_224",
+}
+"""Our names and timm's."""
+TIMM = "timm/"
 
 
 class SmallResNet(nn.Module):
@@ -61,21 +75,25 @@ def _downsampling_block(in_channels: int, channels: int) -> BasicBlock:
     return BasicBlock(in_channels, channels, stride=2, downsample=shortcut)
 
 
-def resnet18_backbone(in_channels: int = 3, small_stem: bool = True) -> ResNet:
-    """torchvision's ResNet-18 without its classifier; F = 512.
+def resnet_backbone(
+    name: str = "resnet18", in_channels: int = 3, small_stem: bool = True, stem_padding: int = 1
+) -> ResNet:
+    """torchvision's ResNet without its classifier.
 
     Args:
+        name: "resnet18", F = 512, or "resnet50", F = 2048.
         in_channels: C, channels of the images.
         small_stem: A 3x3 convolution of stride 1 and no pooling in place of the 7x7 convolution of stride 2 and its
             pooling, as SimCLR does for CIFAR (Chen et al. 2020, appendix B.9).
+        stem_padding: Padding of the small stem's convolution.
 
     Example:
-        >>> resnet18_backbone(in_channels=1)(torch.zeros(2, 1, 32, 32)).shape
+        >>> resnet_backbone("resnet18", in_channels=1)(torch.zeros(2, 1, 32, 32)).shape
         torch.Size([2, 512])
     """
-    backbone = resnet18()
+    backbone = RESNETS[name]()
     if small_stem:
-        backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
+        backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=stem_padding, bias=False)
         backbone.maxpool = nn.Identity()
     else:
         backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -84,21 +102,104 @@ def resnet18_backbone(in_channels: int = 3, small_stem: bool = True) -> ResNet:
     return backbone
 
 
+def timm_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
+    """Any of timm's models without its classifier, freshly initialised.
+
+    Args:
+        name: timm's name.
+        in_channels: C, channels of the images.
+        image_size: Side of the images in pixels; told to models that are made for one size.
+        **arguments: Further arguments of `timm.create_model`.
+
+    Raises:
+        ValueError: timm has no such model (the message suggests the nearest), or it does not take `arguments`.
+
+    Example:
+        >>> timm_backbone("vit_tiny_patch16_224", 3, 32, patch_size=4)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 192])
+    """
+    with train_extra():
+        import timm  # here: it takes over a second to import
+    if not timm.is_model(name):
+        near = _nearest(name, timm.list_models())
+        raise ValueError(f'expected `backbone.name` to be a model of timm, but got "{name}"{near}')
+    if timm.models.get_pretrained_cfg_value(name, "fixed_input_size"):
+        arguments = {"img_size": image_size, **arguments}
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **arguments)
+    except TypeError as error:
+        raise ValueError(f"`backbone.arguments` of {name}: {error}") from error
+    return model
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
 def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> nn.Module:
     """The backbone of a configuration, for images of a given shape.
 
+    The transformers are timm's, as the HEX supplement has them (section 7.3.3): the standard ones with patches of 4
+    pixels; a ViT's patches have 16 where the images are larger than 64, and Swin's windows have 7 patches a side.
+
     Args:
-        config: Its name and sizes.
+        config: Its name and sizes. "module:function" is a function of yours, called with (in_channels, image_size) and
+            the configuration's `arguments`, that returns any nn.Module from images [N, C, H, W] to [N, F].
         in_channels: C, channels of the images.
-        image_size: Side of the square images in pixels; decides the stem where that is "auto".
+        image_size: Side of the square images in pixels; decides stem and patches.
 
     Returns:
         A network in training mode, freshly initialised from torch's generator.
+
+    Raises:
+        ValueError: There is no such backbone, or it does not take `arguments`.
     """
-    if config.name == "small_resnet":
+    name, arguments = config.name, config.arguments
+    if ":" in name:
+        return _own_backbone(name, in_channels, image_size, **arguments)
+    if name in TRANSFORMERS:
+        small_patches = name.startswith("vit") and image_size <= SMALL_IMAGE
+        patches = {"patch_size": 4} if small_patches else {}
+        return timm_backbone(TRANSFORMERS[name], in_channels, image_size, **{**patches, **arguments})
+    if name.startswith(TIMM):
+        return timm_backbone(name.removeprefix(TIMM), in_channels, image_size, **arguments)
+    if arguments:
+        raise ValueError(f"expected `backbone.arguments` to be empty for {name}, but got {arguments}")
+    if name == "small_resnet":
         return SmallResNet(in_channels, config.width)
-    small_stem = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE)
-    return resnet18_backbone(in_channels, small_stem)
+    if name in RESNETS:
+        small_stem = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE)
+        return resnet_backbone(name, in_channels, small_stem, config.stem_padding)
+    known = list_backbones()
+    raise ValueError(
+        f'expected `backbone.name` to be one of {", ".join(known)}, "timm/NAME" or "module:function", '
+        f'but got "{name}"{_nearest(name, known)}'
+    )
+
+
+def list_backbones() -> list[str]:
+    """The names of the backbones that need no prefix.
+
+    Example:
+        >>> list_backbones()[:3]
+        ['small_resnet', 'resnet18', 'resnet50']
+    """
+    return ["small_resnet", *RESNETS, *TRANSFORMERS]
+
+
+def _own_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f'expected `backbone.name` to be an importable "module:function", but got "{name}": {error}'
+        ) from error
+    backbone = make(in_channels, image_size, **arguments)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"expected {name} to return a torch.nn.Module, but got {type(backbone).__name__}")
+    return backbone
 
 
 @torch.no_grad()

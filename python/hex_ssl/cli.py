@@ -1,96 +1,112 @@
-"""The command line: `hex-ssl pretrain` and `hex-ssl demo`.
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `recipes`, `datasets` and `demo`.
 
-Every setting is a key of `hex_ssl.config.Config`: in a YAML file or recipe given as --config, or dotted, such as
+Every setting is a key of `hex_ssl.config.Config`: in a YAML file or recipe given as --recipe, or dotted, such as
 --loss.temperature 0.2, after it. Unknown keys and values are errors that suggest the nearest.
 """
 
-import difflib
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import fields
-from typing import Literal, NoReturn, get_args, get_origin
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any, NoReturn, TypeVar, get_origin
 
-from hex_ssl.config import Config
+from hex_ssl.config import Config, suggest
 from hex_ssl.extras import train_extra
 
 with train_extra():
     import yaml
-    from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # star-exported
+    from jsonargparse import (  # type: ignore[attr-defined]  # star-exported
+        ActionConfigFile,
+        ArgumentParser,
+        Namespace,
+        set_loader,
+    )
 
-    from hex_ssl.recipes import list_recipes, load_recipe
+    from hex_ssl.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
+
+Result = TypeVar("Result")
 
 DEFAULT_RECIPE = "quick/simclr_hex"
+RECIPE_OPTIONS = ("--recipe", "--config")
+
+# On the command line `off` is the word that it is in recipes.
+set_loader("recipe", parse_yaml, exceptions=(yaml.YAMLError,))
 
 
 class _Parser(ArgumentParser):
-    """A parser whose errors suggest what was meant."""
+    """A parser whose errors suggest what was meant, and do not bury it under the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(message + suggest(message), ex)
+        self.exit(2, f"error: {message}{_suggestion(message)}\ntip: `{self._command} --help` lists all settings\n")
+
+    @property
+    def _command(self) -> str:
+        return self.prog.replace(" [options]", "")
 
 
 class _Recipe(ActionConfigFile):
-    """--config: a YAML file or a packaged recipe, with what it extends."""
+    """--recipe: a YAML file or a packaged recipe, with what it extends."""
 
     @staticmethod
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
         try:
             recipe = load_recipe(value)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise TypeError(f"--config: {error}") from error
+            raise TypeError(f"--recipe: {error}") from error
         ActionConfigFile.apply_config(parser, cfg, dest, yaml.safe_dump(recipe))
 
 
-def suggest(message: str) -> str:
-    """What the keys and values that an error message quotes may have been meant to be.
-
-    Args:
-        message: The parser's message.
-
-    Returns:
-        Text to put behind it; empty where nothing is near.
-
-    Example:
-        >>> suggest("Option 'loss.temprature' is not accepted")
-        '; did you mean "loss.temperature" for "loss.temprature"?'
-    """
-    known = sorted(set(_known_words()))
-    quoted = [next(filter(None, found)) for found in re.findall(r"'([\w.]+)'|--([\w.]+)|value: (\S+)", message)]
-    for word in quoted:
-        near = [] if word in known else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-        if near:
-            return f'; did you mean "{near[0]}" for "{word}"?'
-    return ""
-
-
-def _known_words() -> Iterator[str]:
-    for group in fields(Config):
-        yield group.name
-        for setting in fields(group.type):  # type: ignore[arg-type]  # the groups are dataclasses
-            yield f"{group.name}.{setting.name}"
-            if get_origin(setting.type) is Literal:
-                yield from get_args(setting.type)
+def _suggestion(message: str) -> str:
+    """What the keys and values that a message of the parser quotes may have been meant to be."""
+    if "did you mean" in message:
+        return ""
+    quoted = re.findall(r"'([\w./]+)'|--([\w.]+)|value: (\S+)", message)
+    known = [each.name for config in _evaluations().values() for each in fields(config)]
+    return suggest(*(next(filter(None, found)) for found in quoted), also=known)
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of both commands."""
-    from hex_ssl.demo import run_demo
-
-    pretrain = _Parser(allow_abbrev=False, description="Pretrains a backbone without labels.")
+    """The parser of all commands."""
+    pretrain = _Parser(allow_abbrev=False, parser_mode="recipe", description="Pretrains a backbone without labels.")
     pretrain.add_argument(
-        "--config",
+        *RECIPE_OPTIONS,
         action=_Recipe,
-        help=f"YAML file, or one of the recipes {', '.join(list_recipes())} (default: {DEFAULT_RECIPE})",
+        help=f"YAML file, or a recipe that `hex-ssl recipes` lists (default: {DEFAULT_RECIPE})",
     )
     pretrain.add_class_arguments(Config, as_group=False)
+    recipes = _Parser(allow_abbrev=False, description="Lists the recipes, or shows all that one says.")
+    recipes.add_argument("name", nargs="?", help="a recipe or a YAML file")
+    datasets = _Parser(allow_abbrev=False, description="Lists the datasets, or shows all about one.")
+    datasets.add_argument("name", nargs="?", help="a dataset")
     demo = _Parser(allow_abbrev=False, description="Pretrains on the digits with and without HEX and compares.")
-    demo.add_function_arguments(run_demo, as_group=False)
-    parser = _Parser(prog="hex-ssl", allow_abbrev=False, description="Self-supervised pretraining with HEX.")
+    demo.add_function_arguments(_run_demo_signature(), as_group=False)
+    parser = _Parser(
+        prog="hex-ssl", allow_abbrev=False, parser_mode="recipe", description="Self-supervised pretraining with HEX."
+    )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("pretrain", pretrain, help="pretrain a backbone")
+    for name, config in _evaluations().items():
+        text = (config.__doc__ or "").partition("\n")[0]
+        evaluation = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
+        evaluation.add_class_arguments(config, as_group=False, as_positional=True)
+        commands.add_subcommand(name, evaluation, help=text[0].lower() + text[1:].rstrip("."))
+    commands.add_subcommand("recipes", recipes, help="list the recipes, or show one")
+    commands.add_subcommand("datasets", datasets, help="list the datasets, or show one")
     commands.add_subcommand("demo", demo, help="pretrain on the digits with and without HEX, and compare")
     return parser
+
+
+def _run_demo_signature() -> Callable[..., object]:
+    from hex_ssl.demo import run_demo
+
+    return run_demo
+
+
+def _evaluations() -> dict[str, type[Any]]:
+    from hex_ssl.evaluate.settings import COMMANDS
+
+    return {**COMMANDS}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -100,30 +116,100 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line without the program's name; None for this process's.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["pretrain"] and not any(each.split("=")[0] == "--config" for each in arguments):
-        arguments = ["pretrain", "--config", DEFAULT_RECIPE, *arguments[1:]]
+    names_recipe = any(each.split("=")[0] in RECIPE_OPTIONS for each in arguments)
+    if arguments[:1] == ["pretrain"] and not names_recipe:
+        arguments = ["pretrain", "--recipe", DEFAULT_RECIPE, *arguments[1:]]
+    if arguments and arguments[0] in _evaluations():
+        arguments = _with_brackets(arguments, _list_options(_evaluations()[arguments[0]]))
     parser = build_parser()
     parsed = parser.parse_args(arguments)
-    if parsed.subcommand == "pretrain":
-        _pretrain(parser, parsed)
-    else:
-        from hex_ssl.demo import run_demo
+    commands = {"pretrain": _pretrain, "recipes": _recipes, "datasets": _datasets, "demo": _demo}
+    commands |= {name: partial(_evaluate, config) for name, config in _evaluations().items()}
+    try:
+        settings = _checked(lambda: parser.instantiate(parsed))
+        commands[parsed.subcommand](settings[parsed.subcommand])
+    except _MistakeError as mistake:
+        parser.error(str(mistake))
 
-        run_demo(**parser.instantiate(parsed).demo)
+
+def _list_options(config: type[Any], prefix: str = "--") -> set[str]:
+    """The options that are lists, also those of a group in a group."""
+    found = {f"{prefix}{each.name}" for each in fields(config) if get_origin(each.type) is list}
+    groups = {each.name: each.type for each in fields(config) if is_dataclass(each.type)}
+    return found.union(*(_list_options(group, f"{prefix}{name}.") for name, group in groups.items()))  # type: ignore[arg-type]
 
 
-def _pretrain(parser: ArgumentParser, parsed: Namespace) -> None:
+def _with_brackets(arguments: list[str], options: set[str]) -> list[str]:
+    """`--k 5,20` as `--k [5,20]`, which is what the parser takes for a list."""
+    written = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, value = argument.partition("=")
+        if before in options and not argument.startswith("["):
+            argument = f"[{argument}]"
+        elif option in options and value and not value.startswith("["):
+            argument = f"{option}=[{value}]"
+        written.append(argument)
+    return written
+
+
+class _MistakeError(Exception):
+    """What the user got wrong, found before anything was written."""
+
+
+def _checked(prepare: Callable[[], Result]) -> Result:
+    try:
+        return prepare()
+    except (ImportError, OSError, ValueError) as error:
+        raise _MistakeError(str(error)) from error
+
+
+def _pretrain(settings: Namespace) -> None:
     from hex_ssl.callbacks.metrics import read_metrics
     from hex_ssl.pretrain import prepare
 
-    try:
-        settings = parser.instantiate(parsed).pretrain
-        run = prepare(Config(**{group.name: settings[group.name] for group in fields(Config)}))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    run = _checked(lambda: prepare(Config(**{group.name: settings[group.name] for group in fields(Config)})))
     run.train()
-    accuracy = read_metrics(run.folder)[-1]["knn_accuracy"]
-    print(f"k-NN accuracy {100 * float(accuracy or 0):.1f} % on the test images; everything is in {run.folder}")
+    if run.trainer.is_global_zero:
+        rows = read_metrics(run.folder)
+        figures = [f"{_in_words(name)} {100 * (rows[-1][name] or 0):.1f} %" for name in rows[-1] if "accuracy" in name]
+        print(f"{', '.join([*figures, 'on the test images'] if figures else ['done'])}; everything is in {run.folder}")
+
+
+def _in_words(name: str) -> str:
+    return name.replace("knn", "k-NN").replace("_", " ")
+
+
+def _evaluate(config: type[Any], settings: Namespace) -> None:
+    from hex_ssl.evaluate import prepare
+
+    evaluation = _checked(lambda: prepare(config(**settings)))
+    results = evaluation.run(lambda line: print(line, flush=True))
+    print(f"\n{results.table()}\n\nresults: {results.path}")
+
+
+def _recipes(settings: Namespace) -> None:
+    if settings.name is not None:
+        print(yaml.safe_dump(_checked(lambda: load_recipe(settings.name)), sort_keys=False), end="")
+        return
+    names = list_recipes()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:{width}}  {describe_recipe(name)}")
+
+
+def _datasets(settings: Namespace) -> None:
+    from hex_ssl.data.catalogue import print_cards
+
+    try:
+        print_cards(settings.name)
+    except ValueError as error:
+        raise _MistakeError(str(error)) from error
+
+
+def _demo(settings: Namespace) -> None:
+    from hex_ssl.demo import run_demo
+
+    run_demo(**settings)
 
 
 if __name__ == "__main__":

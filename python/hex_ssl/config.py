@@ -4,8 +4,10 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 (`hex_ssl.backbones`, `hex_ssl.data`, `hex_ssl.methods`, `hex_ssl.optim`).
 """
 
+import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 MethodName = Literal["simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam"]
 
@@ -25,6 +27,7 @@ class MethodConfig:
         queue_size: NNCLR, All4One, MoCo v2: rows of the queue.
         momentum: All4One, BYOL, MoCo v2: the momentum encoder's share of its old weights at the start.
         final_momentum: All4One, BYOL, MoCo v2: that share at the end, reached on half a cosine.
+        symmetric: MoCo v2: the mean over both directions with a queue for each view, as solo-learn ("MoCo v2+").
         lamb: Barlow Twins: weight of the off-diagonal terms.
         scale: Barlow Twins: factor of the whole loss.
         sync_statistics: Barlow Twins: take the batch statistics and the cross-correlation over all processes.
@@ -36,6 +39,7 @@ class MethodConfig:
         attention_temperature: All4One: temperature of the attention term; None: that of the loss.
         positional_axis: All4One: the axis along which its sinusoidal code runs, "rank" of the neighbour, or "feature"
             as in solo-learn.
+        transformer_learning_rate: All4One: the transformer's own, not scaled by the batch; None: that of the others.
     """
 
     name: MethodName = "simclr"
@@ -45,6 +49,7 @@ class MethodConfig:
     queue_size: int | None = None
     momentum: float | None = None
     final_momentum: float | None = None
+    symmetric: bool | None = None
     lamb: float | None = None
     scale: float | None = None
     sync_statistics: bool | None = None
@@ -55,6 +60,7 @@ class MethodConfig:
     neighbours: int | None = None
     attention_temperature: float | None = None
     positional_axis: Literal["rank", "feature"] | None = None
+    transformer_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "output_dim", "predictor_dim", "queue_size", "neighbours"):
@@ -85,7 +91,7 @@ class LossConfig:
     hex: Literal["off", "adaptive", "fixed", "step", "cosine", "supervised"] = "off"
     base: Literal["own", "hcl", "dcl"] = "own"
     temperature: float = 0.1
-    threshold_arguments: dict[str, float | int | str] = field(default_factory=dict)
+    threshold_arguments: dict[str, int | float | str] = field(default_factory=dict)
     formulation: Literal["importance", "official"] = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
@@ -103,19 +109,20 @@ class BackboneConfig:
 
     Args:
         name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small",
-            "swin_small" and their sizes, or "timm/NAME" for any model of timm.
+            "swin_small" and their sizes tiny and base, "timm/NAME" for any model of timm, or "module:function" for a
+            function of yours that returns a network.
         width: Channels of the first stage of "small_resnet"; the features have four times as many.
         stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling),
             or "auto", small for images of up to 64 pixels.
         stem_padding: Padding of the small stem's convolution; solo-learn has 2, which makes 34x34 maps of 32x32 pixels.
-        arguments: Further arguments of the timm model, such as {patch_size: 4}.
+        arguments: Further arguments of the timm model or of your function, such as {patch_size: 4}.
     """
 
     name: str = "small_resnet"
     width: int = 16
     stem: Literal["auto", "small", "large"] = "auto"
     stem_padding: int = 1
-    arguments: dict[str, float | int | str | bool] = field(default_factory=dict)
+    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _at_least("backbone.width", self.width, 1)
@@ -307,12 +314,51 @@ class Config:
             allowed = {setting.name for setting in fields(known[name])} if name in known else set()  # type: ignore[arg-type]
             unknown += [f"{name}.{setting}" for setting in settings if name in known and setting not in allowed]
         if unknown:
-            raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}")
+            raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(*unknown)}")
         return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for YAML or JSON."""
         return asdict(self)
+
+
+def suggest(*words: str, also: Iterable[str] = ()) -> str:
+    """What mistaken settings or values may have been meant to be, as the end of an error's text.
+
+    Args:
+        *words: Settings such as "loss.temprature", or values such as "simclear".
+        also: Further words that are known, such as the names of recipes.
+
+    Returns:
+        The nearest known word for the first of `words` that has one; empty where none has, or where all are known.
+
+    Example:
+        >>> suggest("loss.temprature")
+        '; did you mean "loss.temperature" for "loss.temprature"?'
+    """
+    known = sorted({*_known_words(), *also})
+    for word in words:
+        near = [] if word in known else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+        if near:
+            return f'; did you mean "{near[0]}" for "{word}"?'
+    return ""
+
+
+def _known_words() -> Iterator[str]:
+    for group in fields(Config):
+        yield group.name
+        for setting in fields(group.type):  # type: ignore[arg-type]  # the groups are dataclasses
+            yield f"{group.name}.{setting.name}"
+            yield from _choices(setting.type)
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """The values that a Literal allows, also within a list or beside None."""
+    for argument in get_args(annotation):
+        if get_origin(annotation) is Literal:
+            yield argument
+        else:
+            yield from _choices(argument)
 
 
 def _at_least(name: str, value: float | None, lowest: float) -> None:

@@ -5,8 +5,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def train_extra() -> Iterator[None]:
-    """Around imports that need the extra `train`: a missing package becomes an error that says what to install.
+def train_extra(name: str = "train") -> Iterator[None]:
+    """Around imports that need an extra: a missing package becomes an error that says what to install.
+
+    Args:
+        name: The extra, as pyproject.toml calls it.
 
     Raises:
         ImportError: A package is missing.
@@ -24,5 +27,5 @@ def train_extra() -> Iterator[None]:
         if package == "hex_ssl":  # a fault of ours, no missing extra
             raise
         raise ImportError(
-            f"pretraining needs {package}, which is not installed: pip install 'hex-ssl[train]'", name=package
+            f"pretraining needs {package}, which is not installed: pip install 'hex-ssl[{name}]'", name=package
         ) from error

@@ -1,11 +1,13 @@
 """One pretraining run, from configuration to run folder."""
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from hex_ssl.config import Config
 from hex_ssl.extras import train_extra
@@ -13,13 +15,31 @@ from hex_ssl.extras import train_extra
 with train_extra():
     import lightning as L
     import torch
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+    import yaml
+    from lightning.pytorch.callbacks import Callback, RichProgressBar
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
     from hex_ssl.backbones import describe_backbone
-    from hex_ssl.callbacks import BackboneExport, MetricsFiles, OnlineKNN
+    from hex_ssl.callbacks import (
+        AtomicCheckpoints,
+        Checkpoints,
+        EpochMetrics,
+        MetricsFiles,
+        OnlineClassifier,
+        OnlineEvaluation,
+        SeededSteps,
+        save_backbone,
+    )
     from hex_ssl.data import PretrainData
+    from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.methods import Method, build_method
-    from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, LAST, claim_run_folder
+    from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, CONFIG, claim_run_folder, last_checkpoint, run_folder
+
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+DETERMINISTIC: Literal["warn"] = "warn"
+"""The k-NN vote and some pooling have no deterministic form on a GPU: there, torch warns and goes on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Run:
         method: The method, freshly initialised.
         folder: The run folder.
         checkpoint: Where to go on, if anywhere.
+        trainer: Lightning's, with all that happens beside the training.
     """
 
     config: Config
@@ -39,25 +60,19 @@ class Run:
     method: Method
     folder: Path
     checkpoint: Path | None
+    trainer: L.Trainer
 
     def train(self) -> None:
-        """Trains to the last epoch."""
-        run = self.config.run
-        with _quiet_lightning(self), _determinism_restored():
-            trainer = L.Trainer(
-                accelerator=run.accelerator,
-                devices=run.devices,
-                precision=run.precision,
-                max_epochs=run.epochs,
-                logger=MetricsFiles(self.folder, _step_of(self.checkpoint)),
-                callbacks=_callbacks(self.config, self.data, self.folder),
-                # The k-NN vote and some pooling have no deterministic form on a GPU: there, warn and go on.
-                deterministic="warn",
-                log_every_n_steps=1,  # figures are logged at epoch ends; Lightning warns of short epochs otherwise
-                enable_progress_bar=run.progress,
-                enable_model_summary=False,
-            )
-            trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
+        """Trains to the last epoch, and exports the backbone."""
+        with _quiet_lightning(self.checkpoint), _determinism(self.config.run.deterministic):
+            self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
+        # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to train.
+        if self.trainer.is_global_zero:
+            save_backbone(self.method.backbone, self.folder / BACKBONE, self._description())
+
+    def _description(self) -> dict[str, str]:
+        described = describe_backbone(self.config.backbone, self.data.channels, self.data.image_size)
+        return {**described, "run": json.dumps(self.config.as_dict())}
 
 
 def build(config: Config) -> tuple[PretrainData, Method]:
@@ -67,8 +82,12 @@ def build(config: Config) -> tuple[PretrainData, Method]:
         ValueError: The configuration contradicts itself or the data.
     """
     L.seed_everything(config.run.seed, workers=True, verbose=False)
-    data = PretrainData(config.data, config.run.seed)
-    return data, build_method(config, data.channels)
+    loaded = config.run.virtual_batch_size or config.data.batch_size
+    data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
+    method = build_method(config, data.channels, data.image_size, data.superclasses)
+    if loaded > config.data.batch_size:
+        method.gradient_cache = GradientCache(config.data.batch_size)
+    return data, method
 
 
 def prepare(config: Config) -> Run:
@@ -79,20 +98,29 @@ def prepare(config: Config) -> Run:
 
     Raises:
         FileExistsError: The run folder is not empty and `run.existing` is "error".
-        FileNotFoundError: There is nothing to resume.
         ValueError: The configuration contradicts itself, the data, or the run to be resumed.
     """
     data, method = build(config)
-    folder, checkpoint = claim_run_folder(config)
-    return Run(config, data, method, folder, checkpoint)
+    folder = run_folder(config)
+    trainer = _trainer(config, data, folder)
+    _warn_of_accumulation(config)
+    if trainer.is_global_zero:  # Lightning or torchrun starts this program once for each device
+        claim_run_folder(config)
+    checkpoint = last_checkpoint(config)
+    metrics = trainer.loggers[0]
+    assert isinstance(metrics, MetricsFiles)
+    metrics.resumed_step = _step_of(checkpoint)
+    return Run(config, data, method, folder, checkpoint, trainer)
 
 
 def pretrain(config: Config) -> Path:
     """Trains a backbone without labels and leaves everything about the run in its folder.
 
-    The folder then holds `config.yaml` (the whole configuration), `metrics.csv` and `metrics.jsonl` (one line per
-    epoch), `checkpoints/last.ckpt`, and `backbone.safetensors`, which `hex_ssl.backbones.load_backbone` reads.
-    On one CPU the same configuration gives the same weights, also where the run was stopped after an epoch and resumed.
+    The folder then holds `config.yaml` (the whole configuration), `environment.json` (versions, machine and command of
+    each start), `metrics.csv` and `metrics.jsonl` (one line per epoch), `checkpoints/last.ckpt`, and
+    `backbone.safetensors`, which `hex_ssl.backbones.load_backbone` reads.
+    On one CPU the same configuration gives the same weights, bit for bit, also where the process was killed at any
+    moment and the run resumed.
 
     Args:
         config: The run.
@@ -101,23 +129,116 @@ def pretrain(config: Config) -> Path:
         The run folder.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: See `prepare`.
+        FileExistsError, ValueError: See `prepare`.
     """
     run = prepare(config)
     run.train()
     return run.folder
 
 
+def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
+    """The method of a run with the weights of one of its checkpoints: backbone, projector and what else it has.
+
+    Args:
+        folder: The run folder.
+        checkpoint: "last", or the name of one that was kept, such as "epoch-0010"; "epoch-0000" is untrained.
+
+    Returns:
+        The method, in evaluation mode on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint; the message lists those that there are.
+    """
+    checkpoints = Path(folder) / CHECKPOINTS
+    path = checkpoints / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        there = ", ".join(sorted(each.stem for each in checkpoints.glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f'expected `checkpoint` to be in {checkpoints} ({there}), but got "{checkpoint}"')
+    config = Config.from_dict(yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8")))
+    with torch.random.fork_rng():
+        _, method = build(config)
+    method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    return method.eval()
+
+
+def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
+    run = config.run
+    with _quiet_lightning(), _determinism(run.deterministic):
+        return L.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy=run.strategy,
+            precision=run.precision,
+            sync_batchnorm=_syncs_batch_norm(config),
+            accumulate_grad_batches=run.accumulate,
+            max_epochs=run.epochs,
+            default_root_dir=folder,
+            logger=_loggers(config, folder),
+            profiler=None if run.profiler is None else PROFILERS[run.profiler](dirpath=folder, filename="profile"),
+            callbacks=_callbacks(config, data, folder),
+            plugins=[AtomicCheckpoints()],
+            deterministic=DETERMINISTIC if run.deterministic else False,
+            use_distributed_sampler=False,  # the data module's own gives each process its share
+            enable_checkpointing=False,
+            enable_progress_bar=run.progress,
+            enable_model_summary=False,
+            log_every_n_steps=1,  # figures are logged at epoch ends; Lightning warns of short epochs otherwise
+        )
+
+
 def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callback]:
-    metadata = describe_backbone(config.backbone, data.channels, config.data.image_size)
-    # One checkpoint under one name. Lightning writes it beside, then renames it.
-    checkpoint = ModelCheckpoint(folder / CHECKPOINTS, filename=LAST, enable_version_counter=False)
-    callbacks: list[Callback] = [
-        OnlineKNN(data, config.run.knn_every),
-        checkpoint,
-        BackboneExport(folder / BACKBONE, metadata),
-    ]
-    return [*callbacks, RichProgressBar()] if config.run.progress else callbacks
+    run = config.run
+    classifier = OnlineClassifier(data.classes, data.superclasses) if run.classifier and data.classes else None
+    evaluation = OnlineEvaluation(data, classifier) if data.evaluates else None
+    callbacks: list[Callback] = [SeededSteps(run.seed)]
+    if classifier is not None:
+        callbacks.append(classifier)
+    callbacks.append(EpochMetrics(evaluation, run.knn_every))
+    callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every))
+    return [*callbacks, RichProgressBar()] if run.progress else callbacks
+
+
+def _loggers(config: Config, folder: Path) -> list[Logger]:
+    loggers: list[Logger] = [MetricsFiles(folder)]
+    with train_extra("loggers"):
+        if "tensorboard" in config.run.loggers:
+            import tensorboard  # noqa: F401  # else Lightning's message would name another package
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        if "wandb" in config.run.loggers:
+            import wandb  # noqa: F401
+            from lightning.pytorch.loggers import WandbLogger
+
+            # The run's path is its id, so that a resumed run goes on in the same curves.
+            loggers.append(
+                WandbLogger(config.run.name, folder, id=config.run.name, resume="allow", config=config.as_dict())
+            )
+    return loggers
+
+
+def _syncs_batch_norm(config: Config) -> bool:
+    run = config.run
+    if not run.sync_batchnorm or run.devices * run.nodes == 1:
+        return False
+    on_gpu = run.accelerator in ("gpu", "cuda") or (run.accelerator == "auto" and torch.cuda.is_available())
+    if not on_gpu:
+        warnings.warn(
+            "torch's SyncBatchNorm needs GPUs: batch norm takes its statistics in each process apart", stacklevel=4
+        )
+    return on_gpu
+
+
+def _warn_of_accumulation(config: Config) -> None:
+    if config.run.accumulate > 1:
+        warnings.warn(
+            f"`run.accumulate` is {config.run.accumulate}: each loss still sees only `data.batch_size` = "
+            f"{config.data.batch_size} images, its negatives and its threshold too. For a loss of "
+            f"{config.run.accumulate * config.data.batch_size} images in the same memory, say "
+            f"`run.virtual_batch_size={config.run.accumulate * config.data.batch_size}` instead",
+            stacklevel=3,
+        )
 
 
 def _step_of(checkpoint: Path | None) -> int:
@@ -127,30 +248,34 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 @contextmanager
-def _quiet_lightning(run: Run) -> Iterator[None]:
+def _quiet_lightning(checkpoint: Path | None = None) -> Iterator[None]:
     """Without Lightning's notes on devices and products, and without warnings of what is meant to be so."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch 2.11 in a way that will go.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
-        if run.config.data.num_workers == 0:  # chosen: for images in memory, workers would only cost
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
-        if run.checkpoint is not None:
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # As many workers as the data module chose: for images in memory, any would only cost.
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        if checkpoint is not None:
+            # The data module starts where the checkpoint was written; Lightning looks at the loader alone.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
-def _determinism_restored() -> Iterator[None]:
-    """The trainer asks torch for deterministic algorithms, process-wide; afterwards the caller's choice holds again."""
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Deterministic algorithms, which torch and the trainer set process-wide; afterwards the caller's choice holds."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
+        torch.use_deterministic_algorithms(wanted, warn_only=True)
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)

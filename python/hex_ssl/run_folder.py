@@ -1,65 +1,102 @@
 """The folder of a run: who may write into it, and what stands where."""
 
+import json
 import os
+import platform
 import shutil
+import sys
+import warnings
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from hex_ssl.config import Config
 
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 BACKBONE = "backbone.safetensors"
 CHECKPOINTS = "checkpoints"
 LAST = "last"
 
-_MAY_CHANGE = {"run.existing", "run.progress", "run.root", "run.name", "run.accelerator"}
+_MAY_CHANGE = {
+    "run.existing",
+    "run.progress",
+    "run.root",
+    "run.name",
+    "run.accelerator",
+    "run.loggers",
+    "run.profiler",
+    "run.checkpoint_minutes",
+    "run.keep_every",
+    "data.root",
+    "data.num_workers",
+}
 """What a resumed run may have otherwise than the run that it goes on with: nothing that moves a number."""
 
+_PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
 
-def claim_run_folder(config: Config) -> tuple[Path, Path | None]:
-    """Makes the run folder and writes the whole configuration into it.
 
-    Nothing is written or removed before everything has been checked.
+def run_folder(config: Config) -> Path:
+    """Where a run's files are."""
+    return Path(config.run.root) / config.run.name
+
+
+def last_checkpoint(config: Config) -> Path | None:
+    """The checkpoint to resume from: None where the run is not to be resumed, or has none yet."""
+    checkpoint = run_folder(config) / CHECKPOINTS / f"{LAST}.ckpt"
+    return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
+
+
+def claim_run_folder(config: Config) -> Path:
+    """Makes the run folder and writes the whole configuration and the environment into it.
+
+    Nothing is written or removed before everything has been checked. A run that is to be resumed but was stopped before
+    its first checkpoint, or before it had a folder, starts from the beginning.
 
     Args:
         config: The run; `run.existing` says what to do with a folder that is not empty.
 
     Returns:
-        The folder, and the checkpoint to resume from, if any.
+        The folder.
 
     Raises:
-        FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten
-            but holds no run.
-        FileNotFoundError: There is no checkpoint to resume from.
+        FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
+            resumed but holds no run.
         ValueError: The run to be resumed was configured otherwise.
     """
-    folder = Path(config.run.root) / config.run.name
-    checkpoint = None
-    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if config.run.existing == "resume":
-        checkpoint = _checkpoint_to_resume(folder, config)
-    elif occupied and config.run.existing == "error":
-        raise FileExistsError(
-            f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or say "
-            f"`run.existing=resume` or `run.existing=overwrite`"
-        )
-    elif occupied:
+    folder = run_folder(config)
+    if _is_occupied(folder):
+        if config.run.existing == "error":
+            raise FileExistsError(
+                f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or "
+                f"say `run.existing=resume` or `run.existing=overwrite`"
+            )
         if not (folder / CONFIG).is_file():
-            raise FileExistsError(f"{folder} holds no {CONFIG}, so it is no run folder and is not overwritten")
-        shutil.rmtree(folder)
+            raise FileExistsError(
+                f"{folder} holds no {CONFIG}, so it is no run folder: it is neither overwritten nor resumed"
+            )
+        if config.run.existing == "resume":
+            _compare(folder, config)
+        else:
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / (CONFIG + ".part")
-    beside.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
-    os.replace(beside, folder / CONFIG)
-    return folder, checkpoint
+    _write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    _note_environment(folder)
+    return folder
 
 
-def _checkpoint_to_resume(folder: Path, config: Config) -> Path:
-    checkpoint = folder / CHECKPOINTS / f"{LAST}.ckpt"
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"expected a checkpoint to resume from at {checkpoint}, but there is none")
+def _is_occupied(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        return True
+    # A process may have died while it wrote the very first file.
+    return folder.exists() and any(each.name != CONFIG + ".part" for each in folder.iterdir())
+
+
+def _compare(folder: Path, config: Config) -> None:
     was = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     wanted = _flat(config.as_dict())
     changed = [
@@ -69,8 +106,44 @@ def _checkpoint_to_resume(folder: Path, config: Config) -> Path:
     ]
     if changed:
         raise ValueError(f"expected the configuration of the run to resume, but these differ: {'; '.join(changed)}")
-    return checkpoint
 
 
 def _flat(nested: dict[str, Any]) -> dict[str, Any]:
     return {f"{group}.{key}": value for group, values in nested.items() for key, value in values.items()}
+
+
+def _note_environment(folder: Path) -> None:
+    """Adds this start to the list in `environment.json`, and warns where it differs in a version from the last."""
+    path = folder / ENVIRONMENT
+    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    versions = {"python": platform.python_version(), **_versions()}
+    if starts and starts[-1]["versions"] != versions:
+        changed = [f"{name} {was} -> {versions.get(name)}" for name, was in starts[-1]["versions"].items()]
+        other = "; ".join(each for each in changed if each.split()[1] != each.split()[-1])
+        warnings.warn(f"the run goes on with other versions, perhaps with other numbers: {other}", stacklevel=4)
+    start = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": versions,
+        "machine": platform.platform(),
+        "processors": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    _write_whole(path, json.dumps([*starts, start], indent=2) + "\n")
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

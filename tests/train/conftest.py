@@ -14,13 +14,12 @@ from hex_ssl.recipes import load_recipe
 MakeConfig = Callable[..., Config]
 
 
-def short_config(root: Path, name: str = "run", loss: str = "hex", **run: Any) -> Config:
-    """The quick recipe, shortened."""
-    config = Config.from_dict(load_recipe("quick/simclr"))
+def short_config(root: Path, name: str = "run", recipe: str = "simclr_hex", **run: Any) -> Config:
+    """A quick recipe, shortened."""
+    config = Config.from_dict(load_recipe(f"quick/{recipe}"))
     settings = {"epochs": 2, "knn_every": 1, "progress": False, **run}
     return replace(
         config,
-        loss=replace(config.loss, name=loss),
         backbone=replace(config.backbone, width=8),
         optimizer=replace(config.optimizer, warmup_epochs=1),
         run=replace(config.run, root=str(root), name=name, **settings),

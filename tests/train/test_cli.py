@@ -1,11 +1,14 @@
 """The command line."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hex_ssl.cli import main, suggest
+from hex_ssl.cli import main
+from hex_ssl.config import suggest
+from hex_ssl.recipes import load_recipe
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -26,21 +29,54 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
 def test_pretrain_trains_with_a_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", "--run.root", str(tmp_path), "--run.epochs", "1", "--backbone.width", "4"])
     out = capsys.readouterr().out
-    assert "k-NN accuracy" in out
+    assert re.search(r"k-NN accuracy \d+\.\d %, classifier accuracy \d+\.\d %, on the test images; everything is", out)
     assert "Epoch 0/0" in out
     assert (tmp_path / "quick-simclr-hex" / "backbone.safetensors").is_file()
 
 
 def test_without_arguments_it_is_the_quick_recipe_with_hex(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capsys)
-    assert config["loss"]["name"] == "hex"
+    assert config["loss"]["hex"] == "adaptive"
     assert config["run"]["name"] == "quick-simclr-hex"
 
 
 def test_overrides_come_after_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "own.yaml").write_text("loss: {name: dcl, temperature: 0.3}\nrun: {epochs: 7}\n")
+    (tmp_path / "own.yaml").write_text("loss: {base: dcl, temperature: 0.3}\nrun: {epochs: 7}\n")
     config = printed_config(capsys, "--config", str(tmp_path / "own.yaml"), "--loss.temperature", "0.7")
-    assert (config["loss"]["name"], config["loss"]["temperature"], config["run"]["epochs"]) == ("dcl", 0.7, 7)
+    assert (config["loss"]["base"], config["loss"]["temperature"], config["run"]["epochs"]) == ("dcl", 0.7, 7)
+
+
+@pytest.mark.parametrize("option", ["--recipe", "--config"])
+def test_recipes_go_by_two_names(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capsys, option, "cifar/vicreg", "--run.epochs=3")
+    assert (config["method"]["name"], config["run"]["epochs"], config["loss"]["hex"]) == ("vicreg", 3, "off")
+
+
+def test_printed_configuration_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--recipe", "paper/byol", "--print_config"])
+    (tmp_path / "whole.yaml").write_text(capsys.readouterr().out)
+    assert printed_config(capsys, "--recipe", str(tmp_path / "whole.yaml")) == printed_config(
+        capsys, "--recipe", "paper/byol"
+    )
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 48
+    assert "quick/simclr_hex        SimCLR with HEX: the loss differs, nothing else." in lines
+    main(["recipes", "quick/simclr_hex"])
+    assert yaml.safe_load(capsys.readouterr().out) == load_recipe("quick/simclr_hex")
+    assert 'did you mean "quick/simclr"?' in fails(capsys, "recipes", "quick/simclear")
+
+
+def test_datasets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["datasets"])
+    assert "cifar100" in capsys.readouterr().out
+    main(["datasets", "cifar100"])
+    assert "100" in capsys.readouterr().out
+    assert "cifar100" in fails(capsys, "datasets", "cifar-100")
 
 
 def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,13 +89,20 @@ def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -
     [
         (["--loss.temprature", "0.2"], 'did you mean "loss.temperature" for "loss.temprature"?'),
         (["--run.epoch", "3"], 'did you mean "run.epochs" for "run.epoch"?'),
-        (["--loss.name", "ntxnet"], 'did you mean "ntxent" for "ntxnet"?'),
+        (["--loss.hex", "adaptiv"], 'did you mean "adaptive" for "adaptiv"?'),
+        (["--method.name", "simclar"], 'did you mean "simclr" for "simclar"?'),
+        (["--run.profiler", "simpel"], 'did you mean "simple" for "simpel"?'),
         (["--config", "nowhere.yaml"], 'but got "nowhere.yaml"'),
+        (["--recipe", "quick/simclrhex"], 'did you mean "quick/simclr_hex"?'),
+        (["--backbone.name", "resnet19"], 'did you mean "resnet18"?'),
         (["--data.batch_size", "5000"], "expected `data.batch_size` to be at most 1437"),
         (["--loss.temperature", "-1"], "temperature"),
         (["--run.epochs", "0"], "expected `run.epochs` to be at least 1, but got 0"),
-        (["--loss.threshold", "fixed"], "`loss.threshold_arguments` of fixed"),
+        (["--run.virtual_batch_size", "300"], "to be a multiple of `data.batch_size` (256), but got 300"),
+        (["--loss.hex", "fixed"], "`loss.threshold_arguments` of fixed"),
         (["--loss.threshold_arguments.quantil", "0.9"], "to be among ['quantile'], but got ['quantil']"),
+        (["--method.queue_size", "64"], "but got `method.queue_size`"),
+        (["--run.accelerator", "abacus"], "abacus"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(
@@ -72,6 +115,7 @@ def test_mistakes_are_named_before_anything_is_written(
 def test_unknown_key_in_a_file_suggests_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.yaml").write_text("optimizer: {learning_rat: 0.1}\n")
     message = fails(capsys, "pretrain", "--config", str(tmp_path / "own.yaml"))
+    assert len(message.splitlines()) < 10  # no usage of 70 settings around it
     assert 'did you mean "optimizer.learning_rate" for "optimizer.learning_rat"?' in message
 
 
@@ -85,4 +129,5 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_no_suggestion_where_nothing_is_near() -> None:
-    assert suggest("Option 'zzz' is not accepted") == ""
+    assert suggest("zzz") == ""
+    assert suggest("loss.hex", "zzz", "adaptive") == ""

@@ -33,5 +33,21 @@ def test_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> Non
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
 
 
+def test_line_that_was_never_finished_is_left_out(tmp_path: Path) -> None:
+    logger = MetricsFiles(tmp_path)
+    for epoch in (1, 2):
+        logger.log_metrics({"epoch": float(epoch), "loss": 1.0}, step=5 * epoch)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-9])
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
+    MetricsFiles(tmp_path, resumed_step=5).log_metrics({"epoch": 2.0, "loss": 0.5}, step=10)
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [1.0, 0.5]
+
+
+def test_nothing_is_written_before_the_first_event(tmp_path: Path) -> None:
+    MetricsFiles(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_file_no_metrics(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.io import write_png
 
 from hex_ssl.backbones import load_backbone
 from hex_ssl.callbacks.metrics import read_metrics
-from hex_ssl.config import Config
+from hex_ssl.config import BackboneConfig, Config, DataConfig
 from hex_ssl.data import PretrainData
 from hex_ssl.evaluate import evaluate_backbone, extract_features, knn_accuracy
-from hex_ssl.methods import SimCLR
-from hex_ssl.pretrain import build, pretrain
+from hex_ssl.pretrain import build, load_method, prepare, pretrain
 
 from .conftest import MakeConfig
 
@@ -31,8 +33,10 @@ FIGURES = {
     "negative_similarity",
     "floor_fraction",
     "undefined_anchors",
+    "projection_std",
     "learning_rate",
     "knn_accuracy",
+    "classifier_accuracy",
 }
 
 
@@ -42,7 +46,10 @@ def config_of(folder: Path) -> Config:
 
 def test_run_folder_holds_everything(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    assert files == {"config.yaml", "metrics.csv", "metrics.jsonl", "checkpoints/last.ckpt", "backbone.safetensors"}
+    assert files == {
+        *("config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "checkpoints/last.ckpt"),
+        "backbone.safetensors",
+    }
     assert config_of(trained).run.epochs == 12
 
 
@@ -61,9 +68,9 @@ def test_csv_says_the_same_as_the_json_lines(trained: Path) -> None:
     assert table == read_metrics(trained)
 
 
-@pytest.mark.parametrize("loss", ["hex", "ntxent"])
-def test_ends_above_the_untrained_backbone(loss: str, trained: Path, make_config: MakeConfig) -> None:
-    folder = trained if loss == "hex" else pretrain(make_config(loss=loss, epochs=12, knn_every=12))
+@pytest.mark.parametrize("recipe", ["simclr_hex", "simclr"])
+def test_ends_above_the_untrained_backbone(recipe: str, trained: Path, make_config: MakeConfig) -> None:
+    folder = trained if recipe == "simclr_hex" else pretrain(make_config(recipe=recipe, epochs=12, knn_every=12))
     data, untrained = build(config_of(folder))
     before, after = (
         evaluate_backbone(each, data) for each in (untrained.backbone, load_backbone(folder / "backbone.safetensors"))
@@ -73,6 +80,7 @@ def test_ends_above_the_untrained_backbone(loss: str, trained: Path, make_config
     rows = read_metrics(folder)
     assert rows[0]["knn_accuracy"] == pytest.approx(before["knn_accuracy"])
     assert rows[-1]["loss"] < rows[1]["loss"]
+    assert rows[-1]["classifier_accuracy"] > 0.6 > 0.2 > rows[0]["classifier_accuracy"]
 
 
 def test_exported_backbone_is_the_trained_one(trained: Path) -> None:
@@ -85,6 +93,7 @@ def test_exported_backbone_is_the_trained_one(trained: Path) -> None:
         metadata = file.metadata()
     assert json.loads(metadata["backbone"])["width"] == 8
     assert json.loads(metadata["images"]) == {"in_channels": 1, "image_size": 8}
+    assert Config.from_dict(json.loads(metadata["run"])) == config
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(make_config: MakeConfig) -> None:
@@ -97,24 +106,124 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(make_config: MakeConfi
     assert not torch.equal(first["stem.0.weight"], other["stem.0.weight"])
 
 
-def test_resumed_run_ends_like_the_uninterrupted_one(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pretrain(make_config(name="whole", epochs=3))
-    config = make_config(name="interrupted", epochs=3)
-    at_epoch_start = SimCLR.on_train_epoch_start
+def test_kept_checkpoints_hold_the_method_at_their_epoch(make_config: MakeConfig) -> None:
+    config = make_config(recipe="nnclr", epochs=3, keep_every=2, classifier=False)
+    folder = pretrain(config)
+    assert sorted(each.name for each in (folder / "checkpoints").iterdir()) == [
+        *("epoch-0000.ckpt", "epoch-0002.ckpt", "last.ckpt"),
+    ]
+    _, fresh = build(config)
+    untrained, kept, last = (load_method(folder, name) for name in ("epoch-0000", "epoch-0002", "last"))
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(untrained.state_dict()[name], tensor)
+    assert (int(kept.queue.filled), int(last.queue.filled)) == (1024, 1024)  # type: ignore[union-attr,arg-type]
+    assert (int(kept.queue.pointer), int(last.queue.pointer)) == (512, 768)  # type: ignore[union-attr,arg-type]
+    exported = load_file(folder / "backbone.safetensors")
+    assert all(torch.equal(exported[name], tensor) for name, tensor in last.backbone.state_dict().items())
+    with pytest.raises(FileNotFoundError, match=r"\(epoch-0000, epoch-0002, last\), but got \"epoch-0001\""):
+        load_method(folder, "epoch-0001")
 
-    def fail_in_last_epoch(method: SimCLR) -> None:
-        if method.current_epoch == 2:
-            raise RuntimeError("the power went")
-        at_epoch_start(method)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SimCLR, "on_train_epoch_start", fail_in_last_epoch)
-        with pytest.raises(RuntimeError, match="the power went"):
-            pretrain(config)
-    folder = pretrain(replace(config, run=replace(config.run, existing="resume")))
-    expected, found = load_file(whole / "backbone.safetensors"), load_file(folder / "backbone.safetensors")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert read_metrics(folder) == read_metrics(whole)
+def test_finished_run_resumed_with_nothing_to_do_exports_again(make_config: MakeConfig) -> None:
+    folder = pretrain(make_config(epochs=1))
+    exported, metrics = load_file(folder / "backbone.safetensors"), (folder / "metrics.jsonl").read_text()
+    (folder / "backbone.safetensors").unlink()
+    pretrain(make_config(epochs=1, existing="resume"))
+    again = load_file(folder / "backbone.safetensors")
+    assert again.keys() == exported.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in exported.items())
+    assert (folder / "metrics.jsonl").read_text() == metrics
+
+
+def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -> None:
+    config = make_config(epochs=1, accumulate=2)
+    with pytest.warns(UserWarning, match="each loss still sees only `data.batch_size` = 256 .*virtual_batch_size=512"):
+        folder = pretrain(config)
+    assert read_metrics(folder)[-1]["step"] == 3  # of 5 batches
+    whole = read_metrics(pretrain(make_config(name="whole", epochs=1)))[-1]
+    assert read_metrics(folder)[-1]["loss"] == pytest.approx(whole["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["simclr_hex", "byol", "all4one_hex", "mocov2_hex"])
+def test_virtual_batch_is_one_batch_of_that_size(recipe: str, make_config: MakeConfig) -> None:
+    # Without dropout, which the chunks would draw otherwise, and without batch norm, whose batch is the chunk.
+    def trained_weights(name: str, batch: int, virtual: int | None) -> tuple[dict[str, Tensor], Path]:
+        config = make_config(recipe=recipe, name=name, epochs=1, precision="64-true")
+        optimizer = replace(config.optimizer, name="sgd", learning_rate=0.05, warmup_epochs=0, scale_learning_rate=True)
+        sizes = {
+            "data": replace(config.data, batch_size=batch),
+            "run": replace(config.run, virtual_batch_size=virtual),
+        }
+        run = prepare(replace(config, optimizer=optimizer, **sizes))
+        _without_batch_norm(run.method)
+        run.train()
+        return {name: each for name, each in run.method.state_dict().items() if isinstance(each, Tensor)}, run.folder
+
+    whole, whole_folder = trained_weights("whole", 480, None)
+    parts, parts_folder = trained_weights("parts", 96, 480)
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-5, atol=1e-8)
+    for one, other in zip(read_metrics(whole_folder), read_metrics(parts_folder), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, nan_ok=True)
+
+
+def _without_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            norm = nn.GroupNorm(1, child.num_features, affine=child.affine).to(child.weight)
+            module.add_module(name, norm.requires_grad_(child.weight.requires_grad))
+        elif isinstance(child, nn.Dropout):
+            child.p = 0.0
+        else:
+            if isinstance(child, nn.MultiheadAttention):
+                child.dropout = 0.0
+            _without_batch_norm(child)
+
+
+def test_profiler_and_tensorboard_are_lightnings(make_config: MakeConfig) -> None:
+    pytest.importorskip("tensorboard")
+    folder = pretrain(make_config(epochs=1, profiler="simple", loggers=["tensorboard"]))
+    assert "run_training_batch" in (folder / "fit-profile.txt").read_text()
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_missing_logger_says_what_to_install(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = make_config(loggers=["wandb"])
+    with pytest.raises(ImportError, match=r"needs wandb, .* pip install 'hex-ssl\[loggers\]'"):
+        prepare(config)
+    assert not Path(config.run.root, config.run.name).exists()
+
+
+def test_own_backbone_and_half_precision_train(make_config: MakeConfig) -> None:
+    config = make_config(epochs=1, precision="bf16-mixed")
+    backbone = BackboneConfig("tests.train.test_backbones:own_backbone", arguments={"width": 24})
+    folder = pretrain(replace(config, backbone=backbone))
+    assert load_backbone(folder / "backbone.safetensors")(torch.zeros(2, 1, 8, 8)).shape == (2, 24)
+    assert read_metrics(folder)[-1]["knn_accuracy"] > 0.5
+
+
+def test_unlabelled_images_train_without_an_evaluation(make_config: MakeConfig, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        pixels = torch.randint(0, 256, (3, 12, 10), generator=generator, dtype=torch.uint8)
+        write_png(pixels, str(tmp_path / "images" / f"{number}.png"))
+    config = make_config(epochs=1)
+    data = DataConfig("folder", str(tmp_path / "images"), image_size=8, batch_size=4, num_workers=0)
+    folder = pretrain(replace(config, data=data))
+    assert "knn_accuracy" not in read_metrics(folder)[-1]
+    assert (folder / "backbone.safetensors").is_file()
+
+
+def test_superclasses_are_evaluated_too(make_config: MakeConfig) -> None:
+    config = make_config(epochs=1)
+    data = DataConfig("hierarchy", image_size=8, batch_size=64, augment_on="device", fraction=0.1)
+    rows = read_metrics(pretrain(replace(config, data=data)))
+    for row in rows:
+        assert row["knn_superclass_accuracy"] >= row["knn_accuracy"]
+        assert 0 < row["classifier_superclass_accuracy"] <= 1
 
 
 def test_leaves_the_process_as_it_was(make_config: MakeConfig) -> None:

@@ -3,11 +3,8 @@
 import os
 from pathlib import Path
 
-import lightning as L
 from safetensors.torch import save_file
 from torch import nn
-
-from hex_ssl.methods.base import Method
 
 
 def save_backbone(backbone: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -22,21 +19,3 @@ def save_backbone(backbone: nn.Module, path: Path, metadata: dict[str, str]) -> 
     beside = path.with_name(path.name + ".part")
     save_file(weights, str(beside), metadata=metadata)
     os.replace(beside, path)
-
-
-class BackboneExport(L.Callback):
-    """Saves the backbone when the training ends.
-
-    Args:
-        path: The file.
-        metadata: See `save_backbone`.
-    """
-
-    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
-        self.path = path
-        self.metadata = metadata
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Method)
-        if trainer.is_global_zero:
-            save_backbone(pl_module.backbone, self.path, self.metadata)

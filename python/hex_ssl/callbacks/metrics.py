@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +19,15 @@ CSV = "metrics.csv"
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """The events in a run folder's `metrics.jsonl`, in order; none if there is no such file."""
+    """The events in a run folder's `metrics.jsonl`, in order; none if there is no such file.
+
+    The end of a line that a process did not live to finish is left out.
+    """
     path = folder / JSON_LINES
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class MetricsFiles(Logger):
@@ -40,9 +45,9 @@ class MetricsFiles(Logger):
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
         super().__init__()
         self.folder = folder
-        self._rows = [row for row in read_metrics(folder) if (row["step"] or 0) <= resumed_step] if resumed_step else []
+        self.resumed_step = resumed_step
+        self._rows: list[Row] | None = None
         self._columns: list[str] = []
-        self._write_json_lines(self._rows, mode="w")
 
     @property
     def name(self) -> str:
@@ -58,29 +63,40 @@ class MetricsFiles(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds an event."""
+        """Adds an event. Nothing is written before the first."""
+        if self._rows is None:
+            self._rows = self._earlier_rows()
         row: Row = {"epoch": int(metrics["epoch"]), "step": step}
         row.update({name: _finite(value) for name, value in metrics.items() if name != "epoch"})
         self._rows.append(row)
-        self._write_json_lines([row], mode="a")
-        self._write_csv(row)
+        self._write(row, self._rows)
 
-    def _write_json_lines(self, rows: list[Row], mode: str) -> None:
-        with open(self.folder / JSON_LINES, mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    def _earlier_rows(self) -> list[Row]:
+        """The rows that a resumed run keeps, which become the whole file."""
+        rows = [row for row in read_metrics(self.folder) if (row["step"] or 0) <= self.resumed_step]
+        rows = rows if self.resumed_step else []
+        beside = self.folder / (JSON_LINES + ".part")
+        beside.write_text("".join(map(_json_line, rows)), encoding="utf-8")
+        os.replace(beside, self.folder / JSON_LINES)
+        return rows
 
-    def _write_csv(self, row: Row) -> None:
-        """Appends the row; the whole file is written anew where a figure comes for the first time."""
-        if row.keys() <= set(self._columns):
-            mode, rows = "a", [row]
-        else:
-            mode, rows = "w", self._rows
-            self._columns = list(dict.fromkeys(name for each in self._rows for name in each))
-        with open(self.folder / CSV, mode, encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
+    def _write(self, row: Row, rows: list[Row]) -> None:
+        """Appends the row; the whole CSV is written anew where a figure comes for the first time."""
+        with open(self.folder / JSON_LINES, "a", encoding="utf-8") as file:
+            file.write(_json_line(row))
+        mode, new = "a", [row]
+        if not row.keys() <= set(self._columns):
+            mode, new = "w", rows
+            self._columns = list(dict.fromkeys(name for each in rows for name in each))
+        with open(self.folder / CSV, mode, encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, self._columns)
             if mode == "w":
                 writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(new)
+
+
+def _json_line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _finite(value: float) -> float | None:

@@ -3,6 +3,8 @@
 `extends: OTHER.yaml`, a path beside the file, makes a recipe say only what differs from another.
 """
 
+import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,45 @@ import yaml
 _FOLDER = Path(str(files(__name__)))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 where YAML 1.1 is a trap: `off`, `no` and the like are words, and 1e-3 is a number."""
+
+
+_BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOLEAN, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML as recipes have it: `off`, `on`, `yes` and `no` are words.
+
+    Example:
+        >>> parse_yaml("{hex: off, sync_batchnorm: true, learning_rate: 1e-3}")
+        {'hex': 'off', 'sync_batchnorm': True, 'learning_rate': 0.001}
+    """
+    return yaml.load(text, _Loader)  # a subclass of SafeLoader
+
+
 def list_recipes() -> list[str]:
     """The names of the packaged recipes.
 
     Example:
-        >>> list_recipes()
+        >>> [name for name in list_recipes() if name.startswith("quick/simclr")]
         ['quick/simclr', 'quick/simclr_hex']
     """
-    return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.yaml"))
+    # What several recipes extend begins with an underscore and is none itself.
+    paths = [path for path in _FOLDER.rglob("*.yaml") if not path.name.startswith("_")]
+    return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths)
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:
@@ -36,10 +69,26 @@ def load_recipe(name: str | Path) -> dict[str, Any]:
         ValueError: The file does not hold a mapping, or extends itself.
 
     Example:
-        >>> load_recipe("quick/simclr_hex")["loss"]["name"]
-        'hex'
+        >>> load_recipe("quick/simclr_hex")["loss"]["hex"]
+        'adaptive'
     """
     return _load(_find(name), ())
+
+
+def describe_recipe(name: str) -> str:
+    """What a packaged recipe says of itself: the comment at its top.
+
+    Example:
+        >>> describe_recipe("quick/simclr_hex")
+        'SimCLR with HEX: the loss differs, nothing else.'
+    """
+    lines = _find(name).read_text(encoding="utf-8").splitlines()
+    top = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        top.append(line.removeprefix("#").strip())
+    return " ".join(top)
 
 
 def _find(name: str | Path) -> Path:
@@ -49,14 +98,18 @@ def _find(name: str | Path) -> Path:
     packaged = _FOLDER / f"{name}.yaml"
     if packaged.is_file():
         return packaged
-    raise FileNotFoundError(f'expected a YAML file or one of the recipes {", ".join(list_recipes())}, but got "{name}"')
+    near = difflib.get_close_matches(str(name), list_recipes(), n=1)
+    meant = f'; did you mean "{near[0]}"?' if near else ""
+    raise FileNotFoundError(
+        f'expected a YAML file or one of the recipes {", ".join(list_recipes())}, but got "{name}"{meant}'
+    )
 
 
 def _load(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in extending:
         raise ValueError(f"{path} extends itself")
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    recipe = parse_yaml(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, dict):
         raise ValueError(f"expected {path} to hold a mapping, but got {type(recipe).__name__}")
     base = recipe.pop("extends", None)

@@ -1,0 +1,86 @@
+"""Checkpoints: one to resume from, and some to keep."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+LAST = "last.ckpt"
+CHECK_EVERY = 50
+"""Steps between two looks at the clock where several processes have to agree on the time."""
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside and renamed: a file of that name is whole, whenever the process dies.
+
+    Lightning's own way has the file made in the system's temporary folder; from another file system it is then copied
+    into place, and a process that dies meanwhile leaves half of it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes, waits for the disk, renames."""
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(place.name + ".part")
+        with open(beside, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, place)
+
+
+class Checkpoints(L.Callback):
+    """Saves `last.ckpt` at the end of each epoch and every few minutes, and keeps weights every few epochs.
+
+    To stand behind the callbacks whose state it is to save.
+
+    Args:
+        folder: Where they go.
+        minutes: Minutes between two within an epoch; 0: after each optimizer step.
+        keep_every: Epochs between two that are kept, as `epoch-0010.ckpt` and the like, the untrained network's among
+            them: weights and queue of the method, without the optimizer. 0: none.
+    """
+
+    def __init__(self, folder: Path, minutes: float = 10.0, keep_every: int = 0) -> None:
+        self.folder = folder
+        self.seconds = 60.0 * minutes
+        self.keep_every = keep_every
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if self.keep_every and trainer.global_step == 0:
+            self._keep(trainer, epoch=0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Between optimizer steps there are gradients, which no checkpoint holds; the epoch's end has one of its own.
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and not trainer.is_last_batch and self._is_due(trainer, batch_idx):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if self.keep_every and done % self.keep_every == 0:
+            self._keep(trainer, done)
+        self._save(trainer)
+
+    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        if self.seconds == 0:
+            return True
+        due = time.monotonic() - self._saved_at >= self.seconds
+        if trainer.world_size == 1:
+            return due
+        return batch_idx % CHECK_EVERY == 0 and bool(trainer.strategy.broadcast(due))
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self._saved_at = time.monotonic()
+
+    def _keep(self, trainer: L.Trainer, epoch: int) -> None:
+        trainer.save_checkpoint(self.folder / f"epoch-{epoch:04}.ckpt", weights_only=True)
