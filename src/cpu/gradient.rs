@@ -4,7 +4,7 @@ use super::float::Float;
 use super::half_rows::{self, HalfDerivatives};
 use super::inputs::Gradients;
 use super::isa::{InstructionSet, Kernel};
-use super::passes::{AnchorShifts, Passes};
+use super::passes::{exponents, AnchorShifts, Passes};
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
 use super::threads::{self, Shared};
 use super::tile::{Coefficients, Derivatives, LANES, MAX_TILE};
@@ -129,7 +129,7 @@ fn negatives<C: Float>(
     let similarities = passes.similarities;
     let (size, isa) = (similarities.tile, similarities.isa);
     let dims = similarities.anchors.padded_dims;
-    let exponents = passes.exponents(shifts.shared);
+    let exponents = exponents(passes.problem, shifts.shared);
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
     let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());

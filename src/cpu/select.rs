@@ -27,6 +27,12 @@ impl<C: Float> Selector<C> {
 
     /// The `rank`-th largest number of `row`.
     pub fn select(&mut self, row: &[C]) -> C {
+        let rank = self.rank;
+        self.largest(row)[rank - 1]
+    }
+
+    /// The `rank` largest numbers of `row`, the smallest of them last.
+    pub fn largest(&mut self, row: &[C]) -> &[C] {
         self.survivors.resize(row.len(), C::ZERO);
         let mut count = 0;
         if let Some(Guess { center, spread }) = self.guess {
@@ -39,7 +45,7 @@ impl<C: Float> Selector<C> {
         }
         let (_, &mut found, _) = self.survivors[..count].select_nth_unstable_by(self.rank - 1, C::descending);
         self.learn(found);
-        found
+        &self.survivors[..self.rank]
     }
 
     fn learn(&mut self, found: C) {

@@ -12,7 +12,8 @@ pub const LANES: usize = 16;
 /// Largest number of rows and columns of a tile.
 pub const MAX_TILE: usize = 128;
 
-type Group<C> = [C; LANES];
+/// Numbers handled together.
+pub type Group<C> = [C; LANES];
 
 /// A tile, and what decides which of its negatives are hierarchical.
 #[derive(Clone, Copy)]
@@ -45,7 +46,7 @@ impl<C: Float> Tile<'_, C> {
 
 /// A group, number by number. (`array::from_fn` is not reliably turned into vector code.)
 #[inline(always)]
-fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
+pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     let mut group = [C::ZERO; LANES];
     for (l, out) in group.iter_mut().enumerate() {
         *out = number(l);
@@ -53,15 +54,17 @@ fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     group
 }
 
+/// The group that starts at `at`.
 #[inline(always)]
-fn group<C>(slice: &[C], at: usize) -> &Group<C> {
+pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
     debug_assert!(at + LANES <= slice.len());
     // SAFETY: tiles and per-column slices are at least `columns`, a multiple of LANES, long.
     unsafe { &*slice.as_ptr().add(at).cast() }
 }
 
+/// As [`group`].
 #[inline(always)]
-fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
+pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
     debug_assert!(at + LANES <= slice.len());
     // SAFETY: as in `group`.
     unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
@@ -126,7 +129,7 @@ pub struct Exponents<C> {
 impl<C: Float> Exponents<C> {
     /// exp((c - shift) / t), 1 where the similarity is above the shift, which is then that of another set.
     #[inline(always)]
-    fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
+    pub fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
         lanes(|l| (below::<C, SHARED>(c[l] - shifts(l)) * self.inverse_temperature).exponential::<M>())
     }
 }
@@ -142,17 +145,17 @@ fn below<C: Float, const SHARED: bool>(difference: C) -> C {
 }
 
 /// Exponentials of one side (the row's, or the columns') of a group of hierarchical negatives.
-struct Weighted<C> {
+pub struct Weighted<C> {
     /// exp(beta (c - shift) / t)
-    weights: Group<C>,
+    pub weights: Group<C>,
     /// exp((1 + beta) (c - shift) / t)
-    weighted: Group<C>,
+    pub weighted: Group<C>,
 }
 
 impl<C: Float> Exponents<C> {
     /// `plain` is exp((c - 1) / t), good for a shift of 1.
     #[inline(always)]
-    fn weighted<M: MultiplyAdd, const SHARED: bool>(
+    pub fn weighted<M: MultiplyAdd, const SHARED: bool>(
         &self,
         c: &Group<C>,
         plain: &Group<C>,
@@ -302,8 +305,9 @@ impl<C: Float> Sum<'_, C> {
     }
 }
 
+/// Adds number by number.
 #[inline(always)]
-fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
+pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
     for l in 0..LANES {
         sums[l] += terms[l];
     }

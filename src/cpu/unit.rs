@@ -111,9 +111,9 @@ impl<C: Float> UnitRows<C> {
         &self.data[start * self.padded_dims..]
     }
 
-    /// The panel of the 32 rows from `start` on, a multiple of 32.
-    pub fn panel(&self, start: usize) -> &[C] {
-        &self.panels[start * self.dims..][..BLOCK_COLUMNS * self.dims]
+    /// The panels from row `start` on, a multiple of 32.
+    pub fn panels_from(&self, start: usize) -> &[C] {
+        &self.panels[start * self.dims..]
     }
 
     /// Turns the gradient with respect to a unit row into the one with respect to the row it came from:
@@ -143,7 +143,7 @@ fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
 }
 
 /// 32 rows to a panel [dims][32].
-fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
+pub fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
     for (dim, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
         for (row, element) in column.iter_mut().enumerate() {
             *element = rows[row * padded_dims + dim];

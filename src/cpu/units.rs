@@ -58,9 +58,9 @@ impl<C: Float> Units<C> {
     }
 
     /// The similarities of anchors and keys.
-    pub fn similarities(&self, whole_rows: bool) -> Similarities<'_, C> {
+    pub fn similarities(&self) -> Similarities<'_, C> {
         let keys = self.keys.as_ref();
-        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads, whole_rows)
+        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads)
     }
 
     /// Similarities of the anchors and their positives, [anchors, positives].
