@@ -54,7 +54,7 @@ pub fn find<C: Float>(
     let anchors = similarities.anchors.rows;
     let capacity = capacity::<C>(anchors, rank)?;
     let sample = Sample::new(similarities, rank);
-    if sample.rows_with_more_open_than(capacity - rank) > anchors / ROWS_FOR_A_MISS {
+    if sample.rows_with_more_open_than(capacity - rank) > anchors / 8 {
         return None;
     }
     let Sample { floor, ceiling, .. } = sample;

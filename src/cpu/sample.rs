@@ -7,10 +7,12 @@ use super::similarities::{Products, Similarities};
 use super::threads::{self, Shared};
 use super::unit::transpose;
 
-/// Keys in a sample, at most.
-const MAX_KEYS: usize = 256;
-/// Keys for each one in a sample, at least.
+/// Keys for each one in a sample of up to `LARGE`.
 const SHARE: usize = 16;
+/// Keys for each one in a larger sample.
+const LARGE_SHARE: usize = 32;
+/// See above.
+const LARGE: usize = 256;
 /// Share of rows of which more than expected is above the guess, so that they have to be looked at again.
 const RARE: f64 = 0.003;
 /// Rows computed at a time.
@@ -24,6 +26,8 @@ pub struct Sample<C> {
     top: Vec<C>,
     /// Keys for each one in the sample.
     share: f64,
+    /// Mean number of similarities in the sample that are among the `rank` largest of their row.
+    expected: f64,
     /// Below the mean of all rows' quantiles, most likely.
     pub floor: C,
     /// Above it, most likely.
@@ -34,7 +38,7 @@ impl<C: Float> Sample<C> {
     /// Looks at the rows, whose quantiles are their `rank`-th largest numbers.
     pub fn new(similarities: &Similarities<'_, C>, rank: usize) -> Self {
         let (anchors, keys) = (similarities.anchors, similarities.keys);
-        let count = (keys.rows / SHARE).clamp(BLOCK_COLUMNS, MAX_KEYS).next_multiple_of(BLOCK_COLUMNS);
+        let count = (keys.rows / SHARE).min(LARGE).max(keys.rows / LARGE_SHARE).next_multiple_of(BLOCK_COLUMNS);
         let sampled: Vec<usize> = (0..count).map(|i| i * keys.rows / count).collect();
         let share = keys.rows as f64 / count as f64;
         let expected = rank as f64 / share;
@@ -80,7 +84,7 @@ impl<C: Float> Sample<C> {
             0 => C::INFINITY,
             rank => mean(rank),
         };
-        Self { depth, top, share, floor, ceiling }
+        Self { depth, top, share, expected, floor, ceiling }
     }
 
     /// For each anchor a number that is below its quantile, most likely, and below the mean of them.
@@ -91,10 +95,12 @@ impl<C: Float> Sample<C> {
         })
     }
 
-    /// Number of anchors of which more than `limit` similarities seem to be too near the threshold to tell the side.
+    /// Number of anchors of which more than `limit` similarities below the quantile seem to be too near the threshold to
+    /// tell the side.
     pub fn rows_with_more_open_than(&self, limit: usize) -> usize {
         let open = |top: &&[C]| {
-            let open = top.iter().filter(|&&c| c > self.floor && c <= self.ceiling).count();
+            let below = top.iter().skip(self.expected as usize);
+            let open = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
             open as f64 * self.share > limit as f64
         };
         self.top.chunks_exact(self.depth).filter(open).count()
