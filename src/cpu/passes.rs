@@ -86,6 +86,7 @@ impl<C: Float> Passes<'_, C> {
             columns: size,
             both_sides: self.problem.square && a != b,
             labels: self.split.labels,
+            one_split: self.split.one,
             row_split: &self.split.rows[a * size..][..size],
             column_split: &self.split.columns()[b * size..][..size],
         }

@@ -14,6 +14,8 @@ use crate::problem::{Problem, Threshold};
 pub struct Split<C> {
     /// The numbers are labels, not thresholds.
     pub labels: bool,
+    /// The numbers are all the same.
+    pub one: bool,
     /// For the anchors.
     pub rows: Vec<C>,
     /// For the keys; empty where these are the anchors.
@@ -34,7 +36,7 @@ pub fn above_limit<C: Float>(threshold: f64) -> C {
 impl<C: Float> Split<C> {
     /// One threshold for all anchors of a square problem.
     pub fn at(threshold: f64, rows: usize) -> Self {
-        Self { labels: false, rows: vec![above_limit(threshold); rows], columns: vec![], threshold }
+        Self { labels: false, one: true, rows: vec![above_limit(threshold); rows], columns: vec![], threshold }
     }
 
     /// Finds the thresholds, or numbers the labels.
@@ -47,6 +49,7 @@ impl<C: Float> Split<C> {
         let (rows, columns) = (similarities.anchors.padded_rows, similarities.keys.padded_rows);
         let thresholds = |threshold: f64, rows: Vec<C>| Self {
             labels: false,
+            one: problem.square && !matches!(problem.threshold, Threshold::MinMax { .. }),
             rows,
             // Only rows decide where the keys are not anchors.
             columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
@@ -80,7 +83,7 @@ impl<C: Float> Split<C> {
                 };
                 let rows = numbered(inputs.anchor_labels, rows);
                 let columns = if problem.square { vec![] } else { numbered(inputs.key_labels, columns) };
-                Self { labels: true, rows, columns, threshold: f64::NAN }
+                Self { labels: true, one: false, rows, columns, threshold: f64::NAN }
             }
         })
     }

@@ -31,6 +31,8 @@ pub struct Tile<'a, C> {
     /// The splits are labels: hierarchical where they are equal. Else they are thresholds:
     /// hierarchical where the similarity is above.
     pub labels: bool,
+    /// The splits are all the same number.
+    pub one_split: bool,
     /// One number for each row.
     pub row_split: &'a [C],
     /// One number for each column.
@@ -363,11 +365,38 @@ pub struct Derivatives<'a, C> {
 impl<C: Float> Kernel for Derivatives<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
+        let Self { tile, exponents, .. } = &self;
+        if tile.both_sides && tile.one_split && exponents.shared && exponents.beta_is_one {
+            return self.sweep_one_split::<S>();
+        }
         with_constants!(self.tile, self.exponents.shared, self.sweep::<S>())
     }
 }
 
 impl<C: Float> Derivatives<'_, C> {
+    /// The usual case, in which a pair is on the same side of the threshold for both of its anchors: all coefficients are
+    /// those of one exponential and its square, without a branch.
+    #[inline(always)]
+    fn sweep_one_split<S: InstructionSet>(self) {
+        let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } = self;
+        for row in 0..tile.rows {
+            let threshold = tile.row_split[row];
+            let (global_row, weighted_row, weights_row) = (of_row.global[row], of_row.weighted[row], of_row.weights[row]);
+            for column in (0..tile.columns).step_by(LANES) {
+                let c = tile.group(row, column);
+                let plain = exponents.plain::<S::Arithmetic, true>(c, |_| C::ONE);
+                let (global, weighted) = (group(of_column.global, column), group(of_column.weighted, column));
+                let weights = group(of_column.weights, column);
+                *group_mut(out, row * out_stride + column) = lanes(|l| {
+                    let local = c[l] > threshold;
+                    let square = if local { weighted_row + weighted[l] } else { C::ZERO };
+                    let linear = if local { C::ZERO - (weights_row + weights[l]) } else { global_row + global[l] };
+                    plain[l] * S::Arithmetic::multiply_add(plain[l], square, linear)
+                });
+            }
+        }
+    }
+
     #[inline(always)]
     fn sweep<S: InstructionSet, const LABELS: bool, const BOTH: bool, const SHARED: bool>(self) {
         let Self { tile, exponents, row_shifts, column_shifts, row_coefficients, column_coefficients, out, out_stride } =

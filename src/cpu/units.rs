@@ -11,8 +11,8 @@ use super::unit::UnitRows;
 use crate::error::{Error, Input, Result};
 use crate::problem::{Pairing, Problem};
 
-/// Up to this many rows, smaller tiles: enough of them for every thread.
-const SMALL: usize = 2048;
+/// Blocks of rows for each thread, at least, or tiles are smaller.
+const BLOCKS_EACH: usize = 4;
 
 /// The normalised inputs.
 pub struct Units<C> {
@@ -38,7 +38,8 @@ impl<C: Float> Units<C> {
         isa: Isa,
         threads: usize,
     ) -> Result<Self> {
-        let tile = if problem.anchors.max(problem.keys) <= SMALL { MAX_TILE / 2 } else { MAX_TILE };
+        let enough = BLOCKS_EACH * threads * MAX_TILE;
+        let tile = if problem.anchors.max(problem.keys) < enough { MAX_TILE / 2 } else { MAX_TILE };
         let unit = |input, parts: &[Rows<'_, E>], rows: usize| {
             check_shape(input, parts, rows, problem.dims)?;
             UnitRows::new(input, parts, tile, isa, threads)
