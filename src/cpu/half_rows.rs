@@ -78,6 +78,17 @@ impl HalfRows {
         new
     }
 
+    /// Some of the rows, as the left factor of similarities only.
+    pub fn left_factor(&self, rows: &[usize]) -> Self {
+        Self {
+            pairs: self.pairs,
+            rows: rows.iter().flat_map(|&row| &self.rows[row * self.pairs..][..self.pairs]).copied().collect(),
+            panels: vec![],
+            row_pairs: vec![],
+            inverse_lengths: rows.iter().map(|&row| self.inverse_lengths[row]).collect(),
+        }
+    }
+
     /// Similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys`, into rows `stride` apart.
     pub fn products(&self, rows: Range<usize>, keys: &Self, columns: Range<usize>, out: &mut [f32], stride: usize) {
         let inverse_rows = &self.inverse_lengths[rows.clone()];

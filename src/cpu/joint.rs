@@ -164,7 +164,8 @@ fn quantiles<C: Float>(
     let anchors = similarities.anchors.rows;
     let mut quantiles = vec![f64::NAN; similarities.anchors.padded_rows];
     let shared = Shared::new(&mut quantiles);
-    for_each_part(similarities, lists, Vec::new, |known: &mut Vec<C>, part, start, count| {
+    let state = || (Vec::new(), Selector::new(rank, similarities.isa));
+    for_each_part(similarities, lists, state, |(known, selector), part, start, count| {
         // SAFETY: parts are disjoint, and the quantiles outlive the loop.
         let quantiles = unsafe { shared.slice(start, count) };
         for (row, quantile) in quantiles.iter_mut().enumerate().take(anchors.saturating_sub(start)) {
@@ -172,7 +173,7 @@ fn quantiles<C: Float>(
             known.extend_from_slice(part.list(row));
             known.extend(apart.of(start + row).iter().filter(|&&c| c > C::NEG_INFINITY));
             if known.len() >= rank {
-                let (_, &mut found, _) = known.select_nth_unstable_by(rank - 1, C::descending);
+                let found = selector.select(known);
                 // Of the numbers above the cut, the list has all; of others, perhaps not.
                 if found >= part.cuts[row] {
                     *quantile = found.to_f64();

@@ -4,7 +4,7 @@
 use super::float::Float;
 use super::isa::{InstructionSet, Isa, Kernel};
 use super::threads::Shared;
-use super::tile::{add, group, group_mut, lanes, Exponents, LANES, MAX_TILE, SUMS};
+use super::tile::{add, group, group_mut, lanes, Exponents, Group, LANES, MAX_TILE, SUMS};
 
 /// What lists have in common.
 #[derive(Clone, Copy)]
@@ -120,6 +120,24 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
+    /// Adds those of `count` numbers to a row's list that are above `cut`. A group behind them is readable and without
+    /// meaning.
+    #[inline(always)]
+    fn append<S: InstructionSet>(&mut self, row: usize, values: &mut [C], count: usize, cut: C) {
+        let capacity = self.rule.capacity;
+        let mut length = self.counts[row] as usize;
+        if length + count + LANES > capacity {
+            return values[..count].iter().for_each(|&value| self.push(row, value, cut));
+        }
+        *group_mut(values, count) = [C::NEG_INFINITY; LANES];
+        let mut places = [0; LANES];
+        for at in (0..count).step_by(LANES) {
+            let list = group_mut(self.values, row * capacity + length);
+            length += S::above(group(values, at), &[cut; LANES], list, &mut places);
+        }
+        self.counts[row] = length as u32;
+    }
+
     /// A row's list.
     pub fn list(&self, row: usize) -> &[C] {
         &self.values[row * self.rule.capacity..][..self.counts[row] as usize]
@@ -201,24 +219,35 @@ impl<C: Float> Kernel for Fold<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
         let Self { values, floor, ceiling, exponents, sums } = self;
-        let mut all = [[C::ZERO; LANES]; SUMS];
+        let [mut global, mut weighted, mut weights, mut count] = [[C::ZERO; LANES]; SUMS];
         let mut last = [C::NEG_INFINITY; LANES];
         let (whole, rest) = values.as_chunks::<LANES>();
         last[..rest.len()].copy_from_slice(rest);
-        for c in whole.iter().chain([&last]) {
+        for at in 0..=whole.len() {
+            let c = whole.get(at).unwrap_or(&last);
             let plain = exponents.plain::<S::Arithmetic, true>(c, |_| C::ONE);
             let terms = exponents.weighted::<S::Arithmetic, true>(c, &plain, |_| C::ONE);
-            let global = lanes(|l| if c[l] <= floor { C::ONE } else { C::ZERO });
-            let local = lanes(|l| if c[l] > ceiling { C::ONE } else { C::ZERO });
-            add(&mut all[0], &lanes(|l| plain[l] * global[l]));
-            add(&mut all[1], &lanes(|l| terms.weighted[l] * local[l]));
-            add(&mut all[2], &lanes(|l| terms.weights[l] * local[l]));
-            add(&mut all[3], &local);
+            add(&mut global, &lanes(|l| if c[l] <= floor { plain[l] } else { C::ZERO }));
+            add(&mut weighted, &lanes(|l| if c[l] > ceiling { terms.weighted[l] } else { C::ZERO }));
+            add(&mut weights, &lanes(|l| if c[l] > ceiling { terms.weights[l] } else { C::ZERO }));
+            add(&mut count, &lanes(|l| if c[l] > ceiling { C::ONE } else { C::ZERO }));
         }
-        for (sum, lanes) in sums.iter_mut().zip(&all) {
-            *sum += lanes.iter().fold(C::ZERO, |a, &b| a + b).to_f64();
+        for (sum, lanes) in sums.iter_mut().zip([global, weighted, weights, count]) {
+            *sum += total(&lanes).to_f64();
         }
     }
+}
+
+/// The sum of a group, by halves.
+#[inline(always)]
+fn total<C: Float>(group: &Group<C>) -> C {
+    let mut sums = *group;
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            sums[l] += sums[l + half];
+        }
+    }
+    sums[0]
 }
 
 /// Looks at a tile once for its rows and, where it stands for its transpose too, for its columns: adds the numbers up to
@@ -286,14 +315,14 @@ fn sift<C: Float, S: InstructionSet, const BOTH: bool>(
             }
             kept += found;
         }
-        for (&value, &column) in values[..kept].iter().zip(&places[..kept]) {
-            if BOTH {
+        if BOTH {
+            for (&value, &column) in values[..kept].iter().zip(&places[..kept]) {
                 let column = column as usize;
                 columns.push(column, value, columns.cuts[column]);
             }
-            rows.push(row, value, cut);
         }
-        rows.sums[row][0] += sums.iter().fold(C::ZERO, |a, &b| a + b).to_f64();
+        rows.append::<S>(row, &mut values, kept, cut);
+        rows.sums[row][0] += total(&sums).to_f64();
     }
     if BOTH {
         for (out, &sum) in columns.sums.iter_mut().zip(&column_sums) {

@@ -1,11 +1,13 @@
 //! What a few keys say about where the quantiles of whole rows will be.
 
 use super::float::Float;
+use super::half_rows::{self, HalfRows};
+use super::isa::{InstructionSet, Kernel};
 use super::product::BLOCK_COLUMNS;
-use super::select::Selector;
 use super::similarities::{Products, Similarities};
 use super::threads::{self, Shared};
-use super::unit::transpose;
+use super::tile::{group, lanes, Group, LANES};
+use super::unit::UnitRows;
 
 /// Keys for each one in a sample of up to `LARGE`.
 const SHARE: usize = 16;
@@ -43,35 +45,19 @@ impl<C: Float> Sample<C> {
         let share = keys.rows as f64 / count as f64;
         let expected = rank as f64 / share;
         let depth = rank_rarely_reached(expected).min(count);
-        let panels: Vec<C> = sampled.chunks_exact(BLOCK_COLUMNS).flat_map(|keys_of_panel| {
-            let rows: Vec<C> = keys_of_panel.iter().flat_map(|&key| keys.row(key)).copied().collect();
-            let mut panel = vec![C::ZERO; BLOCK_COLUMNS * keys.dims];
-            transpose(&rows, keys.padded_dims, &mut panel);
-            panel
-        }).collect();
+        let sampled = SampledKeys::new(keys, &sampled);
         let mut top = vec![C::ZERO; anchors.padded_rows * depth];
         let shared = Shared::new(&mut top);
-        let state = || (vec![C::ZERO; ROWS * count], Selector::new(depth, similarities.isa));
-        threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, selector), chunk| {
-            let start = chunk * ROWS;
-            similarities.isa.run(Products {
-                left: anchors.from(start),
-                left_row: anchors.padded_dims,
-                rows: ROWS,
-                panels: &panels,
-                dims: keys.dims,
-                columns: count,
-                out: products,
-                stride: count,
-            });
-            for (row, products) in (start..anchors.rows).zip(products.chunks_exact_mut(count)) {
-                if let (true, Ok(own)) = (similarities.square, sampled.binary_search(&row)) {
-                    products[own] = C::NEG_INFINITY;
-                }
+        let state = || (vec![C::ZERO; count * ROWS], vec![[C::ZERO; LANES]; depth]);
+        threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
+            sampled.products(similarities, chunk * ROWS, products);
+            for start in (0..ROWS).step_by(LANES) {
+                similarities.isa.run(Largest { columns: &products[start..], stride: ROWS, out: &mut *largest });
                 // SAFETY: chunks are disjoint, and `top` outlives the loop.
-                let out = unsafe { shared.slice(row * depth, depth) };
-                out.copy_from_slice(selector.largest(products));
-                out.sort_unstable_by(C::descending);
+                let out = unsafe { shared.slice((chunk * ROWS + start) * depth, LANES * depth) };
+                for (l, out) in out.chunks_exact_mut(depth).enumerate() {
+                    out.iter_mut().zip(largest.iter()).for_each(|(out, group)| *out = group[l]);
+                }
             }
         });
         top.truncate(anchors.rows * depth);
@@ -104,6 +90,73 @@ impl<C: Float> Sample<C> {
             open as f64 * self.share > limit as f64
         };
         self.top.chunks_exact(self.depth).filter(open).count()
+    }
+}
+
+/// The rows of some keys.
+struct SampledKeys<'a, C> {
+    keys: &'a [usize],
+    /// [keys][padded dims], empty where `half` serves.
+    rows: Vec<C>,
+    half: Option<HalfRows>,
+}
+
+impl<'a, C: Float> SampledKeys<'a, C> {
+    fn new(keys: &UnitRows<C>, sampled: &'a [usize]) -> Self {
+        let half = keys.half.as_ref().map(|half| half.left_factor(sampled));
+        let rows = match half {
+            Some(_) => vec![],
+            None => sampled.iter().flat_map(|&key| keys.row(key)).copied().collect(),
+        };
+        Self { keys: sampled, rows, half }
+    }
+
+    /// Similarities with the anchors from `start` on, [keys][`ROWS`]; minus infinity with themselves.
+    fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
+        let anchors = similarities.anchors;
+        match (&self.half, &anchors.half) {
+            (Some(half), Some(anchors)) => {
+                half.products(0..self.keys.len(), anchors, start..start + ROWS, half_rows::single(out), ROWS);
+            }
+            _ => similarities.isa.run(Products {
+                left: &self.rows,
+                left_row: anchors.padded_dims,
+                rows: self.keys.len(),
+                panels: anchors.panels_from(start),
+                dims: anchors.dims,
+                columns: ROWS,
+                out: &mut *out,
+                stride: ROWS,
+            }),
+        }
+        for (out, &key) in out.chunks_exact_mut(ROWS).zip(self.keys) {
+            if let Some(own) = key.checked_sub(start).and_then(|own| out.get_mut(own)) {
+                *own = C::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// The largest numbers of each of 16 columns, descending, by insertion.
+struct Largest<'a, C> {
+    columns: &'a [C],
+    /// Elements from one row to the next.
+    stride: usize,
+    out: &'a mut [Group<C>],
+}
+
+impl<C: Float> Kernel for Largest<'_, C> {
+    #[inline(always)]
+    fn run<S: InstructionSet>(self) {
+        self.out.fill([C::NEG_INFINITY; LANES]);
+        for row in self.columns.chunks(self.stride) {
+            let mut new = *group(row, 0);
+            for place in &mut *self.out {
+                let old = *place;
+                *place = lanes(|l| if new[l] > old[l] { new[l] } else { old[l] });
+                new = lanes(|l| if new[l] > old[l] { old[l] } else { new[l] });
+            }
+        }
     }
 }
 

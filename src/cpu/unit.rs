@@ -121,8 +121,7 @@ impl<C: Float> UnitRows<C> {
     pub fn project(&self, row: usize, gradient: &mut [C]) {
         let unit = &self.row(row)[..self.dims];
         let (scale, rest) = self.lengths[row];
-        let along = gradient.iter().zip(unit).fold(0.0, |sum, (&g, &u)| sum + g.to_f64() * u.to_f64());
-        let along = C::from_f64(along);
+        let along = C::from_f64(dot(gradient, unit));
         for (g, &u) in gradient.iter_mut().zip(unit) {
             let across = (*g - along * u) / rest / scale;
             *g = if across > C::MAX {
@@ -136,6 +135,19 @@ impl<C: Float> UnitRows<C> {
     }
 }
 
+/// The inner product, in double precision.
+pub fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..8 {
+            sums[l] += a[l].to_f64() * b[l].to_f64();
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
 /// A row's length divided by the power of two that makes its largest element a number between 1 and 2.
 fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
     let largest = largest.to_f64();
@@ -143,7 +155,7 @@ fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
 }
 
 /// 32 rows to a panel [dims][32].
-pub fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
+fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
     for (dim, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
         for (row, element) in column.iter_mut().enumerate() {
             *element = rows[row * padded_dims + dim];

@@ -7,7 +7,7 @@ use super::isa::Isa;
 use super::pairs::Pairs;
 use super::similarities::Similarities;
 use super::tile::MAX_TILE;
-use super::unit::UnitRows;
+use super::unit::{dot, UnitRows};
 use crate::error::{Error, Input, Result};
 use crate::problem::{Pairing, Problem};
 
@@ -103,17 +103,6 @@ impl<C: Float> Units<C> {
         };
         (all - excluded) / negatives
     }
-}
-
-/// The inner product, in double precision.
-fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
-    let mut sums = [0.0; 8];
-    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
-        for l in 0..8 {
-            sums[l] += a[l].to_f64() * b[l].to_f64();
-        }
-    }
-    sums.iter().sum()
 }
 
 fn check_shape<E: Element>(input: Input, parts: &[Rows<'_, E>], rows: usize, dims: usize) -> Result<()> {
