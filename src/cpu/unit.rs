@@ -200,8 +200,13 @@ impl<E: Element> Kernel for Normalise<'_, E> {
         for (i, length) in self.lengths.iter_mut().enumerate() {
             let unit = &mut self.data[i * self.padded_dims..][..self.padded_dims];
             let (part, row) = locate(self.parts, self.start + i);
-            for (dim, element) in unit[..self.dims].iter_mut().enumerate() {
-                *element = part.get(row, dim).widen();
+            match part.contiguous(row) {
+                Some(row) => unit.iter_mut().zip(row).for_each(|(element, &given)| *element = given.widen()),
+                None => {
+                    for (dim, element) in unit[..self.dims].iter_mut().enumerate() {
+                        *element = part.get(row, dim).widen();
+                    }
+                }
             }
             match normalise(unit) {
                 Some(found) => *length = found,
