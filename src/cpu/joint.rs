@@ -6,8 +6,6 @@
 //! it is checked: a row whose list does not reach its quantile is looked at again, and where the sample misleads about
 //! more than that, there is no result, and the threshold has to be found before the sums.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::float::Float;
 use super::lists::{Lists, Part, Rule, SharedLists, Sift};
 use super::product::BLOCK_ROWS;
@@ -16,14 +14,20 @@ use super::select::Selector;
 use super::similarities::Similarities;
 use super::split::above_limit;
 use super::threads::{self, Shared};
-use super::tile::{Exponents, SUMS};
+use super::tile::{Exponents, LANES, SUMS};
 
-/// Least length of a list.
-const MIN_CAPACITY: usize = 256;
-/// Bytes of all lists, at most: no more than gradients will need.
+/// Least length of a row: samples of shorter ones say nothing.
+const MIN_LENGTH: usize = 64;
+/// Numbers of a row for each one up to its quantile, at least: most similarities have to be beneath notice.
+const MIN_SHARE: usize = 16;
+/// Length of a list that leaves room for rows with many similarities above the threshold, where it costs little memory.
+const AMPLE: usize = 512;
+/// That is, bytes of all lists.
+const AMPLE_BYTES: usize = 8 << 20;
+/// Bytes of all lists, at most.
 const MAX_BYTES: usize = 20 << 20;
 /// Rows for each one that may be looked at again.
-const ROWS_FOR_A_MISS: usize = 32;
+const ROWS_FOR_A_MISS: usize = 16;
 /// Rows of lists handled at a time.
 const CHUNK: usize = 64;
 
@@ -40,17 +44,14 @@ pub struct Found {
 /// Length of the lists for rows of `length`, of which the quantile is the `rank`-th largest. None where the pass would
 /// not pay.
 fn capacity<C>(length: usize, rank: usize) -> Option<usize> {
-    let capacity = (3 * rank).next_multiple_of(16).max(MIN_CAPACITY).min(MAX_BYTES / size_of::<C>() / length / 16 * 16);
-    (length >= MIN_CAPACITY / 4 && rank + rank / 2 <= capacity).then_some(capacity)
+    let within = |bytes: usize| bytes / size_of::<C>() / length / LANES * LANES;
+    let capacity = (3 * rank).next_multiple_of(LANES).max(AMPLE.min(within(AMPLE_BYTES))).min(within(MAX_BYTES));
+    (length >= MIN_LENGTH && rank <= length / MIN_SHARE && rank + rank / 2 <= capacity).then_some(capacity)
 }
 
 /// Finds the quantiles, the `rank`-th largest of each row, the threshold and the sums; keeps the tiles, without pairs
 /// that are no negatives, where they fit.
-pub fn find<C: Float>(
-    similarities: &mut Similarities<'_, C>,
-    rank: usize,
-    exponents: Exponents<C>,
-) -> Option<Found> {
+pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, exponents: Exponents<C>) -> Option<Found> {
     let anchors = similarities.anchors.rows;
     let capacity = capacity::<C>(anchors, rank)?;
     let sample = Sample::new(similarities, rank);
@@ -64,17 +65,45 @@ pub fn find<C: Float>(
     let mut lists = Lists::new(rule, cuts);
     let mut apart = Apart::new(similarities);
     sift(similarities, &lists.share(), &apart.share());
-    let quantiles = quantiles(similarities, rank, &lists.share(), &apart)?;
+    let mut quantiles = listed_quantiles(similarities, rank, &lists.share(), &apart);
+    let missed: Vec<usize> = (0..anchors).filter(|&row| quantiles[row].is_nan()).collect();
+    if missed.len() > anchors / ROWS_FOR_A_MISS {
+        return None;
+    }
+    let shared = Shared::new(&mut quantiles);
+    let selector = || Selector::new(rank, similarities.isa);
+    for_each_whole_row(similarities, &missed, selector, |selector, anchor, row| {
+        // SAFETY: every row is missed once, and the quantiles outlive the loop.
+        unsafe { shared.slice(anchor, 1)[0] = selector.select(row).to_f64() };
+    });
     let threshold = quantiles.iter().sum::<f64>() / anchors as f64;
     let limit = above_limit::<C>(threshold);
     if !(floor <= limit && limit <= ceiling) {
         return None;
     }
-    for_each_part(similarities, &lists.share(), || (), |(), part, start, count| {
-        for row in 0..count.min(anchors.saturating_sub(start)) {
-            part.finish(row, limit);
-        }
-    });
+    for_each_part(
+        similarities,
+        &lists.share(),
+        || (),
+        |(), part, start, count| {
+            for row in 0..count.min(anchors.saturating_sub(start)) {
+                part.finish(row, limit);
+            }
+        },
+    );
+    let shared = lists.share();
+    for_each_whole_row(
+        similarities,
+        &missed,
+        || (),
+        |(), anchor, row| {
+            for &key in similarities.pairs.excluded(anchor) {
+                row[key as usize] = C::NEG_INFINITY;
+            }
+            // SAFETY: every row is missed once, and the lists outlive the loop.
+            unsafe { shared.part(anchor, 1) }.replace(0, row, limit);
+        },
+    );
     Some(Found { quantiles, threshold, sums: lists.into_sums() })
 }
 
@@ -101,21 +130,24 @@ impl<C: Float> Apart<C> {
 
 /// Sums and lists all similarities of negatives, and keeps the others apart.
 fn sift<C: Float>(similarities: &mut Similarities<'_, C>, lists: &SharedLists<C>, apart: &Shared<C>) {
-    similarities.visit(|| (), |similarities, (), a, b, tile| {
-        let size = similarities.tile;
-        let each = similarities.pairs.excluded_each();
-        // SAFETY: the schedule gives both blocks to this call alone, and they are two.
-        let (rows, columns) = unsafe {
-            take(similarities, a, apart.slice(a * size * each, size * each), b, |r, c| tile[r * size + c]);
-            if a != b {
-                take(similarities, b, apart.slice(b * size * each, size * each), a, |r, c| tile[c * size + r]);
-            }
-            (lists.part(a * size, size), (a != b).then(|| lists.part(b * size, size)))
-        };
-        similarities.blank(a, b, tile);
-        let row_count = size.min(similarities.anchors.rows - a * size);
-        similarities.isa.run(Sift { similarities: tile, row_count, column_count: size, rows, columns });
-    });
+    similarities.visit(
+        || (),
+        |similarities, (), a, b, tile| {
+            let size = similarities.tile;
+            let each = similarities.pairs.excluded_each();
+            // SAFETY: the schedule gives both blocks to this call alone, and they are two.
+            let (rows, columns) = unsafe {
+                take(similarities, a, apart.slice(a * size * each, size * each), b, |r, c| tile[r * size + c]);
+                if a != b {
+                    take(similarities, b, apart.slice(b * size * each, size * each), a, |r, c| tile[c * size + r]);
+                }
+                (lists.part(a * size, size), (a != b).then(|| lists.part(b * size, size)))
+            };
+            similarities.blank(a, b, tile);
+            let row_count = size.min(similarities.anchors.rows - a * size);
+            similarities.isa.run(Sift { similarities: tile, row_count, column_count: size, rows, columns });
+        },
+    );
 }
 
 /// Takes those of the tile's similarities that are with a row's excluded keys.
@@ -154,13 +186,13 @@ fn for_each_part<C: Float, S>(
     });
 }
 
-/// Each anchor's quantile: from its list, or from its whole row where that falls short.
-fn quantiles<C: Float>(
+/// Each anchor's quantile, NaN where its list does not reach it.
+fn listed_quantiles<C: Float>(
     similarities: &Similarities<'_, C>,
     rank: usize,
     lists: &SharedLists<C>,
     apart: &Apart<C>,
-) -> Option<Vec<f64>> {
+) -> Vec<f64> {
     let anchors = similarities.anchors.rows;
     let mut quantiles = vec![f64::NAN; similarities.anchors.padded_rows];
     let shared = Shared::new(&mut quantiles);
@@ -182,26 +214,21 @@ fn quantiles<C: Float>(
         }
     });
     quantiles.truncate(anchors);
-    let missed: Vec<usize> = (0..anchors).filter(|&row| quantiles[row].is_nan()).collect();
-    if missed.len() > anchors / ROWS_FOR_A_MISS {
-        return None;
-    }
-    let shared = Shared::new(&mut quantiles);
-    let failed = AtomicBool::new(false);
-    let state = || (vec![C::ZERO; BLOCK_ROWS * similarities.row_scratch()], Selector::new(rank, similarities.isa));
-    threads::for_each(similarities.threads, missed.len(), state, |(rows, selector), i| {
-        let anchor = missed[i];
+    quantiles
+}
+
+/// Calls `each(anchor, row)` for the whole rows of some anchors.
+fn for_each_whole_row<C: Float, S>(
+    similarities: &Similarities<'_, C>,
+    anchors: &[usize],
+    state: impl Fn() -> S + Sync,
+    each: impl Fn(&mut S, usize, &mut [C]) + Sync,
+) {
+    let state = || (vec![C::ZERO; BLOCK_ROWS * similarities.row_scratch()], state());
+    threads::for_each(similarities.threads, anchors.len(), state, |(rows, state), i| {
+        let anchor = anchors[i];
         similarities.compute_rows(anchor / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS, rows);
-        let row = &mut rows[anchor % BLOCK_ROWS * similarities.row_scratch()..][..similarities.keys.rows];
-        // SAFETY: every row is missed once, and what is written outlives the loop.
-        let (quantile, mut part) = unsafe { (shared.slice(anchor, 1), lists.part(anchor, 1)) };
-        quantile[0] = selector.select(row).to_f64();
-        for &key in similarities.pairs.excluded(anchor) {
-            row[key as usize] = C::NEG_INFINITY;
-        }
-        if !part.restart(0, row) {
-            failed.store(true, Ordering::Relaxed);
-        }
+        let start = anchor % BLOCK_ROWS * similarities.row_scratch();
+        each(state, anchor, &mut rows[start..start + similarities.keys.rows]);
     });
-    (!failed.into_inner()).then_some(quantiles)
 }

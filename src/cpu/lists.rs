@@ -164,27 +164,16 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
-    /// Starts a row again from all its numbers, of which there are more than one hoped. Minus infinity is none.
-    /// False if the list does not hold those that stay open.
-    pub fn restart(&mut self, row: usize, values: &mut [C]) -> bool {
-        let Rule { capacity, floor, ceiling, .. } = self.rule;
+    /// Replaces a row's sums by those over all its numbers. Minus infinity is none.
+    pub fn replace(&mut self, row: usize, values: &[C], threshold: C) {
         self.sums[row] = [0.0; SUMS];
-        self.rule.fold(values, floor, ceiling, &mut self.sums[row]);
-        let open = keep_open(values, floor, ceiling);
-        if open >= capacity {
-            return false;
-        }
-        self.values[row * capacity..][..open].copy_from_slice(&values[..open]);
-        self.counts[row] = open as u32;
-        self.cuts[row] = floor;
-        true
+        self.rule.fold(values, threshold, threshold, &mut self.sums[row]);
     }
 
     /// Decides all that is left by the threshold.
     pub fn finish(&mut self, row: usize, threshold: C) {
         let list = &self.values[row * self.rule.capacity..][..self.counts[row] as usize];
         self.rule.fold(list, threshold, threshold, &mut self.sums[row]);
-        self.counts[row] = 0;
     }
 }
 

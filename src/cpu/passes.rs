@@ -56,9 +56,7 @@ fn one_shift_suffices<C: Float>(problem: &Problem, exponent: f64) -> bool {
 /// Threshold and sums from a single pass, where the problem is one for it and it succeeds.
 pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>) -> Option<Found> {
     match problem.threshold {
-        Threshold::Adaptive { quantile }
-            if problem.square && one_shift_suffices::<C>(problem, 1.0 + beta(problem)) =>
-        {
+        Threshold::Adaptive { quantile } if problem.square && one_shift_suffices::<C>(problem, 1.0 + beta(problem)) => {
             joint::find(similarities, quantile_rank(problem.row_length(), quantile), exponents(problem, true))
         }
         _ => None,

@@ -77,7 +77,11 @@ impl<C: Float> Sample<C> {
     pub fn cuts(&self) -> impl Iterator<Item = C> + '_ {
         self.top.chunks_exact(self.depth).map(|top| {
             let guess = top[self.depth - 1];
-            if guess < self.floor { guess } else { self.floor }
+            if guess < self.floor {
+                guess
+            } else {
+                self.floor
+            }
         })
     }
 

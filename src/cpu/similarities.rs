@@ -166,7 +166,9 @@ impl<'a, C: Float> Similarities<'a, C> {
     /// From here on tiles are wanted: pairs that are no negatives get minus infinity where tiles are kept, once.
     pub fn keep_negatives(&mut self) {
         if let Some(mut kept) = self.kept.take() {
-            let tiles = (0..self.row_blocks()).flat_map(|a| (if self.square { a } else { 0 }..self.keys.padded_rows / self.tile).map(move |b| (a, b)));
+            let tiles = (0..self.row_blocks()).flat_map(|a| {
+                (if self.square { a } else { 0 }..self.keys.padded_rows / self.tile).map(move |b| (a, b))
+            });
             for ((a, b), tile) in tiles.zip(kept.chunks_exact_mut(self.tile * self.tile)) {
                 self.blank(a, b, tile);
             }
@@ -248,9 +250,7 @@ impl<C: Float> Kernel for Products<'_, C> {
         let Self { left, left_row, rows, panels, dims, columns, out, stride } = self;
         assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
         assert!(left.len() >= (rows - 1) * left_row + dims && out.len() >= (rows - 1) * stride + columns);
-        for (panel, column) in
-            panels.chunks_exact(BLOCK_COLUMNS * dims).zip((0..columns).step_by(BLOCK_COLUMNS))
-        {
+        for (panel, column) in panels.chunks_exact(BLOCK_COLUMNS * dims).zip((0..columns).step_by(BLOCK_COLUMNS)) {
             for row in (0..rows).step_by(BLOCK_ROWS) {
                 // SAFETY: `left` and `out` have all rows and columns by the assertions, a panel has `dims` rows.
                 unsafe {

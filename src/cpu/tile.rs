@@ -378,10 +378,12 @@ impl<C: Float> Derivatives<'_, C> {
     /// those of one exponential and its square, without a branch.
     #[inline(always)]
     fn sweep_one_split<S: InstructionSet>(self) {
-        let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } = self;
+        let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } =
+            self;
         for row in 0..tile.rows {
             let threshold = tile.row_split[row];
-            let (global_row, weighted_row, weights_row) = (of_row.global[row], of_row.weighted[row], of_row.weights[row]);
+            let (global_row, weighted_row, weights_row) =
+                (of_row.global[row], of_row.weighted[row], of_row.weights[row]);
             for column in (0..tile.columns).step_by(LANES) {
                 let c = tile.group(row, column);
                 let plain = exponents.plain::<S::Arithmetic, true>(c, |_| C::ONE);

@@ -49,7 +49,7 @@ impl<C: Float> UnitRows<C> {
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = vec![C::ZERO; padded_rows * padded_dims];
-        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::available();
+        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::pay();
         let mut panels = vec![C::ZERO; if half { 0 } else { padded_rows * dims }];
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);
