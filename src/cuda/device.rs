@@ -1,0 +1,189 @@
+//! A GPU: what it is, the kernels loaded on it, and their launches on torch's current stream.
+
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::driver::{Attribute, Driver, Entered, Handle};
+use super::nvrtc::Compiler;
+use super::torch::TorchCuda;
+use super::{binary, cache, Chip, Executor, Variant};
+use crate::error::{Error, Result};
+
+/// The oldest GPUs with the instructions that the kernels are written in.
+const OLDEST: (u32, u32) = (8, 0);
+
+/// A GPU that runs the kernels.
+pub struct Device {
+    driver: &'static Driver,
+    torch: &'static TorchCuda,
+    compiler: &'static Compiler,
+    ordinal: usize,
+    name: String,
+    chip: Chip,
+    context: Handle,
+    /// The kernels loaded so far. Loading happens under the lock: once, whoever asks.
+    modules: Mutex<HashMap<Variant, Arc<Module>>>,
+}
+
+// SAFETY: the context is the driver's, which any thread may use; all else is `Send` and `Sync` of itself.
+unsafe impl Send for Device {}
+// SAFETY: see above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// The GPU that torch calls `cuda:ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where kernels cannot run on it, with the reason; the same at every later call.
+    pub fn get(ordinal: usize) -> Result<Arc<Self>> {
+        static DEVICES: Mutex<BTreeMap<usize, Result<Arc<Device>>>> = Mutex::new(BTreeMap::new());
+        lock(&DEVICES).entry(ordinal).or_insert_with(|| Self::find(ordinal).map(Arc::new)).clone()
+    }
+
+    fn find(ordinal: usize) -> Result<Self> {
+        let torch = TorchCuda::get()?;
+        let driver = Driver::get()?;
+        let device = driver.device(ordinal)?;
+        let name = driver.name(device)?;
+        let chip = chip(driver, device)?;
+        if chip.capability < OLDEST {
+            let ((major, minor), (oldest, _)) = (chip.capability, OLDEST);
+            return Err(Error::runtime(format!(
+                "{name} has compute capability {major}.{minor}, and the kernels need {oldest}.0 or later"
+            )));
+        }
+        let compiler = Compiler::get()?;
+        compiler.architecture(chip.capability)?;
+        let context = driver.primary_context(device)?;
+        Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Mutex::default() })
+    }
+
+    /// What the plan goes by.
+    pub fn chip(&self) -> &Chip {
+        &self.chip
+    }
+
+    /// What runs here, in words.
+    pub fn describe(&self) -> String {
+        let (major, minor) = self.chip.capability;
+        let kept =
+            cache::folder().map_or("kept in memory only".into(), |folder| format!("kept in {}", folder.display()));
+        let compiler = self.compiler.version();
+        format!("the fused kernels run on {} ({major}.{minor}), compiled by NVRTC {compiler}, {kept}", self.name)
+    }
+
+    /// Loads the kernels of a variant, compiled where no cubin is at hand.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where they cannot be compiled or loaded.
+    pub fn load(&self, variant: &Variant) -> Result<Arc<Module>> {
+        let mut modules = lock(&self.modules);
+        if let Some(module) = modules.get(variant) {
+            return Ok(module.clone());
+        }
+        let _entered = self.enter()?;
+        let binary = binary::cubin(self.compiler, variant, self.chip.capability)?;
+        let handle = match self.driver.load_module(&binary.cubin) {
+            // Whole, yet not for this driver: an older compiler's, or somebody's experiment.
+            Err(_) if binary.from_disk => {
+                self.driver.load_module(&binary::compile(self.compiler, variant, self.chip.capability)?)?
+            }
+            loaded => loaded?,
+        };
+        let module = Arc::new(Module { handle, kernels: Mutex::default() });
+        modules.insert(*variant, module.clone());
+        Ok(module)
+    }
+
+    /// Makes ready to launch kernels of `module` on the stream that is torch's current one on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where the driver refuses.
+    pub fn launcher<'a>(&'a self, module: &'a Module) -> Result<Launcher<'a>> {
+        let stream = self.torch.current_stream(self.ordinal)?;
+        Ok(Launcher { module, stream, driver: self.driver, _entered: self.enter()? })
+    }
+
+    fn enter(&self) -> Result<Entered<'static>> {
+        // SAFETY: the device's primary context, retained for good.
+        unsafe { self.driver.enter(self.context) }
+    }
+}
+
+fn chip(driver: &Driver, device: c_int) -> Result<Chip> {
+    let attribute = |attribute| driver.attribute(device, attribute);
+    Ok(Chip {
+        capability: (attribute(Attribute::CapabilityMajor)?, attribute(Attribute::CapabilityMinor)?),
+        multiprocessors: attribute(Attribute::Multiprocessors)?,
+        shared_bytes: attribute(Attribute::SharedBytes)? as usize,
+    })
+}
+
+/// The kernels of a variant, loaded on a device.
+pub struct Module {
+    handle: Handle,
+    kernels: Mutex<HashMap<String, Kernel>>,
+}
+
+// SAFETY: the module is the driver's, which any thread may use.
+unsafe impl Send for Module {}
+// SAFETY: see above.
+unsafe impl Sync for Module {}
+
+struct Kernel {
+    handle: Handle,
+    /// The dynamic shared memory that it may have.
+    shared_bytes: u32,
+}
+
+impl Module {
+    /// A kernel that may have so much shared memory. Not the driver's answer each time: launches are many and short.
+    fn kernel(&self, driver: &Driver, name: &str, shared_bytes: u32) -> Result<Handle> {
+        let mut kernels = lock(&self.kernels);
+        let kernel = match kernels.entry(name.into()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                // SAFETY: a module of this driver.
+                let handle = unsafe { driver.kernel(self.handle, name) }?;
+                new.insert(Kernel { handle, shared_bytes: 0 })
+            }
+        };
+        if shared_bytes > kernel.shared_bytes {
+            // SAFETY: a kernel of this driver.
+            unsafe { driver.allow_shared(kernel.handle, shared_bytes) }?;
+            kernel.shared_bytes = shared_bytes;
+        }
+        Ok(kernel.handle)
+    }
+}
+
+/// Launches kernels on a stream. The device's context is the thread's current one for as long as this lives.
+pub struct Launcher<'a> {
+    driver: &'a Driver,
+    module: &'a Module,
+    stream: Handle,
+    _entered: Entered<'a>,
+}
+
+impl Executor for Launcher<'_> {
+    fn launch(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: u32,
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let handle = self.module.kernel(self.driver, kernel, shared_bytes)?;
+        // SAFETY: a kernel of this module, whose parameters the plan packs; the stream is one of the current context.
+        let launched = unsafe { self.driver.launch(handle, grid, block, shared_bytes, self.stream, arguments) };
+        launched.map_err(|error| Error::runtime(format!("{error}, in kernel {kernel} of {grid:?} blocks")))
+    }
+}
+
+/// A panic of another thread left nothing half done: the maps are only ever added to.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
