@@ -33,6 +33,7 @@ def evaluate(
     reduction: str,
     want_gradient: bool,
     backend: str,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, statistics and gradients.
 
@@ -49,7 +50,9 @@ def evaluate(
         a synchronisation where the backend is on a GPU).
     `weights` [M] in the gradients' dtype: the loss is then sum of weight * loss of the anchor.
     `formulation`: "importance", "official", "decoupled". `reduction`: "mean", "sum", "none".
-    `backend`: "auto", "cpu", "composite".
+    `backend`: "auto", "cpu", "cuda", "composite", "emulated". "auto" takes the composite path for what the fused
+        kernels cannot do, and warns once of each reason (RuntimeWarning), but not of float64 on a GPU.
+    `allow_tf32`: whether the CUDA kernels may multiply float32 rows rounded to tf32.
 
     Returns loss (0-d, or [M] for "none" without weights; float64 for float64 inputs, else float32),
     statistics (float32 [6], or float64 for float64 inputs: threshold, mean |H|, mean positive similarity,
@@ -71,6 +74,7 @@ def row_quantiles(
     offset: int,
     quantile: float,
     backend: str,
+    allow_tf32: bool,
 ) -> Tensor:
     """The quantile of each anchor's row of similarities [M], 'nearest', in the loss's dtype.
 
