@@ -1,7 +1,7 @@
 //! A variant's kernels as a cubin: from the cache on disk, else compiled and kept there.
 
 use super::nvrtc::Compiler;
-use super::{cache, Variant};
+use super::{cache, Variant, SOURCES};
 use crate::error::Result;
 
 /// A cubin, and whether it was found on disk.
@@ -35,7 +35,6 @@ pub fn compile(compiler: &Compiler, variant: &Variant, capability: (u32, u32)) -
 /// Everything that decides which bytes come out.
 struct Recipe<'a> {
     compiler: &'a Compiler,
-    source: String,
     options: Vec<String>,
 }
 
@@ -43,18 +42,18 @@ impl<'a> Recipe<'a> {
     fn of(compiler: &'a Compiler, variant: &Variant, capability: (u32, u32)) -> Result<Self> {
         let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
         options.extend(variant.options());
-        Ok(Self { compiler, source: variant.source(), options })
+        Ok(Self { compiler, options })
     }
 
     fn key(&self) -> String {
         let version = self.compiler.version();
-        let mut parts = vec![self.source.as_str(), &version];
+        let mut parts = vec![SOURCES, &version];
         parts.extend(self.options.iter().map(String::as_str));
         cache::key(&parts)
     }
 
     fn compile(&self) -> Result<Vec<u8>> {
-        let cubin = self.compiler.cubin(&self.source, &self.options)?;
+        let cubin = self.compiler.cubin(SOURCES, &self.options)?;
         if let Some(folder) = cache::folder() {
             cache::write(&folder, &self.key(), &cubin);
         }

@@ -7,12 +7,21 @@
 //! Nothing waits for the device, no launch depends on data, and all memory is the caller's, so that a whole evaluation
 //! can be captured in a CUDA graph. Partial sums are added in a fixed order: the same bits run to run.
 
+mod binary;
+mod cache;
+mod device;
+mod driver;
 mod emulator;
+mod library;
+mod nvrtc;
 mod plan;
+mod torch;
 mod variant;
 
 use std::ffi::c_void;
 
+pub use binary::cubin;
+pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
 pub use variant::{Operand, Variant, MAX_DIMS, MAX_VIEWS, SOURCES};
