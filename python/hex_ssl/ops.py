@@ -287,9 +287,10 @@ evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
 """Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
 
 The arguments are those of `hex_ssl._core.evaluate`, but for these: the backend comes from HEX_SSL_BACKEND and
-whether tf32 is allowed from torch's settings, both read at each call; `want_keys_gradient` and `want_positives_gradient` tell which gradients to compute with `want_gradient`. All three
-are set where autograd records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the
-loss is differentiable, and only once.
+whether tf32 is allowed from torch's settings, both read at each call; `want_keys_gradient` and
+`want_positives_gradient` tell which gradients to compute with `want_gradient`. All three are set where autograd
+records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the loss is differentiable, and
+only once.
 
 For the thresholds "cosine" and "minmax", `epsilon` may hold the value in place of `threshold_value`, on the CPU:
 torch.compile compiles anew for each value of a number, but not of a tensor.

@@ -15,9 +15,10 @@ pub struct Binary {
 /// The cubin for a device of that compute capability.
 ///
 /// # Errors
-/// [`Error::Runtime`](crate::error::Error::Runtime) where the compiler has no code for it, or refuses the source.
-pub fn cubin(compiler: &Compiler, variant: &Variant, capability: (u32, u32)) -> Result<Binary> {
-    let recipe = Recipe::of(compiler, variant, capability)?;
+/// [`Error::Runtime`](crate::error::Error::Runtime) where there is no compiler, it has no code for the device, or
+/// it refuses the source.
+pub fn cubin(variant: Variant, capability: (u32, u32)) -> Result<Binary> {
+    let recipe = Recipe::of(variant, capability)?;
     if let Some(cubin) = cache::folder().and_then(|folder| cache::read(&folder, &recipe.key())) {
         return Ok(Binary { cubin, from_disk: true });
     }
@@ -28,18 +29,19 @@ pub fn cubin(compiler: &Compiler, variant: &Variant, capability: (u32, u32)) -> 
 ///
 /// # Errors
 /// As [`cubin`].
-pub fn compile(compiler: &Compiler, variant: &Variant, capability: (u32, u32)) -> Result<Vec<u8>> {
-    Recipe::of(compiler, variant, capability)?.compile()
+pub fn compile(variant: Variant, capability: (u32, u32)) -> Result<Vec<u8>> {
+    Recipe::of(variant, capability)?.compile()
 }
 
 /// Everything that decides which bytes come out.
-struct Recipe<'a> {
-    compiler: &'a Compiler,
+struct Recipe {
+    compiler: &'static Compiler,
     options: Vec<String>,
 }
 
-impl<'a> Recipe<'a> {
-    fn of(compiler: &'a Compiler, variant: &Variant, capability: (u32, u32)) -> Result<Self> {
+impl Recipe {
+    fn of(variant: Variant, capability: (u32, u32)) -> Result<Self> {
+        let compiler = Compiler::get()?;
         let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
         options.extend(variant.options());
         Ok(Self { compiler, options })

@@ -23,8 +23,8 @@ pub struct Device {
     name: String,
     chip: Chip,
     context: Handle,
-    /// The kernels loaded so far. Loading happens under the lock: once, whoever asks.
-    modules: Mutex<HashMap<Variant, Arc<Module>>>,
+    /// The kernels loaded so far, or why not. Loading happens under the lock: once, whoever asks.
+    modules: Mutex<HashMap<Variant, Result<Arc<Module>>>>,
 }
 
 // SAFETY: the context is the driver's, which any thread may use; all else is `Send` and `Sync` of itself.
@@ -61,40 +61,35 @@ impl Device {
     }
 
     /// What the plan goes by.
-    pub fn chip(&self) -> &Chip {
-        &self.chip
+    pub fn chip(&self) -> Chip {
+        self.chip
     }
 
     /// What runs here, in words.
     pub fn describe(&self) -> String {
         let (major, minor) = self.chip.capability;
-        let kept =
-            cache::folder().map_or("kept in memory only".into(), |folder| format!("kept in {}", folder.display()));
         let compiler = self.compiler.version();
-        format!("the fused kernels run on {} ({major}.{minor}), compiled by NVRTC {compiler}, {kept}", self.name)
+        let kept = cache::folder().map_or("not on disk".into(), |folder| format!("in {}", folder.display()));
+        format!("the fused kernels run on {} ({major}.{minor}), compiled by NVRTC {compiler}, kept {kept}", self.name)
     }
 
-    /// Loads the kernels of a variant, compiled where no cubin is at hand.
+    /// The kernels of a variant, compiled where no cubin is at hand.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where they cannot be compiled or loaded.
-    pub fn load(&self, variant: &Variant) -> Result<Arc<Module>> {
-        let mut modules = lock(&self.modules);
-        if let Some(module) = modules.get(variant) {
-            return Ok(module.clone());
-        }
+    /// [`Error::Runtime`] where they cannot be compiled or loaded; the same at every later call.
+    pub fn module(&self, variant: Variant) -> Result<Arc<Module>> {
+        lock(&self.modules).entry(variant).or_insert_with(|| self.load(variant).map(Arc::new)).clone()
+    }
+
+    fn load(&self, variant: Variant) -> Result<Module> {
         let _entered = self.enter()?;
-        let binary = binary::cubin(self.compiler, variant, self.chip.capability)?;
+        let binary = binary::cubin(variant, self.chip.capability)?;
         let handle = match self.driver.load_module(&binary.cubin) {
-            // Whole, yet not for this driver: an older compiler's, or somebody's experiment.
-            Err(_) if binary.from_disk => {
-                self.driver.load_module(&binary::compile(self.compiler, variant, self.chip.capability)?)?
-            }
+            // Whole, yet not for this driver.
+            Err(_) if binary.from_disk => self.driver.load_module(&binary::compile(variant, self.chip.capability)?)?,
             loaded => loaded?,
         };
-        let module = Arc::new(Module { handle, kernels: Mutex::default() });
-        modules.insert(*variant, module.clone());
-        Ok(module)
+        Ok(Module { handle, kernels: Mutex::default() })
     }
 
     /// Makes ready to launch kernels of `module` on the stream that is torch's current one on this thread.

@@ -72,7 +72,7 @@ impl Driver {
     }
 
     fn load() -> Result<Self> {
-        let missing = |error: Error| Error::runtime(format!("no CUDA driver: {error}"));
+        let missing = |error: Error| Error::runtime(format!("no CUDA driver ({error})"));
         let library = open(LIBRARY).map_err(missing)?;
         let driver = Self { functions: Functions::of(&library).map_err(missing)?, _library: library };
         // SAFETY: may be called any number of times from any thread.

@@ -3,6 +3,7 @@
 //! libloading opens them. Their few functions are declared here by hand, after the public headers: bindings
 //! of a whole toolkit would tie the crate to one CUDA version, and those of cudarc panic where a library is missing.
 
+use std::error::Error as _;
 use std::path::Path;
 
 use libloading::Library;
@@ -35,14 +36,19 @@ pub(super) use c_functions;
 pub(super) unsafe fn function<F: Copy>(library: &Library, symbol: &str) -> Result<F> {
     // SAFETY: by the caller.
     let found = unsafe { library.get::<F>(symbol) };
-    found.map(|function| *function).map_err(|error| Error::runtime(format!("no function {symbol}: {error}")))
+    found.map(|function| *function).map_err(|error| Error::runtime(words(&error)))
 }
 
 /// Opens a library by its name, as the system's loader finds it, or by its path.
 pub(super) fn open(name: impl AsRef<Path>) -> Result<Library> {
     let name = name.as_ref();
     // SAFETY: NVIDIA's and PyTorch's libraries, whose initialisers may run on any thread.
-    unsafe { Library::new(name.as_os_str()) }.map_err(|error| Error::runtime(error.to_string()))
+    unsafe { Library::new(name.as_os_str()) }.map_err(|error| Error::runtime(words(&error)))
+}
+
+/// The loader's own words: libloading's say only that it failed.
+fn words(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The library of that name if the process has it already: PyTorch loads the one that fits it.
