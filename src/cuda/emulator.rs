@@ -26,10 +26,17 @@ impl Emulator {
         // SAFETY: two strings that end in a zero; the object's initialisers are those of the C++ library.
         let symbol = unsafe {
             let handle = libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-            if handle.is_null() { handle } else { libc::dlsym(handle, symbol.as_ptr()) }
+            if handle.is_null() {
+                handle
+            } else {
+                libc::dlsym(handle, symbol.as_ptr())
+            }
         };
         if symbol.is_null() {
-            return Err(Error::runtime(format!("expected `{name}` in the emulator {}, but found none", path.display())));
+            return Err(Error::runtime(format!(
+                "expected `{name}` in the emulator {}, but found none",
+                path.display()
+            )));
         }
         // SAFETY: `emulation/emulator.cpp` gives every function of that name this type.
         Ok(Self { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) } })
