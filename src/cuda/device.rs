@@ -11,9 +11,6 @@ use super::torch::TorchCuda;
 use super::{binary, cache, Chip, Executor, Variant};
 use crate::error::{Error, Result};
 
-/// The oldest GPUs with the instructions that the kernels are written in.
-const OLDEST: (u32, u32) = (8, 0);
-
 /// A GPU that runs the kernels.
 pub struct Device {
     driver: &'static Driver,
@@ -48,14 +45,7 @@ impl Device {
         let device = driver.device(ordinal)?;
         let name = driver.name(device)?;
         let chip = chip(driver, device)?;
-        if chip.capability < OLDEST {
-            let ((major, minor), (oldest, _)) = (chip.capability, OLDEST);
-            return Err(Error::runtime(format!(
-                "{name} has compute capability {major}.{minor}, and the kernels need {oldest}.0 or later"
-            )));
-        }
-        let compiler = Compiler::get()?;
-        compiler.architecture(chip.capability)?;
+        let compiler = binary::check(chip.capability)?;
         let context = driver.primary_context(device)?;
         Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Mutex::default() })
     }
@@ -83,12 +73,7 @@ impl Device {
 
     fn load(&self, variant: Variant) -> Result<Module> {
         let _entered = self.enter()?;
-        let binary = binary::cubin(variant, self.chip.capability)?;
-        let handle = match self.driver.load_module(&binary.cubin) {
-            // Whole, yet not for this driver.
-            Err(_) if binary.from_disk => self.driver.load_module(&binary::compile(variant, self.chip.capability)?)?,
-            loaded => loaded?,
-        };
+        let handle = binary::load(variant, self.chip.capability, |cubin| self.driver.load_module(cubin))?;
         Ok(Module { handle, kernels: Mutex::default() })
     }
 

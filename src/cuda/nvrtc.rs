@@ -81,10 +81,8 @@ impl Compiler {
     /// # Errors
     /// [`Error::Runtime`] where there is none.
     pub fn architecture(&self, capability: (u32, u32)) -> Result<String> {
-        let (major, minor) = capability;
-        let runs = |&&known: &&c_int| known as u32 / 10 == major && known as u32 % 10 <= minor;
-        let best = self.architectures.iter().filter(runs).max();
-        best.map(|known| format!("sm_{known}")).ok_or_else(|| {
+        newest(&self.architectures, capability).map(|known| format!("sm_{known}")).ok_or_else(|| {
+            let (major, minor) = capability;
             Error::runtime(format!("NVRTC {} has no code for compute capability {major}.{minor}", self.version()))
         })
     }
@@ -106,6 +104,12 @@ impl Compiler {
         program.compile(&options)?;
         program.cubin()
     }
+}
+
+/// The newest of the architectures whose code runs on GPUs of a compute capability: of the same major number.
+fn newest(architectures: &[c_int], (major, minor): (u32, u32)) -> Option<c_int> {
+    let runs = |known: &c_int| known.unsigned_abs() / 10 == major && known.unsigned_abs() % 10 <= minor;
+    architectures.iter().copied().filter(runs).max()
 }
 
 /// A program of NVRTC's.
@@ -204,6 +208,17 @@ fn is_builtins(name: &std::ffi::OsStr) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_gpu_gets_the_newest_code_that_it_runs() {
+        let known = [75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121];
+        let cases =
+            [((8, 0), Some(80)), ((8, 9), Some(89)), ((9, 9), Some(90)), ((10, 1), Some(100)), ((12, 1), Some(121))];
+        for (capability, expected) in cases {
+            assert_eq!(newest(&known, capability), expected);
+        }
+        assert_eq!((newest(&known, (13, 0)), newest(&known, (7, 0)), newest(&known, (0, 9))), (None, None, None));
+    }
 
     #[test]
     fn builtins_are_told_from_others() {
