@@ -329,3 +329,47 @@ def test_show_config_tells_of_every_device(capsys: pytest.CaptureFixture[str]) -
     gpus = [f"backend on cuda:{index}" for index in range(torch.cuda.device_count())] or ["backend on cuda"]
     assert [name for name in shown if name.startswith("backend on")] == ["backend on cpu", *gpus]
     assert all(shown[name].split(":")[0] in ("cpu", "cuda", "composite", "none") for name in ["backend on cpu", *gpus])
+
+
+BENCHES = Path(__file__).parents[1] / "benches"
+
+
+def test_the_gpu_check_runs_dry(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, BENCHES / "gpu_check.py", "--dry-run", "--out", tmp_path / "check.json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "check.json").read_text())
+    parts = report["parts"]
+    assert all(part["ok"] for part in parts.values()), done.stdout
+    assert {"machine", "rates", "tests", "sanitizer"} < set(parts)
+    for name in [name for name in parts if name.startswith("N = ")]:
+        result = parts[name]["result"]
+        assert result["disagree"] == []
+        assert len(result["peers"]) == 10
+        assert all(peer["seconds"] > 0 for peer in result["peers"].values()), result
+    assert [target["found"] for target in report["targets"]] == [None] * 5
+    assert "written:" in done.stdout
+
+
+@pytest.mark.parametrize("kernel", ["sums", "pulls"])
+def test_the_triton_peer_compiles_for_a_gpu_that_is_not_there(kernel: str, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    code = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton_kernels import {kernel} as kernel
+given = {{"unit": "*bf16", "inverse": "*fp32", "partial": "*fp32", "scale": "fp32"}}
+constants = {{
+    "rows": 8192, "dims": 128, "splits": 2, "precision": "tf32", "block_rows": 64, "block_columns": 64
+}}
+signature = {{name: given.get(name, "constexpr") for name in kernel.arg_names}}
+places = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
+source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={{"num_warps": 4, "num_stages": 3}})
+print("wgmma" in compiled.asm["ptx"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(BENCHES), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
