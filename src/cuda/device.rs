@@ -167,3 +167,40 @@ impl Executor for Launcher<'_> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cuda::driver::fake;
+
+    #[test]
+    fn a_kernel_is_looked_up_once_and_gets_the_most_shared_memory_asked_for() {
+        let driver = fake::driver();
+        let module = Module { handle: 5 as Handle, kernels: Mutex::default() };
+        for shared_bytes in [0, 1000, 500, 1000, 70_000] {
+            assert_eq!(module.kernel(&driver, "sums", shared_bytes), Ok(6 as Handle));
+        }
+        assert_eq!(fake::log(), ["get sums", "set 8 1000", "set 8 70000"]);
+        module.kernel(&driver, "anchors", 0).unwrap();
+        assert_eq!(fake::log(), ["get anchors"]);
+    }
+
+    #[test]
+    fn a_refused_launch_names_the_kernel() {
+        let driver = fake::driver();
+        let module = Module { handle: 5 as Handle, kernels: Mutex::default() };
+        module.kernel(&driver, "sums", 0).unwrap();
+        // SAFETY: the fake driver follows no handle.
+        let entered = unsafe { driver.enter(7 as Handle) }.unwrap();
+        let launcher = Launcher { driver: &driver, module: &module, stream: 9 as Handle, _entered: entered };
+        let (mut first, mut second) = (1_i32, 2_f64);
+        let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
+        fake::answer(2);
+        let refused = launcher.launch("sums", [3, 1, 1], 256, 0, &mut arguments);
+        let text = "CUDA: cuLaunchKernel failed: out of memory (2), in kernel sums of [3, 1, 1] blocks";
+        assert_eq!(refused, Err(Error::runtime(text)));
+        fake::answer(0);
+        fake::log();
+    }
+}

@@ -1,5 +1,8 @@
 //! The CUDA driver's functions that a launch needs, from libcuda where there is one.
 
+#[cfg(all(test, unix))]
+pub(super) mod fake;
+
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
@@ -237,5 +240,48 @@ impl Drop for Entered<'_> {
         let mut context = null_mut();
         // SAFETY: takes off what `Driver::enter` pushed, on the same thread: a launcher never leaves its call.
         unsafe { (self.driver.functions.context_pop)(&raw mut context) };
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_context_is_entered_and_left() {
+        let driver = fake::driver();
+        {
+            // SAFETY: the fake driver follows no handle.
+            let _entered = unsafe { driver.enter(7 as Handle) }.unwrap();
+            assert_eq!(fake::log(), ["push 7", "mode 2"]);
+        }
+        assert_eq!(fake::log(), ["mode 1", "pop"], "the thread's own mode and context come back");
+    }
+
+    #[test]
+    fn a_launch_is_handed_on_as_it_is() {
+        let (mut first, mut second) = (-3_i32, 0.25_f64);
+        let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
+        let driver = fake::driver();
+        // SAFETY: the fake driver follows no handle, and the arguments are what it expects.
+        unsafe { driver.launch(6 as Handle, [4, 3, 2], 128, 512, 9 as Handle, &mut arguments) }.unwrap();
+        assert_eq!(fake::log(), ["launch 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25"]);
+    }
+
+    #[test]
+    fn errors_carry_the_drivers_words() {
+        let driver = fake::driver();
+        fake::answer(2);
+        assert_eq!(
+            driver.load_module(b"cubin"),
+            Err(Error::runtime("CUDA: cuModuleLoadData failed: out of memory (2)"))
+        );
+        fake::answer(999);
+        // SAFETY: the fake driver follows no handle.
+        let refused = unsafe { driver.allow_shared(6 as Handle, 70_000) };
+        let text = "CUDA: cuFuncSetAttribute of 70000 bytes of shared memory failed: unknown error (999)";
+        assert_eq!(refused, Err(Error::runtime(text)));
+        fake::log();
     }
 }

@@ -1,7 +1,7 @@
 """Tests that need a CUDA GPU: `pytest tests/gpu -m gpu`. Elsewhere all of them are skipped.
 
-HEX_SSL_GPU_REHEARSAL=cpu runs those that can on CPU tensors and the CPU kernel (or =emulated, on the emulated
-kernels), so that a machine with a GPU, once there is one, meets no test that was never run.
+HEX_SSL_GPU_REHEARSAL=cpu runs those that can on CPU tensors and the CPU kernel, so that a machine with a GPU, once
+there is one, meets few tests that were never run.
 """
 
 import os
