@@ -1,4 +1,4 @@
-"""Builds the emulator of the CUDA kernels: their own sources, compiled by the C++ compiler against `src/cuda/emulation`."""
+"""Builds the emulator of the CUDA kernels: their own sources, compiled as C++ against `src/cuda/emulation`."""
 
 import hashlib
 import os
@@ -56,7 +56,9 @@ def build(
             (folder / name).write_text(text)
         emulation, built = folder / "emulation", folder / "built.so"
         compiler = os.environ.get("CXX", "g++")
-        subprocess.run([compiler, *options, emulation / "variant.cpp", emulation / "engine.cpp", "-o", built], check=True)
+        subprocess.run(
+            [compiler, *options, emulation / "variant.cpp", emulation / "engine.cpp", "-o", built], check=True
+        )
         built.replace(library)
         shutil.rmtree(folder)
     return library

@@ -32,7 +32,8 @@ DEVICE void sync_threads() { emulation::barrier(); }
 DEVICE void sync_warp() {
     emulation::collective("sync_warp", {}, [](emulation::Warp&) {});
 }
-DEVICE void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+// The atomics here order what is around them.
+DEVICE void fence() {}
 
 DEVICE float float_of(u32 bits) { return same_bits<float>(bits); }
 DEVICE u32 bits_of(float x) { return same_bits<u32>(x); }
@@ -82,7 +83,7 @@ DEVICE u32 ballot(bool x) {
 }
 DEVICE bool any(bool x) { return ballot(x) != 0; }
 
-DEVICE u32 atomic_add(u32* to, u32 x) { return __atomic_fetch_add(to, x, __ATOMIC_RELAXED); }
+DEVICE u32 atomic_add(u32* to, u32 x) { return __atomic_fetch_add(to, x, __ATOMIC_ACQ_REL); }
 DEVICE u32 atomic_max(u32* to, u32 x) {
     u32 old = __atomic_load_n(to, __ATOMIC_RELAXED);
     while (old < x && !__atomic_compare_exchange_n(to, &old, x, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
@@ -128,6 +129,8 @@ DEVICE void load_matrices_transposed(u32 (&r)[4], const void* row) {
 DEVICE void copy_async(void* shared, const void* global) {
     emulation::expect_shared(shared, 16);
     if ((u64)global % 16 != 0) emulation::fail("misaligned source of an asynchronous copy");
+    // What is there is lost from now on.
+    memset(shared, 0xff, 16);
     emulation::self().copies.push_back({shared, global});
 }
 DEVICE void commit_copies() {

@@ -8,7 +8,8 @@
 #include <cstring>
 #include <memory>
 #ifdef EMULATE_WITH_THREADS
-#include <barrier>
+#include <pthread.h>
+
 #include <thread>
 #endif
 
@@ -56,13 +57,25 @@ void expect_shared(const void* address, size_t bytes) { check_shared(address, by
 
 namespace {
 
+// Of the system, which ThreadSanitizer knows; it does not spin where threads outnumber the cores.
+class Meeting {
+public:
+    explicit Meeting(unsigned threads) { pthread_barrier_init(&barrier_, nullptr, threads); }
+    ~Meeting() { pthread_barrier_destroy(&barrier_); }
+    Meeting(const Meeting&) = delete;
+    void wait() { pthread_barrier_wait(&barrier_); }
+
+private:
+    pthread_barrier_t barrier_;
+};
+
 struct Team {
     Warp warp;
-    std::barrier<> meeting{LANES};
+    Meeting meeting{LANES};
 };
 thread_local Thread* running = nullptr;
 thread_local Team* team = nullptr;
-std::barrier<>* block_meeting = nullptr;
+Meeting* block_meeting = nullptr;
 
 }  // namespace
 
@@ -75,28 +88,31 @@ void fail(const char* what) {
 
 const Result& collective(const char*, const Deposit& deposit, void (*compute)(Warp&)) {
     team->warp.deposits[running->lane] = deposit;
-    team->meeting.arrive_and_wait();
+    team->meeting.wait();
     if (running->lane == 0) compute(team->warp);
-    team->meeting.arrive_and_wait();
+    team->meeting.wait();
     // The next collective writes results only after all lanes have come to it.
     return team->warp.results[running->lane];
 }
 
-void barrier() { block_meeting->arrive_and_wait(); }
+void barrier() { block_meeting->wait(); }
 
+// The threads do one block after the other. One that ends early waits for the others at the block's end: the kernels
+// have no barrier after that.
 int launch(const unsigned* grid, unsigned threads, unsigned shared_bytes, void (*body)(void*), void* argument) {
     SharedMemory memory(shared_bytes);
     shared = &memory;
-    const unsigned blocks = grid[0] * grid[1] * grid[2];
-    for (unsigned block = 0; block < blocks; block++) {
-        memory.poison();
-        std::barrier<> meeting(threads);
-        block_meeting = &meeting;
-        std::vector<std::unique_ptr<Team>> teams;
-        for (unsigned i = 0; i < threads / LANES; i++) teams.push_back(std::make_unique<Team>());
-        std::vector<std::thread> all;
-        for (unsigned i = 0; i < threads; i++) {
-            all.emplace_back([&, i] {
+    Meeting meeting(threads), ends(threads);
+    block_meeting = &meeting;
+    std::vector<std::unique_ptr<Team>> teams;
+    for (unsigned i = 0; i < threads / LANES; i++) teams.push_back(std::make_unique<Team>());
+    std::vector<std::thread> all;
+    for (unsigned i = 0; i < threads; i++) {
+        all.emplace_back([&, i] {
+            team = teams[i / LANES].get();
+            for (unsigned block = 0; block < grid[0] * grid[1] * grid[2]; block++) {
+                if (i == 0) memory.poison();
+                ends.wait();
                 Thread thread;
                 thread.index.x = i;
                 thread.block_index = {block % grid[0], block / grid[0] % grid[1], block / grid[0] / grid[1]};
@@ -104,16 +120,13 @@ int launch(const unsigned* grid, unsigned threads, unsigned shared_bytes, void (
                 thread.grid_size = {grid[0], grid[1], grid[2]};
                 thread.lane = i % LANES;
                 running = &thread;
-                team = teams[i / LANES].get();
                 thread.warp = &team->warp;
                 body(argument);
-                // Those that have ended are waited for no longer.
-                meeting.arrive_and_drop();
-                team->meeting.arrive_and_drop();
-            });
-        }
-        for (std::thread& thread : all) thread.join();
+                ends.wait();
+            }
+        });
     }
+    for (std::thread& thread : all) thread.join();
     return 0;
 }
 

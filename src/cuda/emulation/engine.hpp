@@ -5,8 +5,8 @@
 // With EMULATE_WITH_THREADS a CUDA thread is a thread of the system, for ThreadSanitizer.
 //
 // Stricter than the machine where it can be: shared memory starts as NaN and ends at a page that nobody may touch;
-// asynchronous copies happen when their group is waited for, and not before; warp collectives want all 32 lanes, at the
-// same one.
+// asynchronous copies leave NaN when they begin, and what is copied when their group is waited for; warp collectives want
+// all 32 lanes, at the same one.
 #pragma once
 
 #include <cstddef>
