@@ -214,12 +214,13 @@ def dtype_of(name: str) -> torch.dtype:
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
     """torch's setting for float32 products, for a while."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
+    before = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    # By the older name: torch's compiler reads that one, which may not be mixed with the newer.
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def synchronize() -> None:
@@ -457,16 +458,19 @@ def table(report: Report) -> str:
 def compile_ahead(capability: str) -> None:
     """Fills the cache of cubins with what tests and benchmark run."""
     major, minor = (int(number) for number in capability.split("."))
-    for dims in (32, 64, 96, 128, 256):
-        for dtype, allow_tf32 in (("bfloat16", False), ("float16", False), ("float32", False), ("float32", True)):
-            if dtype == "float32" and allow_tf32 and dims < 128:
-                continue
+    variants = [
+        ("float32", False, (32, 64, 96, 128, 256)),
+        ("float32", True, (128,)),
+        ("bfloat16", False, (64, 96, 128, 256)),
+        ("float16", False, (64, 128)),
+    ]
+    for dtype, allow_tf32, dimensions in variants:
+        for dims in dimensions:
             start = time.monotonic()
             binary, found = _core.cuda_cubin((major, minor), dims, dtype, allow_tf32)
             took = "cached" if found else f"{time.monotonic() - start:.1f} s"
-            print(
-                f"{dtype}{' as tf32' if allow_tf32 else ''}, {dims} dimensions: {len(binary)} bytes, {took}", flush=True
-            )
+            name = f"{dtype}{' as tf32' if allow_tf32 else ''}"
+            print(f"{name}, {dims} dimensions: {len(binary)} bytes, {took}", flush=True)
 
 
 def main() -> int:

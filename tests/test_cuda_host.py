@@ -304,10 +304,9 @@ def test_each_reason_is_told_once() -> None:
 
 @pytest.fixture
 def _precision() -> Iterator[None]:
-    """Leave torch's settings as they were."""
-    before = torch.backends.cuda.matmul.fp32_precision
+    """Leave torch's setting as it is by default, readable by its older name too."""
     yield
-    torch.backends.cuda.matmul.fp32_precision = before
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @pytest.mark.usefixtures("_precision")

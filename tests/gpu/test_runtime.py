@@ -41,6 +41,8 @@ def test_work_is_put_on_the_current_stream() -> None:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     z = torch.zeros_like(data)
+    with torch.cuda.stream(side):
+        step(z + data)  # so that nothing is allocated or loaded later on
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         torch.cuda._sleep(200_000_000)  # some 0.1 s, in which another stream would see zeros
@@ -240,12 +242,11 @@ def test_a_bad_row_makes_the_loss_nan(bad: float) -> None:
 def test_tf32_where_torch_allows_it() -> None:
     z = batch(1024, 128)
     exact = step(z)
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = True
     try:
         rounded = step(z)
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        torch.backends.cuda.matmul.allow_tf32 = False
     assert not torch.equal(rounded.gradient, exact.gradient)
     assert_close(rounded, exact, torch.bfloat16)
 
