@@ -345,6 +345,8 @@ impl<'a> Plan<'a> {
         let each_anchor = [blocks(anchors, THREADS), 1, 1];
         if min_max {
             self.run_tiles(executor, "ranges", &p.anchors, p.splits as usize, 1, Launch::default())?;
+        }
+        if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
         if p.precise_shifts != 0 {

@@ -156,7 +156,7 @@ struct AnchorsMemory {
 };
 
 // A warp for each anchor.
-KERNEL(THREADS, 2) anchors(const Parameters p, const Launch l) {
+KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;
     const int warp = warp_of_thread(), lane = lane_of_thread();

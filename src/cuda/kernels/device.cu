@@ -106,6 +106,7 @@ DEVICE u32 pack_f16(float low, float high) {
 }
 DEVICE u32 round_to_tf32(float x) {
     u32 y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    // Volatile: not moved out of loops, where a row would take twice the registers.
+    asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
     return y;
 }

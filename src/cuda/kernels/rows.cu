@@ -117,7 +117,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
         if (row >= p.anchors.count) return;
         if (p.above) p.above[row] = p.inside[row] = 0;
         if (p.ranges) {
-            p.ranges[2 * row] = p.threshold == MINMAX ? ~0u : 0;
+            p.ranges[2 * row] = ~0u;
             p.ranges[2 * row + 1] = 0;
         }
         return;

@@ -249,15 +249,20 @@ KERNEL(THREADS, RESIDENT) ranges(const Parameters p, const Launch l) {
     }
 }
 
-// From ranges to thresholds, a thread for each anchor.
+// Each anchor's threshold for the general kernels: of its range, or that of all. A thread for each.
 KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count) return;
-    double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
-    if (p.pairing == APART) {
-        low = fmin(low, (double)p.positive_similarities[row]);
-        high = fmax(high, (double)p.positive_similarities[row]);
+    float threshold = p.header->limit;
+    if (p.threshold == MINMAX) {
+        double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
+        if (p.pairing == APART) {
+            low = fmin(low, (double)p.positive_similarities[row]);
+            high = fmax(high, (double)p.positive_similarities[row]);
+        }
+        threshold = (float)(low + p.threshold_value * (high - low));
     }
-    p.anchors.splits[row].threshold = (float)(low + p.threshold_value * (high - low));
+    p.anchors.splits[row].threshold = threshold;
+    // For the maxima, which come next.
     p.ranges[2 * row] = p.ranges[2 * row + 1] = 0;
 }

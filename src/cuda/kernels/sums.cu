@@ -68,7 +68,6 @@ KERNEL(THREADS, RESIDENT) sums(const Parameters p, const Launch l) {
 KERNEL(THREADS, 1) sums_general(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
-    const float limit = p.header->limit;
     Sums all[2] = {};
     OwnRows own;
     Split split[2];
@@ -80,15 +79,17 @@ KERNEL(THREADS, 1) sums_general(const Parameters p, const Launch l) {
         drop_excluded(p, own, first, column, all, s);
         Sums tile[2] = {};
         each_pair(s, [&](float c, int row, int n, int e) {
-            if (c == -infinity()) return;
             const Split& mine = split[row];
-            if (is_hierarchical(p, c, mine, split_of_column(stage, n, e), limit)) {
-                const float weight = below(c - mine.hierarchical_shift, p.concentration);
-                tile[row].weighted += weight * below(c - mine.hierarchical_shift, p.exponent);
+            const bool hierarchical = is_hierarchical(p, c, mine, split_of_column(stage, n, e));
+            const float difference = c - (hierarchical ? mine.hierarchical_shift : mine.global_shift);
+            const float plain = below(difference, p.exponent);
+            if (hierarchical) {
+                const float weight = below(difference, p.concentration);
+                tile[row].weighted += weight * plain;
                 tile[row].weights += weight;
                 tile[row].hierarchical += 1.0f;
             } else {
-                tile[row].global += below(c - mine.global_shift, p.exponent);
+                tile[row].global += plain;
             }
         });
         UNROLL for (int row = 0; row < 2; row++) {
@@ -105,7 +106,6 @@ KERNEL(THREADS, 1) sums_general(const Parameters p, const Launch l) {
 KERNEL(THREADS, 1) maxima(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
-    const float limit = p.header->limit;
     float largest[2][2] = {{-infinity(), -infinity()}, {-infinity(), -infinity()}};
     OwnRows own;
     Split split[2];
@@ -115,7 +115,7 @@ KERNEL(THREADS, 1) maxima(const Parameters p, const Launch l) {
     sweep(stages, p.anchors, p.keys, first, blockIdx.y, gridDim.y, own, [&](Products& s, int column, const u8* stage) {
         keep_negatives(p, p.keys, own, first, column, false, s);
         each_pair(s, [&](float c, int row, int n, int e) {
-            const bool hierarchical = is_hierarchical(p, c, split[row], split_of_column(stage, n, e), limit);
+            const bool hierarchical = is_hierarchical(p, c, split[row], split_of_column(stage, n, e));
             largest[row][0] = fmaxf(largest[row][0], hierarchical ? -infinity() : c);
             largest[row][1] = fmaxf(largest[row][1], hierarchical ? c : -infinity());
         });

@@ -250,9 +250,8 @@ DEVICE void keep_rows(const Parameters& p, const OwnRows& own, int column, Produ
 }
 
 // Whether a negative is hierarchical for the side (row or column) whose split `own` is.
-DEVICE bool is_hierarchical(const Parameters& p, float c, const Split& own, const Split& other, float limit) {
-    if (p.threshold == LABELS) return own.label == other.label && c > -infinity();
-    return c > (p.threshold == MINMAX ? own.threshold : limit);
+DEVICE bool is_hierarchical(const Parameters& p, float c, const Split& own, const Split& other) {
+    return p.threshold == LABELS ? own.label == other.label && c > -infinity() : c > own.threshold;
 }
 
 // exp(factor * min(difference, 0)): where it exceeds 0, the similarity is one of the other set.
