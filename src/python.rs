@@ -2,7 +2,10 @@
 
 use std::ffi::CString;
 
-use numpy::{Element as NumpyElement, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{
+    Element as NumpyElement, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -12,7 +15,7 @@ use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, Operand, Scalar, Variant};
 use crate::error::{view_name, Error, Input, RowFault};
 use crate::problem::{Formulation, Reduction, Threshold};
-use crate::statistics;
+use crate::statistics::{self, Request};
 use crate::tensor::{self, Backend, Settings, Tensors};
 
 /// The torch release whose libtorch the extension is linked against.
@@ -132,14 +135,36 @@ pub fn row_quantiles(
     Ok(PyTensor(quantiles))
 }
 
-/// The adaptive threshold of a set of embeddings, and the mean number of rows above it. See `_core.pyi`.
+/// Threshold, quantiles, negatives, means, counts above the threshold and histograms. See `_core.pyi`.
+type SimilarityArrays<'py> = (
+    f64,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<i64>>,
+);
+
+/// Statistics of the similarities of all pairs of a set of embeddings. See `_core.pyi`.
 #[pyfunction]
-pub fn similarity_threshold(py: Python<'_>, embeddings: &Bound<'_, PyAny>, quantile: f64) -> PyResult<(f64, f64)> {
+pub fn similarity_statistics<'py>(
+    py: Python<'py>,
+    embeddings: &Bound<'py, PyAny>,
+    classes: Option<PyReadonlyArray1<'py, i64>>,
+    superclasses: Option<PyReadonlyArray1<'py, i64>>,
+    quantile: f64,
+    threshold: Option<f64>,
+    bins: usize,
+) -> PyResult<SimilarityArrays<'py>> {
+    let labels = |array: &Option<PyReadonlyArray1<'py, i64>>| array.as_ref().map(|array| array.as_array().to_vec());
+    let (classes, superclasses) = (labels(&classes), labels(&superclasses));
+    let request =
+        Request { classes: classes.as_deref(), superclasses: superclasses.as_deref(), quantile, threshold, bins };
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f32>>() {
-        return threshold_of(py, &array, quantile);
+        return statistics_of(py, &array, &request);
     }
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f64>>() {
-        return threshold_of(py, &array, quantile);
+        return statistics_of(py, &array, &request);
     }
     let expected = "expected `embeddings` to be a float32 or float64 array of shape [N, D], but got";
     match embeddings.downcast::<PyUntypedArray>() {
@@ -148,22 +173,31 @@ pub fn similarity_threshold(py: Python<'_>, embeddings: &Bound<'_, PyAny>, quant
     }
 }
 
-fn threshold_of<E: Element + NumpyElement>(
-    py: Python<'_>,
-    array: &PyReadonlyArray2<'_, E>,
-    quantile: f64,
-) -> PyResult<(f64, f64)> {
+fn statistics_of<'py, E: Element + NumpyElement>(
+    py: Python<'py>,
+    array: &PyReadonlyArray2<'py, E>,
+    request: &Request<'_>,
+) -> PyResult<SimilarityArrays<'py>> {
     let dims = array.shape()[1];
     let view = array.as_array();
     let found = py.allow_threads(|| {
         let standard = view.as_standard_layout();
         let rows = Rows::from_slice(standard.as_slice().unwrap_or_default(), dims);
-        statistics::similarity_threshold(rows, quantile, tensor::threads())
+        statistics::similarity_statistics(rows, request, tensor::threads())
     });
-    found.map_err(|error| match error {
+    let found = found.map_err(|error| match error {
         Error::Row { row, fault, .. } => row_exception("embeddings", row, &fault),
         other => exception(other),
-    })
+    })?;
+    let table = |rows: Vec<Vec<i64>>| PyArray2::from_vec2(py, &rows).map_err(PyErr::from);
+    Ok((
+        found.threshold,
+        PyArray1::from_vec(py, found.quantiles),
+        table(found.negatives.iter().map(|row| row.map(|count| count as i64).to_vec()).collect())?,
+        PyArray2::from_vec2(py, &found.means.iter().map(|row| row.to_vec()).collect::<Vec<_>>())?,
+        table(found.above.iter().map(|row| row.map(i64::from).to_vec()).collect())?,
+        table(found.histogram.iter().map(|bins| bins.iter().map(|&count| count as i64).collect()).collect())?,
+    ))
 }
 
 /// Which backend would run, and why. See `_core.pyi`.

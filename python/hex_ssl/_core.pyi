@@ -15,7 +15,7 @@ __all__ = [
     "evaluate",
     "fallbacks",
     "row_quantiles",
-    "similarity_threshold",
+    "similarity_statistics",
 ]
 
 __version__: str
@@ -111,7 +111,18 @@ def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: b
     Raises ValueError for float64, RuntimeError where there is no NVRTC or it does not know the capability.
     """
 
-def similarity_threshold(embeddings: NDArray[np.float32] | NDArray[np.float64], quantile: float) -> tuple[float, float]:
-    """The adaptive threshold of N embeddings [N, D], N >= 2: the mean over the rows of the quantile of each row's
-    similarities, own included; and the mean number of other rows above it (S7.4.1, Figures 8 and 9). O(N * D) memory.
+def similarity_statistics(
+    embeddings: NDArray[np.float32] | NDArray[np.float64],
+    classes: NDArray[np.int64] | None,
+    superclasses: NDArray[np.int64] | None,
+    quantile: float,
+    threshold: float | None,
+    bins: int,
+) -> tuple[float, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Statistics of the cosine similarities of all pairs of N embeddings [N, D], N >= 2, in O(N * D) memory.
+
+    Returns the threshold (where None is given: the mean of the rows' quantiles, own similarity included), the
+    quantiles [N], and by group of negatives (same class, same superclass alone, others) each row's number of negatives
+    [N, 3], mean similarity [N, 3] (NaN where there is none) and number above the threshold [N, 3], and the histograms
+    [3, bins] of all pairs, each once, over [-1, 1]. Raises ValueError as `evaluate`.
     """

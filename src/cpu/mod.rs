@@ -35,3 +35,11 @@ pub use evaluate::{evaluate, row_quantiles};
 pub use float::Float;
 pub use inputs::{Evaluation, Gradients, Inputs, Rows};
 pub use isa::Isa;
+
+// What the statistics of whole sets are made of.
+pub(crate) use isa::{InstructionSet, Kernel};
+pub(crate) use product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+pub(crate) use schedule::Schedule;
+pub(crate) use select::Selector;
+pub(crate) use threads::{for_each, Shared};
+pub(crate) use unit::UnitRows;
