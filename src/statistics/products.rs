@@ -65,7 +65,7 @@ impl<C: Float> Kernel for Products<'_, C> {
     fn run<S: InstructionSet>(self) {
         let left = self.units.from(self.row);
         for column in (0..self.columns).step_by(BLOCK_COLUMNS) {
-            let panel = self.units.panel(self.column + column);
+            let panel = self.units.panels_from(self.column + column);
             for row in (0..self.rows).step_by(BLOCK_ROWS) {
                 // SAFETY: `similarities` checked that all rows and columns stand in the units and in `out`; a panel has
                 // `dims` rows of 32.
