@@ -135,10 +135,10 @@ impl<C: Float> Group<'_, C> {
         let half = bins as f64 / 2.0;
         let last = bins as u32 - 1;
         let mut places = [0u32; LANES];
-        for l in 0..LANES {
+        for ((place, kind), c) in places.iter_mut().zip(&self.kinds).zip(self.similarities) {
             // Rounding may leave [-1, 1] by a little: the conversion ends at 0, the minimum at the last bin.
-            let bin = (self.similarities[l].to_f64() * half + half) as u32;
-            places[l] = self.kinds[l] * bins as u32 + bin.min(last);
+            let bin = (c.to_f64() * half + half) as u32;
+            *place = kind * bins as u32 + bin.min(last);
         }
         for l in valid {
             counters[(l % COPIES) * GROUPS * bins + places[l] as usize] += 1;
