@@ -3,6 +3,7 @@
 Every peer is a function of two views [n, D] that returns the loss; `hex_chunked` also computes its gradient itself.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,9 +32,10 @@ def threshold_by_topk(similarities: Tensor) -> Tensor:
     return similarities.topk(rank(similarities.shape[0]), dim=1, sorted=False).values.amin(1).mean()
 
 
-def pairs(rows: int) -> tuple[Tensor, Tensor]:
-    """Each row, and the other view of its sample."""
-    index = torch.arange(rows)
+def pairs(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of both views, and the other view of its sample."""
+    rows = z.shape[0]
+    index = torch.arange(rows, device=z.device)
     return index, (index + rows // 2) % rows
 
 
@@ -45,13 +47,13 @@ def reweighted(positive: Tensor, weighted: Tensor, weights: Tensor, count: Tenso
     """Q of the formula, from exponentials."""
     total = count * weighted / weights.clamp_min(1e-30)
     debiased = (total - TAU_PLUS * count * positive) / (1 - TAU_PLUS)
-    return torch.maximum(debiased, count * torch.exp(torch.tensor(-1 / TEMPERATURE)))
+    return torch.maximum(debiased, count * math.exp(-1 / TEMPERATURE))
 
 
 def hex_masked_sums(z1: Tensor, z2: Tensor, threshold: Callable[[Tensor], Tensor]) -> Tensor:
     """By masks that multiply exponentials."""
     z = unit_rows(z1, z2)
-    index, partner = pairs(z.shape[0])
+    index, partner = pairs(z)
     similarities = (z @ z.T).float()
     with torch.no_grad():
         epsilon = threshold(similarities)
@@ -71,7 +73,7 @@ def hex_masked_sums(z1: Tensor, z2: Tensor, threshold: Callable[[Tensor], Tensor
 def hex_where(z1: Tensor, z2: Tensor, threshold: Callable[[Tensor], Tensor]) -> Tensor:
     """By `where` and `masked_fill`: fewer temporaries, and a single exponential where beta is 1."""
     z = unit_rows(z1, z2)
-    index, partner = pairs(z.shape[0])
+    index, partner = pairs(z)
     similarities = (z @ z.T).float()
     with torch.no_grad():
         local = similarities > threshold(similarities)
@@ -96,16 +98,16 @@ def hex_chunked(z1: Tensor, z2: Tensor, rows: int = 256) -> Tensor:
         z = joined / length
         count = z.shape[0]
         rows = min(rows, count)
-        index, partner = pairs(count)
-        similarities, exponentials = torch.empty(rows, count), torch.empty(rows, count)
-        total = torch.zeros(())
+        index, partner = pairs(z)
+        similarities, exponentials = z.new_empty(rows, count), z.new_empty(rows, count)
+        total = z.new_zeros(())
         for chunk in index.split(rows):
             torch.mm(z[chunk], z.T, out=similarities)
             total += similarities.topk(rank(count), dim=1, sorted=False).values.amin(1).sum()
         epsilon = total / count
-        gradient, loss = torch.zeros_like(z), torch.zeros(())
+        gradient, loss = torch.zeros_like(z), z.new_zeros(())
         for chunk in index.split(rows):
-            row = torch.arange(len(chunk))
+            row = torch.arange(len(chunk), device=z.device)
             own, other = chunk, partner[chunk]
             torch.mm(z[chunk], z.T, out=similarities)
             positive = similarities[row, other].clone()
@@ -117,7 +119,7 @@ def hex_chunked(z1: Tensor, z2: Tensor, rows: int = 256) -> Tensor:
             weight_sum, weighted_sum = weights.sum(1), (weights * exponentials).sum(1)
             exp_positive = (positive / TEMPERATURE).exp()
             local_term = reweighted(exp_positive, weighted_sum, weight_sum, size)
-            floored = local_term <= size * torch.exp(torch.tensor(-1 / TEMPERATURE))
+            floored = local_term <= size * math.exp(-1 / TEMPERATURE)
             denominator = exp_positive + exponentials.sum(1) - weight_sum + local_term
             loss += (denominator.log() - positive / TEMPERATURE).sum()
             scale = torch.where(floored, 0.0, size / (denominator * weight_sum.clamp_min(1e-30) * (1 - TAU_PLUS)))

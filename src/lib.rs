@@ -1,12 +1,13 @@
 //! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
 //!
-//! `problem` says in plain data what to compute, `cpu` computes it over borrowed memory.
+//! `problem` says in plain data what to compute, `cpu` computes it over borrowed memory, `cuda` over device memory.
 //! With the feature `python`, `composite` computes the same from libtorch operations,
 //! `tensor` lends tensors to the backends and `python` is the border.
 
 #[cfg(feature = "python")]
 mod composite;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod formula;
 pub mod problem;
@@ -23,7 +24,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::python::{backend_for, evaluate, row_quantiles, similarity_threshold};
+    use super::python::{backend_for, cuda_cubin, evaluate, fallbacks, row_quantiles, similarity_statistics};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

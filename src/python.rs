@@ -1,21 +1,35 @@
 //! The border to Python: arguments in, work without the GIL, tensors or exceptions out.
 
-use numpy::{Element as NumpyElement, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use std::ffi::CString;
+
+use numpy::{
+    Element as NumpyElement, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use pyo3_tch::PyTensor;
 
 use crate::cpu::{Element, Rows};
+use crate::cuda::{cubin, Operand, Scalar, Variant};
 use crate::error::{view_name, Error, Input, RowFault};
 use crate::problem::{Formulation, Reduction, Threshold};
-use crate::statistics;
+use crate::statistics::{self, Request};
 use crate::tensor::{self, Backend, Settings, Tensors};
 
 /// The torch release whose libtorch the extension is linked against.
 pub const TORCH_VERSION: &str = "2.11.0";
 
-const BACKENDS: &[(&str, Backend)] =
-    &[("auto", Backend::Auto), ("cpu", Backend::Cpu), ("composite", Backend::Composite)];
+const BACKENDS: &[(&str, Backend)] = &[
+    ("auto", Backend::Auto),
+    ("cpu", Backend::Cpu),
+    ("cuda", Backend::Cuda),
+    ("composite", Backend::Composite),
+    ("emulated", Backend::Emulated),
+];
+const DTYPES: &[(&str, Scalar)] =
+    &[("float64", Scalar::F64), ("float32", Scalar::F32), ("bfloat16", Scalar::Bf16), ("float16", Scalar::F16)];
 const REDUCTIONS: &[(&str, Reduction)] =
     &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
 
@@ -43,6 +57,7 @@ pub fn evaluate(
     reduction: &str,
     want_gradient: bool,
     backend: &str,
+    allow_tf32: bool,
 ) -> PyResult<(PyTensor, PyTensor, PyTensor, PyTensor, PyTensor)> {
     let formulations = [
         ("importance", Formulation::Importance { beta, tau_plus }),
@@ -57,6 +72,7 @@ pub fn evaluate(
         reduction: choose("reduction", reduction, REDUCTIONS)?,
         want_gradient,
         backend: choose("backend", backend, BACKENDS)?,
+        allow_tf32,
     };
     expect_epsilon(threshold, epsilon.is_some())?;
     let tensor = |strided: Option<Strided>| strided.map(|Strided(PyTensor(tensor))| tensor);
@@ -73,12 +89,14 @@ pub fn evaluate(
         weights: tensor(weights),
     };
     let outputs = py.allow_threads(|| tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
+    warn(py, outputs.warning)?;
     let [anchors, keys, positives] = outputs.gradients.map(PyTensor);
     Ok((PyTensor(outputs.loss), PyTensor(outputs.statistics), anchors, keys, positives))
 }
 
 /// The quantile of each anchor's row of similarities. See `_core.pyi`.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // As `evaluate`.
 pub fn row_quantiles(
     py: Python<'_>,
     views: Vec<Strided>,
@@ -87,9 +105,18 @@ pub fn row_quantiles(
     offset: i64,
     quantile: f64,
     backend: &str,
+    allow_tf32: bool,
 ) -> PyResult<PyTensor> {
-    let offset = row_offset(offset)?;
-    let backend = choose("backend", backend, BACKENDS)?;
+    let settings = Settings {
+        offset: row_offset(offset)?,
+        threshold: Threshold::Adaptive { quantile },
+        formulation: Formulation::Decoupled,
+        temperature: 1.0,
+        reduction: Reduction::None,
+        want_gradient: false,
+        backend: choose("backend", backend, BACKENDS)?,
+        allow_tf32,
+    };
     let layout = ViewLayout::of(&views);
     let tensors = Tensors {
         views: views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect(),
@@ -102,18 +129,42 @@ pub fn row_quantiles(
         epsilon: None,
         weights: None,
     };
-    let quantiles = py.allow_threads(|| tensor::row_quantiles(tensors, offset, quantile, backend));
-    quantiles.map(PyTensor).map_err(|error| layout.exception(error))
+    let found = py.allow_threads(|| tensor::row_quantiles(tensors, quantile, &settings));
+    let (quantiles, warning) = found.map_err(|error| layout.exception(error))?;
+    warn(py, warning)?;
+    Ok(PyTensor(quantiles))
 }
 
-/// The adaptive threshold of a set of embeddings, and the mean number of rows above it. See `_core.pyi`.
+/// Threshold, quantiles, negatives, means, counts above the threshold and histograms. See `_core.pyi`.
+type SimilarityArrays<'py> = (
+    f64,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<i64>>,
+);
+
+/// Statistics of the similarities of all pairs of a set of embeddings. See `_core.pyi`.
 #[pyfunction]
-pub fn similarity_threshold(py: Python<'_>, embeddings: &Bound<'_, PyAny>, quantile: f64) -> PyResult<(f64, f64)> {
+pub fn similarity_statistics<'py>(
+    py: Python<'py>,
+    embeddings: &Bound<'py, PyAny>,
+    classes: Option<PyReadonlyArray1<'py, i64>>,
+    superclasses: Option<PyReadonlyArray1<'py, i64>>,
+    quantile: f64,
+    threshold: Option<f64>,
+    bins: usize,
+) -> PyResult<SimilarityArrays<'py>> {
+    let labels = |array: &Option<PyReadonlyArray1<'py, i64>>| array.as_ref().map(|array| array.as_array().to_vec());
+    let (classes, superclasses) = (labels(&classes), labels(&superclasses));
+    let request =
+        Request { classes: classes.as_deref(), superclasses: superclasses.as_deref(), quantile, threshold, bins };
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f32>>() {
-        return threshold_of(py, &array, quantile);
+        return statistics_of(py, &array, &request);
     }
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f64>>() {
-        return threshold_of(py, &array, quantile);
+        return statistics_of(py, &array, &request);
     }
     let expected = "expected `embeddings` to be a float32 or float64 array of shape [N, D], but got";
     match embeddings.downcast::<PyUntypedArray>() {
@@ -122,31 +173,68 @@ pub fn similarity_threshold(py: Python<'_>, embeddings: &Bound<'_, PyAny>, quant
     }
 }
 
-fn threshold_of<E: Element + NumpyElement>(
-    py: Python<'_>,
-    array: &PyReadonlyArray2<'_, E>,
-    quantile: f64,
-) -> PyResult<(f64, f64)> {
+fn statistics_of<'py, E: Element + NumpyElement>(
+    py: Python<'py>,
+    array: &PyReadonlyArray2<'py, E>,
+    request: &Request<'_>,
+) -> PyResult<SimilarityArrays<'py>> {
     let dims = array.shape()[1];
     let view = array.as_array();
     let found = py.allow_threads(|| {
         let standard = view.as_standard_layout();
         let rows = Rows::from_slice(standard.as_slice().unwrap_or_default(), dims);
-        statistics::similarity_threshold(rows, quantile, tensor::threads())
+        statistics::similarity_statistics(rows, request, tensor::threads())
     });
-    found.map_err(|error| match error {
+    let found = found.map_err(|error| match error {
         Error::Row { row, fault, .. } => row_exception("embeddings", row, &fault),
         other => exception(other),
-    })
+    })?;
+    let table = |rows: Vec<Vec<i64>>| PyArray2::from_vec2(py, &rows).map_err(PyErr::from);
+    Ok((
+        found.threshold,
+        PyArray1::from_vec(py, found.quantiles),
+        table(found.negatives.iter().map(|row| row.map(|count| count as i64).to_vec()).collect())?,
+        PyArray2::from_vec2(py, &found.means.iter().map(|row| row.to_vec()).collect::<Vec<_>>())?,
+        table(found.above.iter().map(|row| row.map(i64::from).to_vec()).collect())?,
+        table(found.histogram.iter().map(|bins| bins.iter().map(|&count| count as i64).collect()).collect())?,
+    ))
 }
 
 /// Which backend would run, and why. See `_core.pyi`.
 #[pyfunction]
-pub fn backend_for(device_type: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
-    let dtypes = ["float64", "float32", "bfloat16", "float16"].map(|name| (name, ()));
-    choose("dtype", dtype.trim_start_matches("torch."), &dtypes)?;
-    let (chosen, why) = choose("backend", backend, BACKENDS)?.choose(device_type).map_err(exception)?;
-    Ok((if chosen == Backend::Cpu { "cpu" } else { "composite" }, why))
+pub fn backend_for(device: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
+    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
+    let backend = choose("backend", backend, BACKENDS)?;
+    Ok(backend.choose(device, scalar).map_err(exception)?.describe(backend))
+}
+
+/// Why calls fell back on libtorch's operations so far. See `_core.pyi`.
+#[pyfunction]
+pub fn fallbacks() -> Vec<String> {
+    tensor::fallbacks()
+}
+
+/// The compiled CUDA kernels for a GPU that need not be there. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_cubin<'py>(
+    py: Python<'py>,
+    capability: (u32, u32),
+    dims: usize,
+    dtype: &str,
+    allow_tf32: bool,
+) -> PyResult<(Bound<'py, PyBytes>, bool)> {
+    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
+    let operand = Operand::of(scalar, allow_tf32)
+        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))?;
+    let binary = py.allow_threads(|| cubin(Variant::new(dims, operand), capability)).map_err(exception)?;
+    Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
+}
+
+/// The caller is told once of each reason why something slower than a kernel computes.
+fn warn(py: Python<'_>, reason: Option<String>) -> PyResult<()> {
+    let Some(reason) = reason else { return Ok(()) };
+    let text = format!("hex_ssl computes with libtorch's operations, in chunks: {reason}");
+    PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &CString::new(text)?, 1)
 }
 
 /// A tensor whose elements stand in memory by strides: what every backend reads.

@@ -1,8 +1,14 @@
 //! From tensors to a problem: checks what came, chooses the backend and hands the tensors over.
 
+mod backend;
 mod checks;
+mod cuda;
 mod kernel;
 
+use std::sync::{Mutex, PoisonError};
+
+pub use backend::Backend;
+use backend::{Choice, Reason};
 use tch::{Device, Kind, Tensor};
 
 use crate::composite::{self, Wanted};
@@ -48,17 +54,8 @@ pub struct Settings {
     pub want_gradient: bool,
     /// Who computes.
     pub backend: Backend,
-}
-
-/// Who computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// The kernel for CPU tensors, libtorch's operations for others.
-    Auto,
-    /// The kernel of this crate, for CPU tensors.
-    Cpu,
-    /// libtorch's operations, on any device.
-    Composite,
+    /// Whether GPUs may multiply float32 rows rounded to tf32.
+    pub allow_tf32: bool,
 }
 
 /// What a call returns. A gradient that was not computed is an empty tensor [0].
@@ -69,6 +66,8 @@ pub struct Outputs {
     pub statistics: Tensor,
     /// Of anchors [M, D], keys [N, D] and positives [M, D].
     pub gradients: [Tensor; 3],
+    /// Why no fused kernel computed it, in words, where the caller expects one and was not told before.
+    pub warning: Option<String>,
 }
 
 /// The loss, its statistics and its gradients.
@@ -79,46 +78,49 @@ pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
     let _guard = tch::no_grad_guard();
     let mut problem = problem(&tensors, settings)?;
     checks::selectors(&tensors, &problem)?;
-    if let Some(epsilon) = tensors.epsilon.take_if(|epsilon| epsilon.device() == Device::Cpu) {
+    // Emulated kernels read it as real ones do, by its address.
+    let on_host = |epsilon: &mut Tensor| epsilon.device() == Device::Cpu && settings.backend != Backend::Emulated;
+    if let Some(epsilon) = tensors.epsilon.take_if(on_host) {
         problem.threshold = Threshold::Cosine { value: epsilon.f_double_value(&[])? };
     }
     problem.validate()?;
     let wanted = wanted(&tensors, settings);
-    let found = if runs_on_kernel(&tensors, settings.backend)? {
-        kernel::evaluate(&problem, &tensors, wanted)?
-    } else {
-        composite::evaluate(&problem, &composite_inputs(tensors)?, wanted)?
+    let (runner, warning) = runner(&problem, &tensors, settings)?;
+    let found = match runner {
+        Runner::Cpu => kernel::evaluate(&problem, &tensors, wanted)?,
+        Runner::Cuda(kernels) => kernels.evaluate(&problem, &tensors, wanted)?,
+        Runner::Composite => composite::evaluate(&problem, &composite_inputs(tensors)?, wanted)?,
     };
     // Made from an output: tch has no name for every device.
     let none = found.statistics.f_narrow(0, 0, 0)?;
     let [anchors, keys, positives] = found.gradients;
     let or_none = |gradient: Option<Tensor>| gradient.map_or_else(|| none.f_empty_like(), Ok);
     let gradients = [or_none(anchors)?, or_none(keys)?, or_none(positives)?];
-    Ok(Outputs { loss: found.loss, statistics: found.statistics, gradients })
+    Ok(Outputs { loss: found.loss, statistics: found.statistics, gradients, warning })
 }
 
-/// Each anchor's quantile of its row of similarities, [M]. Of `tensors`, views, keys and positives are read.
+/// Each anchor's quantile of its row of similarities, [M], and a warning as in [`Outputs`].
+/// Of `tensors`, views, keys and positives are read, of `settings` offset, backend and `allow_tf32`.
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn row_quantiles(tensors: Tensors, offset: usize, quantile: f64, backend: Backend) -> Result<Tensor> {
+pub fn row_quantiles(tensors: Tensors, quantile: f64, settings: &Settings) -> Result<(Tensor, Option<String>)> {
     let _guard = tch::no_grad_guard();
-    let settings = Settings {
-        offset,
-        threshold: Threshold::Adaptive { quantile },
-        formulation: Formulation::Decoupled,
-        temperature: 1.0,
-        reduction: Reduction::None,
-        want_gradient: false,
-        backend,
-    };
+    let settings = Settings { threshold: Threshold::Adaptive { quantile }, ..*settings };
     let problem = problem(&tensors, &settings)?;
     problem.validate()?;
-    if runs_on_kernel(&tensors, backend)? {
-        kernel::row_quantiles(&problem, &tensors, quantile)
-    } else {
-        composite::row_quantiles(&problem, &composite_inputs(tensors)?, quantile)
-    }
+    let (runner, warning) = runner(&problem, &tensors, &settings)?;
+    let quantiles = match runner {
+        Runner::Cpu => kernel::row_quantiles(&problem, &tensors, quantile)?,
+        Runner::Cuda(kernels) => kernels.row_quantiles(&problem, &tensors)?,
+        Runner::Composite => composite::row_quantiles(&problem, &composite_inputs(tensors)?, quantile)?,
+    };
+    Ok((quantiles, warning))
+}
+
+/// The reasons why calls fell back on libtorch's operations so far, each once.
+pub fn fallbacks() -> Vec<String> {
+    FALLBACKS.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The number of threads that torch uses inside an operation.
@@ -126,29 +128,41 @@ pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1)
 }
 
-impl Backend {
-    /// The backend that runs on tensors of a device, and why, in words.
-    ///
-    /// # Errors
-    /// [`Error::Value`] where the kernel is asked for and does not run there.
-    pub fn choose(self, device: &str) -> Result<(Self, String)> {
-        let on_cpu = device == "cpu";
-        match self {
-            Self::Cpu if !on_cpu => {
-                Err(Error::value(format!("expected CPU tensors for `backend` \"cpu\", but got tensors on {device}")))
-            }
-            Self::Cpu | Self::Composite => Ok((self, "asked for".into())),
-            Self::Auto if on_cpu => Ok((Self::Cpu, "the fused kernel runs on CPU tensors".into())),
-            Self::Auto => {
-                Ok((Self::Composite, format!("no fused kernel for {device}: libtorch's operations, in chunks")))
-            }
-        }
+static FALLBACKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Notes why a call falls back. Returns it where it is new.
+fn fall_back(reason: String) -> Option<String> {
+    let mut noted = FALLBACKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if noted.contains(&reason) {
+        return None;
     }
+    noted.push(reason.clone());
+    Some(reason)
 }
 
-fn runs_on_kernel(tensors: &Tensors, backend: Backend) -> Result<bool> {
-    let device = checks::device_name(tensors.views[0].device());
-    Ok(backend.choose(&device)?.0 == Backend::Cpu)
+/// Who computes, ready to.
+enum Runner {
+    Cpu,
+    Cuda(cuda::Kernels),
+    Composite,
+}
+
+/// The backend for the problem, and a warning as in [`Outputs`].
+fn runner(problem: &Problem, tensors: &Tensors, settings: &Settings) -> Result<(Runner, Option<String>)> {
+    let first = &tensors.views[0];
+    let choice = settings.backend.choose(&checks::device_name(first.device()), cuda::scalar(first.f_kind()?)?)?;
+    let kernels = match choice {
+        Choice::Cpu => return Ok((Runner::Cpu, None)),
+        Choice::Composite(Reason::Lacking(reason)) => return Ok((Runner::Composite, fall_back(reason))),
+        Choice::Composite(_) => return Ok((Runner::Composite, None)),
+        Choice::Cuda(device) => cuda::Kernels::on_gpu(device, problem, tensors, settings.allow_tf32),
+        Choice::Emulated => cuda::Kernels::emulated(problem, tensors, settings.allow_tf32),
+    };
+    match kernels {
+        Ok(kernels) => Ok((Runner::Cuda(kernels), None)),
+        Err(error) if settings.backend == Backend::Auto => Ok((Runner::Composite, fall_back(error.to_string()))),
+        Err(error) => Err(error),
+    }
 }
 
 /// The dtype of the arithmetic and of everything returned.

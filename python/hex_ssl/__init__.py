@@ -38,7 +38,9 @@ __all__ = [
 
 
 def show_config() -> dict[str, str]:
-    """Prints what runs where: versions, threads, CPU features, and each device type's backend with its reason.
+    """Prints what runs where: versions, threads, CPU features, and each device's backend with its reason.
+
+    The reason names what is missing where a device has no fused kernel; what made calls fall back so far is listed.
 
     Returns:
         What was printed, by name.
@@ -58,12 +60,21 @@ def show_config() -> dict[str, str]:
         "CPU features": torch.backends.cpu.get_cpu_capability(),
         "HEX_SSL_BACKEND": choice if "HEX_SSL_BACKEND" in os.environ else f"{choice} (not set)",
     }
-    for device_type in ("cpu", "cuda"):
+    for device in _devices():
         try:
-            name, reason = _core.backend_for(device_type, "float32", choice)
-        except ValueError as error:
+            name, reason = _core.backend_for(device, "float32", choice)
+        except (ValueError, RuntimeError) as error:
             name, reason = "none", str(error)
-        config[f"backend on {device_type}"] = f"{name}: {reason}"
+        config[f"backend on {device}"] = f"{name}: {reason}"
+    for number, reason in enumerate(_core.fallbacks(), 1):
+        config[f"fallback {number}"] = reason
     for name, value in config.items():
         print(f"{name}: {value}")
     return config
+
+
+def _devices() -> list[str]:
+    """The CPU, then every GPU; "cuda" where there is none, to tell why."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cuda"]
+    other = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu", *gpus, *([other.type] if other is not None and other.type != "cuda" else [])]

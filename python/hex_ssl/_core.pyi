@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["TORCH_VERSION", "__version__", "backend_for", "evaluate", "row_quantiles", "similarity_threshold"]
+__all__ = [
+    "TORCH_VERSION",
+    "__version__",
+    "backend_for",
+    "cuda_cubin",
+    "evaluate",
+    "fallbacks",
+    "row_quantiles",
+    "similarity_statistics",
+]
 
 __version__: str
 TORCH_VERSION: str
@@ -33,6 +42,7 @@ def evaluate(
     reduction: str,
     want_gradient: bool,
     backend: str,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, statistics and gradients.
 
@@ -49,7 +59,9 @@ def evaluate(
         a synchronisation where the backend is on a GPU).
     `weights` [M] in the gradients' dtype: the loss is then sum of weight * loss of the anchor.
     `formulation`: "importance", "official", "decoupled". `reduction`: "mean", "sum", "none".
-    `backend`: "auto", "cpu", "composite".
+    `backend`: "auto", "cpu", "cuda", "composite", "emulated". "auto" takes the composite path for what the fused
+        kernels cannot do, and warns once of each reason (RuntimeWarning), but not of float64 on a GPU.
+    `allow_tf32`: whether the CUDA kernels may multiply float32 rows rounded to tf32.
 
     Returns loss (0-d, or [M] for "none" without weights; float64 for float64 inputs, else float32),
     statistics (float32 [6], or float64 for float64 inputs: threshold, mean |H|, mean positive similarity,
@@ -71,6 +83,7 @@ def row_quantiles(
     offset: int,
     quantile: float,
     backend: str,
+    allow_tf32: bool,
 ) -> Tensor:
     """The quantile of each anchor's row of similarities [M], 'nearest', in the loss's dtype.
 
@@ -78,10 +91,38 @@ def row_quantiles(
     `keys` from row `offset` on (or are the keys), and their own similarity counts as exactly 1.
     """
 
-def backend_for(device_type: str, dtype: str, backend: str) -> tuple[str, str]:
-    """Which backend would run ("cpu", "composite") and why, in words."""
+def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
+    """Which backend would run on tensors of `device`, such as "cpu" or "cuda:1", and why, in words: "cpu", "cuda",
+    "composite" or "emulated".
 
-def similarity_threshold(embeddings: NDArray[np.float32] | NDArray[np.float64], quantile: float) -> tuple[float, float]:
-    """The adaptive threshold of N embeddings [N, D], N >= 2: the mean over the rows of the quantile of each row's
-    similarities, own included; and the mean number of other rows above it (S7.4.1, Figures 8 and 9). O(N * D) memory.
+    Raises ValueError where `backend` does not run on such a device, RuntimeError where "cuda" cannot run here.
+    """
+
+def fallbacks() -> list[str]:
+    """Why calls with `backend` "auto" fell back on libtorch's operations so far, each reason once, in order."""
+
+def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool) -> tuple[bytes, bool]:
+    """The CUDA kernels for rows of `dims` numbers of `dtype`, compiled for a compute capability, such as (9, 0).
+
+    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run.
+
+    Returns the cubin, and whether it came from the cache.
+
+    Raises ValueError for float64, RuntimeError where there is no NVRTC or it does not know the capability.
+    """
+
+def similarity_statistics(
+    embeddings: NDArray[np.float32] | NDArray[np.float64],
+    classes: NDArray[np.int64] | None,
+    superclasses: NDArray[np.int64] | None,
+    quantile: float,
+    threshold: float | None,
+    bins: int,
+) -> tuple[float, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Statistics of the cosine similarities of all pairs of N embeddings [N, D], N >= 2, in O(N * D) memory.
+
+    Returns the threshold (where None is given: the mean of the rows' quantiles, own similarity included), the
+    quantiles [N], and by group of negatives (same class, same superclass alone, others) each row's number of negatives
+    [N, 3], mean similarity [N, 3] (NaN where there is none) and number above the threshold [N, 3], and the histograms
+    [3, bins] of all pairs, each once, over [-1, 1]. Raises ValueError as `evaluate`.
     """

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from hex_ssl._extension import _core
 
-BACKENDS = ("auto", "cpu", "composite")
+BACKENDS = ("auto", "cpu", "cuda", "composite", "emulated")
 
 
 def backend() -> str:
     """The backend asked for: the environment variable HEX_SSL_BACKEND, read at each call; "auto" where unset.
 
     Returns:
-        "auto" (the fastest that fits the inputs), "cpu" (the fused kernel) or "composite" (libtorch operations).
+        "auto" (the fastest that fits the inputs), "cpu" or "cuda" (the fused kernels), "composite" (libtorch
+        operations), or "emulated", for tests: the CUDA kernels on CPU tensors, slowly, from the library that
+        HEX_SSL_CUDA_EMULATOR names.
 
     Raises:
         ValueError: The variable holds something else.
@@ -112,7 +114,14 @@ def _evaluate(
         reduction,
         want_gradient,
         backend(),
+        _allow_tf32(views[0]),
     )
+
+
+def _allow_tf32(rows: Tensor) -> bool:
+    # The setting that both torch.backends.cuda.matmul.allow_tf32 and torch.set_float32_matmul_precision change,
+    # and, unlike these, one that may always be read.
+    return rows.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def _requiring_gradient(tensor: Tensor | None, wanted: bool) -> Tensor | None:
@@ -228,7 +237,7 @@ class _OnlyOnce(torch.autograd.Function):
 def _row_quantiles(
     views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
 ) -> Tensor:
-    return _core.row_quantiles(list(views), keys, positives, offset, quantile, backend())
+    return _core.row_quantiles(list(views), keys, positives, offset, quantile, backend(), _allow_tf32(views[0]))
 
 
 def _row_quantiles_fake(
@@ -277,10 +286,11 @@ def _float32(value: Any) -> Any:
 evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
 """Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
 
-The arguments are those of `hex_ssl._core.evaluate`, but for two: the backend comes from HEX_SSL_BACKEND, and
-`want_keys_gradient` and `want_positives_gradient` tell which gradients to compute with `want_gradient`. All three
-are set where autograd records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the
-loss is differentiable, and only once.
+The arguments are those of `hex_ssl._core.evaluate`, but for these: the backend comes from HEX_SSL_BACKEND and
+whether tf32 is allowed from torch's settings, both read at each call; `want_keys_gradient` and
+`want_positives_gradient` tell which gradients to compute with `want_gradient`. All three are set where autograd
+records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the loss is differentiable, and
+only once.
 
 For the thresholds "cosine" and "minmax", `epsilon` may hold the value in place of `threshold_value`, on the CPU:
 torch.compile compiles anew for each value of a number, but not of a tensor.
@@ -289,5 +299,5 @@ torch.compile compiles anew for each value of a number, but not of a tensor.
 row_quantiles = _register("row_quantiles", _row_quantiles, _row_quantiles_fake, _row_quantiles_autograd)
 """The quantile of each anchor's row of similarities, [M], in the dtype of the loss; no gradient.
 
-The arguments are those of `hex_ssl._core.row_quantiles`; the backend comes from HEX_SSL_BACKEND.
+The arguments are those of `hex_ssl._core.row_quantiles`; backend and tf32 as for `evaluate`.
 """

@@ -6,7 +6,7 @@ use super::gradient;
 use super::inputs::{Evaluation, Gradients, Inputs};
 use super::isa::Isa;
 use super::pairs::check_length;
-use super::passes::Passes;
+use super::passes::{joint, AnchorShifts, Passes};
 use super::split::Split;
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use super::units::Units;
@@ -40,7 +40,11 @@ pub fn row_quantiles<E: Element>(
     Problem { threshold: Threshold::Adaptive { quantile }, ..*problem }.validate()?;
     let isa = Isa::best();
     let units = Units::new(problem, inputs, isa, threads)?;
-    let similarities = units.similarities(true);
+    let mut similarities = units.similarities();
+    if let Some(found) = joint(problem, &mut similarities) {
+        return Ok(found.quantiles);
+    }
+    similarities.keep();
     Ok(quantiles_of_rows(problem, &similarities, &units.positive_similarities(problem), quantile))
 }
 
@@ -58,13 +62,30 @@ pub(super) fn evaluate_with<E: Element>(
     }
     let units = Units::new(problem, inputs, isa, threads)?;
     let positives = units.positive_similarities(problem);
-    let whole_rows = matches!(problem.threshold, Threshold::Adaptive { .. } | Threshold::MinMax { .. });
-    let mut similarities = units.similarities(whole_rows);
-    let split = Split::new(problem, inputs, &similarities, &positives)?;
-    similarities.keep_negatives();
+    let mut similarities = units.similarities();
+    let found = joint(problem, &mut similarities);
+    let split = match &found {
+        Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
+        None => {
+            similarities.keep();
+            let split = Split::new(problem, inputs, &similarities, &positives)?;
+            similarities.keep_negatives();
+            split
+        }
+    };
     let passes = Passes { problem, similarities: &similarities, split: &split };
-    let shifts = passes.shifts();
-    let sums = passes.sums(&shifts);
+    let (shifts, sums) = match found {
+        Some(found) => {
+            let ones = AnchorShifts::ones(found.sums.len());
+            let sums = passes.name(&found.sums, &ones);
+            (ones, sums)
+        }
+        None => {
+            let shifts = passes.shifts();
+            let sums = passes.sums(&shifts);
+            (shifts, sums)
+        }
+    };
 
     let mut derivatives = vec![0.0; positives.len()];
     let mut anchors: Vec<Anchor> = sums

@@ -4,10 +4,10 @@ use super::float::Float;
 use super::half_rows::{self, HalfDerivatives};
 use super::inputs::Gradients;
 use super::isa::{InstructionSet, Kernel};
-use super::passes::{AnchorShifts, Passes};
+use super::passes::{exponents, AnchorShifts, Passes};
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
 use super::threads::{self, Shared};
-use super::tile::{Coefficients, Derivatives, LANES, MAX_TILE};
+use super::tile::{Coefficients, Derivatives, Tile, LANES, MAX_TILE};
 use super::unit::UnitRows;
 use super::units::Units;
 use crate::formula::Anchor;
@@ -129,7 +129,7 @@ fn negatives<C: Float>(
     let similarities = passes.similarities;
     let (size, isa) = (similarities.tile, similarities.isa);
     let dims = similarities.anchors.padded_dims;
-    let exponents = passes.exponents(shifts.shared);
+    let exponents = exponents(passes.problem, shifts.shared);
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
     let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());
@@ -138,7 +138,8 @@ fn negatives<C: Float>(
     let scratch =
         || (vec![C::ZERO; size * size], vec![C::ZERO; size * stride], half.map(|_| HalfDerivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
-        let tile = passes.tile(a, b, scratch);
+        // On the diagonal, too, the derivatives of both of a pair's anchors are added up.
+        let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
         let rows = tile.rows;
         let other = passes.column_block(a, b) * size;
         isa.run(Derivatives {
@@ -170,8 +171,7 @@ fn negatives<C: Float>(
         };
         if let Some(sum) = &of_anchors {
             add(sum, a, false);
-            if similarities.square {
-                // The transpose's part: on the diagonal of the tile's rows, elsewhere of both sides.
+            if similarities.square && a != b {
                 add(sum, b, true);
             }
         }

@@ -46,6 +46,16 @@ impl<'a, E: Copy> Rows<'a, E> {
         self.dims
     }
 
+    /// A row whose elements are neighbours.
+    #[inline(always)]
+    pub(super) fn contiguous(&self, row: usize) -> Option<&'a [E]> {
+        debug_assert!(row < self.rows);
+        // SAFETY: as in `get`, for all elements of the row.
+        (self.dim_stride == 1).then(|| unsafe {
+            std::slice::from_raw_parts(self.pointer.offset(row as isize * self.row_stride), self.dims)
+        })
+    }
+
     /// One element. Both indices must be in range.
     #[inline(always)]
     pub(super) fn get(&self, row: usize, dim: usize) -> E {

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::float::{Float, Fused, MultiplyAdd, TwoSteps};
 use super::product::{self, Block};
+use super::tile::LANES;
 
 /// A piece of work that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub trait Kernel {
@@ -21,6 +22,31 @@ pub trait InstructionSet {
     /// # Safety
     /// As [`product::piece`], for 8 rows and 32 columns.
     unsafe fn block<C: Float>(block: &Block<C>);
+
+    /// Writes those of 16 numbers that are above their bounds to the front of `values`, and where they stand to `places`;
+    /// how many they are. What is behind them in the outputs afterwards has no meaning.
+    #[inline(always)]
+    fn above<C: Float>(
+        numbers: &[C; LANES],
+        bounds: &[C; LANES],
+        values: &mut [C; LANES],
+        places: &mut [u32; LANES],
+    ) -> usize {
+        let mut any = false;
+        for l in 0..LANES {
+            any |= numbers[l] > bounds[l];
+        }
+        let mut kept = 0;
+        if any {
+            for l in 0..LANES {
+                // Written in any case and kept by the count: no branch to mispredict.
+                values[kept] = numbers[l];
+                places[kept] = l as u32;
+                kept += usize::from(numbers[l] > bounds[l]);
+            }
+        }
+        kept
+    }
 }
 
 /// The instruction sets at hand, best last.
@@ -135,6 +161,31 @@ impl InstructionSet for Avx512 {
         } else {
             // SAFETY: the caller's.
             unsafe { product::pieces::<C, Self::Arithmetic, 8, 16>(block) }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn above<C: Float>(
+        numbers: &[C; LANES],
+        bounds: &[C; LANES],
+        values: &mut [C; LANES],
+        places: &mut [u32; LANES],
+    ) -> usize {
+        use std::arch::x86_64::*;
+        if size_of::<C>() == 4 {
+            // SAFETY: `C` is `f32`, every pointer is to 16 numbers of 4 bytes, and code of this set runs where `Isa` found it.
+            unsafe {
+                let numbers = _mm512_loadu_ps(numbers.as_ptr().cast());
+                let mask = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(numbers, _mm512_loadu_ps(bounds.as_ptr().cast()));
+                let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                // To a register first: compressed straight to memory is many times slower on some machines.
+                _mm512_storeu_ps(values.as_mut_ptr().cast(), _mm512_maskz_compress_ps(mask, numbers));
+                _mm512_storeu_si512(places.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, lanes));
+                mask.count_ones() as usize
+            }
+        } else {
+            Avx2::above(numbers, bounds, values, places)
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The fused loss on the CPU: threshold, loss and gradient in O((M + N) D) memory.
 //!
-//! Similarities are computed up to three times instead of being kept: once by rows for the
-//! threshold, once by tiles for the sums over the negatives, once by tiles for the gradient.
-//! In a square problem the latter two look at each pair once, for both of its anchors.
+//! Similarities are computed two or three times instead of being kept. The adaptive threshold of a square problem
+//! comes with the sums over the negatives from one look at each pair (`joint`), for both of its anchors. Where that does
+//! not apply or does not succeed, thresholds come first, by whole rows, and the sums after them, by tiles. The gradient
+//! is the last, by tiles.
 
 mod element;
 mod evaluate;
@@ -11,9 +12,12 @@ mod gradient;
 mod half_rows;
 mod inputs;
 mod isa;
+mod joint;
+mod lists;
 mod pairs;
 mod passes;
 mod product;
+mod sample;
 mod schedule;
 mod select;
 mod similarities;
@@ -31,3 +35,11 @@ pub use evaluate::{evaluate, row_quantiles};
 pub use float::Float;
 pub use inputs::{Evaluation, Gradients, Inputs, Rows};
 pub use isa::Isa;
+
+// What the statistics of whole sets are made of.
+pub(crate) use isa::{InstructionSet, Kernel};
+pub(crate) use product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+pub(crate) use schedule::Schedule;
+pub(crate) use select::Selector;
+pub(crate) use threads::{for_each, Shared};
+pub(crate) use unit::UnitRows;

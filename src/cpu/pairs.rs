@@ -89,6 +89,11 @@ impl Pairs {
         &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
     }
 
+    /// Number of [`excluded`](Self::excluded) keys of each anchor.
+    pub fn excluded_each(&self) -> usize {
+        self.excluded_each
+    }
+
     /// Keys that are no negatives of an anchor, each once.
     pub fn excluded_once(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
         let all = self.excluded(anchor);

@@ -1,12 +1,13 @@
 //! The passes over the tiles that come before the gradient.
 
 use super::float::Float;
+use super::joint::{self, Found};
 use super::similarities::Similarities;
 use super::split::Split;
 use super::threads::Shared;
 use super::tile::{Exponents, Maxima, Shifts, Sum, Tile, SUMS};
 use crate::formula::Sums;
-use crate::problem::{Formulation, Pairing, Problem};
+use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Threshold};
 
 /// Shifts of each anchor, padding included.
 pub struct AnchorShifts<C> {
@@ -17,9 +18,48 @@ pub struct AnchorShifts<C> {
 }
 
 impl<C: Float> AnchorShifts<C> {
+    /// 1 for each.
+    pub fn ones(rows: usize) -> Self {
+        Self { shared: true, global: vec![C::ONE; rows], hierarchical: vec![C::ONE; rows] }
+    }
+
     /// The shifts of `count` anchors from `start` on.
     pub fn part(&self, start: usize, count: usize) -> Shifts<'_, C> {
         Shifts { global: &self.global[start..][..count], hierarchical: &self.hierarchical[start..][..count] }
+    }
+}
+
+/// The exponentials of a problem.
+pub fn exponents<C: Float>(problem: &Problem, shared: bool) -> Exponents<C> {
+    let beta = beta(problem);
+    Exponents {
+        inverse_temperature: C::from_f64(1.0 / problem.temperature),
+        concentration: C::from_f64(beta / problem.temperature),
+        beta_is_one: beta == 1.0,
+        shared,
+    }
+}
+
+fn beta(problem: &Problem) -> f64 {
+    match problem.formulation {
+        Formulation::Importance { beta, .. } => beta,
+        // The weights play no part; with 1 they cost nothing.
+        Formulation::Official | Formulation::Decoupled => 1.0,
+    }
+}
+
+/// Whether the type holds the smallest exponential there may be, exp(-2 exponent / t), so that all shifts can be 1.
+fn one_shift_suffices<C: Float>(problem: &Problem, exponent: f64) -> bool {
+    2.0 * exponent / problem.temperature < 0.95 * -C::EXP_MIN.to_f64()
+}
+
+/// Threshold and sums from a single pass, where the problem is one for it and it succeeds.
+pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>) -> Option<Found> {
+    match problem.threshold {
+        Threshold::Adaptive { quantile } if problem.square && one_shift_suffices::<C>(problem, 1.0 + beta(problem)) => {
+            joint::find(similarities, quantile_rank(problem.row_length(), quantile), exponents(problem, true))
+        }
+        _ => None,
     }
 }
 
@@ -37,14 +77,14 @@ impl<C: Float> Passes<'_, C> {
     /// The tile (a, b), computed or fetched.
     pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> Tile<'s, C> {
         let size = self.similarities.tile;
-        let (similarities, stride) = self.similarities.tile(a, b, scratch);
         Tile {
-            similarities,
-            stride,
+            similarities: self.similarities.tile(a, b, scratch),
+            stride: size,
             rows: size.min(self.problem.anchors - a * size),
             columns: size,
             both_sides: self.problem.square && a != b,
             labels: self.split.labels,
+            one_split: self.split.one,
             row_split: &self.split.rows[a * size..][..size],
             column_split: &self.split.columns()[b * size..][..size],
         }
@@ -59,34 +99,14 @@ impl<C: Float> Passes<'_, C> {
         }
     }
 
-    /// The exponentials of the problem.
-    pub fn exponents(&self, shared: bool) -> Exponents<C> {
-        let beta = self.beta();
-        Exponents {
-            inverse_temperature: C::from_f64(1.0 / self.problem.temperature),
-            concentration: C::from_f64(beta / self.problem.temperature),
-            beta_is_one: beta == 1.0,
-            shared,
-        }
-    }
-
-    fn beta(&self) -> f64 {
-        match self.problem.formulation {
-            Formulation::Importance { beta, .. } => beta,
-            // The weights play no part; with 1 they cost nothing.
-            Formulation::Official | Formulation::Decoupled => 1.0,
-        }
-    }
-
     /// One shift for all where the type holds the smallest exponential there may be, exp(-2 (1 + beta) / t);
     /// else each anchor's largest similarities, by a pass of their own.
     pub fn shifts(&self) -> AnchorShifts<C> {
         let none_hierarchical = !self.split.labels && self.split.rows.iter().all(|&t| t >= C::INFINITY);
-        let exponent = if none_hierarchical { 1.0 } else { 1.0 + self.beta() };
+        let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta(self.problem) };
         let rows = self.similarities.anchors.padded_rows;
-        let shared = 2.0 * exponent / self.problem.temperature < 0.95 * -C::EXP_MIN.to_f64();
-        if shared {
-            return AnchorShifts { shared, global: vec![C::ONE; rows], hierarchical: vec![C::ONE; rows] };
+        if one_shift_suffices::<C>(self.problem, exponent) {
+            return AnchorShifts::ones(rows);
         }
         let mut maxima = vec![[C::NEG_INFINITY; 2]; rows];
         let all = Shared::new(&mut maxima);
@@ -98,12 +118,12 @@ impl<C: Float> Passes<'_, C> {
         // An empty set has no terms, and any shift does.
         let finite =
             |set: usize| maxima.iter().map(|m| if m[set] > C::NEG_INFINITY { m[set] } else { C::ONE }).collect();
-        AnchorShifts { shared, global: finite(0), hierarchical: finite(1) }
+        AnchorShifts { shared: false, global: finite(0), hierarchical: finite(1) }
     }
 
     /// The sums over each anchor's negatives.
     pub fn sums(&self, shifts: &AnchorShifts<C>) -> Vec<Sums> {
-        let exponents = self.exponents(shifts.shared);
+        let exponents = exponents(self.problem, shifts.shared);
         let mut sums = vec![[0.0; SUMS]; self.similarities.anchors.padded_rows];
         let all = Shared::new(&mut sums);
         self.for_each_tile(|similarities, tile, a, b| {
@@ -114,6 +134,11 @@ impl<C: Float> Passes<'_, C> {
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Sum { tile, exponents, row_shifts, column_shifts, rows, columns });
         });
+        self.name(&sums, shifts)
+    }
+
+    /// The sums with their names.
+    pub fn name(&self, sums: &[[f64; SUMS]], shifts: &AnchorShifts<C>) -> Vec<Sums> {
         (0..self.problem.anchors)
             .map(|anchor| {
                 let [global, weighted, weights, hierarchical] = sums[anchor];

@@ -2,6 +2,7 @@
 
 use super::float::Float;
 use super::isa::{InstructionSet, Isa, Kernel};
+use super::tile::{group_mut, LANES};
 
 /// Finds the k-th largest numbers of rows that resemble each other: numbers above a guess, taken from the rows before,
 /// are few; only they are searched. If fewer than k are above, the whole row is.
@@ -27,14 +28,14 @@ impl<C: Float> Selector<C> {
 
     /// The `rank`-th largest number of `row`.
     pub fn select(&mut self, row: &[C]) -> C {
-        self.survivors.resize(row.len(), C::ZERO);
+        self.survivors.resize(row.len() + 2 * LANES, C::ZERO);
         let mut count = 0;
         if let Some(Guess { center, spread }) = self.guess {
             let above = center - spread - spread;
             self.isa.run(Compact { row, above, out: &mut self.survivors, count: &mut count });
         }
         if count < self.rank {
-            self.survivors.copy_from_slice(row);
+            self.survivors[..row.len()].copy_from_slice(row);
             count = row.len();
         }
         let (_, &mut found, _) = self.survivors[..count].select_nth_unstable_by(self.rank - 1, C::descending);
@@ -55,7 +56,7 @@ impl<C: Float> Selector<C> {
     }
 }
 
-/// Copies the numbers above `above` to the front of `out`, which is as long as `row`.
+/// Copies the numbers above `above` to the front of `out`, which is longer than `row` by two groups.
 struct Compact<'a, C> {
     row: &'a [C],
     above: C,
@@ -67,24 +68,12 @@ impl<C: Float> Kernel for Compact<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
         let Self { row, above, out, count } = self;
-        let (groups, rest) = row.as_chunks::<32>();
+        let (groups, rest) = row.as_chunks::<LANES>();
+        let (bounds, mut places, mut last) = ([above; LANES], [0; LANES], [C::NEG_INFINITY; LANES]);
+        last[..rest.len()].copy_from_slice(rest);
         let mut kept = 0;
-        for group in groups {
-            let mut hits = [0u32; 32];
-            for l in 0..32 {
-                hits[l] = u32::from(group[l] > above);
-            }
-            if hits.iter().fold(0, |a, b| a | b) != 0 {
-                for &x in group {
-                    // Written in any case and kept by the count: no branch to mispredict.
-                    out[kept] = x;
-                    kept += usize::from(x > above);
-                }
-            }
-        }
-        for &x in rest {
-            out[kept] = x;
-            kept += usize::from(x > above);
+        for at in 0..=groups.len() {
+            kept += S::above(groups.get(at).unwrap_or(&last), &bounds, group_mut(out, kept), &mut places);
         }
         *count = kept;
     }

@@ -32,12 +32,12 @@ pub struct Similarities<'a, C> {
     pub threads: usize,
     /// The order of the tiles.
     pub schedule: Schedule,
-    cache: Option<Vec<C>>,
+    /// Tiles one after the other, each with its rows one after the other.
+    kept: Option<Vec<C>>,
 }
 
 impl<'a, C: Float> Similarities<'a, C> {
-    /// Prepares the similarities, and computes them if they are to be kept. With `whole_rows`, so that
-    /// [`rows`](Self::rows) can be asked for.
+    /// Prepares the similarities; computes none.
     pub fn new(
         anchors: &'a UnitRows<C>,
         keys: Option<&'a UnitRows<C>>,
@@ -45,7 +45,6 @@ impl<'a, C: Float> Similarities<'a, C> {
         tile: usize,
         isa: Isa,
         threads: usize,
-        whole_rows: bool,
     ) -> Self {
         let blocks = |rows: &UnitRows<C>| rows.padded_rows / tile;
         let schedule = match keys {
@@ -53,37 +52,60 @@ impl<'a, C: Float> Similarities<'a, C> {
             Some(keys) => Schedule::rectangle(blocks(anchors), blocks(keys), threads),
         };
         let square = keys.is_none();
-        let keys = keys.unwrap_or(anchors);
-        let mut new = Self { anchors, keys, square, pairs, tile, isa, threads, schedule, cache: None };
-        if anchors.padded_rows * keys.padded_rows * size_of::<C>() <= CACHE_BYTES {
-            new.cache = Some(new.all(whole_rows));
-        }
-        new
+        Self { anchors, keys: keys.unwrap_or(anchors), square, pairs, tile, isa, threads, schedule, kept: None }
     }
 
-    /// All similarities, [anchors, keys] with padding; of a square problem the upper tiles, unless `whole_rows`.
-    fn all(&self, whole_rows: bool) -> Vec<C> {
-        let (tile, stride) = (self.tile, self.keys.padded_rows);
-        let mut all = vec![C::ZERO; self.anchors.padded_rows * stride];
-        let shared = Shared::new(&mut all);
-        let scratch = || vec![C::ZERO; tile * tile];
-        self.schedule.run(self.threads, scratch, |scratch, a, b| {
-            self.compute(a * tile, tile, b * tile, tile, scratch, tile);
-            // SAFETY: the tile (a, b), and its mirror image, are this call's alone: every tile is run once.
-            let row_of = |row: usize, column: usize| unsafe { shared.slice(row * stride + column, tile) };
-            for (r, row) in scratch.chunks_exact(tile).enumerate() {
-                row_of(a * tile + r, b * tile).copy_from_slice(row);
-            }
-            if whole_rows && self.square && a != b {
-                for c in 0..tile {
-                    for (r, out) in row_of(b * tile + c, a * tile).iter_mut().enumerate() {
-                        *out = scratch[r * tile + c];
-                    }
-                }
-            }
+    /// Computes every tile, an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`, which may
+    /// change it. Tiles are kept as they are then, where they fit.
+    pub fn visit<S>(
+        &mut self,
+        state: impl Fn() -> S + Sync,
+        each: impl Fn(&Self, &mut S, usize, usize, &mut [C]) + Sync,
+    ) {
+        let size = self.tile * self.tile;
+        let count = (0..self.row_blocks()).map(|a| self.row_blocks_of(a)).sum::<usize>();
+        let fits = self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES;
+        let mut kept = fits.then(|| vec![C::ZERO; count * size]);
+        let shared = kept.as_mut().map(|kept| Shared::new(kept));
+        let scratch = || (vec![C::ZERO; if fits { 0 } else { size }], state());
+        self.schedule.run(self.threads, scratch, |(scratch, state), a, b| {
+            let tile = match &shared {
+                // SAFETY: every tile is run once, and `kept` outlives the run.
+                Some(kept) => unsafe { kept.slice(self.place(a, b) * size, size) },
+                None => scratch,
+            };
+            self.compute(a * self.tile, self.tile, b * self.tile, self.tile, tile, self.tile);
+            self.set_own(a * self.tile, b * self.tile, tile, self.tile);
+            each(self, state, a, b, tile);
         });
-        self.set_own(0, &mut all, stride);
-        all
+        self.kept = kept;
+    }
+
+    /// Keeps every tile, where they fit.
+    pub fn keep(&mut self) {
+        if self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES {
+            self.visit(|| (), |_, (), _, _, _| ());
+        }
+    }
+
+    fn row_blocks(&self) -> usize {
+        self.anchors.padded_rows / self.tile
+    }
+
+    /// Number of tiles in a row of blocks.
+    fn row_blocks_of(&self, a: usize) -> usize {
+        self.keys.padded_rows / self.tile - if self.square { a } else { 0 }
+    }
+
+    /// Number of tiles before the tile (a, b).
+    fn place(&self, a: usize, b: usize) -> usize {
+        let columns = self.keys.padded_rows / self.tile;
+        if self.square {
+            // Rows of blocks get shorter: columns + (columns - 1) + ... tiles.
+            a * columns - a * a.saturating_sub(1) / 2 + b - a
+        } else {
+            a * columns + b
+        }
     }
 
     /// Elements of scratch memory that [`rows`](Self::rows) needs for each row. A block more than there are keys:
@@ -92,49 +114,77 @@ impl<'a, C: Float> Similarities<'a, C> {
         self.keys.padded_rows + BLOCK_COLUMNS
     }
 
-    /// The similarities of the rows `start` to `start + count` (multiples of 8) with all keys, padding included, pairs
-    /// that are no negatives too, an anchor's with itself exactly 1; and the distance of the rows. Only before
-    /// [`keep_negatives`](Self::keep_negatives).
-    pub fn rows<'s>(&'s self, start: usize, count: usize, scratch: &'s mut [C]) -> (&'s [C], usize) {
-        let columns = self.keys.padded_rows;
-        match &self.cache {
-            Some(all) => (&all[start * columns..], columns),
-            None => {
-                let stride = self.row_scratch();
-                self.compute(start, count, 0, columns, scratch, stride);
-                self.set_own(start, scratch, stride);
-                (scratch, stride)
+    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8, of one block) with all keys,
+    /// padding included, pairs that are no negatives too, an anchor's with itself exactly 1; rows
+    /// [`row_scratch`](Self::row_scratch) apart. Only before [`keep_negatives`](Self::keep_negatives).
+    pub fn rows(&self, start: usize, count: usize, out: &mut [C]) {
+        match &self.kept {
+            Some(kept) => self.gather(kept, start, count, out),
+            None => self.compute_rows(start, count, out),
+        }
+    }
+
+    /// As [`rows`](Self::rows), at any time.
+    pub fn compute_rows(&self, start: usize, count: usize, out: &mut [C]) {
+        let stride = self.row_scratch();
+        self.compute(start, count, 0, self.keys.padded_rows, out, stride);
+        self.set_own(start, 0, out, stride);
+    }
+
+    /// Rows out of kept tiles, of the lower triangle by their mirror images.
+    fn gather(&self, kept: &[C], start: usize, count: usize, out: &mut [C]) {
+        let (tile, stride) = (self.tile, self.row_scratch());
+        let (a, first) = (start / tile, start % tile);
+        for b in 0..self.keys.padded_rows / tile {
+            let of = |a, b| &kept[self.place(a, b) * tile * tile..][..tile * tile];
+            let out = &mut out[b * tile..];
+            if self.square && b < a {
+                for (c, row) in of(b, a).chunks_exact(tile).enumerate() {
+                    for (r, &x) in row[first..first + count].iter().enumerate() {
+                        out[r * stride + c] = x;
+                    }
+                }
+            } else {
+                for (out, row) in out.chunks_mut(stride).zip(of(a, b).chunks_exact(tile).skip(first).take(count)) {
+                    out[..tile].copy_from_slice(row);
+                }
             }
         }
     }
 
-    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` on: rounding shall not decide whether
-    /// another key is above it.
-    fn set_own(&self, start: usize, rows: &mut [C], stride: usize) {
+    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` and columns from `column` on: rounding
+    /// shall not decide whether another key is above it.
+    fn set_own(&self, start: usize, column: usize, rows: &mut [C], stride: usize) {
         for (anchor, row) in (start..self.anchors.rows).zip(rows.chunks_mut(stride)) {
-            if let Some(own) = self.pairs.own(anchor).and_then(|own| row.get_mut(own)) {
+            let own = self.pairs.own(anchor).and_then(|own| own.checked_sub(column));
+            if let Some(own) = own.and_then(|own| row.get_mut(own)) {
                 *own = C::ONE;
             }
         }
     }
 
-    /// From here on tiles are wanted: pairs that are no negatives get minus infinity in the cache, once.
+    /// From here on tiles are wanted: pairs that are no negatives get minus infinity where tiles are kept, once.
     pub fn keep_negatives(&mut self) {
-        if let Some(mut all) = self.cache.take() {
-            self.blank(0, self.anchors.padded_rows, 0, self.keys.padded_rows, &mut all);
-            self.cache = Some(all);
+        if let Some(mut kept) = self.kept.take() {
+            let tiles = (0..self.row_blocks()).flat_map(|a| {
+                (if self.square { a } else { 0 }..self.keys.padded_rows / self.tile).map(move |b| (a, b))
+            });
+            for ((a, b), tile) in tiles.zip(kept.chunks_exact_mut(self.tile * self.tile)) {
+                self.blank(a, b, tile);
+            }
+            self.kept = Some(kept);
         }
     }
 
-    /// The tile (a, b) with minus infinity for pairs that are no negatives, and the stride of its rows.
-    pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> (&'s [C], usize) {
-        let (tile, stride) = (self.tile, self.keys.padded_rows);
-        match &self.cache {
-            Some(all) => (&all[a * tile * stride + b * tile..], stride),
+    /// The tile (a, b) with minus infinity for pairs that are no negatives.
+    pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> &'s [C] {
+        let tile = self.tile;
+        match &self.kept {
+            Some(kept) => &kept[self.place(a, b) * tile * tile..][..tile * tile],
             None => {
                 self.compute(a * tile, tile, b * tile, tile, scratch, tile);
-                self.blank(a * tile, tile, b * tile, tile, scratch);
-                (scratch, tile)
+                self.blank(a, b, scratch);
+                scratch
             }
         }
     }
@@ -146,25 +196,24 @@ impl<'a, C: Float> Similarities<'a, C> {
         if let (Some(anchors), Some(keys)) = (&self.anchors.half, &self.keys.half) {
             return anchors.products(row..row + rows, keys, column..column + columns, half_rows::single(out), stride);
         }
-        let left = self.anchors.from(row);
-        assert!(left.len() >= rows * self.anchors.padded_dims);
         self.isa.run(Products {
-            left,
+            left: self.anchors.from(row),
             rows,
-            keys: self.keys,
             left_row: self.anchors.padded_dims,
-            column,
+            panels: self.keys.panels_from(column),
+            dims: self.keys.dims,
             columns,
             out,
             stride,
         });
     }
 
-    /// Writes minus infinity where a pair is no negative.
-    fn blank(&self, row: usize, rows: usize, column: usize, columns: usize, out: &mut [C]) {
-        let end = self.anchors.rows.min(row + rows);
-        let padding = self.keys.rows.clamp(column, column + columns) - column;
-        for (anchor, out) in (row..end).zip(out.chunks_mut(columns)) {
+    /// Writes minus infinity into the tile (a, b) where a pair is no negative.
+    pub fn blank(&self, a: usize, b: usize, out: &mut [C]) {
+        let (row, column, size) = (a * self.tile, b * self.tile, self.tile);
+        let end = self.anchors.rows.min(row + size);
+        let padding = self.keys.rows.clamp(column, column + size) - column;
+        for (anchor, out) in (row..end).zip(out.chunks_exact_mut(size)) {
             for &key in self.pairs.excluded(anchor) {
                 if let Some(out) = (key as usize).checked_sub(column).and_then(|key| out.get_mut(key)) {
                     *out = C::NEG_INFINITY;
@@ -175,34 +224,45 @@ impl<'a, C: Float> Similarities<'a, C> {
     }
 }
 
-struct Products<'a, C> {
-    left: &'a [C],
-    left_row: usize,
-    rows: usize,
-    keys: &'a UnitRows<C>,
-    column: usize,
-    columns: usize,
-    out: &'a mut [C],
-    stride: usize,
+/// Products of rows and panels of 32 keys.
+pub struct Products<'a, C> {
+    /// Rows, `left_row` apart.
+    pub left: &'a [C],
+    /// At least `dims`.
+    pub left_row: usize,
+    /// Number of rows, a multiple of 8.
+    pub rows: usize,
+    /// Keys, as in [`UnitRows`].
+    pub panels: &'a [C],
+    /// Length of rows and keys.
+    pub dims: usize,
+    /// Number of keys, a multiple of 32.
+    pub columns: usize,
+    /// Rows of products, `stride` apart.
+    pub out: &'a mut [C],
+    /// At least `columns`.
+    pub stride: usize,
 }
 
 impl<C: Float> Kernel for Products<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
-        for column in (0..self.columns).step_by(BLOCK_COLUMNS) {
-            let panel = self.keys.panel(self.column + column);
-            for row in (0..self.rows).step_by(BLOCK_ROWS) {
-                // SAFETY: `compute` checked that `left` and `out` have all rows and columns, and a panel has `dims` rows.
+        let Self { left, left_row, rows, panels, dims, columns, out, stride } = self;
+        assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
+        assert!(left.len() >= (rows - 1) * left_row + dims && out.len() >= (rows - 1) * stride + columns);
+        for (panel, column) in panels.chunks_exact(BLOCK_COLUMNS * dims).zip((0..columns).step_by(BLOCK_COLUMNS)) {
+            for row in (0..rows).step_by(BLOCK_ROWS) {
+                // SAFETY: `left` and `out` have all rows and columns by the assertions, a panel has `dims` rows.
                 unsafe {
                     S::block(&Block {
-                        left: self.left.as_ptr().add(row * self.left_row),
-                        left_row: self.left_row,
+                        left: left.as_ptr().add(row * left_row),
+                        left_row,
                         left_depth: 1,
                         right: panel.as_ptr(),
                         right_depth: BLOCK_COLUMNS,
-                        out: self.out.as_mut_ptr().add(row * self.stride + column),
-                        out_row: self.stride,
-                        depth: self.keys.dims,
+                        out: out.as_mut_ptr().add(row * stride + column),
+                        out_row: stride,
+                        depth: dims,
                         add: false,
                     });
                 }

@@ -14,6 +14,8 @@ use crate::problem::{Problem, Threshold};
 pub struct Split<C> {
     /// The numbers are labels, not thresholds.
     pub labels: bool,
+    /// The numbers are all the same.
+    pub one: bool,
     /// For the anchors.
     pub rows: Vec<C>,
     /// For the keys; empty where these are the anchors.
@@ -22,7 +24,21 @@ pub struct Split<C> {
     pub threshold: f64,
 }
 
+/// What hierarchical negatives are above: nothing is above 1, whatever rounding says.
+pub fn above_limit<C: Float>(threshold: f64) -> C {
+    if threshold >= 1.0 {
+        C::INFINITY
+    } else {
+        C::from_f64(threshold)
+    }
+}
+
 impl<C: Float> Split<C> {
+    /// One threshold for all anchors of a square problem.
+    pub fn at(threshold: f64, rows: usize) -> Self {
+        Self { labels: false, one: true, rows: vec![above_limit(threshold); rows], columns: vec![], threshold }
+    }
+
     /// Finds the thresholds, or numbers the labels.
     pub fn new<E>(
         problem: &Problem,
@@ -33,20 +49,19 @@ impl<C: Float> Split<C> {
         let (rows, columns) = (similarities.anchors.padded_rows, similarities.keys.padded_rows);
         let thresholds = |threshold: f64, rows: Vec<C>| Self {
             labels: false,
+            one: problem.square && !matches!(problem.threshold, Threshold::MinMax { .. }),
             rows,
             // Only rows decide where the keys are not anchors.
             columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
             threshold,
         };
-        // Nothing is above 1, whatever rounding says.
-        let limit = |threshold: f64| if threshold >= 1.0 { C::INFINITY } else { C::from_f64(threshold) };
         Ok(match problem.threshold {
             Threshold::Adaptive { quantile } => {
                 let quantiles = row_quantiles(problem, similarities, positives, quantile);
                 let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
-                thresholds(threshold, vec![limit(threshold); rows])
+                thresholds(threshold, vec![above_limit(threshold); rows])
             }
-            Threshold::Cosine { value } => thresholds(value, vec![limit(value); rows]),
+            Threshold::Cosine { value } => thresholds(value, vec![above_limit(value); rows]),
             Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
             Threshold::MinMax { value } => {
                 let mut own = vec![C::INFINITY; rows];
@@ -68,7 +83,7 @@ impl<C: Float> Split<C> {
                 };
                 let rows = numbered(inputs.anchor_labels, rows);
                 let columns = if problem.square { vec![] } else { numbered(inputs.key_labels, columns) };
-                Self { labels: true, rows, columns, threshold: f64::NAN }
+                Self { labels: true, one: false, rows, columns, threshold: f64::NAN }
             }
         })
     }

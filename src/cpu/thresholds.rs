@@ -24,12 +24,12 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     let state = || (vec![C::ZERO; ROWS * similarities.row_scratch()], Vec::new(), state());
     threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, joined, state), chunk| {
         let start = chunk * ROWS;
-        let (rows, stride) = similarities.rows(start, ROWS, scratch);
+        similarities.rows(start, ROWS, scratch);
         let count = ROWS.min(anchors - start);
         // SAFETY: chunks are disjoint, and `results` outlives the loop.
         let results = unsafe { shared.slice(start, count) };
         for (i, result) in results.iter_mut().enumerate() {
-            let row = &rows[i * stride..][..problem.keys];
+            let row = &scratch[i * similarities.row_scratch()..][..problem.keys];
             *result = match problem.pairing {
                 Pairing::Apart => {
                     joined.clear();

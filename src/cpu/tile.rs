@@ -12,7 +12,8 @@ pub const LANES: usize = 16;
 /// Largest number of rows and columns of a tile.
 pub const MAX_TILE: usize = 128;
 
-type Group<C> = [C; LANES];
+/// Numbers handled together.
+pub type Group<C> = [C; LANES];
 
 /// A tile, and what decides which of its negatives are hierarchical.
 #[derive(Clone, Copy)]
@@ -30,6 +31,8 @@ pub struct Tile<'a, C> {
     /// The splits are labels: hierarchical where they are equal. Else they are thresholds:
     /// hierarchical where the similarity is above.
     pub labels: bool,
+    /// The splits are all the same number.
+    pub one_split: bool,
     /// One number for each row.
     pub row_split: &'a [C],
     /// One number for each column.
@@ -45,7 +48,7 @@ impl<C: Float> Tile<'_, C> {
 
 /// A group, number by number. (`array::from_fn` is not reliably turned into vector code.)
 #[inline(always)]
-fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
+pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     let mut group = [C::ZERO; LANES];
     for (l, out) in group.iter_mut().enumerate() {
         *out = number(l);
@@ -53,15 +56,17 @@ fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     group
 }
 
+/// The group that starts at `at`.
 #[inline(always)]
-fn group<C>(slice: &[C], at: usize) -> &Group<C> {
+pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
     debug_assert!(at + LANES <= slice.len());
     // SAFETY: tiles and per-column slices are at least `columns`, a multiple of LANES, long.
     unsafe { &*slice.as_ptr().add(at).cast() }
 }
 
+/// As [`group`].
 #[inline(always)]
-fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
+pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
     debug_assert!(at + LANES <= slice.len());
     // SAFETY: as in `group`.
     unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
@@ -126,7 +131,7 @@ pub struct Exponents<C> {
 impl<C: Float> Exponents<C> {
     /// exp((c - shift) / t), 1 where the similarity is above the shift, which is then that of another set.
     #[inline(always)]
-    fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
+    pub fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
         lanes(|l| (below::<C, SHARED>(c[l] - shifts(l)) * self.inverse_temperature).exponential::<M>())
     }
 }
@@ -142,17 +147,17 @@ fn below<C: Float, const SHARED: bool>(difference: C) -> C {
 }
 
 /// Exponentials of one side (the row's, or the columns') of a group of hierarchical negatives.
-struct Weighted<C> {
+pub struct Weighted<C> {
     /// exp(beta (c - shift) / t)
-    weights: Group<C>,
+    pub weights: Group<C>,
     /// exp((1 + beta) (c - shift) / t)
-    weighted: Group<C>,
+    pub weighted: Group<C>,
 }
 
 impl<C: Float> Exponents<C> {
     /// `plain` is exp((c - 1) / t), good for a shift of 1.
     #[inline(always)]
-    fn weighted<M: MultiplyAdd, const SHARED: bool>(
+    pub fn weighted<M: MultiplyAdd, const SHARED: bool>(
         &self,
         c: &Group<C>,
         plain: &Group<C>,
@@ -302,8 +307,9 @@ impl<C: Float> Sum<'_, C> {
     }
 }
 
+/// Adds number by number.
 #[inline(always)]
-fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
+pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
     for l in 0..LANES {
         sums[l] += terms[l];
     }
@@ -359,11 +365,40 @@ pub struct Derivatives<'a, C> {
 impl<C: Float> Kernel for Derivatives<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
+        let Self { tile, exponents, .. } = &self;
+        if tile.both_sides && tile.one_split && exponents.shared && exponents.beta_is_one {
+            return self.sweep_one_split::<S>();
+        }
         with_constants!(self.tile, self.exponents.shared, self.sweep::<S>())
     }
 }
 
 impl<C: Float> Derivatives<'_, C> {
+    /// The usual case, in which a pair is on the same side of the threshold for both of its anchors: all coefficients are
+    /// those of one exponential and its square, without a branch.
+    #[inline(always)]
+    fn sweep_one_split<S: InstructionSet>(self) {
+        let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } =
+            self;
+        for row in 0..tile.rows {
+            let threshold = tile.row_split[row];
+            let (global_row, weighted_row, weights_row) =
+                (of_row.global[row], of_row.weighted[row], of_row.weights[row]);
+            for column in (0..tile.columns).step_by(LANES) {
+                let c = tile.group(row, column);
+                let plain = exponents.plain::<S::Arithmetic, true>(c, |_| C::ONE);
+                let (global, weighted) = (group(of_column.global, column), group(of_column.weighted, column));
+                let weights = group(of_column.weights, column);
+                *group_mut(out, row * out_stride + column) = lanes(|l| {
+                    let local = c[l] > threshold;
+                    let square = if local { weighted_row + weighted[l] } else { C::ZERO };
+                    let linear = if local { C::ZERO - (weights_row + weights[l]) } else { global_row + global[l] };
+                    plain[l] * S::Arithmetic::multiply_add(plain[l], square, linear)
+                });
+            }
+        }
+    }
+
     #[inline(always)]
     fn sweep<S: InstructionSet, const LABELS: bool, const BOTH: bool, const SHARED: bool>(self) {
         let Self { tile, exponents, row_shifts, column_shifts, row_coefficients, column_coefficients, out, out_stride } =

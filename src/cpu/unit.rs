@@ -49,7 +49,7 @@ impl<C: Float> UnitRows<C> {
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = vec![C::ZERO; padded_rows * padded_dims];
-        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::available();
+        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::pay();
         let mut panels = vec![C::ZERO; if half { 0 } else { padded_rows * dims }];
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);
@@ -111,9 +111,9 @@ impl<C: Float> UnitRows<C> {
         &self.data[start * self.padded_dims..]
     }
 
-    /// The panel of the 32 rows from `start` on, a multiple of 32.
-    pub fn panel(&self, start: usize) -> &[C] {
-        &self.panels[start * self.dims..][..BLOCK_COLUMNS * self.dims]
+    /// The panels from row `start` on, a multiple of 32.
+    pub fn panels_from(&self, start: usize) -> &[C] {
+        &self.panels[start * self.dims..]
     }
 
     /// Turns the gradient with respect to a unit row into the one with respect to the row it came from:
@@ -121,8 +121,7 @@ impl<C: Float> UnitRows<C> {
     pub fn project(&self, row: usize, gradient: &mut [C]) {
         let unit = &self.row(row)[..self.dims];
         let (scale, rest) = self.lengths[row];
-        let along = gradient.iter().zip(unit).fold(0.0, |sum, (&g, &u)| sum + g.to_f64() * u.to_f64());
-        let along = C::from_f64(along);
+        let along = C::from_f64(dot(gradient, unit));
         for (g, &u) in gradient.iter_mut().zip(unit) {
             let across = (*g - along * u) / rest / scale;
             *g = if across > C::MAX {
@@ -134,6 +133,19 @@ impl<C: Float> UnitRows<C> {
             };
         }
     }
+}
+
+/// The inner product, in double precision.
+pub fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0.0; 8];
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..8 {
+            sums[l] += a[l].to_f64() * b[l].to_f64();
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a.to_f64() * b.to_f64()).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// A row's length divided by the power of two that makes its largest element a number between 1 and 2.
@@ -188,8 +200,13 @@ impl<E: Element> Kernel for Normalise<'_, E> {
         for (i, length) in self.lengths.iter_mut().enumerate() {
             let unit = &mut self.data[i * self.padded_dims..][..self.padded_dims];
             let (part, row) = locate(self.parts, self.start + i);
-            for (dim, element) in unit[..self.dims].iter_mut().enumerate() {
-                *element = part.get(row, dim).widen();
+            match part.contiguous(row) {
+                Some(row) => unit.iter_mut().zip(row).for_each(|(element, &given)| *element = given.widen()),
+                None => {
+                    for (dim, element) in unit[..self.dims].iter_mut().enumerate() {
+                        *element = part.get(row, dim).widen();
+                    }
+                }
             }
             match normalise(unit) {
                 Some(found) => *length = found,

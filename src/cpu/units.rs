@@ -7,12 +7,12 @@ use super::isa::Isa;
 use super::pairs::Pairs;
 use super::similarities::Similarities;
 use super::tile::MAX_TILE;
-use super::unit::UnitRows;
+use super::unit::{dot, UnitRows};
 use crate::error::{Error, Input, Result};
 use crate::problem::{Pairing, Problem};
 
-/// Up to this many rows, smaller tiles: enough of them for every thread.
-const SMALL: usize = 2048;
+/// Blocks of rows for each thread, at least, or tiles are smaller.
+const BLOCKS_EACH: usize = 4;
 
 /// The normalised inputs.
 pub struct Units<C> {
@@ -38,7 +38,8 @@ impl<C: Float> Units<C> {
         isa: Isa,
         threads: usize,
     ) -> Result<Self> {
-        let tile = if problem.anchors.max(problem.keys) <= SMALL { MAX_TILE / 2 } else { MAX_TILE };
+        let enough = BLOCKS_EACH * threads * MAX_TILE;
+        let tile = if problem.anchors.max(problem.keys) < enough { MAX_TILE / 2 } else { MAX_TILE };
         let unit = |input, parts: &[Rows<'_, E>], rows: usize| {
             check_shape(input, parts, rows, problem.dims)?;
             UnitRows::new(input, parts, tile, isa, threads)
@@ -58,9 +59,9 @@ impl<C: Float> Units<C> {
     }
 
     /// The similarities of anchors and keys.
-    pub fn similarities(&self, whole_rows: bool) -> Similarities<'_, C> {
+    pub fn similarities(&self) -> Similarities<'_, C> {
         let keys = self.keys.as_ref();
-        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads, whole_rows)
+        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads)
     }
 
     /// Similarities of the anchors and their positives, [anchors, positives].
@@ -102,17 +103,6 @@ impl<C: Float> Units<C> {
         };
         (all - excluded) / negatives
     }
-}
-
-/// The inner product, in double precision.
-fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
-    let mut sums = [0.0; 8];
-    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
-        for l in 0..8 {
-            sums[l] += a[l].to_f64() * b[l].to_f64();
-        }
-    }
-    sums.iter().sum()
 }
 
 fn check_shape<E: Element>(input: Input, parts: &[Rows<'_, E>], rows: usize, dims: usize) -> Result<()> {

@@ -116,7 +116,8 @@ pub(super) fn device_name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".into(),
         Device::Cuda(index) => format!("cuda:{index}"),
-        Device::Mps => "mps".into(),
+        // tch's answer for every other accelerator as well.
+        Device::Mps => "an accelerator without CUDA".into(),
         Device::Vulkan => "vulkan".into(),
     }
 }

@@ -1,0 +1,178 @@
+//! What a few keys say about where the quantiles of whole rows will be.
+
+use super::float::Float;
+use super::half_rows::{self, HalfRows};
+use super::isa::{InstructionSet, Kernel};
+use super::product::BLOCK_COLUMNS;
+use super::similarities::{Products, Similarities};
+use super::threads::{self, Shared};
+use super::tile::{group, lanes, Group, LANES};
+use super::unit::UnitRows;
+
+/// Keys for each one in a sample of up to `LARGE`.
+const SHARE: usize = 16;
+/// Keys for each one in a larger sample.
+const LARGE_SHARE: usize = 32;
+/// See above.
+const LARGE: usize = 256;
+/// Share of rows of which more than expected is above the guess, so that they have to be looked at again.
+const RARE: f64 = 0.003;
+/// Rows computed at a time.
+const ROWS: usize = 64;
+
+/// The largest similarities of each anchor with evenly spaced keys, other than itself.
+pub struct Sample<C> {
+    /// Similarities of each anchor.
+    depth: usize,
+    /// [anchors][depth], descending.
+    top: Vec<C>,
+    /// Keys for each one in the sample.
+    share: f64,
+    /// Mean number of similarities in the sample that are among the `rank` largest of their row.
+    expected: f64,
+    /// Below the mean of all rows' quantiles, most likely.
+    pub floor: C,
+    /// Above it, most likely.
+    pub ceiling: C,
+}
+
+impl<C: Float> Sample<C> {
+    /// Looks at the rows, whose quantiles are their `rank`-th largest numbers.
+    pub fn new(similarities: &Similarities<'_, C>, rank: usize) -> Self {
+        let (anchors, keys) = (similarities.anchors, similarities.keys);
+        let count = (keys.rows / SHARE).min(LARGE).max(keys.rows / LARGE_SHARE).next_multiple_of(BLOCK_COLUMNS);
+        let sampled: Vec<usize> = (0..count).map(|i| i * keys.rows / count).collect();
+        let share = keys.rows as f64 / count as f64;
+        let expected = rank as f64 / share;
+        let depth = rank_rarely_reached(expected).min(count);
+        let sampled = SampledKeys::new(keys, &sampled);
+        let mut top = vec![C::ZERO; anchors.padded_rows * depth];
+        let shared = Shared::new(&mut top);
+        let state = || (vec![C::ZERO; count * ROWS], vec![[C::ZERO; LANES]; depth]);
+        threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
+            sampled.products(similarities, chunk * ROWS, products);
+            for start in (0..ROWS).step_by(LANES) {
+                similarities.isa.run(Largest { columns: &products[start..], stride: ROWS, out: &mut *largest });
+                // SAFETY: chunks are disjoint, and `top` outlives the loop.
+                let out = unsafe { shared.slice((chunk * ROWS + start) * depth, LANES * depth) };
+                for (l, out) in out.chunks_exact_mut(depth).enumerate() {
+                    out.iter_mut().zip(largest.iter()).for_each(|(out, group)| *out = group[l]);
+                }
+            }
+        });
+        top.truncate(anchors.rows * depth);
+        let mean = |rank: usize| {
+            let sum: f64 = top.chunks_exact(depth).map(|top| top[rank - 1].to_f64()).sum();
+            C::from_f64(sum / anchors.rows as f64)
+        };
+        let floor = mean(((1.5 * expected).ceil() as usize + 1).min(depth));
+        let ceiling = match (expected / 2.0) as usize {
+            0 => C::INFINITY,
+            rank => mean(rank),
+        };
+        Self { depth, top, share, expected, floor, ceiling }
+    }
+
+    /// For each anchor a number that is below its quantile, most likely, and below the mean of them.
+    pub fn cuts(&self) -> impl Iterator<Item = C> + '_ {
+        self.top.chunks_exact(self.depth).map(|top| {
+            let guess = top[self.depth - 1];
+            if guess < self.floor {
+                guess
+            } else {
+                self.floor
+            }
+        })
+    }
+
+    /// Number of anchors of which more than `limit` similarities below the quantile seem to be too near the threshold to
+    /// tell the side.
+    pub fn rows_with_more_open_than(&self, limit: usize) -> usize {
+        let open = |top: &&[C]| {
+            let below = top.iter().skip(self.expected as usize);
+            let open = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
+            open as f64 * self.share > limit as f64
+        };
+        self.top.chunks_exact(self.depth).filter(open).count()
+    }
+}
+
+/// The rows of some keys.
+struct SampledKeys<'a, C> {
+    keys: &'a [usize],
+    /// [keys][padded dims], empty where `half` serves.
+    rows: Vec<C>,
+    half: Option<HalfRows>,
+}
+
+impl<'a, C: Float> SampledKeys<'a, C> {
+    fn new(keys: &UnitRows<C>, sampled: &'a [usize]) -> Self {
+        let half = keys.half.as_ref().map(|half| half.left_factor(sampled));
+        let rows = match half {
+            Some(_) => vec![],
+            None => sampled.iter().flat_map(|&key| keys.row(key)).copied().collect(),
+        };
+        Self { keys: sampled, rows, half }
+    }
+
+    /// Similarities with the anchors from `start` on, [keys][`ROWS`]; minus infinity with themselves.
+    fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
+        let anchors = similarities.anchors;
+        match (&self.half, &anchors.half) {
+            (Some(half), Some(anchors)) => {
+                half.products(0..self.keys.len(), anchors, start..start + ROWS, half_rows::single(out), ROWS);
+            }
+            _ => similarities.isa.run(Products {
+                left: &self.rows,
+                left_row: anchors.padded_dims,
+                rows: self.keys.len(),
+                panels: anchors.panels_from(start),
+                dims: anchors.dims,
+                columns: ROWS,
+                out: &mut *out,
+                stride: ROWS,
+            }),
+        }
+        for (out, &key) in out.chunks_exact_mut(ROWS).zip(self.keys) {
+            if let Some(own) = key.checked_sub(start).and_then(|own| out.get_mut(own)) {
+                *own = C::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// The largest numbers of each of 16 columns, descending, by insertion.
+struct Largest<'a, C> {
+    columns: &'a [C],
+    /// Elements from one row to the next.
+    stride: usize,
+    out: &'a mut [Group<C>],
+}
+
+impl<C: Float> Kernel for Largest<'_, C> {
+    #[inline(always)]
+    fn run<S: InstructionSet>(self) {
+        self.out.fill([C::NEG_INFINITY; LANES]);
+        for row in self.columns.chunks(self.stride) {
+            let mut new = *group(row, 0);
+            for place in &mut *self.out {
+                let old = *place;
+                *place = lanes(|l| if new[l] > old[l] { new[l] } else { old[l] });
+                new = lanes(|l| if new[l] > old[l] { old[l] } else { new[l] });
+            }
+        }
+    }
+}
+
+/// The smallest rank that the number of hits, Poisson distributed with the given mean, reaches rarely.
+fn rank_rarely_reached(expected: f64) -> usize {
+    let mut probability = (-expected).exp();
+    let mut below = probability;
+    let mut rank = 1;
+    while 1.0 - below > RARE {
+        probability *= expected / rank as f64;
+        below += probability;
+        rank += 1;
+    }
+    rank
+}

@@ -1,0 +1,123 @@
+//! A variant's kernels as a cubin: from the cache on disk, else compiled and kept there.
+
+use super::nvrtc::Compiler;
+use super::{cache, Variant, SOURCES};
+use crate::error::{Error, Result};
+
+/// The oldest GPUs with the instructions that the kernels are written in: cp.async, and mma on bfloat16 and tf32.
+const OLDEST: (u32, u32) = (8, 0);
+
+/// A cubin, and whether it was found on disk.
+pub struct Binary {
+    /// What the driver loads.
+    pub cubin: Vec<u8>,
+    /// Not compiled now.
+    pub from_disk: bool,
+}
+
+/// The cubin for GPUs of a compute capability.
+///
+/// # Errors
+/// [`Error::Runtime`] where there is no compiler, it has no code for the GPU, or it refuses the source.
+pub fn cubin(variant: Variant, capability: (u32, u32)) -> Result<Binary> {
+    let recipe = Recipe::of(variant, capability)?;
+    match recipe.cached() {
+        Some(cubin) => Ok(Binary { cubin, from_disk: true }),
+        None => Ok(Binary { cubin: recipe.compile()?, from_disk: false }),
+    }
+}
+
+/// What `load` makes of the cubin.
+///
+/// # Errors
+/// As [`cubin`], and those of `load`.
+pub fn load<T>(variant: Variant, capability: (u32, u32), load: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
+    let recipe = Recipe::of(variant, capability)?;
+    load_either(recipe.cached(), || recipe.compile(), load)
+}
+
+/// Whether there can be kernels for a compute capability.
+///
+/// # Errors
+/// [`Error::Runtime`] with the reason why not.
+pub fn check(capability: (u32, u32)) -> Result<&'static Compiler> {
+    if capability < OLDEST {
+        let ((major, minor), (oldest, _)) = (capability, OLDEST);
+        return Err(Error::runtime(format!(
+            "the kernels need compute capability {oldest}.0 or later, but the GPU has {major}.{minor}"
+        )));
+    }
+    let compiler = Compiler::get()?;
+    compiler.architecture(capability)?;
+    Ok(compiler)
+}
+
+/// What was cached may be whole and yet not for this driver: then the fresh one.
+fn load_either<T>(
+    cached: Option<Vec<u8>>,
+    compile: impl FnOnce() -> Result<Vec<u8>>,
+    load: impl Fn(&[u8]) -> Result<T>,
+) -> Result<T> {
+    if let Some(loaded) = cached.and_then(|cubin| load(&cubin).ok()) {
+        return Ok(loaded);
+    }
+    load(&compile()?)
+}
+
+/// Everything that decides which bytes come out.
+struct Recipe {
+    compiler: &'static Compiler,
+    options: Vec<String>,
+}
+
+impl Recipe {
+    fn of(variant: Variant, capability: (u32, u32)) -> Result<Self> {
+        let compiler = check(capability)?;
+        let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
+        options.extend(variant.options());
+        Ok(Self { compiler, options })
+    }
+
+    fn key(&self) -> String {
+        let version = self.compiler.version();
+        let mut parts = vec![SOURCES, &version];
+        parts.extend(self.options.iter().map(String::as_str));
+        cache::key(&parts)
+    }
+
+    fn cached(&self) -> Option<Vec<u8>> {
+        cache::read(&cache::folder()?, &self.key())
+    }
+
+    fn compile(&self) -> Result<Vec<u8>> {
+        let cubin = self.compiler.cubin(SOURCES, &self.options)?;
+        if let Some(folder) = cache::folder() {
+            cache::write(&folder, &self.key(), &cubin);
+        }
+        Ok(cubin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn refuse_old(cubin: &[u8]) -> Result<Vec<u8>> {
+        if cubin == b"old" {
+            Err(Error::runtime("not for this driver"))
+        } else {
+            Ok(cubin.to_vec())
+        }
+    }
+
+    #[test]
+    fn what_the_driver_refuses_is_compiled_anew() {
+        let fresh = || Ok(b"fresh".to_vec());
+        assert_eq!(load_either(Some(b"cached".to_vec()), fresh, refuse_old).unwrap(), b"cached");
+        assert_eq!(load_either(Some(b"old".to_vec()), fresh, refuse_old).unwrap(), b"fresh");
+        assert_eq!(load_either(None, fresh, refuse_old).unwrap(), b"fresh");
+        let still_refused = load_either(Some(b"old".to_vec()), || Ok(b"old".to_vec()), refuse_old);
+        assert_eq!(still_refused, Err(Error::runtime("not for this driver")));
+    }
+}

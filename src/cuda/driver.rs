@@ -1,0 +1,287 @@
+//! The CUDA driver's functions that a launch needs, from libcuda where there is one.
+
+#[cfg(all(test, unix))]
+pub(super) mod fake;
+
+use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
+use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use super::library::{c_functions, open};
+use crate::error::{Error, Result};
+
+/// A context, module, function or stream of the driver: owned by it, valid for the life of the process
+/// (contexts, modules, functions) or of its owner (streams).
+pub type Handle = *mut c_void;
+
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+c_functions! {
+    /// As cuda.h declares them; a device is an `int`.
+    Functions {
+        init = "cuInit"(c_uint);
+        error_string = "cuGetErrorString"(c_int, *mut *const c_char);
+        device_get = "cuDeviceGet"(*mut c_int, c_int);
+        device_get_name = "cuDeviceGetName"(*mut c_char, c_int, c_int);
+        device_get_attribute = "cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
+        primary_context_retain = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+        context_push = "cuCtxPushCurrent_v2"(Handle);
+        context_pop = "cuCtxPopCurrent_v2"(*mut Handle);
+        exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
+        module_load_data = "cuModuleLoadData"(*mut Handle, *const c_void);
+        module_get_function = "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
+        function_set_attribute = "cuFuncSetAttribute"(Handle, c_int, c_int);
+        launch_kernel = "cuLaunchKernel"(
+            Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void,
+        );
+    }
+}
+
+/// What can be asked about a device, by cuda.h's numbers.
+#[derive(Debug, Clone, Copy)]
+pub enum Attribute {
+    /// CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    Multiprocessors = 16,
+    /// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    CapabilityMajor = 75,
+    /// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    CapabilityMinor = 76,
+    /// CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    SharedBytes = 97,
+}
+
+/// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+const MAX_DYNAMIC_SHARED: c_int = 8;
+/// CU_STREAM_CAPTURE_MODE_RELAXED
+const CAPTURE_RELAXED: c_int = 2;
+
+/// The driver, initialised.
+pub struct Driver {
+    functions: Functions,
+    // The functions stand in it.
+    _library: Library,
+}
+
+impl Driver {
+    /// The process's driver, loaded at the first call.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where there is no driver, or it finds no device; the same at every later call.
+    pub fn get() -> Result<&'static Self> {
+        static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
+        DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Self> {
+        let missing = |error: Error| Error::runtime(format!("no CUDA driver ({error})"));
+        let library = open(LIBRARY).map_err(missing)?;
+        let driver = Self { functions: Functions::of(&library).map_err(missing)?, _library: library };
+        // SAFETY: may be called any number of times from any thread.
+        driver.check("cuInit", unsafe { (driver.functions.init)(0) })?;
+        Ok(driver)
+    }
+
+    fn check(&self, what: &str, status: c_int) -> Result<()> {
+        if status == 0 {
+            return Ok(());
+        }
+        let mut text = null();
+        // SAFETY: `text` becomes a static string, or stays null where the number is unknown.
+        let words = unsafe {
+            (self.functions.error_string)(status, &raw mut text);
+            if text.is_null() {
+                "unknown error".into()
+            } else {
+                CStr::from_ptr(text).to_string_lossy()
+            }
+        };
+        Err(Error::runtime(format!("CUDA: {what} failed: {words} ({status})")))
+    }
+
+    /// The device of that number, as torch counts them.
+    pub fn device(&self, ordinal: usize) -> Result<c_int> {
+        let ordinal = c_int::try_from(ordinal).map_err(|_| Error::runtime(format!("CUDA: no device {ordinal}")))?;
+        let mut device = 0;
+        // SAFETY: writes one int.
+        self.check("cuDeviceGet", unsafe { (self.functions.device_get)(&raw mut device, ordinal) })?;
+        Ok(device)
+    }
+
+    /// The device's name, such as "NVIDIA H200".
+    pub fn name(&self, device: c_int) -> Result<String> {
+        let mut name = [0 as c_char; 128];
+        // SAFETY: writes at most that many bytes, the last of them zero.
+        let status = unsafe { (self.functions.device_get_name)(name.as_mut_ptr(), name.len() as c_int, device) };
+        self.check("cuDeviceGetName", status)?;
+        // SAFETY: zero-terminated, see above.
+        Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    /// A property of the device.
+    pub fn attribute(&self, device: c_int, attribute: Attribute) -> Result<u32> {
+        let mut value = 0;
+        // SAFETY: writes one int.
+        let status = unsafe { (self.functions.device_get_attribute)(&raw mut value, attribute as c_int, device) };
+        self.check("cuDeviceGetAttribute", status)?;
+        Ok(value.unsigned_abs())
+    }
+
+    /// The device's primary context, the one that torch uses; kept until the process ends.
+    pub fn primary_context(&self, device: c_int) -> Result<Handle> {
+        let mut context = null_mut();
+        // SAFETY: writes one handle.
+        let status = unsafe { (self.functions.primary_context_retain)(&raw mut context, device) };
+        self.check("cuDevicePrimaryCtxRetain", status)?;
+        Ok(context)
+    }
+
+    /// Makes the context current on this thread, which may have none (autograd's) or that of another device.
+    /// Meanwhile a stream capture forbids the thread nothing: loading a kernel belongs into nobody's graph.
+    ///
+    /// # Safety
+    /// `context` is a context of this process.
+    pub unsafe fn enter(&self, context: Handle) -> Result<Entered<'_>> {
+        // SAFETY: by the caller.
+        self.check("cuCtxPushCurrent", unsafe { (self.functions.context_push)(context) })?;
+        let mut entered = Entered { driver: self, capture_mode: CAPTURE_RELAXED };
+        entered.exchange_capture_mode()?;
+        Ok(entered)
+    }
+
+    /// Loads a cubin into the current context; kept until the process ends.
+    pub fn load_module(&self, cubin: &[u8]) -> Result<Handle> {
+        let mut module = null_mut();
+        // SAFETY: a cubin tells its own length; `cubin` came whole from NVRTC or from a file with its checksum.
+        let status = unsafe { (self.functions.module_load_data)(&raw mut module, cubin.as_ptr().cast()) };
+        self.check("cuModuleLoadData", status)?;
+        Ok(module)
+    }
+
+    /// A kernel of a module.
+    ///
+    /// # Safety
+    /// `module` came from [`Driver::load_module`].
+    pub unsafe fn kernel(&self, module: Handle, name: &str) -> Result<Handle> {
+        let symbol = CString::new(name).map_err(|_| Error::runtime(format!("no name of a kernel: {name:?}")))?;
+        let mut kernel = null_mut();
+        // SAFETY: writes one handle; the module is the driver's, by the caller.
+        let status = unsafe { (self.functions.module_get_function)(&raw mut kernel, module, symbol.as_ptr()) };
+        self.check(&format!("cuModuleGetFunction of {name}"), status)?;
+        Ok(kernel)
+    }
+
+    /// Lets a kernel have that much dynamic shared memory. Above 48 KiB it must be asked for.
+    ///
+    /// # Safety
+    /// `kernel` came from [`Driver::kernel`].
+    pub unsafe fn allow_shared(&self, kernel: Handle, bytes: u32) -> Result<()> {
+        // SAFETY: by the caller.
+        let status = unsafe { (self.functions.function_set_attribute)(kernel, MAX_DYNAMIC_SHARED, bytes as c_int) };
+        self.check(&format!("cuFuncSetAttribute of {bytes} bytes of shared memory"), status)
+    }
+
+    /// Puts a kernel on a stream.
+    ///
+    /// # Safety
+    /// `kernel` came from [`Driver::kernel`], `stream` is a stream of the current context, and `arguments` point
+    /// to values of the kernel's parameters, in order, whose own pointers are good until the kernel has run.
+    pub unsafe fn launch(
+        &self,
+        kernel: Handle,
+        grid: [u32; 3],
+        block: u32,
+        shared_bytes: u32,
+        stream: Handle,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let [x, y, z] = grid;
+        let parameters = arguments.as_mut_ptr();
+        // SAFETY: by the caller; the values of the arguments are copied before the call returns.
+        let status = unsafe {
+            (self.functions.launch_kernel)(
+                kernel,
+                x,
+                y,
+                z,
+                block,
+                1,
+                1,
+                shared_bytes,
+                stream,
+                parameters,
+                null::<*mut c_void>().cast_mut(),
+            )
+        };
+        self.check("cuLaunchKernel", status)
+    }
+}
+
+/// A context that is current on this thread; the one before comes back when this is dropped.
+pub struct Entered<'a> {
+    driver: &'a Driver,
+    /// The capture mode that the thread had before.
+    capture_mode: c_int,
+}
+
+impl Entered<'_> {
+    fn exchange_capture_mode(&mut self) -> Result<()> {
+        // SAFETY: exchanges one int of this thread.
+        let status = unsafe { (self.driver.functions.exchange_capture_mode)(&raw mut self.capture_mode) };
+        self.driver.check("cuThreadExchangeStreamCaptureMode", status)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the next call of the driver reports it.
+        let _ = self.exchange_capture_mode();
+        let mut context = null_mut();
+        // SAFETY: takes off what `Driver::enter` pushed, on the same thread: a launcher never leaves its call.
+        unsafe { (self.driver.functions.context_pop)(&raw mut context) };
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_context_is_entered_and_left() {
+        let driver = fake::driver();
+        {
+            // SAFETY: the fake driver follows no handle.
+            let _entered = unsafe { driver.enter(7 as Handle) }.unwrap();
+            assert_eq!(fake::log(), ["push 7", "mode 2"]);
+        }
+        assert_eq!(fake::log(), ["mode 1", "pop"], "the thread's own mode and context come back");
+    }
+
+    #[test]
+    fn a_launch_is_handed_on_as_it_is() {
+        let (mut first, mut second) = (-3_i32, 0.25_f64);
+        let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
+        let driver = fake::driver();
+        // SAFETY: the fake driver follows no handle, and the arguments are what it expects.
+        unsafe { driver.launch(6 as Handle, [4, 3, 2], 128, 512, 9 as Handle, &mut arguments) }.unwrap();
+        assert_eq!(fake::log(), ["launch 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25"]);
+    }
+
+    #[test]
+    fn errors_carry_the_drivers_words() {
+        let driver = fake::driver();
+        fake::answer(2);
+        assert_eq!(
+            driver.load_module(b"cubin"),
+            Err(Error::runtime("CUDA: cuModuleLoadData failed: out of memory (2)"))
+        );
+        fake::answer(999);
+        // SAFETY: the fake driver follows no handle.
+        let refused = unsafe { driver.allow_shared(6 as Handle, 70_000) };
+        let text = "CUDA: cuFuncSetAttribute of 70000 bytes of shared memory failed: unknown error (999)";
+        assert_eq!(refused, Err(Error::runtime(text)));
+        fake::log();
+    }
+}

@@ -1,0 +1,112 @@
+// What the kernels take from the machine, one name each. `../emulation/device.hpp` has the same names for the CPU.
+// Without headers: NVRTC comes without them.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(threads, resident) extern "C" __global__ void __launch_bounds__(threads, resident)
+#define SHARED_MEMORY(name) extern __shared__ __align__(16) u8 name[]
+#define UNROLL _Pragma("unroll")
+
+DEVICE void sync_threads() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
+DEVICE void fence() { __threadfence(); }
+
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }
+DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
+
+// A product that no compiler contracts: similarities have the same bits in every kernel.
+DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+
+DEVICE float exp2_approximate(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE float exchange(float x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
+DEVICE double exchange(double x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
+DEVICE u32 exchange(u32 x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
+DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane); }
+DEVICE bool any(bool x) { return __any_sync(~0u, x); }
+DEVICE u32 ballot(bool x) { return __ballot_sync(~0u, x); }
+
+DEVICE u32 atomic_add(u32* to, u32 x) { return atomicAdd(to, x); }
+DEVICE u32 atomic_max(u32* to, u32 x) { return atomicMax(to, x); }
+DEVICE u32 atomic_min(u32* to, u32 x) { return atomicMin(to, x); }
+
+DEVICE u32 shared_address(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
+
+// Four 8x8 matrices of 16-bit numbers (or 8x4 of 32-bit ones); lane l gives the address of row l % 8 of matrix l / 8.
+DEVICE void load_matrices(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+DEVICE void load_matrices_transposed(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// 16 bytes from global to shared memory, there after a wait for their group and a barrier.
+DEVICE void copy_async(void* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `pending` groups are on their way.
+template <int pending> DEVICE void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
+
+// c += a b for a 16x16, b 16x8 of 16-bit numbers.
+DEVICE void multiply_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+DEVICE void multiply_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// c += a b for a 16x8, b 8x8 of tf32 numbers.
+DEVICE void multiply_tf32(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+DEVICE float bf16_to_float(u16 x) { return float_of((u32)x << 16); }
+DEVICE float f16_to_float(u16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+// Two rounded numbers, the first in the low half.
+DEVICE u32 pack_bf16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+DEVICE u32 pack_f16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+DEVICE u32 round_to_tf32(float x) {
+    u32 y;
+    // Volatile: not moved out of loops, where a row would take twice the registers.
+    asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}

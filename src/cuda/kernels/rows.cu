@@ -1,0 +1,135 @@
+// The inputs' rows as operands of the tensor cores.
+//
+// 16-bit rows stay as they came, times a power of two, so that any scale of them has finite products; their lengths are
+// divided out of the products. Other rows are scaled to length 1. A row without a direction gets a length of NaN, and
+// with it the loss: nobody waits to see it.
+
+DEVICE float element(const Parameters& p, const void* row, i64 at) {
+#if OPERAND == BF16
+    return bf16_to_float(((const u16*)row)[at]);
+#elif OPERAND == F16
+    return f16_to_float(((const u16*)row)[at]);
+#else
+    return ((const float*)row)[at];
+#endif
+}
+
+DEVICE void store_operand(u8* row, int dim, float x) {
+#if OPERAND == BF16
+    ((u16*)row)[dim] = (u16)pack_bf16(x, 0.0f);
+#elif OPERAND == F16
+    ((u16*)row)[dim] = (u16)pack_f16(x, 0.0f);
+#elif OPERAND == TF32
+    ((u32*)row)[dim] = round_to_tf32(x);
+#else
+    ((float*)row)[dim] = x;
+#endif
+}
+
+// An element of a row of the scratch memory.
+DEVICE float operand(const u8* row, int dim) {
+#if OPERAND == BF16
+    return bf16_to_float(((const u16*)row)[dim]);
+#elif OPERAND == F16
+    return f16_to_float(((const u16*)row)[dim]);
+#else
+    return ((const float*)row)[dim];
+#endif
+}
+
+DEVICE double power_of_two(int exponent) { return double_of((u64)(exponent + 1023) << 52); }
+
+DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& matrix, int row, int matrix_row) {
+    const int lane = lane_of_thread();
+    float x[DIMS / LANES];
+    float largest = 0.0f;
+    bool finite = true;
+    const u8* start = 0;
+    if (row < side.count) start = (const u8*)matrix.pointer + matrix_row * matrix.row_stride * ELEMENT;
+    UNROLL for (int k = 0; k < DIMS / LANES; k++) {
+        int dim = lane + k * LANES;
+        x[k] = row < side.count && dim < p.dims ? element(p, start, dim * matrix.dim_stride) : 0.0f;
+        finite &= fabsf(x[k]) <= 3.402823466e38f;
+        largest = fmaxf(largest, fabsf(x[k]));
+    }
+    UNROLL for (int lanes = 16; lanes > 0; lanes /= 2) largest = fmaxf(largest, exchange(largest, lanes));
+    const bool sound = !any(!finite) && largest > 0.0f;
+    const int exponent = sound ? (int)(bits_of((double)largest) >> 52) - 1023 : 0;
+    const double scale = power_of_two(-exponent);
+    double squares = 0.0;
+    UNROLL for (int k = 0; k < DIMS / LANES; k++) squares += (x[k] * scale) * (x[k] * scale);
+    const double length = sound ? sqrt(warp_sum(squares)) : (double)not_a_number();
+    UNROLL for (int k = 0; k < DIMS / LANES; k++) {
+        double scaled = x[k] * scale;
+#if ELEMENT == 4
+        if (row < side.count) scaled /= length;
+#endif
+        store_operand(side.rows + (i64)row * DIMS * ELEMENT, lane + k * LANES, sound || row >= side.count || ELEMENT == 4 ? (float)scaled : 0.0f);
+    }
+    if (lane != 0) return;
+    Card card = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (row < side.count) {
+        card.inverse_length = ELEMENT == 4 ? 1.0f : (float)(1.0 / length);
+        side.lengths[row] = length * power_of_two(exponent);
+    }
+    side.cards[row] = card;
+}
+
+DEVICE void prepare_split(const Parameters& p, const Side& side, const i64* labels, int row) {
+    if (!side.splits) return;
+    Split split;
+    split.label = labels && row < side.count ? labels[row] : 0;
+    split.threshold = infinity();
+    split.global_shift = split.hierarchical_shift = 1.0f;
+    split.unused[0] = split.unused[1] = split.unused[2] = 0;
+    side.splits[row] = split;
+}
+
+DEVICE double given_epsilon(const Parameters& p) {
+    if (!p.epsilon) return p.threshold == LABELS ? (double)not_a_number() : p.threshold_value;
+    switch (p.epsilon_scalar) {
+        case SCALAR_BF16: return bf16_to_float(*(const u16*)p.epsilon);
+        case SCALAR_F16: return f16_to_float(*(const u16*)p.epsilon);
+        case SCALAR_F32: return *(const float*)p.epsilon;
+        default: return *(const double*)p.epsilon;
+    }
+}
+
+// A warp for each row, padding included, of anchors, keys (where they are others) and positives given apart.
+KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
+    const int lane = lane_of_thread();
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        Header header;
+        header.epsilon = given_epsilon(p);
+        header.limit = limit_of(header.epsilon);
+        header.factor = 1.0;
+        header.gradient_scale = 1.0f;
+        header.failed = header.unused = 0;
+        for (int i = 0; i < 4; i++) header.done[i] = 0;
+        *p.header = header;
+    }
+    int row = blockIdx.x * WARPS + warp_of_thread();
+    if (row < p.anchors.padded) {
+        int view = row < p.anchors.count ? row / p.view_rows : 0;
+        prepare_row(p, p.anchors, p.views[view], row, row - view * p.view_rows);
+        if (lane != 0) return;
+        prepare_split(p, p.anchors, p.anchor_labels, row);
+        if (row >= p.anchors.count) return;
+        if (p.above) p.above[row] = p.inside[row] = 0;
+        if (p.ranges) {
+            p.ranges[2 * row] = ~0u;
+            p.ranges[2 * row + 1] = 0;
+        }
+        return;
+    }
+    row -= p.anchors.padded;
+    if (!p.square) {
+        if (row < p.keys.padded) {
+            prepare_row(p, p.keys, p.keys_matrix, row, row);
+            if (lane == 0) prepare_split(p, p.keys, p.key_labels, row);
+            return;
+        }
+        row -= p.keys.padded;
+    }
+    if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, p.positives_matrix, row, row);
+}

@@ -1,0 +1,55 @@
+//! Where everything lies in the scratch memory.
+
+use std::ffi::c_void;
+
+use super::parameters::Side;
+
+/// Every part starts on a multiple of this.
+const ALIGNMENT: usize = 256;
+
+/// Hands out the scratch memory, part by part; from nowhere, to find how much there must be.
+pub(super) struct Scratch {
+    start: *mut c_void,
+    used: usize,
+}
+
+impl Scratch {
+    /// From `start` on.
+    pub(super) fn new(start: *mut c_void) -> Self {
+        Self { start, used: 0 }
+    }
+
+    /// Bytes handed out.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The next `bytes`.
+    pub(super) fn take(&mut self, bytes: usize) -> *mut c_void {
+        let at = self.used;
+        self.used += bytes.next_multiple_of(ALIGNMENT);
+        self.start.wrapping_byte_add(at)
+    }
+
+    /// The next `bytes`, or null.
+    pub(super) fn take_if(&mut self, wanted: bool, bytes: usize) -> *mut c_void {
+        if wanted {
+            self.take(bytes)
+        } else {
+            std::ptr::null_mut()
+        }
+    }
+
+    /// A side of `count` rows of `row_bytes`, appended up to a multiple of `tile`.
+    pub(super) fn side(&mut self, count: usize, tile: usize, row_bytes: usize, splits: bool) -> Side {
+        let padded = count.next_multiple_of(tile);
+        Side {
+            rows: self.take(padded * row_bytes),
+            cards: self.take(padded * 16),
+            splits: self.take_if(splits, padded * 32),
+            lengths: self.take(count * 8),
+            count: count as i32,
+            padded: padded as i32,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! libtorch_cuda, by its stable C interface: the current stream, and where its installation lies.
+
+use std::ffi::c_int;
+use std::path::PathBuf;
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use super::driver::Handle;
+use super::library::{c_functions, loaded};
+use crate::error::{Error, Result};
+
+const LIBRARY: &str = "libtorch_cuda.so";
+
+c_functions! {
+    /// As torch/csrc/inductor/aoti_torch/c/shim.h declares it.
+    Functions {
+        current_stream = "aoti_torch_get_current_cuda_stream"(i32, *mut Handle);
+    }
+}
+
+/// The CUDA half of the torch that the process runs.
+pub struct TorchCuda {
+    functions: Functions,
+    // The functions stand in it.
+    _library: Library,
+}
+
+impl TorchCuda {
+    /// The one that is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where torch was built without CUDA (for the CPU alone, or for ROCm).
+    pub fn get() -> Result<&'static Self> {
+        static TORCH: OnceLock<Result<TorchCuda>> = OnceLock::new();
+        TORCH.get_or_init(Self::find).as_ref().map_err(Clone::clone)
+    }
+
+    fn find() -> Result<Self> {
+        let library = loaded(LIBRARY).ok_or_else(|| Error::runtime("this torch was built without CUDA"))?;
+        Ok(Self { functions: Functions::of(&library)?, _library: library })
+    }
+
+    /// The stream on which torch puts this thread's work on that device. Handle 0 is the default stream.
+    pub fn current_stream(&self, ordinal: usize) -> Result<Handle> {
+        let mut stream = null_mut();
+        // SAFETY: writes one handle; catches libtorch's exceptions.
+        let status: c_int = unsafe { (self.functions.current_stream)(ordinal as i32, &raw mut stream) };
+        match status {
+            0 => Ok(stream),
+            _ => Err(Error::runtime(format!("torch has no current stream on cuda:{ordinal}"))),
+        }
+    }
+
+    /// The folder it was loaded from, as a wheel lays it out: site-packages/torch/lib.
+    #[cfg(unix)]
+    pub fn folder(&self) -> Option<PathBuf> {
+        use std::ffi::{CStr, OsStr};
+        use std::mem::MaybeUninit;
+        use std::os::unix::ffi::OsStrExt;
+        use std::path::Path;
+
+        let mut found = MaybeUninit::<libc::Dl_info>::uninit();
+        // SAFETY: asks about the address of a function; writes `found` where it returns non-zero.
+        let status = unsafe { libc::dladdr(self.functions.current_stream as *const _, found.as_mut_ptr()) };
+        if status == 0 {
+            return None;
+        }
+        // SAFETY: written, see above; the name is a string of the loader that lives as long as the library.
+        let name = unsafe { CStr::from_ptr(found.assume_init().dli_fname) };
+        Path::new(OsStr::from_bytes(name.to_bytes())).parent().map(Path::to_path_buf)
+    }
+
+    /// The folder it was loaded from.
+    #[cfg(not(unix))]
+    pub fn folder(&self) -> Option<PathBuf> {
+        None
+    }
+}

@@ -1,0 +1,206 @@
+//! Lends the memory of CUDA tensors to the CUDA kernels, and allocates by torch what they write.
+
+use std::env;
+use std::ffi::c_void;
+use std::path::Path;
+use std::ptr::{null, null_mut};
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
+use super::Tensors;
+use crate::composite::{Evaluation, Wanted};
+use crate::cuda::{self, Buffers, Chip, Device, Emulator, Executor, Matrix, Module, Operand, Scalar, Variant};
+use crate::error::{Error, Result};
+use crate::problem::{Problem, Reduction};
+
+/// Where the emulator of the kernels lies: a library that the tests build.
+const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
+/// Shared memory as on the smallest supported chip, and few enough multiprocessors that every plan splits its columns
+/// somewhere.
+const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
+
+/// The kernels that compute a problem, loaded and ready.
+pub(super) struct Kernels {
+    chip: Chip,
+    variant: Variant,
+    place: Place,
+}
+
+enum Place {
+    Gpu(Arc<Device>, Arc<Module>),
+    Emulator(Emulator),
+}
+
+impl Kernels {
+    /// Those on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a problem that they do not compute, [`Error::Runtime`] where they cannot be had.
+    pub(super) fn on_gpu(device: Arc<Device>, problem: &Problem, tensors: &Tensors, allow_tf32: bool) -> Result<Self> {
+        let variant = supported(problem, tensors, device.chip(), allow_tf32)?;
+        let module = device.module(variant)?;
+        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
+    }
+
+    /// Those of the emulator.
+    ///
+    /// # Errors
+    /// As [`Kernels::on_gpu`].
+    pub(super) fn emulated(problem: &Problem, tensors: &Tensors, allow_tf32: bool) -> Result<Self> {
+        let variant = supported(problem, tensors, EMULATED_CHIP, allow_tf32)?;
+        let path = env::var_os(EMULATOR).ok_or_else(|| {
+            Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
+        })?;
+        let emulator = Emulator::new(Path::new(&path), variant)?;
+        Ok(Self { chip: EMULATED_CHIP, variant, place: Place::Emulator(emulator) })
+    }
+
+    /// [`cuda::evaluate`] on tensors.
+    pub(super) fn evaluate(&self, problem: &Problem, tensors: &Tensors, wanted: Wanted) -> Result<Evaluation> {
+        let device = tensors.views[0].device();
+        let empty = |shape: &[usize]| float32(shape, device);
+        let gradient = |rows, wanted: bool| wanted.then(|| empty(&[rows, problem.dims])).transpose();
+        let each = problem.reduction == Reduction::None && tensors.weights.is_none();
+        let loss = if each { empty(&[problem.anchors]) } else { empty(&[]) }?;
+        let statistics = empty(&[6])?;
+        let gradients = [
+            gradient(problem.anchors, wanted.anchors)?,
+            gradient(problem.keys, wanted.keys)?,
+            gradient(problem.anchors, wanted.positives)?,
+        ];
+        let wanted = cuda::Wanted { anchors: wanted.anchors, keys: wanted.keys, positives: wanted.positives };
+        let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
+        let mut buffers = lent.buffers()?;
+        buffers.loss = loss.data_ptr().cast();
+        buffers.statistics = statistics.data_ptr().cast();
+        let [anchors, keys, positives] = &gradients;
+        buffers.anchors_gradient = address(anchors.as_ref()).cast_mut().cast();
+        buffers.keys_gradient = address(keys.as_ref()).cast_mut().cast();
+        buffers.positives_gradient = address(positives.as_ref()).cast_mut().cast();
+        self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))?;
+        Ok(Evaluation { loss, statistics, gradients })
+    }
+
+    /// [`cuda::row_quantiles`] on tensors.
+    pub(super) fn row_quantiles(&self, problem: &Problem, tensors: &Tensors) -> Result<Tensor> {
+        let device = tensors.views[0].device();
+        let quantiles = float32(&[problem.anchors], device)?;
+        let wanted = cuda::Wanted { anchors: false, keys: false, positives: false };
+        let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
+        let (buffers, out) = (lent.buffers()?, quantiles.data_ptr().cast());
+        self.run(|executor| cuda::row_quantiles(problem, &buffers, out, self.chip, self.variant, executor))?;
+        Ok(quantiles)
+    }
+
+    fn scratch(&self, problem: &Problem, wanted: cuda::Wanted, device: tch::Device) -> Result<Tensor> {
+        let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant) as i64;
+        Ok(Tensor::f_empty([bytes], (Kind::Uint8, device))?)
+    }
+
+    /// All on torch's current stream of this thread: what torch allocated on it may be freed as soon as this returns.
+    fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
+        match &self.place {
+            Place::Gpu(device, module) => launch(&device.launcher(module)?),
+            Place::Emulator(emulator) => launch(emulator),
+        }
+    }
+}
+
+fn supported(problem: &Problem, tensors: &Tensors, chip: Chip, allow_tf32: bool) -> Result<Variant> {
+    let kind = tensors.views[0].f_kind()?;
+    let operand = Operand::of(scalar(kind)?, allow_tf32)
+        .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
+    let variant = Variant::new(problem.dims, operand);
+    cuda::supports(problem, tensors.views.len(), chip, variant)
+        .map_err(|reason| Error::value(format!("no CUDA kernel for this call: {reason}")))?;
+    Ok(variant)
+}
+
+/// The dtype of rows, by the kernels' names.
+pub(super) fn scalar(kind: Kind) -> Result<Scalar> {
+    match kind {
+        Kind::BFloat16 => Ok(Scalar::Bf16),
+        Kind::Half => Ok(Scalar::F16),
+        Kind::Float => Ok(Scalar::F32),
+        Kind::Double => Ok(Scalar::F64),
+        other => {
+            Err(Error::runtime(format!("expected rows of float64, float32, bfloat16 or float16, but got {other:?}")))
+        }
+    }
+}
+
+/// Tensors whose memory the kernels read and write, kept until all launches are made.
+struct Lent {
+    views: Vec<Tensor>,
+    keys: Option<Tensor>,
+    positives: Option<Tensor>,
+    positive_index: Option<Tensor>,
+    ignored_index: Option<Tensor>,
+    anchor_labels: Option<Tensor>,
+    key_labels: Option<Tensor>,
+    epsilon: Option<Tensor>,
+    weights: Option<Tensor>,
+    scratch: Tensor,
+}
+
+impl Lent {
+    fn of(tensors: &Tensors, scratch: Tensor) -> Result<Self> {
+        // A tensor may say "negate when read" of its memory, as the imaginary part of a conjugate does.
+        let plain = |tensor: &Tensor| tensor.f_resolve_neg();
+        let contiguous = |tensor: &Option<Tensor>| -> Result<Option<Tensor>> {
+            Ok(tensor.as_ref().map(|tensor| tensor.f_resolve_neg()?.f_contiguous()).transpose()?)
+        };
+        Ok(Self {
+            views: tensors.views.iter().map(plain).collect::<std::result::Result<_, _>>()?,
+            keys: tensors.keys.as_ref().map(plain).transpose()?,
+            positives: tensors.positives.as_ref().map(plain).transpose()?,
+            positive_index: contiguous(&tensors.positive_index)?,
+            ignored_index: contiguous(&tensors.ignored_index)?,
+            anchor_labels: contiguous(&tensors.anchor_labels)?,
+            key_labels: contiguous(&tensors.key_labels)?,
+            epsilon: contiguous(&tensors.epsilon)?,
+            weights: contiguous(&tensors.weights)?,
+            scratch,
+        })
+    }
+
+    /// Where everything lies. The outputs' addresses are still to come.
+    fn buffers(&self) -> Result<Buffers> {
+        let epsilon = self.epsilon.as_ref();
+        Ok(Buffers {
+            views: self.views.iter().map(matrix).collect::<Result<_>>()?,
+            keys: self.keys.as_ref().map(matrix).transpose()?,
+            positives: self.positives.as_ref().map(matrix).transpose()?,
+            scalar: scalar(self.views[0].f_kind()?)?,
+            positive_index: address(self.positive_index.as_ref()).cast(),
+            ignored_index: address(self.ignored_index.as_ref()).cast(),
+            anchor_labels: address(self.anchor_labels.as_ref()).cast(),
+            key_labels: address(self.key_labels.as_ref()).cast(),
+            epsilon: address(epsilon),
+            epsilon_scalar: epsilon.map_or(Ok(Scalar::F32), |epsilon| scalar(epsilon.f_kind()?))?,
+            weights: address(self.weights.as_ref()).cast(),
+            loss: null_mut(),
+            statistics: null_mut(),
+            anchors_gradient: null_mut(),
+            keys_gradient: null_mut(),
+            positives_gradient: null_mut(),
+            scratch: self.scratch.data_ptr(),
+        })
+    }
+}
+
+fn float32(shape: &[usize], device: tch::Device) -> Result<Tensor> {
+    let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
+    Ok(Tensor::f_empty(shape, (Kind::Float, device))?)
+}
+
+fn matrix(tensor: &Tensor) -> Result<Matrix> {
+    let (row_stride, dim_stride) = tensor.stride2()?;
+    Ok(Matrix { pointer: tensor.data_ptr(), row_stride, dim_stride })
+}
+
+/// Where a tensor's elements are; null where there is none.
+fn address(tensor: Option<&Tensor>) -> *const c_void {
+    tensor.map_or(null(), |tensor| tensor.data_ptr().cast_const())
+}

@@ -1,0 +1,20 @@
+"""Tests that need a CUDA GPU: `pytest tests/gpu -m gpu`. Elsewhere all of them are skipped.
+
+HEX_SSL_GPU_REHEARSAL=cpu runs those that can on CPU tensors and the CPU kernel, so that a machine with a GPU, once
+there is one, meets few tests that were never run.
+"""
+
+import os
+
+import pytest
+import torch
+
+REHEARSAL = os.environ.get("HEX_SSL_GPU_REHEARSAL")
+DEVICE = torch.device("cpu" if REHEARSAL else "cuda")
+BACKEND = REHEARSAL or "cuda"
+
+_HAS_GPU = torch.cuda.is_available()
+NEEDS_DEVICE = [pytest.mark.gpu, pytest.mark.skipif(not (_HAS_GPU or REHEARSAL), reason="needs a CUDA GPU")]
+"""For a file whose tests can be rehearsed."""
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not _HAS_GPU or bool(REHEARSAL), reason="needs a CUDA GPU")]
+"""For a test that cannot."""

@@ -1,0 +1,93 @@
+"""What NVRTC makes of the CUDA kernels for real chips: registers, shared memory, instructions. No GPU is needed."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import triton
+
+from hex_ssl import _core
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+THREADS = 256
+REGISTERS = 65536
+"""Of a multiprocessor."""
+SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
+"""Kilobytes that a block may have, by compute capability (CUDA C++ Programming Guide, "Technical Specifications")."""
+
+# Every chip, dtype and size at least once; all of them with each other would take half an hour.
+CASES = [
+    ((8, 0), 128, "float32", False),
+    ((8, 6), 128, "bfloat16", False),
+    ((8, 9), 64, "float16", False),
+    ((9, 0), 128, "bfloat16", False),
+    ((9, 0), 256, "bfloat16", False),
+    ((10, 0), 64, "float32", True),
+    ((12, 0), 256, "float32", False),
+]
+KERNELS = {
+    "rows", "positives", "select", "survivors", "pick", "copy_quantiles", "ranges", "settle_thresholds", "maxima",
+    "settle_shifts", "sums", "sums_general", "anchors", "gradient", "gradient_general", "finish",
+}  # fmt: skip
+Case = tuple[tuple[int, int], int, str, bool]
+
+
+@pytest.fixture(scope="module")
+def cubins(pytestconfig: pytest.Config) -> Iterator[dict[Case, "Future[Path]"]]:
+    """Each case's cubin as a file, compiled two at a time; kept in pytest's cache, as everything there by content."""
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("cuda_cubins")
+
+    def compiled(case: Case) -> Path:
+        binary, _ = _core.cuda_cubin(*case)
+        (major, minor), dims, dtype, tf32 = case
+        file = folder / f"sm_{major}{minor}_{dims}_{'tf32' if tf32 else dtype}.bin"
+        file.write_bytes(binary)
+        return file
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setenv("HEX_SSL_CACHE", str(folder))
+        yield {case: pool.submit(compiled, case) for case in CASES}
+        pool.shutdown(cancel_futures=True)
+
+
+def tool(name: str, *arguments: object) -> str:
+    """The output of one of the tools in triton's package."""
+    command = [str(TOOLS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_resources(case: Case, cubins: dict[Case, "Future[Path]"]) -> None:
+    report = tool("cuobjdump", "-res-usage", cubins[case].result())
+    found = {
+        name: {resource: int(number) for resource, number in re.findall(r"(\w+):(\d+)", resources)}
+        for name, resources in re.findall(r"Function (\w+):\s+(.*)", report)
+    }
+    assert found.keys() == KERNELS
+    (capability, dims, dtype, _) = case
+    row_bytes = dims * (4 if dtype == "float32" else 2)
+    columns = 32 if row_bytes > 512 else 64
+    tiles = 2 * columns * (row_bytes + 64)
+    for name, resources in found.items():
+        # A frame on the stack, or local memory, is where spilled registers go.
+        assert (resources["STACK"], resources["LOCAL"]) == (0, 0), name
+        # Blocks that a multiprocessor is to hold at once: the S passes two, where rows take few registers.
+        together = 1 if name.startswith("gradient") or row_bytes > 256 else 2
+        if name not in ("maxima", "sums_general"):
+            assert together * THREADS * resources["REG"] <= REGISTERS, f"{name} takes {resources['REG']} registers"
+        assert resources["SHARED"] + tiles <= SHARED_BYTES[capability] * 1024, name
+
+
+def test_instructions(cubins: dict[Case, "Future[Path]"]) -> None:
+    half = tool("cuobjdump", "-sass", cubins[(9, 0), 128, "bfloat16", False].result())
+    single = tool("cuobjdump", "-sass", cubins[(8, 0), 128, "float32", False].result())
+    for instruction in ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2"):
+        assert instruction in half, instruction
+    for instruction in ("HMMA.1688.F32.TF32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2"):
+        assert instruction in single, instruction
+    # Nothing goes by way of local memory.
+    assert not re.search(r"\b(LDL|STL)\b", half + single)

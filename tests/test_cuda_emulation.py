@@ -1,0 +1,457 @@
+"""The CUDA kernels, run on the CPU from their own sources, against the reference. tests/gpu has what takes a GPU."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hex_ssl import functional
+from hex_ssl.ops import evaluate as evaluate_op
+from hex_ssl.ops import row_quantiles
+
+from .batches import clustered, decided, gapped, is_decided
+from .compare import (
+    arguments,
+    assert_apart_like_reference,
+    assert_gradient,
+    assert_index_like_reference,
+    assert_like_reference,
+    assert_loss,
+    assert_statistics,
+    assert_views_like_reference,
+)
+from .cuda import emulator
+from .cuda.mutations import MUTATIONS, mutated
+from .reference import Evaluation, Settings, Statistics, evaluate, nearest_quantile, views_layout
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+VARIANTS = [
+    ("SPLIT_TF32", 64),
+    ("BF16", 64),
+    ("BF16", 128),
+    ("F16", 64),
+    ("BF16", 96),
+    ("SPLIT_TF32", 96),
+    ("SPLIT_TF32", 128),
+    ("BF16", 256),
+    ("SPLIT_TF32", 256),
+    ("TF32", 64),
+]
+FORMULATIONS = ["importance", "official", "decoupled"]
+
+Emulate = Callable[..., None]
+
+
+class Emulators:
+    """The emulators of this run, built two at a time while the first tests run."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self._pool = ThreadPoolExecutor(2)
+        self._built: dict[object, Future[Path]] = {}
+        for operand, dims in VARIANTS:
+            self.start((operand, dims), operand, dims)
+
+    def start(self, key: object, operand: str, dims: int, **options: object) -> None:
+        """Begin to build, unless that has begun."""
+        if key not in self._built:
+            self._built[key] = self._pool.submit(emulator.build, self.cache, operand, dims, **options)  # type: ignore[arg-type]
+
+    def path(self, key: object) -> str:
+        """Where it is, once it is built."""
+        return str(self._built[key].result())
+
+    def close(self) -> None:
+        """Build no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def emulators(pytestconfig: pytest.Config) -> Iterator[Emulators]:
+    """What `emulate` chooses from. Kept in pytest's cache, by content."""
+    assert pytestconfig.cache is not None
+    found = Emulators(pytestconfig.cache.mkdir("cuda_emulator"))
+    for name, mutation in MUTATIONS.items():
+        found.start(name, emulator.OPERANDS[mutation.dtype], 64, texts=mutated(name), flags=("-O1",))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def emulate(emulators: Emulators, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulate]:
+    """Run `hex_ssl` on emulated kernels: `emulate(dtype, dims)`. Memory that nobody wrote is NaN meanwhile."""
+
+    def choose(dtype: torch.dtype, dims: int, operand: str | None = None) -> None:
+        key = (operand or emulator.OPERANDS[dtype], emulator.padded(dims))
+        monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
+        monkeypatch.setenv("HEX_SSL_CUDA_EMULATOR", emulators.path(key))
+
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    yield choose
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "samples", "dims"),
+    [
+        (BF16, 33, 64),
+        (BF16, 150, 64),
+        (BF16, 75, 96),
+        (BF16, 65, 128),
+        (BF16, 33, 250),
+        (F16, 75, 64),
+        (F32, 2, 40),
+        (F32, 33, 64),
+        (F32, 131, 64),
+        (F32, 65, 96),
+        (F32, 65, 127),
+        (F32, 33, 256),
+    ],
+    ids=str,
+)
+def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) -> None:
+    emulate(dtype, dims)
+    settings = Settings(value=0.99 if samples > 50 else 0.97)
+    draw = clustered if dtype == F32 else gapped
+    assert_views_like_reference(decided(samples, 2, dims, settings, dtype, draw=draw), 2, settings)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize(
+    ("threshold", "value"),
+    [
+        ("adaptive", 0.93),
+        ("cosine", 0.7),
+        ("minmax", 0.75),
+        ("labels", 0.0),
+        ("cosine", math.inf),
+        ("minmax", math.inf),
+    ],
+)
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_thresholds(threshold: str, value: float, formulation: str, dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    settings = Settings(threshold=threshold, value=value, formulation=formulation)
+    labels = torch.arange(35) % 5 if threshold == "labels" else None
+    # bfloat16 decides as float64 does only where similarities keep away from what they are compared with.
+    z = decided(35, 2, 64, settings, dtype, labels, draw=clustered if dtype == F32 else gapped)
+    assert_views_like_reference(z, 2, settings, labels=labels)
+
+
+@pytest.mark.parametrize("scale", ["cosine", "minmax"])
+def test_all_negatives_hierarchical(scale: str, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(threshold=scale, value=-math.inf)
+    assert_views_like_reference(decided(35, 2, 40, settings, F32), 2, settings)
+
+
+@pytest.mark.parametrize("formulation", ["importance", "official"])
+@pytest.mark.parametrize("temperature", [0.005, 0.03, 10.0])
+@pytest.mark.parametrize("threshold", ["cosine", "minmax"])
+def test_temperatures(threshold: str, temperature: float, formulation: str, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(temperature, threshold, 0.55, formulation)
+    assert_views_like_reference(decided(40, 2, 40, settings, F32), 2, settings)
+
+
+@pytest.mark.parametrize(("beta", "tau_plus"), [(0.0, 0.0), (2.5, 0.05), (1.0, 0.0)])
+@pytest.mark.parametrize("temperature", [0.02, 0.2])
+def test_weights(temperature: float, beta: float, tau_plus: float, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(temperature, "adaptive", 0.9, beta=beta, tau_plus=tau_plus)
+    assert_views_like_reference(decided(40, 2, 40, settings, F32), 2, settings)
+
+
+@pytest.mark.parametrize("views", [3, 5])
+def test_views(views: int, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(value=0.95)
+    assert_views_like_reference(decided(31, views, 40, settings, F32), views, settings)
+
+
+@pytest.mark.parametrize(("dtype", "reduction"), [(F32, "sum"), (F32, "none"), (F16, "none")], ids=str)
+@pytest.mark.parametrize(("threshold", "value"), [("cosine", 0.7), ("adaptive", 0.93)])
+def test_reductions(threshold: str, value: float, dtype: torch.dtype, reduction: str, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    settings = Settings(threshold=threshold, value=value)
+    z = decided(40, 2, 64, settings, dtype, draw=clustered if dtype == F32 else gapped)
+    assert_views_like_reference(z, 2, settings, reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32, torch.float64], ids=str)
+def test_a_threshold_on_the_device(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    z = clustered(35, 2, 40, torch.Generator().manual_seed(1)).float()
+    epsilon = torch.tensor(0.3125, dtype=dtype)  # exact in all
+    given = ["importance", 1.0, 0.1, 0.1, "mean", True]
+    inputs = [list(z.chunk(2)), None, None, None, None, None, None]
+    for_tensor = evaluate_op(*inputs, epsilon, None, 0, "given", 0.0, *given)
+    for_number = evaluate_op(*inputs, None, None, 0, "cosine", 0.3125, *given)
+    assert all(one.equal(other) for one, other in zip(for_tensor, for_number, strict=True))
+
+
+@pytest.mark.parametrize(("threshold", "value"), [("adaptive", 0.9), ("minmax", 0.6), ("cosine", 0.3), ("labels", 0.0)])
+def test_other_keys(threshold: str, value: float, emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(threshold=threshold, value=value)
+    generator = torch.Generator().manual_seed(29)
+    anchors, positives, keys = clustered(340, 1, 40, generator).to(F32).split([70, 70, 200])
+    labels = (torch.arange(70) % 4, torch.arange(200) % 4) if threshold == "labels" else None
+    assert_apart_like_reference(anchors, keys, positives, settings, labels=labels)
+
+    orders = torch.stack([torch.randperm(200, generator=generator) for _ in range(70)])
+    ignored = torch.where(torch.arange(70) % 3 == 0, -1, orders[:, 3])
+    assert_index_like_reference(anchors, keys, orders[:, :3], ignored, settings, labels=labels)
+    assert_index_like_reference(anchors, keys, orders[:, :1], None, settings, labels=labels)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("offset", [0, 37])
+def test_gathered_keys(offset: int, dtype: torch.dtype, emulate: Emulate) -> None:
+    # As a process of several calls the operator: its anchors stand in all keys, from its offset on.
+    emulate(dtype, 64)
+    settings = Settings(threshold="cosine", value=0.7)
+    keys = gapped(101, 2, 64, torch.Generator().manual_seed(3)).to(dtype)
+    anchors = keys[offset : offset + 130].clone()
+
+    def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
+        loss, statistics, *_ = evaluate_op(
+            list(anchors.chunk(2)), keys, None, None, None, None, None, None, None,
+            offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", True,
+        )  # fmt: skip
+        return loss, Statistics(*statistics.tolist())
+
+    def reference(anchors: Tensor, keys: Tensor) -> Evaluation:
+        return evaluate(anchors, keys, views_layout(65, 2, len(keys), offset), settings)
+
+    assert_like_reference(call, reference, [anchors, keys], settings)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scales_of_rows(sign: int, dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 40)
+    exponent = sign * (3 if dtype == F16 else 30)
+    settings = Settings(threshold="labels")
+    labels = torch.arange(24) % 6
+    powers = torch.full((48, 1), float(exponent), dtype=torch.float64)
+    powers[::2] *= -1
+    plain = torch.nn.functional.normalize(clustered(24, 2, 40, torch.Generator().manual_seed(6)))
+    z = (plain * 10**powers).to(dtype).requires_grad_()
+    near = (z.detach().double() * 10 ** (-powers)).requires_grad_()
+    loss = functional.hex_loss(*z.chunk(2), threshold="supervised", labels=labels)
+    expected = evaluate(near, near, views_layout(24, 2), settings, labels.repeat(2), labels.repeat(2)).reduced("mean")
+    loss.backward()
+    expected.backward()
+    assert_loss(loss, expected, settings, dtype)
+    assert z.grad is not None
+    assert near.grad is not None
+    if dtype != F16:  # whose gradients of the longest rows are below its smallest number
+        back = (z.grad.double() * 10**powers).float()
+        off = (back.double() - near.grad).norm() / near.grad.norm()
+        assert off.item() < (1e-5 if dtype == F32 else 2e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_a_row_without_a_direction(dtype: torch.dtype, value: float, emulate: Emulate) -> None:
+    # No error, as nobody waits for the device: the loss is NaN.
+    emulate(dtype, 64)
+    z = torch.randn(80, 64).to(dtype)
+    z[5] = value
+    assert math.isnan(functional.hex_loss(*z.chunk(2)).item())
+
+
+def test_strides(emulate: Emulate) -> None:
+    emulate(F32, 40)
+    settings = Settings(value=0.9)
+    z = decided(36, 2, 40, settings, F32)
+    wide = torch.full((72, 90), math.nan)
+    wide[:, 3:83:2] = z
+    expected = functional.hex_loss(*z.chunk(2))
+    assert functional.hex_loss(z[:36].t().contiguous().t(), wide[36:, 3:83:2]).equal(expected)
+
+
+def test_same_bits(emulate: Emulate) -> None:
+    emulate(BF16, 64)
+    z = torch.randn(300, 64).to(BF16).requires_grad_()
+
+    def run() -> tuple[Tensor, Tensor]:
+        z.grad = None
+        loss = functional.hex_loss(*z.chunk(2))
+        loss.backward()
+        assert z.grad is not None
+        return loss.detach(), z.grad
+
+    first, second = run(), run()
+    assert all(one.equal(other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.fixture
+def _allow_tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("_allow_tf32")
+def test_tf32_where_torch_allows_it(emulate: Emulate) -> None:
+    emulate(F32, 64, "TF32")
+    settings = Settings(threshold="cosine", value=0.7)
+    z = decided(70, 2, 64, settings, BF16, draw=gapped).float().requires_grad_()
+    loss = functional.hex_loss(*z.chunk(2), **arguments(settings))
+    loss.backward()
+    exact = z.detach().double().requires_grad_()
+    expected = evaluate(exact, exact, views_layout(70, 2), settings).reduced("mean")
+    expected.backward()
+    # Eleven bits, as float16.
+    off = abs(loss.item() / expected.item() - 1)
+    assert 1e-8 < off < 2e-3
+    assert z.grad is not None
+    assert exact.grad is not None
+    assert_gradient(z.grad.half(), exact.grad, exact.detach(), settings, 1 / 140)
+
+
+# Quantiles.
+
+
+def expected_quantiles(anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> Tensor:
+    """By sorting, in float64; positives given apart are of their anchors' rows."""
+    anchors, keys = (torch.nn.functional.normalize(rows.double()) for rows in (anchors, keys))
+    rows = anchors @ keys.T
+    if positives is not None:
+        apart = (anchors * torch.nn.functional.normalize(positives.double())).sum(1, keepdim=True)
+        rows = torch.cat([rows, apart], 1)
+    return torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.02, 0.5, 0.99, 0.999, 1.0])
+@pytest.mark.parametrize("kind", ["spread", "ties", "clusters"])
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_quantiles_of_many_keys(dtype: torch.dtype, kind: str, quantile: float, emulate: Emulate) -> None:
+    # More than the kernel `select` takes by itself: a sample brackets the quantile. Ties and keys whose order goes with
+    # the sample's stride make the bracket miss, or keep too many.
+    emulate(dtype, 64)
+    generator = torch.Generator().manual_seed(4)
+    anchors, positives = torch.randn(2, 21, 64, generator=generator).to(dtype)
+    keys = torch.randn(1300, 64, generator=generator)
+    if kind == "ties":
+        keys = keys[torch.randint(3, (1300,), generator=generator)]
+    if kind == "clusters":
+        keys[::4] = anchors[0].float() + 0.1 * keys[::4]
+    keys = keys.to(dtype)
+    found = row_quantiles([anchors], keys, positives, 0, quantile)
+    torch.testing.assert_close(
+        found.double(), expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7
+    )
+
+
+@pytest.mark.parametrize("keys", [3, 130, 1024, 1025, 2500])
+def test_quantiles_count_the_anchor_itself(keys: int, emulate: Emulate) -> None:
+    emulate(BF16, 64)
+    rows = torch.randn(keys, 64).to(BF16)
+    anchors = rows[1:] if keys == 3 else rows[1:21]
+    found = row_quantiles(list(anchors.chunk(2)), rows, None, 1, 1.0)
+    assert found.equal(torch.ones(len(anchors)))
+    found = row_quantiles(list(anchors.chunk(2)), rows, None, 1, 0.9)
+    torch.testing.assert_close(found.double(), expected_quantiles(anchors, rows, None, 0.9), rtol=0, atol=5e-7)
+
+
+def test_loss_of_many_rows(emulate: Emulate) -> None:
+    emulate(BF16, 64)
+    # Groups of ten: the seventh largest similarity of a row is in the group, or far below.
+    settings = Settings(value=0.995)
+    z = gapped(520, 2, 64, torch.Generator().manual_seed(1)).to(BF16)
+    loss, statistics = functional.hex_loss(*z.chunk(2), return_statistics=True, **arguments(settings))
+    expected = evaluate(z, z, views_layout(520, 2), settings)
+    assert is_decided(expected, BF16)
+    assert_loss(loss, expected.reduced("mean"), settings, BF16)
+    assert_statistics(statistics, expected.statistics, BF16)
+
+
+# Planted bugs: the checks above see each of them.
+
+
+def check_core(dtype: torch.dtype) -> None:
+    """A few hundred rows in several tiles and splits, and quantiles whose brackets hit, miss and overflow."""
+    settings = Settings(threshold="adaptive", value=0.98, temperature=0.5)
+    for samples in (150, 65):
+        z = gapped(samples, 2, 64, torch.Generator().manual_seed(2)).to(dtype)
+        assert_views_like_reference(z, 2, settings)
+    generator = torch.Generator().manual_seed(4)
+    anchors, positives = torch.randn(2, 5, 64, generator=generator).to(dtype)
+    spread = torch.randn(1300, 64, generator=generator).to(dtype)
+    ties = spread[torch.randint(3, (1300,), generator=generator)]
+    with_the_stride = spread.clone()
+    with_the_stride[::4] = anchors[0] + spread[::4] / 16
+    against_the_stride = spread.clone()
+    for shift in (1, 2, 3):
+        against_the_stride[shift::4] = anchors[0] + spread[shift::4] / 16
+    for keys in (spread, ties, with_the_stride, against_the_stride):
+        for quantile in (0.5, 0.99):
+            found = row_quantiles([anchors], keys, positives, 0, quantile).double()
+            torch.testing.assert_close(found, expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_the_core_is_right(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    check_core(dtype)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_planted_bug_is_seen(
+    name: str, emulate: Emulate, emulators: Emulators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype = MUTATIONS[name].dtype
+    emulate(dtype, 64)
+    monkeypatch.setenv("HEX_SSL_CUDA_EMULATOR", emulators.path(name))
+    with pytest.raises((AssertionError, RuntimeError)):
+        check_core(dtype)
+
+
+# Races, by ThreadSanitizer on threads of the system.
+
+SANITIZED = ("-O1", "-g", "-fsanitize=thread", "-DEMULATE_WITH_THREADS")
+RACES = {
+    "as they are": None,
+    "no barrier after the copies": "no barrier after the copies",
+}
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_races(name: str, emulators: Emulators) -> None:
+    sanitizer = subprocess.run(["g++", "-print-file-name=libtsan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(sanitizer).exists() or shutil.which("setarch") is None:
+        pytest.skip("needs g++'s libtsan and util-linux's setarch")
+    mutation = RACES[name]
+    texts = None if mutation is None else mutated(mutation)
+    library = emulator.build(emulators.cache, "BF16", 32, texts=texts, flags=SANITIZED)
+    environment = {
+        **os.environ,
+        "HEX_SSL_BACKEND": "emulated",
+        "HEX_SSL_CUDA_EMULATOR": str(library),
+        "OMP_NUM_THREADS": "1",
+        "TSAN_OPTIONS": "exitcode=66 halt_on_error=1",
+    }
+    # Without address randomisation, which its shadow memory may not bear; preloaded past setarch itself.
+    command = ["setarch", "-R", "env", f"LD_PRELOAD={sanitizer}", sys.executable, "-m", "tests.cuda.races"]
+    found = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=300
+    )
+    if mutation is None:
+        assert found.returncode == 0, found.stderr[-4000:]
+        assert found.stdout.startswith("loss "), found.stdout
+    else:
+        assert found.returncode == 66, found.stderr[-4000:]
+        assert "data race" in found.stderr
