@@ -1,4 +1,5 @@
-"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `recipes`, `datasets` and `demo`.
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `recipes`,
+`datasets` and `demo`.
 
 Every setting is a key of `hex_ssl.config.Config`: in a YAML file or recipe given as --recipe, or dotted, such as
 --loss.temperature 0.2, after it. Unknown keys and values are errors that suggest the nearest.
@@ -62,7 +63,8 @@ def _suggestion(message: str) -> str:
     if "did you mean" in message:
         return ""
     quoted = re.findall(r"'([\w./]+)'|--([\w.]+)|value: (\S+)", message)
-    known = [each.name for config in _evaluations().values() for each in fields(config)]
+    configs = {**_evaluations(), **{name: config for name, (config, _) in _analyses().items()}}
+    known = [each.name for config in configs.values() for each in fields(config)]
     return suggest(*(next(filter(None, found)) for found in quoted), also=known)
 
 
@@ -90,11 +92,22 @@ def build_parser() -> ArgumentParser:
         text = (config.__doc__ or "").partition("\n")[0]
         evaluation = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
         evaluation.add_class_arguments(config, as_group=False, as_positional=True)
-        commands.add_subcommand(name, evaluation, help=text[0].lower() + text[1:].rstrip("."))
+        commands.add_subcommand(name, evaluation, help=_as_help(text))
+    for name, (config, runs) in _analyses().items():
+        text = (config.__doc__ or "").partition("\n")[0]
+        analysis = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
+        several = get_origin(next(each.type for each in fields(config) if each.name == runs)) is list
+        analysis.add_argument(runs, nargs="+" if several else "?", help="run folder")
+        analysis.add_class_arguments(config, as_group=False, skip={runs})
+        commands.add_subcommand(name, analysis, help=_as_help(text))
     commands.add_subcommand("recipes", recipes, help="list the recipes, or show one")
     commands.add_subcommand("datasets", datasets, help="list the datasets, or show one")
     commands.add_subcommand("demo", demo, help="pretrain on the digits with and without HEX, and compare")
     return parser
+
+
+def _as_help(sentence: str) -> str:
+    return (sentence[0].lower() + sentence[1:]).rstrip(".")
 
 
 def _run_demo_signature() -> Callable[..., object]:
@@ -107,6 +120,14 @@ def _evaluations() -> dict[str, type[Any]]:
     from hex_ssl.evaluate.settings import COMMANDS
 
     return {**COMMANDS}
+
+
+def _analyses() -> dict[str, tuple[type[Any], str]]:
+    """The commands that look at runs, and their setting that names these."""
+    from hex_ssl.analysis.analyze import AnalyzeConfig
+    from hex_ssl.analysis.report import ReportConfig
+
+    return {"analyze": (AnalyzeConfig, "run"), "report": (ReportConfig, "runs")}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,6 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     commands = {"pretrain": _pretrain, "recipes": _recipes, "datasets": _datasets, "demo": _demo}
+    commands |= {"analyze": _analyze, "report": _report}
     commands |= {name: partial(_evaluate, config) for name, config in _evaluations().items()}
     try:
         settings = _checked(lambda: parser.instantiate(parsed))
@@ -185,6 +207,18 @@ def _evaluate(config: type[Any], settings: Namespace) -> None:
     evaluation = _checked(lambda: prepare(config(**settings)))
     results = evaluation.run(lambda line: print(line, flush=True))
     print(f"\n{results.table()}\n\nresults: {results.path}")
+
+
+def _analyze(settings: Namespace) -> None:
+    from hex_ssl.analysis.analyze import AnalyzeConfig, analyze, summarize
+
+    print(summarize(_checked(lambda: analyze(AnalyzeConfig(**settings)))))
+
+
+def _report(settings: Namespace) -> None:
+    from hex_ssl.analysis.report import ReportConfig, report
+
+    print(_checked(lambda: report(ReportConfig(**settings))))
 
 
 def _recipes(settings: Namespace) -> None:

@@ -32,7 +32,7 @@ Pictures = tuple[list[list[NDArray[np.uint8]]], list[list[str]]]
 
 @dataclass(frozen=True)
 class AnalyzeConfig:
-    """`hex-ssl analyze`: what is analysed, and how.
+    """Tables and figures of how a run's representations are organised.
 
     Args:
         run: The run folder. Either this or `features`.

@@ -54,7 +54,7 @@ def _pca(unit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _umap(unit: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    with warnings.catch_warnings(), train_extra("analysis"):
+    with warnings.catch_warnings(), train_extra():
         warnings.simplefilter("ignore")  # numba, and what UMAP says of seeds and small sets
         from umap import UMAP  # type: ignore[import-untyped]
 

@@ -62,7 +62,7 @@ FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """`hex-ssl report`: which runs, and the page.
+    """One page on which runs stand beside each other.
 
     Args:
         runs: Run folders. What `hex-ssl analyze` and the evaluations left in them is shown too.
