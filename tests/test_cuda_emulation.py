@@ -16,6 +16,7 @@ from torch import Tensor
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
+from hex_ssl.thresholds import FixedThreshold
 
 from .batches import clustered, decided, gapped, is_decided
 from .compare import (
@@ -269,6 +270,18 @@ def test_a_row_without_a_direction(dtype: torch.dtype, value: float, emulate: Em
     z = torch.randn(80, 64).to(dtype)
     z[5] = value
     assert math.isnan(functional.hex_loss(*z.chunk(2)).item())
+
+
+@pytest.mark.parametrize(
+    "threshold", [FixedThreshold(0.5, scale="cosine"), FixedThreshold(0.5)], ids=["usual", "general"]
+)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_a_key_without_a_direction(dtype: torch.dtype, threshold: FixedThreshold, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    anchors, positives, keys = torch.randn(180, 64).to(dtype).split([40, 40, 100])
+    keys[70] = 0.0
+    loss = functional.hex_loss_with_keys(anchors, keys, positives=positives, threshold=threshold)
+    assert math.isnan(loss.item())
 
 
 def test_strides(emulate: Emulate) -> None:

@@ -57,8 +57,8 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if views > MAX_VIEWS {
         return Err(format!("{views} views, more than {MAX_VIEWS}"));
     }
-    if problem.anchors.max(problem.keys) > 1 << 30 {
-        return Err("more than 2^30 rows".into());
+    if problem.anchors.max(problem.keys) > 1 << 29 {
+        return Err("more than 2^29 rows".into());
     }
     if tiles.shared_bytes() > chip.shared_bytes {
         return Err(format!("{} bytes of shared memory, less than {}", chip.shared_bytes, tiles.shared_bytes()));

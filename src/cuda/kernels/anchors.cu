@@ -154,6 +154,7 @@ struct AnchorsMemory {
     double totals[WARPS][TOTALS];
     u32 last;
 };
+static_assert(sizeof(AnchorsMemory) <= 528, "ANCHORS_SHARED of plan.rs");
 
 // A warp for each anchor.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {

@@ -67,6 +67,7 @@ struct Header {
     u32 done[4];  // blocks that have ended, of the launches that end with a sum over all blocks
     u32 unused;
 };
+static_assert(sizeof(Card) == 16 && sizeof(Split) == 32 && sizeof(Header) <= 64, "sizes in plan.rs and memory.rs");
 
 // Sums over the negatives of an anchor, as in `formula.rs`, and over their similarities.
 #define SUMS 5

@@ -54,6 +54,7 @@ struct Selection {
     double sums[WARPS];
     u32 last;
 };
+static_assert(sizeof(Selection) <= 16656, "SELECT_SHARED of plan.rs");
 
 DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
     const u32 key = ordered(c);
