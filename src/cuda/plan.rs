@@ -1,4 +1,8 @@
 //! From a problem to launches.
+//!
+//! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
+//! With more than 1,024 keys the quantiles take four kernels instead of one: `select` on a sample, `survivors`, `pick`,
+//! and `select` on the rows that these failed on.
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;

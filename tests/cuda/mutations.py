@@ -114,6 +114,12 @@ MUTATIONS = {
         "split < l.splits; split++",
         "split < 1; split++",
     ),
+    "a dimension too many": Mutation(
+        "gradient.cu",
+        "if (dim >= p.dims) continue;",
+        "if (dim > p.dims) continue;",
+        torch.float32,
+    ),
     "no pull on the positive itself": Mutation(
         "gradient.cu",
         "if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive",
