@@ -1,5 +1,5 @@
 //! Similarities of anchors and keys, computed where they are needed: by rows for the
-//! thresholds, by tiles for the rest. Small problems keep theirs in a cache of at most 16 MiB.
+//! thresholds, by tiles for the rest. Small problems keep theirs, tile by tile, in a cache of at most 16 MiB.
 
 use super::float::Float;
 use super::half_rows;

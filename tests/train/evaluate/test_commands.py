@@ -55,15 +55,16 @@ def test_knn_is_scikit_learn_s_on_the_same_features(folder: Path, space: Any) ->
     results = run_knn(KNNConfig(str(folder), space=space, k=[5, 20], temperature=[0.1]))
     train, labels, test, truth = arrays(folder, space)
     superclass = np.arange(20) // 4
+    few = 0.01  # the k-th neighbours of some images are as near as the next, as far as float32 tells
     assert [row["k"] for row in results.rows] == [5, 20]
     for row in results.rows:
         classifier = KNeighborsClassifier(
             row["k"], weights=lambda distances: np.exp((1 - distances) / 0.1), metric="cosine"
         )
         predicted = classifier.fit(train, labels).predict(test)
-        assert row["top1"] == pytest.approx((predicted == truth).mean(), abs=2 / len(truth))
+        assert row["top1"] == pytest.approx((predicted == truth).mean(), abs=few)
         predicted = classifier.fit(train, superclass[labels]).predict(test)
-        assert row["superclass_top1"] == pytest.approx((predicted == superclass[truth]).mean(), abs=2 / len(truth))
+        assert row["superclass_top1"] == pytest.approx((predicted == superclass[truth]).mean(), abs=few)
         assert row["top1"] <= row["top5"] <= 1.0
 
 
