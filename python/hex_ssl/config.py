@@ -34,8 +34,8 @@ class MethodConfig:
         sim_weight: VICReg: weight of the invariance term.
         var_weight: VICReg: weight of the variance term.
         cov_weight: VICReg: weight of the covariance term.
-        half_variance: VICReg: mean of the two views' variance terms, as in its authors' code; otherwise their sum, as in
-            solo-learn.
+        half_variance: VICReg: mean of the two views' variance terms, as in its authors' code; otherwise their sum, as
+            in solo-learn.
         neighbours: All4One: nearest neighbours of an image.
         attention_temperature: All4One: temperature of the attention term; None: that of the loss.
         positional_axis: All4One: the axis along which its sinusoidal code runs, "rank" of the neighbour, or "feature"
