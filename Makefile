@@ -19,7 +19,7 @@ help: ## This list
 
 setup: .venv/.built ## The environment .venv with the extension built in release mode
 
-demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (2 minutes on 2 cores)
+demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (3 minutes on 2 cores)
 	hex-ssl demo
 
 test: lint test-rust test-python ## Everything: lint, types, Rust tests, Python tests, doctests, README, examples
