@@ -17,7 +17,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use terms::{Hierarchical, Terms};
 
 use crate::error::{Error, Input, Result};
-use crate::problem::{quantile_rank, Pairing, Problem, Reduction, Threshold};
+use crate::problem::{quantile_rank, Pairing, Problem, Reduction, Threshold, Wanted};
 
 /// Elements of a chunk's [anchors, keys] buffers. On the CPU few enough for malloc to hand the same
 /// pages out again (fresh ones cost more than the arithmetic); elsewhere many, as launches cost.
@@ -50,17 +50,6 @@ pub struct Inputs {
     pub epsilon: Option<Tensor>,
     /// [M]: the loss is the sum of weight times anchor's loss, whatever the reduction.
     pub weights: Option<Tensor>,
-}
-
-/// Which gradients to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// The anchors'; the others only along with it.
-    pub anchors: bool,
-    /// The keys', where the problem is not square.
-    pub keys: bool,
-    /// The positives', for `Pairing::Apart`.
-    pub positives: bool,
 }
 
 /// What one evaluation found.

@@ -79,6 +79,17 @@ pub enum Reduction {
     None,
 }
 
+/// Which gradients to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The anchors'; the others only along with it.
+    pub anchors: bool,
+    /// The keys', where the problem is not square.
+    pub keys: bool,
+    /// The positives', for `Pairing::Apart`.
+    pub positives: bool,
+}
+
 /// One evaluation of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {

@@ -11,9 +11,9 @@ pub use backend::Backend;
 use backend::{Choice, Reason};
 use tch::{Device, Kind, Tensor};
 
-use crate::composite::{self, Wanted};
+use crate::composite;
 use crate::error::{Error, Result};
-use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold};
+use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
 /// The tensors of a call, as they came. M = number of views * n.
 pub struct Tensors {

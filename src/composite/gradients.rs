@@ -2,10 +2,11 @@
 
 use tch::Tensor;
 
-use super::{Chunk, Rows, Wanted};
+use super::{Chunk, Rows};
 use crate::composite::directions::Directions;
 use crate::composite::terms::Terms;
 use crate::error::Result;
+use crate::problem::Wanted;
 
 /// Sums over the anchors so far, for the directions of each input; none where not wanted.
 pub(super) struct Gradients {

@@ -58,17 +58,6 @@ pub trait Executor {
     ) -> Result<()>;
 }
 
-/// Which gradients to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// The anchors'; the others only along with it.
-    pub anchors: bool,
-    /// The keys', where the problem is not square.
-    pub keys: bool,
-    /// The positives', for `Pairing::Apart`.
-    pub positives: bool,
-}
-
 /// A floating-point type in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scalar {

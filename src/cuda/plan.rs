@@ -10,9 +10,9 @@ use std::ptr::{from_mut, null, null_mut, NonNull};
 
 use super::memory::Scratch;
 use super::parameters::{self, Launch, Parameters, Side};
-use super::{Buffers, Chip, Executor, Matrix, Scalar, Variant, Wanted, MAX_DIMS, MAX_VIEWS};
+use super::{Buffers, Chip, Executor, Matrix, Scalar, Variant, MAX_DIMS, MAX_VIEWS};
 use crate::error::Result;
-use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold};
+use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
 /// Threads of a block, and warps: a warp's 32 threads work on a row, or on 16.
 const THREADS: usize = 256;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::Tensors;
-use crate::composite::{Evaluation, Wanted};
+use crate::composite::Evaluation;
 use crate::cuda::{self, Buffers, Chip, Device, Emulator, Executor, Matrix, Module, Operand, Scalar, Variant};
 use crate::error::{Error, Result};
-use crate::problem::{Problem, Reduction};
+use crate::problem::{Problem, Reduction, Wanted};
 
 /// Where the emulator of the kernels lies: a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -69,7 +69,6 @@ impl Kernels {
             gradient(problem.keys, wanted.keys)?,
             gradient(problem.anchors, wanted.positives)?,
         ];
-        let wanted = cuda::Wanted { anchors: wanted.anchors, keys: wanted.keys, positives: wanted.positives };
         let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
         let mut buffers = lent.buffers()?;
         buffers.loss = loss.data_ptr().cast();
@@ -86,14 +85,14 @@ impl Kernels {
     pub(super) fn row_quantiles(&self, problem: &Problem, tensors: &Tensors) -> Result<Tensor> {
         let device = tensors.views[0].device();
         let quantiles = float32(&[problem.anchors], device)?;
-        let wanted = cuda::Wanted { anchors: false, keys: false, positives: false };
+        let wanted = Wanted { anchors: false, keys: false, positives: false };
         let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
         let (buffers, out) = (lent.buffers()?, quantiles.data_ptr().cast());
         self.run(|executor| cuda::row_quantiles(problem, &buffers, out, self.chip, self.variant, executor))?;
         Ok(quantiles)
     }
 
-    fn scratch(&self, problem: &Problem, wanted: cuda::Wanted, device: tch::Device) -> Result<Tensor> {
+    fn scratch(&self, problem: &Problem, wanted: Wanted, device: tch::Device) -> Result<Tensor> {
         let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant) as i64;
         Ok(Tensor::f_empty([bytes], (Kind::Uint8, device))?)
     }

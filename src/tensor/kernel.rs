@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::checks::{length, values};
 use super::{compute_kind, threads, Tensors};
-use crate::composite::{Evaluation, Wanted};
+use crate::composite::Evaluation;
 use crate::cpu::{self, Element, Gradients, Inputs, Rows};
 use crate::error::{Error, Result};
-use crate::problem::{Problem, Reduction};
+use crate::problem::{Problem, Reduction, Wanted};
 
 /// [`cpu::evaluate`] on tensors.
 pub(super) fn evaluate(problem: &Problem, tensors: &Tensors, wanted: Wanted) -> Result<Evaluation> {
