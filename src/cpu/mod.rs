@@ -5,10 +5,12 @@
 //! not apply or does not succeed, thresholds come first, by whole rows, and the sums after them, by tiles. The gradient
 //! is the last, by tiles.
 
+mod amx;
 mod element;
 mod evaluate;
 mod float;
 mod gradient;
+mod half_product;
 mod half_rows;
 mod inputs;
 mod isa;

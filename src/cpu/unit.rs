@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::element::Element;
 use super::float::Float;
-use super::half_rows::HalfRows;
+use super::half_product::Unit;
+use super::half_rows::{self, HalfRows};
 use super::inputs::Rows;
 use super::isa::{InstructionSet, Isa, Kernel};
 use super::product::BLOCK_COLUMNS;
@@ -49,8 +50,8 @@ impl<C: Float> UnitRows<C> {
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = vec![C::ZERO; padded_rows * padded_dims];
-        let half = E::IS_BFLOAT16 && isa == Isa::Avx512 && HalfRows::pay();
-        let mut panels = vec![C::ZERO; if half { 0 } else { padded_rows * dims }];
+        let half = Unit::best().filter(|_| E::IS_BFLOAT16 && isa == Isa::Avx512);
+        let mut panels = vec![C::ZERO; if half.is_some() { 0 } else { padded_rows * dims }];
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);
         {
@@ -67,7 +68,7 @@ impl<C: Float> UnitRows<C> {
                     let (data, panels, lengths) = unsafe {
                         (
                             data.slice(start * padded_dims, padded * padded_dims),
-                            if half { &mut [] } else { panels.slice(start * dims, padded * dims) },
+                            if half.is_some() { &mut [] } else { panels.slice(start * dims, padded * dims) },
                             lengths.slice(start.min(rows), count),
                         )
                     };
@@ -93,10 +94,10 @@ impl<C: Float> UnitRows<C> {
         if row != usize::MAX {
             return Err(Error::Row { input, row, fault: fault(parts, row) });
         }
-        let half = half.then(|| {
+        let half = half.map(|unit| {
             let mut half_lengths: Vec<f32> = lengths.iter().map(|&length| length_without_exponent(length)).collect();
             half_lengths.resize(padded_rows, 1.0);
-            HalfRows::new(data.iter().map(|x| x.to_f64() as f32), half_lengths, padded_dims)
+            HalfRows::new(unit, half_rows::single(&mut data), &half_lengths, padded_dims, threads)
         });
         Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, half, lengths })
     }
