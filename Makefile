@@ -37,6 +37,7 @@ lint: setup ## Formatting, clippy, ruff, mypy, the extension against its stub
 	ruff check
 	mypy
 	python -m mypy.stubtest hex_ssl._core
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py

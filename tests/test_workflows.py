@@ -1,0 +1,42 @@
+"""The forge's workflows call targets that the Makefile has, and commands that contributors run."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def runs(workflow: Path) -> list[str]:
+    """Every shell line of a workflow."""
+    jobs: dict[str, Any] = yaml.safe_load(workflow.read_text())["jobs"]
+    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_targets_exist(workflow: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    called = {target for run in runs(workflow) if run.startswith("make ") for target in run.split()[1:]}
+    assert called
+    assert called <= targets
+
+
+def test_the_gate_and_the_wheel_are_run_before_a_release() -> None:
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    assert release["publish"]["needs"] == "build"
+    assert release["build"]["needs"] == "gate"
+    commands = runs(ROOT / ".github" / "workflows" / "release.yml")
+    assert "bash .ci/run" in commands
+    assert "make wheel" in commands
+
+
+def test_only_publishing_may_ask_for_an_identity() -> None:
+    for workflow in WORKFLOWS:
+        content = yaml.safe_load(workflow.read_text())
+        assert content["permissions"] == {"contents": "read"}
+        for name, job in content["jobs"].items():
+            assert job.get("permissions") == ({"id-token": "write"} if name == "publish" else None)
