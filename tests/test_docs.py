@@ -8,7 +8,10 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,10 +78,32 @@ def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest
 
 @PAGE
 def test_every_block_says_what_it_is(page: Path) -> None:
-    assert {block.language for block in blocks(page)} <= {"", "bash", "math", "python", "text"}
+    assert {block.language for block in blocks(page)} <= {"", "bash", "json", "math", "python", "text", "yaml"}
     assert page.read_text(encoding="utf-8").count("<!-- not run") == sum(
         block.why is not None for block in blocks(page)
     )
+
+
+def test_pictures_are_current(tmp_path: Path) -> None:
+    folder = ROOT / "docs" / "pictures"
+    version = f"Matplotlib v{metadata.version('matplotlib')}"
+    if version not in (folder / "split.svg").read_text(encoding="utf-8"):
+        pytest.skip(f"the pictures were not drawn by {version}")
+    subprocess.run([sys.executable, folder / "draw.py", tmp_path], check=True, timeout=300)
+    drawn = sorted(tmp_path.iterdir())
+    assert [path.name for path in drawn] == sorted(path.name for path in folder.glob("*.svg") if path.stem != "favicon")
+    for path in drawn:
+        text, numbers = numbers_apart(path)
+        expected_text, expected_numbers = numbers_apart(folder / path.name)
+        assert text == expected_text, path.name
+        assert numbers == pytest.approx(expected_numbers, abs=0.5), path.name  # points, of which 72 make an inch
+
+
+def numbers_apart(path: Path) -> tuple[list[str], list[float]]:
+    """A picture without its numbers, and these. Names of parts are digests."""
+    text = re.sub(r"(id=\"|#)\w+", r"\1", path.read_text(encoding="utf-8"))
+    number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    return re.split(number, text), [float(each) for each in re.findall(number, text)]
 
 
 def lines(shell: str) -> list[str]:

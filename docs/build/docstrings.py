@@ -6,6 +6,7 @@ from typing import Any
 from griffe import Extension, Object
 
 REFERENCE = re.compile(r":\w+:`~?([^`]+)`")
+LINK = r'<autoref identifier="\1" optional><code>\1</code></autoref>'
 LITERAL = re.compile(r"::$", re.MULTILINE)
 EXAMPLE = re.compile(r"^(\s*)Example:$", re.MULTILINE)
 TABLE = re.compile(r"^=+ [= ]+\n(.+)\n=+ [= ]+\n((?:.+\n)+?)=+ [= ]+$", re.MULTILINE)
@@ -22,7 +23,7 @@ class Docstrings(Extension):
 
 def markdown(text: str) -> str:
     """A docstring's text in Markdown."""
-    text = LITERAL.sub(":", REFERENCE.sub(r"`\1`", text))
+    text = LITERAL.sub(":", REFERENCE.sub(LINK, text))
     return TABLE.sub(_table, EXAMPLE.sub(r"\1Examples:", text))
 
 

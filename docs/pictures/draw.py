@@ -151,18 +151,20 @@ def gradient(loss: Callable[..., Tensor], views: Tensor, **settings: float) -> T
 
 
 PICTURES = {
-    "split": (draw_split, draw_quantile),
-    "schedules": (draw_schedules, draw_scales),
-    "floor": (draw_floor, draw_gradient),
+    "split": draw_split,
+    "quantile": draw_quantile,
+    "schedules": draw_schedules,
+    "scales": draw_scales,
+    "floor": draw_floor,
+    "gradient": draw_gradient,
 }
 
 
 def main(folder: Path) -> None:
     """Draws all pictures into a folder."""
-    for name, parts in PICTURES.items():
-        figure, axes = plt.subplots(1, len(parts), figsize=(9, 3.4), layout="constrained")
-        for part, each in zip(parts, axes, strict=True):
-            part(each)
+    for name, draw in PICTURES.items():
+        figure, axes = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
+        draw(axes)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close(figure)
 
