@@ -100,10 +100,11 @@ def test_pictures_are_current(tmp_path: Path) -> None:
 
 
 def numbers_apart(path: Path) -> tuple[list[str], list[float]]:
-    """A picture without its numbers, and these. Names of parts are digests."""
+    """A picture's words and what it is without its numbers; and these. Names of parts are digests."""
     text = re.sub(r"(id=\"|#)\w+", r"\1", path.read_text(encoding="utf-8"))
     number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
-    return re.split(number, text), [float(each) for each in re.findall(number, text)]
+    words = re.findall(r">([^<>]+)</text>", text)
+    return words + re.split(number, text), [float(each) for each in re.findall(number, text)]
 
 
 def lines(shell: str) -> list[str]:
