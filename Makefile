@@ -12,7 +12,7 @@ demo test-python: export OMP_WAIT_POLICY := PASSIVE
 
 RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 
-.PHONY: help setup demo test test-rust test-python lint bench clean
+.PHONY: help setup demo test test-rust test-python lint docs bench clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,7 +30,7 @@ test-rust: .venv/.installed ## The kernel's own tests, without Python or libtorc
 test-python: setup ## pytest over tests, docstrings and README
 	pytest
 
-lint: setup ## Formatting, clippy, ruff, mypy, the extension against its stub
+lint: setup docs ## Formatting, clippy, ruff, mypy, the extension against its stub, the documentation
 	cargo fmt --check
 	cargo clippy --quiet --release --all-targets -- -D warnings
 	ruff format --check
@@ -38,6 +38,9 @@ lint: setup ## Formatting, clippy, ruff, mypy, the extension against its stub
 	mypy
 	python -m mypy.stubtest hex_ssl._core
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+docs: .venv/.installed ## The documentation as a site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
 
 bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
