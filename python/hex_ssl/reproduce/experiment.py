@@ -27,7 +27,7 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from hex_ssl.config import Config
 from hex_ssl.extras import train_extra
@@ -178,7 +178,8 @@ class Experiment:
             {} if epochs is None else {"run": {"epochs": epochs}},
         )
         try:
-            return typed_config(_with_shares(settings, settings["run"].get("epochs", Config().run.epochs)))
+            whole = typed_config({"run": settings["run"]}).run.epochs
+            return typed_config(_with_shares(settings, whole))
         except ValueError as error:
             raise ValueError(f"{self.name}: groups.{group}.rows.{row}, scale {scale}, {dataset}: {error}") from error
 
@@ -266,7 +267,7 @@ def typed_config(settings: Settings) -> Config:
 
 def _of_type(value: Any, annotation: Any, name: str) -> Any:
     """The value, a whole number as a float where one is wanted."""
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     for kind in kinds:
         if get_origin(kind) is Literal:
             fits = value in get_args(kind)
@@ -284,6 +285,8 @@ def _with_shares(settings: Any, epochs: int) -> Any:
     if not isinstance(settings, dict):
         return settings
     if settings.keys() == {SHARE}:
+        if not isinstance(settings[SHARE], int | float) or not 0 <= settings[SHARE] <= 1:
+            raise ValueError(f"expected `{SHARE}` to be in [0, 1], but got {settings[SHARE]!r}")
         return max(1, round(settings[SHARE] * epochs))
     return {key: _with_shares(value, epochs) for key, value in settings.items()}
 

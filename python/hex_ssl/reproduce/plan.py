@@ -130,7 +130,7 @@ def check_data(plan: Plan) -> None:
         FileNotFoundError: A file or folder is missing.
         ValueError: `data` is not given, but needed.
     """
-    for place in {place for job in plan.jobs for place in (job.trained_on, job.evaluated_on)}:
+    for place in dict.fromkeys(place for job in plan.jobs for place in (job.trained_on, job.evaluated_on)):
         source = place.file or place.root
         if source is None and place.images.name not in GENERATED:
             raise ValueError(f"expected `data` to be the folder that holds {_wanted(place.images)}, but got None")
