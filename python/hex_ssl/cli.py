@@ -1,5 +1,5 @@
-"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `recipes`,
-`datasets` and `demo`.
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `reproduce`,
+`recipes`, `datasets` and `demo`.
 
 Every setting is a key of `hex_ssl.config.Config`: in a YAML file or recipe given as --recipe, or dotted, such as
 --loss.temperature 0.2, after it. Unknown keys and values are errors that suggest the nearest.
@@ -25,11 +25,17 @@ with train_extra():
     )
 
     from hex_ssl.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
+    from hex_ssl.reproduce.experiment import list_experiments, load_experiment
+    from hex_ssl.reproduce.settings import ReproduceConfig
 
 Result = TypeVar("Result")
 
 DEFAULT_RECIPE = "quick/simclr_hex"
 RECIPE_OPTIONS = ("--recipe", "--config")
+REPRODUCE_FLAGS = {
+    "list": "only list the rows, and how many of their runs are done",
+    "keep_checkpoints": "keep checkpoints and backbone of a run after its evaluation",
+}
 
 # On the command line `off` is the word that it is in recipes.
 set_loader("recipe", parse_yaml, exceptions=(yaml.YAMLError,))
@@ -64,6 +70,7 @@ def _suggestion(message: str) -> str:
         return ""
     quoted = re.findall(r"'([\w./]+)'|--([\w.]+)|value: (\S+)", message)
     configs = {**_evaluations(), **{name: config for name, (config, _) in _analyses().items()}}
+    configs["reproduce"] = ReproduceConfig
     known = [each.name for config in configs.values() for each in fields(config)]
     return suggest(*(next(filter(None, found)) for found in quoted), also=known)
 
@@ -83,6 +90,12 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("name", nargs="?", help="a dataset")
     demo = _Parser(allow_abbrev=False, description="Pretrains on the digits with and without HEX and compares.")
     demo.add_function_arguments(_run_demo_signature(), as_group=False)
+    text = (ReproduceConfig.__doc__ or "").partition("\n")[0]
+    reproduce = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
+    reproduce.add_argument("experiment", nargs="?", help=f"one of {', '.join(list_experiments())}, or a YAML file")
+    reproduce.add_class_arguments(ReproduceConfig, as_group=False, skip={"experiment", *REPRODUCE_FLAGS})
+    for flag, help_ in REPRODUCE_FLAGS.items():
+        reproduce.add_argument(f"--{flag}", action="store_true", help=help_)
     parser = _Parser(
         prog="hex-ssl", allow_abbrev=False, parser_mode="recipe", description="Self-supervised pretraining with HEX."
     )
@@ -100,6 +113,7 @@ def build_parser() -> ArgumentParser:
         analysis.add_argument(runs, nargs="+" if several else "?", help="run folder")
         analysis.add_class_arguments(config, as_group=False, skip={runs})
         commands.add_subcommand(name, analysis, help=_as_help(text))
+    commands.add_subcommand("reproduce", reproduce, help=_as_help(text))
     commands.add_subcommand("recipes", recipes, help="list the recipes, or show one")
     commands.add_subcommand("datasets", datasets, help="list the datasets, or show one")
     commands.add_subcommand("demo", demo, help="pretrain on the digits with and without HEX, and compare")
@@ -142,10 +156,12 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = ["pretrain", "--recipe", DEFAULT_RECIPE, *arguments[1:]]
     if arguments and arguments[0] in _evaluations():
         arguments = _with_brackets(arguments, _list_options(_evaluations()[arguments[0]]))
+    elif arguments[:1] == ["reproduce"]:
+        arguments = _with_brackets(arguments, _list_options(ReproduceConfig))
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     commands = {"pretrain": _pretrain, "recipes": _recipes, "datasets": _datasets, "demo": _demo}
-    commands |= {"analyze": _analyze, "report": _report}
+    commands |= {"analyze": _analyze, "report": _report, "reproduce": _reproduce}
     commands |= {name: partial(_evaluate, config) for name, config in _evaluations().items()}
     try:
         settings = _checked(lambda: parser.instantiate(parsed))
@@ -219,6 +235,22 @@ def _report(settings: Namespace) -> None:
     from hex_ssl.analysis.report import ReportConfig, report
 
     print(_checked(lambda: report(ReportConfig(**settings))))
+
+
+def _reproduce(settings: Namespace) -> None:
+    from hex_ssl.reproduce.command import list_rows, prepare, reproduce
+    from hex_ssl.reproduce.plan import results_folder
+
+    if settings.experiment is None:
+        for name in list_experiments():
+            print(f"{name:10}  {load_experiment(name).title}")
+        return
+    asked = _checked(lambda: ReproduceConfig(**settings))
+    plan = _checked(lambda: prepare(asked))
+    if asked.list:
+        print(list_rows(plan, results_folder(asked)))
+    elif status := reproduce(plan, asked):
+        sys.exit(status)
 
 
 def _recipes(settings: Namespace) -> None:

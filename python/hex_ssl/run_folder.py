@@ -22,7 +22,7 @@ BACKBONE = "backbone.safetensors"
 CHECKPOINTS = "checkpoints"
 LAST = "last"
 
-_MAY_CHANGE = {
+MAY_CHANGE = {
     "run.existing",
     "run.progress",
     "run.root",
@@ -84,7 +84,7 @@ def claim_run_folder(config: Config) -> Path:
         else:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
     _note_environment(folder)
     return folder
 
@@ -102,7 +102,7 @@ def _compare(folder: Path, config: Config) -> None:
     changed = [
         f"{key}: {was.get(key)} -> {wanted.get(key)}"
         for key in sorted(was.keys() | wanted.keys())
-        if key not in _MAY_CHANGE and was.get(key) != wanted.get(key)
+        if key not in MAY_CHANGE and was.get(key) != wanted.get(key)
     ]
     if changed:
         raise ValueError(f"expected the configuration of the run to resume, but these differ: {'; '.join(changed)}")
@@ -116,7 +116,7 @@ def _note_environment(folder: Path) -> None:
     """Adds this start to the list in `environment.json`, and warns where it differs in a version from the last."""
     path = folder / ENVIRONMENT
     starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    versions = {"python": platform.python_version(), **_versions()}
+    versions = {"python": platform.python_version(), **package_versions()}
     if starts and starts[-1]["versions"] != versions:
         changed = [f"{name} {was} -> {versions.get(name)}" for name, was in starts[-1]["versions"].items()]
         other = "; ".join(each for each in changed if each.split()[1] != each.split()[-1])
@@ -130,10 +130,11 @@ def _note_environment(folder: Path) -> None:
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    _write_whole(path, json.dumps([*starts, start], indent=2) + "\n")
+    write_whole(path, json.dumps([*starts, start], indent=2) + "\n")
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
+    """The versions of the packages that may move a number; None of one that is not installed."""
     found: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -143,7 +144,8 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside and renames it: a file of that name is whole, whenever the process dies."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

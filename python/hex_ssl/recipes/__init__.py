@@ -115,12 +115,19 @@ def _load(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     base = recipe.pop("extends", None)
     if base is None:
         return recipe
-    return _merged(_load(path.parent / base, (*extending, path)), recipe)
+    return merged(_load(path.parent / base, (*extending, path)), recipe)
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both_nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both_nested else value
-    return merged
+def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with changes to them, of which later ones count more; nothing given is altered.
+
+    Example:
+        >>> merged({"run": {"seed": 0, "epochs": 40}}, {"run": {"seed": 1}})
+        {'run': {'seed': 1, 'epochs': 40}}
+    """
+    joined = dict(base)
+    for change in changes:
+        for key, value in change.items():
+            both_nested = isinstance(value, dict) and isinstance(joined.get(key), dict)
+            joined[key] = merged(joined[key], value) if both_nested else value
+    return joined
