@@ -123,6 +123,7 @@ def _quietly(target: Callable[..., Any], *arguments: Any) -> None:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of its loader's processes, as in any program
     signal.signal(signal.SIGINT, signal.default_int_handler)
     target(*arguments)
 
