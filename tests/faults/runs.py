@@ -63,12 +63,12 @@ def start(target: Callable[..., Any], *arguments: Any) -> multiprocessing.proces
     return process
 
 
-def end_of(target: Callable[..., Any], *arguments: Any) -> str:
+def end_of(target: Callable[..., Any], *arguments: Any, seconds: float = 120.0) -> str:
     """What a function ends with in a process of its own: "" or its error's type and text."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start(_tell, sender, target, *arguments)
     sender.close()
-    assert receiver.poll(120), "it hangs"
+    assert receiver.poll(seconds), "it hangs"
     told: str = receiver.recv()
     process.join(timeout=30)
     assert process.exitcode == 0
