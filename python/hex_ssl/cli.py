@@ -6,6 +6,7 @@ Every setting is a key of `hex_ssl.config.Config`: in a YAML file or recipe give
 """
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -206,7 +207,11 @@ def _pretrain(settings: Namespace) -> None:
     from hex_ssl.pretrain import prepare
 
     run = _checked(lambda: prepare(Config(**{group.name: settings[group.name] for group in fields(Config)})))
-    run.train()
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        print(f"\nstopped; `--run.existing resume` goes on with {run.folder}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     if run.trainer.is_global_zero:
         rows = read_metrics(run.folder)
         figures = [f"{_in_words(name)} {100 * (rows[-1][name] or 0):.1f} %" for name in rows[-1] if "accuracy" in name]

@@ -26,6 +26,7 @@ with train_extra():
     from hex_ssl.pretrain import prepare
     from hex_ssl.recipes import load_recipe
     from hex_ssl.run_folder import BACKBONE
+    from hex_ssl.whole_file import whole_file
 
 HEX, SIMCLR, UNTRAINED = "SimCLR + HEX", "SimCLR", "untrained"
 RECIPES = {HEX: "quick/simclr_hex", SIMCLR: "quick/simclr"}
@@ -144,7 +145,8 @@ def _save(root: Path, config: Config, results: Results, seconds: float) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    (root / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with whole_file(root / "results.json") as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ with train_extra():
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from hex_ssl.backbones import describe_backbone
     from hex_ssl.callbacks import (
@@ -34,7 +36,16 @@ with train_extra():
     from hex_ssl.data import PretrainData
     from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.methods import Method, build_method
-    from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, CONFIG, claim_run_folder, last_checkpoint, run_folder
+    from hex_ssl.run_folder import (
+        BACKBONE,
+        CHECKPOINTS,
+        CONFIG,
+        Claim,
+        check_run_folder,
+        claim_run_folder,
+        last_checkpoint,
+        run_folder,
+    )
 
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -53,6 +64,7 @@ class Run:
         folder: The run folder.
         checkpoint: Where to go on, if anywhere.
         trainer: Lightning's, with all that happens beside the training.
+        claim: On the folder, until the training ends; None in all processes but the first.
     """
 
     config: Config
@@ -61,14 +73,27 @@ class Run:
     folder: Path
     checkpoint: Path | None
     trainer: L.Trainer
+    claim: Claim | None
 
     def train(self) -> None:
-        """Trains to the last epoch, and exports the backbone."""
-        with _quiet_lightning(self.checkpoint), _determinism(self.config.run.deterministic):
-            self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
-        # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to train.
-        if self.trainer.is_global_zero:
-            save_backbone(self.method.backbone, self.folder / BACKBONE, self._description())
+        """Trains to the last epoch, and exports the backbone.
+
+        Raises:
+            FloatingPointError: The loss or the weights are not finite; the last checkpoint is of before.
+            KeyboardInterrupt: Ctrl-C. The run can be resumed from its last checkpoint.
+            OSError: A file cannot be written, such as on a full disk; the last checkpoint stays.
+            SystemExit: SIGTERM, with code 143, after a checkpoint.
+        """
+        try:
+            with _quiet_lightning(self.checkpoint), _determinism(self.config.run.deterministic), _interruptions():
+                self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
+            # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to
+            # train.
+            if self.trainer.is_global_zero:
+                save_backbone(self.method.backbone, self.folder / BACKBONE, self._description())
+        finally:
+            if self.claim is not None:
+                self.claim.release()
 
     def _description(self) -> dict[str, str]:
         described = describe_backbone(self.config.backbone, self.data.channels, self.data.image_size)
@@ -97,20 +122,23 @@ def prepare(config: Config) -> Run:
         config: The run.
 
     Raises:
+        BlockingIOError: Another process writes into the run folder.
         FileExistsError: The run folder is not empty and `run.existing` is "error".
-        ValueError: The configuration contradicts itself, the data, or the run to be resumed.
+        ValueError: The configuration contradicts itself, the data, or the run to be resumed; or its checkpoint cannot
+            be read or is of another network.
     """
     data, method = build(config)
     folder = run_folder(config)
     trainer = _trainer(config, data, folder)
     _warn_of_accumulation(config)
     if trainer.is_global_zero:  # Lightning or torchrun starts this program once for each device
-        claim_run_folder(config)
+        check_run_folder(config)
     checkpoint = last_checkpoint(config)
     metrics = trainer.loggers[0]
     assert isinstance(metrics, MetricsFiles)
-    metrics.resumed_step = _step_of(checkpoint)
-    return Run(config, data, method, folder, checkpoint, trainer)
+    metrics.resumed_step = _step_of(checkpoint, method)
+    claim = claim_run_folder(config) if trainer.is_global_zero else None
+    return Run(config, data, method, folder, checkpoint, trainer, claim)
 
 
 def pretrain(config: Config) -> Path:
@@ -241,10 +269,34 @@ def _warn_of_accumulation(config: Config) -> None:
         )
 
 
-def _step_of(checkpoint: Path | None) -> int:
+def _step_of(checkpoint: Path | None, method: Method) -> int:
+    """The step that a run goes on from, whose checkpoint has to be whole and of this method."""
     if checkpoint is None:
         return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        method.load_state_dict(saved["state_dict"])
+        return int(saved["global_step"])
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file, torch's reader raises whatever it stumbles over
+        raise ValueError(
+            f"expected {checkpoint} to be a checkpoint of this run, but got {type(error).__name__}: {error}; without "
+            "that file, the run starts from the beginning"
+        ) from error
+
+
+@contextmanager
+def _interruptions() -> Iterator[None]:
+    """Ctrl-C and SIGTERM, of which Lightning makes exits with code 1 and 0, end a run as other programs end."""
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as exit:
+        if isinstance(exit.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

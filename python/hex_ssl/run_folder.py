@@ -1,11 +1,15 @@
 """The folder of a run: who may write into it, and what stands where."""
 
+import errno
+import fcntl
 import json
 import os
 import platform
 import shutil
 import sys
 import warnings
+import weakref
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +19,14 @@ import torch
 import yaml
 
 from hex_ssl.config import Config
+from hex_ssl.whole_file import PART, naming, write_whole
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 BACKBONE = "backbone.safetensors"
 CHECKPOINTS = "checkpoints"
 LAST = "last"
+LOCK = ".lock"
 
 MAY_CHANGE = {
     "run.existing",
@@ -51,7 +57,44 @@ def last_checkpoint(config: Config) -> Path | None:
     return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
 
 
-def claim_run_folder(config: Config) -> Path:
+class Claim:
+    """A run folder that this process alone writes into, until it releases it or ends, however it ends.
+
+    Args:
+        folder: The run folder, which is there.
+
+    Attributes:
+        release: Lets others write into the folder; more than once does nothing more.
+
+    Raises:
+        BlockingIOError: Another process has it; the message names that process.
+        OSError: The folder cannot be written.
+    """
+
+    # A record lock, unlike `flock`, is not shared with forked processes: those that load images outlive a run that was
+    # killed by some seconds, in which it could not be resumed.
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        self.release: Callable[[], object] = weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(lock, 300, 0).decode(errors="replace")
+            self.release()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise BlockingIOError(
+                    f"expected no other process to write into the run folder {folder}, but {owner or 'one'} does"
+                ) from error
+            warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=4)
+            return
+        with naming(folder / LOCK):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def claim_run_folder(config: Config) -> Claim:
     """Makes the run folder and writes the whole configuration and the environment into it.
 
     Nothing is written or removed before everything has been checked. A run that is to be resumed but was stopped before
@@ -61,12 +104,33 @@ def claim_run_folder(config: Config) -> Path:
         config: The run; `run.existing` says what to do with a folder that is not empty.
 
     Returns:
-        The folder.
+        The claim on the folder, to be released when the last file is written.
 
     Raises:
+        BlockingIOError: Another process writes into it.
         FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
             resumed but holds no run.
         ValueError: The run to be resumed was configured otherwise.
+    """
+    check_run_folder(config)
+    folder = run_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = Claim(folder)
+    if config.run.existing == "overwrite":
+        _empty(folder)
+    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+    _note_environment(folder)
+    return claim
+
+
+def check_run_folder(config: Config) -> None:
+    """Checks what `claim_run_folder` checks before it writes.
+
+    Args:
+        config: The run.
+
+    Raises:
+        FileExistsError, ValueError: See `claim_run_folder`.
     """
     folder = run_folder(config)
     if _is_occupied(folder):
@@ -81,19 +145,22 @@ def claim_run_folder(config: Config) -> Path:
             )
         if config.run.existing == "resume":
             _compare(folder, config)
-        else:
-            shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
-    _note_environment(folder)
-    return folder
 
 
 def _is_occupied(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         return True
     # A process may have died while it wrote the very first file.
-    return folder.exists() and any(each.name != CONFIG + ".part" for each in folder.iterdir())
+    return folder.exists() and any(each.name not in (LOCK, CONFIG + PART) for each in folder.iterdir())
+
+
+def _empty(folder: Path) -> None:
+    """Removes everything but the lock; what says that this is a run folder comes last."""
+    for each in sorted(folder.iterdir(), key=lambda each: each.name == CONFIG):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != LOCK:
+            each.unlink()
 
 
 def _compare(folder: Path, config: Config) -> None:
@@ -142,10 +209,3 @@ def package_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file beside and renames it: a file of that name is whole, whenever the process dies."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

@@ -47,7 +47,7 @@ def config_of(folder: Path) -> Config:
 def test_run_folder_holds_everything(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert files == {
-        *("config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "checkpoints/last.ckpt"),
+        *(".lock", "config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "checkpoints/last.ckpt"),
         "backbone.safetensors",
     }
     assert config_of(trained).run.epochs == 12

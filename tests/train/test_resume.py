@@ -52,6 +52,8 @@ def train(config: Config, death: Death) -> None:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     torch.set_num_threads(1)
+    # Of the loader's processes, as in any program: those of a fork server would outlive this process.
+    multiprocessing.set_start_method("fork", force=True)
     from hex_ssl import pretrain
 
     training_step, log, save = Method.training_step, EpochMetrics._log, AtomicCheckpoints.save_checkpoint

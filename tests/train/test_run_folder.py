@@ -19,7 +19,7 @@ def with_run(config: Config, **settings: str) -> Config:
     return replace(config, run=replace(config.run, **settings))  # type: ignore[arg-type]
 
 
-FRESH = {"config.yaml", "environment.json"}
+FRESH = {".lock", "config.yaml", "environment.json"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_new_and_empty_folders_are_claimed(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    folder = claim_run_folder(make_config())
+    folder = claim_run_folder(make_config()).folder
     assert folder == tmp_path / "run"
     assert set(contents(folder)) == FRESH
 
@@ -44,7 +44,7 @@ def test_folder_of_something_else_is_left_alone(make_config: MakeConfig, tmp_pat
 
 
 def test_finished_run_is_an_error_that_says_what_to_do(make_config: MakeConfig) -> None:
-    folder = claim_run_folder(make_config())
+    folder = claim_run_folder(make_config()).folder
     before = contents(folder)
     message = (
         f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or say "
@@ -56,7 +56,7 @@ def test_finished_run_is_an_error_that_says_what_to_do(make_config: MakeConfig) 
 
 
 def test_overwriting_leaves_nothing_of_the_old_run(make_config: MakeConfig) -> None:
-    folder = claim_run_folder(make_config())
+    folder = claim_run_folder(make_config()).folder
     (folder / "metrics.csv").write_text("old")
     claim_run_folder(make_config(existing="overwrite"))
     assert set(contents(folder)) == FRESH
@@ -64,12 +64,12 @@ def test_overwriting_leaves_nothing_of_the_old_run(make_config: MakeConfig) -> N
 
 def test_resuming_compares_the_whole_configuration(make_config: MakeConfig) -> None:
     config = make_config()
-    folder = claim_run_folder(config)
+    folder = claim_run_folder(config).folder
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"")
     resumed = with_run(config, existing="resume")
-    assert claim_run_folder(resumed) == folder
+    assert claim_run_folder(resumed).folder == folder
     assert (last_checkpoint(resumed), last_checkpoint(config)) == (checkpoint, None)
     before = contents(folder)
     changed = replace(resumed, loss=replace(config.loss, temperature=0.5), data=replace(config.data, batch_size=128))
@@ -85,7 +85,7 @@ def test_resuming_compares_the_whole_configuration(make_config: MakeConfig) -> N
 @pytest.mark.parametrize("group", [group.name for group in fields(Config)])
 def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_config: MakeConfig) -> None:
     config = with_run(make_config(), existing="resume")
-    folder = claim_run_folder(config)
+    folder = claim_run_folder(config).folder
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     free = {
         "run": {
@@ -116,20 +116,20 @@ def test_run_without_a_checkpoint_or_a_folder_starts_from_the_beginning(
 ) -> None:
     resumed = make_config(existing="resume")
     for _ in range(2):  # no folder at first, then one without a checkpoint
-        assert claim_run_folder(resumed) == tmp_path / "run"
+        assert claim_run_folder(resumed).folder == tmp_path / "run"
         assert last_checkpoint(resumed) is None
 
 
 def test_half_a_configuration_is_no_run(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml.part").write_text("method: {na")
-    assert set(contents(claim_run_folder(make_config(existing="resume")))) == FRESH
+    assert set(contents(claim_run_folder(make_config(existing="resume")).folder)) == FRESH
 
 
 def test_environment_lists_each_start_and_other_versions_warn(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = claim_run_folder(make_config())
+    folder = claim_run_folder(make_config()).folder
     resumed = make_config(existing="resume")
     claim_run_folder(resumed)
     starts = json.loads((folder / "environment.json").read_text())

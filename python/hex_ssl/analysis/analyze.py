@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from hex_ssl.analysis.plane import PlaneMethod, to_plane
 from hex_ssl.analysis.run import subject_from_run
 from hex_ssl.analysis.snapshots import REPRESENTATION, Array, Snapshot, Subject, subject_from_arrays
 from hex_ssl.statistics import GROUPS
+from hex_ssl.whole_file import whole_file
 
 FOLDER, ANALYSIS = "analysis", "analysis.json"
 FEW = 5
@@ -116,9 +116,8 @@ def analyze(config: AnalyzeConfig) -> Path:
             old.unlink()
     _write_tables(result, folder)
     _draw(result, beside, found.pictures(result["nearest"]), folder)
-    beside_json = folder / (ANALYSIS + ".part")
-    beside_json.write_text(json.dumps(result, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside_json, folder / ANALYSIS)
+    with whole_file(folder / ANALYSIS) as file:
+        file.write((json.dumps(result, allow_nan=False) + "\n").encode())
     return folder
 
 

@@ -3,7 +3,6 @@
 import html
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import yaml
 from hex_ssl.analysis.analyze import ANALYSIS, FOLDER
 from hex_ssl.callbacks.metrics import read_metrics
 from hex_ssl.run_folder import CONFIG
+from hex_ssl.whole_file import whole_file
 
 EVALUATION = "evaluation"
 """The folder of a run that `hex-ssl knn`, `probe`, `finetune` and `transfer` write to."""
@@ -98,9 +98,8 @@ def report(config: ReportConfig) -> Path:
     title = config.title or _title([run["name"] for run in runs])
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(render(title, runs), encoding="utf-8")
-    os.replace(beside, path)
+    with whole_file(path) as file:
+        file.write(render(title, runs).encode())
     return path
 
 

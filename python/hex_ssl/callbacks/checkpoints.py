@@ -1,6 +1,5 @@
 """Checkpoints: one to resume from, and some to keep."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from hex_ssl.whole_file import whole_file
 
 LAST = "last.ckpt"
 CHECK_EVERY = 50
@@ -25,18 +26,16 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Writes, waits for the disk, renames."""
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(place.name + ".part")
-        with open(beside, "wb") as file:
+        with whole_file(place) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, place)
 
 
 class Checkpoints(L.Callback):
     """Saves `last.ckpt` at the end of each epoch and every few minutes, and keeps weights every few epochs.
 
-    To stand behind the callbacks whose state it is to save.
+    To stand behind the callbacks whose state it is to save. Weights that are not finite are not saved: the run ends
+    with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run of one process saves after the
+    batch.
 
     Args:
         folder: Where they go.
@@ -73,14 +72,27 @@ class Checkpoints(L.Callback):
     def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         if self.seconds == 0:
             return True
+        if trainer.world_size == 1 and trainer.received_sigterm:  # Lightning ends the run after this batch
+            return True
         due = time.monotonic() - self._saved_at >= self.seconds
         if trainer.world_size == 1:
             return due
         return batch_idx % CHECK_EVERY == 0 and bool(trainer.strategy.broadcast(due))
 
     def _save(self, trainer: L.Trainer) -> None:
+        _check_finite(trainer)
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
 
     def _keep(self, trainer: L.Trainer, epoch: int) -> None:
+        _check_finite(trainer)
         trainer.save_checkpoint(self.folder / f"epoch-{epoch:04}.ckpt", weights_only=True)
+
+
+def _check_finite(trainer: L.Trainer) -> None:
+    finite = [parameter.detach().isfinite().all() for parameter in trainer.lightning_module.parameters()]
+    if not bool(torch.stack(finite).all()):
+        raise FloatingPointError(
+            f"expected finite weights after step {trainer.global_step} (epoch {trainer.current_epoch + 1}), but some "
+            "are not; the last checkpoint is of before"
+        )

@@ -1,14 +1,15 @@
 """Export of the backbone as safetensors."""
 
-import os
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
+
+from hex_ssl.whole_file import whole_file
 
 
 def save_backbone(backbone: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes a backbone's weights beside `path` and renames them, so that a file of that name is always whole.
+    """Writes a backbone's weights; a file of that name is always whole.
 
     Args:
         backbone: The network.
@@ -16,6 +17,5 @@ def save_backbone(backbone: nn.Module, path: Path, metadata: dict[str, str]) -> 
         metadata: Text kept with the weights, as `hex_ssl.backbones.describe_backbone` gives it.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    beside = path.with_name(path.name + ".part")
-    save_file(weights, str(beside), metadata=metadata)
-    os.replace(beside, path)
+    with whole_file(path) as file:
+        file.write(save(weights, metadata))

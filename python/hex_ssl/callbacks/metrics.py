@@ -1,16 +1,18 @@
 """Metrics as JSON lines and as CSV, readable while the run goes on."""
 
 import csv
+import io
 import json
 import math
-import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from hex_ssl.whole_file import naming, whole_file
 
 Row = dict[str, float | None]
 
@@ -75,24 +77,31 @@ class MetricsFiles(Logger):
         """The rows that a resumed run keeps, which become the whole file."""
         rows = [row for row in read_metrics(self.folder) if (row["step"] or 0) <= self.resumed_step]
         rows = rows if self.resumed_step else []
-        beside = self.folder / (JSON_LINES + ".part")
-        beside.write_text("".join(map(_json_line, rows)), encoding="utf-8")
-        os.replace(beside, self.folder / JSON_LINES)
+        with whole_file(self.folder / JSON_LINES) as file:
+            file.write("".join(map(_json_line, rows)).encode())
         return rows
 
     def _write(self, row: Row, rows: list[Row]) -> None:
         """Appends the row; the whole CSV is written anew where a figure comes for the first time."""
-        with open(self.folder / JSON_LINES, "a", encoding="utf-8") as file:
-            file.write(_json_line(row))
-        mode, new = "a", [row]
-        if not row.keys() <= set(self._columns):
-            mode, new = "w", rows
-            self._columns = list(dict.fromkeys(name for each in rows for name in each))
-        with open(self.folder / CSV, mode, encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, self._columns)
-            if mode == "w":
-                writer.writeheader()
-            writer.writerows(new)
+        _append(self.folder / JSON_LINES, _json_line(row))
+        if row.keys() <= set(self._columns):
+            _append(self.folder / CSV, _csv_lines(self._columns, [row]))
+            return
+        self._columns = list(dict.fromkeys(name for each in rows for name in each))
+        header = dict(zip(self._columns, self._columns, strict=True))
+        with whole_file(self.folder / CSV) as file:
+            file.write(_csv_lines(self._columns, [header, *rows]).encode())
+
+
+def _append(path: Path, text: str) -> None:
+    with naming(path), open(path, "ab") as file:
+        file.write(text.encode())
+
+
+def _csv_lines(columns: list[str], rows: Sequence[Mapping[str, object]]) -> str:
+    lines = io.StringIO()
+    csv.DictWriter(lines, columns).writerows(rows)
+    return lines.getvalue()
 
 
 def _json_line(row: Row) -> str:

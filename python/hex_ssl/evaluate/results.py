@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any
 
 import sklearn
 import torch
+
+from hex_ssl.whole_file import whole_file
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
@@ -75,11 +76,10 @@ class Results:
         self.save()
 
     def save(self) -> None:
-        """Writes the file beside, and renames it."""
+        """Writes the file; one of that name is always whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".part")
-        beside.write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, self.path)
+        with whole_file(self.path) as file:
+            file.write((json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n").encode())
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""

@@ -13,6 +13,7 @@ from hex_ssl.config import OptimizerConfig
 from hex_ssl.data.batch import Batch
 from hex_ssl.gradient_cache import GradientCache
 from hex_ssl.losses import HexLoss
+from hex_ssl.methods.finite import is_finite, not_finite
 from hex_ssl.methods.queue import Queue
 from hex_ssl.optim import configure_optimizer
 from hex_ssl.statistics import Statistics
@@ -112,10 +113,22 @@ class Method(L.LightningModule):
         return dict(self._figures)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch; what it saw is in `statistics`."""
+        """The loss of a batch; what it saw is in `statistics`.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite. Nothing has learned from it.
+        """
         cache = self.gradient_cache
         embeddings = self.embed(batch.views) if cache is None else cache.embed(self, batch.views)
-        loss = self.compute_loss(embeddings, batch)
+        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1}, batch {batch_idx + 1} of it)"
+        try:
+            loss = self.compute_loss(embeddings, batch)
+        except ValueError as error:
+            if is_finite(*embeddings):
+                raise
+            raise not_finite("none", place, batch, embeddings) from error  # the kernel on the CPU refuses such rows
+        if not is_finite(loss):
+            raise not_finite(f"{loss.item()}", place, batch, embeddings)
         self.after_loss(embeddings, batch)
         return loss
 

@@ -10,7 +10,7 @@ from hex_ssl.reproduce.plan import Plan, check_data, make_plan, results_folder
 from hex_ssl.reproduce.results import Record, read_result
 from hex_ssl.reproduce.settings import ReproduceConfig
 from hex_ssl.reproduce.table import write_table
-from hex_ssl.run_folder import write_whole
+from hex_ssl.whole_file import write_whole
 
 
 def prepare(asked: ReproduceConfig) -> Plan:

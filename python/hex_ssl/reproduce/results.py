@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hex_ssl.config import Config
-from hex_ssl.run_folder import MAY_CHANGE, write_whole
+from hex_ssl.run_folder import MAY_CHANGE
+from hex_ssl.whole_file import write_whole
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""

@@ -1,0 +1,136 @@
+"""Tiny runs, in processes that can be killed."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from hex_ssl.callbacks.metrics import read_metrics
+from hex_ssl.config import Config
+from hex_ssl.pretrain import pretrain
+from hex_ssl.recipes import load_recipe
+from tests.train.test_resume import assert_same
+
+STEPS = 4
+"""Of an epoch: 280 digits in batches of 64."""
+
+EPOCHS = 4
+
+MOMENTS = int(os.environ.get("HEX_SSL_FAULT_MOMENTS", "0"))
+"""Random moments of each signal; 0: the few of the suite."""
+
+
+def tiny(root: Path, name: str = "run", **run: Any) -> Config:
+    """A run of seconds that saves after each step."""
+    config = Config.from_dict(load_recipe("quick/simclr_hex"))
+    settings = {"epochs": EPOCHS, "knn_every": EPOCHS, "classifier": False, "progress": False, "checkpoint_minutes": 0}
+    return replace(
+        config,
+        backbone=replace(config.backbone, width=4),
+        data=replace(config.data, fraction=0.195, batch_size=64),
+        optimizer=replace(config.optimizer, warmup_epochs=1),
+        run=replace(config.run, root=str(root), name=name, **{**settings, **run}),
+    )
+
+
+def resumed(config: Config) -> Config:
+    """The same run, to go on where it is."""
+    return replace(config, run=replace(config.run, existing="resume"))
+
+
+def train(config: Config) -> None:
+    """Trains, going on where there is a run."""
+    pretrain(resumed(config))
+
+
+def start(target: Callable[..., Any], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A process that begins with everything imported, and without the threads of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hex_ssl.pretrain", "timm.optim", "tests.faults.runs"])
+    process = context.Process(target=_quietly, args=(target, *arguments))
+    process.start()
+    return process
+
+
+def end_of(target: Callable[..., Any], *arguments: Any, seconds: float = 120.0) -> str:
+    """What a function ends with in a process of its own: "" or its error's type and text."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = start(_tell, sender, target, *arguments)
+    sender.close()
+    assert receiver.poll(seconds), "it hangs"
+    told: str = receiver.recv()
+    process.join(timeout=30)
+    assert process.exitcode == 0
+    return told
+
+
+def wait_for(happens: Callable[[], bool], process: multiprocessing.process.BaseProcess, seconds: float = 60.0) -> bool:
+    """Whether something happens while the process lives."""
+    end = time.monotonic() + seconds
+    while process.exitcode is None and time.monotonic() < end:
+        if happens():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def step_of(folder: Path) -> int:
+    """The step of the last checkpoint, which has to be whole; 0 before the first."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else 0
+
+
+def check_whole(folder: Path, expected: Path) -> None:
+    """Nothing of a run that was stopped is broken, and what it wrote before its last checkpoint is there."""
+    if (folder / "config.yaml").exists():
+        Config.from_dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    if (folder / "environment.json").exists():
+        json.loads((folder / "environment.json").read_text())
+    step = step_of(folder)
+    rows = [row for row in read_metrics(folder) if (row["step"] or 0) <= step]
+    assert_same(rows, [row for row in read_metrics(expected) if (row["step"] or 0) <= step] if rows else [], "metrics")
+    assert rows or step < STEPS
+    if (folder / "backbone.safetensors").exists():
+        load_file(folder / "backbone.safetensors")
+
+
+def check_equal(folder: Path, expected: Path) -> None:
+    """A run ended as another did: to the last bit."""
+    last, other = (torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (folder, expected))
+    assert_same(last, other, "last")
+    assert_same(load_file(folder / "backbone.safetensors"), load_file(expected / "backbone.safetensors"), "backbone")
+    for name in ("metrics.jsonl", "metrics.csv"):
+        assert (folder / name).read_text() == (expected / name).read_text()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _quietly(target: Callable[..., Any], *arguments: Any) -> None:
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of its loader's processes, as in any program
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    target(*arguments)
+
+
+def _tell(sender: Connection, target: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        target(*arguments)
+        sender.send("")
+    except BaseException as error:
+        sender.send(f"{type(error).__name__}: {error}")

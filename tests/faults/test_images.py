@@ -1,0 +1,117 @@
+"""Files in a dataset that are no images, or too much of one."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from hex_ssl.callbacks import Checkpoints
+from hex_ssl.config import Config
+from hex_ssl.pretrain import prepare, pretrain
+
+from . import runs
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def damaged(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:45] + bytes(30) + content[75:])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text(path: Path) -> None:
+    path.write_text("<html>404 not found</html>")
+
+
+def huge(path: Path) -> None:
+    """It says that it has 10^10 pixels, in 80 bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+
+
+FAULTS = {
+    truncated: "to be an image, but it cannot be decoded",
+    damaged: "to be an image, but it cannot be decoded",
+    empty: "to be an image, but it cannot be decoded",
+    text: "to be an image, but it cannot be decoded",
+    huge: "expected images of at most 89478485 pixels, but got",
+}
+
+
+def photographs(root: Path, count: int = 12) -> list[Path]:
+    """Files of noise in a folder without labels."""
+    root.mkdir()
+    files = [root / f"{number:02}.png" for number in range(count)]
+    for number, file in enumerate(files):
+        noise = torch.randint(256, (16, 16, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(file)
+    return files
+
+
+def folder_run(root: Path, workers: int = 0, **run: Any) -> Config:
+    config = runs.tiny(root, epochs=2, **run)
+    data = replace(
+        config.data,
+        name="folder",
+        root=str(root / "images"),
+        image_size=8,
+        batch_size=4,
+        fraction=1.0,
+        num_workers=workers,
+    )
+    return replace(config, data=data)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_file_that_is_no_image_stops_the_run_and_is_named(
+    fault: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = photographs(tmp_path / "images")[7]
+    whole, end_of_epoch = file.read_bytes(), Checkpoints.on_train_epoch_end
+
+    def spoiling(self: Checkpoints, *arguments: Any) -> None:
+        end_of_epoch(self, *arguments)
+        fault(file)
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", spoiling)
+    with pytest.raises(ValueError, match=FAULTS[fault]) as caught:
+        pretrain(folder_run(tmp_path))
+    assert str(file) in str(caught.value)
+    assert 3 <= runs.step_of(tmp_path / "run") < 6
+    monkeypatch.undo()
+    file.write_bytes(whole)
+    pretrain(runs.resumed(folder_run(tmp_path)))
+    assert runs.step_of(tmp_path / "run") == 6
+
+
+def test_process_that_loads_images_names_the_file_too(tmp_path: Path) -> None:
+    file = photographs(tmp_path / "images")[7]
+    empty(file)
+    told = runs.end_of(runs.train, folder_run(tmp_path, workers=1))
+    assert told.startswith("ValueError: ")
+    assert f"expected {file} to be an image, but it cannot be decoded" in told
+
+
+def test_file_is_named_before_anything_is_written_where_sizes_are_looked_at(tmp_path: Path) -> None:
+    file = photographs(tmp_path / "images")[7]
+    text(file)
+    config = folder_run(tmp_path)
+    with pytest.raises(ValueError, match=f"expected {file} to be an image"):
+        prepare(replace(config, data=replace(config.data, image_size=None)))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""Processes that die beside a run, and such that want its folder."""
+
+import os
+import signal
+import socket
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hex_ssl.config import Config
+from hex_ssl.data.loader import LoadedBatch, Place, TrainingImages
+from hex_ssl.methods import Method
+from hex_ssl.pretrain import prepare
+
+from . import runs
+
+TRAINING_STEP = Method.training_step
+LOAD = TrainingImages.__getitems__
+
+
+def train_with_dying_loader(config: Config) -> None:
+    """The process that loads images dies in the second epoch."""
+
+    def dying(self: TrainingImages, places: list[Place]) -> LoadedBatch:
+        if places[0][0] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return LOAD(self, places)
+
+    TrainingImages.__getitems__ = dying  # type: ignore[method-assign]
+    runs.train(config)
+
+
+def test_loader_process_that_dies_stops_the_run(tmp_path: Path) -> None:
+    config = runs.tiny(tmp_path)
+    config = replace(config, data=replace(config.data, num_workers=1))
+    told = runs.end_of(train_with_dying_loader, config)
+    assert told.startswith("RuntimeError: DataLoader worker (pid")
+    assert runs.step_of(tmp_path / "run") == runs.STEPS
+    assert runs.end_of(runs.train, config) == ""
+    assert runs.step_of(tmp_path / "run") == runs.STEPS * runs.EPOCHS
+
+
+def train_and_wait(config: Config) -> None:
+    """Trains until it is killed."""
+
+    def waiting(self: Method, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 1:
+            signal.pause()
+        return TRAINING_STEP(self, batch, batch_idx)
+
+    Method.training_step = waiting  # type: ignore[method-assign]
+    runs.train(config)
+
+
+@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path) -> None:
+    config = runs.tiny(tmp_path)
+    folder = tmp_path / "run"
+    process = runs.start(train_and_wait, config)
+    try:
+        assert runs.wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
+        before = runs.contents(folder)
+        second = replace(config, run=replace(config.run, existing=existing))  # type: ignore[arg-type]
+        with pytest.raises(BlockingIOError) as caught:
+            prepare(second)
+        assert str(caught.value) == (
+            f"expected no other process to write into the run folder {folder}, but process {process.pid} on "
+            f"{os.uname().nodename} does"
+        )
+        assert runs.contents(folder) == before
+    finally:
+        process.kill()
+    process.join(timeout=30)
+    prepare(second).claim.release()  # type: ignore[union-attr]  # with its process, the claim is gone
+
+
+def train_in_group(config: Config, rank: int, port: int, dies: int) -> None:
+    """One process of two; one of them dies in the second epoch."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    warnings.filterwarnings("ignore", message="torch's SyncBatchNorm needs GPUs")
+
+    def dying(self: Method, batch: Any, batch_idx: int) -> Any:
+        if rank == dies and self.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return TRAINING_STEP(self, batch, batch_idx)
+
+    Method.training_step = dying  # type: ignore[method-assign]
+    runs.train(config)
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_process_of_a_group_that_dies_ends_the_others(dies: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = runs.tiny(tmp_path, devices=2, accelerator="cpu", strategy="ddp")
+    group = [runs.start(train_in_group, config, rank, port, dies) for rank in range(2)]
+    try:
+        group[dies].join(timeout=100)
+        assert group[dies].exitcode == -signal.SIGKILL
+        group[1 - dies].join(timeout=100)
+        assert group[1 - dies].exitcode == 1
+    finally:
+        for process in group:
+            process.kill()
+    assert runs.step_of(tmp_path / "run") == 3
