@@ -15,7 +15,6 @@ from hex_ssl.extras import train_extra
 with train_extra():
     import lightning as L
     import torch
-    import yaml
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -34,7 +33,16 @@ with train_extra():
     from hex_ssl.data import PretrainData
     from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.methods import Method, build_method
-    from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, CONFIG, claim_run_folder, last_checkpoint, run_folder
+    from hex_ssl.reading import read_checkpoint, reading
+    from hex_ssl.run_folder import (
+        BACKBONE,
+        CHECKPOINTS,
+        CONFIG,
+        claim_run_folder,
+        last_checkpoint,
+        read_config,
+        run_folder,
+    )
 
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -148,16 +156,19 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message lists those that there are.
+        ValueError: It cannot be read, or holds something else.
     """
     checkpoints = Path(folder) / CHECKPOINTS
     path = checkpoints / f"{checkpoint}.ckpt"
     if not path.is_file():
         there = ", ".join(sorted(each.stem for each in checkpoints.glob("*.ckpt"))) or "none"
         raise FileNotFoundError(f'expected `checkpoint` to be in {checkpoints} ({there}), but got "{checkpoint}"')
-    config = Config.from_dict(yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8")))
+    config = read_config(folder)
+    weights = read_checkpoint(path)["state_dict"]
     with torch.random.fork_rng():
         _, method = build(config)
-    method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    with reading(path, f"to hold the weights of {CONFIG} beside it"):
+        method.load_state_dict(weights)
     return method.eval()
 
 
@@ -244,7 +255,8 @@ def _warn_of_accumulation(config: Config) -> None:
 def _step_of(checkpoint: Path | None) -> int:
     if checkpoint is None:
         return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    with reading(checkpoint, "to be a checkpoint to resume from"):
+        return int(read_checkpoint(checkpoint)["global_step"])
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import yaml
 
+from hex_ssl.bounded_yaml import load_yaml
 from hex_ssl.config import Config
+from hex_ssl.reading import reading
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -49,6 +51,23 @@ def last_checkpoint(config: Config) -> Path | None:
     """The checkpoint to resume from: None where the run is not to be resumed, or has none yet."""
     checkpoint = run_folder(config) / CHECKPOINTS / f"{LAST}.ckpt"
     return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
+
+
+def read_config(folder: str | Path) -> Config:
+    """The configuration of a run.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        FileNotFoundError: It holds no `config.yaml`: it is no run's.
+        ValueError: The file holds something else; the message names the setting where there is one.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
+    with reading(path, "to hold the configuration of a run"):
+        return Config.from_dict(load_yaml(path.read_text(encoding="utf-8")))
 
 
 def claim_run_folder(config: Config) -> Path:
@@ -97,7 +116,7 @@ def _is_occupied(folder: Path) -> bool:
 
 
 def _compare(folder: Path, config: Config) -> None:
-    was = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    was = _flat(read_config(folder).as_dict())
     wanted = _flat(config.as_dict())
     changed = [
         f"{key}: {was.get(key)} -> {wanted.get(key)}"

@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from hex_ssl.reading import read_checkpoint
+
 LAST = "last.ckpt"
 CHECK_EVERY = 50
 """Steps between two looks at the clock where several processes have to agree on the time."""
@@ -31,6 +33,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, place)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Tensors and plain values alone: see `hex_ssl.reading.read_checkpoint`."""
+        return read_checkpoint(path)
 
 
 class Checkpoints(L.Callback):
