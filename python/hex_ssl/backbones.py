@@ -5,13 +5,14 @@ import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.config import BackboneConfig
+from hex_ssl.config import BackboneConfig, Config
 from hex_ssl.extras import train_extra
+from hex_ssl.reading import reading
 
 with train_extra():
     from safetensors import safe_open
@@ -21,6 +22,9 @@ with train_extra():
 
 SMALL_IMAGE = 64
 """The largest side in pixels that gets a ResNet's small stem where the stem is "auto", and patches of 4 in a ViT."""
+
+LARGEST_IMAGE = 4096
+"""The largest side in pixels that a backbone's file may say it takes."""
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 TRANSFORMERS = {
@@ -228,23 +232,71 @@ def describe_backbone(config: BackboneConfig, in_channels: int, image_size: int)
     return {"backbone": json.dumps(asdict(config)), "images": json.dumps(shape)}
 
 
-def load_backbone(path: str | Path) -> nn.Module:
+class SavedBackbone(NamedTuple):
+    """What a backbone's file says of it.
+
+    Attributes:
+        config: Its configuration.
+        in_channels: C, channels of the images that it takes.
+        image_size: Their side in pixels.
+        run: The configuration of the run that trained it; None where the file does not say.
+    """
+
+    config: BackboneConfig
+    in_channels: int
+    image_size: int
+    run: Config | None
+
+
+def read_saved_backbone(path: str | Path, own_code: bool = False) -> SavedBackbone:
+    """What a backbone's file says of it; loads no weights.
+
+    Args:
+        path: `backbone.safetensors` of a run folder.
+        own_code: Whether the file may name a function of yours, which is then imported and called to build the network.
+            Say so of your own files only.
+
+    Raises:
+        ValueError: The file does not say which backbone it holds, or names a function without `own_code`.
+    """
+    with reading(path, "to be a backbone's safetensors"), safe_open(str(path), framework="pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    if not {"backbone", "images"} <= metadata.keys():
+        raise ValueError(f"expected {path} to hold the backbone's configuration in its metadata, but it does not")
+    with reading(path, "to hold the backbone's configuration in its metadata"):
+        config = Config.from_dict({"backbone": json.loads(metadata["backbone"])}).backbone
+        images = json.loads(metadata["images"])
+        in_channels, image_size = (_positive(images, name) for name in ("in_channels", "image_size"))
+        run = Config.from_dict(json.loads(metadata["run"])) if "run" in metadata else None
+    if ":" in config.name and not own_code:
+        raise ValueError(
+            f'expected {path} to hold a backbone of hex-ssl or timm, but it names the function "{config.name}": if the '
+            "file is yours, evaluate its run folder, or call `load_backbone(path, own_code=True)`"
+        )
+    return SavedBackbone(config, in_channels, image_size, run)
+
+
+def load_backbone(path: str | Path, own_code: bool = False) -> nn.Module:
     """The backbone of a run, with its weights, in evaluation mode on the CPU.
 
     Args:
         path: `backbone.safetensors` of a run folder.
+        own_code: See `read_saved_backbone`.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: The file does not say which backbone it holds.
+        ValueError: See `read_saved_backbone`; or the weights are not that backbone's.
     """
-    with safe_open(str(path), framework="pt") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    if not {"backbone", "images"} <= metadata.keys():
-        raise ValueError(f"expected {path} to hold the backbone's configuration in its metadata, but it does not")
-    images: dict[str, Any] = json.loads(metadata["images"])
-    backbone = build_backbone(BackboneConfig(**json.loads(metadata["backbone"])), **images)
-    backbone.load_state_dict(load_file(str(path)))
+    saved = read_saved_backbone(path, own_code)
+    backbone = build_backbone(saved.config, saved.in_channels, saved.image_size)
+    with reading(path, "to hold the weights of the backbone in its metadata"):
+        backbone.load_state_dict(load_file(str(path)))
     return backbone.eval()
+
+
+def _positive(images: Any, name: str) -> int:
+    if type(images[name]) is not int or not 1 <= images[name] <= LARGEST_IMAGE:
+        raise ValueError(f"`{name}` of {images[name]}, which is not in [1, {LARGEST_IMAGE}]")
+    return int(images[name])

@@ -5,9 +5,15 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin
+from reprlib import repr as shortened
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+HIGHEST_SEED = 2**32 - 1
+"""NumPy's generators take no higher one."""
 
 MethodName = Literal["simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam"]
 
@@ -68,6 +74,9 @@ class MethodConfig:
             _at_least(f"method.{name}", getattr(self, name), 1)
         for name in ("momentum", "final_momentum"):
             _between(f"method.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("lamb", "scale", "sim_weight", "var_weight", "cov_weight", "transformer_learning_rate"):
+            _at_least(f"method.{name}", getattr(self, name), 0.0)
+        _above("method.attention_temperature", self.attention_temperature, 0.0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,10 @@ class LossConfig:
     warmup_epochs: int = 0
 
     def __post_init__(self) -> None:
+        _between("loss.temperature", self.temperature, 0.005, 10.0)
+        _at_least("loss.beta", self.beta, 0.0)
+        if not 0.0 <= self.tau_plus < 1.0:
+            raise ValueError(f"expected `loss.tau_plus` to be in [0, 1), but got {self.tau_plus}")
         _between("loss.alpha", self.alpha, 0.0, 1.0)
         _at_least("loss.warmup_epochs", self.warmup_epochs, 0)
 
@@ -216,7 +229,7 @@ class RunConfig:
         root: Folder of the runs.
         existing: What to do with a run folder that is not empty: "error", "resume" after its last checkpoint,
             or "overwrite".
-        seed: Decides weights, order of the images and augmentations.
+        seed: Decides weights, order of the images and augmentations; in [0, 2^32 - 1].
         epochs: Epochs to train.
         knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
         classifier: Train a linear classifier on the backbone's detached representations beside the method.
@@ -263,8 +276,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
             _at_least(f"run.{name}", getattr(self, name), 1)
-        for name in ("seed", "keep_every", "checkpoint_minutes"):
+        for name in ("keep_every", "checkpoint_minutes"):
             _at_least(f"run.{name}", getattr(self, name), 0)
+        _between("run.seed", self.seed, 0, HIGHEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -300,22 +314,29 @@ class Config:
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "Config":
         """A run from nested dictionaries, such as a recipe; what they leave out has its default.
 
-        Values are taken as they are: the command line also checks their types.
-
         Raises:
-            ValueError: A group or a setting is unknown.
+            ValueError: A group or a setting is unknown, or a value is of another type or out of its range; the message
+                names it.
 
         Example:
             >>> Config.from_dict({"loss": {"hex": "adaptive"}}).loss.temperature
             0.1
+            >>> Config.from_dict({"loss": {"temperature": "0.1"}})
+            Traceback (most recent call last):
+            ValueError: expected `loss.temperature` to be a number, but got '0.1'
         """
         known = {group.name: group.type for group in fields(cls)}
+        _check_mapping("the configuration", groups)
+        for name, settings in groups.items():
+            _check_mapping(f"`{name}`", settings)
         unknown = [name for name in groups if name not in known]
         for name, settings in groups.items():
             allowed = {setting.name for setting in fields(known[name])} if name in known else set()  # type: ignore[arg-type]
             unknown += [f"{name}.{setting}" for setting in settings if name in known and setting not in allowed]
         if unknown:
             raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(*unknown)}")
+        for name, settings in groups.items():
+            _check_types(name, known[name], settings)
         return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
@@ -362,8 +383,59 @@ def _choices(annotation: Any) -> Iterator[str]:
             yield from _choices(argument)
 
 
+def _check_mapping(what: str, found: Any) -> None:
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"expected {what} to hold names and values, but got {shortened(found)}")
+
+
+def _check_types(group: str, config: Any, settings: Mapping[str, Any]) -> None:
+    """Checks settings against the annotations of their dataclass."""
+    for setting in fields(config):
+        if setting.name in settings and not _fits(settings[setting.name], setting.type):
+            expected, found = _described(setting.type), shortened(settings[setting.name])
+            raise ValueError(f"expected `{group}.{setting.name}` to be {expected}, but got {found}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if kind is Literal:
+        return isinstance(value, str) and value in arguments
+    if kind is list:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(
+            _fits(each, annotated) for item in value.items() for each, annotated in zip(item, arguments, strict=True)
+        )
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if annotation is float else annotation)
+
+
+def _described(annotation: Any) -> str:
+    """A type in words."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return "one of " + ", ".join(f'"{each}"' for each in arguments)
+    if kind in (Union, UnionType):
+        return " or ".join(_described(each) for each in arguments)
+    if kind is list:
+        return f"a list, each {_described(arguments[0])}"
+    if kind is dict:
+        return f"names, each with {_described(arguments[1])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return words[annotation]
+
+
+def _above(name: str, value: float | None, lowest: float) -> None:
+    if value is not None and not lowest < value < math.inf:
+        raise ValueError(f"expected `{name}` to be above {lowest}, but got {value}")
+
+
 def _at_least(name: str, value: float | None, lowest: float) -> None:
-    if value is not None and not value >= lowest:
+    if value is not None and not lowest <= value < math.inf:
         raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
 
 

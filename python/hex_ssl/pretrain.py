@@ -16,7 +16,6 @@ from hex_ssl.extras import train_extra
 with train_extra():
     import lightning as L
     import torch
-    import yaml
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -36,6 +35,7 @@ with train_extra():
     from hex_ssl.data import PretrainData
     from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.methods import Method, build_method
+    from hex_ssl.reading import read_checkpoint, reading
     from hex_ssl.run_folder import (
         BACKBONE,
         CHECKPOINTS,
@@ -44,6 +44,7 @@ with train_extra():
         check_run_folder,
         claim_run_folder,
         last_checkpoint,
+        read_config,
         run_folder,
     )
 
@@ -176,16 +177,19 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message lists those that there are.
+        ValueError: It cannot be read, or holds something else.
     """
     checkpoints = Path(folder) / CHECKPOINTS
     path = checkpoints / f"{checkpoint}.ckpt"
     if not path.is_file():
         there = ", ".join(sorted(each.stem for each in checkpoints.glob("*.ckpt"))) or "none"
         raise FileNotFoundError(f'expected `checkpoint` to be in {checkpoints} ({there}), but got "{checkpoint}"')
-    config = Config.from_dict(yaml.safe_load((Path(folder) / CONFIG).read_text(encoding="utf-8")))
+    config = read_config(folder)
+    weights = read_checkpoint(path)["state_dict"]
     with torch.random.fork_rng():
         _, method = build(config)
-    method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    with reading(path, f"to hold the weights of {CONFIG} beside it"):
+        method.load_state_dict(weights)
     return method.eval()
 
 
@@ -273,17 +277,10 @@ def _step_of(checkpoint: Path | None, method: Method) -> int:
     """The step that a run goes on from, whose checkpoint has to be whole and of this method."""
     if checkpoint is None:
         return 0
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    with reading(checkpoint, "to be a checkpoint of this run (without that file, it starts from the beginning)"):
+        saved = read_checkpoint(checkpoint)
         method.load_state_dict(saved["state_dict"])
         return int(saved["global_step"])
-    except OSError:
-        raise
-    except Exception as error:  # of a damaged file, torch's reader raises whatever it stumbles over
-        raise ValueError(
-            f"expected {checkpoint} to be a checkpoint of this run, but got {type(error).__name__}: {error}; without "
-            "that file, the run starts from the beginning"
-        ) from error
 
 
 @contextmanager

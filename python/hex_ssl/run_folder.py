@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import yaml
 
+from hex_ssl.bounded_yaml import load_yaml
 from hex_ssl.config import Config
+from hex_ssl.reading import reading
 from hex_ssl.whole_file import PART, naming, write_whole
 
 CONFIG = "config.yaml"
@@ -94,6 +96,23 @@ class Claim:
             os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
 
+def read_config(folder: str | Path) -> Config:
+    """The configuration of a run.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        FileNotFoundError: It holds no `config.yaml`: it is no run's.
+        ValueError: The file holds something else; the message names the setting where there is one.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
+    with reading(path, "to hold the configuration of a run"):
+        return Config.from_dict(load_yaml(path.read_text(encoding="utf-8")))
+
+
 def claim_run_folder(config: Config) -> Claim:
     """Makes the run folder and writes the whole configuration and the environment into it.
 
@@ -164,7 +183,7 @@ def _empty(folder: Path) -> None:
 
 
 def _compare(folder: Path, config: Config) -> None:
-    was = _flat(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    was = _flat(read_config(folder).as_dict())
     wanted = _flat(config.as_dict())
     changed = [
         f"{key}: {was.get(key)} -> {wanted.get(key)}"

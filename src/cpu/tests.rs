@@ -9,6 +9,7 @@ use super::*;
 use crate::error::{Error, Input, RowFault};
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold};
 
+mod hostile;
 mod joint;
 
 /// A problem with its inputs in double precision.

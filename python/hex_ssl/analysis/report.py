@@ -10,10 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hex_ssl.analysis.analyze import ANALYSIS, FOLDER
+from hex_ssl.bounded_yaml import load_yaml
 from hex_ssl.callbacks.metrics import read_metrics
+from hex_ssl.reading import reading
 from hex_ssl.run_folder import CONFIG
 from hex_ssl.whole_file import whole_file
 
@@ -139,7 +139,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
     settings = _flat(_parsed(folder / CONFIG))
     metrics = read_metrics(folder)
-    analysis = _parsed(folder / FOLDER / ANALYSIS) if (folder / FOLDER / ANALYSIS).is_file() else None
+    analysis = _analysis(folder / FOLDER / ANALYSIS)
     evaluations = [_evaluation(path) for path in sorted((folder / EVALUATION).glob("*.json"))]
     return {
         "folder": str(folder),
@@ -152,14 +152,22 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        found = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"expected {path} to be readable, but it is not: {error}") from error
+    with reading(path, "to be readable"):
+        text = path.read_text(encoding="utf-8")
+        found = load_yaml(text) if path.suffix == ".yaml" else json.loads(text)
     if not isinstance(found, dict):
         raise ValueError(f"expected {path} to hold names and values, but it does not")
     return found
+
+
+def _analysis(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    analysis = _parsed(path)
+    with reading(path, "to hold an analysis"):
+        if missing := {name for record in analysis["records"] for name in FOUND if name not in record}:
+            raise ValueError(f"records without {', '.join(sorted(missing))}")
+    return analysis
 
 
 def _evaluation(path: Path) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
 
 def _overview(settings: dict[str, Any], metrics: Sequence[Any], analysis: dict[str, Any] | None) -> dict[str, Any]:
     line = {name: settings.get(key) for key, name in SETTINGS.items()}
-    line["epochs"] = metrics[-1]["epoch"] if metrics else None
+    line["epochs"] = metrics[-1].get("epoch") if metrics else None
     for name in LAST:
         line[name] = next((row[name] for row in reversed(metrics) if row.get(name) is not None), None)
     records = analysis["records"] if analysis else []

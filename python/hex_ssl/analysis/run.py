@@ -7,33 +7,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hex_ssl.analysis.snapshots import PROJECTION, REPRESENTATION, Snapshot, Subject
-from hex_ssl.config import Config
 from hex_ssl.data import PretrainData
 from hex_ssl.data.evaluation_images import EvaluationImages, as_float, square
 from hex_ssl.pretrain import load_method
-from hex_ssl.run_folder import CHECKPOINTS, CONFIG, LAST
+from hex_ssl.reading import epochs_done, read_checkpoint, reading
+from hex_ssl.run_folder import CHECKPOINTS, LAST, read_config
 
 KEPT = re.compile(r"epoch-(\d+)")
 LARGEST_PICTURE = 96
 """Side in pixels of the pictures of Figure 15, at most."""
-
-
-def read_config(folder: str | Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        FileNotFoundError: The folder holds no run.
-    """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
-    return Config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def checkpoints_of(folder: str | Path, epochs: str = "all") -> dict[int, str]:
@@ -54,7 +41,8 @@ def checkpoints_of(folder: str | Path, epochs: str = "all") -> dict[int, str]:
     kept = {int(found[1]): path.stem for path in there.glob("epoch-*.ckpt") if (found := KEPT.fullmatch(path.stem))}
     last = there / f"{LAST}.ckpt"
     if last.is_file():
-        kept.setdefault(_epochs_done(last), LAST)
+        with reading(last, "to say how long it was trained"):
+            kept.setdefault(epochs_done(read_checkpoint(last)), LAST)
     if not kept:
         raise FileNotFoundError(f"expected checkpoints in {there}, but there are none")
     if epochs == "all":
@@ -130,12 +118,6 @@ def subject_from_run(
         pictures,
         {"dataset": config.data.name, "split": split, "images": len(rows), "checkpoints": list(checkpoints.values())},
     )
-
-
-def _epochs_done(checkpoint: Path) -> int:
-    """Whole epochs behind a checkpoint: Lightning counts the epoch that it is in, until it is over."""
-    loops = torch.load(checkpoint, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
-    return int(loops["epoch_progress"]["current"]["processed"])
 
 
 def _choose(labels: NDArray[np.int64], images: int | None, seed: int) -> NDArray[np.int64]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hex_ssl.reading import reading
+
 Array = NDArray[Any]
 
 REPRESENTATION, PROJECTION = "representation", "projection"
@@ -110,11 +112,8 @@ def subject_from_arrays(
 
 
 def _load(path: str | Path, name: str) -> Array:
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"expected `{name}` to be a .npy file of numbers, but {path} is not: {error}") from error
-    return array
+    with reading(path, f"(`{name}`) to be a .npy file of numbers"):
+        return np.lib.format.open_memmap(path, mode="r")
 
 
 def _labels(path: str | Path, name: str, rows: int | None) -> NDArray[np.int64]:

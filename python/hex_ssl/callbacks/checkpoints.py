@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from hex_ssl.reading import read_checkpoint
 from hex_ssl.whole_file import whole_file
 
 LAST = "last.ckpt"
@@ -28,6 +29,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
         place.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(place) as file:
             torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Tensors and plain values alone: see `hex_ssl.reading.read_checkpoint`."""
+        return read_checkpoint(path)
 
 
 class Checkpoints(L.Callback):

@@ -7,11 +7,13 @@ import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from hex_ssl.reading import reading
 from hex_ssl.whole_file import naming, whole_file
 
 Row = dict[str, float | None]
@@ -24,12 +26,20 @@ def read_metrics(folder: Path) -> list[Row]:
     """The events in a run folder's `metrics.jsonl`, in order; none if there is no such file.
 
     The end of a line that a process did not live to finish is left out.
+
+    Raises:
+        ValueError: A line is no row of numbers.
     """
     path = folder / JSON_LINES
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    with reading(path, "to hold a line of figures for each event"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        for row in rows:
+            if not isinstance(row, dict) or not all(isinstance(each, (int, float, NoneType)) for each in row.values()):
+                raise ValueError(f"the line {str(row)[:40]}")
+    return rows
 
 
 class MetricsFiles(Logger):

@@ -12,6 +12,7 @@ from hex_ssl.data.hierarchy import Hierarchy
 from hex_ssl.data.images import ImageDataset
 from hex_ssl.data.torchvision_sets import Builder
 from hex_ssl.extras import train_extra
+from hex_ssl.reading import reading
 
 SPLITS = ("train", "test")
 
@@ -116,12 +117,10 @@ def build_dataset(
         return GENERATED[name](split)
     folder = _checked_root(card, split, root)
     try:
-        return READ[name](folder, split, level or next(iter(card.levels), ""))
-    except RuntimeError as error:  # torchvision's, where a checksum is wrong
-        raise ValueError(
-            f"expected the files of {name} in {folder} to be as published, but torchvision finds them missing or "
-            f"damaged: {error}\n{_instructions(card, folder)}"
-        ) from error
+        with reading(folder, f"to hold the files of {name} as published"):
+            return READ[name](folder, split, level or next(iter(card.levels), ""))
+    except ValueError as error:
+        raise ValueError(f"{error}\n{_instructions(card, folder)}") from error
 
 
 def _checked_root(card: Card, split: str, root: str | Path | None) -> Path:

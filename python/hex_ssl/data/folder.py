@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from hex_ssl.data.images import EXTENSIONS, UNLABELLED, FileImages
+from hex_ssl.reading import reading
 
 SPLITS = {"train": ("train", "training"), "test": ("test", "val", "validation", "valid")}
 SUPERCLASSES = "superclasses.csv"
@@ -82,7 +83,7 @@ def read_superclasses(file: Path, classes: Sequence[str]) -> tuple[Tensor | None
     """
     if not file.is_file() or not classes:
         return None, []
-    with file.open(newline="", encoding="utf-8") as lines:
+    with reading(file, "to be a table of classes"), file.open(newline="", encoding="utf-8") as lines:
         parents = {row[0].strip(): row[1].strip() for row in csv.reader(lines) if len(row) >= 2}
     missing = [name for name in classes if name not in parents]
     if missing:

@@ -7,6 +7,7 @@ from scipy.io import loadmat
 
 from hex_ssl.data.folder import SUPERCLASSES, number_parents, read_superclasses
 from hex_ssl.data.images import EXTENSIONS, FileImages
+from hex_ssl.reading import reading
 
 
 def tiny_imagenet(root: Path, split: str, level: str) -> FileImages:
@@ -39,15 +40,18 @@ def tiny_imagenet(root: Path, split: str, level: str) -> FileImages:
 
 def dogs(root: Path, split: str, level: str) -> FileImages:
     """Stanford Dogs."""
-    found = loadmat(root / f"{'train' if split == 'train' else 'test'}_list.mat", squeeze_me=True)
-    paths = [str(path) for path in np.atleast_1d(found["file_list"])]
+    listed = root / f"{'train' if split == 'train' else 'test'}_list.mat"
+    with reading(listed, "to be a MATLAB file with `file_list` and `labels`"):
+        found = loadmat(listed, squeeze_me=True, variable_names=["file_list", "labels"])
+        paths = [str(path) for path in np.atleast_1d(found["file_list"])]
+        labels = np.atleast_1d(found["labels"]).astype(np.int64) - 1
     # n02085620-Chihuahua, in the order of the labels, which is that of the names.
     breeds = sorted(each.name for each in (root / "Images").iterdir() if each.is_dir())
     superclasses, names = read_superclasses(root / SUPERCLASSES, breeds)
     return FileImages(
         root / "Images",
         paths,
-        np.atleast_1d(found["labels"]).astype(np.int64) - 1,
+        labels,
         len(breeds),
         class_names=[breed.split("-", 1)[1].replace("_", " ") for breed in breeds],
         superclasses=superclasses,
@@ -112,7 +116,8 @@ def _split_of(folder: Path, split: str) -> tuple[list[str], list[str]]:
 
 def _pairs(file: Path) -> dict[str, str]:
     """Lines of a name and what belongs to it."""
-    return dict(line.split(maxsplit=1) for line in _lines(file))
+    with reading(file, "to hold lines of a name and what belongs to it"):
+        return dict(line.split(maxsplit=1) for line in _lines(file))
 
 
 def _lines(file: Path) -> list[str]:

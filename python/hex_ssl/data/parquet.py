@@ -12,10 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.data.images import UNLABELLED, ImageDataset, decode_image
+from hex_ssl.reading import reading
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("fine_label", "label", "labels", "cls", "class", "target")
 SUPERCLASS_COLUMNS = ("coarse_label", "superclass", "super_label")
+MOST_CLASSES = 1_000_000
+"""A label beyond is taken for damage: there is memory for each class."""
+
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 """How the files of each split may begin; the first kind that there is counts."""
 
@@ -40,18 +44,23 @@ class Parquet(ImageDataset):
     def __init__(self, root: Path, split: str = "train") -> None:
         self.files = find_parquet(root, split)
         self.root = root if root.is_dir() else root.parent
-        schema = pq.read_schema(self.files[0])
+        with reading(self.files[0], "to be a parquet file"):
+            schema = pq.read_schema(self.files[0])
         names = {name: _column(schema, name) for name in ("image", "label", "superclass")}
         if names["image"] is None:
             found = ", ".join(schema.names)
             raise ValueError(f"expected {self.files[0]} to have a column of images, such as `image`, but got {found}")
         columns = [name for name in names.values() if name is not None]
-        table = pa.concat_tables([pq.read_table(file, columns=columns) for file in self.files])
-        self.encoded: Any = pc.struct_field(table[names["image"]], "bytes")
-        self.files_beside: Any = pc.struct_field(table[names["image"]], "path")
+        table = pa.concat_tables([_read(file, columns) for file in self.files])
+        with reading(self.files[0], "to have a column of images with `bytes` and `path`"):
+            self.encoded: Any = pc.struct_field(table[names["image"]], "bytes")
+            self.files_beside: Any = pc.struct_field(table[names["image"]], "path")
         labels = _integers(table, names["label"])
-        class_names, superclass_names = (_class_names(schema, names[kind]) for kind in ("label", "superclass"))
+        with reading(self.files[0], "to name its classes as `ClassLabel` does"):
+            class_names, superclass_names = (_class_names(schema, names[kind]) for kind in ("label", "superclass"))
         classes = max(len(class_names), int(labels.max()) + 1 if len(labels) else 0)
+        if classes > MOST_CLASSES:
+            raise ValueError(f"expected labels in {self.files[0]} below {MOST_CLASSES:,}, but got {int(labels.max())}")
         super().__init__(
             labels,
             classes,
@@ -91,6 +100,11 @@ def find_parquet(root: Path, split: str) -> list[Path]:
         f'expected `data.root` ({root}) to hold files {beginnings} for the split "{split}", but there are none; '
         "a file of its own is taken as the training split"
     )
+
+
+def _read(file: Path, columns: list[str]) -> pa.Table:
+    with reading(file, f"to be a parquet file with the columns {', '.join(columns)}"):
+        return pq.read_table(file, columns=columns)
 
 
 def _column(schema: pa.Schema, kind: str) -> str | None:

@@ -4,7 +4,9 @@ Each function takes the folder that torchvision calls `root` and a split, "train
 opened: torchvision's `loader`, where it has one, is set to hand the file's name through.
 """
 
-from collections.abc import Callable, Iterable
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,8 @@ def food101(root: Path, split: str, level: str) -> FileImages:
 def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileImages:
     # ImageNet itself would unpack archives of 150 GB here if the folder were missing: the catalogue has checked.
     described = (root / "meta.bin").is_file() or (root / "ILSVRC2012_devkit_t12.tar.gz").is_file()
-    found: Any = datasets.ImageNet(str(root), folder) if described else datasets.ImageFolder(str(root / folder))
+    with _unpacking_inside():
+        found: Any = datasets.ImageNet(str(root), folder) if described else datasets.ImageFolder(str(root / folder))
     folders = list(getattr(found, "wnids", found.classes))
     if wnids is not None and (missing := sorted(set(wnids) - set(folders))):
         raise FileNotFoundError(
@@ -172,6 +175,17 @@ def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileIma
         superclasses=superclasses,
         superclass_names=names,
     )
+
+
+@contextmanager
+def _unpacking_inside() -> Iterator[None]:
+    """No member of an archive that torchvision unpacks may leave its folder; its checksum alone would let it."""
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _inaturalist(root: Path, version: str, level: str) -> FileImages:

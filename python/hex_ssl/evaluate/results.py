@@ -6,12 +6,15 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sklearn
 import torch
 
+from hex_ssl.reading import reading
 from hex_ssl.whole_file import whole_file
+
+Kind = TypeVar("Kind")
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
@@ -142,13 +145,17 @@ def read_results(path: str | Path) -> Results:
     Raises:
         ValueError: The file holds something else.
     """
-    try:
+    with reading(path, "to hold results of hex-ssl"):
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        if saved["format"] == FORMAT:
-            return Results(saved["command"], saved["source"], saved["protocol"], Path(path), list(saved["rows"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected {path} to hold results of hex-ssl, but it does not: {error!r}") from error
-    raise ValueError(f"expected {path} to hold results of format {FORMAT}, but got {saved['format']}")
+        if saved["format"] != FORMAT:
+            raise ValueError(f"format {saved['format']} where {FORMAT} is read")
+        command, source = (_of_type(str, saved[name]) for name in ("command", "source"))
+        protocol = _of_type(dict, saved["protocol"])
+        _of_type(str, protocol["description"])
+        results = Results(command, source, protocol, Path(path), _of_type(list, saved["rows"]))
+        for row in results.rows:
+            _check_row(row)
+    return results
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -167,6 +174,26 @@ def markdown_table(rows: Sequence[Row]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     padded = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines]
     return "\n".join([padded[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *padded[1:]])
+
+
+def _of_type(kind: type[Kind], value: Any) -> Kind:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} is read")
+    return value
+
+
+def _check_row(row: Any) -> None:
+    """Checks the types of what is read from a row of a file."""
+    _of_type(dict, row)
+    _of_type(str, row["weights"])
+    _of_type(str, row["dataset"])
+    _of_type(dict, row.get("deviation") or {})
+    _of_type(str, row.get("by") or "")
+    if row["epoch"] is not None:
+        _of_type(int, row["epoch"])
+    numbers = [row.get(name) for name in ("fraction", "k", "temperature", *FIGURES)]
+    for number in [*numbers, *(row.get("deviation") or {}).values()]:
+        _of_type(float, float(number or 0.0))
 
 
 def _cell(row: Row, name: str) -> str:

@@ -1,23 +1,21 @@
 """What is evaluated: networks from run folders, checkpoints and exported backbones."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
-import yaml
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from hex_ssl.backbones import build_backbone, load_backbone
+from hex_ssl.backbones import build_backbone, load_backbone, read_saved_backbone
 from hex_ssl.config import BackboneConfig, Config
 from hex_ssl.data import PretrainData
 from hex_ssl.methods import build_method
-from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, CONFIG
+from hex_ssl.reading import epochs_done, read_checkpoint, reading
+from hex_ssl.run_folder import BACKBONE, CHECKPOINTS, read_config
 
 Space = Literal["backbone", "projection"]
 
@@ -108,26 +106,9 @@ def open_source(path: str | Path, seed: int = 0) -> Source:
         return _open_run(place, place.parent.parent, {_epoch_of_name(place): place})
     if place.suffix != ".safetensors":
         raise ValueError(f"expected `source` to be a run folder, .ckpt or .safetensors, but got {place}")
-    backbone, shape, config = _described(place)
-    return Source(place, config, backbone, shape, {None: place}, seed if config is None else config.run.seed)
-
-
-def read_config(path: Path) -> Config:
-    """The configuration of a run.
-
-    Args:
-        path: `config.yaml` of a run folder.
-
-    Raises:
-        FileNotFoundError: There is no such file: its folder is no run's.
-        ValueError: It holds something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"expected {path.parent} to be a run folder, but it holds no {path.name}")
-    try:
-        return Config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"expected {path} to hold the configuration of a run, but {error}") from error
+    saved = read_saved_backbone(place)
+    shape, run = ImageShape(saved.in_channels, saved.image_size), saved.run
+    return Source(place, run, saved.config, shape, {None: place}, seed if run is None else run.run.seed)
 
 
 def choose_epochs(source: Source, epochs: str) -> list[int | None]:
@@ -184,7 +165,7 @@ def load_subject(source: Source, epoch: int | None, space: Space = "backbone") -
         if space == "projection":
             raise ValueError(f"expected a checkpoint for the projection space, but {file} holds the backbone alone")
         with torch.random.fork_rng(devices=[]):
-            network = load_backbone(file)
+            network = load_backbone(file, own_code=_is_of_run(file, source))
         epoch = None if source.config is None else source.config.run.epochs  # it is written when the run has ended
     else:
         network, epoch = _from_checkpoint(source, file, epoch, space)
@@ -206,16 +187,26 @@ def weights_digest(network: nn.Module) -> str:
 
 
 def _open_run(path: Path, folder: Path, checkpoints: dict[int | None, Path]) -> Source:
-    config = read_config(folder / CONFIG)
+    config = read_config(folder)
     if not checkpoints:
         raise FileNotFoundError(f"expected {folder} to hold checkpoints or {BACKBONE}, but there are none")
     exported = folder / BACKBONE
     if exported.is_file():
-        _, shape, _ = _described(exported)
+        saved = read_saved_backbone(exported, own_code=True)
+        shape = ImageShape(saved.in_channels, saved.image_size)
     else:
         data = PretrainData(config.data, config.run.seed)
         shape = ImageShape(data.channels, data.image_size)
     return Source(path, config, config.backbone, shape, checkpoints, config.run.seed)
+
+
+def _is_of_run(exported: Path, source: Source) -> bool:
+    """Whether a backbone stands beside its run's configuration, which then says the same of it."""
+    if source.path == exported:
+        return False
+    if read_saved_backbone(exported, own_code=True).config != source.backbone:
+        raise ValueError(f"expected {exported} to hold the backbone of its run's configuration, but it names another")
+    return True
 
 
 def _kept(folder: Path) -> dict[int | None, Path]:
@@ -230,18 +221,6 @@ def _epoch_of_name(file: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def _described(exported: Path) -> tuple[BackboneConfig, ImageShape, Config | None]:
-    """What a backbone's file says of it, and of its run."""
-    with safe_open(str(exported), framework="pt") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    if not {"backbone", "images"} <= metadata.keys():
-        raise ValueError(f"expected {exported} to hold the backbone's configuration in its metadata, but it does not")
-    images = json.loads(metadata["images"])
-    shape = ImageShape(images["in_channels"], images["image_size"])
-    run = Config.from_dict(json.loads(metadata["run"])) if "run" in metadata else None
-    return BackboneConfig(**json.loads(metadata["backbone"])), shape, run
-
-
 def _fresh(source: Source, space: Space) -> nn.Module:
     """The network at the run's seed, before its first step."""
     with torch.random.fork_rng(devices=[]):
@@ -252,7 +231,7 @@ def _fresh(source: Source, space: Space) -> nn.Module:
 
 
 def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space) -> tuple[nn.Module, int]:
-    checkpoint = _read_checkpoint(file)
+    checkpoint = read_checkpoint(file)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and is not to be missed elsewhere
         network = build_backbone(source.backbone, *source.shape) if space == "backbone" else _projecting(source)
     parts: dict[str, nn.Module] = {"backbone": network}
@@ -260,25 +239,13 @@ def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space
         parts = {"backbone": network.backbone, "projector": network.projector}
     for name, part in parts.items():
         prefix = f"{name}."
-        state: dict[str, Tensor] = checkpoint["state_dict"]
-        weights = {each.removeprefix(prefix): value for each, value in state.items() if each.startswith(prefix)}
-        try:
-            part.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"expected {file} to hold the {name} of its run's configuration, but {error}") from error
-    return network, _epochs_done(checkpoint) if epoch is None else epoch
-
-
-def _read_checkpoint(file: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of a damaged file, torch's reader raises whatever it stumbles over, also KeyError
-        raise ValueError(f"expected {file} to be a checkpoint, but it cannot be read: {error!r}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
-        raise ValueError(f"expected {file} to be a checkpoint of hex-ssl, but it holds something else")
-    return checkpoint
+        with reading(file, f"to hold the {name} of its run's configuration"):
+            state: dict[str, Tensor] = checkpoint["state_dict"]
+            part.load_state_dict({each.removeprefix(prefix): state[each] for each in state if each.startswith(prefix)})
+    if epoch is None:
+        with reading(file, "to say how long it was trained"):
+            epoch = epochs_done(checkpoint)
+    return network, epoch
 
 
 class _Projecting(nn.Module):
@@ -301,8 +268,3 @@ def _projecting(source: Source) -> _Projecting:
     if not isinstance(projector, nn.Module):
         raise ValueError(f"expected a method with a projector, but {type(method).__name__} has none")
     return _Projecting(method.backbone, projector)
-
-
-def _epochs_done(checkpoint: dict[str, Any]) -> int:
-    """Whole epochs of training; Lightning's own number also counts one that has only begun from 0."""
-    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])

@@ -11,10 +11,13 @@ from typing import Any
 
 import yaml
 
+from hex_ssl.bounded_yaml import BoundedLoader, load_yaml
+from hex_ssl.reading import reading
+
 _FOLDER = Path(str(files(__name__)))
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML 1.2 where YAML 1.1 is a trap: `off`, `no` and the like are words, and 1e-3 is a number."""
 
 
@@ -36,11 +39,14 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str) -> Any:
     """YAML as recipes have it: `off`, `on`, `yes` and `no` are words.
 
+    Raises:
+        yaml.YAMLError: See `hex_ssl.bounded_yaml.load_yaml`.
+
     Example:
         >>> parse_yaml("{hex: off, sync_batchnorm: true, learning_rate: 1e-3}")
         {'hex': 'off', 'sync_batchnorm': True, 'learning_rate': 0.001}
     """
-    return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    return load_yaml(text, _Loader)
 
 
 def list_recipes() -> list[str]:
@@ -66,7 +72,7 @@ def load_recipe(name: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is neither such a file nor such a recipe.
-        ValueError: The file does not hold a mapping, or extends itself.
+        ValueError: The file is no YAML, does not hold a mapping, or extends itself.
 
     Example:
         >>> load_recipe("quick/simclr_hex")["loss"]["hex"]
@@ -109,12 +115,17 @@ def _load(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in extending:
         raise ValueError(f"{path} extends itself")
-    recipe = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    with reading(path, "to be a recipe"):
+        recipe = parse_yaml(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, dict):
         raise ValueError(f"expected {path} to hold a mapping, but got {type(recipe).__name__}")
     base = recipe.pop("extends", None)
     if base is None:
         return recipe
+    if not isinstance(base, str):
+        raise ValueError(f"expected `extends` in {path} to be a file's name, but got {type(base).__name__}")
+    if not (path.parent / base).is_file():
+        raise FileNotFoundError(f"expected `extends` in {path} to name a file beside it, but got {base}")
     return merged(_load(path.parent / base, (*extending, path)), recipe)
 
 

@@ -223,7 +223,7 @@ def test_damaged_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     LAYOUTS["cifar10"](tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"half")
     with pytest.raises(
-        ValueError, match=r"(?s)to be as published, but torchvision finds them missing or damaged.*c58f30"
+        ValueError, match=r"(?s)to hold the files of cifar10 as published, but got RuntimeError: .*c58f30"
     ):
         build_dataset("cifar10", "test", tmp_path)
 

@@ -1,0 +1,250 @@
+"""Files that would run code, leave their folder, or fill the memory: each is refused before it has."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torchvision import datasets
+
+from hex_ssl.analysis.snapshots import subject_from_arrays
+from hex_ssl.backbones import build_backbone, describe_backbone, load_backbone
+from hex_ssl.callbacks import save_backbone
+from hex_ssl.cli import main
+from hex_ssl.config import BackboneConfig, Config, RunConfig
+from hex_ssl.data import build_dataset
+from hex_ssl.evaluate.source import load_subject, open_source
+from hex_ssl.pretrain import load_method, prepare
+from hex_ssl.reading import read_checkpoint
+from hex_ssl.recipes import load_recipe
+from hex_ssl.run_folder import read_config
+
+
+class Hostile:
+    """What makes a folder when it is unpickled by Python's own reader."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A folder that is there once code of a file has run."""
+    return tmp_path / "code-has-run"
+
+
+@pytest.fixture
+def run(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder whose checkpoint is hostile; the environment asks torch to load everything."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    config = Config(run=RunConfig(name="run", root=str(tmp_path), existing="resume", progress=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict()))
+    content = {"state_dict": {}, "loops": {}, "global_step": Hostile(mark)}
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def test_the_mark_tells(mark: Path) -> None:
+    pickle.loads(pickle.dumps(Hostile(mark)))
+    assert mark.is_dir()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_checkpoint_is_refused(tmp_path: Path, mark: Path, zipped: bool) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "global_step": Hostile(mark)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ValueError, match=r"expected .*last.ckpt to be a checkpoint of tensors and plain values, but got"
+    ):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda run: load_method(run),
+        lambda run: load_subject(open_source(run), None),
+        lambda run: load_subject(open_source(run / "checkpoints" / "last.ckpt"), None),
+        lambda run: prepare(read_config(run)),
+    ],
+    ids=["analysis", "evaluation", "evaluation of the file", "resume"],
+)
+def test_no_command_runs_a_checkpoints_code(run: Path, mark: Path, load: Callable[[Path], object]) -> None:
+    with pytest.raises(ValueError, match=r"last.ckpt to be a checkpoint of tensors and plain values, but got"):
+        load(run)
+    assert not mark.exists()
+
+
+def test_a_resume_that_is_refused_is_a_plain_message(run: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["pretrain", "--recipe", str(run / "config.yaml"), "--run.existing", "resume"])
+    assert "last.ckpt to be a checkpoint of tensors and plain values" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def make(in_channels: int, image_size: int) -> torch.nn.Module:
+    """A network of the user's, which leaves a mark."""
+    called.append((in_channels, image_size))
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * image_size**2, 2))
+
+
+called: list[tuple[int, int]] = []
+
+
+def test_a_backbones_file_calls_no_function_unless_told(tmp_path: Path) -> None:
+    config, path = BackboneConfig(f"{__name__}:make"), tmp_path / "backbone.safetensors"
+    save_backbone(build_backbone(config, 1, 4), path, describe_backbone(config, 1, 4))
+    called.clear()
+    for load in (load_backbone, open_source):
+        with pytest.raises(ValueError, match="hex-ssl or timm, but it names the function"):
+            load(path)
+    assert called == []
+    assert load_backbone(path, own_code=True)(torch.zeros(3, 1, 4, 4)).shape == (3, 2)
+    assert called == [(1, 4)]
+
+
+def test_a_backbone_that_names_another_than_its_run_is_refused(tmp_path: Path) -> None:
+    mine = BackboneConfig(f"{__name__}:make")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(Config(backbone=BackboneConfig(width=4)).as_dict()))
+    save_backbone(build_backbone(mine, 1, 8), tmp_path / "backbone.safetensors", describe_backbone(mine, 1, 8))
+    called.clear()
+    with pytest.raises(ValueError, match="to hold the backbone of its run's configuration, but it names another"):
+        load_subject(open_source(tmp_path), None)
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    "images",
+    ['{"in_channels": 1, "image_size": 1000000000}', '{"in_channels": true, "image_size": 8}', "[]", "[" * 100_000],
+)
+def test_a_backbones_description_is_checked(tmp_path: Path, images: str) -> None:
+    path = tmp_path / "backbone.safetensors"
+    save_file({"w": torch.zeros(1)}, path, {"backbone": json.dumps({"name": "small_resnet"}), "images": images})
+    with pytest.raises(ValueError, match=r"backbone.safetensors to hold the backbone's configuration in its metadata"):
+        load_backbone(path)
+
+
+def test_features_are_never_pickles(tmp_path: Path, mark: Path) -> None:
+    path = tmp_path / "features.npy"
+    path.write_bytes(pickle.dumps(Hostile(mark)))
+    with pytest.raises(ValueError, match=r"features.npy \(`features`\) to be a .npy file of numbers"):
+        subject_from_arrays(path)
+    assert not mark.exists()
+
+
+def test_cifars_pickles_are_read_only_with_their_checksum(tmp_path: Path, mark: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
+        (folder / name).write_bytes(pickle.dumps({"data": Hostile(mark)}))
+    with pytest.raises(ValueError, match="to hold the files of cifar10 as published"):
+        build_dataset("cifar10", "train", tmp_path)
+    assert not mark.exists()
+
+
+def test_imagenets_description_is_no_pickle_that_runs(tmp_path: Path, mark: Path) -> None:
+    (tmp_path / "val" / "n01").mkdir(parents=True)
+    (tmp_path / "train" / "n01").mkdir(parents=True)
+    torch.save((Hostile(mark), []), tmp_path / "meta.bin")
+    with pytest.raises(ValueError, match="to hold the files of imagenet as published, but got UnpicklingError"):
+        build_dataset("imagenet", "train", tmp_path)
+    assert not mark.exists()
+
+
+def archive(path: Path, member: str, kind: bytes = tarfile.REGTYPE) -> str:
+    """A tar archive with one member; returns its checksum."""
+    with tarfile.open(path, "w:gz") as tar:
+        entry = tarfile.TarInfo(member)
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        entry.size = 4 if kind == tarfile.REGTYPE else 0
+        tar.addfile(entry, io.BytesIO(b"evil"))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_an_archive_of_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
+    """torchvision unpacks one archive for us, ImageNet's description, in a folder of its own."""
+    root = tmp_path / "imagenet"
+    (root / "train" / "n01").mkdir(parents=True)
+    archive(root / "ILSVRC2012_devkit_t12.tar.gz", "../../escaped")
+    with pytest.raises(ValueError, match="to hold the files of imagenet as published"):
+        build_dataset("imagenet", "train", root)
+    assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("member", ["../escaped", "../../escaped", "{}/escaped"])
+def test_no_dataset_unpacks_what_leaves_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """Even with a checksum that fits, as if the archive itself were hostile."""
+    root = tmp_path / "imagenet"
+    (root / "train" / "n01").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
+    (tmp_path / "unpacked").mkdir()
+    checksum = archive(root / "ILSVRC2012_devkit_t12.tar.gz", member.format(tmp_path))
+    monkeypatch.setitem(datasets.imagenet.ARCHIVE_META, "devkit", ("ILSVRC2012_devkit_t12.tar.gz", checksum))
+    with pytest.raises((ValueError, FileNotFoundError), match=r"imagenet as published|meta.mat"):
+        build_dataset("imagenet", "train", root)
+    assert not list(tmp_path.rglob("escaped"))
+
+
+BOMB = (
+    "a: &a ["
+    + "x, " * 9
+    + "x]\n"
+    + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+)
+
+HOSTILE_YAML = {
+    "object": ("run: !!python/object/apply:os.mkdir [{mark}]\n", "could not determine a constructor"),
+    "new": ("run: !!python/object/new:os.mkdir [{mark}]\n", "could not determine a constructor"),
+    "name": ("run: !!python/name:os.mkdir\n", "could not determine a constructor"),
+    "module": ("run: !!python/module:antigravity\n", "could not determine a constructor"),
+    "aliases": (BOMB, "found more than 10,000 values"),
+    "merged aliases": (
+        "a: &a {k: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 30)}]}}\n" for a, b in ("ab", "bc", "cd")),
+        "found more than 10,000 values",
+    ),
+    "itself": ("run: &run\n  name: *run\n", "found a value that contains itself"),
+    "deep lists": ("a: " + "[" * 100_000, "found a tree of more than 20 levels"),
+    "deep mappings": ("a: " + "{a: " * 5_000, "found a tree of more than 20 levels"),
+    "long": ("# " + "x" * 1_000_001, "expected at most 1,000,000 characters of YAML"),
+    "number": ("run: {seed: " + "9" * 5_000 + "}", "a value does not fit its tag"),
+    "truth": ("run: !!bool perhaps", "a value does not fit its tag"),
+    "date": ("run: !!timestamp soon", "a value does not fit its tag"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE_YAML.values(), ids=HOSTILE_YAML.keys())
+@pytest.mark.parametrize("read", [load_recipe, lambda path: read_config(path.parent)], ids=["recipe", "configuration"])
+def test_yaml_is_plain_and_bounded(tmp_path: Path, mark: Path, read: Any, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("{mark}", str(mark)))
+    with pytest.raises(ValueError, match=rf"(?s)expected .*config.yaml to .*, but got .*{message}") as caught:
+        read(path)
+    assert len(str(caught.value)) < 1_000
+    assert not mark.exists()
+
+
+def test_a_value_of_the_command_line_is_plain_too(mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["pretrain", "--run.seed", f"!!python/object/apply:os.mkdir [{mark}]"])
+    assert "run.seed" in capsys.readouterr().err
+    assert not mark.exists()

@@ -1,0 +1,142 @@
+"""Whatever comes in: a finite result or a clear refusal, and no other error. `HYPOTHESIS_EXAMPLES` asks for more."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz.targets import SEEDS, TARGETS, run
+from hex_ssl import HexLoss
+from hex_ssl.config import Config
+from hex_ssl.functional import hex_loss
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+
+many = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 60)))
+
+NUMBERS = st.one_of(
+    st.floats(), st.floats(0.005, 10.0), st.integers(-2, 3), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf])
+)
+DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+TEXT = st.text(max_size=8)
+
+
+@st.composite
+def tensors(draw: Any) -> torch.Tensor:
+    """Views of any shape, dtype, stride and scale, some with rows without a direction."""
+    rows, columns = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    whole = torch.randn(2 * rows, 2 * columns, generator=generator) * draw(
+        st.sampled_from([1.0, 1.0, 1e-30, 1e30, 0.0])
+    )
+    if draw(st.integers(0, 9)) == 0 and whole.numel():
+        whole[0] = draw(st.sampled_from([math.nan, math.inf, 0.0]))
+    kind = draw(st.sampled_from(["plain", "plain", "strided", "transposed", "expanded", "3-d"]))
+    chosen = {
+        "plain": lambda: whole[:rows, :columns].contiguous(),
+        "strided": lambda: whole[::2, 1::2],
+        "transposed": lambda: whole[:rows, :columns].T.contiguous().T,
+        "expanded": lambda: whole[:1, :columns].expand(rows, columns) if rows else whole[:0, :columns],
+        "3-d": lambda: whole[None],
+    }[kind]()
+    return chosen.to(draw(DTYPES) if draw(st.integers(0, 3)) == 0 else torch.float32)
+
+
+THRESHOLDS = st.one_of(
+    st.sampled_from(["adaptive", "step", "cosine", "supervised", "fixed", "none"]),
+    st.floats(-1.0, 1.0).map(lambda value: FixedThreshold(value, scale="cosine")),
+    st.floats(0.0, 1.0).map(AdaptiveThreshold),
+)
+
+
+@many
+@given(
+    z1=tensors(),
+    z2=st.one_of(st.none(), tensors()),
+    views=st.integers(0, 2),
+    threshold=THRESHOLDS,
+    formulation=st.sampled_from(["importance", "official", "decoupled", "other"]),
+    temperature=st.one_of(st.floats(0.005, 10.0), NUMBERS),
+    beta=st.one_of(st.floats(0.0, 5.0), NUMBERS),
+    tau_plus=st.one_of(st.floats(0.0, 0.5), NUMBERS),
+    reduction=st.sampled_from(["mean", "sum", "none", "all"]),
+    labelled=st.booleans(),
+    epoch=st.one_of(st.none(), st.integers(-1, 10**20)),
+)
+def test_the_loss_is_finite_or_refused(z1: Any, z2: Any, views: int, labelled: bool, **arguments: Any) -> None:
+    z2 = z1.roll(1, 0) if z2 is None else z2
+    z1 = z1.clone().requires_grad_() if z1.is_floating_point() else z1
+    labels = torch.arange(len(z1)) % 3 if labelled else None
+    try:
+        loss = hex_loss(z1, z2, *[z2] * views, labels=labels, **arguments)
+    except (TypeError, ValueError) as error:
+        assert "`" in str(error) or "expected" in str(error) or "threshold" in str(error), f"unclear: {error!r}"  # noqa: PT017
+        return
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    assert z1.grad is not None
+    assert torch.isfinite(z1.grad).all()
+
+
+@many
+@given(
+    name=st.sampled_from(["temperature", "beta", "tau_plus", "warmup_epochs"]),
+    value=st.one_of(NUMBERS, TEXT, st.none()),
+)
+def test_the_module_takes_an_argument_or_names_it(name: str, value: Any) -> None:
+    try:
+        HexLoss(**{name: value})
+    except (TypeError, ValueError) as error:
+        assert name in str(error) or isinstance(error, TypeError)  # noqa: PT017
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=5,
+)
+GROUPS = {group: list(settings) for group, settings in Config().as_dict().items()}
+SETTINGS = st.one_of(
+    VALUES,
+    *[
+        st.dictionaries(st.tuples(st.just(group), st.one_of(st.sampled_from(names), TEXT)), VALUES, max_size=2)
+        for group, names in GROUPS.items()
+    ],
+)
+
+
+@many
+@given(found=SETTINGS)
+def test_a_configuration_is_valid_or_its_error_names_the_setting(found: Any) -> None:
+    names = list(found) if isinstance(found, dict) else []
+    if names and isinstance(names[0], tuple):
+        found = {names[0][0]: {name: found[group, name] for group, name in names}}
+        names = [f"{group}.{name}" for group, name in names]
+    try:
+        config = Config.from_dict(found)
+    except ValueError as error:
+        assert len(str(error)) < 3_000  # noqa: PT017
+        assert not names or any(str(name) in str(error) for name in names)  # noqa: PT017
+        return
+    assert Config.from_dict(config.as_dict()) == config
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 12)))
+@given(data=st.data())
+def test_any_bytes_are_read_or_refused_clearly(name: str, data: st.DataObject) -> None:
+    """The fuzzer's targets, on its seeds with some bytes cut, changed or put in, and on bytes alone."""
+    seed = data.draw(st.sampled_from(sorted((SEEDS / name).iterdir()))).read_bytes()
+    start, end = (data.draw(st.integers(0, len(seed))) for _ in range(2))
+    run(name, seed[:start] + data.draw(st.binary(max_size=20)) + seed[end:])
+
+
+def test_the_seeds_themselves() -> None:
+    for name in TARGETS:
+        for path in sorted((SEEDS / name).iterdir()):
+            run(name, path.read_bytes())
+    assert sum(path.stat().st_size for path in Path(SEEDS).rglob("*") if path.is_file()) < 1_000_000
