@@ -256,13 +256,15 @@ def typed_config(settings: Settings) -> Config:
         Traceback (most recent call last):
         ValueError: expected `loss.temperature` to be of type float, but got 'warm'
     """
-    Config.from_dict(settings)  # names unknown settings, and suggests
     groups = {group.name: {each.name: each.type for each in fields(group.type)} for group in fields(Config)}  # type: ignore[arg-type]
     typed = {
-        group: {name: _of_type(value, groups[group][name], f"{group}.{name}") for name, value in values.items()}
+        group: {
+            name: _of_type(value, groups[group][name], f"{group}.{name}") if name in groups.get(group, {}) else value
+            for name, value in values.items()
+        }
         for group, values in settings.items()
     }
-    return Config.from_dict(typed)
+    return Config.from_dict(typed)  # which names what is unknown, and suggests
 
 
 def _of_type(value: Any, annotation: Any, name: str) -> Any:
