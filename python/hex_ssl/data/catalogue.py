@@ -9,7 +9,7 @@ from hex_ssl.data.card import Card, card_names, load_card
 from hex_ssl.data.digits import Digits
 from hex_ssl.data.folder import Folder
 from hex_ssl.data.hierarchy import Hierarchy
-from hex_ssl.data.images import ImageDataset
+from hex_ssl.data.images import ImageDataset, small_in_memory
 from hex_ssl.data.torchvision_sets import Builder
 from hex_ssl.extras import train_extra
 from hex_ssl.reading import reading
@@ -26,7 +26,7 @@ GENERATED: dict[str, Callable[[str], ImageDataset]] = {
 def _parquet(root: Path, split: str, level: str) -> ImageDataset:
     with train_extra():
         from hex_ssl.data.parquet import Parquet
-    return Parquet(root, split)
+    return small_in_memory(Parquet(root, split))
 
 
 READ: dict[str, Builder] = {

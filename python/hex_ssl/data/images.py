@@ -18,6 +18,12 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 UNLABELLED = -1
 
+SMALL_SIDE = 64
+"""Side in pixels up to which images may be kept decoded, which takes a few times the memory of the files."""
+
+SMALL_BYTES = 1 << 30
+"""Memory that decoded images may take."""
+
 
 class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
     """Images as (image, label).
@@ -122,6 +128,41 @@ class ArrayImages(ImageDataset):
     def image(self, index: int) -> Tensor:
         """[C, H, W]."""
         return self.images[index]
+
+
+def small_in_memory(dataset: ImageDataset) -> ImageDataset:
+    """The images decoded, once for all, where they are small and of one size; else the dataset as it is.
+
+    Args:
+        dataset: Images that are decoded each time they are asked for.
+
+    Returns:
+        `ArrayImages` where all images have one size of at most `SMALL_SIDE` pixels a side and together take at most
+        `SMALL_BYTES`. A dataset with an image that cannot be decoded stays as it is: who asks for that one is told.
+    """
+    try:
+        first = dataset.image(0) if len(dataset) else None
+        if not isinstance(first, Image.Image) or max(first.size) > SMALL_SIDE:
+            return dataset
+        width, height = first.size
+        if 3 * height * width * len(dataset) > SMALL_BYTES:
+            return dataset
+        images = np.empty((len(dataset), height, width, 3), dtype=np.uint8)
+        for index, place in enumerate(images):
+            image = dataset.image(index)
+            if not isinstance(image, Image.Image) or image.size != (width, height):
+                return dataset
+            place[:] = image
+    except (OSError, ValueError):
+        return dataset
+    return ArrayImages(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        dataset.labels,
+        dataset.classes,
+        class_names=dataset.class_names,
+        superclasses=dataset.superclasses,
+        superclass_names=dataset.superclass_names,
+    )
 
 
 class FileImages(ImageDataset):

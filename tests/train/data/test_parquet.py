@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from hex_ssl.data import build_dataset
@@ -15,9 +16,9 @@ from hex_ssl.data import build_dataset
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def encoded(shade: int) -> bytes:
+def encoded(shade: int, size: tuple[int, int] = (6, 4)) -> bytes:
     file = BytesIO()
-    Image.new("RGB", (6, 4), (shade, shade, shade)).save(file, format="png")
+    Image.new("RGB", size, (shade, shade, shade)).save(file, format="png")
     return file.getvalue()
 
 
@@ -36,8 +37,9 @@ def rows(*shades: int) -> list[dict[str, Any]]:
 
 def shade_of(dataset: Any, row: int) -> int:
     image, _ = dataset[row]
-    assert (image.mode, image.size) == ("RGB", (6, 4))
-    return int(image.getpixel((0, 0))[0])
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 4, 6))
+    assert image.unique().numel() == 1
+    return int(image[0, 0, 0])
 
 
 def test_shards_with_names_and_superclasses(tmp_path: Path) -> None:
@@ -122,3 +124,13 @@ def test_broken_image_names_its_row(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [{"bytes": b"broken", "path": None}], label=[0])
     with pytest.raises(ValueError, match="expected row 0 of .* to be an image, but it cannot be decoded"):
         build_dataset("parquet", root=tmp_path)[0]
+
+
+@pytest.mark.parametrize("sizes", [[(6, 4), (4, 6)], [(65, 4), (65, 4)]], ids=["two sizes", "large"])
+def test_images_of_several_sizes_or_large_ones_stay_encoded(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    images = [{"bytes": encoded(shade, size), "path": None} for shade, size in enumerate(sizes)]
+    write(tmp_path / "train.parquet", images, label=[0, 1])
+    dataset = build_dataset("parquet", root=tmp_path)
+    assert not dataset.in_memory
+    assert [dataset.image(row).size for row in range(2)] == sizes
+    assert [dataset.image(row).getpixel((0, 0)) for row in range(2)] == [(0, 0, 0), (1, 1, 1)]
