@@ -152,7 +152,7 @@ def small_in_memory(dataset: ImageDataset) -> ImageDataset:
             image = dataset.image(index)
             if not isinstance(image, Image.Image) or image.size != (width, height):
                 return dataset
-            place[:] = image
+            place[:] = np.asarray(image)
     except (OSError, ValueError):
         return dataset
     return ArrayImages(

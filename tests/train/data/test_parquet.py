@@ -98,7 +98,7 @@ def test_images_in_files_beside(tmp_path: Path) -> None:
         label=[0, 0],
     )
     dataset = build_dataset("parquet", "test", tmp_path)
-    assert shade_of(dataset, 0) == 77
+    assert dataset.image(0).getpixel((0, 0)) == (77, 77, 77)
     with pytest.raises(ValueError, match="expected row 1 of .* to have an image, but it has none"):
         dataset[1]
 
