@@ -33,6 +33,7 @@ test-python: setup ## pytest over tests, docstrings and README
 lint: setup docs ## Formatting, clippy, ruff, mypy, the extension against its stub, the documentation
 	cargo fmt --check
 	cargo clippy --quiet --release --all-targets -- -D warnings
+	cargo clippy --quiet --release --no-default-features --features dynamic -- -D warnings
 	ruff format --check
 	ruff check
 	mypy

@@ -13,22 +13,16 @@ mod terms;
 use directions::Directions;
 use gradients::Gradients;
 use specials::Specials;
-use tch::{Device, Kind, TchError, Tensor};
 use terms::{Hierarchical, Terms};
 
 use crate::error::{Error, Input, Result};
 use crate::problem::{quantile_rank, Pairing, Problem, Reduction, Threshold, Wanted};
+use crate::torch::{no_grad_guard, Device, Kind, Tensor};
 
 /// Elements of a chunk's [anchors, keys] buffers. On the CPU few enough for malloc to hand the same
 /// pages out again (fresh ones cost more than the arithmetic); elsewhere many, as launches cost.
 const CPU_CHUNK: usize = 1 << 21;
 const CHUNK: usize = 1 << 24;
-
-impl From<TchError> for Error {
-    fn from(error: TchError) -> Self {
-        Self::runtime(error.to_string())
-    }
-}
 
 /// What one evaluation reads. Shapes, dtypes and devices are those of the problem.
 pub struct Inputs {
@@ -64,7 +58,7 @@ pub struct Evaluation {
 
 /// The loss, its statistics and the gradients wanted.
 pub fn evaluate(problem: &Problem, inputs: &Inputs, wanted: Wanted) -> Result<Evaluation> {
-    let _guard = tch::no_grad_guard();
+    let _guard = no_grad_guard();
     let rows = Rows::of(problem, inputs)?;
     let epsilon = rows.epsilon()?;
     let mut gradients = Gradients::zeros(&rows, wanted)?;
@@ -88,7 +82,7 @@ pub fn evaluate(problem: &Problem, inputs: &Inputs, wanted: Wanted) -> Result<Ev
 
 /// Each anchor's quantile of its row of similarities, [M].
 pub fn row_quantiles(problem: &Problem, inputs: &Inputs, quantile: f64) -> Result<Tensor> {
-    let _guard = tch::no_grad_guard();
+    let _guard = no_grad_guard();
     Rows::of(problem, inputs)?.quantiles(quantile)
 }
 

@@ -1,8 +1,8 @@
 //! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
 //!
 //! `problem` says in plain data what to compute, `cpu` computes it over borrowed memory, `cuda` over device memory.
-//! With the feature `python`, `composite` computes the same from libtorch operations,
-//! `tensor` lends tensors to the backends and `python` is the border.
+//! With the feature `python`, `composite` computes the same from torch's operations, `tensor` lends tensors to the
+//! backends, `torch` is the border to torch and `python` that to Python.
 
 #[cfg(feature = "python")]
 mod composite;
@@ -16,6 +16,8 @@ mod python;
 pub mod statistics;
 #[cfg(feature = "python")]
 mod tensor;
+#[cfg(feature = "python")]
+mod torch;
 
 /// `hex_ssl._core`.
 #[cfg(feature = "python")]
@@ -29,6 +31,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("TORCH_VERSION", super::python::TORCH_VERSION)
+        module.add("BORDER", super::torch::BORDER)?;
+        module.add("TORCH_VERSION", super::torch::TORCH_VERSION)
     }
 }

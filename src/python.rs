@@ -9,7 +9,6 @@ use numpy::{
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use pyo3_tch::PyTensor;
 
 use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, Operand, Scalar, Variant};
@@ -17,9 +16,7 @@ use crate::error::{view_name, Error, Input, RowFault};
 use crate::problem::{Formulation, Reduction, Threshold};
 use crate::statistics::{self, Request};
 use crate::tensor::{self, Backend, Settings, Tensors};
-
-/// The torch release whose libtorch the extension is linked against.
-pub const TORCH_VERSION: &str = "2.11.0";
+use crate::torch::{on_tensors, PyTensor};
 
 const BACKENDS: &[(&str, Backend)] = &[
     ("auto", Backend::Auto),
@@ -88,7 +85,7 @@ pub fn evaluate(
         epsilon: tensor(epsilon),
         weights: tensor(weights),
     };
-    let outputs = py.allow_threads(|| tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
+    let outputs = on_tensors(py, || tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
     warn(py, outputs.warning)?;
     let [anchors, keys, positives] = outputs.gradients.map(PyTensor);
     Ok((PyTensor(outputs.loss), PyTensor(outputs.statistics), anchors, keys, positives))
@@ -129,7 +126,7 @@ pub fn row_quantiles(
         epsilon: None,
         weights: None,
     };
-    let found = py.allow_threads(|| tensor::row_quantiles(tensors, quantile, &settings));
+    let found = on_tensors(py, || tensor::row_quantiles(tensors, quantile, &settings));
     let (quantiles, warning) = found.map_err(|error| layout.exception(error))?;
     warn(py, warning)?;
     Ok(PyTensor(quantiles))
@@ -180,10 +177,11 @@ fn statistics_of<'py, E: Element + NumpyElement>(
 ) -> PyResult<SimilarityArrays<'py>> {
     let dims = array.shape()[1];
     let view = array.as_array();
+    let threads = tensor::threads();
     let found = py.allow_threads(|| {
         let standard = view.as_standard_layout();
         let rows = Rows::from_slice(standard.as_slice().unwrap_or_default(), dims);
-        statistics::similarity_statistics(rows, request, tensor::threads())
+        statistics::similarity_statistics(rows, request, threads)
     });
     let found = found.map_err(|error| match error {
         Error::Row { row, fault, .. } => row_exception("embeddings", row, &fault),

@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 pub use backend::Backend;
 use backend::{Choice, Reason};
-use tch::{Device, Kind, Tensor};
 
 use crate::composite;
 use crate::error::{Error, Result};
 use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
+use crate::torch::{self, no_grad_guard, Device, Kind, Tensor};
 
 /// The tensors of a call, as they came. M = number of views * n.
 pub struct Tensors {
@@ -75,7 +75,7 @@ pub struct Outputs {
 /// # Errors
 /// [`Error::Value`] and [`Error::Row`] for what came, [`Error::Runtime`] for libtorch's failures.
 pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
-    let _guard = tch::no_grad_guard();
+    let _guard = no_grad_guard();
     let mut problem = problem(&tensors, settings)?;
     checks::selectors(&tensors, &problem)?;
     // Emulated kernels read it as real ones do, by its address.
@@ -91,7 +91,7 @@ pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
         Runner::Cuda(kernels) => kernels.evaluate(&problem, &tensors, wanted)?,
         Runner::Composite => composite::evaluate(&problem, &composite_inputs(tensors)?, wanted)?,
     };
-    // Made from an output: tch has no name for every device.
+    // Made from an output: a border has no name for every device.
     let none = found.statistics.f_narrow(0, 0, 0)?;
     let [anchors, keys, positives] = found.gradients;
     let or_none = |gradient: Option<Tensor>| gradient.map_or_else(|| none.f_empty_like(), Ok);
@@ -105,7 +105,7 @@ pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
 /// # Errors
 /// As [`evaluate`].
 pub fn row_quantiles(tensors: Tensors, quantile: f64, settings: &Settings) -> Result<(Tensor, Option<String>)> {
-    let _guard = tch::no_grad_guard();
+    let _guard = no_grad_guard();
     let settings = Settings { threshold: Threshold::Adaptive { quantile }, ..*settings };
     let problem = problem(&tensors, &settings)?;
     problem.validate()?;
@@ -125,7 +125,7 @@ pub fn fallbacks() -> Vec<String> {
 
 /// The number of threads that torch uses inside an operation.
 pub fn threads() -> usize {
-    usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1)
+    usize::try_from(torch::get_num_threads()).unwrap_or(1).max(1)
 }
 
 static FALLBACKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -150,7 +150,7 @@ enum Runner {
 /// The backend for the problem, and a warning as in [`Outputs`].
 fn runner(problem: &Problem, tensors: &Tensors, settings: &Settings) -> Result<(Runner, Option<String>)> {
     let first = &tensors.views[0];
-    let choice = settings.backend.choose(&checks::device_name(first.device()), cuda::scalar(first.f_kind()?)?)?;
+    let choice = settings.backend.choose(&torch::device_name(first.device()), cuda::scalar(first.f_kind()?)?)?;
     let kernels = match choice {
         Choice::Cpu => return Ok((Runner::Cpu, None)),
         Choice::Composite(Reason::Lacking(reason)) => return Ok((Runner::Composite, fall_back(reason))),

@@ -295,7 +295,9 @@ def test_each_reason_is_told_once() -> None:
     code = "\n".join(line.removeprefix("    ") for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *_, warned, config = done.stdout.splitlines()
-    reason = "no fused kernel for an accelerator without CUDA"
+    # tch has no name for it.
+    device = {"tch": "an accelerator without CUDA", "dynamic": "meta"}[_core.BORDER]
+    reason = f"no fused kernel for {device}"
     assert json.loads(warned) == [
         [f"hex_ssl computes with libtorch's operations, in chunks: {reason}", "RuntimeWarning"]
     ]

@@ -1,13 +1,17 @@
 """What `import hex_ssl` brings in, and what it says to another torch."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+import torch
 
 import hex_ssl
-from hex_ssl._torch_version import TORCH_VERSION, check_torch_version
+from hex_ssl import _core
+from hex_ssl._torch_version import OLDEST_TORCH, check_torch_version
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -55,12 +59,12 @@ def test_import_is_quick_and_starts_no_threads() -> None:
     assert threads == "0"
 
 
-def test_another_torch_is_refused_before_the_library_is_loaded() -> None:
+def test_an_old_torch_is_refused_before_the_library_is_loaded() -> None:
     finished = run(
         """
         import sys
         import torch
-        torch.__version__ = "2.10.0+cpu"
+        torch.__version__ = "2.5.1+cpu"
         try:
             import hex_ssl
         except ImportError as error:
@@ -71,18 +75,34 @@ def test_another_torch_is_refused_before_the_library_is_loaded() -> None:
     assert finished.returncode == 0, finished.stderr
     message, loaded = finished.stdout.splitlines()
     assert message == (
-        f"hex_ssl was built for torch {TORCH_VERSION}, but torch 2.10.0+cpu is installed; "
-        f"run: pip install torch=={TORCH_VERSION}"
+        'hex_ssl needs torch 2.6 or later, but torch 2.5.1+cpu is installed; run: pip install "torch>=2.6"'
     )
     assert loaded == "False"
 
 
-def test_builds_of_the_right_torch_are_accepted() -> None:
+def test_linked_against_one_torch_only_its_builds_are_accepted() -> None:
     for local in ("", "+cpu", "+cu130", "+rocm7.1"):
-        check_torch_version(TORCH_VERSION + local)
+        check_torch_version("2.11.0" + local, linked="2.11.0")
     for other in ("2.11.1", "2.1.0", "2.12.0.dev20260101", "2.110.0"):
-        with pytest.raises(ImportError, match="pip install"):
-            check_torch_version(other)
+        with pytest.raises(ImportError, match=r"built for torch 2\.11\.0, but torch .* pip install torch==2\.11\.0"):
+            check_torch_version(other, linked="2.11.0")
+
+
+def test_linked_against_none_every_torch_from_the_oldest_on_is_accepted() -> None:
+    for installed in (f"{OLDEST_TORCH}.0", "2.6.0a0+git1234", "2.11.0+cpu", "2.100.0.dev20260101", "3.0.0"):
+        check_torch_version(installed)
+    for old in ("2.5.1", "1.13.1+cu117"):
+        with pytest.raises(ImportError, match="needs torch 2.6 or later, but torch .* is installed"):
+            check_torch_version(old)
+
+
+def test_an_extension_that_lacks_its_libtorch_is_told_in_words(tmp_path: Path) -> None:
+    package = Path(hex_ssl.__file__).parent
+    shutil.copytree(package, tmp_path / "hex_ssl", ignore=shutil.ignore_patterns("_core.*so", "__pycache__"))
+    (tmp_path / "hex_ssl" / "_core.py").write_text("raise ImportError('libtorch.so: undefined symbol: at_abs')")
+    finished = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import hex_ssl")
+    assert "was built for another torch than the installed" in finished.stderr
+    assert "(libtorch.so: undefined symbol: at_abs); in a checkout, run: maturin develop --release" in finished.stderr
 
 
 def test_public_names_exist() -> None:
@@ -92,10 +112,9 @@ def test_public_names_exist() -> None:
         assert hasattr(hex_ssl, name), name
 
 
-def test_the_extension_and_the_package_name_one_torch() -> None:
-    from hex_ssl import _core
-
-    assert _core.TORCH_VERSION == TORCH_VERSION
+def test_the_extension_names_its_border() -> None:
+    linked = {"dynamic": None, "tch": "2.11.0"}
+    assert linked[_core.BORDER] == _core.TORCH_VERSION
     assert hex_ssl.__version__ == _core.__version__
 
 
@@ -104,6 +123,7 @@ def test_show_config_names_versions_and_backend(capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     assert text == "".join(f"{name}: {value}\n" for name, value in shown.items())
     assert shown["hex_ssl"] == hex_ssl.__version__
-    assert TORCH_VERSION in shown["torch"]
+    assert shown["torch"] == torch.__version__
+    assert shown["border"].startswith(f"{_core.BORDER}, for torch 2.")
     assert shown["HEX_SSL_BACKEND"] == backend
     assert shown["backend on cpu"] == f"{backend}: asked for"

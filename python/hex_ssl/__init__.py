@@ -14,6 +14,7 @@ import torch
 from hex_ssl import functional as functional
 from hex_ssl import thresholds as thresholds
 from hex_ssl._extension import _core
+from hex_ssl._torch_version import OLDEST_TORCH
 from hex_ssl.functional import hex_loss as hex_loss
 from hex_ssl.losses import DCLLoss as DCLLoss
 from hex_ssl.losses import HCLLoss as HCLLoss
@@ -38,7 +39,7 @@ __all__ = [
 
 
 def show_config() -> dict[str, str]:
-    """Prints what runs where: versions, threads, CPU features, and each device's backend with its reason.
+    """Prints what runs where: versions, border to torch, threads, CPU features, each device's backend and its reason.
 
     The reason names what is missing where a device has no fused kernel; what made calls fall back so far is listed.
 
@@ -49,13 +50,14 @@ def show_config() -> dict[str, str]:
         >>> import hex_ssl
         >>> config = hex_ssl.show_config()  # doctest: +ELLIPSIS
         hex_ssl: ...
-        >>> config["torch"].startswith("2.11.0")
+        >>> config["torch"] == torch.__version__
         True
     """
     choice = _backend()
     config = {
         "hex_ssl": __version__,
-        "torch": f"{torch.__version__} (the extension was built for {_core.TORCH_VERSION})",
+        "torch": str(torch.__version__),
+        "border": f"{_core.BORDER}, for torch {_core.TORCH_VERSION or f'{OLDEST_TORCH} and later'}",
         "threads": str(torch.get_num_threads()),
         "CPU features": torch.backends.cpu.get_cpu_capability(),
         "HEX_SSL_BACKEND": choice if "HEX_SSL_BACKEND" in os.environ else f"{choice} (not set)",
@@ -76,5 +78,5 @@ def show_config() -> dict[str, str]:
 def _devices() -> list[str]:
     """The CPU, then every GPU; "cuda" where there is none, to tell why."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cuda"]
-    other = torch.accelerator.current_accelerator(check_available=True)
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return ["cpu", *gpus, *([other.type] if other is not None and other.type != "cuda" else [])]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "BORDER",
     "TORCH_VERSION",
     "__version__",
     "backend_for",
@@ -19,8 +20,10 @@ __all__ = [
 ]
 
 __version__: str
-TORCH_VERSION: str
-"""The torch release that the extension was built for."""
+BORDER: str
+"""How the extension reaches torch: "dynamic" (by methods of Python's tensors) or "tch" (linked against libtorch)."""
+TORCH_VERSION: str | None
+"""The one torch release whose libtorch the extension is linked against; None where it is linked against none."""
 
 def evaluate(
     views: Sequence[Tensor],

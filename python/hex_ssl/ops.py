@@ -6,13 +6,17 @@ finds loss and gradients in one go; autograd's backward then only scales the gra
 """
 
 import os
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hex_ssl._extension import _core
+
+# Not that of collections.abc: torch 2.6 infers no schema from it.
+Sequence = typing.Sequence
 
 BACKENDS = ("auto", "cpu", "cuda", "composite", "emulated")
 
@@ -119,9 +123,12 @@ def _evaluate(
 
 
 def _allow_tf32(rows: Tensor) -> bool:
-    # The setting that both torch.backends.cuda.matmul.allow_tf32 and torch.set_float32_matmul_precision change,
-    # and, unlike these, one that may always be read.
-    return rows.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if rows.dtype != torch.float32:
+        return False
+    matmul = torch.backends.cuda.matmul
+    # The setting that both `allow_tf32` and torch.set_float32_matmul_precision change, and, unlike these, one that may
+    # always be read. torch before 2.9 has the two alone.
+    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
 
 
 def _requiring_gradient(tensor: Tensor | None, wanted: bool) -> Tensor | None:

@@ -1,8 +1,7 @@
 //! Rows as directions, and gradients back from directions to rows.
 
-use tch::{Device, Kind, Tensor};
-
 use crate::error::{Error, Input, Result, RowFault};
+use crate::torch::{Device, Kind, Tensor};
 
 /// The rows of an input, normalised, and what a gradient needs to go back.
 pub(super) struct Directions {

@@ -1,12 +1,11 @@
 //! Gradients as they grow chunk by chunk.
 
-use tch::Tensor;
-
 use super::{Chunk, Rows};
 use crate::composite::directions::Directions;
 use crate::composite::terms::Terms;
 use crate::error::Result;
 use crate::problem::Wanted;
+use crate::torch::Tensor;
 
 /// Sums over the anchors so far, for the directions of each input; none where not wanted.
 pub(super) struct Gradients {

@@ -1,10 +1,9 @@
 //! The keys of each anchor that are not negatives, as column indices.
 
-use tch::{Kind, Tensor};
-
 use super::Inputs;
 use crate::error::Result;
 use crate::problem::{Pairing, Problem};
+use crate::torch::{Kind, Tensor};
 
 /// Columns of the [M, N] similarities that are not negatives.
 pub(super) struct Specials {

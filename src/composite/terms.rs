@@ -3,10 +3,9 @@
 //! Sums of exponentials are kept as logarithms: at a temperature of 0.005 they span e^-200 .. e^200,
 //! more than float32 holds.
 
-use tch::{Kind, Tensor};
-
 use crate::error::Result;
 use crate::problem::{Formulation, Problem};
+use crate::torch::{Kind, Tensor};
 
 const LOG_ZERO: f64 = f64::NEG_INFINITY;
 

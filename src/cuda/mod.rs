@@ -120,3 +120,8 @@ pub struct Buffers {
     /// [`scratch_bytes`] bytes, on a multiple of 16.
     pub scratch: *mut c_void,
 }
+
+// SAFETY: addresses, which nothing follows but the kernels; `Launcher` and `Emulator` say when.
+unsafe impl Send for Buffers {}
+// SAFETY: as above.
+unsafe impl Sync for Buffers {}

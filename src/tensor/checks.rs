@@ -1,10 +1,9 @@
 //! Shapes, dtypes, devices and index ranges of what came.
 
-use tch::{Device, Kind, Tensor};
-
 use super::{compute_kind, Tensors};
 use crate::error::{view_name, Error, Result};
 use crate::problem::{Pairing, Problem, Threshold};
+use crate::torch::{device_name, Device, Element, Kind, Tensor};
 
 /// Checks views, keys and positives against each other. Returns the rows of a view and the dimension.
 pub(super) fn embeddings(tensors: &Tensors) -> Result<(usize, usize)> {
@@ -99,7 +98,7 @@ fn indices(tensors: &Tensors, problem: &Problem) -> Result<()> {
 }
 
 /// The elements of a CPU tensor in order; none where there is no tensor.
-pub(super) fn values<T: tch::kind::Element + Default>(tensor: Option<&Tensor>) -> Result<Vec<T>> {
+pub(super) fn values<T: Element + Default>(tensor: Option<&Tensor>) -> Result<Vec<T>> {
     let Some(tensor) = tensor else { return Ok(Vec::new()) };
     let mut values = vec![T::default(); tensor.numel()];
     tensor.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
@@ -109,17 +108,6 @@ pub(super) fn values<T: tch::kind::Element + Default>(tensor: Option<&Tensor>) -
 /// Number of rows.
 pub(super) fn length(tensor: &Tensor) -> usize {
     tensor.size().first().map_or(0, |&rows| rows as usize)
-}
-
-/// A device as torch writes it.
-pub(super) fn device_name(device: Device) -> String {
-    match device {
-        Device::Cpu => "cpu".into(),
-        Device::Cuda(index) => format!("cuda:{index}"),
-        // tch's answer for every other accelerator as well.
-        Device::Mps => "an accelerator without CUDA".into(),
-        Device::Vulkan => "vulkan".into(),
-    }
 }
 
 fn kind_name(tensor: &Tensor) -> String {

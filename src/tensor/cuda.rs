@@ -6,13 +6,12 @@ use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
-
 use super::Tensors;
 use crate::composite::Evaluation;
 use crate::cuda::{self, Buffers, Chip, Device, Emulator, Executor, Matrix, Module, Operand, Scalar, Variant};
 use crate::error::{Error, Result};
 use crate::problem::{Problem, Reduction, Wanted};
+use crate::torch::{self, on_memory, Kind, Tensor};
 
 /// Where the emulator of the kernels lies: a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -39,7 +38,7 @@ impl Kernels {
     /// [`Error::Value`] for a problem that they do not compute, [`Error::Runtime`] where they cannot be had.
     pub(super) fn on_gpu(device: Arc<Device>, problem: &Problem, tensors: &Tensors, allow_tf32: bool) -> Result<Self> {
         let variant = supported(problem, tensors, device.chip(), allow_tf32)?;
-        let module = device.module(variant)?;
+        let module = on_memory(|| device.module(variant))?;
         Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
     }
 
@@ -71,12 +70,12 @@ impl Kernels {
         ];
         let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
         let mut buffers = lent.buffers()?;
-        buffers.loss = loss.data_ptr().cast();
-        buffers.statistics = statistics.data_ptr().cast();
+        buffers.loss = torch::address(&loss)?.cast();
+        buffers.statistics = torch::address(&statistics)?.cast();
         let [anchors, keys, positives] = &gradients;
-        buffers.anchors_gradient = address(anchors.as_ref()).cast_mut().cast();
-        buffers.keys_gradient = address(keys.as_ref()).cast_mut().cast();
-        buffers.positives_gradient = address(positives.as_ref()).cast_mut().cast();
+        buffers.anchors_gradient = address(anchors.as_ref())?.cast_mut().cast();
+        buffers.keys_gradient = address(keys.as_ref())?.cast_mut().cast();
+        buffers.positives_gradient = address(positives.as_ref())?.cast_mut().cast();
         self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))?;
         Ok(Evaluation { loss, statistics, gradients })
     }
@@ -87,22 +86,23 @@ impl Kernels {
         let quantiles = float32(&[problem.anchors], device)?;
         let wanted = Wanted { anchors: false, keys: false, positives: false };
         let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
-        let (buffers, out) = (lent.buffers()?, quantiles.data_ptr().cast());
-        self.run(|executor| cuda::row_quantiles(problem, &buffers, out, self.chip, self.variant, executor))?;
+        let mut buffers = lent.buffers()?;
+        buffers.loss = torch::address(&quantiles)?.cast();
+        self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))?;
         Ok(quantiles)
     }
 
-    fn scratch(&self, problem: &Problem, wanted: Wanted, device: tch::Device) -> Result<Tensor> {
+    fn scratch(&self, problem: &Problem, wanted: Wanted, device: torch::Device) -> Result<Tensor> {
         let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant) as i64;
         Ok(Tensor::f_empty([bytes], (Kind::Uint8, device))?)
     }
 
     /// All on torch's current stream of this thread: what torch allocated on it may be freed as soon as this returns.
-    fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
-        match &self.place {
+    fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()> + Send) -> Result<()> {
+        on_memory(|| match &self.place {
             Place::Gpu(device, module) => launch(&device.launcher(module)?),
             Place::Emulator(emulator) => launch(emulator),
-        }
+        })
     }
 }
 
@@ -172,34 +172,34 @@ impl Lent {
             keys: self.keys.as_ref().map(matrix).transpose()?,
             positives: self.positives.as_ref().map(matrix).transpose()?,
             scalar: scalar(self.views[0].f_kind()?)?,
-            positive_index: address(self.positive_index.as_ref()).cast(),
-            ignored_index: address(self.ignored_index.as_ref()).cast(),
-            anchor_labels: address(self.anchor_labels.as_ref()).cast(),
-            key_labels: address(self.key_labels.as_ref()).cast(),
-            epsilon: address(epsilon),
+            positive_index: address(self.positive_index.as_ref())?.cast(),
+            ignored_index: address(self.ignored_index.as_ref())?.cast(),
+            anchor_labels: address(self.anchor_labels.as_ref())?.cast(),
+            key_labels: address(self.key_labels.as_ref())?.cast(),
+            epsilon: address(epsilon)?,
             epsilon_scalar: epsilon.map_or(Ok(Scalar::F32), |epsilon| scalar(epsilon.f_kind()?))?,
-            weights: address(self.weights.as_ref()).cast(),
+            weights: address(self.weights.as_ref())?.cast(),
             loss: null_mut(),
             statistics: null_mut(),
             anchors_gradient: null_mut(),
             keys_gradient: null_mut(),
             positives_gradient: null_mut(),
-            scratch: self.scratch.data_ptr(),
+            scratch: torch::address(&self.scratch)?,
         })
     }
 }
 
-fn float32(shape: &[usize], device: tch::Device) -> Result<Tensor> {
+fn float32(shape: &[usize], device: torch::Device) -> Result<Tensor> {
     let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
     Ok(Tensor::f_empty(shape, (Kind::Float, device))?)
 }
 
 fn matrix(tensor: &Tensor) -> Result<Matrix> {
     let (row_stride, dim_stride) = tensor.stride2()?;
-    Ok(Matrix { pointer: tensor.data_ptr(), row_stride, dim_stride })
+    Ok(Matrix { pointer: torch::address(tensor)?, row_stride, dim_stride })
 }
 
 /// Where a tensor's elements are; null where there is none.
-fn address(tensor: Option<&Tensor>) -> *const c_void {
-    tensor.map_or(null(), |tensor| tensor.data_ptr().cast_const())
+fn address(tensor: Option<&Tensor>) -> Result<*const c_void> {
+    tensor.map_or(Ok(null()), |tensor| Ok(torch::address(tensor)?.cast_const()))
 }

@@ -1,7 +1,6 @@
 //! Lends the memory of CPU tensors to the CPU kernel.
 
 use half::{bf16, f16};
-use tch::{Device, Kind, Tensor};
 
 use super::checks::{length, values};
 use super::{compute_kind, threads, Tensors};
@@ -9,6 +8,7 @@ use crate::composite::Evaluation;
 use crate::cpu::{self, Element, Gradients, Inputs, Rows};
 use crate::error::{Error, Result};
 use crate::problem::{Problem, Reduction, Wanted};
+use crate::torch::{address, on_memory, Device, Kind, Tensor};
 
 /// [`cpu::evaluate`] on tensors.
 pub(super) fn evaluate(problem: &Problem, tensors: &Tensors, wanted: Wanted) -> Result<Evaluation> {
@@ -43,10 +43,12 @@ fn evaluate_as<E: Element>(problem: &Problem, tensors: &Tensors, wanted: Wanted)
     let mut positives = empty(problem.anchors, wanted.positives)?;
     // SAFETY: fresh contiguous tensors of `E::Compute`, written by nobody else and outliving the call.
     let gradients = unsafe {
-        Gradients { anchors: elements(&mut anchors), keys: elements(&mut keys), positives: elements(&mut positives) }
+        Gradients { anchors: elements(&mut anchors)?, keys: elements(&mut keys)?, positives: elements(&mut positives)? }
     };
     let lent = Lent::of(tensors)?;
-    let found = lent.with(|inputs: &Inputs<'_, E>| cpu::evaluate(problem, inputs, gradients, threads()))?;
+    let threads = threads();
+    let evaluate = |inputs: &Inputs<'_, E>| on_memory(|| cpu::evaluate(problem, inputs, gradients, threads));
+    let found = lent.with(evaluate)?;
     let loss = if problem.reduction == Reduction::None && tensors.weights.is_none() {
         Tensor::f_from_slice(&found.losses)?.f_to_kind(kind)?
     } else {
@@ -58,7 +60,9 @@ fn evaluate_as<E: Element>(problem: &Problem, tensors: &Tensors, wanted: Wanted)
 
 fn row_quantiles_as<E: Element>(problem: &Problem, tensors: &Tensors, quantile: f64) -> Result<Tensor> {
     let lent = Lent::of(tensors)?;
-    let found = lent.with(|inputs: &Inputs<'_, E>| cpu::row_quantiles(problem, inputs, quantile, threads()))?;
+    let threads = threads();
+    let quantiles = |inputs: &Inputs<'_, E>| on_memory(|| cpu::row_quantiles(problem, inputs, quantile, threads));
+    let found = lent.with(quantiles)?;
     Ok(Tensor::f_from_slice(&found)?.f_to_kind(compute_kind(&tensors.views[0])?)?)
 }
 
@@ -109,25 +113,19 @@ impl Lent {
 fn rows<E: Element>(tensor: &Tensor) -> Result<Rows<'_, E>> {
     let (row_stride, dim_stride) = tensor.stride2()?;
     let dims = tensor.size2()?.1 as usize;
+    let address = address(tensor)?.cast_const();
     // SAFETY: the caller chose `E` by the tensor's dtype; libtorch's strides stay within its storage,
     // which the borrow keeps alive. Writing to an input meanwhile is the caller's race, as with torch's own operations.
-    Ok(unsafe {
-        Rows::from_raw(
-            tensor.data_ptr().cast_const().cast(),
-            length(tensor),
-            dims,
-            row_stride as isize,
-            dim_stride as isize,
-        )
-    })
+    Ok(unsafe { Rows::from_raw(address.cast(), length(tensor), dims, row_stride as isize, dim_stride as isize) })
 }
 
 /// The elements of a contiguous CPU tensor, to be written.
 ///
 /// # Safety
 /// `T` must be the type of its elements, and nobody else may use them meanwhile.
-unsafe fn elements<T>(tensor: &mut Option<Tensor>) -> Option<&mut [T]> {
-    let tensor = tensor.as_mut().filter(|tensor| tensor.numel() > 0)?;
+unsafe fn elements<T>(tensor: &mut Option<Tensor>) -> Result<Option<&mut [T]>> {
+    let Some(tensor) = tensor.as_mut().filter(|tensor| tensor.numel() > 0) else { return Ok(None) };
+    let address = address(tensor)?.cast();
     // SAFETY: contiguous, of that many `T`s and not empty, hence not null; unique by the caller.
-    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) })
+    Ok(Some(unsafe { std::slice::from_raw_parts_mut(address, tensor.numel()) }))
 }
