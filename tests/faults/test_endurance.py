@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,8 +43,9 @@ def step_often(steps: int) -> None:
     assert grown < GROWTH, f"{grown} bytes more after {steps} steps"
 
 
+@pytest.mark.timeout(1200)
 def test_memory_does_not_grow() -> None:
-    assert runs.end_of(step_often, STEPS, seconds=500.0) == ""
+    assert runs.end_of(step_often, STEPS, seconds=1000.0) == ""
 
 
 def test_eight_threads_get_what_one_gets() -> None:
