@@ -12,7 +12,7 @@ demo test-python: export OMP_WAIT_POLICY := PASSIVE
 
 RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 
-.PHONY: help setup demo test test-rust test-python lint docs bench clean
+.PHONY: help setup demo test test-rust test-python lint docs bench fuzz valgrind audit clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -45,6 +45,25 @@ docs: .venv/.installed ## The documentation as a site in site/; a warning is an 
 
 bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
+
+MINUTES ?= 60
+fuzz: setup ## Feed everything that parses bytes for MINUTES=60 in all; findings stay in target/fuzz/findings
+	pip install --quiet --group fuzz
+	python -m fuzz.all $(MINUTES)
+
+# Valgrind hides AVX-512, so that AVX2 code runs; the tests left out take hours there.
+valgrind: .venv/.installed ## The kernel's tests under valgrind: no bad access, nothing lost (20 minutes and more)
+	PROPTEST_CASES=4 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --error-exitcode=9 --leak-check=full \
+	--errors-for-leak-kinds=definite --fair-sched=yes" cargo test --no-default-features --lib -- --test-threads=1 \
+	cpu::float cpu::schedule cpu::threads cpu::select statistics problem cuda \
+	cpu::tests::lengths cpu::tests::rows_without cpu::tests::duplicates cpu::tests::weights cpu::tests::any_shape
+
+# Each part fails where it cannot ask its database: an audit that could not look is no clean one.
+audit: .venv/.installed ## Licences, sources and known vulnerabilities of all dependencies (needs the network)
+	pip install --quiet --group audit
+	cargo install --quiet --locked --root target/tools --version 0.20.2 cargo-deny
+	target/tools/bin/cargo-deny check
+	pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## Removes what was built and installed
 	rm -rf .venv target

@@ -183,7 +183,11 @@ def _empty(folder: Path) -> None:
 
 
 def _compare(folder: Path, config: Config) -> None:
-    was = _flat(read_config(folder).as_dict())
+    path = folder / CONFIG
+    with reading(
+        path, "to hold the configuration of a run"
+    ):  # perhaps of an earlier version: what differs is named below
+        was = _flat(load_yaml(path.read_text(encoding="utf-8")))
     wanted = _flat(config.as_dict())
     changed = [
         f"{key}: {was.get(key)} -> {wanted.get(key)}"

@@ -38,7 +38,7 @@ impl Emulator {
                 path.display()
             )));
         }
-        // SAFETY: `emulation/emulator.cpp` gives every function of that name this type.
+        // SAFETY: `emulation/variant.cpp` gives every function of that name this type.
         Ok(Self { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) } })
     }
 }

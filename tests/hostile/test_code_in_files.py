@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -248,3 +250,17 @@ def test_a_value_of_the_command_line_is_plain_too(mark: Path, capsys: pytest.Cap
         main(["pretrain", "--run.seed", f"!!python/object/apply:os.mkdir [{mark}]"])
     assert "run.seed" in capsys.readouterr().err
     assert not mark.exists()
+
+
+def test_a_label_cannot_fill_the_memory(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": b"", "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": image, "label": pa.array([2**62])}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train.parquet below 1,000,000, but got 4611686018427387904"):
+        build_dataset("parquet", "train", tmp_path)
+
+
+def test_a_damaged_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "train_list.mat").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"train_list.mat to be a MATLAB file with `file_list`"):
+        build_dataset("dogs", "train", tmp_path)
