@@ -12,7 +12,7 @@ demo test-python: export OMP_WAIT_POLICY := PASSIVE
 
 RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 
-.PHONY: help setup demo test test-rust test-python lint docs bench fuzz valgrind audit clean
+.PHONY: help setup demo test test-rust test-python lint docs bench wheel fuzz valgrind audit clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,6 +46,12 @@ docs: .venv/.installed ## The documentation as a site in site/; a warning is an 
 bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
 
+wheel: .venv/.installed ## Wheel and sdist in dist/, each tried in a clean environment outside the tree
+	rm -rf dist
+	maturin build --release --quiet --sdist --out dist
+	tests/clean_install.sh dist/*.whl
+	tests/clean_install.sh dist/*.tar.gz
+
 MINUTES ?= 60
 fuzz: setup ## Feed everything that parses bytes for MINUTES=60 in all; findings stay in target/fuzz/findings
 	pip install --quiet --group fuzz
@@ -66,7 +72,7 @@ audit: .venv/.installed ## Licences, sources and known vulnerabilities of all de
 	pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## Removes what was built and installed
-	rm -rf .venv target
+	rm -rf .venv target dist
 
 # The environment. torch is installed once, here; the extension is built against it in place, never in isolation.
 .venv/.installed: constraints.txt pyproject.toml
