@@ -220,6 +220,19 @@ def plot(results: list[dict[str, object]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def save(results: list[dict[str, object]], name: str) -> None:
+    """Writes the table, the plot and the JSON."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    stem = folder / f"{name}-{date.today()}"
+    command = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
+    header = f"# Loss on the CPU, {date.today()}\n\n{machine()}\n\n`{command}`\n"
+    stem.with_suffix(".md").write_text(header + table(results) + "\n")
+    stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    plot(results, stem.with_suffix(".png"))
 
 
 def main() -> None:
@@ -255,15 +268,8 @@ def main() -> None:
                 results.append({**shape, "gemm_peak": peak, "seconds": seconds, "bytes": measured})
                 print(table(results[-1:]), flush=True)
                 torch._dynamo.reset()
-    if not arguments.quick:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        stem = folder / f"{arguments.name}-{date.today()}"
-        command = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
-        header = f"# Loss on the CPU, {date.today()}\n\n{machine()}\n\n`{command}`\n"
-        stem.with_suffix(".md").write_text(header + table(results) + "\n")
-        stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
-        plot(results, stem.with_suffix(".png"))
+                if not arguments.quick:  # after each shape: what is measured is kept, whatever comes
+                    save(results, arguments.name)
 
 
 if __name__ == "__main__":
