@@ -227,9 +227,9 @@ def save(results: list[dict[str, object]], name: str) -> None:
     """Writes the table, the plot and the JSON."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    stem = folder / f"{name}-{date.today()}"
+    stem = folder / name
     command = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
-    header = f"# Loss on the CPU, {date.today()}\n\n{machine()}\n\n`{command}`\n"
+    header = f"# Loss on the CPU: {name}\n\n{machine()}\n\n`{command}`\n"
     stem.with_suffix(".md").write_text(header + table(results) + "\n")
     stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
     plot(results, stem.with_suffix(".png"))
@@ -249,6 +249,7 @@ def main() -> None:
         print(measure_memory_here(arguments.memory_of, arguments.rows[0], arguments.dims[0], dtype))
         return
     print(machine())
+    name_of_results = f"{arguments.name}-{date.today()}"
     results: list[dict[str, object]] = []
     for name in arguments.dtype:
         for dims in arguments.dims:
@@ -269,7 +270,7 @@ def main() -> None:
                 print(table(results[-1:]), flush=True)
                 torch._dynamo.reset()
                 if not arguments.quick:  # after each shape: what is measured is kept, whatever comes
-                    save(results, arguments.name)
+                    save(results, name_of_results)
 
 
 if __name__ == "__main__":
