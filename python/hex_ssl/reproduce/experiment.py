@@ -23,11 +23,10 @@ run's epochs, at least 1.
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from hex_ssl.config import Config
 from hex_ssl.extras import train_extra
@@ -178,8 +177,8 @@ class Experiment:
             {} if epochs is None else {"run": {"epochs": epochs}},
         )
         try:
-            whole = typed_config({"run": settings["run"]}).run.epochs
-            return typed_config(_with_shares(settings, whole))
+            whole = Config.from_dict({"run": settings["run"]}).run.epochs
+            return Config.from_dict(_with_shares(settings, whole))
         except ValueError as error:
             raise ValueError(f"{self.name}: groups.{group}.rows.{row}, scale {scale}, {dataset}: {error}") from error
 
@@ -243,44 +242,6 @@ def check_losses(experiment: Experiment) -> None:
             except ValueError as error:
                 place = f"groups.{group.name}.rows.{row.name}, scale {scale}"
                 raise ValueError(f"{experiment.name}: {place}: {error}") from error
-
-
-def typed_config(settings: Settings) -> Config:
-    """A run from nested settings, the types of which are checked as on the command line.
-
-    Raises:
-        ValueError: A setting is unknown, of another type or out of its range.
-
-    Example:
-        >>> typed_config({"loss": {"temperature": "warm"}})
-        Traceback (most recent call last):
-        ValueError: expected `loss.temperature` to be of type float, but got 'warm'
-    """
-    groups = {group.name: {each.name: each.type for each in fields(group.type)} for group in fields(Config)}  # type: ignore[arg-type]
-    typed = {
-        group: {
-            name: _of_type(value, groups[group][name], f"{group}.{name}") if name in groups.get(group, {}) else value
-            for name, value in values.items()
-        }
-        for group, values in settings.items()
-    }
-    return Config.from_dict(typed)  # which names what is unknown, and suggests
-
-
-def _of_type(value: Any, annotation: Any, name: str) -> Any:
-    """The value, a whole number as a float where one is wanted."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            fits = value in get_args(kind)
-        elif kind is float and type(value) is int:
-            return float(value)
-        else:
-            fits = type(value) is (get_origin(kind) or kind)
-        if fits:
-            return value
-    wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    raise ValueError(f"expected `{name}` to be of type {wanted}, but got {value!r}")
 
 
 def _with_shares(settings: Any, epochs: int) -> Any:
