@@ -49,8 +49,8 @@ bench: setup ## Time and memory of the loss against its peers (needs an idle mac
 wheel: .venv/.installed ## Wheel and sdist in dist/, each tried in a clean environment outside the tree
 	rm -rf dist
 	maturin build --release --quiet --sdist --out dist
-	tests/clean_install.sh dist/*.whl
-	tests/clean_install.sh dist/*.tar.gz
+	packaging/clean_install.sh dist/*.whl
+	packaging/clean_install.sh dist/*.tar.gz
 
 MINUTES ?= 60
 fuzz: setup ## Feed everything that parses bytes for MINUTES=60 in all; findings stay in target/fuzz/findings
