@@ -156,7 +156,7 @@ def test_nothing_is_written_where_a_file_is_not_what_it_should_be(arrays: Arrays
     np.save(tmp_path / "flat.npy", np.ones(3))
     np.save(tmp_path / "short.npy", np.arange(5))
     for features, labels, message in [
-        (text, arrays["labels"], "expected `features` to be a .npy file of numbers"),
+        (text, arrays["labels"], r"expected .*text.npy \(`features`\) to be a .npy file of numbers"),
         (tmp_path / "flat.npy", None, r"floats \[N, D\] or \[epochs, N, D\], but got float64 of shape \[3\]"),
         (
             arrays["features"],
