@@ -22,6 +22,7 @@ import scipy.io  # noqa: F401
 import sklearn  # noqa: F401
 import torch._weights_only_unpickler as unpickler
 import torchvision  # noqa: F401
+from PIL import Image
 
 with atheris.instrument_imports(include=["hex_ssl"]):
     from fuzz.targets import SEEDS, TARGETS, run
@@ -30,6 +31,9 @@ unpickler.Unpickler.load = atheris.instrument_func(unpickler.Unpickler.load)
 np.lib._format_impl._read_array_header = atheris.instrument_func(np.lib._format_impl._read_array_header)
 
 KEPT = Path("target/fuzz")
+
+# A limit that small images reach quickly: the check is the same.
+Image.MAX_IMAGE_PIXELS = 10_000_000
 
 
 def main() -> None:

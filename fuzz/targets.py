@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from hex_ssl.analysis.report import ReportConfig, report
 from hex_ssl.analysis.snapshots import subject_from_arrays
 from hex_ssl.backbones import load_backbone
@@ -196,7 +194,3 @@ def _written(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-# A limit that small images reach quickly: the check is the same.
-Image.MAX_IMAGE_PIXELS = 10_000_000
