@@ -200,7 +200,7 @@ def test_own_backbone_and_half_precision_train(make_config: MakeConfig) -> None:
     config = make_config(epochs=1, precision="bf16-mixed")
     backbone = BackboneConfig("tests.train.test_backbones:own_backbone", arguments={"width": 24})
     folder = pretrain(replace(config, backbone=backbone))
-    assert load_backbone(folder / "backbone.safetensors")(torch.zeros(2, 1, 8, 8)).shape == (2, 24)
+    assert load_backbone(folder / "backbone.safetensors", own_code=True)(torch.zeros(2, 1, 8, 8)).shape == (2, 24)
     assert read_metrics(folder)[-1]["knn_accuracy"] > 0.5
 
 
