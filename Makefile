@@ -12,7 +12,7 @@ demo test-python: export OMP_WAIT_POLICY := PASSIVE
 
 RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 
-.PHONY: help setup demo test test-rust test-python lint docs bench wheel fuzz valgrind audit clean
+.PHONY: help setup demo test test-rust test-python test-torch lint docs bench wheel fuzz valgrind audit clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,10 +30,13 @@ test-rust: .venv/.installed ## The kernel's own tests, without Python or libtorc
 test-python: setup ## pytest over tests, docstrings and README
 	pytest
 
+test-torch: ## The suite with another torch, its own environment: make test-torch TORCH=2.6.0 [TESTS="tests/test_op.py"]
+	tests/other_torch.sh "$(TORCH)" $(TESTS)
+
 lint: setup docs ## Formatting, clippy, ruff, mypy, the extension against its stub, the documentation
 	cargo fmt --check
 	cargo clippy --quiet --release --all-targets -- -D warnings
-	cargo clippy --quiet --release --no-default-features --features dynamic -- -D warnings
+	cargo clippy --quiet --release --no-default-features --features tch -- -D warnings
 	ruff format --check
 	ruff check
 	mypy
@@ -72,9 +75,9 @@ audit: .venv/.installed ## Licences, sources and known vulnerabilities of all de
 	pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## Removes what was built and installed
-	rm -rf .venv target dist
+	rm -rf .venv .venv-torch-* target dist
 
-# The environment. torch is installed once, here; the extension is built against it in place, never in isolation.
+# The environment, and the extension in place.
 .venv/.installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	pip install --quiet --upgrade pip

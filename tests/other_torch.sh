@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the suite with another torch: the wheel of dist/ in an environment of its own, every other package as
+# constraints.txt has it, but for those that torch and torchvision choose. Arguments: torch's version, pytest's paths.
+set -euo pipefail
+version=${1:?expected a version of torch: make test-torch TORCH=2.6.0}
+shift
+cd "$(dirname "$0")/.."
+folder=$PWD/.venv-torch-$version
+unset PYTHONPATH VIRTUAL_ENV PIP_CONSTRAINT
+if [ ! -e "$folder/.installed" ]; then
+    "${PYTHON:-python3}" -m venv "$folder"
+    grep -vE '^(torch|torchvision|triton|nvidia-|cuda-|sympy|setuptools|networkx|fsspec)' constraints.txt \
+        >"$folder/constraints.txt"
+    "$folder/bin/pip" install -c "$folder/constraints.txt" "torch==$version" torchvision maturin
+fi
+# Built anew each time: cargo does nothing where no source changed.
+rm -rf "$folder/wheel"
+PATH=$folder/bin:$PATH maturin build --release --quiet --out "$folder/wheel"
+wheel=("$folder"/wheel/*.whl)
+"$folder/bin/pip" install -c "$folder/constraints.txt" --force-reinstall --no-deps "${wheel[0]}"
+if [ ! -e "$folder/.installed" ]; then
+    "$folder/bin/pip" install -c "$folder/constraints.txt" "torch==$version" "${wheel[0]}[train]" \
+        pytest pytest-timeout hypothesis lightly pytorch-metric-learning selenium tensorboard setuptools
+    touch "$folder/.installed"
+fi
+"$folder/bin/python" -m pytest "${@:-tests}"
