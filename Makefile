@@ -31,7 +31,7 @@ test-python: setup ## pytest over tests, docstrings and README
 	pytest
 
 test-torch: ## The suite with another torch, its own environment: make test-torch TORCH=2.6.0 [TESTS="tests/test_op.py"]
-	tests/other_torch.sh "$(TORCH)" $(TESTS)
+	packaging/other_torch.sh "$(TORCH)" $(TESTS)
 
 lint: setup docs ## Formatting, clippy, ruff, mypy, the extension against its stub, the documentation
 	cargo fmt --check

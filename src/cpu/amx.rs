@@ -128,7 +128,7 @@ impl Block {
     /// Shapes are set, 2 `tile_rows` of `left`, 16 `steps` rows of `right` are readable, the block of `out` is the caller's
     /// alone.
     unsafe fn two(&self, add: bool) {
-        // SAFETY: the caller's.
+        // SAFETY: the addresses are within the caller's rows, the shapes are set; the tiles that it changes are named.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",
@@ -184,7 +184,7 @@ impl Block {
     /// # Safety
     /// As for [`two`](Self::two), with `tile_rows` rows.
     unsafe fn one(&self, add: bool) {
-        // SAFETY: the caller's.
+        // SAFETY: the addresses are within the caller's rows, the shapes are set; the tiles that it changes are named.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",

@@ -121,7 +121,7 @@ impl HalfRows {
         let size = out.size;
         let (rows, columns) = (&self.inverse_lengths[row..][..size], &keys.inverse_lengths[column..][..size]);
         assert!(derivatives.len() >= (size - 1) * stride + size);
-        // SAFETY: as in `products`.
+        // SAFETY: the machine has the instructions, or there would be no half rows; there are `size` rows, as asserted.
         unsafe { out.fill(derivatives, stride, rows, columns) };
     }
 
@@ -262,7 +262,7 @@ unsafe fn divide(products: &mut [f32], inverse_row: f32, inverse_columns: &[f32]
 /// The same numbers, as what they are wherever there are half rows.
 pub fn single<C: 'static>(numbers: &mut [C]) -> &mut [f32] {
     assert!(TypeId::of::<C>() == TypeId::of::<f32>(), "bfloat16 is computed in single precision");
-    // SAFETY: `C` is `f32`.
+    // SAFETY: `C` is `f32`, as asserted; the length is the same.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }
 

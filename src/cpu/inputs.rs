@@ -49,18 +49,18 @@ impl<'a, E: Copy> Rows<'a, E> {
     /// A row whose elements are neighbours.
     #[inline(always)]
     pub(super) fn contiguous(&self, row: usize) -> Option<&'a [E]> {
-        debug_assert!(row < self.rows);
-        // SAFETY: as in `get`, for all elements of the row.
+        assert!(row < self.rows);
+        // SAFETY: in range, readable by `from_raw`'s contract, and the elements are neighbours.
         (self.dim_stride == 1).then(|| unsafe {
             std::slice::from_raw_parts(self.pointer.offset(row as isize * self.row_stride), self.dims)
         })
     }
 
-    /// One element. Both indices must be in range.
+    /// One element.
     #[inline(always)]
     pub(super) fn get(&self, row: usize, dim: usize) -> E {
-        debug_assert!(row < self.rows && dim < self.dims);
-        // SAFETY: in range by the caller, readable by `from_raw`'s contract.
+        assert!(row < self.rows && dim < self.dims);
+        // SAFETY: in range, readable by `from_raw`'s contract.
         unsafe { *self.pointer.offset(row as isize * self.row_stride + dim as isize * self.dim_stride) }
     }
 }

@@ -128,7 +128,7 @@ impl InstructionSet for Portable {
 
     #[inline(always)]
     unsafe fn block<C: Float>(block: &Block<C>) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises the block that `pieces` asks for.
         unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
     }
 }
@@ -140,10 +140,10 @@ impl InstructionSet for Avx2 {
     unsafe fn block<C: Float>(block: &Block<C>) {
         // 8 of the 16 registers hold sums.
         if size_of::<C>() == 4 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller promises the block that `pieces` asks for.
             unsafe { product::pieces::<C, Self::Arithmetic, 4, 16>(block) }
         } else {
-            // SAFETY: the caller's.
+            // SAFETY: the caller promises the block that `pieces` asks for.
             unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
         }
     }
@@ -156,10 +156,10 @@ impl InstructionSet for Avx512 {
     unsafe fn block<C: Float>(block: &Block<C>) {
         // 16 of the 32 registers hold sums.
         if size_of::<C>() == 4 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller promises the block that `pieces` asks for.
             unsafe { product::pieces::<C, Self::Arithmetic, 8, 32>(block) }
         } else {
-            // SAFETY: the caller's.
+            // SAFETY: the caller promises the block that `pieces` asks for.
             unsafe { product::pieces::<C, Self::Arithmetic, 8, 16>(block) }
         }
     }

@@ -93,7 +93,7 @@ impl<C: Float> SharedLists<C> {
     #[allow(clippy::mut_from_ref)] // as there
     pub unsafe fn part(&self, start: usize, count: usize) -> Part<'_, C> {
         let capacity = self.rule.capacity;
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises of these rows what `slice` asks of each array's part of them.
         unsafe {
             Part {
                 rule: self.rule,

@@ -182,6 +182,6 @@ unsafe fn two_blocks<'a, T, C>(
 ) -> (&'a mut [T], &'a mut [T]) {
     let size = tile.columns;
     let columns = if tile.both_sides { size } else { 0 };
-    // SAFETY: the caller's; a tile with both sides has two different blocks.
+    // SAFETY: the caller has both blocks alone; they are two where the tile has both sides, else the second is empty.
     unsafe { (all.slice(a * size, size), all.slice(b * columns, columns)) }
 }
