@@ -1,6 +1,7 @@
 //! The two types of the arithmetic, float and double, and their exponential.
 
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
+use std::sync::Mutex;
 
 /// `f32` or `f64`. Everything here is `inline(always)`, so that loops over arrays of it become
 /// vector code of whatever instruction set the surrounding function was compiled for.
@@ -46,6 +47,8 @@ pub trait Float:
     fn exponential<M: MultiplyAdd>(self) -> Self;
     /// Descending order; there are no NaN where it is used.
     fn descending(a: &Self, b: &Self) -> std::cmp::Ordering;
+    /// Where [`Spare`](super::spare::Spare) leaves its memory.
+    fn spare() -> &'static Mutex<Vec<Self>>;
 }
 
 /// How to multiply and add.
@@ -151,6 +154,11 @@ macro_rules! float {
             #[inline(always)]
             fn descending(a: &Self, b: &Self) -> std::cmp::Ordering {
                 b.total_cmp(a)
+            }
+
+            fn spare() -> &'static Mutex<Vec<Self>> {
+                static SPARE: Mutex<Vec<$type>> = Mutex::new(Vec::new());
+                &SPARE
             }
         }
     };

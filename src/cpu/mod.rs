@@ -23,6 +23,7 @@ mod sample;
 mod schedule;
 mod select;
 mod similarities;
+mod spare;
 mod split;
 #[cfg(test)]
 mod tests;

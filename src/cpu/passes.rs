@@ -64,7 +64,7 @@ pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>
 }
 
 /// The passes over the tiles.
-pub struct Passes<'a, C> {
+pub struct Passes<'a, C: Float> {
     /// What to compute.
     pub problem: &'a Problem,
     /// From what.

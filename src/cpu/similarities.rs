@@ -1,5 +1,6 @@
 //! Similarities of anchors and keys, computed where they are needed: by rows for the
-//! thresholds, by tiles for the rest. Small problems keep theirs, tile by tile, in a cache of at most 16 MiB.
+//! thresholds, by tiles for the rest. Small problems keep theirs, tile by tile, in a cache of at most 16 MiB that the next
+//! one uses again.
 
 use super::float::Float;
 use super::half_rows;
@@ -7,6 +8,7 @@ use super::isa::{InstructionSet, Isa, Kernel};
 use super::pairs::Pairs;
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
 use super::schedule::Schedule;
+use super::spare::Spare;
 use super::threads::Shared;
 use super::unit::UnitRows;
 
@@ -15,7 +17,7 @@ use super::unit::UnitRows;
 const CACHE_BYTES: usize = 16 << 20;
 
 /// Similarities of `anchors` and `keys`.
-pub struct Similarities<'a, C> {
+pub struct Similarities<'a, C: Float> {
     /// Unit rows.
     pub anchors: &'a UnitRows<C>,
     /// Unit rows; the anchors' own where the problem is square.
@@ -33,7 +35,7 @@ pub struct Similarities<'a, C> {
     /// The order of the tiles.
     pub schedule: Schedule,
     /// Tiles one after the other, each with its rows one after the other.
-    kept: Option<Vec<C>>,
+    kept: Option<Spare<C>>,
 }
 
 impl<'a, C: Float> Similarities<'a, C> {
@@ -65,7 +67,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         let size = self.tile * self.tile;
         let count = (0..self.row_blocks()).map(|a| self.row_blocks_of(a)).sum::<usize>();
         let fits = self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES;
-        let mut kept = fits.then(|| vec![C::ZERO; count * size]);
+        let mut kept = fits.then(|| Spare::new(count * size));
         let shared = kept.as_mut().map(|kept| Shared::new(kept));
         let scratch = || (vec![C::ZERO; if fits { 0 } else { size }], state());
         self.schedule.run(self.threads, scratch, |(scratch, state), a, b| {
