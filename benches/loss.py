@@ -130,9 +130,12 @@ def measure_times(rows: int, dims: int, dtype: torch.dtype, quick: bool) -> tupl
     repeats = 3 if quick else {512: 41, 1024: 31, 2048: 21, 4096: 9, 8192: 5}.get(rows, 3)
     times: dict[str, list[float]] = {name: [] for name in losses}
     peaks = []
-    for _ in range(repeats):
+    names = list(losses)
+    for repeat in range(repeats):
         peaks.append(gemm_peak())
-        for name, loss in losses.items():
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:  # each comes after each other one, and after torch.mm
+            loss = losses[name]
             if len(times[name]) < 3 or sum(times[name]) < BUDGET:
                 times[name].append(timed(lambda loss=loss: step(loss, z1, z2)))
     return {name: statistics.median(all_) for name, all_ in times.items()}, statistics.median(peaks)

@@ -59,6 +59,8 @@ def test_settings(settings: dict[str, Any], text: str) -> None:
 def test_settings_of_every_module_are_checked_at_once(module: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0")):
         module(temperature=0)
+    with pytest.raises(TypeError, match=exactly("expected `temperature` to be a number, but got None")):
+        module(temperature=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^expected `reduction` to be one of"):
         module(reduction="avg")
 

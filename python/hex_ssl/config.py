@@ -244,6 +244,8 @@ class RunConfig:
         nodes: Lightning's `num_nodes`.
         strategy: Lightning's: "auto", "ddp", ...
         precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...
+        channels_last: Keep images and convolutions with the channels last in memory: the same numbers but for rounding,
+            and faster on most CPUs, and on GPUs in half precision.
         sync_batchnorm: Take batch norm's statistics over all processes.
         deterministic: Deterministic kernels where there are any.
         loggers: Besides the metrics files: "tensorboard", "wandb".
@@ -267,6 +269,7 @@ class RunConfig:
     nodes: int = 1
     strategy: str = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    channels_last: bool = False
     sync_batchnorm: bool = True
     deterministic: bool = True
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)

@@ -111,6 +111,8 @@ def build(config: Config) -> tuple[PretrainData, Method]:
     loaded = config.run.virtual_batch_size or config.data.batch_size
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses)
+    if config.run.channels_last:  # the images follow the first convolution
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     if loaded > config.data.batch_size:
         method.gradient_cache = GradientCache(config.data.batch_size)
     return data, method

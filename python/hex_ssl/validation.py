@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ def check_settings(
     """Checks the loss's numbers and choices.
 
     Raises:
+        TypeError: A number is none.
         ValueError: One is out of its range.
     """
+    for name, value in (("temperature", temperature), ("beta", beta), ("tau_plus", tau_plus)):
+        _check_number(name, value)
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"expected `temperature` to be a positive number, but got {temperature}")
     _check_choice("formulation", formulation, FORMULATIONS)
@@ -37,8 +41,10 @@ def check_at_least(name: str, value: float, lowest: float) -> float:
         `value`.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is below `lowest`, or not finite.
     """
+    _check_number(name, value)
     if not lowest <= value < math.inf:
         raise ValueError(f"expected `{name}` to be at least {lowest:g}, but got {value}")
     return value
@@ -128,6 +134,11 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected `{name}` to be a tensor, but got {type(tensor).__name__}")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
 
 
 def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ use super::isa::Isa;
 use super::pairs::check_length;
 use super::passes::{joint, AnchorShifts, Passes};
 use super::split::Split;
+use super::threads::{self, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use super::units::Units;
 use crate::error::Result;
@@ -87,13 +88,7 @@ pub(super) fn evaluate_with<E: Element>(
         }
     };
 
-    let mut derivatives = vec![0.0; positives.len()];
-    let mut anchors: Vec<Anchor> = sums
-        .iter()
-        .zip(positives.chunks_exact(problem.positives()))
-        .zip(derivatives.chunks_exact_mut(problem.positives()))
-        .map(|((sums, positives), derivatives)| formula::anchor(problem, sums, positives, derivatives))
-        .collect();
+    let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
     let statistics = statistics(problem, &units, &split, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
     let weights = anchor_weights(problem, inputs.weights, &anchors);
@@ -106,6 +101,33 @@ pub(super) fn evaluate_with<E: Element>(
     }
     gradient::write(&passes, &units, &shifts, &anchors, &derivatives, gradients);
     Ok(Evaluation { loss, losses, statistics })
+}
+
+/// Each anchor by the formula, and the derivatives with respect to its positives' similarities.
+fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize) -> (Vec<Anchor>, Vec<f64>) {
+    const CHUNK: usize = 64;
+    let each = problem.positives();
+    let mut anchors = vec![Anchor::default(); sums.len()];
+    let mut derivatives = vec![0.0; positives.len()];
+    let (shared, of_positives) = (Shared::new(&mut anchors), Shared::new(&mut derivatives));
+    threads::for_each(
+        threads,
+        sums.len().div_ceil(CHUNK),
+        || (),
+        |(), chunk| {
+            let start = chunk * CHUNK;
+            let sums = &sums[start..sums.len().min(start + CHUNK)];
+            // SAFETY: chunks are disjoint, and both vectors outlive the loop.
+            let (anchors, derivatives) =
+                unsafe { (shared.slice(start, sums.len()), of_positives.slice(start * each, sums.len() * each)) };
+            let positives = positives[start * each..].chunks_exact(each);
+            let rows = sums.iter().zip(positives).zip(derivatives.chunks_exact_mut(each)).zip(anchors);
+            for (((sums, positives), derivatives), anchor) in rows {
+                *anchor = formula::anchor(problem, sums, positives, derivatives);
+            }
+        },
+    );
+    (anchors, derivatives)
 }
 
 /// The weight of an anchor's loss in the loss.

@@ -48,7 +48,7 @@ pub trait Float:
     /// Descending order; there are no NaN where it is used.
     fn descending(a: &Self, b: &Self) -> std::cmp::Ordering;
     /// Where [`Spare`](super::spare::Spare) leaves its memory.
-    fn spare() -> &'static Mutex<Vec<Self>>;
+    fn spare() -> &'static Mutex<Vec<Vec<Self>>>;
 }
 
 /// How to multiply and add.
@@ -156,8 +156,8 @@ macro_rules! float {
                 b.total_cmp(a)
             }
 
-            fn spare() -> &'static Mutex<Vec<Self>> {
-                static SPARE: Mutex<Vec<$type>> = Mutex::new(Vec::new());
+            fn spare() -> &'static Mutex<Vec<Vec<Self>>> {
+                static SPARE: Mutex<Vec<Vec<$type>>> = Mutex::new(Vec::new());
                 &SPARE
             }
         }

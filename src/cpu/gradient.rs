@@ -231,7 +231,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
 }
 
 /// The accumulators of all inputs.
-struct Ends<'a, C> {
+struct Ends<'a, C: Float> {
     units: &'a Units<C>,
     anchors: Option<Accumulator<'a, C>>,
     keys: Option<Accumulator<'a, C>>,

@@ -3,6 +3,7 @@
 
 use super::float::Float;
 use super::isa::{InstructionSet, Isa, Kernel};
+use super::spare::Spare;
 use super::threads::Shared;
 use super::tile::{add, group, group_mut, lanes, Exponents, Group, LANES, MAX_TILE, SUMS};
 
@@ -24,10 +25,10 @@ pub struct Rule<C> {
 }
 
 /// A list for each anchor, padding included.
-pub struct Lists<C> {
+pub struct Lists<C: Float> {
     rule: Rule<C>,
     /// [rows][capacity]
-    values: Vec<C>,
+    values: Spare<C>,
     counts: Vec<u32>,
     /// Numbers of a row up to its cut are in its sums, as global; infinity where the list did not suffice.
     cuts: Vec<C>,
@@ -61,7 +62,7 @@ impl<C: Float> Lists<C> {
         let rows = cuts.len();
         Self {
             rule,
-            values: vec![C::ZERO; rows * rule.capacity],
+            values: Spare::new(rows * rule.capacity),
             counts: vec![0; rows],
             cuts,
             sums: vec![[0.0; SUMS]; rows],

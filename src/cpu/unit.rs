@@ -9,6 +9,7 @@ use super::half_rows::{self, HalfRows};
 use super::inputs::Rows;
 use super::isa::{InstructionSet, Isa, Kernel};
 use super::product::BLOCK_COLUMNS;
+use super::spare::Spare;
 use super::threads::{self, Shared};
 use crate::error::{Error, Input, Result, RowFault};
 
@@ -16,7 +17,7 @@ use crate::error::{Error, Input, Result, RowFault};
 const CHUNK: usize = 64;
 
 /// The unit rows of one input, with zero rows and zero dimensions appended up to whole blocks.
-pub struct UnitRows<C> {
+pub struct UnitRows<C: Float> {
     /// Rows without the padding.
     pub rows: usize,
     /// Rows with the padding.
@@ -26,9 +27,9 @@ pub struct UnitRows<C> {
     /// Dimensions with the padding.
     pub padded_dims: usize,
     /// [padded_rows, padded_dims]
-    data: Vec<C>,
+    data: Spare<C>,
     /// [padded_rows / 32][dims][32]: 32 rows side by side, the right factor of similarities. Empty where `half` serves.
-    panels: Vec<C>,
+    panels: Spare<C>,
     /// The rows in bfloat16, where that is what came and the machine multiplies it.
     pub half: Option<HalfRows>,
     /// Largest absolute element of each row, and length of the row divided by it: the length itself may
@@ -49,9 +50,9 @@ impl<C: Float> UnitRows<C> {
         let dims = parts.first().map_or(0, Rows::dims);
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
-        let mut data = vec![C::ZERO; padded_rows * padded_dims];
+        let mut data = Spare::new(padded_rows * padded_dims);
         let half = Unit::best().filter(|_| E::IS_BFLOAT16 && isa == Isa::Avx512);
-        let mut panels = vec![C::ZERO; if half.is_some() { 0 } else { padded_rows * dims }];
+        let mut panels = Spare::new(if half.is_some() { 0 } else { padded_rows * dims });
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);
         {
@@ -72,6 +73,9 @@ impl<C: Float> UnitRows<C> {
                             lengths.slice(start.min(rows), count),
                         )
                     };
+                    if (count, dims) != (padded, padded_dims) {
+                        data.fill(C::ZERO);
+                    }
                     isa.run(Normalise {
                         parts,
                         start,

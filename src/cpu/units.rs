@@ -15,7 +15,7 @@ use crate::problem::{Pairing, Problem};
 const BLOCKS_EACH: usize = 4;
 
 /// The normalised inputs.
-pub struct Units<C> {
+pub struct Units<C: Float> {
     /// The anchors.
     pub anchors: UnitRows<C>,
     /// The keys, where these are others.

@@ -50,7 +50,7 @@ pub fn similarities<C: Float>(
     isa.run(Products { units, row, rows, column, columns, out, stride });
 }
 
-struct Products<'a, C> {
+struct Products<'a, C: Float> {
     units: &'a UnitRows<C>,
     row: usize,
     rows: usize,

@@ -237,3 +237,12 @@ def test_warm_up_lasts_its_epochs(make_config: MakeConfig) -> None:
     _, warming_up, after = read_metrics(folder)
     assert (warming_up["hierarchical_negatives"], warming_up["threshold"]) == (0.0, None)
     assert after["hierarchical_negatives"] > 0
+
+
+def test_channels_last_trains_alike(make_config: MakeConfig) -> None:
+    folder = pretrain(make_config(name="last", channels_last=True))
+    last, plain = (read_metrics(each) for each in (folder, pretrain(make_config(name="plain"))))
+    assert [row["loss"] for row in last[1:]] == pytest.approx([row["loss"] for row in plain[1:]], rel=1e-2)
+    convolutions = [module for module in load_method(folder).modules() if isinstance(module, nn.Conv2d)]
+    assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+    assert load_backbone(folder / "backbone.safetensors")(torch.zeros(2, 1, 8, 8)).shape[0] == 2
