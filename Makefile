@@ -49,9 +49,12 @@ docs: .venv/.installed ## The documentation as a site in site/; a warning is an 
 bench: setup ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
 
+# As old a glibc as torch's own wheels ask for.
+MANYLINUX ?= manylinux_2_28
 wheel: .venv/.installed ## Wheel and sdist in dist/, each tried in a clean environment outside the tree
+	pip install --quiet --group wheel
 	rm -rf dist
-	maturin build --release --quiet --sdist --out dist
+	maturin build --release --quiet --sdist --zig --compatibility $(MANYLINUX) --out dist
 	packaging/clean_install.sh dist/*.whl
 	packaging/clean_install.sh dist/*.tar.gz
 

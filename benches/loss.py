@@ -134,7 +134,7 @@ def measure_times(rows: int, dims: int, dtype: torch.dtype, quick: bool) -> tupl
     for repeat in range(repeats):
         peaks.append(gemm_peak())
         first = repeat % len(names)
-        for name in names[first:] + names[:first]:  # each comes after each other one, and after torch.mm
+        for name in names[first:] + names[:first]:  # torch.mm slows the next one: each in turn
             loss = losses[name]
             if len(times[name]) < 3 or sum(times[name]) < BUDGET:
                 times[name].append(timed(lambda loss=loss: step(loss, z1, z2)))
@@ -238,6 +238,13 @@ def save(results: list[dict[str, object]], name: str) -> None:
     plot(results, stem.with_suffix(".png"))
 
 
+def kept(name: str) -> list[dict[str, object]]:
+    """What an earlier run under that name has measured on this machine with these versions."""
+    path = (Path(__file__).parent / "results" / name).with_suffix(".json")
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    return saved["results"] if saved.get("machine") == machine() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192, 16384])
@@ -245,6 +252,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--quick", action="store_true", help="few repeats, no memory, nothing saved")
     parser.add_argument("--name", default="loss-cpu", help="of the files of results, before the date")
+    parser.add_argument("--resume", action="store_true", help="keep the shapes that a run of today has measured")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -253,10 +261,13 @@ def main() -> None:
         return
     print(machine())
     name_of_results = f"{arguments.name}-{date.today()}"
-    results: list[dict[str, object]] = []
+    results = kept(name_of_results) if arguments.resume else []
+    done = [(result["rows"], result["dims"], result["dtype"]) for result in results]
     for name in arguments.dtype:
         for dims in arguments.dims:
             for rows in arguments.rows:
+                if (rows, dims, name) in done:
+                    continue
                 dtype = getattr(torch, name)
                 seconds, peak = measure_times(rows, dims, dtype, arguments.quick)
                 measured = (

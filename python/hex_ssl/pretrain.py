@@ -112,7 +112,7 @@ def build(config: Config) -> tuple[PretrainData, Method]:
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses)
     if config.run.channels_last:  # the images follow the first convolution
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        method.to(memory_format=torch.channels_last)
     if loaded > config.data.batch_size:
         method.gradient_cache = GradientCache(config.data.batch_size)
     return data, method
