@@ -127,7 +127,7 @@ def measure_times(rows: int, dims: int, dtype: torch.dtype, quick: bool) -> tupl
     losses = {name: peer(name) for name in PEERS if applies(name, rows, dims, dtype)}
     values = {name: step(loss, z1, z2) for name, loss in losses.items()}  # also the warm-up, and the compilation
     check_values(values, dtype)
-    repeats = 3 if quick else {512: 41, 1024: 31, 2048: 21, 4096: 9, 8192: 5}.get(rows, 3)
+    repeats = 3 if quick else {512: 41, 1024: 31, 2048: 21, 4096: 9, 8192: 11}.get(rows, 5)
     times: dict[str, list[float]] = {name: [] for name in losses}
     peaks = []
     names = list(losses)

@@ -6,6 +6,7 @@ use super::inputs::Gradients;
 use super::isa::{InstructionSet, Kernel};
 use super::passes::{exponents, AnchorShifts, Passes};
 use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+use super::spare::Spare;
 use super::threads::{self, Shared};
 use super::tile::{Coefficients, Derivatives, Tile, LANES, MAX_TILE};
 use super::unit::UnitRows;
@@ -47,23 +48,21 @@ pub(super) fn write<C: Float>(
 }
 
 /// The gradient with respect to unit rows, padded; in the output itself where that needs no padding.
-struct Accumulator<'a, C> {
+struct Accumulator<'a, C: Float> {
     out: &'a mut [C],
-    padded: Option<Vec<C>>,
+    padded: Option<Spare<C>>,
 }
 
 impl<'a, C: Float> Accumulator<'a, C> {
     fn new(out: &'a mut [C], rows: &UnitRows<C>) -> Self {
         let needed = rows.padded_rows * rows.padded_dims;
-        let padded = (out.len() != needed).then(|| vec![C::ZERO; needed]);
-        if padded.is_none() {
-            out.fill(C::ZERO);
-        }
+        let mut padded = (out.len() != needed).then(|| Spare::new(needed));
+        padded.as_deref_mut().unwrap_or(out).fill(C::ZERO);
         Self { out, padded }
     }
 
     fn memory(&mut self) -> &mut [C] {
-        self.padded.as_mut().map_or(&mut *self.out, Vec::as_mut_slice)
+        self.padded.as_deref_mut().unwrap_or(self.out)
     }
 
     /// Projects every row onto the sphere's tangent, undoes the normalisation, and drops the padding.
@@ -135,8 +134,7 @@ fn negatives<C: Float>(
     let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());
     // A tile's rows a group further apart than they are long: the columns of a power of two would share few of the cache's sets.
     let stride = size + LANES;
-    let scratch =
-        || (vec![C::ZERO; size * size], vec![C::ZERO; size * stride], half.map(|_| HalfDerivatives::new(size)));
+    let scratch = || (Spare::new(size * size), Spare::new(size * stride), half.map(|_| HalfDerivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
         // On the diagonal, too, the derivatives of both of a pair's anchors are added up.
         let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
@@ -205,9 +203,9 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
         assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
         // 32 dimensions of the rows side by side: at the rows' own distance they would share few of the cache's sets.
-        let mut stripe = [[C::ZERO; BLOCK_COLUMNS]; MAX_TILE];
+        let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
-            for (narrow, row) in stripe.iter_mut().zip(rows.chunks_exact(dims)) {
+            for (narrow, row) in stripe.0.iter_mut().zip(rows.chunks_exact(dims)) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
             for row in (0..size).step_by(BLOCK_ROWS) {
@@ -217,7 +215,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
                         left: derivatives.as_ptr().add(row * left_row),
                         left_row,
                         left_depth,
-                        right: stripe.as_ptr().cast(),
+                        right: stripe.0.as_ptr().cast(),
                         right_depth: BLOCK_COLUMNS,
                         out: out.as_mut_ptr().add(row * dims + column),
                         out_row: dims,
@@ -229,6 +227,10 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
         }
     }
 }
+
+/// From the start of a cache line on.
+#[repr(align(64))]
+struct Stripe<C>([[C; BLOCK_COLUMNS]; MAX_TILE]);
 
 /// The accumulators of all inputs.
 struct Ends<'a, C: Float> {

@@ -62,7 +62,7 @@ impl<C: Float> Lists<C> {
         let rows = cuts.len();
         Self {
             rule,
-            values: Spare::new(rows * rule.capacity),
+            values: Spare::brief(rows * rule.capacity),
             counts: vec![0; rows],
             cuts,
             sums: vec![[0.0; SUMS]; rows],

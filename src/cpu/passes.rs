@@ -3,6 +3,7 @@
 use super::float::Float;
 use super::joint::{self, Found};
 use super::similarities::Similarities;
+use super::spare::Spare;
 use super::split::Split;
 use super::threads::Shared;
 use super::tile::{Exponents, Maxima, Shifts, Sum, Tile, SUMS};
@@ -162,7 +163,7 @@ impl<C: Float> Passes<'_, C> {
 
     fn for_each_tile(&self, each: impl Fn(&Similarities<'_, C>, Tile<'_, C>, usize, usize) + Sync) {
         let similarities = self.similarities;
-        let scratch = || vec![C::ZERO; similarities.tile * similarities.tile];
+        let scratch = || Spare::new(similarities.tile * similarities.tile);
         similarities.schedule.run(similarities.threads, scratch, |scratch, a, b| {
             each(similarities, self.tile(a, b, scratch), a, b);
         });

@@ -5,6 +5,7 @@ use super::half_rows::{self, HalfRows};
 use super::isa::{InstructionSet, Kernel};
 use super::product::BLOCK_COLUMNS;
 use super::similarities::{Products, Similarities};
+use super::spare::Spare;
 use super::threads::{self, Shared};
 use super::tile::{group, lanes, Group, LANES};
 use super::unit::UnitRows;
@@ -48,7 +49,7 @@ impl<C: Float> Sample<C> {
         let sampled = SampledKeys::new(keys, &sampled);
         let mut top = vec![C::ZERO; anchors.padded_rows * depth];
         let shared = Shared::new(&mut top);
-        let state = || (vec![C::ZERO; count * ROWS], vec![[C::ZERO; LANES]; depth]);
+        let state = || (Spare::new(count * ROWS), vec![[C::ZERO; LANES]; depth]);
         threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
             sampled.products(similarities, chunk * ROWS, products);
             for start in (0..ROWS).step_by(LANES) {

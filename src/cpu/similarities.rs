@@ -69,7 +69,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         let fits = self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES;
         let mut kept = fits.then(|| Spare::new(count * size));
         let shared = kept.as_mut().map(|kept| Shared::new(kept));
-        let scratch = || (vec![C::ZERO; if fits { 0 } else { size }], state());
+        let scratch = || (Spare::new(if fits { 0 } else { size }), state());
         self.schedule.run(self.threads, scratch, |(scratch, state), a, b| {
             let tile = match &shared {
                 // SAFETY: every tile is run once, and `kept` outlives the run.
