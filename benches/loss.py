@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--quick", action="store_true", help="few repeats, no memory, nothing saved")
     parser.add_argument("--name", default="loss-cpu", help="of the files of results, before the date")
-    parser.add_argument("--resume", action="store_true", help="keep the shapes that a run of today has measured")
+    parser.add_argument("--resume", action="store_true", help="keep what a run of today has measured")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -262,29 +263,21 @@ def main() -> None:
     print(machine())
     name_of_results = f"{arguments.name}-{date.today()}"
     results = kept(name_of_results) if arguments.resume else []
-    done = [(result["rows"], result["dims"], result["dtype"]) for result in results]
-    for name in arguments.dtype:
-        for dims in arguments.dims:
-            for rows in arguments.rows:
-                if (rows, dims, name) in done:
-                    continue
-                dtype = getattr(torch, name)
-                seconds, peak = measure_times(rows, dims, dtype, arguments.quick)
-                measured = (
-                    {}
-                    if arguments.quick or dims != 128 or name != "float32"
-                    else {
-                        peer_name: measure_memory(peer_name, rows, dims, dtype)
-                        for peer_name in seconds
-                        if peer_name not in COMPILED or rows in (4096, 8192)
-                    }
-                )
-                shape = {"rows": rows, "dims": dims, "dtype": name}
-                results.append({**shape, "gemm_peak": peak, "seconds": seconds, "bytes": measured})
-                print(table(results[-1:]), flush=True)
-                torch._dynamo.reset()
-                if not arguments.quick:  # after each shape: what is measured is kept, whatever comes
-                    save(results, name_of_results)
+    for name, dims, rows in product(arguments.dtype, arguments.dims, arguments.rows):
+        dtype = getattr(torch, name)
+        shape = {"rows": rows, "dims": dims, "dtype": name}
+        result = next((result for result in results if shape.items() <= result.items()), None)
+        if result is None:
+            seconds, peak = measure_times(rows, dims, dtype, arguments.quick)
+            result = {**shape, "gemm_peak": peak, "seconds": seconds, "bytes": {}}
+            results.append(result)
+            torch._dynamo.reset()
+        if not arguments.quick and not result["bytes"]:
+            names = [each for each in result["seconds"] if each not in COMPILED or rows in (4096, 8192)]
+            result["bytes"] = {each: measure_memory(each, rows, dims, dtype) for each in names}
+        print(table([result]), flush=True)
+        if not arguments.quick:  # after each shape: what is measured is kept, whatever comes
+            save(results, name_of_results)
 
 
 if __name__ == "__main__":

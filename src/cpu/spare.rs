@@ -9,10 +9,9 @@ use super::float::Float;
 
 /// The most that is left, of each type.
 const KEPT_BYTES: usize = 32 << 20;
-
 /// The most of it that is left by an owner of [`Spare::brief`].
 const BRIEF_BYTES: usize = 4 << 20 | LINE_BYTES;
-/// Of a cache.
+/// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
 /// Numbers of any value, as an earlier owner left them, from the start of a cache line on: a vector of 64 bytes across
