@@ -67,9 +67,9 @@ def contrast(
     offset: int = 0,
 ) -> tuple[Tensor, Statistics]:
     """Loss and statistics of the anchors. The pairing follows from what is given, as in `hex_ssl._core.evaluate`."""
-    if isinstance(settings.threshold_value, Tensor):
-        epsilon = settings.threshold_value
-        settings = settings._replace(threshold_value=0.0)
+    threshold, value, *others = settings  # torch 2.6 cannot compile `_replace`
+    if isinstance(value, Tensor):
+        epsilon, value = value, 0.0
     loss, statistics, *_ = evaluate(
         list(anchors),
         keys,
@@ -81,7 +81,9 @@ def contrast(
         epsilon,
         None,
         offset,
-        *settings,
+        threshold,
+        value,
+        *others,
         False,  # the op computes gradients wherever autograd records
     )
     return loss, Statistics(*statistics.unbind())
