@@ -79,7 +79,7 @@ def applies(name: str, rows: int, dims: int, dtype: torch.dtype) -> bool:
     if name == "PML NTXentLoss":
         return rows <= 512  # forms every pair of a positive and a negative
     if name in COMPILED:
-        return rows <= 8192 and dims == 128 and dtype == torch.float32
+        return rows <= 8192
     if name == "eager, topk, where":
         return rows <= 8192 or dims == 128
     if name in EAGER:

@@ -97,7 +97,9 @@ def flowers(root: Path, split: str, level: str) -> FileImages:
     """Oxford 102 Flowers; the training split is the official one and the validation split."""
     parts = ("train", "val") if split == "train" else ("test",)
     items = [item for part in parts for item in _items(datasets.Flowers102(root, part, loader=_name_of))]
-    return _files(root, [path for path, _ in items], [label for _, label in items], datasets.Flowers102.classes)
+    # torchvision 0.21 has no names of them.
+    names = getattr(datasets.Flowers102, "classes", [str(label) for label in range(102)])
+    return _files(root, [path for path, _ in items], [label for _, label in items], names)
 
 
 def cars(root: Path, split: str, level: str) -> FileImages:
