@@ -287,10 +287,11 @@ def load_backbone(path: str | Path, own_code: bool = False) -> nn.Module:
         The network.
 
     Raises:
-        ValueError: See `read_saved_backbone`; or the weights are not that backbone's.
+        ValueError: See `read_saved_backbone`; or there is no such backbone, or the weights are not that backbone's.
     """
     saved = read_saved_backbone(path, own_code)
-    backbone = build_backbone(saved.config, saved.in_channels, saved.image_size)
+    with reading(path, "to describe a backbone that can be built here"):
+        backbone = build_backbone(saved.config, saved.in_channels, saved.image_size)
     with reading(path, "to hold the weights of the backbone in its metadata"):
         backbone.load_state_dict(load_file(str(path)))
     return backbone.eval()
