@@ -41,6 +41,21 @@ def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tm
     assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
 
 
+def test_a_group_may_have_more_seeds(experiment_file: Path, tmp_path: Path) -> None:
+    text = experiment_file.read_text()
+    more = "title: Losses\n    more_seeds: {smoke: [1, 7], small: [8]}"
+    experiment_file.write_text(text.replace("title: Losses", more))
+    asked = ReproduceConfig(str(experiment_file), scale="smoke", out=str(tmp_path))
+    plan = make_plan(load_experiment(experiment_file), asked)
+    seeds = [(job.config.run.seed, job.config.loss.hex) for job in plan.jobs]
+    assert seeds == [(0, "off"), (0, "step"), (1, "off"), (1, "step"), (7, "off"), (7, "step")]
+    assert {cell.row: sorted(keys) for cell, keys in plan.cells.items()} == {
+        "simclr": [0, 1, 7],
+        "hex": [0, 1, 7],
+        "same": [0, 1],
+    }
+
+
 def test_runs_table_and_nothing_left_to_do(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,12 @@ class Plan:
     Args:
         experiment: The experiment.
         scale: Its scale.
-        seeds: Of each cell.
         cells: The key of each cell's run, by seed.
         jobs: Each run once: all of the first seed, then those of the second, and so on.
     """
 
     experiment: Experiment
     scale: Scale
-    seeds: tuple[int, ...]
     cells: dict[Cell, dict[int, str]]
     jobs: list[Job]
 
@@ -106,16 +105,21 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
     if not chosen:
         names = ", ".join(dict.fromkeys(row.name for _, row, _ in experiment.cells(asked.scale)))
         raise ValueError(f'expected `rows` to match some of {names}, but got "{asked.rows}"')
-    seeds = tuple(asked.seeds) or scale.seeds
+    seeds = {
+        group.name: asked.seeds or dict.fromkeys((*scale.seeds, *group.more_seeds.get(scale.name, ())))
+        for group, _, _ in chosen
+    }
     cells: dict[Cell, dict[int, str]] = {}
     jobs: dict[str, Job] = {}
-    for seed in seeds:
+    for seed in dict.fromkeys(chain(*seeds.values())):
         for group, row, dataset in chosen:
+            if seed not in seeds[group.name]:
+                continue
             config = experiment.config(scale.name, group.name, row.name, dataset.name, seed, asked.epochs)
             job = _job(config, scale, dataset, asked)
             cells.setdefault(Cell(group.name, row.name, dataset.name), {})[seed] = job.key
             jobs.setdefault(job.key, job)
-    return Plan(experiment, scale, seeds, cells, list(jobs.values()))
+    return Plan(experiment, scale, cells, list(jobs.values()))
 
 
 def results_folder(asked: ReproduceConfig) -> Path:

@@ -83,7 +83,7 @@ def _table(plan: Plan, group: Group, dataset: str, cells: Mapping[str, Cell], re
                 paper = row.paper.get(dataset, {}).get(metric)
                 line.append(NOTHING if paper is None else f"{paper:.2f}")
         lines.append(line)
-    baselines = sorted({group.rows[row.baseline].title for row in rows if row.baseline != row.name})
+    baselines = dict.fromkeys(group.rows[row.baseline].title for row in rows if row.baseline != row.name)
     text = _markdown(lines)
     return f"{text}\n\nDifference from: {', '.join(baselines)}." if compared and baselines else text
 
