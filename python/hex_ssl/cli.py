@@ -91,8 +91,8 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("name", nargs="?", help="a dataset")
     demo = _Parser(allow_abbrev=False, description="Pretrains on the digits with and without HEX and compares.")
     demo.add_function_arguments(_run_demo_signature(), as_group=False)
-    text = (ReproduceConfig.__doc__ or "").partition("\n")[0]
-    reproduce = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
+    about_reproduce = _summary(ReproduceConfig)
+    reproduce = _Parser(allow_abbrev=False, parser_mode="recipe", description=about_reproduce)
     reproduce.add_argument("experiment", nargs="?", help=f"one of {', '.join(list_experiments())}, or a YAML file")
     reproduce.add_class_arguments(ReproduceConfig, as_group=False, skip={"experiment", *REPRODUCE_FLAGS})
     for flag, help_ in REPRODUCE_FLAGS.items():
@@ -103,22 +103,27 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("pretrain", pretrain, help="pretrain a backbone")
     for name, config in _evaluations().items():
-        text = (config.__doc__ or "").partition("\n")[0]
+        text = _summary(config)
         evaluation = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
         evaluation.add_class_arguments(config, as_group=False, as_positional=True)
         commands.add_subcommand(name, evaluation, help=_as_help(text))
     for name, (config, runs) in _analyses().items():
-        text = (config.__doc__ or "").partition("\n")[0]
+        text = _summary(config)
         analysis = _Parser(allow_abbrev=False, parser_mode="recipe", description=text)
         several = get_origin(next(each.type for each in fields(config) if each.name == runs)) is list
         analysis.add_argument(runs, nargs="+" if several else "?", help="run folder")
         analysis.add_class_arguments(config, as_group=False, skip={runs})
         commands.add_subcommand(name, analysis, help=_as_help(text))
-    commands.add_subcommand("reproduce", reproduce, help=_as_help(text))
+    commands.add_subcommand("reproduce", reproduce, help=_as_help(about_reproduce))
     commands.add_subcommand("recipes", recipes, help="list the recipes, or show one")
     commands.add_subcommand("datasets", datasets, help="list the datasets, or show one")
     commands.add_subcommand("demo", demo, help="pretrain on the digits with and without HEX, and compare")
     return parser
+
+
+def _summary(config: type[Any]) -> str:
+    """The first line of its docstring."""
+    return (config.__doc__ or "").partition("\n")[0]
 
 
 def _as_help(sentence: str) -> str:

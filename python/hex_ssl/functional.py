@@ -89,7 +89,9 @@ def hex_loss(
         beta: Concentration of the importance weights, at least 0. Importance alone reads it.
         tau_plus: Probability that a negative is a false one, in [0, 1) (HCL's class prior); subtracts the
             positives to be expected in H(i). Importance alone reads it.
-        labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them.
+        labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them. -1 is a
+            label like any other: a sample without a label gets a number of its own, such as
+            `torch.where(labels >= 0, labels, -1 - torch.arange(n))`.
         reduction: "mean" over the anchors that have a loss, "sum", or "none".
         gather_distributed: Compare with the keys of all processes, and find the threshold over all anchors.
             With reduction "mean" or "sum" the mean over the processes of the losses, and so DDP's mean of
@@ -326,7 +328,8 @@ def hex_loss_with_keys(
         positive_index: Each anchor's positives as rows of `keys`, [M] or [M, P], integers in [0, N).
         ignored_index: With `positive_index`: for each anchor the row of `keys` that is neither positive nor
             negative, [M], integers; -1 for none.
-        anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them.
+        anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them. -1 is a label
+            like any other: an anchor without a label gets a number that no key has.
         key_labels: The keys' labels, [N], integers.
         temperature: Above 0.
         threshold: As for :func:`hex_loss`; an anchor's row is all keys, and its positive where given apart.

@@ -101,7 +101,8 @@ class FixedThreshold(Threshold):
 class StepThreshold(Threshold):
     """start - step_down * floor(epoch / epoch_step), never below `min`.
 
-    The defaults are those of the authors' 400-epoch runs (S7.3.4, Table 7); their 100-epoch runs step every 25.
+    By default `start`, `min` and `step_down` are those of one row of Table 7 (S7.3.4), and `epoch_step` the authors'
+    release's for 400 epochs; its 100-epoch runs step every 25. Set it to about a quarter of the run.
 
     Args:
         start: The threshold of the first epoch.

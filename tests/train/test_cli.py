@@ -79,6 +79,19 @@ def test_datasets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "cifar100" in fails(capsys, "datasets", "cifar-100")
 
 
+def test_help_has_a_line_of_its_own_for_each_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    described = dict(re.findall(r"^ {4}([a-z]+) +(\S.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert described["reproduce"].startswith("an experiment of the paper")
+    assert {"pretrain", "knn", "analyze", "report", "demo"} <= described.keys()
+    assert len(set(described.values())) == len(described)
+
+
 def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capsys, "--loss.threshold_arguments.quantile", "0.95")
     assert config["loss"]["threshold_arguments"] == {"quantile": 0.95}

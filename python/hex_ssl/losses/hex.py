@@ -110,7 +110,8 @@ class HexLoss(nn.Module):
             z1: [n, D], float64, float32, bfloat16 or float16.
             z2: Like `z1`.
             *more_views: Each like `z1`.
-            labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them.
+            labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them. -1 is a
+                label like any other: samples without a label get numbers of their own.
 
         Returns:
             The loss, 0-d, or [V * n] for reduction "none"; float64 for float64 inputs, else float32.
@@ -140,7 +141,8 @@ class HexLoss(nn.Module):
             anchors: [M, D], as `z1`.
             keys: [N, D], the same on each process.
             positives: Each anchor's positive, [M, D].
-            anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them.
+            anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them. -1 is a label
+                like any other: an anchor without a label gets a number that no key has.
             key_labels: The keys' labels, [N], integers.
 
         Returns:
