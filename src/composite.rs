@@ -58,7 +58,7 @@ pub struct Evaluation {
 
 /// The loss, its statistics and the gradients wanted.
 pub fn evaluate(problem: &Problem, inputs: &Inputs, wanted: Wanted) -> Result<Evaluation> {
-    let _guard = no_grad_guard();
+    let _guard = no_grad_guard()?;
     let rows = Rows::of(problem, inputs)?;
     let epsilon = rows.epsilon()?;
     let mut gradients = Gradients::zeros(&rows, wanted)?;
@@ -82,7 +82,7 @@ pub fn evaluate(problem: &Problem, inputs: &Inputs, wanted: Wanted) -> Result<Ev
 
 /// Each anchor's quantile of its row of similarities, [M].
 pub fn row_quantiles(problem: &Problem, inputs: &Inputs, quantile: f64) -> Result<Tensor> {
-    let _guard = no_grad_guard();
+    let _guard = no_grad_guard()?;
     Rows::of(problem, inputs)?.quantiles(quantile)
 }
 

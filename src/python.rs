@@ -1,4 +1,5 @@
-//! The border to Python: arguments in, work without the GIL, tensors or exceptions out.
+//! The border to Python: arguments in, work without the GIL (by the border `dynamic`, the kernels alone), tensors or
+//! exceptions out.
 
 use std::ffi::CString;
 
@@ -200,10 +201,10 @@ fn statistics_of<'py, E: Element + NumpyElement>(
 
 /// Which backend would run, and why. See `_core.pyi`.
 #[pyfunction]
-pub fn backend_for(device: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
+pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
     let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
     let backend = choose("backend", backend, BACKENDS)?;
-    Ok(backend.choose(device, scalar).map_err(exception)?.describe(backend))
+    Ok(py.allow_threads(|| backend.choose(device, scalar)).map_err(exception)?.describe(backend))
 }
 
 /// Why calls fell back on libtorch's operations so far. See `_core.pyi`.

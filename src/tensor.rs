@@ -13,7 +13,7 @@ use backend::{Choice, Reason};
 use crate::composite;
 use crate::error::{Error, Result};
 use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
-use crate::torch::{self, no_grad_guard, Device, Kind, Tensor};
+use crate::torch::{self, no_grad_guard, on_memory, Device, Kind, Tensor};
 
 /// The tensors of a call, as they came. M = number of views * n.
 pub struct Tensors {
@@ -75,7 +75,7 @@ pub struct Outputs {
 /// # Errors
 /// [`Error::Value`] and [`Error::Row`] for what came, [`Error::Runtime`] for libtorch's failures.
 pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
-    let _guard = no_grad_guard();
+    let _guard = no_grad_guard()?;
     let mut problem = problem(&tensors, settings)?;
     checks::selectors(&tensors, &problem)?;
     // Emulated kernels read it as real ones do, by its address.
@@ -105,7 +105,7 @@ pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
 /// # Errors
 /// As [`evaluate`].
 pub fn row_quantiles(tensors: Tensors, quantile: f64, settings: &Settings) -> Result<(Tensor, Option<String>)> {
-    let _guard = no_grad_guard();
+    let _guard = no_grad_guard()?;
     let settings = Settings { threshold: Threshold::Adaptive { quantile }, ..*settings };
     let problem = problem(&tensors, &settings)?;
     problem.validate()?;
@@ -150,7 +150,10 @@ enum Runner {
 /// The backend for the problem, and a warning as in [`Outputs`].
 fn runner(problem: &Problem, tensors: &Tensors, settings: &Settings) -> Result<(Runner, Option<String>)> {
     let first = &tensors.views[0];
-    let choice = settings.backend.choose(&torch::device_name(first.device()), cuda::scalar(first.f_kind()?)?)?;
+    let (device, scalar) = (torch::device_name(first.device()), cuda::scalar(first.f_kind()?)?);
+    let choose = || settings.backend.choose(&device, scalar);
+    // The first call on a GPU loads the compiler and retains the context: seconds.
+    let choice = if first.device() == Device::Cpu { choose() } else { on_memory(choose) }?;
     let kernels = match choice {
         Choice::Cpu => return Ok((Runner::Cpu, None)),
         Choice::Composite(Reason::Lacking(reason)) => return Ok((Runner::Composite, fall_back(reason))),

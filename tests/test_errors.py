@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl._extension import _core
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
 
 Z = torch.ones(6, 4)
@@ -202,6 +203,36 @@ def test_rows_that_are_not_there(name: str, bad: int, backend: str) -> None:
     indices[name][4] = bad
     with pytest.raises(ValueError, match=f"`{name}`.*{bad}"):
         hex_loss_with_keys(torch.randn(6, 4), torch.randn(7, 4), **indices)
+
+
+def without_memory() -> torch.Tensor:
+    """A tensor as large as a test's loss, whose memory is gone."""
+    losses = torch.zeros(12, dtype=torch.float64)
+    losses.untyped_storage().resize_(0)
+    return losses
+
+
+MADE = "expected torch.empty to make float64 [12] on cpu, but got "
+
+
+@pytest.mark.skipif(_core.BORDER != "dynamic", reason="calls no torch.empty of Python's")
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (torch.zeros(3, dtype=torch.float64), MADE + "float64 [3] on cpu"),
+        (torch.zeros(12), MADE + "float32 [12] on cpu"),
+        (torch.zeros(12, dtype=torch.float64, device="meta"), MADE + "float64 [12] on meta"),
+        (torch.zeros(24, dtype=torch.float64)[::2], MADE + "float64 [12] on cpu, with gaps"),
+        (without_memory(), "expected a tensor with memory, but got one without"),
+    ],
+    ids=["short", "of another dtype", "on another device", "with gaps", "without memory"],
+)
+def test_memory_that_is_not_as_asked_for(made: torch.Tensor, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a torch function mode may answer, or whoever replaces torch.empty.
+    monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: made)
+    with pytest.raises(RuntimeError, match=exactly(text)):
+        hex_loss(Z, Z, reduction="none")
 
 
 def test_errors_leave_no_gradient_behind(backend: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hex_ssl import HexLoss, functional, ops
+from hex_ssl._extension import _core
 
 from .batches import clustered, decided
 from .compare import arguments
@@ -141,6 +142,26 @@ def test_weights_of_the_operator(backend: str) -> None:
     each, *_ = ops.evaluate(*op_arguments([z1, z2], reduction="none"))
     assert loss.dim() == 0
     torch.testing.assert_close(loss, (weights * each).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_tensors_that_are_negated_when_read(dtype: torch.dtype, backend: str) -> None:
+    # Of the extension: for the operator, torch's dispatcher has negated them already.
+    z, keys = torch.randn(29, 6, dtype=dtype).split([9, 20])
+    given = {
+        "keys": keys,
+        "positive_index": torch.arange(9)[:, None],
+        "ignored_index": torch.arange(9) + 9,
+        "anchor_labels": torch.arange(9) % 3 - 1,
+        "key_labels": torch.arange(20) % 4 - 1,
+        "weights": torch.rand(9, dtype=dtype),
+    }
+    negated = {name: torch._neg_view(-each) for name, each in given.items()}
+    assert all(torch.equal(each, given[name]) and each.is_neg() for name, each in negated.items())
+    expected, found = (
+        _core.evaluate(*op_arguments([z], threshold="labels", **each), backend, False) for each in (given, negated)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_without_grad(backend: str) -> None:

@@ -1,13 +1,21 @@
-"""Several Python threads call together, as data-parallel trainers and servers do."""
+"""Several Python threads call together, as data-parallel trainers and servers do; a signal comes during a call."""
 
+import gc
+import os
+import signal
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import nullcontext
+from threading import Barrier, get_ident
+from traceback import walk_stack
 
 import pytest
 import torch
 from torch import Tensor
 
+from hex_ssl import ops
 from hex_ssl.functional import hex_loss
 
 from .batches import clustered
@@ -72,3 +80,43 @@ def test_python_runs_meanwhile(backend: str) -> None:
             now = time.perf_counter()
             longest, last = max(longest, now - last), now
     assert longest < 0.5 * running.result()
+
+
+@pytest.fixture
+def _no_collection() -> Iterator[None]:
+    """What the collector calls, of earlier tests' garbage, would take an interrupt for its own and drop it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
+@pytest.mark.parametrize("mode", [False, True], ids=["plain", "under a mode"])
+def test_interrupt_during_the_call(mode: bool, backend: str) -> None:
+    # It is raised as soon as the kernel is done, and gradients are recorded again.
+    z1, z2 = torch.randn(2, 2000, 128)
+    caller, over = get_ident(), False
+
+    def inside() -> bool:
+        return any(frame.f_code is ops._evaluate.__code__ for frame, _ in walk_stack(sys._current_frames()[caller]))
+
+    def interrupt() -> None:
+        seen = 0
+        while seen < 3 and not over:
+            time.sleep(0.005)
+            seen = seen + 1 if inside() else 0
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # A mode's Python runs at each operation of torch; what is raised in it reaches the caller in a RuntimeError.
+    raises = pytest.raises((KeyboardInterrupt, RuntimeError) if mode else KeyboardInterrupt)
+    with ThreadPoolExecutor(1) as pool, raises as raised, torch.device("cpu") if mode else nullcontext():
+        interrupted = pool.submit(interrupt)
+        try:
+            hex_loss(z1, z2)
+        finally:
+            over = True
+        interrupted.result()  # where the call has lost it, and where it came too late
+    assert raised.traceback[-1].name == "_evaluate"
+    assert "KeyboardInterrupt" in repr(raised.value)
+    assert torch.is_grad_enabled()

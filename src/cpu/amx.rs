@@ -2,8 +2,9 @@
 //!
 //! A tile register holds up to 16 rows of 64 bytes. `tdpbf16ps` multiplies 16 x 16 pairs by 16 x 16 pairs and adds the
 //! 16 x 16 sums to those of a third register. Stable Rust has no functions for these instructions, so they stand here as
-//! assembly. The shapes of the registers are set at the start of a product and released at its end: nothing of it is left
-//! for the rest of the process, which may use tiles too (oneDNN does).
+//! assembly. The shapes of the registers are set at the start of a product and released at its end, as the rest of the
+//! process may use tiles too (oneDNN does). The system's permission remains with the process, from the first product of
+//! bfloat16 rows on.
 
 use super::half_product::Product;
 

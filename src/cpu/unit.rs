@@ -51,7 +51,8 @@ impl<C: Float> UnitRows<C> {
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = Spare::new(padded_rows * padded_dims);
-        let half = Unit::best().filter(|_| E::IS_BFLOAT16 && isa == Isa::Avx512);
+        // Not asked for before it is needed: tiles take the system's permission.
+        let half = if E::IS_BFLOAT16 && isa == Isa::Avx512 { Unit::best() } else { None };
         let mut panels = Spare::new(if half.is_some() { 0 } else { padded_rows * dims });
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);

@@ -101,7 +101,8 @@ fn indices(tensors: &Tensors, problem: &Problem) -> Result<()> {
 pub(super) fn values<T: Element + Default>(tensor: Option<&Tensor>) -> Result<Vec<T>> {
     let Some(tensor) = tensor else { return Ok(Vec::new()) };
     let mut values = vec![T::default(); tensor.numel()];
-    tensor.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
+    // A tensor may say "negate when read" of its memory, as the imaginary part of a conjugate does.
+    tensor.f_resolve_neg()?.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
     Ok(values)
 }
 

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use pyo3::call::PyCallArgs;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::GILOnceCell;
@@ -34,7 +34,14 @@ pub fn on_memory<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 impl From<PyErr> for Error {
     fn from(error: PyErr) -> Self {
-        Self::runtime(Python::with_gil(|py| error.value(py).to_string()))
+        Python::with_gil(|py| {
+            let text = error.value(py).to_string();
+            if error.is_instance_of::<PyException>(py) && !text.is_empty() {
+                return Self::runtime(text);
+            }
+            // An interrupt has no words of its own: "KeyboardInterrupt: ".
+            Self::runtime(error.to_string().trim_end_matches(": "))
+        })
     }
 }
 
@@ -120,7 +127,7 @@ pub enum Device {
     Other(&'static str, Option<usize>),
 }
 
-/// Every other type of device that torch has.
+/// Other types of devices, each by torch's name. One more, or a privateuse1 by whatever name, is "another accelerator".
 const OTHER_DEVICES: &[&str] = &[
     "fpga", "hip", "hpu", "ideep", "ipu", "lazy", "maia", "meta", "mkldnn", "mps", "mtia", "opencl", "opengl", "ort",
     "ve", "vulkan", "xla", "xpu",
@@ -147,7 +154,7 @@ impl Device {
 pub fn device_name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".into(),
-        Device::Cuda(index) | Device::Other("cuda", Some(index)) => format!("cuda:{index}"),
+        Device::Cuda(index) => format!("cuda:{index}"),
         Device::Other(name, None) => name.into(),
         Device::Other(name, Some(index)) => format!("{name}:{index}"),
     }
@@ -189,33 +196,44 @@ pub fn get_num_threads() -> i32 {
 }
 
 /// Records no gradients for as long as it lives.
-pub fn no_grad_guard() -> NoGradGuard {
-    NoGradGuard { before: NoGradGuard::set(false) }
+///
+/// # Errors
+/// [`Error::Runtime`] where torch refuses.
+pub fn no_grad_guard() -> Result<NoGradGuard> {
+    Python::with_gil(|py| {
+        let before = Torch::module(py)?.call_method0(intern!(py, "is_grad_enabled"))?.extract()?;
+        let guard = NoGradGuard { before };
+        NoGradGuard::set(py, false)?;
+        Ok(guard)
+    })
 }
 
-/// What was set before; none where torch refused.
+/// What was set before.
 pub struct NoGradGuard {
-    before: Option<bool>,
+    before: bool,
 }
 
 impl NoGradGuard {
-    fn set(enabled: bool) -> Option<bool> {
-        Python::with_gil(|py| {
-            let torch = Torch::module(py).ok()?;
-            let before = torch.call_method0(intern!(py, "is_grad_enabled")).ok()?.extract().ok()?;
-            torch.call_method1(intern!(py, "set_grad_enabled"), (enabled,)).ok()?;
-            Some(before)
-        })
+    /// By functions in C alone, past torch function modes too (`torch.set_default_device` is one): Python code would be
+    /// where an interrupt that came during the kernel is raised, and its setting is left undone.
+    fn set(py: Python<'_>, enabled: bool) -> PyResult<()> {
+        let torch = Torch::module(py)?.getattr(intern!(py, "_C"))?;
+        let past_modes = torch.call_method0(intern!(py, "DisableTorchFunction"))?;
+        past_modes.call_method0(intern!(py, "__enter__"))?;
+        let set = torch.call_method1(intern!(py, "_set_grad_enabled"), (enabled,));
+        past_modes.call_method1(intern!(py, "__exit__"), (py.None(), py.None(), py.None()))?;
+        set.map(drop)
     }
 }
 
 impl Drop for NoGradGuard {
     fn drop(&mut self) {
-        self.before.and_then(Self::set);
+        Python::with_gil(|py| Self::set(py, self.before).unwrap_or_else(|error| error.write_unraisable(py, None)));
     }
 }
 
-/// A `torch.Tensor`, and what is often asked of it. A result is never resized afterwards.
+/// A `torch.Tensor`, and what is often asked of it. A result is never resized afterwards, but by `f_mm_out`: what that
+/// returns has the size.
 pub struct Tensor {
     object: Py<PyAny>,
     size: Vec<i64>,
@@ -270,6 +288,9 @@ impl std::ops::Deref for PyTensor {
 /// [`Error::Runtime`] where it has no memory.
 pub fn address(tensor: &Tensor) -> Result<*mut c_void> {
     let address = Python::with_gil(|py| tensor.object.call_method0(py, intern!(py, "data_ptr"))?.extract::<usize>(py))?;
+    if address == 0 && tensor.numel() > 0 {
+        return Err(Error::runtime("expected a tensor with memory, but got one without"));
+    }
     Ok(ptr::with_exposed_provenance_mut(address))
 }
 
@@ -280,19 +301,11 @@ impl Number for i32 {}
 impl Number for i64 {}
 impl Number for f64 {}
 
-/// Methods by tch's name, each a call of Python's method of that name: `tch's(argument: type) = "Python's"`.
+/// Methods by tch's name, each a call of Python's method of that name: `tch's(argument: type) = "Python's"`. Behind
+/// `&mut`, one that writes into the tensor's own memory.
 macro_rules! methods {
-    ($($name:ident($($argument:ident: $type:ty),*) = $python:literal;)*) => {
-        $(pub fn $name(&self, $($argument: $type),*) -> PyResult<Self> {
-            Python::with_gil(|py| Self::of(&self.object.bind(py).call_method1(intern!(py, $python), ($($argument,)*))?))
-        })*
-    };
-}
-
-/// The same, written into the tensor's own memory.
-macro_rules! methods_in_place {
-    ($($name:ident($($argument:ident: $type:ty),*) = $python:literal;)*) => {
-        $(pub fn $name(&mut self, $($argument: $type),*) -> PyResult<Self> {
+    ($($(&$mut:ident)? $name:ident($($argument:ident: $type:ty),*) = $python:literal;)*) => {
+        $(pub fn $name(&$($mut)? self, $($argument: $type),*) -> PyResult<Self> {
             Python::with_gil(|py| Self::of(&self.object.bind(py).call_method1(intern!(py, $python), ($($argument,)*))?))
         })*
     };
@@ -374,17 +387,15 @@ impl Tensor {
         f_type_as(other: &Tensor) = "type_as";
         f_unsqueeze(dim: i64) = "unsqueeze";
         f_where_self(condition: &Tensor, other: &Tensor) = "where";
-    }
 
-    methods_in_place! {
-        f_add_(other: &Tensor) = "add_";
-        f_addcmul_(left: &Tensor, right: &Tensor) = "addcmul_";
-        f_addmm_(left: &Tensor, right: &Tensor) = "addmm_";
-        f_div_scalar_(other: impl Number) = "div_";
-        f_exp_() = "exp_";
-        f_mul_(other: &Tensor) = "mul_";
-        f_scatter_add_(dim: i64, index: &Tensor, source: &Tensor) = "scatter_add_";
-        f_scatter_value_(dim: i64, index: &Tensor, value: impl Number) = "scatter_";
+        &mut f_add_(other: &Tensor) = "add_";
+        &mut f_addcmul_(left: &Tensor, right: &Tensor) = "addcmul_";
+        &mut f_addmm_(left: &Tensor, right: &Tensor) = "addmm_";
+        &mut f_div_scalar_(other: impl Number) = "div_";
+        &mut f_exp_() = "exp_";
+        &mut f_mul_(other: &Tensor) = "mul_";
+        &mut f_scatter_add_(dim: i64, index: &Tensor, source: &Tensor) = "scatter_add_";
+        &mut f_scatter_value_(dim: i64, index: &Tensor, value: impl Number) = "scatter_";
     }
 
     methods_with_dtype! {
@@ -432,21 +443,21 @@ impl Tensor {
     }
 
     pub fn f_empty(size: impl AsRef<[i64]>, options: (Kind, Device)) -> PyResult<Self> {
-        Self::made("empty", (size.as_ref(),), options)
+        Self::made("empty", (size.as_ref(),), size.as_ref(), options)
     }
 
     pub fn f_scalar_tensor(value: f64, options: (Kind, Device)) -> PyResult<Self> {
-        Self::made("full", ([0_i64; 0], value), options)
+        Self::made("full", ([0_i64; 0], value), &[], options)
     }
 
     pub fn f_from_slice<T: Element>(data: &[T]) -> Result<Self> {
         let made = Self::f_empty([data.len() as i64], (T::KIND, Device::Cpu))?;
-        // SAFETY: fresh, contiguous and of as many `T`s; nobody else knows it yet.
+        // SAFETY: contiguous and of as many `T`s, as `made` checks, with memory, and fresh: nobody else knows it yet.
         unsafe { ptr::copy_nonoverlapping(data.as_ptr(), address(&made)?.cast(), data.len()) };
         Ok(made)
     }
 
-    /// The elements of a contiguous CPU tensor.
+    /// The elements of a contiguous CPU tensor as they lie in memory: not of one that is to be negated when read.
     pub fn f_copy_data<T: Element>(&self, data: &mut [T], numel: usize) -> Result<()> {
         let contiguous = Python::with_gil(|py| self.object.call_method0(py, "is_contiguous")?.extract::<bool>(py))?;
         if !contiguous
@@ -521,16 +532,31 @@ impl Tensor {
         })
     }
 
+    /// A fresh contiguous tensor. Checked: unsafe code goes by its size, dtype and device, and a torch function mode may
+    /// answer in torch's place.
     fn made<A: for<'py> PyCallArgs<'py>>(
         function: &str,
         arguments: A,
+        size: &[i64],
         (kind, device): (Kind, Device),
     ) -> PyResult<Self> {
         Python::with_gil(|py| {
             let keywords = PyDict::new(py);
             keywords.set_item("dtype", kind)?;
             keywords.set_item("device", device_name(device))?;
-            Self::of(&Torch::module(py)?.call_method(function, arguments, Some(&keywords))?)
+            let made = Self::of(&Torch::module(py)?.call_method(function, arguments, Some(&keywords))?)?;
+            let contiguous = made.object.call_method0(py, intern!(py, "is_contiguous"))?.extract::<bool>(py)?;
+            if contiguous && (&made.size[..], made.kind, made.device) == (size, Some(kind), device) {
+                return Ok(made);
+            }
+            let named = |kind, size: &[i64], device, contiguous| {
+                let dtype =
+                    KINDS.iter().find(|(known, _)| Some(*known) == kind).map_or("another dtype", |(_, name)| name);
+                format!("{dtype} {size:?} on {}{}", device_name(device), if contiguous { "" } else { ", with gaps" })
+            };
+            let expected = named(Some(kind), size, device, true);
+            let got = named(made.kind, &made.size, made.device, contiguous);
+            Err(PyRuntimeError::new_err(format!("expected torch.{function} to make {expected}, but got {got}")))
         })
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 pub use ::tch::kind::Element;
-pub use ::tch::{get_num_threads, no_grad_guard, Device, Kind, Tensor};
+pub use ::tch::{get_num_threads, Device, Kind, NoGradGuard, Tensor};
 use pyo3::marker::Ungil;
 use pyo3::Python;
 pub use pyo3_tch::PyTensor;
@@ -26,12 +26,24 @@ pub fn on_memory<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     work()
 }
 
+/// Records no gradients for as long as it lives.
+///
+/// # Errors
+/// None: the other border's.
+pub fn no_grad_guard() -> Result<NoGradGuard> {
+    Ok(::tch::no_grad_guard())
+}
+
 /// Where a tensor's elements are.
 ///
 /// # Errors
 /// [`Error::Runtime`] where it has no memory.
 pub fn address(tensor: &Tensor) -> Result<*mut c_void> {
-    Ok(tensor.data_ptr())
+    let address = tensor.data_ptr();
+    if address.is_null() && tensor.numel() > 0 {
+        return Err(Error::runtime("expected a tensor with memory, but got one without"));
+    }
+    Ok(address)
 }
 
 /// A device as torch writes it.
