@@ -83,15 +83,18 @@ def test_python_runs_meanwhile(backend: str) -> None:
 
 
 @pytest.fixture
-def _no_collection() -> Iterator[None]:
-    """What the collector calls, of earlier tests' garbage, would take an interrupt for its own and drop it."""
+def _interruptible() -> Iterator[None]:
+    """SIGINT is KeyboardInterrupt, in a background job too, and nothing else takes it, as what the collector calls
+    of earlier tests' garbage would."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     gc.disable()
     yield
     gc.enable()
+    signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_no_collection")
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("mode", [False, True], ids=["plain", "under a mode"])
 def test_interrupt_during_the_call(mode: bool, backend: str) -> None:
     # It is raised as soon as the kernel is done, and gradients are recorded again.
