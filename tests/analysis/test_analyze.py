@@ -71,9 +71,13 @@ def test_each_figure_is_a_png_and_an_svg(analysed: Path) -> None:
 def test_features_alone_are_enough(tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
     np.save(tmp_path / "z.npy", features)
-    folder = analyze(AnalyzeConfig(features=str(tmp_path / "z.npy"), output=str(tmp_path / "out"), plane="none"))
+    asked = AnalyzeConfig(features=str(tmp_path / "z.npy"), output=str(tmp_path / "out"), plane="none", quantile=0.9)
+    folder = analyze(asked)
     (line,) = table(folder / "similarity.csv")
     assert line["knn_accuracy"] == line["superclass_similarity"] == line["local_rank"] == line["epoch"] == ""
+    assert line["above_class"] == line["above_superclass"] == ""
+    assert float(line["above"]) == float(line["above_other"]) > 0
+    assert "superclass negatives" not in (folder / "figure-9-above-threshold.svg").read_text(encoding="utf-8")
     assert float(line["other_similarity"]) == similarity_statistics(features).mean()["other"]
     assert not (folder / "plane.csv").exists()
     assert not (folder / "ranks.csv").exists()

@@ -19,7 +19,7 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 COLUMNS = {
     "threshold": "threshold epsilon: mean over the images of the quantile of their similarities (Figure 8)",
     "above": "mean number of images above it (Figure 9)",
-    **{f"above_{group}": f"of these: {group} negatives" for group in GROUPS},
+    **{f"above_{group}": f"of these: {group} negatives; none without such pairs" for group in GROUPS},
     **{f"{group}_similarity": f"mean cosine with {group} negatives (Figure 12)" for group in GROUPS},
     "ratio": "superclass_similarity / other_similarity (Figure 13); none unless the latter is above 0",
     "gap": "superclass_similarity - other_similarity",
@@ -59,7 +59,7 @@ def measure(
     figures: dict[str, float | None] = {
         "threshold": found.threshold,
         "above": sum(above.values()),
-        **{f"above_{group}": value for group, value in above.items()},
+        **{f"above_{group}": value if _is_number(means[group]) else None for group, value in above.items()},
         **{f"{group}_similarity": value for group, value in means.items()},
         "ratio": means["superclass"] / means["other"] if means["other"] > 0 else None,
         "gap": means["superclass"] - means["other"],
