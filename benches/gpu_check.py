@@ -214,8 +214,8 @@ def dtype_of(name: str) -> torch.dtype:
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
     """torch's setting for float32 products, for a while."""
-    before = torch.backends.cuda.matmul.fp32_precision == "tf32"
     # By the older name: torch's compiler reads that one, which may not be mixed with the newer.
+    before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     try:
         yield

@@ -6,13 +6,13 @@ torchrun --nproc-per-node 2 examples/two_processes.py
 import torch
 import torch._dynamo
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hex_ssl import HexLoss
 
 
-def main() -> None:
+def main() -> Tensor:
     rank, processes = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same everywhere
     model = nn.Linear(16, 8)
@@ -36,10 +36,12 @@ def main() -> None:
         off = (model.weight.grad - expected).abs().max().item()
         joined, single = mean.item() / processes, alone.item()
         print(f"{processes} processes: loss {joined:.6f}; one: {single:.6f}; gradients differ by {off:.1e}")
+    return mean
 
 
-# With gloo a process may abort at its end where something still holds the group: DDP, unless it is gone by then, and
-# torch._dynamo, unless it was imported first (seen with torch 2.11).
+# With gloo a process may abort or hang at its end where something still holds the group: DDP, unless it is gone by then;
+# torch._dynamo, unless it was imported first (seen with torch 2.11); the last tensor sent, unless it lives on (seen with
+# torch 2.6).
 dist.init_process_group("gloo")  # "nccl" on GPUs
-main()
+sent = main()
 dist.destroy_process_group()

@@ -7,6 +7,6 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 cd "$folder"
-unset PYTHONPATH VIRTUAL_ENV
+unset PYTHONPATH VIRTUAL_ENV PIP_CONSTRAINT # what a user's pip would choose
 venv/bin/python -m pip install "$package"
 venv/bin/python -W error "$smoke"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the suite with another torch: the wheel of dist/ in an environment of its own, every other package as
+# Runs the suite with another torch: a wheel built for it, in an environment of its own, every other package as
 # constraints.txt has it, but for those that torch and torchvision choose. Arguments: torch's version, pytest's paths.
+# BORDER in the environment: the feature the wheel is built with.
 set -euo pipefail
 version=${1:?expected a version of torch: make test-torch TORCH=2.6.0}
 shift
@@ -15,7 +16,8 @@ if [ ! -e "$folder/.installed" ]; then
 fi
 # Built anew each time: cargo does nothing where no source changed.
 rm -rf "$folder/wheel"
-PATH=$folder/bin:$PATH maturin build --release --quiet --out "$folder/wheel"
+PATH=$folder/bin:$PATH maturin build --release --quiet --no-default-features --features "${BORDER:-dynamic}" \
+    --out "$folder/wheel"
 wheel=("$folder"/wheel/*.whl)
 "$folder/bin/pip" install -c "$folder/constraints.txt" --force-reinstall --no-deps "${wheel[0]}"
 if [ ! -e "$folder/.installed" ]; then

@@ -8,6 +8,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,14 +19,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from hex_ssl import cli
+from hex_ssl.reproduce.experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 FENCED = re.compile(
     r"(?:^<!-- not run: (?P<why>.+) -->\n)?^```(?P<language>\w*).*\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE
 )
-INDENTED = re.compile(r"^    (?:\$ )?(hex-ssl .*)\n((?:    (?!\$ )\S.*\n)*)", re.MULTILINE)
+PROGRAM = r"(?:apt|cargo|hex-ssl|make|maturin|pip|pytest|python|torchrun) "
+INDENTED = re.compile(rf"^    (?:\$ )?({PROGRAM}.*)\n((?:    (?!\$ |{PROGRAM})\S.*\n)*)", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -72,16 +75,25 @@ def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest
     ]
     for command in shell:
         check(command, monkeypatch)
-    for command, output in INDENTED.findall(page.read_text(encoding="utf-8")):
+    for command, output in INDENTED.findall(page.read_text(encoding="utf-8").replace("\\\n", "")):
         check(command, monkeypatch, output)
 
 
 @PAGE
 def test_every_block_says_what_it_is(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= {"", "bash", "json", "math", "python", "text", "yaml"}
-    assert page.read_text(encoding="utf-8").count("<!-- not run") == sum(
-        block.why is not None for block in blocks(page)
-    )
+    marked = re.findall(r"^<!-- not run", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(marked) == sum(block.why is not None for block in blocks(page))
+
+
+@PAGE
+def test_yaml_is_an_experiment(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.language == "yaml" and block.why is None:
+            file = tmp_path / "mine.yaml"
+            file.write_text(block.text, encoding="utf-8")
+            shutil.copy(ROOT / "python/hex_ssl/reproduce/experiments/_cifar100.yaml", tmp_path)
+            assert load_experiment(file).groups
 
 
 def test_pictures_are_current(tmp_path: Path) -> None:
@@ -126,7 +138,9 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch, output: str = "") -> No
         assert scripts, command
         assert all((ROOT / script).is_file() for script in scripts), command
     else:
-        assert program in ("pip", "apt"), f"neither understood nor marked as not run: {command}"
+        assert program in ("apt", "cargo", "maturin", "pip", "pytest"), (
+            f"neither understood nor marked as not run: {command}"
+        )
 
 
 class UnderstoodError(Exception):

@@ -40,3 +40,12 @@ def test_only_publishing_may_ask_for_an_identity() -> None:
         assert content["permissions"] == {"contents": "read"}
         for name, job in content["jobs"].items():
             assert job.get("permissions") == ({"id-token": "write"} if name == "publish" else None)
+
+
+def test_every_push_is_linted_audited_and_tested_on_the_oldest_python() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    oldest = re.search(r'^requires-python = ">=([\d.]+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert oldest is not None
+    assert jobs["test"]["strategy"]["matrix"]["python"][0] == oldest[1]
+    commands = runs(ROOT / ".github" / "workflows" / "ci.yml")
+    assert {"make lint", "make test-rust test-python", "bash .ci/run", "make audit", "make wheel"} <= set(commands)
