@@ -77,10 +77,8 @@ def _splits(rows: int, device: torch.device) -> int:
 
 
 def _constants(unit: Tensor, splits: int) -> dict[str, Any]:
-    if unit.dtype != torch.float32:
-        precision = "tf32"  # not read for 16-bit rows
-    else:
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    # Not read for 16-bit rows.
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     rows, dims = unit.shape
     return {"rows": rows, "dims": dims, "splits": splits, "precision": precision}
 

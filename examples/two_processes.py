@@ -39,9 +39,8 @@ def main() -> Tensor:
     return mean
 
 
-# With gloo a process may abort or hang at its end where something still holds the group: DDP, unless it is gone by then;
-# torch._dynamo, unless it was imported first (seen with torch 2.11); the last tensor sent, unless it lives on (seen with
-# torch 2.6).
+# With gloo a process may abort or hang at its end where something still holds the group (docs/several-gpus.md): DDP,
+# unless it is gone by then; torch._dynamo, unless it was imported first; the last tensor sent, unless it lives on.
 dist.init_process_group("gloo")  # "nccl" on GPUs
 sent = main()
 dist.destroy_process_group()
