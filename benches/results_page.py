@@ -1,6 +1,8 @@
 """What `docs/results.md` takes from the finished runs in `results/cifar100-small`: a sentence and the tables.
 
-python benches/results_page.py  # the sentence, then the tables, from "## Losses of SimCLR" on
+    python benches/results_page.py
+
+prints them. The tables begin with the page's "## Losses of SimCLR" and end before its "## What a step costs".
 """
 
 import re

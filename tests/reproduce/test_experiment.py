@@ -61,11 +61,6 @@ def test_rows_differ_in_what_they_say_alone() -> None:
         ("knn: {neighbours: 5}", "knn: {}", "scales.smoke.evaluation.knn: .*neighbours"),
         ("probe: {}", "knn: {}", "scales.smoke.evaluation: expected settings of knn"),
         ("seeds: []", "seeds: [0, 1]", "scales.smoke.seeds: expected a list that is not empty, but got"),
-        (
-            "title: Losses\n    more_seeds: {tiny: [2]}",
-            "title: Losses",
-            "expected groups.losses.more_seeds to have keys",
-        ),
         ("seeds: [true]", "seeds: [0, 1]", r"scales.smoke.seeds\[0\]: expected a whole number, but got True"),
     ],
 )

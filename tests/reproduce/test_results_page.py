@@ -1,18 +1,46 @@
 """The documentation's results are those of the finished runs that are kept beside them."""
 
+import json
 from pathlib import Path
 
-from hex_ssl.reproduce.command import finished, prepare
-from hex_ssl.reproduce.settings import ReproduceConfig
-from hex_ssl.reproduce.table import write_table
+import numpy as np
+import pytest
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "benches/results/cifar100-small"
+from benches.results_page import KEPT, OURS, PAPERS, plan_of, pooled, section
+from tests.reproduce.test_table import numbers
+
+PAGE = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
 
 
-def test_tables_are_those_of_the_kept_results() -> None:
-    plan = prepare(ReproduceConfig("cifar100", "small", results=str(KEPT), list=True))
-    records = finished(plan, KEPT)
-    assert records.keys() == {path.stem for path in KEPT.glob("*.json")}
-    text = write_table(plan, records)
-    assert text[text.index("## ") :].strip() in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("experiment", [OURS, *PAPERS])
+def test_tables_are_those_of_the_kept_results(experiment: str) -> None:
+    assert f"\n{section(experiment)}\n" in PAGE
+
+
+def test_each_kept_result_is_in_a_table() -> None:
+    planned = {job.key for experiment in (OURS, *PAPERS) for job in plan_of(experiment).jobs}
+    assert planned == {path.stem for path in KEPT.glob("*.json")}
+
+
+def test_sentence_on_the_defaults_is_in_the_page() -> None:
+    assert pooled() in " ".join(PAGE.split())
+
+
+def test_sentence_on_the_defaults_is_numpys() -> None:
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")]
+    defaults = {"base": "own", "threshold_arguments": {}, "formulation": "importance", "beta": 1.0, "tau_plus": 0.1}
+    found: dict[str, dict[tuple[object, ...], list[float]]] = {"off": {}, "adaptive": {}}
+    for record in records:
+        config = record["config"]
+        loss = config["loss"]
+        if loss["hex"] in found and defaults.items() <= loss.items() and record["budget"]["training_images"] == 20_000:
+            setting = (config["data"]["batch_size"], loss["temperature"], record["seed"])
+            metrics = ("probe.top1", "knn.top1", "knn.superclass_top1")
+            found[loss["hex"]][setting] = [record["metrics"][name] for name in metrics]
+    pairs = sorted(found["off"].keys() & found["adaptive"].keys())
+    differences = 100 * np.array([np.subtract(found["adaptive"][each], found["off"][each]) for each in pairs])
+    errors = differences.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+    sentence = pooled()
+    assert f"{len(pairs)} pairs at equal seed" in sentence
+    expected = np.stack([differences.mean(axis=0), errors], axis=1).ravel()
+    np.testing.assert_allclose(numbers(sentence.partition("differs")[2]), expected, atol=0.0051)

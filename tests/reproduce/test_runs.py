@@ -41,21 +41,6 @@ def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tm
     assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
 
 
-def test_a_group_may_have_more_seeds(experiment_file: Path, tmp_path: Path) -> None:
-    text = experiment_file.read_text()
-    more = "title: Losses\n    more_seeds: {smoke: [1, 7], small: [8]}"
-    experiment_file.write_text(text.replace("title: Losses", more))
-    asked = ReproduceConfig(str(experiment_file), scale="smoke", out=str(tmp_path))
-    plan = make_plan(load_experiment(experiment_file), asked)
-    seeds = [(job.config.run.seed, job.config.loss.hex) for job in plan.jobs]
-    assert seeds == [(0, "off"), (0, "step"), (1, "off"), (1, "step"), (7, "off"), (7, "step")]
-    assert {cell.row: sorted(keys) for cell, keys in plan.cells.items()} == {
-        "simclr": [0, 1, 7],
-        "hex": [0, 1, 7],
-        "same": [0, 1],
-    }
-
-
 def test_runs_table_and_nothing_left_to_do(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,11 +173,21 @@ def test_two_processes_side_by_side(experiment_file: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", list_experiments())
 def test_smoke(name: str, tmp_path: Path) -> None:
-    experiment = load_experiment(name)
-    group = list(experiment.groups.values())[-1]
-    row = list(group.rows.values())[-1]
-    assert reproduce(Path(name), tmp_path, "--group", group.name, "--rows", row.name, "--epochs", "1") == 0
+    group = list(load_experiment(name).groups.values())[-1]
+    row = [row for row in group.rows.values() if row.name != row.baseline][-1]
+    baseline = group.rows[row.baseline]
+    for rows, *more in ([row.name], [baseline.name], ["*", "--time_limit", "0"]):
+        options = ("--group", group.name, "--epochs", "1", "--rows", rows, *more)
+        assert reproduce(Path(name), tmp_path, *options) == 0
     table = (tmp_path / f"{name}-smoke.md").read_text()
-    assert f"| {row.title}" in table
-    assert "1 of 1 runs are done" in table
-    assert run_module.FIGURES[0] in next((tmp_path / "results").iterdir()).read_text()
+    assert f"2 of {len(group.rows)} runs are done" in table
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:2] == "| "]
+    line_of = {line[0]: line[1:] for line in cells}
+    (_, figure, difference, *_), (_, other, nothing, *_) = line_of[row.title], line_of[baseline.title]
+    assert float(difference) == pytest.approx(float(figure) - float(other), abs=0.011)
+    assert (difference[0] in "+-", nothing) == (True, "-")
+    if name == "table7":
+        assert line_of["row"][3] == "paper"
+        assert line_of["adaptive"][3] == "67.56"
+    for result in (tmp_path / "results").iterdir():
+        assert run_module.FIGURES[0] in result.read_text()

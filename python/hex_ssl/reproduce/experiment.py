@@ -3,10 +3,9 @@
     title, source: What it is, and where in the paper.
     metrics: The table's columns, of `METRICS`.
     groups: Rows that stand in one table:
-        NAME: {title, baseline, datasets, more_seeds, set, rows}
+        NAME: {title, baseline, datasets, set, rows}
             baseline: The row from which the others' differences are taken.
             datasets: Of the scale's; those that a scale lacks are left out.
-            more_seeds: Besides the scale's, by scale: where differences are small.
             set: Settings of a run (`hex_ssl.config.Config`) that hold for all rows.
             rows: NAME: {title, set, at, baseline, paper}
                 at: Settings for some scales alone, by scale.
@@ -81,7 +80,6 @@ class Group:
         name: Its key in the file.
         title: The table's.
         datasets: Names of the datasets.
-        more_seeds: Besides the scale's, by scale.
         set: Settings of all rows.
         rows: By name.
     """
@@ -89,7 +87,6 @@ class Group:
     name: str
     title: str
     datasets: tuple[str, ...]
-    more_seeds: Mapping[str, tuple[int, ...]]
     set: Settings
     rows: Mapping[str, Row]
 
@@ -336,18 +333,12 @@ def _read(name: str, node: _Node) -> Experiment:
 
 
 def _group(name: str, node: _Node, datasets: tuple[str, ...], metrics: tuple[str, ...]) -> Group:
-    parts = node.keys(("title", "baseline", "datasets", "rows"), ("set", "more_seeds"))
+    parts = node.keys(("title", "baseline", "datasets", "rows"), ("set",))
     names = tuple(each.one_of(datasets) for each in parts["datasets"].elements())
     rows = parts["rows"].items()
     baseline = parts["baseline"].one_of(rows)
     read = {each: _row(each, value, baseline, tuple(rows), names, metrics) for each, value in rows.items()}
-    more = parts["more_seeds"].keys((), SCALES) if "more_seeds" in parts else {}
-    more_seeds = {scale: _seeds(value) for scale, value in more.items()}
-    return Group(name, parts["title"].as_a(str), names, more_seeds, _settings(parts.get("set")), read)
-
-
-def _seeds(node: _Node) -> tuple[int, ...]:
-    return tuple(each.as_a(int) for each in node.elements())
+    return Group(name, parts["title"].as_a(str), names, _settings(parts.get("set")), read)
 
 
 def _row(
@@ -381,7 +372,7 @@ def _scale(name: str, node: _Node) -> Scale:
         name,
         recipe,
         _settings(parts.get("set")),
-        _seeds(parts["seeds"]),
+        tuple(each.as_a(int) for each in parts["seeds"].elements()),
         {each: _dataset(each, value, tuple(datasets)) for each, value in datasets.items()},
         _evaluation(parts["evaluation"]),
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +104,10 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
     if not chosen:
         names = ", ".join(dict.fromkeys(row.name for _, row, _ in experiment.cells(asked.scale)))
         raise ValueError(f'expected `rows` to match some of {names}, but got "{asked.rows}"')
-    seeds = {
-        group.name: asked.seeds or dict.fromkeys((*scale.seeds, *group.more_seeds.get(scale.name, ())))
-        for group, _, _ in chosen
-    }
     cells: dict[Cell, dict[int, str]] = {}
     jobs: dict[str, Job] = {}
-    for seed in dict.fromkeys(chain(*seeds.values())):
+    for seed in asked.seeds or scale.seeds:
         for group, row, dataset in chosen:
-            if seed not in seeds[group.name]:
-                continue
             config = experiment.config(scale.name, group.name, row.name, dataset.name, seed, asked.epochs)
             job = _job(config, scale, dataset, asked)
             cells.setdefault(Cell(group.name, row.name, dataset.name), {})[seed] = job.key

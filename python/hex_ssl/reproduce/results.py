@@ -90,7 +90,7 @@ def read_result(folder: Path, key: str) -> Record | None:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
         known = (record["format"], record["key"]) == (FORMAT, key) and isinstance(record["metrics"], dict)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"expected {path} to hold the result of a run, but it does not: {error!r}") from error
     if not known:
         raise ValueError(f"expected {path} to hold the result of {key} in format {FORMAT}, but it holds another")

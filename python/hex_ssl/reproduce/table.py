@@ -2,10 +2,12 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from hex_ssl.data.catalogue import dataset_card
 from hex_ssl.reproduce.experiment import METRICS, Experiment, Group, Row
-from hex_ssl.reproduce.plan import Cell, Plan
-from hex_ssl.reproduce.results import Record
+from hex_ssl.reproduce.plan import Cell, Job, Plan
+from hex_ssl.reproduce.results import Images, Record
 
 Records = Mapping[str, Record]
 """Finished runs by key."""
@@ -28,6 +30,7 @@ def write_table(plan: Plan, records: Records) -> str:
             if cells:
                 parts.append(f"## {group.title}, {scale.datasets[name].title}")
                 parts.append(_table(plan, group, name, cells, records))
+        parts += _lacking(plan, group)
     return "\n\n".join([*parts, _notes(plan, records)]) + "\n"
 
 
@@ -80,12 +83,33 @@ def _table(plan: Plan, group: Group, dataset: str, cells: Mapping[str, Cell], re
             if compared:
                 line.append(_difference(row, metric, figures))
             if metric in in_paper:
-                paper = row.paper.get(dataset, {}).get(metric)
-                line.append(NOTHING if paper is None else f"{paper:.2f}")
+                line.append(_paper(row, dataset, metric))
         lines.append(line)
     baselines = dict.fromkeys(group.rows[row.baseline].title for row in rows if row.baseline != row.name)
     text = _markdown(lines)
     return f"{text}\n\nDifference from: {', '.join(baselines)}." if compared and baselines else text
+
+
+def _lacking(plan: Plan, group: Group) -> list[str]:
+    """The paper's figures on datasets of a group that the scale lacks, and what they are; nothing where there are none.
+
+    Datasets stand in lines, since there are many for few rows.
+    """
+    experiment, chosen = plan.experiment, {cell.row for cell in plan.cells if cell.group == group.name}
+    rows = [row for row in group.rows.values() if row.name in chosen]
+    titles = {name: each.title for scale in experiment.scales.values() for name, each in scale.datasets.items()}
+    names = [name for name in group.datasets if name not in plan.scale.datasets and any(name in r.paper for r in rows)]
+    if not names:
+        return []
+    columns = [(row, metric) for row in rows for metric in experiment.metrics]
+    lines = [["dataset", *(f"{row.title}, {METRICS[metric]}" for row, metric in columns)]]
+    lines += [[titles[name], *(_paper(row, name, metric) for row, metric in columns)] for name in names]
+    return ["The paper's, on datasets that this scale lacks:", _markdown(lines)]
+
+
+def _paper(row: Row, dataset: str, metric: str) -> str:
+    figure = row.paper.get(dataset, {}).get(metric)
+    return NOTHING if figure is None else f"{figure:.2f}"
 
 
 def _difference(row: Row, metric: str, figures: Mapping[tuple[str, str], Mapping[int, float]]) -> str:
@@ -115,10 +139,12 @@ def _notes(plan: Plan, records: Records) -> str:
         "error over seeds of the difference at equal seed. A dash: not run, or nothing to compare with.",
         f"{len(keys & records.keys())} of {len(keys)} runs are done.",
         f"Budget: {_budget(experiment, scale.name, plan)}.",
+        *(f"Images of {each}." for each in _images(plan)),
+        *(f"Evaluated by {each}." for each in _protocols(plan)),
     ]
     if scale.name == "smoke":
         lines.append("Smoke runs show that all of it works; their figures mean nothing.")
-    if scale.name != "paper":
+    if scale.name != "paper" and any(experiment.groups[cell.group].rows[cell.row].paper for cell in plan.cells):
         lines.append(
             f"The paper's figures are of another budget ({_budget(experiment, 'paper')}) and not to be compared with "
             "ours one by one."
@@ -140,3 +166,48 @@ def _budget(experiment: Experiment, scale: str, plan: Plan | None = None) -> str
     batches = sorted({each.data.batch_size for each in configs})
     listed = [", ".join(map(str, values)) for values in (backbones, epochs, batches)]
     return f"{listed[0]}, {listed[1]} epochs, batches of {listed[2]}"
+
+
+def _images(plan: Plan) -> list[str]:
+    """For each dataset, what it was trained and evaluated on."""
+    jobs = {job.key: job for job in plan.jobs}
+    found = [
+        f"{plan.scale.datasets[cell.dataset].title}: {_images_of(jobs[key])}"
+        for cell, keys in plan.cells.items()
+        for key in keys.values()
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _images_of(job: Job) -> str:
+    fraction = job.config.data.fraction
+    share = "" if fraction == 1.0 else f"{100 * fraction:g} % of "
+    trained = share + _split(job.trained_on.images, "train")
+    labelled, tested = (_split(job.evaluated_on.images, split) for split in ("train", "test"))
+    labels = "their labels" if labelled == trained else f"the labels of {labelled}"
+    return f"trained on {trained}; evaluated with {labels}, tested on {tested}"
+
+
+def _split(images: Images, split: str) -> str:
+    source = images.root or images.name
+    if images.train_rows is not None:
+        return f"the {f'first {images.train_rows:,}' if split == 'train' else 'other'} rows of {source}"
+    count = dataset_card(images.name).splits.get(split)
+    number = "" if count is None else f"{count:,} "
+    return f"the {number}{'training' if split == 'train' else 'test'} images of {source}"
+
+
+def _protocols(plan: Plan) -> list[str]:
+    """How the metrics of the table were taken."""
+    from hex_ssl.evaluate.settings import LEARNING_RATES, KNNSettings, ProbeSettings
+
+    shown = {metric.split(".")[0] for metric in plan.experiment.metrics}
+    found = []
+    if "probe" in shown:
+        probe = ProbeSettings(**plan.scale.evaluation["probe"])
+        methods = dict.fromkeys(job.config.method.name for job in plan.jobs)
+        rates = [probe.learning_rate or LEARNING_RATES[method] for method in methods]
+        found += [replace(probe, learning_rate=rate).describe() for rate in rates]
+    if "knn" in shown:
+        found.append(KNNSettings(**plan.scale.evaluation["knn"]).describe())
+    return list(dict.fromkeys(found))
