@@ -18,24 +18,32 @@ CLASSES, SUPERCLASSES = 6, 3
 Arrays = dict[str, Path]
 
 
-def clusters(rows: int = 90, dims: int = 12, spread: float = 1.0, seed: int = 0) -> NDArray[np.float32]:
+def clusters(
+    rows: int = 90, dims: int = 12, spread: float = 1.0, seed: int = 0, superclasses: int = SUPERCLASSES
+) -> NDArray[np.float32]:
     """Rows around the centres of classes, two of which share most of theirs."""
     generator = np.random.default_rng(seed)
-    labels = np.arange(rows) % CLASSES
-    trunk = 2.0 * generator.standard_normal((SUPERCLASSES, dims))
-    centres = trunk[np.arange(CLASSES) // 2] + generator.standard_normal((CLASSES, dims))
+    classes = 2 * superclasses
+    labels = np.arange(rows) % classes
+    trunk = 2.0 * generator.standard_normal((superclasses, dims))
+    centres = trunk[np.arange(classes) // 2] + generator.standard_normal((classes, dims))
     return (centres[labels] + spread * generator.standard_normal((rows, dims))).astype(np.float32)
+
+
+def save_arrays(folder: Path, rows: int = 90, superclasses: int = SUPERCLASSES) -> Arrays:
+    """Features of three epochs, in ever narrower clusters, and their labels, as .npy files."""
+    paths = {name: folder / f"{name}.npy" for name in ("features", "labels", "superclasses")}
+    epochs = [clusters(rows, spread=spread, superclasses=superclasses) for spread in (3.0, 2.0, 1.0)]
+    np.save(paths["features"], np.stack(epochs))
+    np.save(paths["labels"], np.arange(rows) % (2 * superclasses))
+    np.save(paths["superclasses"], np.arange(2 * superclasses) // 2)
+    return paths
 
 
 @pytest.fixture(scope="session")
 def arrays(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """Features of three epochs, in ever narrower clusters, and their labels, as .npy files."""
-    folder = tmp_path_factory.mktemp("arrays")
-    paths = {name: folder / f"{name}.npy" for name in ("features", "labels", "superclasses")}
-    np.save(paths["features"], np.stack([clusters(spread=spread) for spread in (3.0, 2.0, 1.0)]))
-    np.save(paths["labels"], np.arange(90) % CLASSES)
-    np.save(paths["superclasses"], np.arange(CLASSES) // 2)
-    return paths
+    """Those of three superclasses."""
+    return save_arrays(tmp_path_factory.mktemp("arrays"))
 
 
 @pytest.fixture(scope="session")
@@ -77,4 +85,13 @@ def hand_made_run(
         "rows": [{"dataset": "digits", "epoch": 3, "k": 20, "weights": "abc", "top1": 0.734375, "top5": 0.96875}],
     }
     (folder / "evaluation" / "knn-1.json").write_text(json.dumps(results), encoding="utf-8")
+    drawn = {
+        "command": "probe",
+        "protocol": {"description": "Probe: a layer."},
+        "rows": [
+            {"dataset": "digits", "epoch": 3, "fraction": 0.01, "weights": "abc", "top1": 0.5, "top5": 0.75}
+            | {"deviation": {"top1": 0.03125}, "draws": {"top1": [0.46875, 0.53125]}}
+        ],
+    }
+    (folder / "evaluation" / "probe-1.json").write_text(json.dumps(drawn), encoding="utf-8")
     return folder

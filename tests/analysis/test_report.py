@@ -155,7 +155,12 @@ def test_the_numbers_on_the_page_are_the_runs(browser: Any, page: Path) -> None:
         each.text for each in browser.find_elements("css selector", "#overview-table td[data-name='knn_accuracy']")
     ]
     assert [each.replace("\u202f", "") for each in shown] == ["62.50%", "62.50%"]
-    assert cells(browser, "evaluation-table", "top1") == ["0.734375"] * 2
+    assert cells(browser, "evaluation-table", "top1") == ["0.734375", "0.5"] * 2
+    shown = [each.text for each in browser.find_elements("css selector", "#evaluation-table td[data-name='top1']")]
+    assert [each.replace("\u202f", "") for each in shown] == ["73.44%", "50.00 \u00b1 3.13%"] * 2
+    shown = [each.text for each in browser.find_elements("css selector", "#evaluation-table td[data-name='top5']")]
+    assert [each.replace("\u202f", "") for each in shown] == ["96.88%", "75.00%"] * 2  # no deviation, none shown
+    assert cells(browser, "evaluation-table", "draws") == cells(browser, "evaluation-table", "deviation") == []
     assert cells(browser, "settings-table", "setting") == ["loss.hex", "run.epochs", "run.name"]
     browser.execute_script("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     records = [record for run in data_of(page)["runs"] for record in run["analysis"]["records"]]
@@ -255,3 +260,27 @@ def test_it_prints(browser: Any, page: Path) -> None:
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert paper == "rgb(255, 255, 255)"  # also where the screen is dark
     assert browser.execute_script("return getComputedStyle(document.getElementById('theme')).display") == "none"
+
+
+def test_what_is_folded_prints_and_is_folded_again(browser: Any, page: Path) -> None:
+    open_page(browser, page)
+    folded = "return [...document.querySelectorAll('details')].map((each) => !each.open)"
+    browser.execute_script("document.querySelector('#analysis details').open = true")
+    before = browser.execute_script(folded)
+    assert True in before
+    assert False in before
+    # What stands on paper is what is laid out when the page's own listener has run.
+    browser.execute_script("""
+        window.printed = [];
+        addEventListener("beforeprint", () => {
+            const seen = (each) => each.checkVisibility({ contentVisibilityAuto: true }) && each.offsetHeight > 0;
+            window.printed = [...document.querySelectorAll("details p, details td")].map((each) => seen(each));
+            window.protocols = [...document.querySelectorAll("#evaluation details p")].map((each) => each.innerText);
+        });""")
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert set(browser.execute_script("return window.printed")) == {True}
+    protocols = browser.execute_script("return window.protocols")
+    assert [each.partition(": ")[2] for each in protocols] == ["k-NN: cosine.", "Probe: a layer."] * 2
+    wait_for(lambda: browser.execute_script(folded) == before)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script("return getComputedStyle(document.querySelector('details')).display") == "block"

@@ -4,25 +4,37 @@ import base64
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hex_ssl.analysis.figures import CURVES, draw_curves, draw_histograms, draw_nearest, draw_planes
-from hex_ssl.analysis.measures import COLUMNS, Record, measure
+from hex_ssl.analysis.figures import (
+    BESIDE,
+    CURVES,
+    FIGURES,
+    PLANE,
+    draw_curves,
+    draw_histograms,
+    draw_nearest,
+    draw_planes,
+)
+from hex_ssl.analysis.measures import COLUMNS, Record, check_features, measure
 from hex_ssl.analysis.neighbours import nearest_in_batches
 from hex_ssl.analysis.plane import PlaneMethod, to_plane
-from hex_ssl.analysis.run import subject_from_run
+from hex_ssl.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.analysis.snapshots import REPRESENTATION, Array, Snapshot, Subject, subject_from_arrays
 from hex_ssl.statistics import GROUPS
-from hex_ssl.whole_file import whole_file
+from hex_ssl.whole_file import naming, write_whole
 
 FOLDER, ANALYSIS = "analysis", "analysis.json"
+TABLES = ("similarity.csv", "ranks.csv", "histograms.csv", "plane.csv", "nearest.csv")
 FEW = 5
 """Superclasses of the middle row of Figure 10."""
 
@@ -41,6 +53,8 @@ class AnalyzeConfig:
         superclasses: With `features`: a .npy file, integers [N], or one for each class.
         beside: Another run, of the same dataset: one superclass of both is drawn side by side (Figure 14), and its
             curves are for `hex-ssl report`.
+        superclass: Name or number of the superclass of Figure 14 and of the last row of Figure 10; None: one of several
+            classes, drawn at random.
         split: Of the run's dataset.
         epochs: "all" checkpoints that were kept and the last, "last", or epochs such as "0,10,20".
         images: At most so many images, drawn at random; None: all.
@@ -59,6 +73,7 @@ class AnalyzeConfig:
     labels: str | None = None
     superclasses: str | None = None
     beside: str | None = None
+    superclass: str | None = None
     split: Literal["train", "test"] = "test"
     epochs: str = "all"
     images: int | None = None
@@ -92,7 +107,8 @@ def analyze(config: AnalyzeConfig) -> Path:
     """Measures, draws and writes everything about a run's checkpoints, or about features.
 
     Writes `analysis.json`, `similarity.csv` (a line for each epoch and space), `histograms.csv`, `ranks.csv`,
-    `plane.csv` and `nearest.csv`, and the figures as PNG and SVG. What earlier analyses left there is replaced.
+    `plane.csv` and `nearest.csv`, and the figures as PNG and SVG. They replace those of an earlier analysis when all of
+    them are whole; other files in the folder stay.
 
     Args:
         config: What and how.
@@ -101,7 +117,9 @@ def analyze(config: AnalyzeConfig) -> Path:
         The folder.
 
     Raises:
-        FileNotFoundError, ValueError: See `AnalyzeConfig`, `subject_from_run` and `subject_from_arrays`.
+        FileNotFoundError, ValueError: See `AnalyzeConfig`, `subject_from_run` and `subject_from_arrays`; or an image's
+            features are all zero or not finite.
+        OSError: The folder cannot be written, such as on a full disk; what was in it is still there.
     """
     subject = _subject(config)
     folder = Path(config.output) if config.output else Path(str(config.run)) / FOLDER
@@ -109,15 +127,7 @@ def analyze(config: AnalyzeConfig) -> Path:
     for snapshot in subject.snapshots():
         found.add(snapshot)
     result = found.result()
-    beside = _planes_beside(config, found)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        if old.suffix in (".csv", ".png", ".svg"):
-            old.unlink()
-    _write_tables(result, folder)
-    _draw(result, beside, found.pictures(result["nearest"]), folder)
-    with whole_file(folder / ANALYSIS) as file:
-        file.write((json.dumps(result, allow_nan=False) + "\n").encode())
+    _write(result, found.pictures(result["nearest"]), folder)
     return folder
 
 
@@ -130,14 +140,33 @@ def summarize(folder: Path) -> str:
     for name in COLUMNS:
         cells = ("" if record[name] is None else f"{record[name]:.4g}" for record in last.values())
         lines.append(name.ljust(width) + "".join(f"{cell:>16}" for cell in cells))
+    epochs = {record["epoch"] for record in result["records"]}
+    if result["config"]["run"] is not None and result["config"]["epochs"] == "all" and len(epochs) == 1:
+        lines.append(
+            f"one checkpoint was found, of epoch {epochs.pop()}: no curves; `run.keep_every` keeps more of them"
+        )
     return "\n".join([*lines, f"tables and figures: {folder}"])
 
 
-def _subject(config: AnalyzeConfig, run: str | None = None) -> Subject:
+def _subject(config: AnalyzeConfig) -> Subject:
     if config.features is not None:
         return subject_from_arrays(config.features, config.labels, config.superclasses)
-    folder = str(run or config.run)
-    return subject_from_run(folder, config.split, config.epochs, config.images, config.device, config.seed)
+    return _run(config, str(config.run), config.epochs)
+
+
+def _run(config: AnalyzeConfig, folder: str, epochs: str) -> Subject:
+    return subject_from_run(folder, config.split, epochs, config.images, config.device, config.seed)
+
+
+def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
+    """The other run of Figure 14, of its last checkpoint alone."""
+    if config.beside is None:
+        return None
+    last = max(checkpoints_of(config.beside, config.epochs))
+    other = _run(config, config.beside, str(last))
+    if not np.array_equal(np.asarray(other.classes), np.asarray(subject.classes)):
+        raise ValueError(f"expected `beside` to be a run of the same images, but {config.beside} has others")
+    return other if other.name != subject.name else replace(other, name=config.beside)
 
 
 class _Findings:
@@ -146,6 +175,8 @@ class _Findings:
     def __init__(self, config: AnalyzeConfig, subject: Subject) -> None:
         self.config = config
         self.subject = subject
+        self.beside = _beside(config, subject)
+        self.one = within_one(subject, config.seed, config.superclass)
         self.records: list[Record] = []
         self.histograms: list[dict[str, Any]] = []
         self.ranks: list[Record] = []
@@ -176,6 +207,7 @@ class _Findings:
 
     def result(self) -> dict[str, Any]:
         subject, config = self.subject, self.config
+        planes = list(self._planes())
         return {
             "name": subject.name,
             "description": subject.description,
@@ -186,7 +218,8 @@ class _Findings:
             "records": self.records,
             "histograms": self.histograms,
             "ranks": self.ranks,
-            "planes": list(self._planes()),
+            "planes": planes,
+            "beside": self._plane_beside(planes),
             "nearest": self._nearest(),
         }
 
@@ -195,11 +228,21 @@ class _Findings:
         if self.config.plane == "none":
             return
         images = len(self.ends[0].spaces[self.plane_space])
-        for title, by, rows in _plane_sets(self.subject, images, self.config):
+        for title, by, rows in _plane_sets(self.subject, images, self.one, self.config):
             for snapshot in self.ends:
                 yield plane(
                     self.subject, snapshot, self.plane_space, title, by, rows, self.config.plane, self.config.seed
                 )
+
+    def _plane_beside(self, planes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """The other half of Figure 14: what the last of `planes` shows, the superclass at the end, in the other run."""
+        if self.beside is None or self.config.plane == "none" or self.one is None:
+            return None
+        (snapshot,) = self.beside.snapshots()
+        own, seed = planes[-1], self.config.seed
+        space, title, by, method = (own[name] for name in ("space", "title", "by", "method"))
+        check_features(self.beside, snapshot, space)
+        return plane(self.beside, snapshot, space, title, by, np.array(own["rows"]), method, seed)
 
     def _nearest(self) -> list[dict[str, Any]]:
         snapshot = self.ends[-1]
@@ -256,6 +299,7 @@ def plane(
         "title": title,
         "by": by,
         "caption": subject.name if snapshot.epoch is None else f"epoch {snapshot.epoch}",
+        "run": subject.name,
         "epoch": snapshot.epoch,
         "space": space,
         "method": method,
@@ -271,7 +315,9 @@ def plane(
     }
 
 
-def _plane_sets(subject: Subject, images: int, config: AnalyzeConfig) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+def _plane_sets(
+    subject: Subject, images: int, one: tuple[str, NDArray[np.int64]] | None, config: AnalyzeConfig
+) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
     """The sets of images of Figure 10: title, what colours them, rows."""
     generator = np.random.default_rng(config.seed)
     classes, above = subject.classes, subject.superclasses
@@ -287,50 +333,80 @@ def _plane_sets(subject: Subject, images: int, config: AnalyzeConfig) -> Iterato
     if len(known) > FEW:
         few = generator.choice(known, FEW, replace=False)
         yield f"{FEW} superclasses", "superclass", some(np.flatnonzero(np.isin(above, few)))
-    one = within_one(subject, config.seed)
-    if one is not None and len(one[1]) >= 3:
+    if one is not None:
         yield f"within {one[0]}", "class", some(one[1])
 
 
-def within_one(subject: Subject, seed: int) -> tuple[str, NDArray[np.int64]] | None:
-    """A superclass of several classes, drawn at random: its name and its rows."""
-    if subject.superclasses is None or subject.classes is None:
+def within_one(subject: Subject, seed: int, superclass: str | None = None) -> tuple[str, NDArray[np.int64]] | None:
+    """The images of one superclass: its name and its rows, at least 3.
+
+    Args:
+        subject: For its labels.
+        seed: Of the draw.
+        superclass: Its name or number; None: one of several classes, drawn at random.
+
+    Returns:
+        None where there is none to draw.
+
+    Raises:
+        ValueError: There is no such superclass, or it has fewer images.
+    """
+    above, classes = subject.superclasses, subject.classes
+    if above is None or classes is None:
+        if superclass is not None:
+            raise ValueError(f"expected `superclass` only where images have one, but got {superclass!r}")
         return None
-    pairs = np.unique(np.stack([subject.superclasses, subject.classes]), axis=1)[0]
-    several = [label for label, count in zip(*np.unique(pairs, return_counts=True), strict=True) if count > 1]
-    if not several:
-        return None
-    one = int(np.random.default_rng(seed).choice(several))
-    return subject.superclass_name(one), np.flatnonzero(subject.superclasses == one)
+    labels, images = (each.tolist() for each in np.unique(above, return_counts=True))
+    if superclass is not None:
+        one = _superclass(subject, labels, superclass)
+        if (count := images[labels.index(one)]) < 3:
+            raise ValueError(f"expected `superclass` to have at least 3 images, but {superclass!r} has {count}")
+    else:
+        several = [
+            label
+            for label, count in zip(labels, images, strict=True)
+            if count >= 3 and len(np.unique(classes[above == label])) > 1
+        ]
+        if not several:
+            return None
+        one = int(np.random.default_rng(seed).choice(several))
+    return subject.superclass_name(one), np.flatnonzero(above == one)
 
 
-def _planes_beside(config: AnalyzeConfig, found: _Findings) -> list[dict[str, Any]]:
-    """Figure 14: one superclass at the end of both runs."""
-    one = within_one(found.subject, config.seed)
-    if config.beside is None or config.plane == "none" or one is None:
-        return []
-    name, rows = one
-    other = _subject(config, config.beside)
-    if not np.array_equal(np.asarray(other.classes), np.asarray(found.subject.classes)):
-        raise ValueError(f"expected `beside` to be a run of the same images, but {config.beside} has others")
-    *_, last = other.snapshots()
-    pairs = ((found.subject, found.ends[-1]), (other, last))
-    space = found.plane_space
-    return [
-        {
-            **plane(subject, end, space, f"within {name}", "class", rows, config.plane, config.seed),
-            "caption": subject.name,
-        }
-        for subject, end in pairs
-    ]
+def _superclass(subject: Subject, labels: Sequence[int], given: str) -> int:
+    """The label of a superclass by its name, or else by its number."""
+    names = [subject.superclass_name(label) for label in labels]
+    for known in (names, [str(label) for label in labels]):
+        if given in known:
+            return labels[known.index(given)]
+    raise ValueError(f"expected `superclass` to be one of {', '.join(names)}, or its number, but got {given!r}")
+
+
+def _write(result: dict[str, Any], pictures: Pictures | None, folder: Path) -> None:
+    """Writes all files beside those of an earlier analysis, then puts them in their place, `analysis.json` last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder), TemporaryDirectory(prefix=".analysis-", dir=folder) as place:
+        new = Path(place)
+        _write_tables(result, new)
+        _draw(result, pictures, new)
+        write_whole(new / ANALYSIS, json.dumps(result, allow_nan=False) + "\n")
+        for name in (*TABLES, *FIGURES, ANALYSIS):
+            if (new / name).exists():
+                os.replace(new / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
 
 
 def _write_tables(result: dict[str, Any], folder: Path) -> None:
-    _write_csv(folder / "similarity.csv", result["records"])
-    _write_csv(folder / "ranks.csv", result["ranks"])
-    _write_csv(folder / "histograms.csv", _histogram_lines(result["histograms"]))
-    _write_csv(folder / "plane.csv", _plane_lines(result["planes"]))
-    _write_csv(folder / "nearest.csv", _nearest_lines(result["nearest"]))
+    lines: tuple[Iterable[Record], ...] = (
+        result["records"],
+        result["ranks"],
+        _histogram_lines(result["histograms"]),
+        _plane_lines([each for each in (*result["planes"], result["beside"]) if each]),
+        _nearest_lines(result["nearest"]),
+    )
+    for name, each in zip(TABLES, lines, strict=True):
+        _write_csv(folder / name, each)
 
 
 def _histogram_lines(histograms: Sequence[dict[str, Any]]) -> Iterator[Record]:
@@ -343,8 +419,9 @@ def _histogram_lines(histograms: Sequence[dict[str, Any]]) -> Iterator[Record]:
 
 def _plane_lines(planes: Sequence[dict[str, Any]]) -> Iterator[Record]:
     for each in planes:
+        at = {"run": each["run"], "set": each["title"], "epoch": each["epoch"], "space": each["space"]}
         for number, row in enumerate(each["rows"]):
-            line: Record = {"set": each["title"], "epoch": each["epoch"], "space": each["space"], "row": row}
+            line: Record = {**at, "row": row}
             line |= {kind: None if each[kind] is None else each[kind][number] for kind in ("class", "superclass")}
             yield {**line, "x": each["x"][number], "y": each["y"][number]}
 
@@ -360,22 +437,23 @@ def _write_csv(path: Path, lines: Iterable[Record]) -> None:
     """A table; none where there are no lines."""
     rows = list(lines)
     if rows:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(path, text.getvalue())
 
 
-def _draw(result: dict[str, Any], beside: list[dict[str, Any]], pictures: Pictures | None, folder: Path) -> None:
+def _draw(result: dict[str, Any], pictures: Pictures | None, folder: Path) -> None:
+    planes, beside = result["planes"], result["beside"]
     for name in CURVES:
         draw_curves(name, result["records"], folder)
     draw_histograms(result["histograms"], folder)
-    if result["planes"]:
-        draw_planes(
-            result["planes"], "figure-10-plane", f"{result['planes'][0]['method'].upper()} of the features", folder
-        )
+    if planes:
+        draw_planes(planes, PLANE, f"{planes[0]['method'].upper()} of the features", folder)
     if beside:
-        draw_planes(beside, "figure-14-beside", "One superclass in two runs", folder)
+        pair = [{**each, "caption": each["run"]} for each in (planes[-1], beside)]
+        draw_planes(pair, BESIDE, "One superclass in two runs", folder)
     if pictures:
         draw_nearest(*pictures, folder)
 

@@ -1,5 +1,6 @@
 """The paper's figures of one analysis, as PNG and SVG. Drawn straight to files, without pyplot's global state."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 
 from hex_ssl.analysis.measures import Record
 from hex_ssl.statistics import GROUPS
+from hex_ssl.whole_file import whole_file
 
 COLOURS = ("#3b6fb6", "#d1603d", "#2f9e77", "#8a63b0", "#c29a2b", "#5f6b7a", "#c45b8a", "#3aa0b5", "#7d8f2f", "#a0522d")
 GROUP_COLOURS = dict(zip(GROUPS, ("#d1603d", "#3b6fb6", "#8b95a3"), strict=True))
+ENDINGS = (".png", ".svg")
 RESOLUTION = 150
 """Dots per inch of the PNG."""
+LEGEND_ROWS, LEGEND_COLUMNS = 25, 4
+"""Of the legend beside a row of the plane; more labels than fit have none."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -61,6 +66,10 @@ CURVES: dict[str, tuple[str, str, tuple[Curve, ...]]] = {
     ),
 }
 """For each figure its title, its axis and its curves; one panel for each space."""
+
+HISTOGRAMS, PLANE, BESIDE, NEAREST = "histograms", "figure-10-plane", "figure-14-beside", "figure-15-nearest"
+FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESIDE, NEAREST) for ending in ENDINGS)
+"""The files of all figures that there may be."""
 
 
 def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path]:
@@ -110,9 +119,8 @@ def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> li
             for panel, each in zip(row, (found[0], found[-1]), strict=False):
                 _draw_histogram(panel, each)
 
-    return _save(
-        draw, (4.2 * columns, 2.8 * len(spaces)), "Cosines of all pairs, each group to 1", folder / "histograms"
-    )
+    title = "Cosines of all pairs, each group to 1"
+    return _save(draw, (4.2 * columns, 2.8 * len(spaces)), title, folder / HISTOGRAMS)
 
 
 def _draw_histogram(panel: Axes, histogram: Mapping[str, Any]) -> None:
@@ -130,6 +138,8 @@ def _draw_histogram(panel: Axes, histogram: Mapping[str, Any]) -> None:
 def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, folder: Path) -> list[Path]:
     """Scatter plots, a row for each set of images and a column for each moment (or run).
 
+    Up to 10 labels have their legend in each panel, more of them one beside their row.
+
     Args:
         planes: Each `title`, `caption`, `x`, `y`, `labels` (numbers) and `names` (of the labels, by number).
         name: Of the pictures.
@@ -142,16 +152,28 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
     titles = list(dict.fromkeys(each["title"] for each in planes))
     rows = [[each for each in planes if each["title"] == title] for title in titles]
     columns = max(len(row) for row in rows)
+    beside = [_legend_columns(row) for row in rows]
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for panels, row in zip(grid, rows, strict=True):
+        parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+        for part, row, legend_columns in zip(parts, rows, beside, strict=True):
+            panels = part.subplots(1, columns, squeeze=False)[0]
             for panel, plane in zip(panels, row, strict=False):
                 _draw_plane(panel, plane)
             for panel in panels[len(row) :]:
                 panel.remove()
+            if legend_columns:
+                named = panels[0].get_legend_handles_labels()
+                part.legend(*named, loc="outside right center", ncols=legend_columns, fontsize=6, markerscale=2)
 
-    return _save(draw, (4.0 * columns, 3.9 * len(rows)), title, folder / name)
+    return _save(draw, (4.0 * columns + 2.0 * max(beside), 3.9 * len(rows)), title, folder / name)
+
+
+def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
+    """Of the legend beside a row; 0: its panels have their own, or there is none."""
+    labels = {label for plane in row for label in plane["labels"]}
+    columns = math.ceil(len(labels) / LEGEND_ROWS)
+    return columns if len(labels) > len(COLOURS) and columns <= LEGEND_COLUMNS else 0
 
 
 def _draw_plane(panel: Axes, plane: Mapping[str, Any]) -> None:
@@ -186,7 +208,7 @@ def draw_nearest(
                 panel.set_title(name, fontsize=6, fontweight="bold" if column == 0 else "normal")
 
     size = (1.1 * len(pictures[0]), 1.3 * len(pictures))
-    return _save(draw, size, "Anchor, and the nearest of its batch", folder / "figure-15-nearest")
+    return _save(draw, size, "Anchor, and the nearest of its batch", folder / NEAREST)
 
 
 def _at(epoch: float | None) -> str:
@@ -203,7 +225,9 @@ def _save(draw: Callable[[Figure], None], size: tuple[float, float], title: str,
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)
         draw(figure)
-        paths = [stem.with_name(stem.name + ending) for ending in (".png", ".svg")]
-        FigureCanvasAgg(figure).print_figure(str(paths[0]), dpi=RESOLUTION)
-        FigureCanvasSVG(figure).print_figure(str(paths[1]), metadata={"Date": None})
-    return paths
+        png, svg = (stem.with_name(stem.name + ending) for ending in ENDINGS)
+        with whole_file(png) as file:
+            FigureCanvasAgg(figure).print_figure(file, format="png", dpi=RESOLUTION)
+        with whole_file(svg) as file:
+            FigureCanvasSVG(figure).print_figure(file, format="svg", metadata={"Date": None})
+    return [png, svg]

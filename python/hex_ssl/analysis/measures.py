@@ -49,8 +49,12 @@ def measure(
     Returns:
         The figures of `COLUMNS`, None where there is none; the similarities; the ranks within superclasses, or within
         classes where there are no superclasses.
+
+    Raises:
+        ValueError: An image's features are all zero or not finite.
     """
     features = snapshot.spaces[space]
+    check_features(subject, snapshot, space)
     found = similarity_statistics(features, subject.classes, subject.superclasses, quantile, bins=bins)
     groups = subject.classes if subject.superclasses is None else subject.superclasses
     ranks = [] if groups is None else group_ranks(features, groups, seed)
@@ -72,6 +76,24 @@ def measure(
     }
     record.update({name: figures[name] if _is_number(figures[name]) else None for name in COLUMNS})
     return record, found, ranks
+
+
+def check_features(subject: Subject, snapshot: Snapshot, space: str) -> None:
+    """Each image needs a direction.
+
+    Raises:
+        ValueError: An image's features are all zero or not finite.
+    """
+    features = snapshot.spaces[space]
+    bad = np.flatnonzero(~(np.isfinite(features).all(axis=1) & features.any(axis=1)))
+    if len(bad):
+        what = "not finite" if features[bad[0]].any() else "all zero"
+        at = "" if snapshot.epoch is None else f" at epoch {snapshot.epoch}"
+        more = "" if len(bad) == 1 else f", and {len(bad) - 1} more rows are wrong too"
+        raise ValueError(
+            f'expected the features of each image to be finite and not all zero, but in the space "{space}" of '
+            f"{subject.name}{at} row {bad[0]} is {what}{more}"
+        )
 
 
 @torch.no_grad()

@@ -471,10 +471,14 @@
   // Evaluations
   const evaluated = runs.flatMap((run) => run.evaluations.flatMap((each) => each.rows.map((row) => ({ run: run.index, values: { run: run.name, command: each.command, ...row }, each }))));
   if (evaluated.length) {
-    const names = [...new Set(evaluated.flatMap((row) => Object.keys(row.values)))].filter((name) => !["run", "weights"].includes(name) && evaluated.some((row) => typeof row.values[name] !== "object"));
+    const names = [...new Set(evaluated.flatMap((row) => Object.keys(row.values)))].filter((name) => !["run", "weights"].includes(name) && evaluated.some((row) => ["string", "number", "boolean"].includes(typeof row.values[name])));
     const isText = (name) => evaluated.some((row) => typeof row.values[name] === "string");
-    const body = section("evaluation", "Evaluation", "Accuracies of the frozen or fine-tuned network; what they were measured by is below.");
-    body.append(el("div", { class: "card" }, table([runColumn, ...names.map((name) => ({ name, text: isText(name) }))], evaluated, "evaluation-table")),
+    const show = (name) => (value, row) => { // over draws of a subset: the mean and its deviation
+      const deviation = row.values.deviation?.[name];
+      return isNumber(value) && isNumber(deviation) && isShare(name) ? `${(100 * value).toFixed(2)} \u00b1 ${number(deviation, name)}` : number(value, name);
+    };
+    const body = section("evaluation", "Evaluation", "Accuracies of the frozen or fine-tuned network, with the standard deviation where a share of the labels was drawn several times; what they were measured by is below.");
+    body.append(el("div", { class: "card" }, table([runColumn, ...names.map((name) => ({ name, text: isText(name), show: show(name) }))], evaluated, "evaluation-table")),
       el("details", {}, el("summary", {}, "Protocols"), el("div", { class: "card" }, runs.flatMap((run) => run.evaluations.map((each) => el("p", { class: "note", style: "margin-bottom:8px" }, el("b", {}, `${run.name}, ${each.command}: `), each.protocol))))));
   }
 
@@ -490,6 +494,14 @@
     if (runs.length > 1) body.append(el("div", { class: "card settings" }, different.length ? table(columns, different.map(line), "settings-table") : el("p", { class: "note" }, "Nothing: the runs have the same settings.")));
     body.append(el("details", runs.length > 1 ? {} : { open: "" }, el("summary", {}, `All ${names.length} settings`), el("div", { class: "card settings" }, table(columns, names.map(line), "all-settings-table"))));
   }
+  // On paper nothing can be opened.
+  const opened = [];
+  addEventListener("beforeprint", () => {
+    opened.push(...document.querySelectorAll("details:not([open])"));
+    opened.forEach((each) => { each.open = true; });
+  });
+  addEventListener("afterprint", () => opened.splice(0).forEach((each) => { each.open = false; }));
+
   document.getElementById("footer").textContent = data.footer;
   document.documentElement.dataset.ready = "true";
 })();
