@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,13 @@ from hex_ssl.callbacks import save_backbone
 from hex_ssl.config import BackboneConfig, Config
 
 
+class Code:
+    """What makes a folder where it is unpickled by Python's own reader."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("code-has-run",)
+
+
 def main() -> None:
     """Writes them all."""
     progress = {"epoch_progress": {"current": {"processed": 2}}}
@@ -29,6 +38,9 @@ def main() -> None:
         _place("checkpoint", "old.ckpt"),
         _use_new_zipfile_serialization=False,
     )
+    for name, zipped in (("code.ckpt", True), ("old_code.ckpt", False)):
+        hostile = {"state_dict": {}, "loops": {"fit_loop": progress}, "global_step": Code()}
+        torch.save(hostile, _place("checkpoint", name), _use_new_zipfile_serialization=zipped)
     small = BackboneConfig(width=1)
     description = {**describe_backbone(small, 1, 8), "run": json.dumps(Config().as_dict())}
     save_backbone(build_backbone(small, 1, 8), _place("backbone", "backbone.safetensors"), description)
@@ -36,9 +48,11 @@ def main() -> None:
         "features": np.eye(4, dtype=np.float32),
         "epochs": np.ones((2, 3, 2)),
         "half": np.ones((3, 2), np.float16),
+        "empty": np.ones((0, 3, 2)),
     }.items():
         np.save(_place("features", f"{name}.npy"), array)
     np.save(_place("labels", "labels.npy"), np.arange(4))
+    np.save(_place("labels", "large.npy"), np.full(4, 2**64 - 1, np.uint64))
     savemat(_place("matlab", "list.mat"), {"file_list": np.array(["n01-Chihuahua/a.jpg"], object), "labels": [[1]]})
     savemat(_place("matlab", "packed.mat"), {"file_list": "a", "labels": [1]}, do_compression=True)
     savemat(_place("matlab", "old.mat"), {"file_list": "a", "labels": [1]}, format="4")
@@ -53,7 +67,11 @@ def main() -> None:
     )
     pq.write_table(table, _place("parquet", "train.parquet"))
     pq.write_table(table, _place("parquet", "plain.parquet"), compression="none", use_dictionary=False)
-    for kind in ("png", "jpeg", "bmp", "tiff", "webp", "ppm"):
+    outside = pa.array([{"bytes": None, "path": "../outside.png"}], images.type)
+    pq.write_table(pa.table({"image": outside}), _place("parquet", "outside.parquet"))
+    above = {"image": images[:1], "label": pa.array([0]), "coarse_label": pa.array([2**40])}
+    pq.write_table(pa.table(above), _place("parquet", "above.parquet"))
+    for kind in ("png", "jpeg", "bmp", "tiff", "webp", "ppm", "gif"):
         Image.new("RGB", (3, 2), (9, 99, 199)).save(_place("image", f"image.{kind}"))
 
 

@@ -1,8 +1,8 @@
 """What parses bytes, each as a function of bytes that either takes them or says clearly why not.
 
 A clear refusal is an error of the file system or a `ValueError` that names the file and is short. Anything else that is
-raised, a crash, a command, a connection, a file written outside the folder, more than 2 GB of memory or more than 20
-seconds for one input is a finding.
+raised, a crash, a command, a connection, a link, a change outside the input's own folder, a package that is imported,
+more than 2 GB of memory or more than 20 seconds for one input is a finding.
 """
 
 import os
@@ -16,6 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset  # noqa: F401  # before anything is watched, like Pillow's plugins below
+from PIL import Image
+
 from hex_ssl.analysis.report import ReportConfig, report
 from hex_ssl.analysis.snapshots import subject_from_arrays
 from hex_ssl.backbones import load_backbone
@@ -27,8 +30,19 @@ from hex_ssl.reading import epochs_done, read_checkpoint, reading
 from hex_ssl.recipes import load_recipe
 from hex_ssl.run_folder import CONFIG, read_config
 
-FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+FORBIDDEN = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen",
+    "socket.connect", "os.symlink", "os.link",
+)  # fmt: skip
 """Python's names of what no input may bring about."""
+
+CHANGES = ("os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
+"""Those of what it may only in its own folder; opening a file to write is another."""
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+LAZY = ("pandas",)
+"""Packages that pyarrow looks for whatever the input is."""
 
 LONGEST_MESSAGE = 20_000
 """Characters; the list of all recipes, or of what to put where, has thousands."""
@@ -95,7 +109,7 @@ def features(data: bytes, folder: Path) -> None:
 def labels(data: bytes, folder: Path) -> None:
     """Labels as .npy."""
     path = _written(folder / "labels.npy", data)
-    with refusing(path), reading(path, "to hold labels"):  # its errors name the argument
+    with refusing(path):
         subject_from_arrays(SEEDS / "features" / "features.npy", path)
 
 
@@ -126,13 +140,16 @@ def matlab(data: bytes, folder: Path) -> None:
 def lists(data: bytes, folder: Path) -> None:
     """CUB's four lists and the table of superclasses, zero bytes between them."""
     names = ("classes", "images", "image_class_labels", "train_test_split")
-    parts = [*data.split(b"\0", 4), b"", b"", b"", b"", b""]
-    for name, part in zip(names, parts, strict=False):
-        _written(folder / "CUB_200_2011" / f"{name}.txt", part)
-    (folder / "CUB_200_2011" / "images").mkdir(exist_ok=True)
-    if parts[4]:
-        _written(folder / "superclasses.csv", parts[4])
+    superclasses = _lists("CUB_200_2011", names, data, folder)
+    if superclasses:
+        _written(folder / "superclasses.csv", superclasses)
     _dataset("cub", folder)
+
+
+def birds(data: bytes, folder: Path) -> None:
+    """NABirds' five lists, zero bytes between them."""
+    _lists("nabirds", ("classes", "hierarchy", "images", "image_class_labels", "train_test_split"), data, folder)
+    _dataset("nabirds", folder)
 
 
 def image(data: bytes, folder: Path) -> None:
@@ -145,7 +162,7 @@ def image(data: bytes, folder: Path) -> None:
 TARGETS: dict[str, Target] = {
     each.__name__: each
     for each in (
-        recipe, config, checkpoint, backbone, results, features, labels, page, parquet, matlab, lists, image
+        recipe, config, checkpoint, backbone, results, features, labels, page, parquet, matlab, lists, birds, image
     )
 }  # fmt: skip
 SEEDS = Path(__file__).parent / "corpus"
@@ -154,13 +171,13 @@ SEEDS = Path(__file__).parent / "corpus"
 def run(name: str, data: bytes) -> None:
     """One input to one target, in a folder of its own that is removed."""
     folder = Path(tempfile.mkdtemp(prefix="hex-ssl-fuzz-"))
-    _watching.append(name)
+    _watched.append(f"{folder}{os.sep}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             TARGETS[name](data, folder)
     finally:
-        _watching.clear()
+        _watched.clear()
         shutil.rmtree(folder)
 
 
@@ -169,18 +186,33 @@ class EscapeError(BaseException):
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _watching:
+    if not _watched:
         return
     if event in FORBIDDEN:
         raise EscapeError(f"{event} {arguments}")
-    if event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        path = os.path.abspath(os.fsdecode(arguments[0]))
-        if not path.startswith((tempfile.gettempdir(), os.devnull)):
-            raise EscapeError(f"{path} was opened to be written")
+    changed = arguments if event in CHANGES else ()
+    if event == "open" and arguments[2] & WRITING:
+        changed = arguments[:1]
+    for path in (os.fsdecode(each) for each in changed if isinstance(each, (str, bytes, os.PathLike))):
+        if not f"{os.path.abspath(path)}{os.sep}".startswith((_watched[0], os.devnull)):
+            raise EscapeError(f"{event} of {path}, outside {_watched[0]}")
 
 
-_watching: list[str] = []
+class _Imports:
+    """Sees every package that is not yet imported, whichever way; of these, no audit hook is told all."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if _watched and path is None and name not in LAZY:
+            raise EscapeError(f"import of {name}")
+
+
+_watched: list[str] = []
+"""The folder of the input that is read, while it is."""
+
+Image.init()
 sys.addaudithook(_watch)
+sys.meta_path.insert(0, _Imports)
 
 
 def _dataset(name: str, folder: Path) -> None:
@@ -188,6 +220,15 @@ def _dataset(name: str, folder: Path) -> None:
         dataset = build_dataset(name, "train", folder)
         for row in range(min(len(dataset), 3)):
             dataset[row]
+
+
+def _lists(name: str, names: tuple[str, ...], data: bytes, folder: Path) -> bytes:
+    """Writes a dataset's lists; returns what is behind them."""
+    parts = [*data.split(b"\0", len(names)), *[b""] * len(names)]
+    for each, part in zip(names, parts, strict=False):
+        _written(folder / name / f"{each}.txt", part)
+    (folder / name / "images").mkdir(exist_ok=True)
+    return parts[len(names)]
 
 
 def _written(path: Path, data: bytes) -> Path:

@@ -10,25 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
 from torchvision import datasets
 
+from fuzz.targets import SEEDS
 from hex_ssl.analysis.snapshots import subject_from_arrays
 from hex_ssl.backbones import build_backbone, describe_backbone, load_backbone
 from hex_ssl.callbacks import save_backbone
 from hex_ssl.cli import main
 from hex_ssl.config import BackboneConfig, Config, RunConfig
 from hex_ssl.data import build_dataset
+from hex_ssl.data.images import decode_image
 from hex_ssl.evaluate.source import load_subject, open_source
 from hex_ssl.pretrain import load_method, prepare
 from hex_ssl.reading import read_checkpoint
 from hex_ssl.recipes import load_recipe
+from hex_ssl.reproduce.results import read_result
 from hex_ssl.run_folder import read_config
+from tests.train.data.layouts import LAYOUTS
 
 
 class Hostile:
@@ -257,6 +263,111 @@ def test_a_label_cannot_fill_the_memory(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": image, "label": pa.array([2**62])}), tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"train.parquet below 1,000,000, but got 4611686018427387904"):
         build_dataset("parquet", "train", tmp_path)
+
+
+@pytest.mark.parametrize("superclass", [2**40, -7])
+def test_a_superclass_cannot_fill_the_memory(tmp_path: Path, superclass: int) -> None:
+    image = pa.array([{"bytes": b"", "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    table = pa.table({"image": image, "label": pa.array([0]), "coarse_label": pa.array([superclass])})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=rf"train.parquet .*superclasses of 0 to 999,999, but got {superclass}"):
+        build_dataset("parquet", "train", tmp_path)
+
+
+def test_no_image_starts_a_program(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EPS is a program for Ghostscript, `gs`, to which Pillow hands it, whatever the file's name."""
+    file = tmp_path / "cat.png"
+    file.write_bytes((SEEDS / "image" / "image.eps").read_bytes())
+    (tmp_path / "gs").write_text(f"#!/bin/sh\nmkdir -p '{mark}'\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for source in (file, file.read_bytes()):
+        with pytest.raises(ValueError, match="to be an image, but it cannot be decoded"):
+            decode_image(source)
+    assert not mark.exists()
+    with Image.open(file) as image, pytest.raises(OSError, match="cannot identify"):
+        image.load()
+    assert mark.is_dir()  # so Pillow alone would
+
+
+@pytest.mark.parametrize("path", ["../outside.png", "{}/outside.png"])
+def test_no_table_names_images_outside_its_folder(tmp_path: Path, path: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    (tmp_path / "data").mkdir()
+    image = [{"bytes": None, "path": path.format(tmp_path)}]
+    table = pa.table({"image": pa.array(image, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))})
+    pq.write_table(table, tmp_path / "data" / "train.parquet")
+    dataset = build_dataset("parquet", "train", tmp_path / "data")
+    with pytest.raises(ValueError, match=r"to lead to files below .*data, but got .*outside.png"):
+        dataset[0]
+
+
+def test_text_for_bytes_names_no_file(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    image = [{"bytes": str(tmp_path / "outside.png"), "path": None}]
+    pq.write_table(pa.table({"image": pa.array(image)}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"expected row 0 of .* to be an image, but it cannot be decoded"):
+        build_dataset("parquet", "train", tmp_path)[0]
+
+
+@pytest.mark.parametrize("image", [{"bytes": 1, "path": None}, {"bytes": None, "path": [1]}])
+def test_other_types_for_images_are_refused(tmp_path: Path, image: dict[str, Any]) -> None:
+    pq.write_table(pa.table({"image": pa.array([image])}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train.parquet to have a column of images with `bytes` and `path`"):
+        build_dataset("parquet", "train", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../../../outside.png", "{}/outside.png"])
+def test_no_list_names_images_outside_its_folder(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["cub"](tmp_path, monkeypatch)
+    images = tmp_path / "CUB_200_2011" / "images.txt"
+    images.write_text(
+        "".join(f"{line.split()[0]} {path.format(tmp_path)}\n" for line in images.read_text().splitlines())
+    )
+    with pytest.raises(ValueError, match=r"to lead to files below .*images, but got .*outside.png"):
+        build_dataset("cub", "train", tmp_path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("1 2\n2 1\n295 1\n", "is its own ancestor"), ("817 817\n", "is its own ancestor"), ("", "KeyError")],
+)
+def test_a_tree_of_classes_has_an_end(
+    tmp_path: Path, lines: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS["nabirds"](tmp_path, monkeypatch)
+    hierarchy = tmp_path / "nabirds" / "hierarchy.txt"
+    hierarchy.write_text(f"296 295\n297 295\n817 2\n{lines}" if lines else "")
+    with pytest.raises(ValueError, match=rf"hierarchy.txt to be a tree, but got .*{message}"):
+        build_dataset("nabirds", "train", tmp_path)
+
+
+def test_deep_results_are_named(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"key.json to hold the result of a run, but it does not: RecursionError"):
+        read_result(tmp_path, "key")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full(4, 2**64 - 1, np.uint64), "be below 2\\*\\*63, but got 18446744073709551615"),
+        (np.full(4, -1), "be at least 0, but got -1"),
+        (np.zeros(3, np.int64), r"be integers \[4\], but got int64 of shape \[3\]"),
+    ],
+)
+def test_labels_do_not_wrap_and_their_file_is_named(tmp_path: Path, labels: Any, message: str) -> None:
+    np.save(tmp_path / "labels.npy", labels)
+    with pytest.raises(ValueError, match=rf"expected `labels` to {message} in .*labels.npy"):
+        subject_from_arrays(SEEDS / "features" / "features.npy", tmp_path / "labels.npy")
+
+
+def test_features_of_no_images_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.ones((0, 3, 2)))
+    with pytest.raises(ValueError, match=r"but got float64 of shape \[0, 3, 2\] in .*features.npy"):
+        subject_from_arrays(tmp_path / "features.npy")
 
 
 def test_a_damaged_list_is_named(tmp_path: Path) -> None:

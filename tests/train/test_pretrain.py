@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.io import write_png
 
 from hex_ssl.backbones import load_backbone
 from hex_ssl.callbacks.metrics import read_metrics
@@ -208,8 +208,8 @@ def test_unlabelled_images_train_without_an_evaluation(make_config: MakeConfig, 
     generator = torch.Generator().manual_seed(0)
     (tmp_path / "images").mkdir()
     for number in range(12):
-        pixels = torch.randint(0, 256, (3, 12, 10), generator=generator, dtype=torch.uint8)
-        write_png(pixels, str(tmp_path / "images" / f"{number}.png"))
+        pixels = torch.randint(0, 256, (12, 10, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{number}.png")
     config = make_config(epochs=1)
     data = DataConfig("folder", str(tmp_path / "images"), image_size=8, batch_size=4, num_workers=0)
     folder = pretrain(replace(config, data=data))

@@ -87,7 +87,7 @@ def subject_from_arrays(
     if array.dtype.kind != "f" or array.ndim not in (2, 3) or 0 in array.shape:
         raise ValueError(
             f"expected `features` to be floats [N, D] or [epochs, N, D], but got {array.dtype} of shape "
-            f"{list(array.shape)}"
+            f"{list(array.shape)} in {features}"
         )
     rows = array.shape[-2]
     classes = None if labels is None else _labels(labels, "labels", rows)
@@ -97,7 +97,9 @@ def subject_from_arrays(
         if classes is not None and len(above) != rows and classes.max(initial=-1) < len(above):
             above = above[classes]
         if len(above) != rows:
-            raise ValueError(f"expected `superclasses` to have shape [{rows}], but got [{len(above)}]")
+            raise ValueError(
+                f"expected `superclasses` to have shape [{rows}], but got [{len(above)}] in {superclasses}"
+            )
 
     def snapshots() -> Iterator[Snapshot]:
         if array.ndim == 2:
@@ -121,8 +123,11 @@ def _labels(path: str | Path, name: str, rows: int | None) -> NDArray[np.int64]:
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or (rows is not None and len(labels) != rows):
         expected = "[N]" if rows is None else f"[{rows}]"
         raise ValueError(
-            f"expected `{name}` to be integers {expected}, but got {labels.dtype} of shape {list(labels.shape)}"
+            f"expected `{name}` to be integers {expected}, but got {labels.dtype} of shape {list(labels.shape)} "
+            f"in {path}"
         )
     if labels.min(initial=0) < 0:
-        raise ValueError(f"expected `{name}` to be at least 0, but got {labels.min()}")
+        raise ValueError(f"expected `{name}` to be at least 0, but got {labels.min()} in {path}")
+    if labels.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"expected `{name}` to be below 2**63, but got {labels.max()} in {path}")
     return np.asarray(labels, np.int64)

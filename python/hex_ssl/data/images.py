@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,7 +17,16 @@ from torch.utils.data import Dataset
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The files that are images, as for torchvision's ImageFolder."""
 
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What Pillow may take a file for, whatever its name: of the other formats some start a program (EPS).
+
+JPEG includes MPO, of cameras; some images that published datasets call .jpg are GIF.
+"""
+
 UNLABELLED = -1
+
+MOST_CLASSES = 1_000_000
+"""A label or a superclass beyond is taken for damage: there is memory for each class."""
 
 SMALL_SIDE = 64
 """Side in pixels up to which images may be kept decoded, which takes a few times the memory of the files."""
@@ -41,7 +51,7 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
         channels: 1 for grey, 3 for colour.
 
     Raises:
-        ValueError: A label is not a class.
+        ValueError: A label is not a class, or a superclass is none of `MOST_CLASSES`.
     """
 
     def __init__(
@@ -67,6 +77,10 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
             raise ValueError(f"expected labels of {classes} classes, 0 to {classes - 1} or -1 without, but got {found}")
         if self.superclasses is not None and len(self.superclasses) != classes:
             raise ValueError(f"expected a superclass for each of {classes} classes, but got {len(self.superclasses)}")
+        if self.superclasses is not None and classes:
+            least, most = int(self.superclasses.min()), int(self.superclasses.max())
+            if least < 0 or most >= MOST_CLASSES:
+                raise ValueError(f"expected superclasses of 0 to {MOST_CLASSES - 1:,}, but got {least} to {most}")
 
     @property
     def in_memory(self) -> bool:
@@ -173,6 +187,9 @@ class FileImages(ImageDataset):
         paths: Where each is, below `root`.
         labels, classes: See `ImageDataset`.
         class_names, superclasses, superclass_names, size: See `ImageDataset`.
+
+    Raises:
+        ValueError: A path leaves `root`; see also `ImageDataset`.
     """
 
     def __init__(
@@ -198,7 +215,7 @@ class FileImages(ImageDataset):
         self.root = root
         # One array, not a list of strings: counting references to those would copy them into each worker
         # (pytorch/pytorch#13246), which for millions of images is gigabytes.
-        self.paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        self.paths = np.array([os.fsencode(path) for path in (within(root, each) for each in paths)], dtype=np.bytes_)
 
     def path(self, index: int) -> Path:
         """The file of a row."""
@@ -209,6 +226,21 @@ class FileImages(ImageDataset):
         return decode_image(self.path(index))
 
 
+def within(root: Path, path: str) -> str:
+    """A path that a list or a table gives, which may not leave its folder as it is written; links are followed.
+
+    Raises:
+        ValueError: It is absolute or has `..` in it.
+
+    Example:
+        >>> within(Path("birds"), "001.Albatross/1.jpg")
+        '001.Albatross/1.jpg'
+    """
+    if os.path.isabs(path) or ".." in path.split(os.sep):
+        raise ValueError(f"expected the paths of images to lead to files below {root}, but got {path}")
+    return path
+
+
 def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
     """An image from its file or the bytes of one, in colour.
 
@@ -217,8 +249,8 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
         name: What to call an image that comes as bytes in an error.
 
     Raises:
-        ValueError: It is no image, is cut short, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (A file of a
-            few kilobytes may hold gigabytes of one colour.)
+        ValueError: It is no regular file, or no image of `FORMATS`, is cut short, or has more than
+            `PIL.Image.MAX_IMAGE_PIXELS` pixels. (A file of a few kilobytes may hold gigabytes of one colour.)
 
     Example:
         >>> file = io.BytesIO()
@@ -228,10 +260,12 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
     """
     name = name if isinstance(source, bytes) else str(source)
     try:
+        if not isinstance(source, bytes) and not stat.S_ISREG(source.stat().st_mode):
+            raise ValueError("it is no regular file")  # a pipe would be waited for
         with warnings.catch_warnings():
             # Beyond the limit Pillow warns, and is silent to who has silenced it; only from twice it is that it stops.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 return image.convert("RGB")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS
@@ -239,4 +273,6 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
     except FileNotFoundError:
         raise
     except Exception as error:  # of a damaged file, a decoder raises whatever it stumbles over
-        raise ValueError(f"expected {name} to be an image, but it cannot be decoded: {error}") from error
+        raise ValueError(
+            f"expected {name} to be an image, but it cannot be decoded as {', '.join(FORMATS)}: {error}"
+        ) from error

@@ -87,7 +87,8 @@ def nabirds(root: Path, split: str, level: str) -> FileImages:
     label_of = {leaf: label for label, leaf in enumerate(leaves)}
     ids, labels = _split_of(folder, split)
     paths = _pairs(folder / "images.txt")
-    groups = [_group_of(leaf, parents) for leaf in leaves]
+    with reading(folder / "hierarchy.txt", "to be a tree"):
+        groups = [_group_of(leaf, parents) for leaf in leaves]
     superclasses, numbers = number_parents(groups)
     return FileImages(
         folder / "images",
@@ -102,9 +103,11 @@ def nabirds(root: Path, split: str, level: str) -> FileImages:
 
 def _group_of(node: str, parents: dict[str, str]) -> str:
     """The node's ancestor right below the root, which is the parent without a parent."""
-    while parents[node] in parents:
+    for _ in range(len(parents) + 1):
+        if parents[node] not in parents:
+            return node
         node = parents[node]
-    return node
+    raise ValueError(f"{node} is its own ancestor")
 
 
 def _split_of(folder: Path, split: str) -> tuple[list[str], list[str]]:

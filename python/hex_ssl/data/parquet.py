@@ -11,14 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hex_ssl.data.images import UNLABELLED, ImageDataset, decode_image
+from hex_ssl.data.images import MOST_CLASSES, UNLABELLED, ImageDataset, decode_image, within
 from hex_ssl.reading import reading
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("fine_label", "label", "labels", "cls", "class", "target")
 SUPERCLASS_COLUMNS = ("coarse_label", "superclass", "super_label")
-MOST_CLASSES = 1_000_000
-"""A label beyond is taken for damage: there is memory for each class."""
 
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 """How the files of each split may begin; the first kind that there is counts."""
@@ -27,9 +25,9 @@ SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 class Parquet(ImageDataset):
     """A split in parquet files: a column of images, and labels, superclasses and their names where there are any.
 
-    The image column is a struct of `bytes`, an encoded image, and `path`, its file where the bytes are left out, as
-    the `Image` feature has it. Labels are whole numbers, -1 or null without, named by the `ClassLabel` feature.
-    The encoded images are kept in memory.
+    The image column is a struct of `bytes`, an encoded image, and `path`, its file below the folder where the bytes
+    are left out, as the `Image` feature has it. Labels are whole numbers, -1 or null without, named by the
+    `ClassLabel` feature. The encoded images are kept in memory.
 
     Args:
         root: One file, or a folder: with the files of a split in a subfolder or with a name that begins with
@@ -38,7 +36,7 @@ class Parquet(ImageDataset):
 
     Raises:
         FileNotFoundError: There is no file of this split.
-        ValueError: The columns are others.
+        ValueError: The columns are others, or a label or a superclass is out of its range.
     """
 
     def __init__(self, root: Path, split: str = "train") -> None:
@@ -53,21 +51,22 @@ class Parquet(ImageDataset):
         columns = [name for name in names.values() if name is not None]
         table = pa.concat_tables([_read(file, columns) for file in self.files])
         with reading(self.files[0], "to have a column of images with `bytes` and `path`"):
-            self.encoded: Any = pc.struct_field(table[names["image"]], "bytes")
-            self.files_beside: Any = pc.struct_field(table[names["image"]], "path")
+            self.encoded: Any = pc.struct_field(table[names["image"]], "bytes").cast(pa.large_binary())
+            self.files_beside: Any = pc.struct_field(table[names["image"]], "path").cast(pa.large_string())
         labels = _integers(table, names["label"])
         with reading(self.files[0], "to name its classes as `ClassLabel` does"):
             class_names, superclass_names = (_class_names(schema, names[kind]) for kind in ("label", "superclass"))
         classes = max(len(class_names), int(labels.max()) + 1 if len(labels) else 0)
         if classes > MOST_CLASSES:
             raise ValueError(f"expected labels in {self.files[0]} below {MOST_CLASSES:,}, but got {int(labels.max())}")
-        super().__init__(
-            labels,
-            classes,
-            class_names=class_names,
-            superclasses=_superclasses(labels, _integers(table, names["superclass"]), classes),
-            superclass_names=superclass_names,
-        )
+        with reading(self.files[0], "to hold labels and superclasses"):
+            super().__init__(
+                labels,
+                classes,
+                class_names=class_names,
+                superclasses=_superclasses(labels, _integers(table, names["superclass"]), classes),
+                superclass_names=superclass_names,
+            )
 
     def image(self, index: int) -> Image.Image:
         """The image, in colour."""
@@ -76,7 +75,7 @@ class Parquet(ImageDataset):
             return decode_image(encoded, name=f"row {index} of {self.files[0].parent}")
         if file is None:
             raise ValueError(f"expected row {index} of {self.files[0].parent} to have an image, but it has none")
-        return decode_image(self.root / file)
+        return decode_image(self.root / within(self.root, file))
 
 
 def find_parquet(root: Path, split: str) -> list[Path]:

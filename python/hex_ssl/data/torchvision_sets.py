@@ -1,9 +1,10 @@
 """The datasets that torchvision reads, as `ImageDataset`: what it finds in the files, with our decoding.
 
 Each function takes the folder that torchvision calls `root` and a split, "train" or "test". Files are listed, not
-opened: torchvision's `loader`, where it has one, is set to hand the file's name through.
+opened: the listing is taken that torchvision holds, in the same attributes from 0.21 on.
 """
 
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -80,14 +81,14 @@ def inaturalist2021_mini(root: Path, split: str, level: str) -> FileImages:
 def aircraft(root: Path, split: str, level: str) -> FileImages:
     """FGVC Aircraft: 100 variants, of which `level` groups families or manufacturers."""
     split = "trainval" if split == "train" else "test"
-    found = datasets.FGVCAircraft(root, split, loader=_name_of)
+    found = datasets.FGVCAircraft(root, split)
     paths, labels = _listed(found)
     parents = dict(zip(found.classes, found.classes, strict=True))
     # The variants' files and the groups' list the same images in the same order.
     for part in ("trainval", "test"):
-        variants = datasets.FGVCAircraft(root, part, loader=_name_of)
-        groups = datasets.FGVCAircraft(root, part, annotation_level=level, loader=_name_of)
-        for (_, variant), (_, group) in zip(_items(variants), _items(groups), strict=True):
+        variants = datasets.FGVCAircraft(root, part)
+        groups = datasets.FGVCAircraft(root, part, annotation_level=level)
+        for variant, group in zip(_listed(variants)[1], _listed(groups)[1], strict=True):
             parents[variants.classes[variant]] = groups.classes[group]
     superclasses, names = number_parents([parents[name] for name in found.classes])
     return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
@@ -96,15 +97,16 @@ def aircraft(root: Path, split: str, level: str) -> FileImages:
 def flowers(root: Path, split: str, level: str) -> FileImages:
     """Oxford 102 Flowers; the training split is the official one and the validation split."""
     parts = ("train", "val") if split == "train" else ("test",)
-    items = [item for part in parts for item in _items(datasets.Flowers102(root, part, loader=_name_of))]
+    listings = [_listed(datasets.Flowers102(root, part)) for part in parts]
+    paths, labels = ([each for listing in listings for each in listing[column]] for column in (0, 1))
     # torchvision 0.21 has no names of them.
     names = getattr(datasets.Flowers102, "classes", [str(label) for label in range(102)])
-    return _files(root, [path for path, _ in items], [label for _, label in items], names)
+    return _files(root, paths, labels, names)
 
 
 def cars(root: Path, split: str, level: str) -> FileImages:
     """Stanford Cars; the superclass is the make, such as Audi."""
-    found = datasets.StanfordCars(root, "train" if split == "train" else "test", loader=_name_of)
+    found = datasets.StanfordCars(root, "train" if split == "train" else "test")
     paths, labels = _listed(found)
     superclasses, names = number_parents([make_of(name) for name in found.classes])
     return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
@@ -127,7 +129,7 @@ def pets(root: Path, split: str, level: str) -> FileImages:
     superclasses[found._labels] = torch.tensor(found._bin_labels)
     return _files(
         root,
-        [str(path) for path in found._images],
+        found._images,
         found._labels,
         found.classes,
         superclasses=superclasses,
@@ -149,7 +151,7 @@ def caltech101(root: Path, split: str, level: str) -> FileImages:
 
 def food101(root: Path, split: str, level: str) -> FileImages:
     """Food-101."""
-    found = datasets.Food101(root, "train" if split == "train" else "test", loader=_name_of)
+    found = datasets.Food101(root, "train" if split == "train" else "test")
     return _files(root, *_listed(found), found.classes)
 
 
@@ -191,7 +193,7 @@ def _unpacking_inside() -> Iterator[None]:
 
 
 def _inaturalist(root: Path, version: str, level: str) -> FileImages:
-    found = datasets.INaturalist(root, version, loader=_name_of)
+    found = datasets.INaturalist(root, version)
     found.index.sort()  # torchvision leaves it in the file system's order, which differs between machines
     species = [" ".join(name.split("_")[-2:]) for name in found.all_categories]
     groups = torch.tensor([categories[level] for categories in found.categories_map])
@@ -206,22 +208,18 @@ def _channels_first(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
 
-def _name_of(path: str | Path) -> str:
-    return str(path)
+def _listed(found: Any) -> tuple[list[Any], list[Any]]:
+    """Paths and labels, as torchvision holds them: in pairs or apart."""
+    if hasattr(found, "_samples"):
+        return [path for path, _ in found._samples], [label for _, label in found._samples]
+    return found._image_files, found._labels
 
 
-def _items(found: Any) -> Iterable[tuple[str, int]]:
-    return (found[row] for row in range(len(found)))
-
-
-def _listed(found: Any) -> tuple[list[str], list[int]]:
-    items = list(_items(found))
-    return [path for path, _ in items], [label for _, label in items]
-
-
-def _files(root: Path, paths: list[str], labels: list[int], classes: Iterable[str], **more: Any) -> FileImages:
+def _files(
+    root: Path, paths: Iterable[str | Path], labels: list[int], classes: Iterable[str], **more: Any
+) -> FileImages:
     names = tuple(classes)
-    below = [str(Path(path).relative_to(root)) for path in paths]
+    below = [os.path.relpath(path, root) for path in paths]
     return FileImages(root, below, labels, len(names), class_names=names, **more)
 
 

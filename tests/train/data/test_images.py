@@ -1,5 +1,6 @@
 """Decoding: what is no image, what is too large; what a dataset says of itself."""
 
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hex_ssl.data import ArrayImages, FileImages
 from hex_ssl.data.evaluation_images import EvaluationImages, square
-from hex_ssl.data.images import decode_image
+from hex_ssl.data.images import FORMATS, MOST_CLASSES, decode_image
 
 
 def png(width: int, height: int) -> bytes:
@@ -55,6 +56,41 @@ def test_any_mode_becomes_colour(mode: str) -> None:
     assert (image.mode, image.size) == ("RGB", (5, 3))
 
 
+@pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
+def test_formats_of_published_files(kind: str, tmp_path: Path) -> None:
+    """Whatever their names say; cameras write MPO, which holds several images."""
+    others = {"save_all": True, "append_images": [Image.new("RGB", (5, 3))]} if kind == "MPO" else {}
+    Image.new("RGB", (5, 3)).save(tmp_path / "photograph.jpg", format=kind, **others)
+    with Image.open(tmp_path / "photograph.jpg") as image:
+        assert image.format == kind
+    assert decode_image(tmp_path / "photograph.jpg").size == (5, 3)
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    writer = os.open(tmp_path / "pipe.png", os.O_RDWR)  # who opens the pipe to read does not wait for another
+    try:
+        with pytest.raises(ValueError, match=r"expected .*pipe.png to be an image, but .* it is no regular file"):
+            decode_image(tmp_path / "pipe.png")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("path", ["/etc/a.png", "../a.png", "inside/../../a.png", "inside/.."])
+def test_a_path_may_not_leave_the_folder(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"to lead to files below {tmp_path}, but got {path}"):
+        FileImages(tmp_path, ["a.png", path], [0, 0], 1)
+
+
+def test_a_link_may_lead_anywhere(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a..png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file.png").symlink_to(tmp_path / "a..png")
+    (tmp_path / "data" / "folder").symlink_to(tmp_path)
+    dataset = FileImages(tmp_path / "data", ["file.png", "folder/a..png"], [0, 0], 1)
+    assert [image.size for image, _ in (dataset[row] for row in range(2))] == [(4, 4)] * 2  # type: ignore[union-attr]
+
+
 def test_files_are_found_below_their_root(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "ärger.png")
     dataset = FileImages(tmp_path, ["ärger.png"], [0], 1)
@@ -72,6 +108,13 @@ def test_labels_that_are_no_class_are_an_error(labels: list[int]) -> None:
 def test_each_class_needs_its_superclass() -> None:
     with pytest.raises(ValueError, match="expected a superclass for each of 3 classes, but got 2"):
         ArrayImages(torch.zeros(1, 1, 4, 4), [0], 3, superclasses=[0, 1])
+
+
+@pytest.mark.parametrize("superclass", [-1, MOST_CLASSES])
+def test_superclasses_out_of_their_range_are_an_error(superclass: int) -> None:
+    with pytest.raises(ValueError, match=f"expected superclasses of 0 to 999,999, but got .*{superclass}"):
+        ArrayImages(torch.zeros(1, 1, 4, 4), [0], 2, superclasses=[0, superclass])
+    assert ArrayImages(torch.zeros(1, 1, 4, 4), [0], 2, superclasses=[0, MOST_CLASSES - 1]).superclasses is not None
 
 
 def test_evaluated_square_is_resized_and_cropped_as_usual() -> None:
