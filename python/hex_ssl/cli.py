@@ -151,11 +151,23 @@ def _analyses() -> dict[str, tuple[type[Any], str]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command.
+    """Runs a command. On Ctrl-C, it ends with a line and exit code 130.
 
     Args:
         arguments: The command line without the program's name; None for this process's.
     """
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        _stop("stopped")
+
+
+def _stop(line: str) -> NoReturn:
+    print(f"\n{line}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _run(arguments: list[str] | None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     names_recipe = any(each.split("=")[0] in RECIPE_OPTIONS for each in arguments)
     if arguments[:1] == ["pretrain"] and not names_recipe:
@@ -215,8 +227,7 @@ def _pretrain(settings: Namespace) -> None:
     try:
         run.train()
     except KeyboardInterrupt:
-        print(f"\nstopped; `--run.existing resume` goes on with {run.folder}", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+        _stop(f"stopped; `--run.existing resume` goes on with {run.folder}")
     if run.trainer.is_global_zero:
         rows = read_metrics(run.folder)
         figures = [f"{_in_words(name)} {100 * (rows[-1][name] or 0):.1f} %" for name in rows[-1] if "accuracy" in name]

@@ -10,7 +10,8 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from datetime import datetime, timezone
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ MAY_CHANGE = {
 
 _PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
 
+_CLAIMED: dict[tuple[int, int, int], object] = {}
+"""What is claimed here, by process (a forked one has no share in it), device and inode of the folder."""
+
 
 def run_folder(config: Config) -> Path:
     """Where a run's files are."""
@@ -60,7 +64,7 @@ def last_checkpoint(config: Config) -> Path | None:
 
 
 class Claim:
-    """A run folder that this process alone writes into, until it releases it or ends, however it ends.
+    """A run folder that one run alone writes into, until it releases it or its process ends, however it ends.
 
     Args:
         folder: The run folder, which is there.
@@ -69,31 +73,45 @@ class Claim:
         release: Lets others write into the folder; more than once does nothing more.
 
     Raises:
-        BlockingIOError: Another process has it; the message names that process.
+        BlockingIOError: Another process has it, and the message names that process; or another run of this one.
         OSError: The folder cannot be written.
     """
 
     # A record lock, unlike `flock`, is not shared with forked processes: those that load images outlive a run that was
-    # killed by some seconds, in which it could not be resumed.
+    # killed by some seconds, in which it could not be resumed. But it does not bind its own process, which loses it
+    # where it closes the file once more: hence `_CLAIMED`, looked at before the file is opened.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        self.release: Callable[[], object] = weakref.finalize(self, os.close, lock)
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(lock, 300, 0).decode(errors="replace")
-            self.release()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise BlockingIOError(
-                    f"expected no other process to write into the run folder {folder}, but {owner or 'one'} does"
-                ) from error
-            warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=4)
-            return
-        with naming(folder / LOCK):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        place = folder.stat()
+        key, mine = (os.getpid(), place.st_dev, place.st_ino), object()
+        if _CLAIMED.setdefault(key, mine) is not mine:  # in one step, whatever other threads do
+            raise BlockingIOError(
+                f"expected no other run to write into the run folder {folder}, but one of this process does"
+            )
+        with ExitStack() as held:
+            held.callback(_CLAIMED.pop, key)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            held.callback(os.close, lock)
+            _lock(lock, folder)
+            self.release: Callable[[], object] = weakref.finalize(self, held.pop_all().close)
+
+
+def _lock(file: int, folder: Path) -> None:
+    """Locks a run folder's file for this process, and writes into it which process that is."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            owner = os.pread(file, 300, 0).decode(errors="replace")
+            raise BlockingIOError(
+                f"expected no other process to write into the run folder {folder}, but {owner or 'one'} does"
+            ) from error
+        warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=5)
+        return
+    with naming(folder / LOCK):
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
 
 def read_config(folder: str | Path) -> Config:
@@ -126,19 +144,24 @@ def claim_run_folder(config: Config) -> Claim:
         The claim on the folder, to be released when the last file is written.
 
     Raises:
-        BlockingIOError: Another process writes into it.
+        BlockingIOError: Another process writes into it, or another run of this one.
         FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
             resumed but holds no run.
-        ValueError: The run to be resumed was configured otherwise.
+        ValueError: The run to be resumed was configured otherwise, or what its folder holds cannot be read.
     """
     check_run_folder(config)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     claim = Claim(folder)
-    if config.run.existing == "overwrite":
-        _empty(folder)
-    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
-    _note_environment(folder)
+    try:
+        if config.run.existing == "overwrite":
+            _empty(folder)
+        environment = _with_this_start(_earlier_starts(folder))
+        write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        write_whole(folder / ENVIRONMENT, environment)
+    except BaseException:
+        claim.release()
+        raise
     return claim
 
 
@@ -164,6 +187,7 @@ def check_run_folder(config: Config) -> None:
             )
         if config.run.existing == "resume":
             _compare(folder, config)
+            _earlier_starts(folder)
 
 
 def _is_occupied(folder: Path) -> bool:
@@ -202,17 +226,32 @@ def _flat(nested: dict[str, Any]) -> dict[str, Any]:
     return {f"{group}.{key}": value for group, values in nested.items() for key, value in values.items()}
 
 
-def _note_environment(folder: Path) -> None:
-    """Adds this start to the list in `environment.json`, and warns where it differs in a version from the last."""
+def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
+    """The starts that `environment.json` lists."""
     path = folder / ENVIRONMENT
-    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not path.is_file():
+        return []
+    with reading(path, "to list the starts of a run"):
+        starts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(starts, list):
+            raise TypeError(f"a {type(starts).__name__}")
+        for start in starts:
+            if not isinstance(start, dict) or not isinstance(start.get("versions"), dict):
+                raise TypeError(f"a start without versions: {str(start)[:40]}")
+    return starts
+
+
+def _with_this_start(starts: list[dict[str, Any]]) -> str:
+    """The text of `environment.json` with this start in it; warns where a version is another than at the last."""
     versions = {"python": platform.python_version(), **package_versions()}
     if starts and starts[-1]["versions"] != versions:
-        changed = [f"{name} {was} -> {versions.get(name)}" for name, was in starts[-1]["versions"].items()]
-        other = "; ".join(each for each in changed if each.split()[1] != each.split()[-1])
-        warnings.warn(f"the run goes on with other versions, perhaps with other numbers: {other}", stacklevel=4)
+        was = starts[-1]["versions"]
+        changed = [f"{name} {was[name]} -> {versions.get(name)}" for name in was if was[name] != versions.get(name)]
+        warnings.warn(
+            f"the run goes on with other versions, perhaps with other numbers: {'; '.join(changed)}", stacklevel=4
+        )
     start = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "versions": versions,
         "machine": platform.platform(),
@@ -220,7 +259,7 @@ def _note_environment(folder: Path) -> None:
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    write_whole(path, json.dumps([*starts, start], indent=2) + "\n")
+    return json.dumps([*starts, start], indent=2) + "\n"
 
 
 def package_versions() -> dict[str, str | None]:

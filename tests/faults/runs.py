@@ -1,5 +1,6 @@
 """Tiny runs, in processes that can be killed."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -27,20 +28,21 @@ STEPS = 4
 
 EPOCHS = 4
 
-MOMENTS = int(os.environ.get("HEX_SSL_FAULT_MOMENTS", "0"))
-"""Random moments of each signal; 0: the few of the suite."""
+MOMENTS = int(os.environ.get("HEX_SSL_FAULT_MOMENTS", "20"))
+"""Random moments of each signal."""
 
 
 def tiny(root: Path, name: str = "run", **run: Any) -> Config:
-    """A run of seconds that saves after each step."""
+    """A run of seconds that saves after each step, and keeps the weights of each epoch."""
     config = Config.from_dict(load_recipe("quick/simclr_hex"))
-    settings = {"epochs": EPOCHS, "knn_every": EPOCHS, "classifier": False, "progress": False, "checkpoint_minutes": 0}
+    settings = {"epochs": EPOCHS, "knn_every": EPOCHS, "classifier": False, "progress": False}
+    settings |= {"checkpoint_minutes": 0, "keep_every": 1}
     return replace(
         config,
         backbone=replace(config.backbone, width=4),
         data=replace(config.data, fraction=0.195, batch_size=64),
         optimizer=replace(config.optimizer, warmup_epochs=1),
-        run=replace(config.run, root=str(root), name=name, **{**settings, **run}),
+        run=replace(config.run, root=str(root), name=name, **(settings | run)),
     )
 
 
@@ -98,20 +100,40 @@ def check_whole(folder: Path, expected: Path) -> None:
     if (folder / "environment.json").exists():
         json.loads((folder / "environment.json").read_text())
     step = step_of(folder)
-    rows = [row for row in read_metrics(folder) if (row["step"] or 0) <= step]
-    assert_same(rows, [row for row in read_metrics(expected) if (row["step"] or 0) <= step] if rows else [], "metrics")
-    assert rows or step < STEPS
+    logged = sum((row["step"] or 0) <= step for row in read_metrics(expected)) if step else 0
+    for read in (read_metrics, table_of):
+        rows: list[Any] = read(folder)
+        assert len(rows) >= logged
+        assert_same(rows, read(expected)[: len(rows)], "metrics")
+    for path in (folder / "checkpoints").glob("epoch-*.ckpt"):
+        check_equal_checkpoints(folder, expected, path.name)
     if (folder / "backbone.safetensors").exists():
         load_file(folder / "backbone.safetensors")
 
 
+def table_of(folder: Path) -> list[dict[str, str]]:
+    """The figures of each line of `metrics.csv`, without the end of one that was not finished."""
+    path = folder / "metrics.csv"
+    text = path.read_bytes().decode() if path.exists() else ""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [{name: figure for name, figure in row.items() if figure} for row in csv.DictReader(lines, strict=True)]
+
+
 def check_equal(folder: Path, expected: Path) -> None:
     """A run ended as another did: to the last bit."""
-    last, other = (torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (folder, expected))
-    assert_same(last, other, "last")
+    names, others = ({path.name for path in (each / "checkpoints").glob("*.ckpt")} for each in (folder, expected))
+    assert names == others
+    for name in names:
+        check_equal_checkpoints(folder, expected, name)
     assert_same(load_file(folder / "backbone.safetensors"), load_file(expected / "backbone.safetensors"), "backbone")
     for name in ("metrics.jsonl", "metrics.csv"):
         assert (folder / name).read_text() == (expected / name).read_text()
+
+
+def check_equal_checkpoints(folder: Path, expected: Path, name: str) -> None:
+    """Two runs have the same checkpoint of that name, to the last bit."""
+    found, other = (torch.load(each / "checkpoints" / name, weights_only=True) for each in (folder, expected))
+    assert_same(found, other, name)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -95,10 +95,10 @@ def fill(file: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 800 kB."""
+    """A file system of 1,600 kB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1600k", "tmpfs", str(place)]
     if (
         os.getuid()
         or shutil.which("mount") is None

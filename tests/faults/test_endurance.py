@@ -1,6 +1,9 @@
 """Many calls: memory that does not grow, threads that do not disturb each other."""
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
 
@@ -12,9 +15,9 @@ from hex_ssl import HexLoss
 
 from . import runs
 
-STEPS = 100_000 if runs.MOMENTS else 10_000
+STEPS = int(os.environ.get("HEX_SSL_FAULT_STEPS", "100000"))
 GROWTH = 2**20
-"""Bytes that are no growth: 100,000 steps that each left 16 bytes would leave more."""
+"""Bytes that are no growth: 100,000 steps that each left 16 bytes would leave more, and 10,000 that left a tensor."""
 
 
 def resident() -> int:
@@ -23,42 +26,78 @@ def resident() -> int:
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
-def step(criterion: HexLoss, z: Tensor) -> tuple[Tensor, Tensor]:
+def step(criterion: HexLoss, z: Tensor, loss_of: Callable[[HexLoss, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     z = z.clone().requires_grad_()
-    loss = criterion(*z.chunk(2))
+    loss = loss_of(criterion, z)
     loss.backward()
     assert z.grad is not None
     return loss.detach(), z.grad
 
 
-def step_often(steps: int) -> None:
-    criterion, z = HexLoss(), torch.randn(32, 16)
-    for _ in range(2_000):
-        step(criterion, z)
-    before = resident()
-    for _ in range(steps):
-        step(criterion, z)
-    grown = resident() - before
-    print(f"{steps} steps: {grown} bytes more")
-    assert grown < GROWTH, f"{grown} bytes more after {steps} steps"
+def of_two_views(criterion: HexLoss, z: Tensor) -> Tensor:
+    return criterion(*z.chunk(2))
+
+
+def with_labels(criterion: HexLoss, z: Tensor) -> Tensor:
+    return criterion(*z.chunk(2), labels=torch.arange(len(z) // 2) % 4)
+
+
+def against_keys(criterion: HexLoss, z: Tensor) -> Tensor:
+    queries, positives = z.chunk(2)
+    return criterion.against_keys(queries, z.detach(), positives=positives)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is done in each step."""
+
+    loss_of: Callable[[HexLoss, Tensor], Tensor] = of_two_views
+    threshold: str = "adaptive"
+    dtype: torch.dtype = torch.float32
+    backend: str = "cpu"
+
+    def step_often(self, steps: int) -> None:
+        os.environ["HEX_SSL_BACKEND"] = self.backend
+        criterion, z = HexLoss(threshold=self.threshold), torch.randn(32, 16).to(self.dtype)
+        for _ in range(2_000):
+            step(criterion, z, self.loss_of)
+        before = resident()
+        for _ in range(steps):
+            step(criterion, z, self.loss_of)
+        grown = resident() - before
+        print(f"{steps} steps: {grown} bytes more")
+        assert grown < GROWTH, f"{grown} bytes more after {steps} steps"
+
+
+VARIANTS = {
+    "bfloat16": Variant(dtype=torch.bfloat16),
+    "labels": Variant(with_labels, threshold="supervised"),
+    "keys": Variant(against_keys),
+    "composite": Variant(backend="composite"),
+}
 
 
 @pytest.mark.timeout(1200)
 def test_memory_does_not_grow() -> None:
-    assert runs.end_of(step_often, STEPS, seconds=1000.0) == ""
+    assert runs.end_of(Variant().step_often, STEPS, seconds=1000.0) == ""
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_memory_of_variants_does_not_grow(variant: Variant) -> None:
+    assert runs.end_of(variant.step_often, STEPS // 10, seconds=500.0) == ""
 
 
 def test_eight_threads_get_what_one_gets() -> None:
     batches = [torch.randn(32 + 8 * index, 16, generator=torch.Generator().manual_seed(index)) for index in range(8)]
     torch.set_num_threads(1)
-    alone = [step(HexLoss(), z) for z in batches]
+    alone = [step(HexLoss(), z, of_two_views) for z in batches]
     together = Barrier(len(batches))
 
     def steps(index: int) -> list[tuple[Tensor, Tensor]]:
         torch.set_num_threads(1)  # each thread's own
         criterion = HexLoss()
         together.wait(timeout=60)
-        return [step(criterion, batches[index]) for _ in range(50)]
+        return [step(criterion, batches[index], of_two_views) for _ in range(50)]
 
     with ThreadPoolExecutor(len(batches)) as pool:
         for found, (loss, gradient) in zip(pool.map(steps, range(len(batches))), alone, strict=True):

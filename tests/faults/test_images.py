@@ -1,5 +1,6 @@
 """Files in a dataset that are no images, or too much of one."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -23,8 +24,9 @@ def truncated(path: Path) -> None:
 
 
 def damaged(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:45] + bytes(30) + content[75:])
+    """A PNG in its pixels, a JPEG in its head: it has no checksum, and damaged pixels are other pixels."""
+    content, start = path.read_bytes(), 45 if path.suffix == ".png" else 20
+    path.write_bytes(content[:start] + bytes(30) + content[start + 30 :])
 
 
 def empty(path: Path) -> None:
@@ -45,7 +47,9 @@ def huge(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
 
 
-FAULTS = {
+Fault = Callable[[Path], None]
+
+FAULTS: dict[Fault, str] = {
     truncated: "to be an image, but it cannot be decoded",
     damaged: "to be an image, but it cannot be decoded",
     empty: "to be an image, but it cannot be decoded",
@@ -53,11 +57,16 @@ FAULTS = {
     huge: "expected images of at most 89478485 pixels, but got",
 }
 
+EACH_FAULT = pytest.mark.parametrize(
+    ("fault", "suffix"),
+    [*((fault, ".png") for fault in FAULTS), *((fault, ".jpg") for fault in FAULTS if fault != huge)],
+)
 
-def photographs(root: Path, count: int = 12) -> list[Path]:
+
+def photographs(root: Path, suffix: str, count: int = 12) -> list[Path]:
     """Files of noise in a folder without labels."""
     root.mkdir()
-    files = [root / f"{number:02}.png" for number in range(count)]
+    files = [root / f"{number:02}{suffix}" for number in range(count)]
     for number, file in enumerate(files):
         noise = torch.randint(256, (16, 16, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
         Image.fromarray(noise.numpy()).save(file)
@@ -78,11 +87,11 @@ def folder_run(root: Path, workers: int = 0, **run: Any) -> Config:
     return replace(config, data=data)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@EACH_FAULT
 def test_file_that_is_no_image_stops_the_run_and_is_named(
-    fault: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = photographs(tmp_path / "images")[7]
+    file = photographs(tmp_path / "images", suffix)[7]
     whole, end_of_epoch = file.read_bytes(), Checkpoints.on_train_epoch_end
 
     def spoiling(self: Checkpoints, *arguments: Any) -> None:
@@ -100,18 +109,30 @@ def test_file_that_is_no_image_stops_the_run_and_is_named(
     assert runs.step_of(tmp_path / "run") == 6
 
 
-def test_process_that_loads_images_names_the_file_too(tmp_path: Path) -> None:
-    file = photographs(tmp_path / "images")[7]
-    empty(file)
+@EACH_FAULT
+def test_process_that_loads_images_names_the_file_too(fault: Fault, suffix: str, tmp_path: Path) -> None:
+    file = photographs(tmp_path / "images", suffix)[7]
+    whole = file.read_bytes()
+    fault(file)
     told = runs.end_of(runs.train, folder_run(tmp_path, workers=1))
     assert told.startswith("ValueError: ")
-    assert f"expected {file} to be an image, but it cannot be decoded" in told
+    assert re.search(FAULTS[fault], told)
+    assert str(file) in told
+    before = runs.step_of(tmp_path / "run")
+    assert before < 3
+    file.write_bytes(whole)
+    assert runs.end_of(runs.train, folder_run(tmp_path, workers=1)) == ""
+    assert runs.step_of(tmp_path / "run") == 6
 
 
-def test_file_is_named_before_anything_is_written_where_sizes_are_looked_at(tmp_path: Path) -> None:
-    file = photographs(tmp_path / "images")[7]
-    text(file)
+@EACH_FAULT
+def test_file_is_named_before_anything_is_written_where_sizes_are_looked_at(
+    fault: Fault, suffix: str, tmp_path: Path
+) -> None:
+    file = photographs(tmp_path / "images", suffix)[7]
+    fault(file)
     config = folder_run(tmp_path)
-    with pytest.raises(ValueError, match=f"expected {file} to be an image"):
+    with pytest.raises(ValueError, match=FAULTS[fault]) as caught:
         prepare(replace(config, data=replace(config.data, image_size=None)))
+    assert str(file) in str(caught.value)
     assert not (tmp_path / "run").exists()

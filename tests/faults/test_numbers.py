@@ -74,22 +74,25 @@ def test_loss_that_is_not_finite_is_named(
     check_stopped(tmp_path, expected, message, monkeypatch)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_embeddings_that_are_not_finite_are_named(
-    tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+    value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed = SimCLR.embed
 
     def spoilt(self: Method, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         embeddings = embed(self, views)
-        return tuple(each * torch.nan for each in embeddings) if self.global_step == STEP else embeddings
+        return tuple(0 * each + value for each in embeddings) if self.global_step == STEP else embeddings
 
     monkeypatch.setattr(SimCLR, "embed", spoilt)
     message = r"step 7 .*: the views are finite, but what the network makes of training images .* and 59 more is not"
     check_stopped(tmp_path, expected, message, monkeypatch)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["projector.2.bias", "backbone.stem.1.running_var"])
 def test_weights_that_are_not_finite_are_not_saved(
-    tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_optimizer_step = Method.after_optimizer_step
 
@@ -97,8 +100,11 @@ def test_weights_that_are_not_finite_are_not_saved(
     def spoilt(self: Method, step: int) -> None:
         after_optimizer_step(self, step)
         if step == STEP:
-            next(self.parameters())[0] = torch.nan
+            self.state_dict()[name][0] = value
 
     monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
-    message = re.escape("expected finite weights after step 7 (epoch 2), but some are not; the last checkpoint is of")
+    message = re.escape(
+        f"expected finite weights after step 7 (epoch 2), but some are not, such as those of {name}; the last "
+        "checkpoint is of before"
+    )
     check_stopped(tmp_path, expected, message, monkeypatch)

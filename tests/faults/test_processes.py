@@ -1,6 +1,7 @@
 """Processes that die beside a run, and such that want its folder."""
 
 import os
+import re
 import signal
 import socket
 import warnings
@@ -77,8 +78,31 @@ def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path
     prepare(second).claim.release()  # type: ignore[union-attr]  # with its process, the claim is gone
 
 
-def train_in_group(config: Config, rank: int, port: int, dies: int) -> None:
-    """One process of two; one of them dies in the second epoch."""
+def changes(folder: Path) -> dict[Path, int]:
+    """When each file was last changed. (Who reads `.lock` in the process that has the lock has lost it.)"""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+def test_second_run_of_a_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path) -> None:
+    config = runs.tiny(tmp_path)
+    folder = tmp_path / "run"
+    first = prepare(config)
+    assert first.claim is not None
+    before = changes(folder)
+    second = replace(config, run=replace(config.run, existing=existing))  # type: ignore[arg-type]
+    message = f"expected no other run to write into the run folder {folder}, but one of this process does"
+    with pytest.raises(BlockingIOError, match=re.escape(message)):
+        prepare(second)
+    assert changes(folder) == before
+    told = runs.end_of(prepare, second)  # the first one's lock is still there for others
+    assert told.startswith(f"BlockingIOError: expected no other process to write into the run folder {folder}, but ")
+    first.claim.release()
+    prepare(second).claim.release()  # type: ignore[union-attr]
+
+
+def train_in_group(config: Config, rank: int, port: int, dies: int | None) -> None:
+    """One process of two; one of them dies in the second epoch, if any does."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     warnings.filterwarnings("ignore", message="torch's SyncBatchNorm needs GPUs")
 
@@ -91,19 +115,40 @@ def train_in_group(config: Config, rank: int, port: int, dies: int) -> None:
     runs.train(config)
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-def test_process_of_a_group_that_dies_ends_the_others(dies: int, tmp_path: Path) -> None:
+def exits_of_group(config: Config, dies: int | None = None) -> list[int | None]:
+    """How the two processes of a group end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = runs.tiny(tmp_path, devices=2, accelerator="cpu", strategy="ddp")
     group = [runs.start(train_in_group, config, rank, port, dies) for rank in range(2)]
     try:
-        group[dies].join(timeout=100)
-        assert group[dies].exitcode == -signal.SIGKILL
-        group[1 - dies].join(timeout=100)
-        assert group[1 - dies].exitcode == 1
+        for process in group:
+            process.join(timeout=100)
+        return [process.exitcode for process in group]
     finally:
         for process in group:
             process.kill()
+        for process in group:
+            process.join()
+
+
+def group_run(root: Path) -> Config:
+    return runs.tiny(root, devices=2, accelerator="cpu", strategy="ddp")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes that nothing happens to."""
+    root = tmp_path_factory.mktemp("group")
+    assert exits_of_group(group_run(root)) == [0, 0]
+    return root / "run"
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_process_of_a_group_that_dies_ends_the_others(dies: int, tmp_path: Path, undisturbed_group: Path) -> None:
+    config = group_run(tmp_path)
+    exits = exits_of_group(config, dies)
+    assert (exits[dies], exits[1 - dies]) == (-signal.SIGKILL, 1)
     assert runs.step_of(tmp_path / "run") == 3
+    assert exits_of_group(config) == [0, 0]
+    runs.check_equal(tmp_path / "run", undisturbed_group)

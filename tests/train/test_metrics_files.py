@@ -44,6 +44,16 @@ def test_line_that_was_never_finished_is_left_out(tmp_path: Path) -> None:
     assert [row["loss"] for row in read_metrics(tmp_path)] == [1.0, 0.5]
 
 
+def test_table_with_a_line_that_was_never_finished_is_written_anew(tmp_path: Path) -> None:
+    logger = MetricsFiles(tmp_path)
+    for epoch in (1, 2):
+        logger.log_metrics({"epoch": float(epoch), "loss": 1.0}, step=5 * epoch)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-4])
+    MetricsFiles(tmp_path, resumed_step=5).log_metrics({"epoch": 2.0, "loss": 0.5}, step=10)
+    assert path.read_text().splitlines() == ["epoch,step,loss", "1,5,1.0", "2,10,0.5"]
+
+
 def test_nothing_is_written_before_the_first_event(tmp_path: Path) -> None:
     MetricsFiles(tmp_path)
     assert list(tmp_path.iterdir()) == []

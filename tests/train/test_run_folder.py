@@ -1,16 +1,23 @@
 """Who may write into a run folder."""
 
+import errno
 import json
+import multiprocessing
+import os
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 import yaml
 
 from hex_ssl.config import Config
-from hex_ssl.run_folder import claim_run_folder, last_checkpoint
+from hex_ssl.run_folder import Claim, check_run_folder, claim_run_folder, last_checkpoint
 
 from .conftest import MakeConfig
 
@@ -140,3 +147,99 @@ def test_environment_lists_each_start_and_other_versions_warn(
         UserWarning, match=f"with other versions, perhaps with other numbers: torch {version('torch')} -> 0.1"
     ):
         claim_run_folder(resumed)
+
+
+DAMAGED = [
+    (b"", "JSONDecodeError"),
+    (b'[{"versions": {"tor', "JSONDecodeError"),
+    (b"\xff\xfe", "UnicodeDecodeError"),
+    (b"[" * 100_000, "RecursionError"),
+    (b'{"versions": {}}', "a dict"),
+    (b"null", "a NoneType"),
+    (b"[1]", "a start without versions: 1"),
+    (b"[{}]", "a start without versions: {}"),
+    (b'[{"versions": ["torch"]}]', "a start without versions: {'versions': ['torch']}"),
+]
+
+
+@pytest.mark.parametrize("function", [check_run_folder, claim_run_folder])
+@pytest.mark.parametrize(("content", "expected"), DAMAGED, ids=[str(content[:20]) for content, _ in DAMAGED])
+def test_damaged_environment_is_named_before_anything_is_written(
+    content: bytes, expected: str, function: Callable[[Config], object], make_config: MakeConfig
+) -> None:
+    folder = claim_run_folder(make_config()).folder
+    path = folder / "environment.json"
+    path.write_bytes(content)
+    before = contents(folder)
+    resumed = make_config(existing="resume", progress=True)  # which would be another config.yaml
+    with pytest.raises(
+        ValueError, match=rf"expected {path} to list the starts of a run, but got .*{re.escape(expected)}"
+    ):
+        function(resumed)
+    assert contents(folder) == before
+    claim_run_folder(make_config(existing="overwrite"))  # which does not read it
+
+
+def test_folder_is_claimed_once_in_a_process(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    first = Claim(tmp_path)
+    for same in (tmp_path, tmp_path / "link"):
+        with pytest.raises(BlockingIOError, match="but one of this process does"):
+            Claim(same)
+    first.release()
+    second = Claim(tmp_path)
+    first.release()  # once more: not the second's
+    with pytest.raises(BlockingIOError, match="but one of this process does"):
+        Claim(tmp_path)
+    second.release()
+
+
+def test_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def claim(_: int) -> Claim | None:
+        together.wait(timeout=60)
+        try:
+            return Claim(tmp_path)
+        except BlockingIOError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            claims = [each for each in pool.map(claim, range(8)) if each is not None]
+            assert len(claims) == 1
+            claims[0].release()
+
+
+def test_forked_process_is_another_one(tmp_path: Path) -> None:
+    claim = Claim(tmp_path)
+    context = multiprocessing.get_context("fork")
+    for free in (False, True):
+        told = context.SimpleQueue()
+        process = context.Process(target=tell_of_claim, args=(tmp_path, told))
+        process.start()
+        process.join(timeout=60)
+        expected = f"expected no other process to write into the run folder {tmp_path}, but process {os.getpid()} on "
+        assert told.get().startswith("claimed" if free else expected)
+        claim.release()
+
+
+def tell_of_claim(folder: Path, told: Any) -> None:
+    try:
+        Claim(folder)
+        told.put("claimed")
+    except BlockingIOError as error:
+        told.put(str(error))
+
+
+def test_failed_claim_holds_nothing(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place in ("hex_ssl.run_folder.write_whole", "os.ftruncate"):
+        monkeypatch.setattr(place, full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            claim_run_folder(make_config(existing="resume"))
+        monkeypatch.undo()
+        assert caught.tb is not None  # its frames are there, with all that they hold
+        Claim(Path(make_config().run.root) / "run").release()

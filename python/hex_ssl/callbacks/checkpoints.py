@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from hex_ssl.reading import read_checkpoint
 from hex_ssl.whole_file import whole_file
@@ -38,9 +39,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
 class Checkpoints(L.Callback):
     """Saves `last.ckpt` at the end of each epoch and every few minutes, and keeps weights every few epochs.
 
-    To stand behind the callbacks whose state it is to save. Weights that are not finite are not saved: the run ends
-    with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run of one process saves after the
-    batch.
+    To stand behind the callbacks whose state it is to save. Weights and running statistics that are not finite are
+    not saved: the run ends with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run of one
+    process saves after the batch.
 
     Args:
         folder: Where they go.
@@ -95,9 +96,13 @@ class Checkpoints(L.Callback):
 
 
 def _check_finite(trainer: L.Trainer) -> None:
-    finite = [parameter.detach().isfinite().all() for parameter in trainer.lightning_module.parameters()]
-    if not bool(torch.stack(finite).all()):
+    """Looks at the parameters and at what else is saved with them, such as the running statistics of a batch norm."""
+    module = trainer.lightning_module
+    saved = {name: each for name, each in module.state_dict().items() if isinstance(each, Tensor)}
+    finite = torch.stack([each.isfinite().all().to(module.device) for each in saved.values()])
+    if not bool(finite.all()):
+        first = next(name for name, is_finite in zip(saved, finite.tolist(), strict=True) if not is_finite)
         raise FloatingPointError(
             f"expected finite weights after step {trainer.global_step} (epoch {trainer.current_epoch + 1}), but some "
-            "are not; the last checkpoint is of before"
+            f"are not, such as those of {first}; the last checkpoint is of before"
         )
