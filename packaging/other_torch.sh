@@ -16,8 +16,9 @@ if [ ! -e "$folder/.installed" ]; then
 fi
 # Built anew each time: cargo does nothing where no source changed.
 rm -rf "$folder/wheel"
+# libtorch is torch's, whatever the wheel is linked with: nothing is copied into it.
 PATH=$folder/bin:$PATH maturin build --release --quiet --no-default-features --features "${BORDER:-dynamic}" \
-    --out "$folder/wheel"
+    --auditwheel skip --out "$folder/wheel"
 wheel=("$folder"/wheel/*.whl)
 "$folder/bin/pip" install -c "$folder/constraints.txt" --force-reinstall --no-deps "${wheel[0]}"
 if [ ! -e "$folder/.installed" ]; then
