@@ -97,6 +97,7 @@ def test_a_given_threshold_is_what_is_counted_above() -> None:
         ({"quantile": 1.5}, r"expected `quantile` to be in \[0, 1\], but got 1.5"),
         ({"threshold": float("nan")}, "expected `threshold` to be a number, but got NaN"),
         ({"bins": 0}, r"expected `bins` to be in \[1, 10000\], but got 0"),
+        ({"bins": -1}, r"expected `bins` to be in \[1, 10000\], but got -1"),
     ],
 )
 def test_errors_name_the_argument(arguments: dict[str, object], message: str) -> None:

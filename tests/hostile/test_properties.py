@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from fuzz.targets import SEEDS, TARGETS, run
 from hex_ssl import HexLoss
 from hex_ssl.config import Config
-from hex_ssl.functional import hex_loss
+from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
+from hex_ssl.statistics import similarity_statistics
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 many = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 60)))
@@ -53,6 +55,20 @@ THRESHOLDS = st.one_of(
 )
 
 
+def refused_or_finite(loss_of: Callable[[], torch.Tensor], z: torch.Tensor) -> None:
+    """A loss is finite, as is its gradient; or its error says what was expected."""
+    try:
+        loss = loss_of()
+    except (TypeError, ValueError) as error:
+        if not any(word in str(error) for word in ("`", "expected", "threshold")):
+            raise AssertionError(f"expected a clear error, but got {error!r}") from error
+        return
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
 @many
 @given(
     z1=tensors(),
@@ -71,16 +87,80 @@ def test_the_loss_is_finite_or_refused(z1: Any, z2: Any, views: int, labelled: b
     z2 = z1.roll(1, 0) if z2 is None else z2
     z1 = z1.clone().requires_grad_() if z1.is_floating_point() else z1
     labels = torch.arange(len(z1)) % 3 if labelled else None
+    refused_or_finite(lambda: hex_loss(z1, z2, *[z2] * views, labels=labels, **arguments), z1)
+
+
+INDICES = st.one_of(
+    st.none(),
+    st.lists(st.integers(-2, 9), max_size=9).map(lambda rows: torch.tensor(rows, dtype=torch.int64)),
+    st.lists(st.integers(0, 3), min_size=4, max_size=4).map(lambda rows: torch.tensor(rows).reshape(2, 2)),
+    tensors(),
+)
+
+
+@many
+@given(
+    anchors=tensors(),
+    keys=st.one_of(st.none(), tensors()),
+    positives=st.one_of(st.none(), st.just("anchors"), tensors()),
+    positive_index=INDICES,
+    ignored_index=st.one_of(st.none(), INDICES),
+    labelled=st.booleans(),
+    threshold=THRESHOLDS,
+    formulation=st.sampled_from(["importance", "official", "decoupled"]),
+    temperature=st.one_of(st.floats(0.005, 10.0), NUMBERS),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+)
+def test_the_loss_with_keys_is_finite_or_refused(
+    anchors: Any, keys: Any, positives: Any, positive_index: Any, labelled: bool, **arguments: Any
+) -> None:
+    keys = anchors.roll(1, 0) if keys is None else keys
+    anchors = anchors.clone().requires_grad_() if anchors.is_floating_point() else anchors
+    if isinstance(positives, str):
+        positives, positive_index, arguments["ignored_index"] = anchors.detach().flip(0), None, None
+    if labelled:
+        arguments |= {"anchor_labels": torch.arange(len(anchors)), "key_labels": torch.arange(len(keys)) % 3}
+    refused_or_finite(
+        lambda: hex_loss_with_keys(
+            anchors, keys, positives=positives, positive_index=positive_index, epoch=0, **arguments
+        ),
+        anchors,
+    )
+
+
+@many
+@given(
+    loss=st.sampled_from([ntxent_loss, hcl_loss, dcl_loss]),
+    z1=tensors(),
+    z2=st.one_of(st.none(), tensors()),
+    temperature=st.one_of(st.floats(0.005, 10.0), NUMBERS),
+    reduction=st.sampled_from(["mean", "sum", "none", "all"]),
+)
+def test_the_other_losses_are_finite_or_refused(loss: Any, z1: Any, z2: Any, **arguments: Any) -> None:
+    z2 = z1.roll(1, 0) if z2 is None else z2
+    z1 = z1.clone().requires_grad_() if z1.is_floating_point() else z1
+    refused_or_finite(lambda: loss(z1, z2, **arguments), z1)
+
+
+@many
+@given(
+    rows=tensors(),
+    classes=st.one_of(st.none(), st.lists(st.integers(-1, 3), max_size=9)),
+    superclasses=st.one_of(st.none(), st.lists(st.integers(-1, 2), max_size=9)),
+    quantile=st.one_of(st.floats(0.0, 1.0), NUMBERS),
+    threshold=st.one_of(st.none(), NUMBERS),
+    bins=st.integers(-1, 10_001),
+)
+def test_similarity_statistics_count_every_pair_or_refuse(rows: Any, bins: int, **arguments: Any) -> None:
+    rows = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
     try:
-        loss = hex_loss(z1, z2, *[z2] * views, labels=labels, **arguments)
+        found = similarity_statistics(rows, bins=bins, **arguments)
     except (TypeError, ValueError) as error:
-        if not any(word in str(error) for word in ("`", "expected", "threshold")):
+        if not any(word in str(error) for word in ("`", "expected")):
             raise AssertionError(f"expected a clear error, but got {error!r}") from error
         return
-    assert torch.isfinite(loss).all()
-    loss.sum().backward()
-    assert z1.grad is not None
-    assert torch.isfinite(z1.grad).all()
+    assert found.histogram.sum() == len(rows) * (len(rows) - 1) // 2
+    assert math.isfinite(found.threshold)
 
 
 @many
