@@ -236,8 +236,12 @@ def test_ctrl_c_in_any_command_is_a_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(import_module(module), name, interrupt)
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # the latter would end pytest itself
-        main(command.format(root=tmp_path).split())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # the latter would end pytest itself
+            main(command.format(root=tmp_path).split())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert isinstance(caught.value, SystemExit)
     assert caught.value.code == 128 + signal.SIGINT
     assert capfd.readouterr().err == "\nstopped\n"
