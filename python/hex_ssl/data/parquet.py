@@ -70,9 +70,11 @@ class Parquet(ImageDataset):
 
     def image(self, index: int) -> Image.Image:
         """The image, in colour."""
-        encoded, file = self.encoded[index].as_py(), self.files_beside[index].as_py()
+        encoded = self.encoded[index].as_py()
         if encoded is not None:
             return decode_image(encoded, name=f"row {index} of {self.files[0].parent}")
+        with reading(self.files[0].parent, f"to name a file in row {index}"):  # which may be no UTF-8
+            file = self.files_beside[index].as_py()
         if file is None:
             raise ValueError(f"expected row {index} of {self.files[0].parent} to have an image, but it has none")
         return decode_image(self.root / within(self.root, file))
