@@ -155,10 +155,14 @@ def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: st
         parse(arguments)
         raise UnderstoodError
 
-    monkeypatch.setattr(parser, "parse_args", parse_only)
-    monkeypatch.setattr(cli, "build_parser", lambda: parser)
     said, complaint = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
+    with (
+        monkeypatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complaint),
+    ):
+        patch.setattr(parser, "parse_args", parse_only)
+        patch.setattr(cli, "build_parser", lambda: parser)
         try:
             cli.main(arguments)
         except UnderstoodError:
@@ -166,6 +170,5 @@ def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: st
         except SystemExit as stop:  # --print_config, or an error
             expected = "" if stop.code in (None, 0) else "".join(re.sub("^    ", "", output, flags=re.MULTILINE))
             assert complaint.getvalue() == expected, arguments
-    monkeypatch.undo()
     if file:
         Path(file).write_text(said.getvalue(), encoding="utf-8")
