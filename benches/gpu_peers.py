@@ -77,8 +77,8 @@ def _splits(rows: int, device: torch.device) -> int:
 
 
 def _constants(unit: Tensor, splits: int) -> dict[str, Any]:
-    # Not read for 16-bit rows.
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    exact = unit.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    precision = "tf32x3" if exact else "tf32"  # not read for 16-bit rows
     rows, dims = unit.shape
     return {"rows": rows, "dims": dims, "splits": splits, "precision": precision}
 
