@@ -1,0 +1,455 @@
+"""The losses in torch's own operations, chunk by chunk of anchors: exact, in O(N D) memory, on any device.
+
+This is what runs where there is no kernel, and what the kernels are compared with at large N. Each function follows
+the formula in :func:`hex_ssl.functional.hex_loss`. Nothing waits for the device, and no shape depends on data.
+
+Shapes: C anchors in a chunk, M in all, N keys, P positives of an anchor, D dimensions.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hex_ssl.operands import Operands
+
+# Elements of a chunk's [C, N] tensors. On the CPU few enough for malloc to hand out the same pages again (fresh ones
+# cost more than the arithmetic); elsewhere many, since launches cost.
+_CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
+
+Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.no_grad()
+def evaluate(operands: Operands) -> Evaluation:
+    """The loss, its statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
+
+    Args:
+        operands: What to compute from.
+
+    Returns:
+        As the operator `hex_ssl::evaluate`; a gradient that is not wanted is empty, [0].
+
+    Raises:
+        ValueError: A row is all zeros or not finite, on the CPU. On other devices it makes the results NaN.
+    """
+    rows = _Rows.of(operands)
+    threshold = _threshold(rows)
+    gradients = _Gradients.zeros(rows)
+    anchors = _Anchors(*map(torch.cat, zip(*(_chunk(rows, chunk, threshold, gradients) for chunk in rows.chunks()))))
+    defined = anchors.defined.sum()
+    divisor = torch.ones_like(defined)
+    if operands.weights is not None:
+        loss = (anchors.loss * operands.weights).sum()
+    elif operands.reduction == "none":
+        loss = anchors.loss
+    else:
+        divisor = defined.clamp(min=1.0) if operands.reduction == "mean" else divisor
+        loss = anchors.loss.sum() / divisor
+    return loss, _statistics(rows, threshold, anchors), *gradients.finish(rows, divisor)
+
+
+@torch.no_grad()
+def row_quantiles(operands: Operands) -> Tensor:
+    """Each anchor's quantile `threshold_value` of its row of similarities, 'nearest' interpolation, [M].
+
+    Args:
+        operands: What to compute from, with threshold "adaptive".
+
+    Raises:
+        ValueError: As :func:`evaluate`.
+    """
+    return _row_quantiles(_Rows.of(operands), operands.threshold_value)
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+class _Directions(NamedTuple):
+    """The rows of an input divided by their norms, and what takes a gradient back to the rows."""
+
+    unit: Tensor
+    largest: Tensor  # [rows, 1]: the largest magnitude in the row
+    norm: Tensor  # [rows, 1]: the norm divided by `largest`; the product of both may overflow or underflow
+
+    @classmethod
+    def of(cls, rows: Tensor, dtype: torch.dtype) -> "_Directions":
+        rows = rows.to(dtype)
+        largest = rows.abs().amax(1, keepdim=True)
+        scaled = rows / largest
+        norm = scaled.square().sum(1, keepdim=True).sqrt()
+        return cls(scaled / norm, largest, norm)
+
+    def gradient_for_rows(self, gradient: Tensor) -> Tensor:
+        """(g - (g . u) u) / |z|. It saturates where a row is so short that it would overflow."""
+        across = gradient - (gradient * self.unit).sum(1, keepdim=True) * self.unit
+        limit = torch.finfo(across.dtype).max
+        return (across / self.norm / self.largest).clamp(-limit, limit)
+
+
+class _Columns(NamedTuple):
+    """The columns of an anchor's row of similarities that are not negatives."""
+
+    own: Tensor | None  # [M, 1]: the anchor itself, where it is among the keys
+    positives: Tensor | None  # [M, P]: the positives, where they are among the keys
+    excluded: Tensor | None  # [M, P] or [M, P + 1]: all keys that are not negatives
+    negatives: Tensor  # [M, 1]: the number of negatives
+
+    @classmethod
+    def of(cls, operands: Operands, keys: Tensor) -> "_Columns":
+        count = keys.new_full((operands.anchors, 1), keys.shape[0])
+        if operands.positives is not None:
+            return cls(None, None, None, count)
+        if operands.positive_index is not None:
+            return cls._indexed(operands.positive_index, operands.ignored_index, count)
+        # The views of a sample are n rows apart, cyclically.
+        views, anchors = len(operands.views), operands.anchors
+        rows = torch.arange(anchors, device=keys.device)[:, None]
+        of_sample = (rows + torch.arange(views, device=keys.device) * (anchors // views)) % anchors + operands.offset
+        return cls(of_sample[:, :1], of_sample[:, 1:], of_sample, count - views)
+
+    @classmethod
+    def _indexed(cls, positives: Tensor, ignored: Tensor | None, count: Tensor) -> "_Columns":
+        count = count - positives.shape[1]
+        if ignored is None:
+            return cls(None, positives, positives, count)
+        absent = ignored[:, None] < 0
+        # A positive, which is excluded already, stands for "none": no shape depends on data.
+        ignored = torch.where(absent, positives[:, :1], ignored[:, None])
+        return cls(None, positives, torch.cat([positives, ignored], 1), count - (~absent).to(count.dtype))
+
+
+class _Chunk(NamedTuple):
+    """Anchors `start` to `start + length`."""
+
+    start: int
+    length: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        return rows.narrow(0, self.start, self.length)
+
+
+class _Rows(NamedTuple):
+    """What all chunks share. `keys` is `anchors` where the anchors are the keys."""
+
+    operands: Operands
+    anchors: _Directions
+    keys: _Directions
+    positives: _Directions | None
+    columns: _Columns
+
+    @classmethod
+    def of(cls, operands: Operands) -> "_Rows":
+        _check_rows(operands)
+        dtype = operands.dtype
+        anchors = _Directions.of(torch.cat(list(operands.views)), dtype)
+        keys = anchors if operands.keys is None else _Directions.of(operands.keys, dtype)
+        positives = None if operands.positives is None else _Directions.of(operands.positives, dtype)
+        return cls(operands, anchors, keys, positives, _Columns.of(operands, keys.unit))
+
+    def chunks(self) -> Iterator[_Chunk]:
+        keys, anchors = self.keys.unit, self.operands.anchors
+        length = max((_CPU_CHUNK if keys.device.type == "cpu" else _CHUNK) // keys.shape[0], 1)
+        return (_Chunk(start, min(length, anchors - start)) for start in range(0, anchors, length))
+
+    def similarities(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
+        """The anchors' similarities with the keys, [C, N], and with their positives, [C, P]."""
+        anchors = chunk.of(self.anchors.unit)
+        # Written into a given tensor, since autocast leaves such products alone.
+        similarities = torch.mm(anchors, self.keys.unit.T, out=anchors.new_empty((chunk.length, len(self.keys.unit))))
+        if self.columns.positives is not None:
+            positives = similarities.gather(1, chunk.of(self.columns.positives))
+        else:
+            assert self.positives is not None
+            positives = (anchors * chunk.of(self.positives.unit)).sum(1, keepdim=True)
+        if self.columns.own is not None:
+            similarities.scatter_(1, chunk.of(self.columns.own), 1.0)
+        return similarities, positives
+
+
+def _check_rows(operands: Operands) -> None:
+    if operands.views[0].device.type != "cpu":
+        return  # nothing waits for the device
+    views = [f"z{1 + view}" if view < 2 else f"more_views[{view - 2}]" for view in range(len(operands.views))]
+    names = [*(views if len(views) > 1 else ["anchors"]), "keys", "positives"]
+    for name, rows in zip(names, [*operands.views, operands.keys, operands.positives], strict=True):
+        if rows is None:
+            continue
+        largest = rows.abs().amax(1)
+        bad = ~(largest.isfinite() & (largest > 0))
+        if bad.any():
+            row = int(bad.int().argmax())
+            fault = "is all zeros" if largest[row] == 0 else "has a NaN or an infinity"
+            raise ValueError(f"expected rows of finite numbers, not all zero, but row {row} of `{name}` {fault}")
+
+
+# --------------------------------------------------------------------------------------------------------- threshold
+
+
+def _threshold(rows: _Rows) -> Tensor:
+    """The threshold, 0-d; NaN where labels decide."""
+    operands = rows.operands
+    if operands.epsilon is not None:
+        return operands.epsilon.to(operands.dtype)
+    if operands.threshold == "adaptive":
+        return _row_quantiles(rows, operands.threshold_value).mean()
+    return rows.keys.unit.new_full((), math.nan if operands.threshold == "labels" else operands.threshold_value)
+
+
+def _row_quantiles(rows: _Rows, quantile: float) -> Tensor:
+    return torch.cat([_quantiles_of_chunk(rows, chunk, quantile) for chunk in rows.chunks()])
+
+
+def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
+    row, positives = rows.similarities(chunk)
+    if rows.positives is not None:
+        row = torch.cat([row, positives], 1)
+    # The k-th smallest, from the nearer end: the work grows with k. Python rounds half to even, as torch.quantile.
+    k, length = 1 + round(quantile * (row.shape[1] - 1)), row.shape[1]
+    if 2 * k <= length:
+        return row.topk(k, 1, largest=False, sorted=False).values.amax(1)
+    return row.topk(length - k + 1, 1, sorted=False).values.amin(1)
+
+
+def _hierarchical(
+    rows: _Rows, chunk: _Chunk, similarities: Tensor, positives: Tensor, threshold: Tensor
+) -> Tensor | None:
+    """The keys on the hierarchical side of the threshold, [C, N]; None where there are none."""
+    operands = rows.operands
+    if operands.threshold == "labels":
+        assert operands.anchor_labels is not None
+        keys = operands.anchor_labels if operands.key_labels is None else operands.key_labels
+        return chunk.of(operands.anchor_labels)[:, None] == keys
+    value = operands.threshold_value
+    by_value = operands.threshold in ("cosine", "minmax") and operands.epsilon is None
+    if by_value and value >= 1.0:
+        return None
+    if operands.threshold == "minmax" and math.isfinite(value):
+        low, high = similarities.amin(1, keepdim=True), similarities.amax(1, keepdim=True)
+        if rows.positives is not None:
+            low, high = torch.minimum(low, positives), torch.maximum(high, positives)
+        return similarities > low + (high - low) * value
+    # No similarity exceeds 1, whatever rounding does.
+    return similarities > threshold.masked_fill(threshold >= 1.0, math.inf)
+
+
+# ----------------------------------------------------------------------------------------------------------- formula
+
+
+class Sums(NamedTuple):
+    """Sums over the negatives of each anchor, [C, 1] each, in the names of `src/formula.rs`.
+
+    A shift is the largest similarity of the set that a sum is over, so that no exponential overflows at a low
+    temperature: a sum is the true one divided by exp(shift / temperature), or a power of it.
+    """
+
+    global_shift: Tensor
+    hierarchical_shift: Tensor
+    global_: Tensor  # sum over G of exp((c - global_shift) / t)
+    weighted: Tensor  # sum over H of exp((1 + beta) (c - hierarchical_shift) / t)
+    weights: Tensor  # sum over H of exp(beta (c - hierarchical_shift) / t)
+    hierarchical: Tensor  # |H|
+    negatives: Tensor  # |G| + |H|
+
+
+class Formula(NamedTuple):
+    """The losses and their derivatives with respect to similarities c.
+
+    By a positive: `positives`. By a global negative: `global_ * exp((c - global_shift) / t)`. By a hierarchical one:
+    `weighted * exp((1 + beta) (c - hierarchical_shift) / t) - weights * exp(beta (c - hierarchical_shift) / t)`.
+    """
+
+    loss: Tensor  # [C, 1]: 0 where there is none
+    defined: Tensor  # bool [C, 1]
+    at_floor: Tensor  # [C, 1]: the fraction of the positives with which Q is at its floor
+    positives: Tensor  # [C, P]
+    global_: Tensor  # [C, 1]
+    weighted: Tensor  # [C, 1]
+    weights: Tensor  # [C, 1]
+
+
+def formula(operands: Operands, sums: Sums, positives: Tensor) -> Formula:
+    """One step from the sums over the negatives and the positives' similarities [C, P] to losses and derivatives."""
+    if operands.formulation == "importance":
+        return _importance(operands.temperature, operands.beta, operands.tau_plus, sums, positives)
+    constant = math.exp(-1.0 / operands.temperature) if operands.formulation == "official" else 0.0
+    return _without_positive(operands.temperature, constant, sums, positives)
+
+
+def _importance(temperature: float, beta: float, tau_plus: float, sums: Sums, positives: Tensor) -> Formula:
+    """L_p = -s_p + log(exp(s_p) + E + Q_p), the mean over the positives p."""
+    share, count, empty = 1.0 / positives.shape[1], sums.hierarchical, sums.hierarchical == 0
+    logit = positives / temperature
+    log_global = sums.global_shift / temperature + sums.global_.log()
+    mean_weight = (sums.weights / count).masked_fill(empty, 1.0)
+    log_reweighted = sums.hierarchical_shift / temperature + (sums.weighted / mean_weight).log()  # log R
+    # All terms relative to the largest.
+    top = torch.maximum(torch.maximum(logit, log_global), log_reweighted)
+    positive = (logit - top).exp()
+    floor = count * (-1.0 / temperature - top).exp()
+    debiased = ((log_reweighted - top).exp() - tau_plus * count * positive) / (1.0 - tau_plus)
+    at_floor = (debiased <= floor) & ~empty
+    denominator = positive + (log_global - top).exp() + torch.maximum(debiased, floor).masked_fill(empty, 0.0)
+
+    scale = share / (temperature * denominator)
+    live = torch.where(at_floor | empty, 0.0, scale / (1.0 - tau_plus))
+    of_global = torch.where(sums.global_ > 0, scale * (sums.global_shift / temperature - top).exp(), 0.0)
+    of_hierarchical = live * (sums.hierarchical_shift / temperature - top).exp() / mean_weight
+    of_hierarchical = of_hierarchical.sum(1, keepdim=True)
+    return Formula(
+        loss=(top + denominator.log() - logit).mean(1, keepdim=True),
+        defined=torch.ones_like(empty),
+        at_floor=at_floor.to(logit.dtype).mean(1, keepdim=True),
+        positives=scale * positive - share / temperature - live * tau_plus * count * positive,
+        global_=of_global.sum(1, keepdim=True),
+        weighted=of_hierarchical * (1.0 + beta),
+        weights=of_hierarchical * beta * sums.weighted / sums.weights.masked_fill(empty, 1.0),
+    )
+
+
+def _without_positive(temperature: float, constant: float, sums: Sums, positives: Tensor) -> Formula:
+    """L_p = -s_p + log(E) + (|G| + |H|) constant; there is no loss without a global negative."""
+    defined = sums.global_ > 0
+    loss = sums.global_shift / temperature + sums.global_.log() - positives.mean(1, keepdim=True) / temperature
+    none = torch.zeros_like(sums.global_)
+    attraction = torch.where(defined, -1.0 / (positives.shape[1] * temperature), 0.0)
+    return Formula(
+        loss=torch.where(defined, loss + sums.negatives * constant, 0.0),
+        defined=defined,
+        at_floor=none,
+        positives=attraction.to(positives.dtype).expand_as(positives),
+        global_=torch.where(defined, 1.0 / (temperature * sums.global_), 0.0),
+        weighted=none,
+        weights=none,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- one chunk of anchors
+
+
+class _Anchors(NamedTuple):
+    """What one evaluation reports of each anchor, [C] each."""
+
+    loss: Tensor
+    defined: Tensor  # 1 or 0
+    at_floor: Tensor  # fraction of its positives
+    hierarchical: Tensor  # number of hierarchical negatives
+    positive: Tensor  # mean similarity of the positives
+    negative: Tensor  # sum of the similarities of the negatives
+
+
+def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients") -> _Anchors:
+    operands, dtype = rows.operands, rows.operands.dtype
+    similarities, positives = rows.similarities(chunk)
+    hierarchical = _hierarchical(rows, chunk, similarities, positives, threshold)
+    if rows.columns.excluded is not None:
+        excluded = chunk.of(rows.columns.excluded)
+        negative = similarities.scatter(1, excluded, 0.0).sum(1)
+        similarities.scatter_(1, excluded, -math.inf)
+    else:
+        negative = similarities.sum(1)
+    split = _split(operands, similarities, hierarchical)
+    # Few numbers, in double precision where the device has it.
+    wide = torch.float32 if similarities.device.type == "mps" else torch.float64
+    sums = Sums(*(each.to(wide) for each in split.sums), chunk.of(rows.columns.negatives).to(wide))
+    found = Formula(*(each.to(dtype) for each in formula(operands, sums, positives.to(wide))))
+    gradients.add(rows, chunk, split, found)
+    per_anchor = (found.loss, found.defined, found.at_floor, sums.hierarchical.to(dtype), positives.mean(1, keepdim=True))
+    return _Anchors(*(each[:, 0] for each in per_anchor), negative)
+
+
+class _Split(NamedTuple):
+    """The exponentials of the negatives, [C, N], 0 where a key is none, and their sums: all but the last of `Sums`."""
+
+    exponentials: Sequence[Tensor]  # of the sums `global_`, `weighted` and `weights`
+    sums: Sequence[Tensor]
+
+
+def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None) -> _Split:
+    """`similarities` [C, N]: minus infinity where the key is no negative."""
+
+    def shifted(side: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest similarity [C, 1], and (c - it) / t, minus infinity where there is no negative."""
+        shift = side.amax(1, keepdim=True)
+        shift = shift.masked_fill(shift == -math.inf, 0.0)
+        return shift, (side - shift).div_(operands.temperature)
+
+    if hierarchical is None:
+        shift, logits = shifted(similarities)
+        of_global = logits.exp_()
+        none = torch.zeros_like(shift)
+        return _Split([of_global], [shift, none, of_global.sum(1, keepdim=True), none, none, none])
+    global_shift, logits = shifted(similarities.masked_fill(hierarchical, -math.inf))
+    of_global = logits.exp_()
+    hierarchical_shift, logits = shifted(similarities.masked_fill(~hierarchical, -math.inf))
+    # Not exp(0 * -inf), which is NaN.
+    weights = (operands.beta * logits).exp_() if operands.beta > 0.0 else (logits > -math.inf).to(logits.dtype)
+    count = (logits > -math.inf).sum(1, keepdim=True, dtype=logits.dtype)
+    weighted = logits.exp_().mul_(weights)
+    exponentials = [of_global, weighted, weights]
+    totals = [each.sum(1, keepdim=True) for each in exponentials]
+    return _Split(exponentials, [global_shift, hierarchical_shift, *totals, count])
+
+
+class _Gradients(NamedTuple):
+    """Sums of gradients for the directions of each input, as they grow; None where not wanted."""
+
+    anchors: Tensor | None
+    keys: Tensor | None
+    positives: Tensor | None
+
+    @classmethod
+    def zeros(cls, rows: _Rows) -> "_Gradients":
+        operands = rows.operands
+        wanted = operands.want_gradient and not operands.one_loss_per_anchor
+        keys = rows.keys if operands.keys is not None and operands.want_keys_gradient else None
+        positives = rows.positives if operands.want_positives_gradient else None
+        return cls(*(torch.zeros_like(of.unit) if wanted and of else None for of in (rows.anchors, keys, positives)))
+
+    def add(self, rows: _Rows, chunk: _Chunk, split: _Split, found: Formula) -> None:
+        if self.anchors is None:
+            return
+        coefficients = (found.global_, found.weighted, -found.weights)
+        by_positives, by_keys = found.positives, split.exponentials[0] * coefficients[0]
+        for exponentials, coefficient in list(zip(split.exponentials, coefficients))[1:]:
+            by_keys.addcmul_(exponentials, coefficient)
+        if rows.operands.weights is not None:
+            weights = chunk.of(rows.operands.weights)[:, None]
+            by_positives, by_keys = by_positives * weights, by_keys.mul_(weights)
+        if rows.columns.positives is not None:
+            by_keys.scatter_add_(1, chunk.of(rows.columns.positives), by_positives)
+        # In place, which autocast leaves alone.
+        anchors = chunk.of(rows.anchors.unit)
+        chunk.of(self.anchors).addmm_(by_keys, rows.keys.unit)
+        for_keys = self.anchors if rows.operands.keys is None else self.keys
+        if for_keys is not None:
+            for_keys.addmm_(by_keys.T, anchors)
+        if rows.positives is not None:
+            chunk.of(self.anchors).add_(by_positives * chunk.of(rows.positives.unit))
+            if self.positives is not None:
+                chunk.of(self.positives).add_(by_positives * anchors)
+
+    def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor]:
+        """The gradients for the rows; [0] where not wanted."""
+        directions = (rows.anchors, rows.keys, rows.positives)
+        return [
+            rows.keys.unit.new_empty(0) if sums is None or of is None else of.gradient_for_rows(sums / divisor)
+            for sums, of in zip(self, directions, strict=True)
+        ]
+
+
+def _statistics(rows: _Rows, threshold: Tensor, anchors: _Anchors) -> Tensor:
+    """In the order of :class:`hex_ssl.statistics.Statistics`."""
+    negatives = rows.columns.negatives.sum()
+    return torch.stack(
+        [
+            threshold,
+            anchors.hierarchical.mean(),
+            anchors.positive.mean(),
+            (anchors.negative.sum() / negatives).masked_fill(negatives == 0, math.nan),
+            anchors.at_floor.mean(),
+            (1.0 - anchors.defined).sum(),
+        ]
+    )

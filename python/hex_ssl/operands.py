@@ -1,0 +1,76 @@
+"""The one list of what a call of the loss computes from: its tensors and its settings."""
+
+import typing
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Not that of collections.abc: torch 2.6 infers no schema from it.
+Sequence = typing.Sequence
+
+
+class Operands(NamedTuple):
+    """The operands of one evaluation, in the order of the operator's schema. `src/operands.rs` is its counterpart.
+
+    M anchors are the rows of all views together; N keys are `keys`, or the anchors themselves.
+
+    Attributes:
+        views: The anchors, [n, D] each, all of one dtype and on one device.
+        keys: [N, D]. None: the anchors are the keys.
+        positives: Each anchor's positive where it is not among the keys, [M, D].
+        positive_index: Each anchor's positives as rows of `keys`, int64 [M, P].
+        ignored_index: The row of `keys` that is no negative of the anchor, int64 [M]; -1 for none.
+        anchor_labels: int64 [M], for threshold "labels".
+        key_labels: int64 [N], for threshold "labels" with `keys`.
+        epsilon: The threshold itself, 0-d, for threshold "given".
+        weights: The loss is sum(weights * loss of the anchor), [M], whatever the reduction.
+        offset: The row of `keys` at which the views start, where they are among the keys.
+        threshold: "adaptive", "cosine", "minmax", "labels" or "given".
+        threshold_value: The quantile, or the threshold in its scale.
+        formulation: "importance", "official" or "decoupled".
+        beta: At least 0.
+        tau_plus: In [0, 1).
+        temperature: Above 0.
+        reduction: "mean", "sum" or "none".
+        want_gradient: Whether to compute the gradient for the anchors.
+        want_keys_gradient: With `want_gradient`: also the gradient for the keys.
+        want_positives_gradient: With `want_gradient`: also the gradient for the positives.
+    """
+
+    views: Sequence[Tensor]
+    keys: Tensor | None
+    positives: Tensor | None
+    positive_index: Tensor | None
+    ignored_index: Tensor | None
+    anchor_labels: Tensor | None
+    key_labels: Tensor | None
+    epsilon: Tensor | None
+    weights: Tensor | None
+    offset: int
+    threshold: str
+    threshold_value: float
+    formulation: str
+    beta: float
+    tau_plus: float
+    temperature: float
+    reduction: str
+    want_gradient: bool
+    # torch leaves out what is equal to its default.
+    want_keys_gradient: bool = False
+    want_positives_gradient: bool = False
+
+    @property
+    def anchors(self) -> int:
+        """M, the number of anchors."""
+        return len(self.views) * self.views[0].shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the arithmetic and of all results."""
+        return torch.float64 if self.views[0].dtype == torch.float64 else torch.float32
+
+    @property
+    def one_loss_per_anchor(self) -> bool:
+        """Whether the loss is [M]: its gradient then depends on `grad_output`, and the backward computes it."""
+        return self.reduction == "none" and self.weights is None
