@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::float::Float;
+use super::simd::Float;
 
 /// An element of the inputs.
 pub trait Element: Copy + Send + Sync + 'static {

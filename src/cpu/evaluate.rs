@@ -1,16 +1,16 @@
 //! One evaluation, pass by pass.
 
 use super::element::Element;
-use super::float::Float;
 use super::gradient;
-use super::inputs::{Evaluation, Gradients, Inputs};
-use super::isa::Isa;
+use super::outputs::{Evaluation, Gradients};
 use super::pairs::check_length;
 use super::passes::{joint, AnchorShifts, Passes};
+use super::prepared::Prepared;
+use super::rows::Inputs;
+use super::simd::{Float, Isa};
 use super::split::Split;
-use super::threads::{self, Shared};
+use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
-use super::units::Units;
 use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
 use crate::problem::{Problem, Reduction, Statistics, Threshold};
@@ -40,13 +40,13 @@ pub fn row_quantiles<E: Element>(
 ) -> Result<Vec<f64>> {
     Problem { threshold: Threshold::Adaptive { quantile }, ..*problem }.validate()?;
     let isa = Isa::best();
-    let units = Units::new(problem, inputs, isa, threads)?;
-    let mut similarities = units.similarities();
+    let prepared = Prepared::new(problem, inputs, isa, threads)?;
+    let mut similarities = prepared.similarities();
     if let Some(found) = joint(problem, &mut similarities) {
         return Ok(found.quantiles);
     }
     similarities.keep();
-    Ok(quantiles_of_rows(problem, &similarities, &units.positive_similarities(problem), quantile))
+    Ok(quantiles_of_rows(problem, &similarities, &prepared.positive_similarities(problem), quantile))
 }
 
 /// [`evaluate`] with a given instruction set.
@@ -61,9 +61,9 @@ pub(super) fn evaluate_with<E: Element>(
     if let Some(weights) = inputs.weights {
         check_length("weights", weights.len(), problem.anchors)?;
     }
-    let units = Units::new(problem, inputs, isa, threads)?;
-    let positives = units.positive_similarities(problem);
-    let mut similarities = units.similarities();
+    let prepared = Prepared::new(problem, inputs, isa, threads)?;
+    let positives = prepared.positive_similarities(problem);
+    let mut similarities = prepared.similarities();
     let found = joint(problem, &mut similarities);
     let split = match &found {
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
@@ -89,7 +89,7 @@ pub(super) fn evaluate_with<E: Element>(
     };
 
     let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
-    let statistics = statistics(problem, &units, &split, &sums, &anchors, &positives);
+    let statistics = statistics(problem, &prepared, &split, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
     let weights = anchor_weights(problem, inputs.weights, &anchors);
     let loss = losses.iter().enumerate().map(|(i, loss)| weights(i) * loss).sum();
@@ -99,7 +99,7 @@ pub(super) fn evaluate_with<E: Element>(
         anchor.scale(weights(i));
         derivatives.iter_mut().for_each(|derivative| *derivative *= weights(i));
     }
-    gradient::write(&passes, &units, &shifts, &anchors, &derivatives, gradients);
+    gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
     Ok(Evaluation { loss, losses, statistics })
 }
 
@@ -110,7 +110,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
     let mut anchors = vec![Anchor::default(); sums.len()];
     let mut derivatives = vec![0.0; positives.len()];
     let (shared, of_positives) = (Shared::new(&mut anchors), Shared::new(&mut derivatives));
-    threads::for_each(
+    for_each(
         threads,
         sums.len().div_ceil(CHUNK),
         || (),
@@ -142,7 +142,7 @@ fn anchor_weights<'a>(problem: &Problem, given: Option<&'a [f64]>, anchors: &[An
 
 fn statistics<C: Float>(
     problem: &Problem,
-    units: &Units<C>,
+    prepared: &Prepared<C>,
     split: &Split<C>,
     sums: &[Sums],
     anchors: &[Anchor],
@@ -154,7 +154,7 @@ fn statistics<C: Float>(
         threshold: split.threshold,
         hierarchical: sums.iter().map(|sums| sums.hierarchical).sum::<f64>() / count,
         positive_similarity: positives.iter().sum::<f64>() / positives.len() as f64,
-        negative_similarity: units.negative_similarity(problem, positives, negatives),
+        negative_similarity: prepared.negative_similarity(problem, positives, negatives),
         floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64 / positives.len() as f64,
         undefined: anchors.iter().filter(|anchor| !anchor.defined).count() as f64,
     }

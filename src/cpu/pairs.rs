@@ -1,6 +1,6 @@
 //! Which keys are an anchor's positives, and which are none of its negatives.
 
-use super::inputs::Inputs;
+use super::rows::Inputs;
 use crate::error::{Error, Result};
 use crate::problem::{Pairing, Problem};
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::float::Float;
-use super::inputs::Inputs;
 use super::pairs::check_length;
+use super::rows::Inputs;
+use super::simd::Float;
 use super::similarities::Similarities;
 use super::thresholds::{row_quantiles, row_ranges};
 use crate::error::Result;

@@ -3,7 +3,7 @@
 
 use super::super::joint::Found;
 use super::super::passes;
-use super::super::units::Units;
+use super::super::prepared::Prepared;
 use super::*;
 
 /// What the joint pass finds for a square problem, and what it should.
@@ -26,8 +26,8 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
         key_labels: &[],
         weights: None,
     };
-    let units = Units::new(problem, &inputs, isa, threads).unwrap();
-    let mut similarities = units.similarities();
+    let prepared = Prepared::new(problem, &inputs, isa, threads).unwrap();
+    let mut similarities = prepared.similarities();
     let Threshold::Adaptive { quantile } = problem.threshold else { panic!("an adaptive threshold is needed") };
     let rank = quantile_rank(problem.keys, quantile);
     let matrix: Vec<Vec<f64>> = (0..problem.anchors)
@@ -57,7 +57,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
         .map(|anchor| {
             let mut sums = [0.0; 4];
             for (key, &c) in matrix[anchor].iter().enumerate() {
-                if units.pairs.excluded(anchor).contains(&(key as u32)) {
+                if prepared.pairs.excluded(anchor).contains(&(key as u32)) {
                     continue;
                 }
                 let exponential = |factor: f64| (factor * (c - 1.0) / problem.temperature).exp();
@@ -224,8 +224,8 @@ fn keeps_tiles_as_they_are_computed_otherwise() {
             key_labels: &[],
             weights: None,
         };
-        let units = Units::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
-        let (mut kept, mut joint, fresh) = (units.similarities(), units.similarities(), units.similarities());
+        let prepared = Prepared::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
+        let (mut kept, mut joint, fresh) = (prepared.similarities(), prepared.similarities(), prepared.similarities());
         kept.keep();
         let mut scratch = [0, 1, 2].map(|_| vec![0.0; (kept.row_scratch() * 16).max(kept.tile * kept.tile)]);
         for start in (0..2 * samples).step_by(16) {

@@ -1,11 +1,10 @@
 //! What a look at every similarity leaves to decide: for each anchor, the few of its negatives of which it is open yet
 //! whether they are its quantile, or above the threshold.
 
-use super::float::Float;
-use super::isa::{InstructionSet, Isa, Kernel};
-use super::spare::Spare;
-use super::threads::Shared;
-use super::tile::{add, group, group_mut, lanes, Exponents, Group, LANES, MAX_TILE, SUMS};
+use crate::cpu::simd::{
+    add, group, group_mut, lanes, Exponents, Float, Group, InstructionSet, Isa, Kernel, LANES, MAX_TILE, SUMS,
+};
+use crate::cpu::threads::{Shared, Spare};
 
 /// What lists have in common.
 #[derive(Clone, Copy)]

@@ -1,14 +1,10 @@
 //! What a few keys say about where the quantiles of whole rows will be.
 
-use super::float::Float;
-use super::half_rows::{self, HalfRows};
-use super::isa::{InstructionSet, Kernel};
-use super::product::BLOCK_COLUMNS;
-use super::similarities::{Products, Similarities};
-use super::spare::Spare;
-use super::threads::{self, Shared};
-use super::tile::{group, lanes, Group, LANES};
-use super::unit::UnitRows;
+use crate::cpu::bf16::{single, Bf16Rows};
+use crate::cpu::simd::{group, lanes, Float, Group, InstructionSet, Kernel, BLOCK_COLUMNS, LANES};
+use crate::cpu::similarities::{Products, Similarities};
+use crate::cpu::threads::{for_each, Shared, Spare};
+use crate::cpu::unit_rows::UnitRows;
 
 /// Keys for each one in a sample of up to `LARGE`.
 const SHARE: usize = 16;
@@ -50,7 +46,7 @@ impl<C: Float> Sample<C> {
         let mut top = vec![C::ZERO; anchors.padded_rows * depth];
         let shared = Shared::new(&mut top);
         let state = || (Spare::new(count * ROWS), vec![[C::ZERO; LANES]; depth]);
-        threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
+        for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
             sampled.products(similarities, chunk * ROWS, products);
             for start in (0..ROWS).step_by(LANES) {
                 similarities.isa.run(Largest { columns: &products[start..], stride: ROWS, out: &mut *largest });
@@ -101,27 +97,27 @@ impl<C: Float> Sample<C> {
 /// The rows of some keys.
 struct SampledKeys<'a, C> {
     keys: &'a [usize],
-    /// [keys][padded dims], empty where `half` serves.
+    /// [keys][padded dims], empty where `bf16` serves.
     rows: Vec<C>,
-    half: Option<HalfRows>,
+    bf16: Option<Bf16Rows>,
 }
 
 impl<'a, C: Float> SampledKeys<'a, C> {
     fn new(keys: &UnitRows<C>, sampled: &'a [usize]) -> Self {
-        let half = keys.half.as_ref().map(|half| half.left_factor(sampled));
-        let rows = match half {
+        let bf16 = keys.bf16.as_ref().map(|bf16| bf16.left_factor(sampled));
+        let rows = match bf16 {
             Some(_) => vec![],
             None => sampled.iter().flat_map(|&key| keys.row(key)).copied().collect(),
         };
-        Self { keys: sampled, rows, half }
+        Self { keys: sampled, rows, bf16 }
     }
 
     /// Similarities with the anchors from `start` on, [keys][`ROWS`]; minus infinity with themselves.
     fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
         let anchors = similarities.anchors;
-        match (&self.half, &anchors.half) {
-            (Some(half), Some(anchors)) => {
-                half.products(0..self.keys.len(), anchors, start..start + ROWS, half_rows::single(out), ROWS);
+        match (&self.bf16, &anchors.bf16) {
+            (Some(bf16), Some(anchors)) => {
+                bf16.products(0..self.keys.len(), anchors, start..start + ROWS, single(out), ROWS);
             }
             _ => similarities.isa.run(Products {
                 left: &self.rows,

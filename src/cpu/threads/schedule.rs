@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::threads;
+use super::team;
 
 /// Largest number of blocks in a group: more would not fit the second-level cache.
 const MAX_GROUP: usize = 4;
@@ -73,7 +73,7 @@ impl Schedule {
         let column_done = self.columns.map(counters);
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
-        threads::run(threads.min(self.turns.len()), &|| {
+        team::run(threads.min(self.turns.len()), &|| {
             let guard = FailOnPanic(&failed);
             let mut own = None;
             while let Some(turn) = self.turns.get(next.fetch_add(1, Ordering::Relaxed)) {

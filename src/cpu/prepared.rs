@@ -1,13 +1,11 @@
 //! The inputs of an evaluation, normalised and checked.
 
 use super::element::Element;
-use super::float::Float;
-use super::inputs::{Inputs, Rows};
-use super::isa::Isa;
 use super::pairs::Pairs;
+use super::rows::{Inputs, Rows};
+use super::simd::{Float, Isa, MAX_TILE};
 use super::similarities::Similarities;
-use super::tile::MAX_TILE;
-use super::unit::{dot, UnitRows};
+use super::unit_rows::{dot, UnitRows};
 use crate::error::{Error, Input, Result};
 use crate::problem::{Pairing, Problem};
 
@@ -15,7 +13,7 @@ use crate::problem::{Pairing, Problem};
 const BLOCKS_EACH: usize = 4;
 
 /// The normalised inputs.
-pub struct Units<C: Float> {
+pub struct Prepared<C: Float> {
     /// The anchors.
     pub anchors: UnitRows<C>,
     /// The keys, where these are others.
@@ -30,7 +28,7 @@ pub struct Units<C: Float> {
     pub threads: usize,
 }
 
-impl<C: Float> Units<C> {
+impl<C: Float> Prepared<C> {
     /// Checks shapes, normalises, and finds the pairs.
     pub fn new<E: Element<Compute = C>>(
         problem: &Problem,

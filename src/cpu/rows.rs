@@ -1,8 +1,6 @@
-//! What the CPU kernel reads and writes: borrowed memory, no tensor type.
+//! Rows of numbers in borrowed memory, without any tensor type.
 
 use std::marker::PhantomData;
-
-use crate::problem::Statistics;
 
 /// A strided [rows, dims] matrix in somebody else's memory.
 #[derive(Debug, Clone, Copy)]
@@ -84,33 +82,4 @@ pub struct Inputs<'a, E> {
     pub key_labels: &'a [i64],
     /// [anchors] weights: the loss is the sum of weight times anchor's loss, whatever the reduction.
     pub weights: Option<&'a [f64]>,
-}
-
-/// Where the gradients of the loss go: contiguous, overwritten. Those not asked for are not computed.
-#[derive(Debug)]
-pub struct Gradients<'a, C> {
-    /// [anchors, dims]
-    pub anchors: Option<&'a mut [C]>,
-    /// [keys, dims]; where the problem is not square.
-    pub keys: Option<&'a mut [C]>,
-    /// [anchors, dims]; for `Pairing::Apart`.
-    pub positives: Option<&'a mut [C]>,
-}
-
-impl<C> Gradients<'_, C> {
-    /// No gradient.
-    pub fn none() -> Self {
-        Self { anchors: None, keys: None, positives: None }
-    }
-}
-
-/// What one evaluation found.
-#[derive(Debug, Clone)]
-pub struct Evaluation {
-    /// The reduced loss; for `Reduction::None` without weights, the sum.
-    pub loss: f64,
-    /// Each anchor's loss, 0 where it has none.
-    pub losses: Vec<f64>,
-    /// The statistics.
-    pub statistics: Statistics,
 }

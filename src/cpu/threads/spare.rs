@@ -7,7 +7,7 @@ use std::mem::take;
 use std::ops::{Deref, DerefMut};
 use std::sync::{MutexGuard, TryLockError};
 
-use super::float::Float;
+use crate::cpu::simd::Float;
 
 /// The most that is left, of each type.
 const KEPT_BYTES: usize = 32 << 20;

@@ -6,15 +6,12 @@
 //! it is checked: a row whose list does not reach its quantile is looked at again, and where the sample misleads about
 //! more than that, there is no result, and the threshold has to be found before the sums.
 
-use super::float::Float;
 use super::lists::{Lists, Part, Rule, SharedLists, Sift};
-use super::product::BLOCK_ROWS;
 use super::sample::Sample;
-use super::select::Selector;
-use super::similarities::Similarities;
-use super::split::above_limit;
-use super::threads::{self, Shared};
-use super::tile::{Exponents, LANES, SUMS};
+use crate::cpu::simd::{Exponents, Float, Selector, BLOCK_ROWS, LANES, SUMS};
+use crate::cpu::similarities::Similarities;
+use crate::cpu::split::above_limit;
+use crate::cpu::threads::{for_each, Shared};
 
 /// Least length of a row: samples of shorter ones say nothing.
 const MIN_LENGTH: usize = 64;
@@ -179,7 +176,7 @@ fn for_each_part<C: Float, S>(
     state: impl Fn() -> S + Sync,
     each: impl Fn(&mut S, &mut Part<'_, C>, usize, usize) + Sync,
 ) {
-    threads::for_each(similarities.threads, similarities.anchors.padded_rows / CHUNK, state, |state, chunk| {
+    for_each(similarities.threads, similarities.anchors.padded_rows / CHUNK, state, |state, chunk| {
         // SAFETY: chunks are disjoint, and the lists outlive the loop.
         let mut part = unsafe { lists.part(chunk * CHUNK, CHUNK) };
         each(state, &mut part, chunk * CHUNK, CHUNK);
@@ -225,7 +222,7 @@ fn for_each_whole_row<C: Float, S>(
     each: impl Fn(&mut S, usize, &mut [C]) + Sync,
 ) {
     let state = || (vec![C::ZERO; BLOCK_ROWS * similarities.row_scratch()], state());
-    threads::for_each(similarities.threads, anchors.len(), state, |(rows, state), i| {
+    for_each(similarities.threads, anchors.len(), state, |(rows, state), i| {
         let anchor = anchors[i];
         similarities.compute_rows(anchor / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS, rows);
         let start = anchor % BLOCK_ROWS * similarities.row_scratch();
