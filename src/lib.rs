@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod error;
 pub mod formula;
+pub mod operands;
 pub mod problem;
 #[cfg(feature = "python")]
 mod python;

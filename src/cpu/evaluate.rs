@@ -3,29 +3,30 @@
 use super::element::Element;
 use super::gradient;
 use super::outputs::{Evaluation, Gradients};
-use super::pairs::check_length;
 use super::passes::{joint, AnchorShifts, Passes};
 use super::prepared::Prepared;
-use super::rows::Inputs;
+use super::rows::BorrowedOperands;
 use super::simd::{Float, Isa};
 use super::split::Split;
 use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
-use crate::problem::{Problem, Reduction, Statistics, Threshold};
+use crate::problem::{Problem, Reduction, Statistics};
 
 /// The loss, its statistics and the gradients asked for, on up to `threads` threads.
 ///
+/// The problem must be valid ([`Problem::validate`]) and the operands must fit it ([`BorrowedOperands`]).
+///
 /// # Errors
-/// [`Error::Value`] for numbers or lengths out of range, [`Error::Row`] for the first row without a direction.
+/// [`Error::Row`](crate::error::Error::Row) for the first row without a direction.
 pub fn evaluate<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     gradients: Gradients<'_, E::Compute>,
     threads: usize,
 ) -> Result<Evaluation> {
-    evaluate_with(problem, inputs, gradients, threads, Isa::best())
+    evaluate_with(problem, operands, gradients, threads, Isa::best())
 }
 
 /// Each anchor's quantile of its row of similarities; the adaptive threshold is their mean.
@@ -34,13 +35,12 @@ pub fn evaluate<E: Element>(
 /// As [`evaluate`].
 pub fn row_quantiles<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     quantile: f64,
     threads: usize,
 ) -> Result<Vec<f64>> {
-    Problem { threshold: Threshold::Adaptive { quantile }, ..*problem }.validate()?;
     let isa = Isa::best();
-    let prepared = Prepared::new(problem, inputs, isa, threads)?;
+    let prepared = Prepared::new(problem, operands, isa, threads)?;
     let mut similarities = prepared.similarities();
     if let Some(found) = joint(problem, &mut similarities) {
         return Ok(found.quantiles);
@@ -52,16 +52,12 @@ pub fn row_quantiles<E: Element>(
 /// [`evaluate`] with a given instruction set.
 pub(super) fn evaluate_with<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     gradients: Gradients<'_, E::Compute>,
     threads: usize,
     isa: Isa,
 ) -> Result<Evaluation> {
-    problem.validate()?;
-    if let Some(weights) = inputs.weights {
-        check_length("weights", weights.len(), problem.anchors)?;
-    }
-    let prepared = Prepared::new(problem, inputs, isa, threads)?;
+    let prepared = Prepared::new(problem, operands, isa, threads)?;
     let positives = prepared.positive_similarities(problem);
     let mut similarities = prepared.similarities();
     let found = joint(problem, &mut similarities);
@@ -69,7 +65,7 @@ pub(super) fn evaluate_with<E: Element>(
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
         None => {
             similarities.keep();
-            let split = Split::new(problem, inputs, &similarities, &positives)?;
+            let split = Split::new(problem, operands, &similarities, &positives);
             similarities.keep_negatives();
             split
         }
@@ -91,7 +87,7 @@ pub(super) fn evaluate_with<E: Element>(
     let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
     let statistics = statistics(problem, &prepared, &split, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
-    let weights = anchor_weights(problem, inputs.weights, &anchors);
+    let weights = anchor_weights(problem, operands.weights, &anchors);
     let loss = losses.iter().enumerate().map(|(i, loss)| weights(i) * loss).sum();
     for (i, (anchor, derivatives)) in
         anchors.iter_mut().zip(derivatives.chunks_exact_mut(problem.positives())).enumerate()

@@ -27,7 +27,7 @@ mod unit_rows;
 pub use element::Element;
 pub use evaluate::{evaluate, row_quantiles};
 pub use outputs::{Evaluation, Gradients};
-pub use rows::{Inputs, Rows};
+pub use rows::{BorrowedOperands, Rows};
 pub use simd::{Float, Isa};
 
 // What the statistics of whole sets are made of.

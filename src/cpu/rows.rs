@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use crate::operands::Operands;
+
 /// A strided [rows, dims] matrix in somebody else's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a, E> {
@@ -63,23 +65,6 @@ impl<'a, E: Copy> Rows<'a, E> {
     }
 }
 
-/// The inputs of one evaluation. Lengths must be those of the [`Problem`](crate::problem::Problem).
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, E> {
-    /// The anchors: one matrix, or several that stand one below the other (the views).
-    pub anchors: &'a [Rows<'a, E>],
-    /// The keys; none where the problem is square.
-    pub keys: Option<Rows<'a, E>>,
-    /// Each anchor's positive, for `Pairing::Apart`.
-    pub positives: Option<Rows<'a, E>>,
-    /// [anchors, positives] rows of the keys, for `Pairing::Indexed`; else empty.
-    pub positive_index: &'a [i64],
-    /// [anchors] row of the keys to leave out, -1 for none, for `Pairing::Indexed`; may be empty.
-    pub ignored_index: &'a [i64],
-    /// [anchors] labels, for `Threshold::Labels`; else empty.
-    pub anchor_labels: &'a [i64],
-    /// [keys] labels, for `Threshold::Labels` where the problem is not square; else empty.
-    pub key_labels: &'a [i64],
-    /// [anchors] weights: the loss is the sum of weight times anchor's loss, whatever the reduction.
-    pub weights: Option<&'a [f64]>,
-}
+/// The operands in borrowed memory. Their shapes must be those of the [`Problem`](crate::problem::Problem), and their
+/// indices rows of the keys: [`Operands::check`] sees to both.
+pub type BorrowedOperands<'a, E> = Operands<Rows<'a, E>, &'a [i64], f64, &'a [f64]>;

@@ -124,6 +124,25 @@ struct Outcome {
     apart: Vec<f64>,
 }
 
+/// The operands of a case, with the rows narrowed.
+fn operands<'a, E: Element>(
+    case: &'a Case,
+    views: Vec<Rows<'a, E>>,
+    keys: &'a [E],
+    apart: &'a [E],
+) -> BorrowedOperands<'a, E> {
+    let given = |list: &'a [i64]| (!list.is_empty()).then_some(list);
+    BorrowedOperands {
+        keys: (!case.problem.square).then(|| Rows::from_slice(keys, case.problem.dims)),
+        positives: (!apart.is_empty()).then(|| Rows::from_slice(apart, case.problem.dims)),
+        positive_index: given(&case.positive_index),
+        ignored_index: given(&case.ignored_index),
+        anchor_labels: given(&case.anchor_labels),
+        key_labels: given(&case.key_labels),
+        ..BorrowedOperands::of_views(views)
+    }
+}
+
 /// Runs the kernel on elements of type `E`.
 fn run<E: Element>(case: &Case, narrow: fn(f64) -> E, weights: Option<&[f64]>, threads: usize, isa: Isa) -> Outcome {
     let narrow = |all: &[f64]| all.iter().map(|&x| narrow(x)).collect::<Vec<E>>();
@@ -131,16 +150,7 @@ fn run<E: Element>(case: &Case, narrow: fn(f64) -> E, weights: Option<&[f64]>, t
     let dims = case.problem.dims;
     let half = anchors.len() / 2 / dims * dims;
     let parts = [Rows::from_slice(&anchors[..half], dims), Rows::from_slice(&anchors[half..], dims)];
-    let inputs = Inputs {
-        anchors: &parts,
-        keys: (!case.problem.square).then(|| Rows::from_slice(&keys, dims)),
-        positives: (!apart.is_empty()).then(|| Rows::from_slice(&apart, dims)),
-        positive_index: &case.positive_index,
-        ignored_index: &case.ignored_index,
-        anchor_labels: &case.anchor_labels,
-        key_labels: &case.key_labels,
-        weights,
-    };
+    let inputs = BorrowedOperands { weights, ..operands(case, parts.to_vec(), &keys, &apart) };
     let mut outs = [&anchors, &keys, &apart].map(|rows| vec![E::Compute::MAX; rows.len()]);
     let [of_anchors, of_keys, of_apart] = &mut outs;
     let gradients = Gradients { anchors: Some(of_anchors), keys: Some(of_keys), positives: Some(of_apart) };
@@ -508,17 +518,7 @@ fn rows_without_a_direction_are_named() {
         let mut case = Case::views(50, 2, 3);
         case.anchors[66 * 3..67 * 3].fill(bad);
         case.anchors[80 * 3..81 * 3].fill(bad);
-        let rows = [Rows::from_slice(&case.anchors, 3)];
-        let inputs = Inputs {
-            anchors: &rows,
-            keys: None,
-            positives: None,
-            positive_index: &[],
-            ignored_index: &[],
-            anchor_labels: &[],
-            key_labels: &[],
-            weights: None,
-        };
+        let inputs = operands(&case, vec![Rows::from_slice(&case.anchors, 3)], &[], &[]);
         let error = evaluate(&case.problem, &inputs, Gradients::none(), 3).unwrap_err();
         assert_eq!(error, Error::Row { input: Input::Anchors, row: 66, fault });
     }

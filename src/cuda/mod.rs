@@ -29,6 +29,8 @@ pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
 pub use variant::{Operand, Variant, MAX_DIMS, MAX_VIEWS, SOURCES};
 
 use crate::error::Result;
+use crate::operands::Operands;
+pub use crate::operands::Scalar;
 
 /// What a GPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,21 +60,18 @@ pub trait Executor {
     ) -> Result<()>;
 }
 
-/// A floating-point type in device memory.
+/// A number in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scalar {
-    /// bfloat16
-    Bf16,
-    /// float16
-    F16,
-    /// float32
-    F32,
-    /// float64; of a threshold on the device only.
-    F64,
+pub struct DeviceNumber {
+    /// Where it is.
+    pub pointer: *const c_void,
+    /// Its type.
+    pub scalar: Scalar,
 }
 
-/// A strided matrix in device memory.
+/// A strided matrix in device memory, as the kernels are told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Matrix {
     /// Its first element.
     pub pointer: *const c_void,
@@ -82,31 +81,12 @@ pub struct Matrix {
     pub dim_stride: i64,
 }
 
-/// Device memory that an evaluation reads and writes. Null where the problem has no such array.
+/// Device memory that an evaluation reads and writes.
 #[derive(Debug, Clone)]
 pub struct Buffers {
-    /// The anchors, one view below the other: matrices of as many rows each.
-    pub views: Vec<Matrix>,
-    /// The keys, [N, D]; none where the problem is square.
-    pub keys: Option<Matrix>,
-    /// Each anchor's positive, [M, D], for `Pairing::Apart`.
-    pub positives: Option<Matrix>,
-    /// The type of the three above.
-    pub scalar: Scalar,
-    /// int64 [M, P], contiguous, for `Pairing::Indexed`. Values outside [0, N) are no key's, and make the loss NaN.
-    pub positive_index: *const i64,
-    /// int64 [M], contiguous, for `Pairing::Indexed`. Values outside [0, N): none.
-    pub ignored_index: *const i64,
-    /// int64 [M], contiguous, for `Threshold::Labels`.
-    pub anchor_labels: *const i64,
-    /// int64 [N], contiguous, for `Threshold::Labels` where the problem is not square.
-    pub key_labels: *const i64,
-    /// One number that replaces the value of `Threshold::Cosine`.
-    pub epsilon: *const c_void,
-    /// The type of it.
-    pub epsilon_scalar: Scalar,
-    /// float32 [M], contiguous: the loss is the sum of weight times anchor's loss, whatever the reduction.
-    pub weights: *const f32,
+    /// All contiguous but the matrices; the weights are float32. Values of `positive_index` outside [0, N) are no key's, and
+    /// make the loss NaN; such values of `ignored_index` mean none.
+    pub operands: Operands<Matrix, *const i64, DeviceNumber, *const f32>,
     /// float32: [M] for `Reduction::None` without weights, else one number. Overwritten, as all outputs.
     pub loss: *mut f32,
     /// float32 [6], in the order of [`Statistics`](crate::problem::Statistics).

@@ -4,15 +4,7 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use super::variant::MAX_VIEWS;
-
-/// As in the caller's [`Matrix`](super::Matrix).
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(super) struct Matrix {
-    pub(super) pointer: *const c_void,
-    pub(super) row_stride: i64,
-    pub(super) dim_stride: i64,
-}
+use super::Matrix;
 
 /// The rows of an input in the scratch memory.
 #[derive(Debug, Clone, Copy)]
