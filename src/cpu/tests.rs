@@ -228,7 +228,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 }
             })
             .collect(),
-        (None, Threshold::Labels) => vec![f64::NAN; p.anchors],
+        (None, Threshold::Labels | Threshold::Given) => vec![f64::NAN; p.anchors],
     };
     let key_labels = if p.square { &case.anchor_labels } else { &case.key_labels };
     let losses = (0..p.anchors).map(|i| {
@@ -473,6 +473,21 @@ fn weights_give_the_gradient_of_the_weighted_sum() {
     assert_close(&whole.anchors, &expected, 1e-12, "gradient");
     let loss: f64 = whole.evaluation.losses.iter().zip(&weights).map(|(a, b)| a * b).sum();
     assert_close(&[whole.evaluation.loss], &[loss], 1e-12, "loss");
+}
+
+#[test]
+fn a_given_threshold_is_that_number() {
+    for case in all_cases() {
+        let parts = vec![Rows::from_slice(&case.anchors, case.problem.dims)];
+        let given = operands(&case, parts, &case.keys, &case.apart);
+        let given = BorrowedOperands { threshold: Some(0.3), ..given };
+        let losses = |threshold| {
+            let problem = Problem { threshold, ..case.problem };
+            evaluate(&problem, &given, Gradients::none(), 1).unwrap().losses
+        };
+        assert_eq!(losses(Threshold::Given), losses(Threshold::Cosine { value: 0.3 }));
+        assert_ne!(losses(Threshold::Given), losses(Threshold::Cosine { value: -0.3 }));
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod memory;
 mod nvrtc;
 mod parameters;
 mod plan;
+mod sizes;
 mod torch;
 mod variant;
 
@@ -26,7 +27,7 @@ pub use binary::cubin;
 pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
-pub use variant::{Operand, Variant, MAX_DIMS, MAX_VIEWS, SOURCES};
+pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;
 use crate::operands::Operands;

@@ -10,18 +10,12 @@ use std::ptr::{from_mut, null, null_mut};
 
 use super::memory::Scratch;
 use super::parameters::{Launch, Parameters, Side};
-use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS, MAX_VIEWS};
+use super::sizes::*;
+use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS};
 use crate::error::Result;
 use crate::operands::Operands;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
-/// Threads of a block, and warps: a warp's 32 threads work on a row, or on 16.
-const THREADS: usize = 256;
-const WARPS: usize = THREADS / 32;
-/// Rows of a tile.
-const TILE: usize = 16 * WARPS;
-/// Rows of a block of the kernel `select`.
-const SELECT_ROWS: usize = 16;
 /// Up to this many keys quantiles are found without a sample.
 const DIRECT: usize = 1024;
 /// Largest sample.
@@ -30,19 +24,15 @@ const SAMPLE: usize = 1024;
 const SURVIVORS: usize = 32 << 20;
 /// Partial gradients take this many bytes at most.
 const PARTIALS: usize = 64 << 20;
-/// Bytes of shared memory of the kernels without tiles: the structures in their sources.
-const SELECT_SHARED: usize = 16_656;
-const PICK_SHARED: usize = WARPS * 256 * 4;
-const ANCHORS_SHARED: usize = 528;
 /// Exponents of e that single precision holds, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
 
 /// `SelectMode` of the sources.
-mod mode {
-    pub(super) const ALL_ROWS: i32 = 0;
-    pub(super) const SAMPLE_LOW: i32 = 1;
-    pub(super) const SAMPLE_HIGH: i32 = 2;
-    pub(super) const FAILED_ROWS: i32 = 3;
+pub(super) mod mode {
+    pub(in crate::cuda) const ALL_ROWS: i32 = 0;
+    pub(in crate::cuda) const SAMPLE_LOW: i32 = 1;
+    pub(in crate::cuda) const SAMPLE_HIGH: i32 = 2;
+    pub(in crate::cuda) const FAILED_ROWS: i32 = 3;
 }
 
 /// Whether the kernels compute a problem on a chip.
@@ -50,7 +40,7 @@ mod mode {
 /// # Errors
 /// Why not, in words.
 pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -> std::result::Result<(), String> {
-    let tiles = Tiles::of(variant);
+    let tiles = TileSizes::of(variant.row_bytes());
     let most = MAX_DIMS * 2 / variant.operand.bytes();
     if chip.capability < (8, 0) {
         let (major, minor) = chip.capability;
@@ -131,36 +121,6 @@ fn blocks(of: usize, each: usize) -> usize {
     of.div_ceil(each)
 }
 
-/// The sizes in `kernels/tile.cu` and `kernels/gradient.cu`.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    row_bytes: usize,
-    /// Columns of a tile.
-    columns: usize,
-    /// Blocks on a multiprocessor.
-    resident: usize,
-    /// Blocks that share a row's dimensions in the gradient.
-    chunks: usize,
-}
-
-impl Tiles {
-    fn of(variant: Variant) -> Self {
-        let row_bytes = variant.dims * variant.operand.bytes();
-        let steps = row_bytes / 32;
-        Self {
-            row_bytes,
-            columns: if steps > 16 { 32 } else { 64 },
-            resident: if steps <= 8 { 2 } else { 1 },
-            chunks: blocks(variant.dims, if steps > 16 { 64 } else { 128 }),
-        }
-    }
-
-    /// Two stages: rows 16 bytes apart, and what else is known of each.
-    fn shared_bytes(&self) -> usize {
-        2 * self.columns * (self.row_bytes + 16 + 16 + 32)
-    }
-}
-
 /// How the rows' quantiles are found.
 #[derive(Debug, Clone, Copy)]
 struct Search {
@@ -197,7 +157,8 @@ impl Search {
         let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
         let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
         let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / TILE * TILE).clamp(TILE, problem.anchors.next_multiple_of(TILE));
+        let rows = (SURVIVORS / (4 * capacity) / TILE_ROWS * TILE_ROWS)
+            .clamp(TILE_ROWS, problem.anchors.next_multiple_of(TILE_ROWS));
         let stride = keys / columns;
         Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
     }
@@ -207,7 +168,7 @@ impl Search {
 struct Plan<'a> {
     problem: &'a Problem,
     chip: Chip,
-    tiles: Tiles,
+    tiles: TileSizes,
     parameters: Parameters,
     search: Option<Search>,
     /// Thresholds, exponents or shifts are not those of the usual case.
@@ -219,7 +180,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
-        let tiles = Tiles::of(variant);
+        let tiles = TileSizes::of(variant.row_bytes());
         let (beta, tau_plus) = match problem.formulation {
             Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
             // The weights play no part; with 1 they cost nothing.
@@ -239,8 +200,8 @@ impl<'a> Plan<'a> {
         let operands = &buffers.operands;
         let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
         let mut scratch = Scratch::new(buffers.scratch);
-        let header = scratch.take(64);
-        let mut side = |count: usize| scratch.side(count, TILE, tiles.row_bytes, general);
+        let header = scratch.take(HEADER_BYTES);
+        let mut side = |count: usize| scratch.side(count, TILE_ROWS, tiles.row_bytes, general);
         let anchors = side(problem.anchors);
         let keys = if problem.square { anchors } else { side(problem.keys) };
         let apart = if problem.pairing == Pairing::Apart {
@@ -249,7 +210,8 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits = splits(anchors.padded as usize / TILE, blocks(problem.keys, tiles.columns), tiles.resident, chip);
+        let splits =
+            splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -286,10 +248,10 @@ impl<'a> Plan<'a> {
             survivors: null_mut(),
             failed: scratch.take_if(sample.is_some(), rows * 4),
             ranges: scratch.take_if(general, rows * 8),
-            sums: scratch.take(splits * anchors.padded as usize * 5 * 4),
+            sums: scratch.take(splits * anchors.padded as usize * SUMS * 4),
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
-            totals: scratch.take(blocks(rows, WARPS) * 8 * 8),
+            totals: scratch.take(blocks(rows, WARPS) * TOTALS * 8),
             threshold_value,
             beta,
             tau_plus,
@@ -380,7 +342,7 @@ impl<'a> Plan<'a> {
         }
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
-            let tiles = blocks(rows, TILE);
+            let tiles = blocks(rows, TILE_ROWS);
             let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
             let launch = Launch {
                 first_row: first as i32,
@@ -418,7 +380,7 @@ impl<'a> Plan<'a> {
             splits: splits as i32,
             ..Launch::default()
         };
-        self.run_tiles(executor, kernel, side, splits, self.tiles.chunks, launch)?;
+        self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
         self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
     }
 
@@ -431,7 +393,13 @@ impl<'a> Plan<'a> {
         chunks: usize,
         launch: Launch,
     ) -> Result<()> {
-        self.run(executor, kernel, [rows.padded as usize / TILE, splits, chunks], self.tiles.shared_bytes(), launch)
+        self.run(
+            executor,
+            kernel,
+            [rows.padded as usize / TILE_ROWS, splits, chunks],
+            self.tiles.shared_bytes(),
+            launch,
+        )
     }
 
     fn run(
@@ -485,14 +453,20 @@ fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip) ->
     (1..=MOST.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
 }
 
-fn gradient_splits(problem: &Problem, side: &Side, tiles: &Tiles, chip: Chip) -> usize {
+/// Blocks that share a row's dimensions in the gradient.
+fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
+    blocks(Variant::padded(problem.dims), tiles.chunk)
+}
+
+fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
     let other = problem.anchors + problem.keys - side.count as usize;
-    let wished = splits(side.padded as usize / TILE * tiles.chunks, blocks(other, tiles.columns), 1, chip);
+    let wished =
+        splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip);
     wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
 }
 
 /// Bytes of partial gradients of a side.
-fn partial_bytes(problem: &Problem, side: &Side, tiles: &Tiles, chip: Chip) -> usize {
+fn partial_bytes(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
     match gradient_splits(problem, side, tiles, chip) {
         1 => 0,
         splits => splits * side.count as usize * problem.dims * 4,
