@@ -145,7 +145,7 @@ pub fn similarity_statistics<'py>(
     superclasses: Option<PyReadonlyArray1<'py, i64>>,
     quantile: f64,
     threshold: Option<f64>,
-    bins: usize,
+    bins: i64,
 ) -> PyResult<SimilarityArrays<'py>> {
     let labels = |array: &Option<PyReadonlyArray1<'py, i64>>| array.as_ref().map(|array| array.as_array().to_vec());
     let (classes, superclasses) = (labels(&classes), labels(&superclasses));

@@ -1,4 +1,4 @@
-//! From tensors to a problem: checks what came, chooses the backend and hands the tensors over.
+//! From tensors to a problem: checks the tensors, chooses the backend and lends it their memory.
 
 mod backend;
 mod cuda;
@@ -112,7 +112,7 @@ pub fn threads() -> usize {
 
 static FALLBACKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes why a call falls back. Returns it where it is new.
+/// Records why a call falls back. Returns the reason if it is new.
 fn fall_back(reason: String) -> Option<String> {
     let mut noted = FALLBACKS.lock().unwrap_or_else(PoisonError::into_inner);
     if noted.contains(&reason) {
@@ -122,7 +122,7 @@ fn fall_back(reason: String) -> Option<String> {
     Some(reason)
 }
 
-/// Who computes, ready to.
+/// The backend that computes, with its kernels loaded.
 enum Runner {
     Cpu,
     Cuda(cuda::Kernels),

@@ -119,7 +119,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
             let positives = positives[start * each..].chunks_exact(each);
             let rows = sums.iter().zip(positives).zip(derivatives.chunks_exact_mut(each)).zip(anchors);
             for (((sums, positives), derivatives), anchor) in rows {
-                *anchor = formula::anchor(problem, sums, positives, derivatives);
+                *anchor = formula::anchor(problem.formulation, problem.temperature, sums, positives, derivatives);
             }
         },
     );

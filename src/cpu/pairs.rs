@@ -72,7 +72,7 @@ impl Pairs {
         self.offset.map(|offset| offset + anchor)
     }
 
-    /// Keys that are no negatives of an anchor; one may stand twice.
+    /// Keys that are no negatives of an anchor; one may be listed twice.
     pub fn excluded(&self, anchor: usize) -> &[u32] {
         &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
     }

@@ -9,7 +9,7 @@ use super::unit_rows::{dot, UnitRows};
 use crate::error::{Input, Result};
 use crate::problem::{Pairing, Problem};
 
-/// Blocks of rows for each thread, at least, or tiles are smaller.
+/// Tiles are smaller where there are fewer blocks of rows than this for each thread.
 const BLOCKS_EACH: usize = 4;
 
 /// The normalised operands.

@@ -22,8 +22,8 @@ pub struct Split<C> {
     pub threshold: f64,
 }
 
-/// What hierarchical negatives are above: nothing is above 1, whatever rounding says.
-pub fn above_limit<C: Float>(threshold: f64) -> C {
+/// A threshold in the precision of the similarities. Infinity from 1 on: no similarity exceeds 1, whatever rounding says.
+pub fn comparable<C: Float>(threshold: f64) -> C {
     if threshold >= 1.0 {
         C::INFINITY
     } else {
@@ -34,7 +34,7 @@ pub fn above_limit<C: Float>(threshold: f64) -> C {
 impl<C: Float> Split<C> {
     /// One threshold for all anchors of a square problem.
     pub fn at(threshold: f64, rows: usize) -> Self {
-        Self { labels: false, one: true, rows: vec![above_limit(threshold); rows], columns: vec![], threshold }
+        Self { labels: false, one: true, rows: vec![comparable(threshold); rows], columns: vec![], threshold }
     }
 
     /// Finds the thresholds, or numbers the labels.
@@ -57,12 +57,12 @@ impl<C: Float> Split<C> {
             Threshold::Adaptive { quantile } => {
                 let quantiles = row_quantiles(problem, similarities, positives, quantile);
                 let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
-                thresholds(threshold, vec![above_limit(threshold); rows])
+                thresholds(threshold, vec![comparable(threshold); rows])
             }
-            Threshold::Cosine { value } => thresholds(value, vec![above_limit(value); rows]),
+            Threshold::Cosine { value } => thresholds(value, vec![comparable(value); rows]),
             Threshold::Given => {
                 let value = operands.threshold.unwrap_or(f64::NAN);
-                thresholds(value, vec![above_limit(value); rows])
+                thresholds(value, vec![comparable(value); rows])
             }
             Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
             Threshold::MinMax { value } => {

@@ -1,6 +1,7 @@
 //! The fused loss on the GPU: what is compiled, which launches compute it, and who launches.
 //!
-//! Nothing here knows Python or libtorch. The kernels in `kernels/` are CUDA sources without headers, compiled at
+//! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream, and
+//! NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at
 //! run time per [`Variant`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
 //! them out: the driver on a GPU, or the [`Emulator`], which runs the same sources on the CPU for the tests.
 //!
@@ -102,7 +103,7 @@ pub struct Buffers {
     pub scratch: *mut c_void,
 }
 
-// SAFETY: addresses, which nothing follows but the kernels; `Launcher` and `Emulator` say when.
+// SAFETY: addresses that only the kernels follow, when `Launcher` or `Emulator` runs them.
 unsafe impl Send for Buffers {}
 // SAFETY: as above.
 unsafe impl Sync for Buffers {}

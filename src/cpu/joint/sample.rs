@@ -1,4 +1,4 @@
-//! What a few keys say about where the quantiles of whole rows will be.
+//! Estimates of the quantiles of whole rows from a sample of the keys.
 
 use crate::cpu::bf16::{single, Bf16Rows};
 use crate::cpu::simd::{group, lanes, Float, Group, InstructionSet, Kernel, BLOCK_COLUMNS, LANES};
@@ -6,13 +6,13 @@ use crate::cpu::similarities::{Products, Similarities};
 use crate::cpu::threads::{for_each, Shared, Spare};
 use crate::cpu::unit_rows::UnitRows;
 
-/// Keys for each one in a sample of up to `LARGE`.
+/// One key in this many is sampled, up to `LARGE` of them.
 const SHARE: usize = 16;
-/// Keys for each one in a larger sample.
+/// One key in this many is sampled where that makes a larger sample.
 const LARGE_SHARE: usize = 32;
-/// See above.
+/// Length of a sample from which on it takes a smaller share.
 const LARGE: usize = 256;
-/// Share of rows of which more than expected is above the guess, so that they have to be looked at again.
+/// Share of rows that may have more numbers above the guess than expected, and then have to be looked at again.
 const RARE: f64 = 0.003;
 /// Rows computed at a time.
 const ROWS: usize = 64;
@@ -27,9 +27,9 @@ pub struct Sample<C> {
     share: f64,
     /// Mean number of similarities in the sample that are among the `rank` largest of their row.
     expected: f64,
-    /// Below the mean of all rows' quantiles, most likely.
+    /// Most likely below the mean of all rows' quantiles.
     pub floor: C,
-    /// Above it, most likely.
+    /// Most likely above it.
     pub ceiling: C,
 }
 
@@ -70,7 +70,7 @@ impl<C: Float> Sample<C> {
         Self { depth, top, share, expected, floor, ceiling }
     }
 
-    /// For each anchor a number that is below its quantile, most likely, and below the mean of them.
+    /// For each anchor, a number that is most likely below its quantile and below the mean of all quantiles.
     pub fn cuts(&self) -> impl Iterator<Item = C> + '_ {
         self.top.chunks_exact(self.depth).map(|top| {
             let guess = top[self.depth - 1];
@@ -82,15 +82,15 @@ impl<C: Float> Sample<C> {
         })
     }
 
-    /// Number of anchors of which more than `limit` similarities below the quantile seem to be too near the threshold to
-    /// tell the side.
-    pub fn rows_with_more_open_than(&self, limit: usize) -> usize {
-        let open = |top: &&[C]| {
+    /// Number of anchors that seem to have more than `count` undecided similarities: below the quantile, and too near the
+    /// threshold to tell on which side of it they are.
+    pub fn rows_with_more_undecided_than(&self, count: usize) -> usize {
+        let undecided = |top: &&[C]| {
             let below = top.iter().skip(self.expected as usize);
-            let open = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
-            open as f64 * self.share > limit as f64
+            let found = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
+            found as f64 * self.share > count as f64
         };
-        self.top.chunks_exact(self.depth).filter(open).count()
+        self.top.chunks_exact(self.depth).filter(undecided).count()
     }
 }
 

@@ -12,7 +12,7 @@ use super::team;
 
 /// Largest number of blocks in a group: more would not fit the second-level cache.
 const MAX_GROUP: usize = 4;
-/// Groups for each thread, at least, so that none waits for long.
+/// Least number of groups for each thread, so that no thread waits for long.
 const GROUPS_EACH: usize = 8;
 
 /// One pair of groups, and how many pairs of each come before it.
