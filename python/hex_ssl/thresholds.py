@@ -23,6 +23,8 @@ class Threshold(ABC):
 
     scheduled: ClassVar[bool] = False
     """Whether the threshold changes with the epoch."""
+    reads_labels: ClassVar[bool] = False
+    """Whether labels decide, in some epoch at least. A loss refuses labels that its threshold never reads."""
 
     @abstractmethod
     def at(self, epoch: int) -> tuple[str, float | Tensor]:
@@ -185,6 +187,8 @@ class SupervisedThreshold(Threshold):
         >>> SupervisedThreshold().at(epoch=0)
         ('labels', 0.0)
     """
+
+    reads_labels: ClassVar[bool] = True
 
     def at(self, epoch: int) -> tuple[str, float]:
         """See :meth:`Threshold.at`."""

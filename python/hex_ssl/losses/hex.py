@@ -17,7 +17,8 @@ class HexLoss(nn.Module):
 
     A warm-up and thresholds that change with the epoch need :meth:`set_epoch` at the start of each epoch;
     without it the loss is HEX from the first step, the threshold that of the first epoch, and the first
-    forward warns. The epoch is part of the state dict.
+    forward warns. The epoch of such a loss is part of the state dict; others have no state. A dict without an epoch can
+    be loaded, such as that of a run with another loss.
 
     Args:
         temperature: Above 0.
@@ -76,7 +77,8 @@ class HexLoss(nn.Module):
         self.reduction = reduction
         self.statistics: Statistics | None = None
         self._epoch: int | None = None
-        self._awaits_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self._changes_with_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self._awaits_epoch = self._changes_with_epoch
         self._enter(None)
 
     def set_epoch(self, epoch: int) -> None:
@@ -99,7 +101,7 @@ class HexLoss(nn.Module):
         self._current_threshold = self.threshold
         if self.threshold.scheduled:
             scale, value = self.threshold.at(epoch or 0)
-            self._current_threshold = FixedThreshold(torch.as_tensor(value, dtype=torch.float64), scale)
+            self._current_threshold = FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), scale)
         if epoch is not None:
             self._awaits_epoch = False
 
@@ -110,7 +112,7 @@ class HexLoss(nn.Module):
             z1: [n, D], float64, float32, bfloat16 or float16.
             z2: Like `z1`.
             *more_views: Each like `z1`.
-            labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them. -1 is a
+            labels: The samples' (superclass) labels, [n], integers, for the supervised threshold alone. -1 is a
                 label like any other: samples without a label get numbers of their own.
 
         Returns:
@@ -122,7 +124,7 @@ class HexLoss(nn.Module):
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
         loss, self.statistics = hex_loss(
-            z1, z2, *more_views, labels=labels, return_statistics=True, **self._current_settings()
+            z1, z2, *more_views, labels=self._read(labels), return_statistics=True, **self._current_settings()
         )
         return loss
 
@@ -141,7 +143,7 @@ class HexLoss(nn.Module):
             anchors: [M, D], as `z1`.
             keys: [N, D], the same on each process.
             positives: Each anchor's positive, [M, D].
-            anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them. -1 is a label
+            anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
                 like any other: an anchor without a label gets a number that no key has.
             key_labels: The keys' labels, [N], integers.
 
@@ -162,8 +164,8 @@ class HexLoss(nn.Module):
             anchors,
             keys,
             positives=positives,
-            anchor_labels=anchor_labels,
-            key_labels=key_labels,
+            anchor_labels=self._read(anchor_labels),
+            key_labels=self._read(key_labels),
             return_statistics=True,
             **self._current_settings(),
         )
@@ -186,6 +188,10 @@ class HexLoss(nn.Module):
             "gather_distributed": self.gather_distributed,
         }
 
+    def _read(self, labels: Tensor | None) -> Tensor | None:
+        # The warm-up's loss reads none, but the callers of a supervised one pass them from the first epoch on.
+        return None if self._warming_up and self.threshold.reads_labels else labels
+
     def _warn_of_missing_epoch(self) -> None:
         self._awaits_epoch = False
         consequences = ["there is no warm-up"] if self.warmup_epochs > 0 else []
@@ -195,12 +201,25 @@ class HexLoss(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The epoch for the state dict; -1 where it was never set."""
-        return torch.tensor(-1 if self._epoch is None else self._epoch)
+        return torch.tensor(-1 if self._epoch is None else self._epoch, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes the epoch from a state dict."""
         epoch = int(state)
         self._enter(None if epoch < 0 else epoch)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self._changes_with_epoch:
+            del destination[prefix + "_extra_state"]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *others: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *others)
+        # Of a run without HEX, or of a loss without a schedule: the epoch is then what `set_epoch` says next.
+        if prefix + "_extra_state" in missing:
+            missing.remove(prefix + "_extra_state")
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
