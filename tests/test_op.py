@@ -10,9 +10,7 @@ from torch import Tensor
 from hex_ssl import HexLoss, functional, ops
 from hex_ssl._extension import _core
 
-from .batches import clustered, decided
-from .compare import arguments
-from .reference import Settings
+from .batches import clustered
 
 # torch 2.15's fake tensors look at the gradient of tensors that are no leaves.
 of_fake_tensors = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

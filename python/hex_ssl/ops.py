@@ -291,10 +291,7 @@ class _Evaluation(torch.autograd.Function):
 
     @staticmethod
     def vmap(*_: Any) -> Any:
-        raise NotImplementedError(NO_VMAP)
-
-
-NO_VMAP = "hex_ssl's losses do not support torch.func.vmap: each compares a whole batch, so loop over the batches"
+        _refuse_vmap()
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
@@ -337,7 +334,13 @@ class _WeightedGradients(torch.autograd.Function):
 
     @staticmethod
     def vmap(*_: Any) -> Any:
-        raise NotImplementedError(NO_VMAP)
+        _refuse_vmap()
+
+
+def _refuse_vmap(*_: Any) -> Any:
+    raise NotImplementedError(
+        "hex_ssl's losses do not support torch.func.vmap: each compares a whole batch, so loop over the batches"
+    )
 
 
 def _refuse_second_derivative(asked_for: bool) -> None:
@@ -383,6 +386,7 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
 
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
+    _library.impl(name, _refuse_vmap, "FuncTorchBatched")
     # Not torch.library.register_autocast: called for two device types, it casts for the second one only in a
     # compiled graph.
     _library.impl(name, autocast, "AutocastCPU")
