@@ -9,7 +9,7 @@ from torch import Tensor
 from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import FixedThreshold, Threshold, threshold_from
+from hex_ssl.thresholds import FixedThreshold, Threshold, check_labels_read, threshold_from
 from hex_ssl.validation import check_integers, check_like, check_rows, check_views
 
 NO_HIERARCHY = FixedThreshold(math.inf, scale="cosine")
@@ -407,11 +407,8 @@ def hex_loss_with_keys(
 def _labels(settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor) -> Tensor | None:
     """The labels of the rows, where the threshold reads them."""
     if settings.threshold != "labels":
-        if labels is not None and not threshold.reads_labels:
-            raise ValueError(
-                f"expected no `{name}` for {type(threshold).__name__}, which does not read them; "
-                'with threshold="supervised" they tell which negatives are hierarchical'
-            )
+        if labels is not None:
+            check_labels_read(name, threshold)
         return None
     if labels is None:
         raise ValueError(f"expected `{name}` for the supervised threshold, but got None")
@@ -436,5 +433,5 @@ def _first_row_of(keys: Tensor, positives: Tensor) -> int | None:
     """The row of the keys from which on the positives are the same memory; None where they are not."""
     if keys.stride() != positives.stride() or not torch._C._is_alias_of(keys, positives):  # type: ignore[attr-defined]
         return None
-    row, rest = divmod(positives.storage_offset() - keys.storage_offset(), max(keys.stride(0), 1))
+    row, rest = divmod(int(positives.storage_offset()) - int(keys.storage_offset()), max(keys.stride(0), 1))
     return row if rest == 0 and 0 <= row <= keys.shape[0] - positives.shape[0] else None

@@ -143,11 +143,11 @@ def _embedded(method: Any, part: Any) -> tuple[Tensor, ...]:
 
 def _split(views: Any, chunk: int) -> list[Any]:
     """The views of `chunk` samples at a time, each nested as they all are."""
-    lengths = {each.shape[0] if each.dim() else None for each in _tensors(views)}
-    if len(lengths) != 1 or None in lengths:
-        got = ", ".join(str(list(each.shape)) for each in _tensors(views)) or "none"
-        raise ValueError(f"expected `views` to hold tensors of one number of samples, but got shapes {got}")
-    return [_narrowed(views, start, chunk) for start in range(0, max(lengths.pop(), 1), chunk)]
+    shapes = [list(each.shape) for each in _tensors(views)]
+    if not shapes or any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
+        got = ", ".join(map(str, shapes)) or "no tensor"
+        raise ValueError(f"expected `views` to hold tensors of the same number of samples, [N, ...], but got {got}")
+    return [_narrowed(views, start, chunk) for start in range(0, max(shapes[0][0], 1), chunk)]
 
 
 def _tensors(views: Any) -> Iterator[Tensor]:

@@ -212,7 +212,7 @@ def _recorded(arguments: _Arguments, keys_needed: bool, positives_needed: bool) 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     if torch._C._are_functorch_transforms_active():
-        return function.apply(*inputs)  # type: ignore[no-untyped-call]
+        return function.apply(*inputs)
     # Past `Function.apply`, which looks at the signature of `forward` in each call: that takes as long as all the rest.
     return super(torch.autograd.Function, function).apply(*inputs)  # type: ignore[misc]
 
@@ -236,7 +236,8 @@ class _Evaluation(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         arguments, *rows = inputs
         _, statistics, for_anchors, for_keys, for_positives = output
-        ctx.arguments = arguments
+        ctx.arguments = arguments if arguments.one_loss_per_anchor else None
+        ctx.wanted = (True, arguments.want_keys_gradient, arguments.want_positives_gradient)
         ctx.dtypes = [None if each is None else each.dtype for each in rows]
         ctx.in_forward_mode = False
         ctx.set_materialize_grads(False)
@@ -245,48 +246,44 @@ class _Evaluation(torch.autograd.Function):
             saved = (statistics, *rows)
         else:
             # Not the inputs: what they were written over with, or whether autograd may keep them, does not matter.
-            unwanted = [] if arguments.want_keys_gradient else [for_keys]
-            unwanted += [] if arguments.want_positives_gradient else [for_positives]
-            ctx.mark_non_differentiable(statistics, *unwanted)
             saved = (for_anchors, for_keys, for_positives)
+            unwanted = [each for each, wanted in zip(saved, ctx.wanted, strict=True) if not wanted]
+            ctx.mark_non_differentiable(statistics, *unwanted)
         ctx.save_for_backward(*saved)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*saved)
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_loss: Tensor | None, _: None, *of_gradients: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Any, _: None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative(any(each is not None for each in of_gradients))
         if grad_loss is None:
             return (None,) * len(ctx.needs_input_grad)
-        saved = ctx.saved_tensors  # once: a checkpoint unpacks them once
-        arguments, factor = ctx.arguments, grad_loss
+        saved, factor = ctx.saved_tensors, grad_loss  # once: a checkpoint unpacks them once
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(ctx.in_forward_mode or torch._C._are_functorch_transforms_active())
-        if arguments.one_loss_per_anchor:
-            saved = _apply(_WeightedGradients, arguments, saved[0], grad_loss, *saved[1:])
-            factor = None
+        if ctx.arguments is not None:
+            saved = _apply(_WeightedGradients, ctx.arguments, saved[0], grad_loss, *saved[1:])
+            factor = 1.0
         blocks = _blocks(saved, len(ctx.dtypes) - 2)
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
         return None, *(
-            (block if factor is None else block * factor).to(dtype) if needed else None
+            (block * factor).to(dtype) if needed else None
             for block, dtype, needed in zip(blocks, ctx.dtypes, ctx.needs_input_grad[1:], strict=True)
         )
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        arguments, gradients = ctx.arguments, ctx.saved_tensors
-        if arguments.one_loss_per_anchor:
+        if ctx.arguments is not None:
             raise NotImplementedError(
                 'hex_ssl\'s losses have a forward-mode derivative with reduction "mean" or "sum", but not "none"'
             )
         ctx.in_forward_mode = True
+        gradients = ctx.saved_tensors
         pairs = zip(_blocks(gradients, len(tangents) - 2), tangents, strict=True)
         products = [(block * tangent).sum() for block, tangent in pairs if tangent is not None]
         # torch wants a tangent of each output that can be differentiated. Nobody reads those of the gradients.
-        wanted = (True, arguments.want_keys_gradient, arguments.want_positives_gradient)
-        unknown = (torch.full_like(each, torch.nan) if of else None for each, of in zip(gradients, wanted, strict=True))
+        columns = zip(gradients, ctx.wanted, strict=True)
+        unknown = (torch.full_like(each, torch.nan) if wanted else None for each, wanted in columns)
         return sum(products[1:], products[0]), None, *unknown
 
     @staticmethod

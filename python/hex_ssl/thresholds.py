@@ -233,6 +233,19 @@ def threshold_from(threshold: Threshold | str) -> Threshold:
     return NAMED[threshold]()
 
 
+def check_labels_read(name: str, threshold: Threshold) -> None:
+    """Refuses labels that the threshold never reads.
+
+    Raises:
+        ValueError: It reads none.
+    """
+    if not threshold.reads_labels:
+        raise ValueError(
+            f"expected no `{name}` for {type(threshold).__name__}, which does not read them; "
+            'with threshold="supervised" they tell which negatives are hierarchical'
+        )
+
+
 def _check_scale(scale: str) -> None:
     if scale not in SCALES:
         raise ValueError(f'expected `scale` to be one of "cosine", "minmax", but got "{scale}"')

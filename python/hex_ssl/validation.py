@@ -6,6 +6,7 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 FORMULATIONS = ("importance", "official", "decoupled")
 REDUCTIONS = ("mean", "sum", "none")
@@ -154,7 +155,7 @@ def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
 def _computed_dtype(rows: Tensor) -> torch.dtype:
     # Under autocast the op casts its inputs to float32, all but float64 ones: views may differ there.
     device = rows.device.type
-    if rows.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if rows.dtype != torch.float64 and is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.float32
     return rows.dtype
 

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from hex_ssl.functional import NO_HIERARCHY, hex_loss, hex_loss_with_keys
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import FixedThreshold, Threshold, threshold_from
+from hex_ssl.thresholds import (
+    AdaptiveThreshold,
+    FixedThreshold,
+    SupervisedThreshold,
+    Threshold,
+    check_labels_read,
+    threshold_from,
+)
 from hex_ssl.validation import check_settings
 
 
@@ -98,10 +105,9 @@ class HexLoss(nn.Module):
         # The forward reads what the epoch leads to, and not the epoch, so that compiled code stays valid.
         self._epoch = epoch
         self._warming_up = epoch is not None and epoch < self.warmup_epochs
-        self._current_threshold = self.threshold
-        if self.threshold.scheduled:
-            scale, value = self.threshold.at(epoch or 0)
-            self._current_threshold = FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), scale)
+        kind, value = self.threshold.at(epoch or 0)
+        self._reads_labels = kind == "labels"
+        self._current_threshold = _constant(kind, value) if self.threshold.scheduled else self.threshold
         if epoch is not None:
             self._awaits_epoch = False
 
@@ -124,7 +130,7 @@ class HexLoss(nn.Module):
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
         loss, self.statistics = hex_loss(
-            z1, z2, *more_views, labels=self._read(labels), return_statistics=True, **self._current_settings()
+            z1, z2, *more_views, labels=self._read("labels", labels), return_statistics=True, **self._current_settings()
         )
         return loss
 
@@ -164,8 +170,8 @@ class HexLoss(nn.Module):
             anchors,
             keys,
             positives=positives,
-            anchor_labels=self._read(anchor_labels),
-            key_labels=self._read(key_labels),
+            anchor_labels=self._read("anchor_labels", anchor_labels),
+            key_labels=self._read("key_labels", key_labels),
             return_statistics=True,
             **self._current_settings(),
         )
@@ -188,9 +194,11 @@ class HexLoss(nn.Module):
             "gather_distributed": self.gather_distributed,
         }
 
-    def _read(self, labels: Tensor | None) -> Tensor | None:
-        # The warm-up's loss reads none, but the callers of a supervised one pass them from the first epoch on.
-        return None if self._warming_up and self.threshold.reads_labels else labels
+    def _read(self, name: str, labels: Tensor | None) -> Tensor | None:
+        """The labels, where the loss reads them in this epoch: callers pass them in each, the warm-up's too."""
+        if labels is not None and not self._reads_labels:
+            check_labels_read(name, self.threshold)
+        return labels if self._reads_labels and not self._warming_up else None
 
     def _warn_of_missing_epoch(self) -> None:
         self._awaits_epoch = False
@@ -228,6 +236,16 @@ class HexLoss(nn.Module):
             f"beta={self.beta}, tau_plus={self.tau_plus}, warmup_epochs={self.warmup_epochs}, "
             f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}"
         )
+
+
+def _constant(kind: str, value: float | Tensor) -> Threshold:
+    """The strategy of one epoch."""
+    if kind == "adaptive":
+        return AdaptiveThreshold(float(value))
+    if kind == "labels":
+        return SupervisedThreshold()
+    # A tensor, so that compiled code stays valid.
+    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), kind)
 
 
 def _warn(text: str) -> None:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -17,4 +18,4 @@ def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """Around operations that autocast would do in a half type, on devices that have it."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
