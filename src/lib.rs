@@ -1,14 +1,15 @@
 //! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
 //!
-//! `problem` says in plain data what to compute, `operands` lists from what, `cpu` computes it over borrowed memory, `cuda`
-//! over device memory.
-//! With the feature `python`, `composite` computes the same from torch's operations, `tensor` lends tensors to the
-//! backends, `torch` is the border to torch and `python` that to Python.
+//! `problem` says in plain data what to compute, and `operands` lists from what. `cpu` computes it over borrowed memory,
+//! `cuda` over device memory. With the feature `python`, `border` turns torch's tensors into memory, `dispatch` lends that
+//! to a backend, and `python` is what Python calls.
 
 #[cfg(feature = "python")]
-mod composite;
+mod border;
 pub mod cpu;
 pub mod cuda;
+#[cfg(feature = "python")]
+mod dispatch;
 pub mod error;
 pub mod formula;
 pub mod operands;
@@ -16,10 +17,6 @@ pub mod problem;
 #[cfg(feature = "python")]
 mod python;
 pub mod statistics;
-#[cfg(feature = "python")]
-mod tensor;
-#[cfg(feature = "python")]
-mod torch;
 
 /// `hex_ssl._core`.
 #[cfg(feature = "python")]
@@ -27,13 +24,15 @@ mod torch;
 mod _core {
     use pyo3::prelude::*;
 
+    use super::border::{Border, Torch};
+
     #[pymodule_export]
-    use super::python::{backend_for, cuda_cubin, evaluate, fallbacks, row_quantiles, similarity_statistics};
+    use super::python::{backend_for, check, cuda_cubin, evaluate, row_quantiles, similarity_statistics};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("BORDER", super::torch::BORDER)?;
-        module.add("TORCH_VERSION", super::torch::TORCH_VERSION)
+        module.add("BORDER", Torch::NAME)?;
+        module.add("TORCH_VERSION", Torch::TORCH_VERSION)
     }
 }

@@ -1,23 +1,22 @@
-//! The border to Python: arguments in, work without the GIL (by the border `dynamic`, the kernels alone), tensors or
-//! exceptions out.
-
-use std::ffi::CString;
+//! What Python calls: arguments in, work without the GIL, results in memory that Python gave, or exceptions.
 
 use numpy::{
     Element as NumpyElement, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
     PyUntypedArrayMethods,
 };
-use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
+use crate::border::{Array, Border, Torch};
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, Operand, Scalar, Variant};
-use crate::error::{view_name, Error, Input, RowFault};
-use crate::problem::{Formulation, Reduction, Threshold};
+use crate::cuda::{cubin, Operand, Variant};
+use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
+use crate::error::{view_name, Error, Input, Result, RowFault};
+use crate::operands::{Described, Operands, Scalar};
+use crate::problem::{Formulation, Reduction, Threshold, Wanted};
 use crate::statistics::{self, Request};
-use crate::tensor::{self, Backend, Settings, Tensors};
-use crate::torch::{on_tensors, PyTensor};
 
 const BACKENDS: &[(&str, Backend)] = &[
     ("auto", Backend::Auto),
@@ -31,99 +30,181 @@ const DTYPES: &[(&str, Scalar)] =
 const REDUCTIONS: &[(&str, Reduction)] =
     &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
 
-/// Loss, statistics and gradients of anchors, keys and positives. See `_core.pyi`.
+/// Loss, statistics and gradients. See `_core.pyi`.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // Flat, as a torch.library op is: it takes no structures.
 pub fn evaluate(
     py: Python<'_>,
-    views: Vec<Strided>,
-    keys: Option<Strided>,
-    positives: Option<Strided>,
-    positive_index: Option<Strided>,
-    ignored_index: Option<Strided>,
-    anchor_labels: Option<Strided>,
-    key_labels: Option<Strided>,
-    epsilon: Option<Strided>,
-    weights: Option<Strided>,
-    offset: i64,
-    threshold: &str,
-    threshold_value: f64,
-    formulation: &str,
-    beta: f64,
-    tau_plus: f64,
-    temperature: f64,
-    reduction: &str,
-    want_gradient: bool,
+    call: Call<Array>,
+    outputs: (Array, Array, Array, Array, Array),
+    scratch: &Bound<'_, PyAny>,
     backend: &str,
     allow_tf32: bool,
-) -> PyResult<(PyTensor, PyTensor, PyTensor, PyTensor, PyTensor)> {
-    let formulations = [
-        ("importance", Formulation::Importance { beta, tau_plus }),
-        ("official", Formulation::Official),
-        ("decoupled", Formulation::Decoupled),
-    ];
-    let settings = Settings {
-        offset: row_offset(offset)?,
-        threshold: threshold_rule(threshold, threshold_value)?,
-        formulation: choose("formulation", formulation, &formulations)?,
-        temperature,
-        reduction: choose("reduction", reduction, REDUCTIONS)?,
-        want_gradient,
-        backend: choose("backend", backend, BACKENDS)?,
-        allow_tf32,
-    };
-    let tensor = |strided: Option<Strided>| strided.map(|Strided(PyTensor(tensor))| tensor);
-    let layout = ViewLayout::of(&views);
-    let tensors = Tensors {
-        views: views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect(),
-        keys: tensor(keys),
-        positives: tensor(positives),
-        positive_index: tensor(positive_index),
-        ignored_index: tensor(ignored_index),
-        anchor_labels: tensor(anchor_labels),
-        key_labels: tensor(key_labels),
-        threshold: tensor(epsilon),
-        weights: tensor(weights),
-    };
-    let outputs = on_tensors(py, || tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
-    warn(py, outputs.warning)?;
-    let [anchors, keys, positives] = outputs.gradients.map(PyTensor);
-    Ok((PyTensor(outputs.loss), PyTensor(outputs.statistics), anchors, keys, positives))
+    threads: usize,
+) -> PyResult<Option<String>> {
+    let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
+    let (loss, statistics, anchors, keys, positives) = outputs;
+    let outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives] };
+    let allocate = allocator(scratch);
+    let work = || dispatch::evaluate(&call.operands, &call.settings, means, outputs, allocate);
+    py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
 /// The quantile of each anchor's row of similarities. See `_core.pyi`.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // As `evaluate`.
 pub fn row_quantiles(
     py: Python<'_>,
-    views: Vec<Strided>,
-    keys: Option<Strided>,
-    positives: Option<Strided>,
-    offset: i64,
-    quantile: f64,
+    call: Call<Array>,
+    output: Array,
+    scratch: &Bound<'_, PyAny>,
     backend: &str,
     allow_tf32: bool,
-) -> PyResult<PyTensor> {
-    let settings = Settings {
-        offset: row_offset(offset)?,
-        threshold: Threshold::Adaptive { quantile },
-        formulation: Formulation::Decoupled,
-        temperature: 1.0,
-        reduction: Reduction::None,
-        want_gradient: false,
-        backend: choose("backend", backend, BACKENDS)?,
-        allow_tf32,
-    };
-    let layout = ViewLayout::of(&views);
-    let tensors = Tensors {
-        keys: keys.map(|Strided(PyTensor(tensor))| tensor),
-        positives: positives.map(|Strided(PyTensor(tensor))| tensor),
-        ..Tensors::of_views(views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect())
-    };
-    let found = on_tensors(py, || tensor::row_quantiles(tensors, quantile, &settings));
-    let (quantiles, warning) = found.map_err(|error| layout.exception(error))?;
-    warn(py, warning)?;
-    Ok(PyTensor(quantiles))
+    threads: usize,
+) -> PyResult<Option<String>> {
+    let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
+    let allocate = allocator(scratch);
+    let work = || dispatch::row_quantiles(&call.operands, &call.settings, means, output, allocate);
+    py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
+}
+
+/// Whether the operands and settings of a call fit. See `_core.pyi`.
+#[pyfunction]
+pub fn check(call: Call<Attributes>) -> PyResult<()> {
+    dispatch::checked(&call.operands, &call.settings).map(drop).map_err(exception)
+}
+
+/// Asks Python for memory, with the GIL.
+fn allocator(scratch: &Bound<'_, PyAny>) -> impl FnMut(usize) -> Result<Array> + Send {
+    let scratch = scratch.clone().unbind();
+    move |bytes| {
+        let made = Python::with_gil(|py| scratch.call1(py, (bytes,))?.extract::<Array>(py));
+        made.map_err(|error| Error::runtime(error.to_string()))
+    }
+}
+
+/// None where a kernel has computed, else why there is none.
+fn outcome(outcome: Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Computed => None,
+        Outcome::NoKernel(reason) => Some(reason),
+    }
+}
+
+/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings.
+pub struct Call<T> {
+    operands: Operands<T>,
+    settings: Settings,
+}
+
+impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
+    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let tuple = object.downcast::<PyTuple>()?;
+        let mut items = tuple.iter_borrowed();
+        let mut next = || items.next().ok_or_else(|| PyTypeError::new_err("expected more items in a call"));
+        let operands = Operands {
+            views: next()?.try_iter()?.map(|view| view?.extract()).collect::<PyResult<_>>()?,
+            keys: next()?.extract()?,
+            positives: next()?.extract()?,
+            positive_index: next()?.extract()?,
+            ignored_index: next()?.extract()?,
+            anchor_labels: next()?.extract()?,
+            key_labels: next()?.extract()?,
+            threshold: next()?.extract()?,
+            weights: next()?.extract()?,
+        };
+        let offset: i64 = next()?.extract()?;
+        let offset = usize::try_from(offset)
+            .map_err(|_| PyValueError::new_err(format!("expected `offset` to be at least 0, but got {offset}")))?;
+        let (rule, value) = (next()?, next()?.extract::<f64>()?);
+        let rules = [
+            ("adaptive", Threshold::Adaptive { quantile: value }),
+            ("cosine", Threshold::Cosine { value }),
+            ("minmax", Threshold::MinMax { value }),
+            ("labels", Threshold::Labels),
+            ("given", Threshold::Given),
+        ];
+        let threshold = choose("threshold", rule.extract()?, &rules)?;
+        let (name, beta, tau_plus) = (next()?, next()?.extract()?, next()?.extract()?);
+        let formulations = [
+            ("importance", Formulation::Importance { beta, tau_plus }),
+            ("official", Formulation::Official),
+            ("decoupled", Formulation::Decoupled),
+        ];
+        let formulation = choose("formulation", name.extract()?, &formulations)?;
+        let temperature = next()?.extract()?;
+        let reduction = choose("reduction", next()?.extract()?, REDUCTIONS)?;
+        // A loss that is not one number has no gradient yet.
+        let one_number = reduction != Reduction::None || operands.weights.is_some();
+        let anchors = next()?.extract::<bool>()? && one_number;
+        let wanted = Wanted {
+            anchors,
+            keys: anchors && next()?.extract::<bool>()? && operands.keys.is_some(),
+            positives: anchors && next()?.extract::<bool>()? && operands.positives.is_some(),
+        };
+        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction, wanted } })
+    }
+}
+
+impl Call<Array> {
+    /// Names the view that a row stands in.
+    fn exception(&self, error: Error) -> PyErr {
+        let views = &self.operands.views;
+        match error {
+            Error::Row { input: Input::Anchors, row, fault } if views.len() > 1 => {
+                let rows = views[0].shape.first().map_or(1, |&rows| rows.max(1) as usize);
+                row_exception(&view_name(row / rows), row % rows, &fault)
+            }
+            other => exception(other),
+        }
+    }
+}
+
+/// What the checks ask of a tensor on any device, by its Python attributes: no memory is touched by them.
+pub struct Attributes {
+    shape: Vec<i64>,
+    dtype: String,
+    device: String,
+    integers: Option<Vec<i64>>,
+}
+
+impl<'py> FromPyObject<'py> for Attributes {
+    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let text = |name| object.getattr(name)?.str()?.extract::<String>();
+        let dtype = text(intern!(py, "dtype"))?.trim_start_matches("torch.").to_owned();
+        let device = text(intern!(py, "device"))?;
+        let integers = if dtype == "int64" && device == "cpu" {
+            Torch::array(object)?.integers().map_err(exception)?
+        } else {
+            None
+        };
+        Ok(Self { shape: object.getattr(intern!(py, "shape"))?.extract()?, dtype, device, integers })
+    }
+}
+
+impl Described for Attributes {
+    fn shape(&self) -> Vec<i64> {
+        self.shape.clone()
+    }
+
+    fn scalar(&self) -> Option<Scalar> {
+        DTYPES.iter().find(|(name, _)| *name == self.dtype).map(|&(_, scalar)| scalar)
+    }
+
+    fn dtype_name(&self) -> String {
+        self.dtype.clone()
+    }
+
+    fn device_name(&self) -> String {
+        self.device.clone()
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        self.device == other.device
+    }
+
+    fn integers(&self) -> Result<Option<Vec<i64>>> {
+        Ok(self.integers.clone())
+    }
 }
 
 /// Threshold, quantiles, negatives, means, counts above the threshold and histograms. See `_core.pyi`.
@@ -146,16 +227,17 @@ pub fn similarity_statistics<'py>(
     quantile: f64,
     threshold: Option<f64>,
     bins: i64,
+    threads: usize,
 ) -> PyResult<SimilarityArrays<'py>> {
     let labels = |array: &Option<PyReadonlyArray1<'py, i64>>| array.as_ref().map(|array| array.as_array().to_vec());
     let (classes, superclasses) = (labels(&classes), labels(&superclasses));
     let request =
         Request { classes: classes.as_deref(), superclasses: superclasses.as_deref(), quantile, threshold, bins };
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f32>>() {
-        return statistics_of(py, &array, &request);
+        return statistics_of(py, &array, &request, threads);
     }
     if let Ok(array) = embeddings.extract::<PyReadonlyArray2<'_, f64>>() {
-        return statistics_of(py, &array, &request);
+        return statistics_of(py, &array, &request, threads);
     }
     let expected = "expected `embeddings` to be a float32 or float64 array of shape [N, D], but got";
     match embeddings.downcast::<PyUntypedArray>() {
@@ -168,10 +250,10 @@ fn statistics_of<'py, E: Element + NumpyElement>(
     py: Python<'py>,
     array: &PyReadonlyArray2<'py, E>,
     request: &Request<'_>,
+    threads: usize,
 ) -> PyResult<SimilarityArrays<'py>> {
     let dims = array.shape()[1];
     let view = array.as_array();
-    let threads = tensor::threads();
     let found = py.allow_threads(|| {
         let standard = view.as_standard_layout();
         let rows = Rows::from_slice(standard.as_slice().unwrap_or_default(), dims);
@@ -200,12 +282,6 @@ pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> 
     Ok(py.allow_threads(|| backend.choose(device, scalar)).map_err(exception)?.describe(backend))
 }
 
-/// Why calls fell back on libtorch's operations so far. See `_core.pyi`.
-#[pyfunction]
-pub fn fallbacks() -> Vec<String> {
-    tensor::fallbacks()
-}
-
 /// The compiled CUDA kernels for a GPU that need not be there. See `_core.pyi`.
 #[pyfunction]
 pub fn cuda_cubin<'py>(
@@ -220,49 +296,6 @@ pub fn cuda_cubin<'py>(
         .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))?;
     let binary = py.allow_threads(|| cubin(Variant::new(dims, operand), capability)).map_err(exception)?;
     Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
-}
-
-/// The caller is told once of each reason why something slower than a kernel computes.
-fn warn(py: Python<'_>, reason: Option<String>) -> PyResult<()> {
-    let Some(reason) = reason else { return Ok(()) };
-    let text = format!("hex_ssl computes with libtorch's operations, in chunks: {reason}");
-    PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &CString::new(text)?, 1)
-}
-
-/// A tensor whose elements stand in memory by strides: what every backend reads.
-pub struct Strided(PyTensor);
-
-impl<'py> FromPyObject<'py> for Strided {
-    fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let tensor = object.extract::<PyTensor>()?;
-        let layout = object.getattr("layout")?.str()?;
-        if layout == "torch.strided" {
-            return Ok(Self(tensor));
-        }
-        Err(PyValueError::new_err(format!("expected a dense tensor, but got one of layout {layout}")))
-    }
-}
-
-/// How the anchors' rows are spread over the views, to name one in an error.
-struct ViewLayout {
-    views: usize,
-    rows: usize,
-}
-
-impl ViewLayout {
-    fn of(views: &[Strided]) -> Self {
-        let rows = views.first().and_then(|Strided(view)| view.size().first().copied());
-        Self { views: views.len(), rows: rows.map_or(1, |rows| rows.max(1) as usize) }
-    }
-
-    fn exception(&self, error: Error) -> PyErr {
-        match error {
-            Error::Row { input: Input::Anchors, row, fault } if self.views > 1 => {
-                row_exception(&view_name(row / self.rows), row % self.rows, &fault)
-            }
-            other => exception(other),
-        }
-    }
 }
 
 fn exception(error: Error) -> PyErr {
@@ -282,21 +315,4 @@ fn choose<T: Copy>(argument: &str, value: &str, choices: &[(&str, T)]) -> PyResu
     }
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
     Err(PyValueError::new_err(format!("expected `{argument}` to be one of {}, but got {value:?}", names.join(", "))))
-}
-
-/// The rule with its value.
-fn threshold_rule(name: &str, value: f64) -> PyResult<Threshold> {
-    let rules = [
-        ("adaptive", Threshold::Adaptive { quantile: value }),
-        ("cosine", Threshold::Cosine { value }),
-        ("minmax", Threshold::MinMax { value }),
-        ("labels", Threshold::Labels),
-        ("given", Threshold::Given),
-    ];
-    choose("threshold", name, &rules)
-}
-
-fn row_offset(offset: i64) -> PyResult<usize> {
-    usize::try_from(offset)
-        .map_err(|_| PyValueError::new_err(format!("expected `offset` to be at least 0, but got {offset}")))
 }

@@ -10,6 +10,7 @@ use pyo3::sync::GILOnceCell;
 use pyo3::types::PyCapsule;
 
 use super::{Array, Border, Device, Dtype};
+use crate::operands::Scalar;
 
 /// By `torch.utils.dlpack.to_dlpack`.
 pub struct DlpackBorder;
@@ -89,13 +90,20 @@ impl DlTensor {
     /// By `DLDataTypeCode`.
     fn dtype(&self) -> Dtype {
         match (self.code, self.bits, self.lanes) {
-            (2, 64, 1) => Dtype::F64,
-            (2, 32, 1) => Dtype::F32,
-            (2, 16, 1) => Dtype::F16,
-            (4, 16, 1) => Dtype::Bf16,
-            (0, 64, 1) => Dtype::I64,
-            (1, 8, 1) => Dtype::U8,
-            _ => Dtype::Other,
+            (2, 64, 1) => Dtype::Float(Scalar::F64),
+            (2, 32, 1) => Dtype::Float(Scalar::F32),
+            (2, 16, 1) => Dtype::Float(Scalar::F16),
+            (4, 16, 1) => Dtype::Float(Scalar::Bf16),
+            (0, 64, 1) => Dtype::Int64,
+            (1, 8, 1) => Dtype::Uint8,
+            (code, bits, _) => {
+                let kind = ["int", "uint", "float", "opaque", "bfloat", "complex", "bool"].get(usize::from(code));
+                Dtype::Other(match kind {
+                    Some(&"bool") => "bool".into(),
+                    Some(kind) => format!("{kind}{bits}"),
+                    None => format!("another dtype of {bits} bits"),
+                })
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3_tch::PyTensor;
 
 use super::{Array, Border, Device, Dtype};
+use crate::operands::Scalar;
 
 /// By tch's `Tensor`.
 pub struct TchBorder;
@@ -41,13 +42,15 @@ impl Border for TchBorder {
 
 fn dtype(kind: Result<Kind, ::tch::TchError>) -> Dtype {
     match kind {
-        Ok(Kind::Double) => Dtype::F64,
-        Ok(Kind::Float) => Dtype::F32,
-        Ok(Kind::BFloat16) => Dtype::Bf16,
-        Ok(Kind::Half) => Dtype::F16,
-        Ok(Kind::Int64) => Dtype::I64,
-        Ok(Kind::Uint8) => Dtype::U8,
-        _ => Dtype::Other,
+        Ok(Kind::Double) => Dtype::Float(Scalar::F64),
+        Ok(Kind::Float) => Dtype::Float(Scalar::F32),
+        Ok(Kind::BFloat16) => Dtype::Float(Scalar::Bf16),
+        Ok(Kind::Half) => Dtype::Float(Scalar::F16),
+        Ok(Kind::Int64) => Dtype::Int64,
+        Ok(Kind::Uint8) => Dtype::Uint8,
+        Ok(Kind::Int) => Dtype::Other("int32".into()),
+        Ok(other) => Dtype::Other(format!("{other:?}").to_lowercase()),
+        Err(_) => Dtype::Other("another dtype".into()),
     }
 }
 

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::cuda::{Device, Scalar};
+use crate::cuda::Device;
 use crate::error::{Error, Result};
+use crate::operands::Scalar;
 
 /// Who computes, as the caller asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// The fused kernels where they can, libtorch's operations elsewhere.
+    /// The fused kernels where there are any, torch's operations elsewhere.
     Auto,
     /// The kernel of this crate for CPU tensors.
     Cpu,
     /// The kernels of this crate for CUDA tensors.
     Cuda,
-    /// libtorch's operations, on any device.
+    /// torch's operations, on any device.
     Composite,
     /// The kernels for CUDA tensors on CPU tensors, for tests.
     Emulated,
@@ -28,18 +29,8 @@ pub enum Choice {
     Cuda(Arc<Device>),
     /// The same, emulated.
     Emulated,
-    /// libtorch's operations.
-    Composite(Reason),
-}
-
-/// Why libtorch's operations compute.
-pub enum Reason {
-    /// The caller asked for them.
-    Asked,
-    /// float64 has no kernel on GPUs. This is documented, and gives no warning.
-    Float64,
-    /// There is no kernel: why, in words.
-    Lacking(String),
+    /// torch's operations: why, in words.
+    Composite(String),
 }
 
 impl Backend {
@@ -55,15 +46,15 @@ impl Backend {
             (Self::Cuda, None) => Err(wrong_device("CUDA", "cuda", device)),
             (Self::Cuda, Some(ordinal)) => Ok(Choice::Cuda(Device::get(ordinal)?)),
             (Self::Emulated, _) => Ok(Choice::Emulated),
-            (Self::Composite, _) => Ok(Choice::Composite(Reason::Asked)),
+            (Self::Composite, _) => Ok(Choice::Composite("asked for".into())),
             (Self::Cpu, _) => Ok(Choice::Cpu),
             (Self::Auto, _) if on_cpu => Ok(Choice::Cpu),
-            (Self::Auto, Some(_)) if scalar == Scalar::F64 => Ok(Choice::Composite(Reason::Float64)),
+            (Self::Auto, Some(_)) if scalar == Scalar::F64 => Ok(Choice::Composite("float64 has no fused kernel on GPUs".into())),
             (Self::Auto, Some(ordinal)) => Ok(match Device::get(ordinal) {
                 Ok(found) => Choice::Cuda(found),
-                Err(error) => Choice::Composite(Reason::Lacking(format!("no fused kernel for {device}: {error}"))),
+                Err(error) => Choice::Composite(format!("no fused kernel for {device}: {error}")),
             }),
-            (Self::Auto, None) => Ok(Choice::Composite(Reason::Lacking(format!("no fused kernel for {device}")))),
+            (Self::Auto, None) => Ok(Choice::Composite(format!("no fused kernel for {device}"))),
         }
     }
 }
@@ -71,13 +62,11 @@ impl Backend {
 impl Choice {
     /// The backend's name, and why it runs, in words.
     pub fn describe(&self, asked: Backend) -> (&'static str, String) {
-        let composite = |reason: &str| format!("libtorch's operations, in chunks: {reason}");
         let (name, reason) = match self {
             Self::Cpu => ("cpu", "the fused kernel runs on CPU tensors".into()),
             Self::Cuda(device) => ("cuda", device.describe()),
             Self::Emulated => ("emulated", String::new()),
-            Self::Composite(Reason::Lacking(reason)) => ("composite", composite(reason)),
-            Self::Composite(_) => ("composite", composite("float64 has no fused kernel on GPUs")),
+            Self::Composite(reason) => ("composite", format!("torch's operations, in chunks: {reason}")),
         };
         (name, if asked == Backend::Auto { reason } else { "asked for".into() })
     }

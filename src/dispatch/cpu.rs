@@ -1,0 +1,150 @@
+//! Lends arrays on the CPU to the CPU kernel.
+
+use half::{bf16, f16};
+
+use super::{expect_device, scalar, Outputs};
+use crate::border::{Array, Device, Element as ArrayElement};
+use crate::cpu::{self, BorrowedOperands, Element, Evaluation, Float, Gradients, Rows};
+use crate::error::{Error, Result};
+use crate::operands::{Operands, Scalar};
+use crate::problem::{Problem, Threshold, Wanted};
+
+/// [`cpu::evaluate`] of arrays.
+pub(super) fn evaluate(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    wanted: Wanted,
+    outputs: Outputs,
+    threads: usize,
+) -> Result<()> {
+    match scalar(&operands.views[0])? {
+        Scalar::F64 => evaluate_as::<f64>(problem, operands, wanted, outputs, threads),
+        Scalar::F32 => evaluate_as::<f32>(problem, operands, wanted, outputs, threads),
+        Scalar::Bf16 => evaluate_as::<bf16>(problem, operands, wanted, outputs, threads),
+        Scalar::F16 => evaluate_as::<f16>(problem, operands, wanted, outputs, threads),
+    }
+}
+
+/// [`cpu::row_quantiles`] of arrays.
+pub(super) fn row_quantiles(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    output: Array,
+    threads: usize,
+) -> Result<()> {
+    match scalar(&operands.views[0])? {
+        Scalar::F64 => row_quantiles_as::<f64>(problem, operands, output, threads),
+        Scalar::F32 => row_quantiles_as::<f32>(problem, operands, output, threads),
+        Scalar::Bf16 => row_quantiles_as::<bf16>(problem, operands, output, threads),
+        Scalar::F16 => row_quantiles_as::<f16>(problem, operands, output, threads),
+    }
+}
+
+fn evaluate_as<E: Element<Compute: ArrayElement>>(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    wanted: Wanted,
+    mut outputs: Outputs,
+    threads: usize,
+) -> Result<()> {
+    let [anchors, keys, positives] = &mut outputs.gradients;
+    let gradients = Gradients {
+        anchors: gradient(anchors, wanted.anchors)?,
+        keys: gradient(keys, wanted.keys)?,
+        positives: gradient(positives, wanted.positives)?,
+    };
+    let found = lend::<E, _>(problem, operands, |problem, operands| {
+        cpu::evaluate(problem, operands, gradients, threads)
+    })?;
+    let Evaluation { loss, losses, statistics } = found;
+    match outputs.loss.shape.len() {
+        0 => write::<E::Compute>(&mut outputs.loss, &[loss])?,
+        _ => write::<E::Compute>(&mut outputs.loss, &losses)?,
+    }
+    write::<E::Compute>(&mut outputs.statistics, &statistics.to_array())
+}
+
+fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    mut output: Array,
+    threads: usize,
+) -> Result<()> {
+    let Threshold::Adaptive { quantile } = problem.threshold else {
+        return Err(Error::runtime("expected the threshold \"adaptive\" for row quantiles"));
+    };
+    let found = lend::<E, _>(problem, operands, |problem, operands| {
+        cpu::row_quantiles(problem, operands, quantile, threads)
+    })?;
+    write::<E::Compute>(&mut output, &found)
+}
+
+/// Runs the kernel on the memory of the operands. The threshold "given" is a number by then.
+fn lend<E: Element, T>(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    run: impl FnOnce(&Problem, &BorrowedOperands<'_, E>) -> Result<T>,
+) -> Result<T> {
+    let copies = operands.try_map(rows, integers, number, numbers)?;
+    let threshold = copies.threshold.map_or(problem.threshold, |value| Threshold::Cosine { value });
+    let problem = Problem { threshold, ..*problem };
+    run(&problem, &copies.try_map(|&rows| Ok(rows), |&index| Ok(index), |&number| Ok(number), |all| Ok(all.as_slice()))?)
+}
+
+fn integers(array: &Array) -> Result<&[i64]> {
+    expect_device(array, Device::Cpu)?;
+    // SAFETY: on the CPU; nobody writes to an operand during the call but the caller's own threads.
+    unsafe { array.elements() }
+}
+
+fn rows<E: Element>(array: &Array) -> Result<Rows<'_, E>> {
+    expect_device(array, Device::Cpu)?;
+    let (&[rows, dims], &[row_stride, dim_stride]) = (&array.shape[..], &array.strides[..]) else {
+        return Err(Error::runtime(format!("expected a matrix, but got shape {:?}", array.shape)));
+    };
+    // SAFETY: the caller chose `E` by the dtype. Address, shape and strides come from torch's own struct, and the borrow
+    // keeps the memory alive. Another thread that writes to an operand meanwhile is the caller's race, as it is with
+    // torch's own operations.
+    Ok(unsafe {
+        Rows::from_raw(
+            array.pointer.cast_const().cast(),
+            rows as usize,
+            dims as usize,
+            row_stride as isize,
+            dim_stride as isize,
+        )
+    })
+}
+
+/// The numbers of a float32 or float64 array.
+fn numbers(array: &Array) -> Result<Vec<f64>> {
+    expect_device(array, Device::Cpu)?;
+    match scalar(array)? {
+        // SAFETY: on the CPU; nobody writes to an operand during the call but the caller's own threads.
+        Scalar::F64 => unsafe { array.elements::<f64>() }.map(<[f64]>::to_vec),
+        // SAFETY: as above.
+        Scalar::F32 => Ok(unsafe { array.elements::<f32>() }?.iter().map(|&value| value.into()).collect()),
+        other => Err(Error::runtime(format!("expected float32 or float64, but got {}", other.name()))),
+    }
+}
+
+fn number(array: &Array) -> Result<f64> {
+    numbers(array)?.first().copied().ok_or_else(|| Error::runtime("expected a number, but got none"))
+}
+
+fn gradient<C: ArrayElement>(output: &mut Array, wanted: bool) -> Result<Option<&mut [C]>> {
+    expect_device(output, Device::Cpu)?;
+    // SAFETY: on the CPU, and an output is nobody else's, by `Outputs`.
+    wanted.then(|| unsafe { output.elements_mut() }).transpose()
+}
+
+fn write<C: ArrayElement + Float>(output: &mut Array, values: &[f64]) -> Result<()> {
+    expect_device(output, Device::Cpu)?;
+    // SAFETY: on the CPU, and an output is nobody else's, by `Outputs`.
+    let elements = unsafe { output.elements_mut::<C>() }?;
+    if elements.len() != values.len() {
+        return Err(Error::runtime(format!("expected room for {} numbers, but got {}", values.len(), elements.len())));
+    }
+    elements.iter_mut().zip(values).for_each(|(element, &value)| *element = C::from_f64(value));
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Lends arrays on a CUDA device to the CUDA kernels.
+
+use std::env;
+use std::path::Path;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use super::{scalar, Outputs};
+use crate::border::Array;
+use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Module, Operand, Variant};
+use crate::error::{Error, Result};
+use crate::operands::Operands;
+use crate::problem::{Problem, Wanted};
+
+/// Where the emulator of the kernels lies: a library that the tests build.
+const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
+/// Shared memory as on the smallest supported chip, and few enough multiprocessors that every plan splits its columns
+/// somewhere.
+const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
+
+/// The kernels that compute a problem, loaded and ready.
+pub(super) struct Kernels {
+    chip: Chip,
+    variant: Variant,
+    place: Place,
+}
+
+enum Place {
+    Gpu(Arc<Device>, Arc<Module>),
+    Emulator(Emulator),
+}
+
+impl Kernels {
+    /// Those on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a problem that they do not compute, [`Error::Runtime`] where they cannot be had.
+    pub(super) fn on_gpu(device: Arc<Device>, problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
+        let variant = supported(problem, operands, device.chip(), allow_tf32)?;
+        let module = device.module(variant)?;
+        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
+    }
+
+    /// Those of the emulator.
+    ///
+    /// # Errors
+    /// As [`Kernels::on_gpu`].
+    pub(super) fn emulated(problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
+        let variant = supported(problem, operands, EMULATED_CHIP, allow_tf32)?;
+        let path = env::var_os(EMULATOR).ok_or_else(|| {
+            Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
+        })?;
+        let emulator = Emulator::new(Path::new(&path), variant)?;
+        Ok(Self { chip: EMULATED_CHIP, variant, place: Place::Emulator(emulator) })
+    }
+
+    /// [`cuda::evaluate`] of arrays.
+    pub(super) fn evaluate(
+        &self,
+        problem: &Problem,
+        operands: &Operands<Array>,
+        wanted: Wanted,
+        outputs: &Outputs,
+        scratch: impl FnMut(usize) -> Result<Array>,
+    ) -> Result<()> {
+        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let [anchors, keys, positives] = &outputs.gradients;
+        let gradient = |array: &Array, wanted: bool| if wanted { array.pointer.cast() } else { null_mut() };
+        let buffers = Buffers {
+            loss: outputs.loss.pointer.cast(),
+            statistics: outputs.statistics.pointer.cast(),
+            anchors_gradient: gradient(anchors, wanted.anchors),
+            keys_gradient: gradient(keys, wanted.keys),
+            positives_gradient: gradient(positives, wanted.positives),
+            ..buffers(operands, &scratch)?
+        };
+        self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))
+    }
+
+    /// [`cuda::row_quantiles`] of arrays.
+    pub(super) fn row_quantiles(
+        &self,
+        problem: &Problem,
+        operands: &Operands<Array>,
+        output: &Array,
+        scratch: impl FnMut(usize) -> Result<Array>,
+    ) -> Result<()> {
+        let wanted = Wanted { anchors: false, keys: false, positives: false };
+        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let buffers = Buffers { loss: output.pointer.cast(), ..buffers(operands, &scratch)? };
+        self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))
+    }
+
+    fn scratch(
+        &self,
+        problem: &Problem,
+        operands: &Operands<Array>,
+        wanted: Wanted,
+        mut allocate: impl FnMut(usize) -> Result<Array>,
+    ) -> Result<Array> {
+        let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant);
+        let scratch = allocate(bytes)?;
+        if scratch.len() >= bytes && scratch.is_contiguous() && scratch.device == operands.views[0].device {
+            return Ok(scratch);
+        }
+        Err(Error::runtime(format!("expected {bytes} bytes beside the operands, but got {:?}", scratch.shape)))
+    }
+
+    /// All on torch's current stream of this thread: what torch allocated on it may be freed as soon as this returns.
+    fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
+        match &self.place {
+            Place::Gpu(device, module) => launch(&device.launcher(module)?),
+            Place::Emulator(emulator) => launch(emulator),
+        }
+    }
+}
+
+fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf32: bool) -> Result<Variant> {
+    let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
+        .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
+    let variant = Variant::new(problem.dims, operand);
+    cuda::supports(problem, operands.views.len(), chip, variant)
+        .map_err(|reason| Error::value(format!("no CUDA kernel for this call: {reason}")))?;
+    Ok(variant)
+}
+
+/// Where everything lies. The outputs' addresses are still to come.
+fn buffers(operands: &Operands<Array>, scratch: &Array) -> Result<Buffers> {
+    let number =
+        |array: &Array| Ok(DeviceNumber { pointer: contiguous(array)?, scalar: scalar(array)? });
+    Ok(Buffers {
+        operands: operands.try_map(matrix, |array| contiguous(array), number, |array| contiguous(array))?,
+        loss: null_mut(),
+        statistics: null_mut(),
+        anchors_gradient: null_mut(),
+        keys_gradient: null_mut(),
+        positives_gradient: null_mut(),
+        scratch: scratch.pointer,
+    })
+}
+
+fn matrix(array: &Array) -> Result<Matrix> {
+    match array.strides[..] {
+        [row_stride, dim_stride] => Ok(Matrix { pointer: array.pointer, row_stride, dim_stride }),
+        _ => Err(Error::runtime(format!("expected a matrix, but got shape {:?}", array.shape))),
+    }
+}
+
+fn contiguous<T>(array: &Array) -> Result<*const T> {
+    match array.is_contiguous() {
+        true => Ok(array.pointer.cast_const().cast()),
+        false => Err(Error::runtime(format!("expected contiguous elements, but got strides {:?}", array.strides))),
+    }
+}
