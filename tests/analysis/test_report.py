@@ -273,7 +273,7 @@ def test_what_is_folded_prints_and_is_folded_again(browser: Any, page: Path) -> 
     browser.execute_script("""
         window.printed = [];
         addEventListener("beforeprint", () => {
-            const seen = (each) => each.checkVisibility({ contentVisibilityAuto: true }) && each.offsetHeight > 0;
+            const seen = (each) => each.checkVisibility() && each.offsetHeight > 0;
             window.printed = [...document.querySelectorAll("details p, details td")].map((each) => seen(each));
             window.protocols = [...document.querySelectorAll("#evaluation details p")].map((each) => each.innerText);
         });""")
