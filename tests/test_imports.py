@@ -21,7 +21,6 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 
@@ -43,19 +42,20 @@ def test_import_needs_torch_and_numpy_only() -> None:
 
 
 def test_import_is_quick_and_starts_no_threads() -> None:
+    # Quick beside torch's own import, in the processor's time of both.
     finished = run(
         """
         import threading, time
+        start = time.process_time()
         import torch
-        threads = threading.active_count()
-        start = time.perf_counter()
+        torchs, threads = time.process_time() - start, threading.active_count()
         import hex_ssl
-        print(time.perf_counter() - start, threading.active_count() - threads)
+        print((time.process_time() - start - torchs) / torchs, threading.active_count() - threads)
         """
     )
     assert finished.returncode == 0, finished.stderr
-    seconds, threads = finished.stdout.split()
-    assert float(seconds) < 2.0
+    share, threads = finished.stdout.split()
+    assert float(share) < 0.5
     assert threads == "0"
 
 

@@ -74,7 +74,7 @@ def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path
         assert runs.contents(folder) == before
     finally:
         process.kill()
-    process.join(timeout=30)
+    process.join(timeout=runs.HANG)
     prepare(second).claim.release()  # type: ignore[union-attr]  # with its process, the claim is gone
 
 
@@ -123,7 +123,7 @@ def exits_of_group(config: Config, dies: int | None = None) -> list[int | None]:
     group = [runs.start(train_in_group, config, rank, port, dies) for rank in range(2)]
     try:
         for process in group:
-            process.join(timeout=100)
+            process.join(timeout=runs.HANG)
         return [process.exitcode for process in group]
     finally:
         for process in group:

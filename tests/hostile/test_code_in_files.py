@@ -329,7 +329,6 @@ def test_no_list_names_images_outside_its_folder(tmp_path: Path, path: str, monk
         build_dataset("cub", "train", tmp_path)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("lines", "message"),
     [("1 2\n2 1\n295 1\n", "is its own ancestor"), ("817 817\n", "is its own ancestor"), ("", "KeyError")],

@@ -198,7 +198,7 @@ def test_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
     together = Barrier(8)
 
     def claim(_: int) -> Claim | None:
-        together.wait(timeout=60)
+        together.wait()
         try:
             return Claim(tmp_path)
         except BlockingIOError:
@@ -218,7 +218,7 @@ def test_forked_process_is_another_one(tmp_path: Path) -> None:
         told = context.SimpleQueue()
         process = context.Process(target=tell_of_claim, args=(tmp_path, told))
         process.start()
-        process.join(timeout=60)
+        process.join()
         expected = f"expected no other process to write into the run folder {tmp_path}, but process {os.getpid()} on "
         assert told.get().startswith("claimed" if free else expected)
         claim.release()
