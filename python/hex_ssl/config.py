@@ -250,7 +250,7 @@ class RunConfig:
         deterministic: Deterministic kernels where there are any.
         loggers: Besides the metrics files: "tensorboard", "wandb".
         profiler: Lightning's: "simple", "advanced", "pytorch".
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; in a file or a pipe, a line per epoch.
     """
 
     name: str = "pretrain"

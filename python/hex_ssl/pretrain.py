@@ -25,12 +25,14 @@ with train_extra():
     from hex_ssl.callbacks import (
         AtomicCheckpoints,
         Checkpoints,
+        EpochLines,
         EpochMetrics,
         MetricsFiles,
         OnlineClassifier,
         OnlineEvaluation,
         SeededSteps,
         save_backbone,
+        shows_progress_bar,
     )
     from hex_ssl.data import PretrainData
     from hex_ssl.gradient_cache import GradientCache
@@ -228,9 +230,11 @@ def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callbac
     callbacks: list[Callback] = [SeededSteps(run.seed)]
     if classifier is not None:
         callbacks.append(classifier)
-    callbacks.append(EpochMetrics(evaluation, run.knn_every))
+    callbacks.append(metrics := EpochMetrics(evaluation, run.knn_every))
     callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every))
-    return [*callbacks, RichProgressBar()] if run.progress else callbacks
+    if run.progress:
+        callbacks.append(RichProgressBar() if shows_progress_bar() else EpochLines(metrics))
+    return callbacks
 
 
 def _loggers(config: Config, folder: Path) -> list[Logger]:
