@@ -30,8 +30,9 @@ FIGURES = r"  loss \d\.\d+  learning rate \d\.\d+"
 def test_lines_come_while_the_run_goes_on(tmp_path: Path) -> None:
     settings = [f"--run.root={tmp_path}", "--run.epochs=3", "--run.knn_every=2", "--backbone.width=4"]
     command = [sys.executable, "-c", WAITING_RUN, "pretrain", *settings]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=buffered) as run:
         assert run.stdin is not None
         assert run.stdout is not None
         assert run.stderr is not None

@@ -184,12 +184,32 @@ def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileIma
 @contextmanager
 def _unpacking_inside() -> Iterator[None]:
     """No member of an archive that torchvision unpacks may leave its folder; its checksum alone would let it."""
-    before = tarfile.TarFile.extraction_filter
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    archive: Any = tarfile.TarFile
+    # Python has filters from 3.11.4 on.
+    name, ours = (
+        ("extraction_filter", staticmethod(tarfile.data_filter))
+        if hasattr(tarfile, "data_filter")
+        else ("extractall", _extract_inside)
+    )
+    before = getattr(archive, name)
+    setattr(archive, name, ours)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        setattr(archive, name, before)
+
+
+EXTRACT_ALL = tarfile.TarFile.extractall
+
+
+def _extract_inside(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **options: Any) -> None:
+    """`TarFile.extractall` for an archive of files and folders that stay inside."""
+    folder = Path(path).resolve()
+    for member in archive.getmembers():
+        inside = (folder / member.name).resolve().is_relative_to(folder)
+        if not (inside and (member.isfile() or member.isdir())):
+            raise tarfile.ExtractError(f"the member {member.name}, which is no file or folder inside")
+    EXTRACT_ALL(archive, path, *arguments, **options)
 
 
 def _inaturalist(root: Path, version: str, level: str) -> FileImages:
