@@ -24,7 +24,7 @@ help: ## This list
 
 setup: .venv/.built ## The environment .venv: the package with its extra `train`, the extension built in release mode
 
-dev: setup .venv/.group-test .venv/.group-lint .venv/.group-docs ## The same, and all that tests, linters, documentation and benchmarks need
+dev: setup .venv/.group-test .venv/.group-lint .venv/.group-docs ## The same, and what tests, linters and documentation need
 
 demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (3 minutes on 2 cores)
 	hex-ssl demo
