@@ -2,9 +2,11 @@
 
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,13 +14,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
-from hex_ssl.analysis import AnalyzeConfig, analyze, effective_rank, run, to_plane
+from hex_ssl.analysis import AnalyzeConfig, analyze, effective_rank, figures, run, to_plane
 from hex_ssl.analysis.analyze import TABLES, summarize
-from hex_ssl.analysis.figures import CURVES, FIGURES, draw_planes
+from hex_ssl.analysis.figures import CURVES, FIGURES, draw_nearest, draw_planes
 from hex_ssl.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.cli import main
+from hex_ssl.data import dataset_card
 from hex_ssl.pretrain import load_method
 from hex_ssl.statistics import similarity_statistics
 from tests.analysis.conftest import CLASSES, Arrays, save_arrays
@@ -278,6 +285,53 @@ def test_more_than_ten_labels_have_one_legend_for_their_row(labels: int, legends
     text = svg.read_text(encoding="utf-8")
     assert {text.count(f">kind-{label}.<") for label in range(labels)} == {legends}
     assert text.count(">low<") == text.count(">high<") == 2
+
+
+def drawn_boxes(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> tuple[list[Axes], list[Bbox]]:
+    """The panels of a picture; where they and their captions stand, and last the page."""
+    drawn: list[Figure] = []
+
+    class Canvas(FigureCanvasAgg):
+        def __init__(self, figure: Figure) -> None:
+            drawn.append(figure)
+            super().__init__(figure)
+
+    monkeypatch.setattr(figures, "FigureCanvasAgg", Canvas)
+    draw()
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    boxes = [box for panel in figure.axes for box in (panel.title.get_window_extent(), panel.get_window_extent())]
+    return figure.axes, [*boxes, figure.bbox]
+
+
+def assert_apart_and_within(boxes: list[Bbox]) -> None:
+    *parts, page = boxes
+    assert all(page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1 for box in parts)
+    assert [pair for pair in itertools.combinations(parts, 2) if pair[0].overlaps(pair[1])] == []
+
+
+def test_captions_of_figure_15_stand_apart_and_within_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ("household_electrical_devices", "large_man-made_outdoor_things", "a" * 40, "one two three four five six")
+    names = [*long, *dataset_card("cifar100").superclass_names]
+    pictures = [[np.zeros((32, 32, 3), np.uint8)] * 6] * 4
+    panels, boxes = drawn_boxes(
+        monkeypatch, lambda: draw_nearest(pictures, np.array(names).reshape(4, 6).tolist(), tmp_path)
+    )
+    assert_apart_and_within(boxes)
+    shown = [panel.get_title().replace("\n", " ") for panel in panels]
+    assert {"household electrical devices", "large man-made outdoor things"} <= set(shown)
+
+
+def test_titles_of_planes_stand_apart_and_within_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points: dict[str, Any] = {"x": [0.0, 1.0], "y": [0.0, 1.0], "labels": [0, 0], "names": {"0": "bicycle"}}
+    planes = [
+        {**points, "title": "within large_omnivores_and_herbivores", "caption": f"paper-barlow-twins-hex-seed-{number}"}
+        for number in range(2)
+    ]
+    _, boxes = drawn_boxes(monkeypatch, lambda: draw_planes(planes, "plane", "Two runs", tmp_path))
+    assert_apart_and_within(boxes)
 
 
 def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -> None:

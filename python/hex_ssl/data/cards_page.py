@@ -14,8 +14,8 @@ downloaded for you, and a dataset that is missing ends with a message that says 
 by `hex_ssl.data.cards_page.cards_markdown`.)
 
 `?` depends on the files; a size of `-` means images of various sizes. Their views are as large as the median of the
-images' shorter sides (64 images are looked at), at most 224 pixels. Superclasses are what `loss.hex: supervised` and the
-superclass evaluations use."""
+images' shorter sides (64 images are looked at), at most 224 pixels. Superclasses are what `loss.hex: supervised` and
+the superclass evaluations use."""
 
 VIEWS = """\
 ## Views
