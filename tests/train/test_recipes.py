@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hex_ssl.backbones import build_backbone, feature_dim
 from hex_ssl.cli import build_parser
 from hex_ssl.config import Config, LossConfig
 from hex_ssl.methods import METHODS as BUILT
@@ -17,6 +18,8 @@ from hex_ssl.validation import FORMULATIONS
 
 METHODS = ("simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam")
 FOLDERS = ("quick", "cifar", "paper")
+PLAIN = [*(f"{folder}/{method}" for folder in FOLDERS for method in METHODS), "paper/nnclr_vit"]
+"""The recipes without HEX."""
 
 
 def config_of(name: str) -> dict[str, dict[str, Any]]:
@@ -28,8 +31,7 @@ def flat(nested: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_each_method_has_a_recipe_of_each_kind_and_one_with_hex() -> None:
-    names = [f"{folder}/{method}{hex_}" for folder in FOLDERS for method in METHODS for hex_ in ("", "_hex")]
-    assert list_recipes() == sorted(names)
+    assert list_recipes() == sorted(f"{name}{hex_}" for name in PLAIN for hex_ in ("", "_hex"))
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -39,17 +41,18 @@ def test_packaged_recipes_are_valid_and_the_parser_reads_the_same(name: str) -> 
     # The parser also checks the type of each value.
     assert {group: parsed[group] for group in config} == config
     method = config["method"]["name"]
-    assert (name.split("/")[1].removesuffix("_hex"), name.endswith("_hex")) == (method, config["loss"]["hex"] != "off")
+    assert name.split("/")[1].removesuffix("_hex").removesuffix("_vit") == method
+    assert name.endswith("_hex") == (config["loss"]["hex"] != "off")
     assert config["run"]["name"] == name.replace("/", "-").replace("_", "-")
     assert describe_recipe(name).endswith((".", "`"))
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-@pytest.mark.parametrize("method", METHODS)
-def test_hex_recipe_says_only_what_differs(folder: str, method: str) -> None:
-    plain, with_hex = (flat(config_of(f"{folder}/{method}{hex_}")) for hex_ in ("", "_hex"))
+@pytest.mark.parametrize("name", PLAIN)
+def test_hex_recipe_says_only_what_differs(name: str) -> None:
+    plain, with_hex = (flat(config_of(f"{name}{hex_}")) for hex_ in ("", "_hex"))
     different = {key for key in plain if plain[key] != with_hex[key]}
-    assert different == {"loss.hex", "run.name"} | (set() if folder == "quick" else {"loss.warmup_epochs"})
+    warmup = set() if name.startswith("quick/") else {"loss.warmup_epochs"}
+    assert different == {"loss.hex", "run.name"} | warmup
     assert with_hex["loss.hex"] == "adaptive"
 
 
@@ -97,6 +100,17 @@ def test_paper_recipes_are_table_6(method: str, hex_: str) -> None:
     default = {"temperature": LossConfig().temperature}
     assert {key: value for key, value in found.items() if value is not None} == default | TABLE_6[method]
     assert (config["backbone"]["name"], config["data"]["batch_size"]) == ("resnet50", 256)
+
+
+def test_vision_transformer_of_the_paper_has_the_sizes_of_section_7_3_3() -> None:
+    resnet, vit = (flat(config_of(f"paper/{name}")) for name in ("nnclr", "nnclr_vit"))
+    different = {key for key in resnet if resnet[key] != vit[key]}
+    assert different == {"backbone.name", "backbone.arguments", "run.name"}
+    backbone: Any = build_backbone(Config.from_dict(load_recipe("paper/nnclr_vit")).backbone, 3, 32)
+    assert (backbone.embed_dim, len(backbone.blocks)) == (512, 8)
+    assert {block.attn.num_heads for block in backbone.blocks} == {16}
+    assert backbone.patch_embed.patch_size == (4, 4)
+    assert feature_dim(backbone, 3, 32) == 512
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
