@@ -60,6 +60,21 @@ def test_rows_differ_in_what_they_say_alone() -> None:
         ("recipe: quick/simclear", "recipe: quick/simclr", 'scales.smoke.recipe: .* did you mean "quick/simclr"'),
         ("knn: {neighbours: 5}", "knn: {}", "scales.smoke.evaluation.knn: .*neighbours"),
         ("probe: {}", "knn: {}", "scales.smoke.evaluation: expected settings of knn"),
+        (
+            "picture: {setting: run.name, label: a, lines: {A: hex}}\nscales:",
+            "scales:",
+            "rows.simclr: expected `picture.setting` to be a number in each run, but \"run.name\" is 'quick-simclr'",
+        ),
+        (
+            "picture: {setting: run.epoch, label: a, lines: {A: hex}}\nscales:",
+            "scales:",
+            'expected `picture.setting` to be a number in each run, but "run.epoch" is None',
+        ),
+        (
+            "picture: {setting: run.epochs, label: a, lines: {A: hax*}}\nscales:",
+            "scales:",
+            "picture.lines.A: expected a pattern that matches some of simclr, hex, same, but got 'hax\\*'",
+        ),
         ("seeds: []", "seeds: [0, 1]", "scales.smoke.seeds: expected a list that is not empty, but got"),
         ("seeds: [true]", "seeds: [0, 1]", r"scales.smoke.seeds\[0\]: expected a whole number, but got True"),
     ],

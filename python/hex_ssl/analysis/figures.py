@@ -107,7 +107,7 @@ def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path
                 panel.legend()
         panels[0].set_ylabel(label)
 
-    return _save(draw, (4.2 * len(spaces), 3.2), title, folder / name)
+    return save_figure(draw, (4.2 * len(spaces), 3.2), title, folder / name)
 
 
 def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> li
                 _draw_histogram(panel, each)
 
     title = "Cosines of all pairs, each group to 1"
-    return _save(draw, (4.2 * columns, 2.8 * len(spaces)), title, folder / HISTOGRAMS)
+    return save_figure(draw, (4.2 * columns, 2.8 * len(spaces)), title, folder / HISTOGRAMS)
 
 
 def _draw_histogram(panel: Axes, histogram: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
                 named = panels[0].get_legend_handles_labels()
                 part.legend(*named, loc="outside right center", ncols=legend_columns, fontsize=6, markerscale=2)
 
-    return _save(draw, (4.0 * columns + 2.0 * max(beside), 3.9 * len(rows)), title, folder / name)
+    return save_figure(draw, (4.0 * columns + 2.0 * max(beside), 3.9 * len(rows)), title, folder / name)
 
 
 def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
@@ -211,7 +211,7 @@ def draw_nearest(
                 panel.set_title(_wrapped(name), fontsize=6, fontweight="bold" if column == 0 else "normal")
 
     size = (1.2 * len(pictures[0]), 1.5 * len(pictures))
-    return _save(draw, size, "Anchor, and the nearest of its batch", folder / NEAREST)
+    return save_figure(draw, size, "Anchor, and the nearest of its batch", folder / NEAREST)
 
 
 def _wrapped(name: str) -> str:
@@ -228,7 +228,18 @@ def _colour(column: str, number: int) -> str:
     return "#22262b" if column == "above" else GROUP_COLOURS.get(group, COLOURS[number])
 
 
-def _save(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
+def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
+    """Saves a picture as PNG and as SVG.
+
+    Args:
+        draw: Fills the figure.
+        size: Width and height in inches.
+        title: Above the picture.
+        stem: The files' path without their endings.
+
+    Returns:
+        The files.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)
