@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,12 @@ from PIL import Image
 from hex_ssl.analysis import AnalyzeConfig, analyze, effective_rank, figures, run, to_plane
 from hex_ssl.analysis.analyze import TABLES, summarize
 from hex_ssl.analysis.figures import CURVES, FIGURES, draw_nearest, draw_planes
+from hex_ssl.analysis.measures import COLUMNS, knn_within
 from hex_ssl.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.cli import main
 from hex_ssl.data import dataset_card
 from hex_ssl.pretrain import load_method
-from hex_ssl.statistics import similarity_statistics
+from hex_ssl.statistics import GROUPS, similarity_statistics
 from tests.analysis.conftest import CLASSES, Arrays, save_arrays
 
 
@@ -48,15 +50,19 @@ def test_the_tables_of_arrays_are_what_the_functions_find(arrays: Arrays, tmp_pa
         found = similarity_statistics(features[epoch], labels, labels // 2, 0.9, bins=50)
         assert float(line["threshold"]) == found.threshold
         assert float(line["above"]) == pytest.approx(found.above.sum(axis=1).mean())
-        assert float(line["superclass_similarity"]) == found.mean()["superclass"]
+        for group in GROUPS:
+            assert float(line[f"above_{group}"]) == found.mean_above()[group]
+            assert float(line[f"{group}_similarity"]) == found.mean()[group]
+        assert float(line["knn_accuracy"]) == knn_within(features[epoch], labels)
+        assert float(line["knn_superclass_accuracy"]) == knn_within(features[epoch], labels // 2)
         assert float(line["gap"]) == pytest.approx(found.mean()["superclass"] - found.mean()["other"])
         assert float(line["effective_rank"]) == effective_rank(features[epoch])
         other = [int(each["other"]) for each in histograms if each["epoch"] == str(epoch)]
         assert other == found.histogram[2].tolist()
     ranks = table(folder / "ranks.csv")
     assert len(ranks) == 3 * 3  # epochs, superclasses
-    mean = np.mean([float(each["local"]) for each in ranks[:3]])
-    assert float(lines[0]["local_rank"]) == pytest.approx(mean)
+    for column, of in (("local_rank", "local"), ("overall_rank", "overall"), ("rank_ratio", "ratio")):
+        assert float(lines[0][column]) == pytest.approx(np.mean([float(each[of]) for each in ranks[:3]]))
     assert float(lines[0]["knn_accuracy"]) < float(lines[2]["knn_accuracy"])
     sets = {line["set"] for line in table(folder / "plane.csv")}
     assert "all images" in sets
@@ -76,6 +82,13 @@ def test_figure_13_compares_superclass_negatives_with_the_others(arrays: Arrays,
         near, other = ((unit @ unit.T)[mask].mean() for mask in (same_superclass & ~same_class, ~same_superclass))
         assert float(line["superclass_similarity"]) == pytest.approx(near, rel=1e-5)
         assert float(line["ratio"]) == pytest.approx(near / other, rel=1e-5)
+
+
+def test_each_figure_of_the_paper_draws_the_columns_that_are_said_to_be_its() -> None:
+    for column, about in COLUMNS.items():
+        for number in re.findall(r"\(Figure (\d+)\)", about):
+            (name,) = [each for each in CURVES if each.startswith(f"figure-{number}-")]
+            assert column in [curve for curve, _ in CURVES[name][2]]
 
 
 def test_each_figure_is_a_png_and_an_svg(analysed: Path) -> None:
