@@ -52,6 +52,7 @@ def read_panels(plan: Plan, records: Records) -> list[Panel]:
     picture, experiment, scale = plan.experiment.picture, plan.experiment, plan.scale
     if picture is None:
         return []
+    configs = {job.key: job.config for job in plan.jobs}
     panels = []
     for group, dataset in dict.fromkeys((cell.group, cell.dataset) for cell in plan.cells):
         title = f"{experiment.groups[group].title}, {scale.datasets[dataset].title}"
@@ -61,7 +62,7 @@ def read_panels(plan: Plan, records: Records) -> list[Panel]:
                 values = [100 * value for value in figures_of(keys, metric, records).values()]
                 for name, pattern in picture.lines.items():
                     if (cell.group, cell.dataset) == (group, dataset) and fnmatchcase(cell.row, pattern) and values:
-                        setting = picture.value(experiment.config(scale.name, group, cell.row, dataset))
+                        setting = picture.value(configs[next(iter(keys.values()))])
                         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
                         lines.setdefault(name, []).append(Point(setting, statistics.mean(values), deviation))
             if lines:
