@@ -29,6 +29,12 @@ def test_sentences_are_in_the_page(sentence: Callable[[], str]) -> None:
     assert sentence() in " ".join(PAGE.split())
 
 
+def test_differences_beyond_three_standard_errors_are_counted() -> None:
+    differences = re.findall(r"([+-]\d+\.\d\d) \+- (\d+\.\d\d)", section(OURS))
+    beyond = [each for each in differences if abs(float(each[0])) > 3 * float(each[1])]
+    assert f"Of the {len(differences)} differences of our own tables {len(beyond)} do" in " ".join(PAGE.split())
+
+
 def test_seconds_are_those_of_the_kept_results() -> None:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")]
     for images in (20_000, 4_000):
