@@ -144,8 +144,9 @@ def _nearest(name: str, known: list[str]) -> str:
 def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> nn.Module:
     """The backbone of a configuration, for images of a given shape.
 
-    The transformers are timm's, as the HEX supplement has them (section 7.3.3): the standard ones with patches of 4
-    pixels; a ViT's patches have 16 where the images are larger than 64, and Swin's windows have 7 patches a side.
+    The transformers are timm's standard ones. A ViT's patches have 4 pixels a side, and 16 where the images are larger
+    than 64; Swin's have 4, and its windows 7 patches a side. `config.arguments` changes them: the recipe
+    `paper/nnclr_vit` has the width, depth and heads that section 7.3.3 of the HEX supplement names.
 
     Args:
         config: Its name and sizes. "module:function" is a function of yours, called with (in_channels, image_size) and

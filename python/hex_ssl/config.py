@@ -91,7 +91,7 @@ class LossConfig:
         base: The method's "own" loss; for SimCLR without HEX also "hcl" (hard negatives) or "dcl" (decoupled).
         temperature: Divides the similarities, in [0.005, 10]. Barlow Twins, VICReg, BYOL and SimSiam: HEX's.
         threshold_arguments: The threshold's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
-        formulation: HEX: "importance" or "official".
+        formulation: HEX: "importance", "official" or "decoupled".
         beta: HEX, HCL: concentration on the hardest negatives.
         tau_plus: HEX, HCL: the assumed share of false negatives.
         alpha: Barlow Twins, VICReg, BYOL, SimSiam: HEX's share of the loss, in [0, 1].
@@ -102,7 +102,7 @@ class LossConfig:
     base: Literal["own", "hcl", "dcl"] = "own"
     temperature: float = 0.1
     threshold_arguments: dict[str, int | float | str] = field(default_factory=dict)
-    formulation: Literal["importance", "official"] = "importance"
+    formulation: Literal["importance", "official", "decoupled"] = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
     alpha: float = 0.1

@@ -1,6 +1,8 @@
 """Runs: each once, resumed where they were stopped, and their files whole."""
 
 import json
+import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ from hex_ssl.reproduce.settings import ReproduceConfig
 
 def jobs_of(file: Path, out: Path) -> list[Job]:
     return make_plan(load_experiment(file), ReproduceConfig(str(file), scale="smoke", out=str(out))).jobs
+
+
+def processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return named[1].strip() if named else platform.processor()
 
 
 def reproduce(file: Path, out: Path, *more: str) -> object:
@@ -56,6 +65,7 @@ def test_runs_table_and_nothing_left_to_do(
         assert 0.1 < record["metrics"]["knn.top1"] <= 1.0
         assert record["budget"]["steps"] == 2
         assert record["last_epoch"]["epoch"] == 2
+        assert record["environment"]["processor"] == processor()
         assert str(tmp_path) not in json.dumps(record)
         assert not (out / "runs" / record["key"] / "checkpoints").exists()
     monkeypatch.setattr(runner, "measure", lambda job: pytest.fail("it was done"))
@@ -181,6 +191,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
         assert reproduce(Path(name), tmp_path, *options) == 0
     table = (tmp_path / f"{name}-smoke.md").read_text()
     assert f"2 of {len(group.rows)} runs are done" in table
+    assert [path.name for path in tmp_path.glob("*.png")] == (["figure7-smoke.png"] if name == "figure7" else [])
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:2] == "| "]
     line_of = {line[0]: line[1:] for line in cells}
     (_, figure, difference, *_), (_, other, nothing, *_) = line_of[row.title], line_of[baseline.title]

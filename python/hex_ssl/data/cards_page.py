@@ -13,8 +13,9 @@ INTRODUCTION = """\
 downloaded for you, and a dataset that is missing ends with a message that says what to put where. (This page is written
 by `hex_ssl.data.cards_page.cards_markdown`.)
 
-`?` depends on the files; a size of `-` means images of various sizes, which get views of 224x224 pixels. Superclasses
-are what `loss.hex: supervised` and the superclass evaluations use."""
+`?` depends on the files; a size of `-` means images of various sizes. Their views are as large as the median of the
+images' shorter sides (64 images are looked at), at most 224 pixels. Superclasses are what `loss.hex: supervised` and
+the superclass evaluations use."""
 
 VIEWS = """\
 ## Views

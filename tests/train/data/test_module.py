@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,13 +239,50 @@ def test_settings_that_are_wrong() -> None:
         PretrainData(DIGITS, seed=0).split("val")  # type: ignore[arg-type]
 
 
-def test_loaded_batches_can_be_moved_and_pinned() -> None:
+@pytest.mark.parametrize(("sides", "size"), [((20, 31, 400), 31), ((300, 20, 230), 224)])
+def test_images_of_various_sizes_get_views_of_the_median_of_their_shorter_sides(
+    sides: tuple[int, ...], size: int, tmp_path: Path
+) -> None:
+    for number, side in enumerate(sides):
+        picture(tmp_path / "train" / "cat" / f"{number}.png", size=(side + 50 * (number % 2), side))
+    config = DataConfig(name="folder", root=str(tmp_path), batch_size=2)
+    assert PretrainData(config, seed=0).image_size == size
+
+
+def test_loaded_batches_are_moved_whole() -> None:
     from lightning.fabric.utilities import move_data_to_device
 
     loaded = next(iter(PretrainData(DIGITS, seed=0).train_dataloader()))
-    moved = move_data_to_device(loaded, torch.device("cpu"))
+    moved = move_data_to_device(loaded, torch.device("meta"))
     assert isinstance(moved, LoadedBatch)
     assert isinstance(moved.images, tuple)
+    assert all(each.is_meta for each in (*moved.images, moved.labels, moved.indices, moved.epoch))
+
+
+def test_loaded_batches_are_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = next(iter(PretrainData(DIGITS, seed=0).train_dataloader()))
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)  # torch's own needs an accelerator
+    found = torch.utils.data._utils.pin_memory.pin_memory(loaded)
+    assert isinstance(found, LoadedBatch)
+    assert isinstance(found.images, tuple)
+    parts = [*found.images, found.labels, found.indices, found.epoch]
+    assert [id(each) for each in parts] == [id(each) for each in pinned]
+    expected = [*loaded.images, loaded.labels, loaded.indices, loaded.epoch]
+    assert all(torch.equal(a, b) for a, b in zip(parts, expected, strict=True))
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False)])
+def test_batches_are_pinned_for_a_gpu_alone(device: str, pins: bool) -> None:
+    data = PretrainData(DIGITS, seed=0)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0, num_devices=1)  # type: ignore[assignment]
+    assert data.train_dataloader().pin_memory is pins
 
 
 def test_broken_image_is_named_also_from_a_worker(tmp_path: Path) -> None:
