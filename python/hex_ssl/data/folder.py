@@ -114,9 +114,8 @@ def find_splits(root: Path) -> Layout:
             f"expected the images in {root} to be in its splits, but got {len(loose)} beside {_shown(named)}, such as "
             f"{loose[0]}: move them into a split, where they have no label, or elsewhere"
         )
-    test, *unused = [*splits["test"], *splits["val"], None]
-    left_out = (*(name for name in unused if name), *others)
-    return Layout(root / splits["train"][0], None if test is None else root / test, left_out)
+    tests = [*splits["test"], *splits["val"]]
+    return Layout(root / splits["train"][0], root / tests[0] if tests else None, (*tests[1:], *others))
 
 
 def _check_classes(root: Path, folders: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import stat
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,7 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
         with warnings.catch_warnings():
             # Beyond the limit Pillow warns, and is silent to who has silenced it; only from twice it is that it stops.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data, without which the pixels are whole
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 image.load()
                 return _in_colour(_upright(image))
@@ -318,12 +320,8 @@ class _NoWhiteError(Exception):
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data
-            ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # damaged EXIF data raise anything; the pixels are whole
-        pass
+    with suppress(Exception):  # damaged EXIF data raise anything
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
