@@ -133,9 +133,9 @@ def build_dataset(
     try:
         with reading(folder, f"to hold the files of {name} as published"):
             dataset = READ[name](folder, split, level or next(iter(card.levels), ""))
-        _with_superclasses(dataset, folder)
     except ValueError as error:
         raise ValueError(f"{error}\n{_instructions(card, folder)}") from error
+    _with_superclasses(dataset, folder)
     if card.splits:
         _look_for_files(dataset, card, folder)
         _compare(dataset, card, split, folder)

@@ -71,9 +71,8 @@ class Layout:
         if split == "train":
             return self.train
         if self.test is None:
-            choices = " or ".join(f"`{name}`" for kind in ("test", "val") for name in SPLITS[kind])
             raise FileNotFoundError(
-                f'expected {root} to hold a folder {choices} for the split "{split}", but there is none'
+                f'expected {root} to hold a folder `test` or `val` for the split "{split}", but there is none'
             )
         return self.test
 

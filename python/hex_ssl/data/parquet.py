@@ -58,7 +58,7 @@ class Parquet(ImageDataset):
         classes = _count_classes(trained)
         if trained is not table:
             _check_classes(table, trained, classes)
-        with reading(trained.file, "to hold labels and superclasses"):
+        with reading(self.files[0], "to hold labels and superclasses"):
             super().__init__(
                 table.labels("label"),
                 classes,
@@ -172,7 +172,9 @@ def _training_labels(root: Path) -> _Table | None:
 
 def _count_classes(table: _Table) -> int:
     labels, names = table.labels("label"), table.names["label"]
-    highest = int(labels.max()) if len(labels) else UNLABELLED
+    lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (UNLABELLED, UNLABELLED)
+    if lowest < UNLABELLED:
+        raise ValueError(f"expected labels in {table.file} of 0 and more, or -1 without, but got {lowest}")
     if highest >= MOST_CLASSES:
         raise ValueError(f"expected labels in {table.file} below {MOST_CLASSES:,}, but got {highest}")
     if names and highest >= len(names):

@@ -87,7 +87,7 @@ def _pairs(file: Path) -> list[tuple[int, str, str]]:
 
 def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     """The cells of each line that has any, without empty ones at its end."""
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     rows = []
     for row in reader:
         cells = [cell.strip() for cell in row]
