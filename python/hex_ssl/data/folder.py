@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 from hex_ssl.data.images import EXTENSIONS, UNLABELLED, FileImages
 
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
-"""What the folders of splits are called, in any case. `val` is the test split where there is no `test`."""
+"""What the folders of splits are called, in capitals or not. `val` is the test split where there is no `test`."""
 
 KINDS = (("train",), ("test", "val"))
 """Names of splits to train with, and to test with."""
@@ -20,7 +20,7 @@ KINDS = (("train",), ("test", "val"))
 class Folder(FileImages):
     """The images of a folder: each subfolder a class, and images that are in no subfolder have no label.
 
-    With folders `train` and `test` (or `val`) in it, which may be written in any case and as `training`, `testing`,
+    With folders `train` and `test` (or `val`) in it, which may be written in capitals and as `training`, `testing`,
     `valid` or `validation`, these are the splits; without, all images are the training split. What could be meant
     otherwise is refused: a split's name among those of classes, two folders for one split, splits in a class. Hidden
     files and folders do not count.
@@ -145,7 +145,8 @@ def _mentions(name: str, kinds: Iterable[str]) -> bool:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    with os.scandir(folder) as entries:  # which knows folders without a look at each of perhaps a million files
+        return sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
 
 
 def _is_image(path: str) -> bool:
@@ -159,7 +160,8 @@ def _holds_images(folder: Path) -> bool:
 
 def _loose(folder: Path) -> list[str]:
     """Images that are in no subfolder."""
-    return sorted(each.name for each in folder.iterdir() if _is_image(each.name) and not each.is_dir())
+    with os.scandir(folder) as entries:
+        return sorted(each.name for each in entries if _is_image(each.name) and not each.is_dir())
 
 
 def _labelled(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -171,7 +173,7 @@ def _labelled(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int
     if not classes:
         return [], []
     found = ImageFolder.make_dataset(str(folder), class_to_index, EXTENSIONS, allow_empty=True)
-    below = [(os.path.relpath(path, folder), label) for path, label in found]
+    below = [(path.removeprefix(f"{folder}{os.sep}"), label) for path, label in found]
     kept = [(path, label) for path, label in below if _is_image(path)]
     return [path for path, _ in kept], [label for _, label in kept]
 

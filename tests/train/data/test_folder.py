@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.data import Folder, build_dataset
+from hex_ssl.data import Folder, build_dataset, dataset_card
+from hex_ssl.data.images import EXTENSIONS
 from tests.train.data.layouts import picture
 
 
@@ -118,6 +119,14 @@ def test_images_beside_classes_have_no_label(tmp_path: Path) -> None:
     pictures(tmp_path / "split", "train/cat/1.jpg", "train/2.jpg", "test/3.jpg")
     assert Folder(tmp_path / "split").labels.tolist() == [0, -1]
     assert Folder(tmp_path / "split", "test").labels.tolist() == [-1]
+
+
+def test_every_format_is_found(tmp_path: Path) -> None:
+    names = [name for each in EXTENSIONS for name in (f"a{each}", f"b{each.upper()}")]
+    pictures(tmp_path, *(f"cat/{name}" for name in names), *names)
+    dataset = Folder(tmp_path)
+    assert [dataset.image(row).size for row in range(len(dataset))] == [(20, 16)] * 4 * len(EXTENSIONS)
+    assert f"Files: {', '.join(EXTENSIONS)}" in dataset_card("folder").unpack
 
 
 def test_hidden_images_do_not_count(tmp_path: Path) -> None:
