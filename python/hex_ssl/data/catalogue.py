@@ -159,7 +159,7 @@ def _check_level(card: Card, level: str | None, root: str | Path | None) -> None
 
 def _with_superclasses(dataset: ImageDataset, root: Path) -> ImageDataset:
     """The dataset, with the user's own superclasses where there is a file of them."""
-    file = (root if root.is_dir() else root.parent) / SUPERCLASSES
+    file = (root.parent if root.is_file() else root) / SUPERCLASSES
     if file.is_file() and dataset.classes:
         dataset.set_superclasses(*read_superclasses(file, dataset))
     return dataset

@@ -102,9 +102,8 @@ def find_parquet(root: Path, split: str) -> list[Path]:
 
 
 def _folders_called(root: Path, name: str) -> list[Path]:
-    return (
-        sorted(each for each in root.iterdir() if each.is_dir() and each.name.lower() == name) if root.is_dir() else []
-    )
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(each for each in folders if each.is_dir() and each.name.lower() == name)
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -146,11 +145,12 @@ def _read(files: list[Path], images: bool = True) -> _Table:
             f"expected {files[0]} to have a column of images, such as `image`, which holds encoded images or a struct "
             f"of `bytes` and `path`, but got {found}"
         )
-    shards: list[dict[str, Any]] = []
+    rows, shards = 0, list[dict[str, Any]]()
     for file in files:
         with reading(file, f"to be a parquet file with the columns {', '.join(names.values())}"):
             table = pq.read_table(file, columns=list(names.values()))
             columns = {kind: table[name] for kind, name in names.items()}
+        rows += table.num_rows
         shards.append(_images(columns.pop("image"), names["image"], file) if images else {})
         shards[-1] |= {kind: _integers(column, names[kind], file) for kind, column in columns.items()}
     with reading(files[0], "to name its classes as `ClassLabel` does"):
@@ -159,7 +159,7 @@ def _read(files: list[Path], images: bool = True) -> _Table:
         kind: pa.chunked_array([c for shard in shards for c in shard[kind].chunks], shards[0][kind].type)
         for kind in shards[0]
     }
-    return _Table(files[0], sum(len(next(iter(shard.values()))) for shard in shards), joined, called)
+    return _Table(files[0], rows, joined, called)
 
 
 def _training_labels(root: Path) -> _Table | None:

@@ -210,6 +210,17 @@ def test_labels_of_the_test_split_that_the_training_split_lacks(
         PretrainData(DataConfig(name="parquet", root=str(tmp_path), batch_size=2, image_size=8), seed=0)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], [None, None]], ids=["labelled", "unlabelled"])
+def test_training_split_without_a_column_of_labels(labels: list[int | None], tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1, 2, 3))
+    write(tmp_path / "test.parquet", rows(4, 5), label=labels)
+    if labels == [0, 1]:
+        with pytest.raises(ValueError, match="test.parquet to be classes of the training split, none, but got 0, 1"):
+            build_dataset("parquet", "test", tmp_path)
+    else:
+        assert build_dataset("parquet", "test", tmp_path).labels.tolist() == [-1, -1]
+
+
 @pytest.mark.parametrize(
     ("train", "test"), [("Train-0.parquet", "TEST-0.parquet"), ("data/training.parquet", "Validation/0.PARQUET")]
 )
