@@ -224,6 +224,8 @@ def _pretrain(settings: Namespace) -> None:
     from hex_ssl.pretrain import prepare
 
     run = _checked(lambda: prepare(Config(**{group.name: settings[group.name] for group in fields(Config)})))
+    if run.trainer.is_global_zero:
+        print(run.data.found, flush=True)
     try:
         run.train()
     except KeyboardInterrupt:

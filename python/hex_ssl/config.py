@@ -150,6 +150,8 @@ class DataConfig:
     Args:
         name: The dataset, as `hex-ssl datasets` lists them.
         root: Folder that holds it; None where it comes with a package.
+        level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
+            "family" of inaturalist2021; None: the card's default.
         image_size: Side of the square views in pixels; None: the dataset's own, at most 224.
         batch_size: Images per step and process; each gives the views.
         num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
@@ -161,6 +163,7 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
+    level: str | None = None
     image_size: int | None = None
     batch_size: int = 256
     num_workers: int | None = None

@@ -3,17 +3,19 @@
 import json
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hex_ssl.callbacks.checkpoints import Checkpoints
 from hex_ssl.cli import main
+from hex_ssl.config import Config
 from hex_ssl.reproduce import run as run_module
 from hex_ssl.reproduce import runner
 from hex_ssl.reproduce.experiment import list_experiments, load_experiment
 from hex_ssl.reproduce.plan import Job, make_plan
-from hex_ssl.reproduce.results import key_of, read_result, write_result
+from hex_ssl.reproduce.results import Images, describe_run, key_of, read_result, write_result
 from hex_ssl.reproduce.run import BusyError, _claimed, measure
 from hex_ssl.reproduce.settings import ReproduceConfig
 
@@ -48,6 +50,19 @@ def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tm
     ]
     assert [job.key for job in jobs] == [key_of(job.description) for job in jobs]
     assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
+
+
+def test_results_that_are_there_keep_their_names() -> None:
+    """Settings that came later may not rename them."""
+    folder = Path(__file__).parents[2] / "benches" / "results" / "cifar100-small"
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert records
+    for record in records:
+        images = [Images(**record[part]) for part in ("trained_on", "evaluated_on")]
+        config = Config.from_dict(record["config"])
+        assert key_of(describe_run(config, *images, record["evaluation"])) == record["key"]
+    config = replace(config, data=replace(config.data, level="family"))
+    assert key_of(describe_run(config, *images, record["evaluation"])) != record["key"]
 
 
 def test_runs_table_and_nothing_left_to_do(

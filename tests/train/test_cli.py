@@ -29,6 +29,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
 def test_pretrain_trains_and_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", "--run.root", str(tmp_path), "--run.epochs", "1", "--backbone.width", "4"])
     out = capsys.readouterr().out
+    assert out.startswith("digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled\n")
     assert re.search(r"k-NN accuracy \d+\.\d %, classifier accuracy \d+\.\d %, on the test images; everything is", out)
     assert "epoch 1/1  loss " in out
     assert (tmp_path / "quick-simclr-hex" / "backbone.safetensors").is_file()

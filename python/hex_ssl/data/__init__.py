@@ -10,6 +10,7 @@ with train_extra():
     from hex_ssl.data.batch import Batch as Batch
     from hex_ssl.data.batched_views import BatchedView as BatchedView
     from hex_ssl.data.card import Card as Card
+    from hex_ssl.data.catalogue import CardWarning as CardWarning
     from hex_ssl.data.catalogue import build_dataset as build_dataset
     from hex_ssl.data.catalogue import dataset_card as dataset_card
     from hex_ssl.data.catalogue import list_datasets as list_datasets

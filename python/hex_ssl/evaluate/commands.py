@@ -70,13 +70,15 @@ class Evaluation:
         """Measures what has not been measured yet.
 
         Args:
-            announce: Called with a line after each measurement.
+            announce: Called with a line on the images, and one after each measurement.
 
         Returns:
             The rows, saved in `Results.path`, also those of earlier commands by the same protocol.
         """
         for place in self.places:
             splits = self.opened.pop(place, None) or self.open(place)
+            if announce is not None:
+                announce(splits.found)
             for epoch in self.epochs:
                 subject = load_subject(self.source, epoch, self.config.space)
                 self._measure(Measuring(subject, splits, self.config), place.label, announce)
@@ -84,7 +86,8 @@ class Evaluation:
 
     def open(self, place: "Place") -> Splits:
         """The images of a dataset."""
-        return open_splits(place.name, place.root, self.source.shape, self.config.holdout, self.config.seed)
+        config = self.config
+        return open_splits(place.name, place.root, self.source.shape, config.holdout, config.seed, place.level)
 
     def _measure(self, measuring: "Measuring", dataset: str, announce: Announce | None) -> None:
         subject, config = measuring.subject, self.config
@@ -354,10 +357,13 @@ def _with_learning_rate(settings: Settings, source: Source) -> Settings:
 
 
 class Place(NamedTuple):
-    """A dataset and where it is; the label tells folders of images apart, of which any number has one name."""
+    """A dataset, where it is, and the level of its superclasses; the label tells folders of images apart, of which any
+    number has one name.
+    """
 
     name: str
     root: str | None
+    level: str | None = None
 
     @property
     def label(self) -> str:
@@ -374,9 +380,10 @@ def _place_of(source: Source, given: str | None, root: str | None) -> Place:
         raise ValueError(f"expected `dataset` to be given, for {source.path} does not say what it was trained on")
     name, _, own_root = (given or config.name).partition("=")
     folder = own_root or root or config.root
+    level = config.level if name == config.name else None
     if folder is not None and not own_root and (Path(folder) / name).is_dir():
-        return Place(name, str(Path(folder) / name))
-    return Place(name, folder)
+        return Place(name, str(Path(folder) / name), level)
+    return Place(name, folder, level)
 
 
 def _protocol(config: EvaluationConfig, settings: Mapping[str, Settings], source: Source) -> dict[str, Any]:

@@ -128,6 +128,14 @@ class Splits:
     superclasses: Tensor | None
     view: PhotoView | DigitView
 
+    @property
+    def found(self) -> str:
+        """How many images there are to train and to test with."""
+        return (
+            f"{self.name}: {len(self.train):,} labelled images to train with, {len(self.test):,} to test with, "
+            f"classes: {self.classes:,}"
+        )
+
     def subset(self, fraction: float, seed: int) -> Tensor:
         """Rows of `train` that a share of its labels leaves: of each class the same share, at least one."""
         return stratified_rows(self.train.labels, fraction, seed)
@@ -137,7 +145,14 @@ class Splits:
         return RandomImages(some_rows(self.train, rows), self.view, seed, epoch)
 
 
-def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: float = 0.0, seed: int = 0) -> Splits:
+def open_splits(
+    name: str,
+    root: str | Path | None,
+    shape: ImageShape,
+    holdout: float = 0.0,
+    seed: int = 0,
+    level: str | None = None,
+) -> Splits:
     """The labelled images of a dataset, of the shape that a network takes, normalised by the dataset's own statistics.
 
     Args:
@@ -146,6 +161,7 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
         shape: What the network takes. Grey images become colour images where it takes those.
         holdout: Share of the training images that is tested on, in place of the test images, and not trained on.
         seed: Decides which.
+        level: Which level of the classes' tree the superclasses are, as for `build_dataset`.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
@@ -157,7 +173,7 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
         (1293, 144, '10 % of the training images, held out')
     """
     card = dataset_card(name)
-    train = _labelled(build_dataset(name, "train", root), card, shape, "train")
+    train = _labelled(build_dataset(name, "train", root, level), card, shape, "train")
     if holdout:
         held_out = stratified_rows(train.labels, holdout, seed)
         kept = torch.ones(len(train), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
@@ -166,7 +182,7 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
         train, test = some_rows(train, kept), some_rows(train, held_out)
         tested = f"{100 * holdout:g} % of the training images, held out"
     else:
-        test, tested = _labelled(build_dataset(name, "test", root), card, shape, "test"), "the test images"
+        test, tested = _labelled(build_dataset(name, "test", root, level), card, shape, "test"), "the test images"
     dataset = train.dataset
     return Splits(name, train, test, tested, dataset.classes, dataset.superclasses, _crop_and_flip(card, shape.size))
 

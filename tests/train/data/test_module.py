@@ -14,9 +14,11 @@ from hex_ssl.config import DataConfig
 from hex_ssl.data import POLICIES, Batch, BatchedView, Digits, DigitView, PretrainData, WorkerView
 from hex_ssl.data.draws import draw_keys
 from hex_ssl.data.loader import LoadedBatch
-from tests.train.data.layouts import LAYOUTS, picture
+from tests.train.data.layouts import LAYOUTS, TINY, picture
 from tests.train.data.test_parquet import rows as encoded_rows
 from tests.train.data.test_parquet import write as write_parquet
+
+pytestmark = TINY
 
 DIGITS = DataConfig(name="digits", augment_on="device")
 
@@ -162,6 +164,37 @@ def test_superclasses_of_the_generated_images() -> None:
     assert data.classes == 20
     assert data.superclasses is not None
     assert data.superclasses.tolist() == [label // 4 for label in range(20)]
+
+
+def test_superclasses_of_the_level_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["inaturalist2021"](tmp_path, monkeypatch)
+    config = DataConfig(name="inaturalist2021", root=str(tmp_path), batch_size=2, num_workers=0)
+    found = {}
+    for level in (None, "kingdom", "genus"):
+        data = PretrainData(replace(config, level=level), seed=0)
+        assert data.superclasses is not None
+        assert data.test is not None
+        assert torch.equal(data.superclasses, torch.as_tensor(data.test.superclasses))
+        found[level] = data.superclasses.tolist()
+    assert found == {None: [0, 1, 2, 0], "kingdom": [0, 0, 1, 0], "genus": [0, 1, 2, 3]}
+    with pytest.raises(ValueError, match='expected `data.level` to be one of "order", .* but got "species"'):
+        PretrainData(replace(config, level="species"), seed=0)
+
+
+def test_what_was_found_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PretrainData(DIGITS, seed=0).found == (
+        "digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled"
+    )
+    for path in ("Train/cat/1.jpg", "Train/dog/2.jpg", "Train/3.jpg", "test/cat/4.jpg", "val/dog/5.jpg"):
+        picture(tmp_path / path)
+    (tmp_path / "superclasses.csv").write_text("cat,animal\ndog,animal\n")
+    config = DataConfig(name="folder", root=str(tmp_path), batch_size=2, num_workers=0)
+    assert PretrainData(config, seed=0).found == (
+        "folder: train 3 images, 2 labelled, 2 classes in 1 superclass; test 1 image, all labelled; not used: val"
+    )
+    config = replace(config, root=str(tmp_path / "Train" / "cat"))
+    picture(tmp_path / "Train" / "cat" / "6.jpg")
+    assert PretrainData(config, seed=0).found == "folder: train 2 images, none labelled, 0 classes; no test split"
 
 
 def test_unlabelled_images_train_but_are_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
