@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as V
 
 from hex_ssl.data import build_dataset, dataset_card
 from hex_ssl.evaluate.source import ImageShape
-from hex_ssl.evaluate.splits import InColour, open_splits, workers
+from hex_ssl.evaluate.splits import WithChannels, open_splits, workers
 
 DIGITS = ImageShape(1, 8)
 
@@ -55,8 +55,8 @@ def test_grey_images_become_colour_images_for_a_network_that_takes_those() -> No
     for channel in colour.test[3][0]:
         torch.testing.assert_close(channel, grey.test[3][0][0])
     assert torch.equal(colour.test.labels, grey.test.labels)
-    pillow = InColour(build_dataset("digits", "test"))
-    pillow.grey.image = lambda index: Image.fromarray(np.full((8, 8), index, np.uint8))  # type: ignore[method-assign]
+    pillow = WithChannels(build_dataset("digits", "test"), 3)
+    pillow.images.image = lambda index: Image.fromarray(np.full((8, 8), index, np.uint8))  # type: ignore[method-assign]
     assert V.pil_to_tensor(pillow.image(9)).unique().tolist() == [9]  # type: ignore[arg-type]
 
 
