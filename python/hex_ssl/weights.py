@@ -24,6 +24,9 @@ HEADS = (
 )
 """Modules behind a backbone: classifiers, and what self-supervised methods have there."""
 
+FOLLOWERS = ("momentum", "target", "teacher", "encoder_k", "ema")
+"""Words in the names of networks that follow the trained one."""
+
 COUNTER = "num_batches_tracked"
 """A batch norm's count of batches, which old files lack and which moves nothing."""
 
@@ -32,8 +35,9 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
     """Gives a backbone the weights of a file.
 
     The backbone's keys may stand below a prefix, such as `backbone.` in a checkpoint of a run, `module.` of
-    DataParallel, or `module.encoder_q.` of MoCo: it is the one below which the file has most of them, the first of
-    equals. What stands beside such a prefix, and heads (`HEADS`), are left out; all other keys have to match.
+    DataParallel, or `module.encoder_q.` of MoCo: it is the one below which the file has most of them. A momentum
+    encoder with as many is not taken. What stands beside such a prefix, and heads (`HEADS`), are left out; all other
+    keys have to match.
 
     Args:
         backbone: The network; changed in place.
@@ -105,7 +109,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _prefix(state: Iterable[str], own: Iterable[str]) -> str:
-    """The prefix, "" or one that ends with a dot, below which `state` has most of the keys; the first of equals."""
+    """The prefix, "" or one that ends with a dot, below which `state` has most of the keys.
+
+    Of equals it is one of a network that follows no other, then the shortest, then the first in the alphabet.
+    """
     counts: dict[str, int] = {"": 0}
     names = {*own}
     for key in state:
@@ -114,7 +121,7 @@ def _prefix(state: Iterable[str], own: Iterable[str]) -> str:
             if ".".join(parts[start:]) in names:
                 prefix = ".".join([*parts[:start], ""])
                 counts[prefix] = counts.get(prefix, 0) + 1
-    return max(counts, key=lambda prefix: counts[prefix])
+    return min(counts, key=lambda each: (-counts[each], any(word in each for word in FOLLOWERS), len(each), each))
 
 
 def _is_head(name: str) -> bool:
