@@ -220,7 +220,7 @@ def test_transfer_by_several_protocols_at_once(folder: Path) -> None:
 
 def test_table_says_by_what_each_dataset_was_normalised(folder: Path) -> None:
     lines = run_transfer(transfer(folder)).table().splitlines()
-    assert "normalised by the mean and deviation below." in lines[-5]
+    assert "normalised by the mean and deviation below." in lines[-6]
     assert lines[-2:] == [
         "- images of digits: mean 0.3054 0.3054 0.3054, deviation 0.3761 0.3761 0.3761 (of the training images), "
         "grey as colours",
