@@ -220,7 +220,6 @@ def _checked(prepare: Callable[[], Result]) -> Result:
 
 
 def _pretrain(settings: Namespace) -> None:
-    from hex_ssl.callbacks.metrics import read_metrics
     from hex_ssl.pretrain import prepare
 
     run = _checked(lambda: prepare(Config(**{group.name: settings[group.name] for group in fields(Config)})))
@@ -231,13 +230,7 @@ def _pretrain(settings: Namespace) -> None:
     except KeyboardInterrupt:
         _stop(f"stopped; `--run.existing resume` goes on with {run.folder}")
     if run.trainer.is_global_zero:
-        rows = read_metrics(run.folder)
-        figures = [f"{_in_words(name)} {100 * (rows[-1][name] or 0):.1f} %" for name in rows[-1] if "accuracy" in name]
-        print(f"{', '.join([*figures, 'on the test images'] if figures else ['done'])}; everything is in {run.folder}")
-
-
-def _in_words(name: str) -> str:
-    return name.replace("knn", "k-NN").replace("_", " ")
+        print(run.summary())
 
 
 def _evaluate(config: type[Any], settings: Namespace) -> None:

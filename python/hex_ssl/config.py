@@ -233,7 +233,9 @@ class RunConfig:
         existing: What to do with a run folder that is not empty: "error", "resume" after its last checkpoint,
             or "overwrite".
         seed: Decides weights, order of the images and augmentations; in [0, 2^32 - 1].
-        epochs: Epochs to train.
+        weights: File that the backbone's weights start from: a checkpoint, an exported backbone, or a file of
+            torchvision or timm. None: from the seed. A resumed run goes on from its checkpoint and does not read it.
+        epochs: Epochs to train. A resumed run may have more than before.
         knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
         classifier: Train a linear classifier on the backbone's detached representations beside the method.
         checkpoint_minutes: Minutes between two checkpoints within an epoch; one more at the end of each.
@@ -260,6 +262,7 @@ class RunConfig:
     root: str = "runs"
     existing: Literal["error", "resume", "overwrite"] = "error"
     seed: int = 0
+    weights: str | None = None
     epochs: int = 40
     knn_every: int = 5
     classifier: bool = True

@@ -98,6 +98,14 @@ def test_no_command_runs_a_checkpoints_code(run: Path, mark: Path, load: Callabl
     assert not mark.exists()
 
 
+def test_weights_to_start_from_run_no_code(run: Path, mark: Path, tmp_path: Path) -> None:
+    weights = run / "checkpoints" / "last.ckpt"
+    config = Config(run=RunConfig(name="new", root=str(tmp_path), weights=str(weights), progress=False))
+    with pytest.raises(ValueError, match=r"last.ckpt to hold weights: tensors and plain values, but got"):
+        prepare(config)
+    assert not mark.exists()
+
+
 def test_a_resume_that_is_refused_is_a_plain_message(run: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["pretrain", "--recipe", str(run / "config.yaml"), "--run.existing", "resume"])

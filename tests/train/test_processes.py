@@ -42,10 +42,18 @@ def trained(root: Path, name: str, processes: int, *more: str) -> Path:
     return root / name
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_go_on_as_each_other(tmp_path: Path) -> None:
     one, two = trained(tmp_path, "one", 1), trained(tmp_path, "two", 2, "--run.checkpoint_minutes=0")
+    check_equal(one, two, steps=[0, 5, 10])
+    longer = ("--run.epochs=3", "--run.existing=resume")
+    trained(tmp_path, "one", 2, *longer)
+    trained(tmp_path, "two", 1, *longer)
+    check_equal(one, two, steps=[0, 5, 10, 15])
+
+
+def check_equal(one: Path, two: Path, steps: list[int]) -> None:
     rows, expected = read_metrics(two), read_metrics(one)
-    assert [row["step"] for row in rows] == [0, 5, 10]
+    assert [row["step"] for row in rows] == steps
     for row, other in zip(rows, expected, strict=True):
         assert row.keys() == other.keys()
         for name, value in row.items():

@@ -11,6 +11,7 @@ import yaml
 from hex_ssl.backbones import build_backbone, feature_dim
 from hex_ssl.cli import build_parser
 from hex_ssl.config import Config, LossConfig
+from hex_ssl.data import PretrainData
 from hex_ssl.methods import METHODS as BUILT
 from hex_ssl.methods import build_hex_loss, build_method
 from hex_ssl.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
@@ -54,6 +55,14 @@ def test_hex_recipe_says_only_what_differs(name: str) -> None:
     warmup = set() if name.startswith("quick/") else {"loss.warmup_epochs"}
     assert different == {"loss.hex", "run.name"} | warmup
     assert with_hex["loss.hex"] == "adaptive"
+
+
+def test_no_recipe_shrinks_the_images_of_another_dataset() -> None:
+    configs = {name: Config.from_dict(load_recipe(name)) for name in list_recipes()}
+    assert {name for name, config in configs.items() if config.data.image_size is not None} == set()
+    quick = configs["quick/simclr"].data
+    assert PretrainData(quick, seed=0).image_size == 8  # of the digits
+    assert PretrainData(replace(quick, name="hierarchy"), seed=0).image_size == 32
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "/simsiam" in name or "/all4one" in name])

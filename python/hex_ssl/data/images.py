@@ -1,5 +1,6 @@
 """What a dataset of images is, wherever its images come from."""
 
+import hashlib
 import io
 import os
 import stat
@@ -56,6 +57,9 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
         size: Height and width in pixels if all images have the same, else None.
         channels: 1 for grey, 3 for colour.
 
+    Attributes:
+        files_digest: SHA-256 of the files' names in their order; None where images have no files of their own.
+
     Raises:
         ValueError: A label is not a class, or a superclass is none of `MOST_CLASSES`.
     """
@@ -82,6 +86,7 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
         self.class_names = tuple(class_names)
         self.size = size
         self.channels = channels
+        self.files_digest: str | None = None
         if len(self.labels) and not UNLABELLED <= int(self.labels.min()) <= int(self.labels.max()) < classes:
             found = f"{int(self.labels.min())} to {int(self.labels.max())}"
             raise ValueError(f"expected labels of {classes} classes, 0 to {classes - 1} or -1 without, but got {found}")
@@ -194,7 +199,7 @@ def small_in_memory(dataset: ImageDataset) -> ImageDataset:
             place[:] = np.asarray(image)
     except (OSError, ValueError):
         return dataset
-    return ArrayImages(
+    kept = ArrayImages(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         dataset.labels,
         dataset.classes,
@@ -202,6 +207,8 @@ def small_in_memory(dataset: ImageDataset) -> ImageDataset:
         superclasses=dataset.superclasses,
         superclass_names=dataset.superclass_names,
     )
+    kept.files_digest = dataset.files_digest
+    return kept
 
 
 class FileImages(ImageDataset):
@@ -244,6 +251,7 @@ class FileImages(ImageDataset):
         # One array, not a list of strings: counting references to those would copy them into each worker
         # (pytorch/pytorch#13246), which for millions of images is gigabytes.
         self.paths = np.array([os.fsencode(path) for path in (within(root, each) for each in paths)], dtype=np.bytes_)
+        self.files_digest = hashlib.sha256(self.paths.tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
         """The file of a row."""

@@ -108,8 +108,16 @@ class PretrainData(L.LightningDataModule):
     @property
     def evaluates(self) -> bool:
         """Whether both splits have labels to evaluate with."""
-        labelled = self.test is not None and bool((self.test.labels != UNLABELLED).any())
-        return labelled and bool((self.train.labels[self.rows] != UNLABELLED).any())
+        return not self.lacks
+
+    @property
+    def lacks(self) -> str:
+        """What an evaluation would need and is not there, in words; empty where nothing is missing."""
+        if not bool((self.train.labels[self.rows] != UNLABELLED).any()):
+            return "the training images have no labels"
+        if self.test is None:
+            return "there are no test images"
+        return "" if bool((self.test.labels != UNLABELLED).any()) else "the test images have no labels"
 
     def split(self, name: Literal["train", "test"]) -> EvaluationImages:
         """The labelled images of a split as they are, normalised, for the evaluation.

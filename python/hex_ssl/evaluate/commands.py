@@ -206,12 +206,13 @@ class Measuring:
         return [_averaged(rows) for rows in zip(*draws, strict=True)]
 
     def counts(self) -> Row:
-        """How many there are."""
+        """How many there are, and how the network sees them."""
         superclasses = self.splits.superclasses
         return {
             "test_images": len(self.splits.test),
             "classes": self.splits.classes,
             "superclasses": None if superclasses is None else len(superclasses.unique()),
+            "normalised": self.splits.shown,
         }
 
     def _draws(self, fraction: float) -> int:
@@ -405,7 +406,7 @@ def _described(config: EvaluationConfig, settings: Mapping[str, Settings], sourc
     drawn = f" (below 100 %: mean +- standard deviation over {config.draws} draws)" if config.draws > 1 else ""
     lines = [
         f"Accuracy in percent on {tested}; {space}; images of {source.shape.size}x{source.shape.size} pixels, "
-        f"normalised by their dataset's own statistics.",
+        "normalised by the mean and deviation below.",
         *(f"- {each.describe()}" for each in settings.values()),
         f"- labels: the share of the training images that is used, the same of each class{drawn}; seed {config.seed}",
         "- superclass: a superclass has its classes' votes, or probabilities, together",

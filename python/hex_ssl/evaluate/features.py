@@ -19,6 +19,29 @@ class Features(NamedTuple):
     labels: Tensor
 
 
+def check_finite(name: str, rows: Tensor, of: str = "row") -> None:
+    """Checks that no row of representations has a NaN or an infinity: what is computed from one says nothing.
+
+    Args:
+        name: What to call the rows in the error.
+        rows: [N, F], floating point.
+        of: What to call one of them.
+
+    Raises:
+        ValueError: Some have; the message names the first.
+
+    Example:
+        >>> check_finite("`bank`", torch.tensor([[1.0], [torch.nan]]))
+        Traceback (most recent call last):
+        ValueError: expected `bank` to be finite, but row 1 has NaN or infinity (1 of 2)
+    """
+    finite = rows.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        count = int((~finite).sum())
+        first = int((~finite).nonzero()[0])
+        raise ValueError(f"expected {name} to be finite, but {of} {first} has NaN or infinity ({count} of {len(rows)})")
+
+
 @torch.no_grad()
 def extract_features(
     backbone: nn.Module, dataset: Dataset[tuple[Tensor, int]], batch_size: int = 1024, num_workers: int = 0
@@ -36,6 +59,9 @@ def extract_features(
     Returns:
         Representations and labels, on the backbone's device.
 
+    Raises:
+        ValueError: A representation is not finite; the message has its image's place in the dataset.
+
     Example:
         >>> from hex_ssl.backbones import SmallResNet
         >>> from hex_ssl.config import DataConfig
@@ -52,4 +78,6 @@ def extract_features(
     backbone.eval()
     batches = [(backbone(images.to(first)), labels.to(first.device)) for images, labels in loader]
     backbone.train(training)
-    return Features(torch.cat([h for h, _ in batches]), torch.cat([labels for _, labels in batches]))
+    h = torch.cat([each for each, _ in batches])
+    check_finite("the network's representations", h, of="that of image")
+    return Features(h, torch.cat([labels for _, labels in batches]))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hex_ssl.config import Config
-from hex_ssl.run_folder import MAY_CHANGE
+from hex_ssl.resume import MAY_CHANGE
 from hex_ssl.whole_file import write_whole
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
 
-LATER = {"data.level"}
+LATER = {"data.level", "run.weights"}
 """Settings that are younger than the first results: left out where they are None, so that results keep their names."""
 
 Record = dict[str, Any]

@@ -220,6 +220,16 @@ def test_transfer_by_several_protocols_at_once(folder: Path) -> None:
     assert "linear probe: logistic regression" in results.table()
 
 
+def test_table_says_by_what_each_dataset_was_normalised(folder: Path) -> None:
+    lines = run_transfer(transfer(folder)).table().splitlines()
+    assert "normalised by the mean and deviation below." in lines[-6]
+    assert lines[-2:] == [
+        "- images of digits: mean 0.3054 0.3054 0.3054, deviation 0.3761 0.3761 0.3761 (of the training images), "
+        "grey as colours",
+        "- images of hierarchy: mean 0.5 0.5 0.5, deviation 0.178 0.178 0.163 (of the training images)",
+    ]
+
+
 def test_transfer_looks_for_all_datasets_first(folder: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(FileNotFoundError, match="to be the folder that holds cifar10, but .*nowhere does not exist"):
