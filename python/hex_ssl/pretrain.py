@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hex_ssl.config import Config
+from hex_ssl.config import Config, RunConfig
 from hex_ssl.extras import train_extra
 
 with train_extra():
@@ -19,7 +19,7 @@ with train_extra():
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     from hex_ssl.backbones import describe_backbone
     from hex_ssl.callbacks import (
@@ -195,9 +195,20 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
     return method.eval()
 
 
+@contextmanager
+def _machine_named(run: RunConfig) -> Iterator[None]:
+    """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        names = ("accelerator", "devices", "nodes", "strategy", "precision")
+        asked = ", ".join(f"`run.{name}` {getattr(run, name)}" for name in names)
+        raise ValueError(f"expected what this machine has, but got {asked}: {error}") from error
+
+
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
     run = config.run
-    with _quiet_lightning(), _determinism(run.deterministic):
+    with _machine_named(run), _quiet_lightning(), _determinism(run.deterministic):
         return L.Trainer(
             accelerator=run.accelerator,
             devices=run.devices,
