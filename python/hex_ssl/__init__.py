@@ -14,7 +14,17 @@ from hex_ssl._on_demand import on_demand
 
 # Where torch is there already, nothing is gained by waiting: what is wrong with it or with the extension is said now.
 if TYPE_CHECKING or "torch" in sys.modules:
-    from hex_ssl._names import *
+    from hex_ssl import functional as functional
+    from hex_ssl import thresholds as thresholds
+    from hex_ssl._names import (
+        DCLLoss,
+        HCLLoss,
+        HexLoss,
+        NTXentLoss,
+        Statistics,
+        hex_loss,
+        show_config,
+    )
     from hex_ssl._names import __version__ as __version__
 if not TYPE_CHECKING:
     __getattr__ = on_demand(__name__)

@@ -4,8 +4,6 @@ import os
 
 import torch
 
-from hex_ssl import functional as functional
-from hex_ssl import thresholds as thresholds
 from hex_ssl._extension import _core
 from hex_ssl._torch_version import OLDEST_TORCH
 from hex_ssl.functional import hex_loss as hex_loss

@@ -22,7 +22,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's loader of plain values, which refuses trees that are too large, too deep, or endless, and repeated keys."""
+    """PyYAML's loader of plain values, which refuses repeated keys, and trees too large, too deep, or endless."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -51,9 +51,9 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuses a mapping that gives a key twice."""
-        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        mapping = super().compose_mapping_node(anchor)
         found: dict[Any, yaml.Mark] = {}
         for key, _ in mapping.value:
             if not isinstance(key, yaml.ScalarNode):

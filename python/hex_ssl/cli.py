@@ -22,7 +22,7 @@ from hex_ssl.config import Config
 from hex_ssl.errors import error_line, show
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace  # type: ignore[attr-defined]  # star-exported
+    from jsonargparse import Namespace
 
 Result = TypeVar("Result")
 
@@ -115,7 +115,7 @@ def _checked(prepare: Callable[[], Result]) -> Result:
     try:
         return prepare()
     except Exception as error:
-        line = str(error) if isinstance(error, (ImportError, ValueError)) else error_line(error)
+        line = str(error) if isinstance(error, (ImportError, OSError, ValueError)) else error_line(error)
         if line is None:
             raise
         raise _MistakeError(line) from error

@@ -9,7 +9,9 @@ from pathlib import Path
 PACKAGE = str(Path(__file__).parent) + os.sep
 FRAME = re.compile(r'^  File "(.+)", line \d+, in .+\n {4}(\S.*)$', re.MULTILINE)
 """A frame of a traceback, as text: its file, and its line of code."""
-SHARED_MEMORY = re.compile(r"shared memory|Bus error|torch_\S*>?.*(No space left|Too many open files)|ancdata", re.DOTALL)
+SHARED_MEMORY = re.compile(
+    r"shared memory|Bus error|torch_\S*>?.*(No space left|Too many open files)|ancdata", re.DOTALL
+)
 """How torch says that the processes which load images lack shared memory, or file descriptors for it."""
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
@@ -41,7 +43,10 @@ def error_line(error: BaseException, setting: str = "num_workers") -> str | None
             f"by `{setting}`, 0 for none, or allow more, such as by `docker run --shm-size=8g`; torch says: {message}"
         )
     if isinstance(error, RuntimeError) and message.startswith("DataLoader worker"):
-        return f"a process that loads images died: use fewer by `{setting}` if memory is short; torch says: {message}"
+        return (
+            f"a process that loads images died, as where memory or shared memory (/dev/shm) is short: use fewer of "
+            f"them by `{setting}`, 0 for none; torch says: {message}"
+        )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(message)):
         return f"the memory does not suffice: use a smaller batch size; {message or type(error).__name__}"
     if isinstance(error, OSError):

@@ -36,7 +36,9 @@ def expand_path(name: str, path: str) -> str:
         raise ValueError(f"expected `{name}` to name environment variables that are set, but got {unset[0]} in {path}")
     expanded = os.path.expanduser(expanded)
     if expanded.startswith("~"):
-        raise ValueError(f"expected `{name}` to begin with a user's name after the ~, but got {path} (./~... is a path)")
+        raise ValueError(
+            f"expected `{name}` to begin with a user's name after the ~, but got {path} (./~... is a path)"
+        )
     return expanded
 
 

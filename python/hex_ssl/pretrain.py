@@ -16,10 +16,11 @@ from hex_ssl.extras import train_extra
 with train_extra():
     import lightning as L
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from hex_ssl.backbones import describe_backbone
     from hex_ssl.callbacks import (
@@ -207,7 +208,7 @@ def _machine_named(run: RunConfig) -> Iterator[None]:
 
 
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
-    run = config.run
+    run, loggers, callbacks = config.run, _loggers(config, folder), _callbacks(config, data, folder)
     with _machine_named(run), _quiet_lightning(), _determinism(run.deterministic):
         return L.Trainer(
             accelerator=run.accelerator,
@@ -219,9 +220,9 @@ def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
             accumulate_grad_batches=run.accumulate,
             max_epochs=run.epochs,
             default_root_dir=folder,
-            logger=_loggers(config, folder),
+            logger=loggers,
             profiler=None if run.profiler is None else PROFILERS[run.profiler](dirpath=folder, filename="profile"),
-            callbacks=_callbacks(config, data, folder),
+            callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
             deterministic=DETERMINISTIC if run.deterministic else False,
             use_distributed_sampler=False,  # the data module's own gives each process its share

@@ -9,6 +9,6 @@ from typing import TYPE_CHECKING
 from hex_ssl._on_demand import on_demand
 
 if TYPE_CHECKING:
-    from hex_ssl.evaluate._names import *
+    from hex_ssl.evaluate._names import *  # noqa: F403  # that module lists them
 else:
     __getattr__ = on_demand(__name__)

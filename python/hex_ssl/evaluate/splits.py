@@ -149,7 +149,8 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
-        ValueError: There is no such dataset, it has no labels, or it has colours and the network takes grey images.
+        ValueError: There is no such dataset, it has no labels or those of one class alone, or it has colours and the
+            network takes grey images.
 
     Example:
         >>> splits = open_splits("digits", None, ImageShape(1, 8), holdout=0.1)
@@ -158,6 +159,8 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
     """
     card = dataset_card(name)
     train = _labelled(build_dataset(name, "train", root), card, shape, "train")
+    if len(train.labels.unique()) < 2:
+        raise ValueError(f"expected the training images of {name} to be of at least 2 classes, but all are of one")
     if holdout:
         held_out = stratified_rows(train.labels, holdout, seed)
         kept = torch.ones(len(train), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()

@@ -1,7 +1,7 @@
 """Recipes: YAML files that configure a run.
 
-`extends: OTHER.yaml`, a path beside the file, or `extends: quick/simclr_hex`, a packaged recipe, makes a recipe say only
-what differs from another.
+`extends: OTHER.yaml`, a path beside the file, or `extends: quick/simclr_hex`, a packaged recipe, makes a recipe say
+only what differs from another.
 """
 
 import re

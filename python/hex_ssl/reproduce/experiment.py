@@ -17,8 +17,8 @@
             evaluate: Another dataset of the scale to evaluate on.
         evaluation: {knn: settings, probe: settings} (`hex_ssl.evaluate.settings`).
 
-A file may begin with `extends: OTHER.yaml` or `extends: table7`. In `set` and `at`, `{share_of_epochs: 0.25}` stands for that share of the
-run's epochs, at least 1.
+A file may begin with `extends: OTHER.yaml`, or `extends: table7`, a packaged experiment. In `set` and `at`,
+`{share_of_epochs: 0.25}` stands for that share of the run's epochs, at least 1.
 """
 
 from collections.abc import Iterator, Mapping
