@@ -26,9 +26,6 @@ if TYPE_CHECKING or "torch" in sys.modules:
         show_config,
     )
     from hex_ssl._names import __version__ as __version__
-if not TYPE_CHECKING:
-    __getattr__ = on_demand(__name__)
-
 __all__ = [
     "DCLLoss",
     "HCLLoss",
@@ -40,6 +37,9 @@ __all__ = [
     "show_config",
     "thresholds",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = on_demand(__name__, (*__all__, "__version__"))
 
 
 def __dir__() -> list[str]:

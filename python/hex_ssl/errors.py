@@ -9,9 +9,7 @@ from pathlib import Path
 PACKAGE = str(Path(__file__).parent) + os.sep
 FRAME = re.compile(r'^  File "(.+)", line \d+, in .+\n {4}(\S.*)$', re.MULTILINE)
 """A frame of a traceback, as text: its file, and its line of code."""
-SHARED_MEMORY = re.compile(
-    r"shared memory|Bus error|torch_\S*>?.*(No space left|Too many open files)|ancdata", re.DOTALL
-)
+SHARED_MEMORY = re.compile(r"shared memory|Bus error|/torch_\d|Too many open files|ancdata")
 """How torch says that the processes which load images lack shared memory, or file descriptors for it."""
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 

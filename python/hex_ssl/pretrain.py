@@ -201,7 +201,7 @@ def _machine_named(run: RunConfig) -> Iterator[None]:
     """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
     try:
         yield
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
+    except (ImportError, MisconfigurationException, RuntimeError, ValueError) as error:
         names = ("accelerator", "devices", "nodes", "strategy", "precision")
         asked = ", ".join(f"`run.{name}` {getattr(run, name)}" for name in names)
         raise ValueError(f"expected what this machine has, but got {asked}: {error}") from error

@@ -1,7 +1,10 @@
 """What a missing extra says."""
 
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +58,13 @@ def test_command_that_needs_more_than_its_parser_is_a_line() -> None:
     finished = without("lightning", "from hex_ssl.cli import main; main(['pretrain', '--run.epochs', '1'])")
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == f"error: {needs('lightning')}\n"
+
+
+@pytest.mark.parametrize("package", ["hex_ssl.data", "hex_ssl.evaluate"])
+def test_packages_offer_what_their_modules_of_names_import(package: str) -> None:
+    names = import_module(f"{package}._names")
+    imported = re.findall(r" as (\w+)$", Path(str(names.__file__)).read_text(), re.MULTILINE)
+    module = import_module(package)
+    assert sorted(module.__all__) == sorted(imported)
+    for name in imported:
+        assert getattr(module, name) is getattr(names, name)

@@ -55,7 +55,7 @@ def test_run_goes_where_the_shell_would_have_it(tmp_path: Path, monkeypatch: pyt
     ("path", "message"),
     [
         ("$NOWHERE_AT_ALL/x", r"but got \$NOWHERE_AT_ALL in \$NOWHERE_AT_ALL/x"),
-        ("~nobody_of_that_name/x", "to begin with a user's name after the ~, but got ~nobody_of_that_name/x"),
+        ("~nobody_of_that_name/x", "begin with a user's name after the ~, but got ~nobody_of_that_name/x"),
     ],
 )
 def test_unknown_variable_or_user_is_an_error(path: str, message: str) -> None:

@@ -4,11 +4,36 @@
 policies; views are drawn an image at a time by the processes that load the images, or a batch at a time on the device.
 """
 
+# ruff: noqa: F403, F405  # `__all__` has the names of the module `_names`
+
 from typing import TYPE_CHECKING
 
 from hex_ssl._on_demand import on_demand
 
+__all__ = [
+    "POLICIES",
+    "ArrayImages",
+    "Batch",
+    "BatchedView",
+    "Card",
+    "DigitView",
+    "Digits",
+    "EvaluationImages",
+    "FileImages",
+    "Folder",
+    "Hierarchy",
+    "ImageDataset",
+    "PhotoView",
+    "PretrainData",
+    "WorkerView",
+    "build_dataset",
+    "dataset_card",
+    "find_policy",
+    "list_datasets",
+    "print_cards",
+]
+
 if TYPE_CHECKING:
-    from hex_ssl.data._names import *  # noqa: F403  # that module lists them
+    from hex_ssl.data._names import *
 else:
-    __getattr__ = on_demand(__name__)
+    __getattr__ = on_demand(__name__, __all__)
