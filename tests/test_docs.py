@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hex_ssl import cli
+from hex_ssl import cli, cli_parser
 from hex_ssl.reproduce.experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,7 @@ class UnderstoodError(Exception):
 def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     """Parses a command's arguments as the command does, and stops there."""
     *arguments, _, file = arguments if ">" in arguments else [*arguments, ">", None]
-    parser = cli.build_parser()
+    parser = cli_parser.build_parser()
     parse = parser.parse_args
 
     def parse_only(arguments: list[str]) -> None:
@@ -162,7 +162,7 @@ def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: st
         contextlib.redirect_stderr(complaint),
     ):
         patch.setattr(parser, "parse_args", parse_only)
-        patch.setattr(cli, "build_parser", lambda: parser)
+        patch.setattr(cli_parser, "build_parser", lambda: parser)
         try:
             cli.main(arguments)
         except UnderstoodError:

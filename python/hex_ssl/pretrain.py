@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hex_ssl.config import Config
+from hex_ssl.config import Config, RunConfig
 from hex_ssl.extras import train_extra
 
 with train_extra():
     import lightning as L
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -225,9 +226,20 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
     return method.eval()
 
 
+@contextmanager
+def _machine_named(run: RunConfig) -> Iterator[None]:
+    """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
+    try:
+        yield
+    except (ImportError, MisconfigurationException, RuntimeError, ValueError) as error:
+        names = ("accelerator", "devices", "nodes", "strategy", "precision")
+        asked = ", ".join(f"`run.{name}` {getattr(run, name)}" for name in names)
+        raise ValueError(f"expected what this machine has, but got {asked}: {error}") from error
+
+
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
-    run = config.run
-    with _quiet_lightning(), _determinism(run.deterministic):
+    run, loggers, callbacks = config.run, _loggers(config, folder), _callbacks(config, data, folder)
+    with _machine_named(run), _quiet_lightning(), _determinism(run.deterministic):
         trainer = L.Trainer(
             accelerator=run.accelerator,
             devices=run.devices,
@@ -238,9 +250,9 @@ def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
             accumulate_grad_batches=run.accumulate,
             max_epochs=run.epochs,
             default_root_dir=folder,
-            logger=_loggers(config, folder),
+            logger=loggers,
             profiler=None if run.profiler is None else PROFILERS[run.profiler](dirpath=folder, filename="profile"),
-            callbacks=_callbacks(config, data, folder),
+            callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
             deterministic=DETERMINISTIC if run.deterministic else False,
             use_distributed_sampler=False,  # the data module's own gives each process its share

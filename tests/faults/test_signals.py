@@ -229,7 +229,7 @@ def interrupt(*_: Any, **__: Any) -> None:
         ("hex_ssl.analysis.analyze", "analyze", "analyze {root}"),
         ("hex_ssl.reproduce.command", "prepare", "reproduce table1"),
         ("hex_ssl.demo", "_run", "demo --folder={root}"),
-        ("hex_ssl.cli", "build_parser", "recipes"),
+        ("hex_ssl.cli_parser", "build_parser", "recipes"),
     ],
 )
 def test_ctrl_c_in_any_command_is_a_line(

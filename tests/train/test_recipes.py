@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hex_ssl.backbones import build_backbone, feature_dim
-from hex_ssl.cli import build_parser
+from hex_ssl.cli_parser import build_parser
 from hex_ssl.config import Config, LossConfig
 from hex_ssl.data import PretrainData
 from hex_ssl.methods import METHODS as BUILT
@@ -154,6 +154,51 @@ def test_extends_merges_key_by_key(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("loss: {hex: fixed, temperature: 0.2}\nrun: {epochs: 3}\n")
     (tmp_path / "own.yaml").write_text("extends: base.yaml\nloss: {temperature: 0.5}\n")
     assert load_recipe(tmp_path / "own.yaml") == {"loss": {"hex": "fixed", "temperature": 0.5}, "run": {"epochs": 3}}
+
+
+def test_file_elsewhere_extends_packaged_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: quick/simclr_hex\nloss: {temperature: 0.5}\n")
+    expected = load_recipe("quick/simclr_hex")
+    expected["loss"] = {**expected["loss"], "temperature": 0.5}
+    assert load_recipe(own) == expected
+    (tmp_path / "own2.yaml").write_text("extends: ~/own.yaml\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe("~/own2.yaml") == expected
+    own.write_text("extends: quick/simclear\n")
+    with pytest.raises(FileNotFoundError, match=rf'`extends` in {own}: .* but got "quick/simclear"; did you mean'):
+        load_recipe(own)
+
+
+def test_file_beside_comes_before_a_packaged_recipe(tmp_path: Path) -> None:
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "simclr").write_text("run: {epochs: 3}\n")
+    (tmp_path / "own.yaml").write_text("extends: quick/simclr\n")
+    assert load_recipe(tmp_path / "own.yaml") == {"run": {"epochs": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("loss: {hex: adaptive}\nrun: {epochs: 3}\nloss: {temperature: 0.2}\n", "loss", (1, 3)),
+        ("loss:\n  hex: adaptive\n  temperature: 0.2\n  'hex': off\n", "loss.hex", (2, 4)),
+        ("loss: {threshold_arguments: {value: 1,\n value: 2}}\n", "loss.threshold_arguments.value", (1, 2)),
+        ("run:\n  loggers:\n  - {a: 1}\n  - {b: 1, b: 1}\n", "run.loggers.b", (4, 4)),
+    ],
+)
+def test_key_given_twice_is_an_error(text: str, key: str, lines: tuple[int, int], tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    (tmp_path / "other.yaml").write_text("extends: own.yaml\n")
+    message = f"but got YAMLError: the key `{key}` twice, in line {lines[0]} and in line {lines[1]}"
+    for path in (own, tmp_path / "other.yaml"):
+        with pytest.raises(ValueError, match=rf"^expected {own} to be one of the recipes, {re.escape(message)}$"):
+            load_recipe(path)
+
+
+def test_merged_key_is_not_given_twice(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("a: &a {epochs: 3, seed: 1}\nrun: {<<: *a, epochs: 5}\n")
+    assert load_recipe(tmp_path / "own.yaml")["run"] == {"epochs": 5, "seed": 1}
 
 
 def test_recipe_that_extends_itself_is_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
+from hex_ssl.bounded_yaml import load_yaml
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -121,7 +121,7 @@ def load_card(name: str) -> Card:
         'fruit_and_vegetables'
     """
     text = resources.files("hex_ssl.data").joinpath("cards").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    fields: dict[str, Any] = yaml.safe_load(text)
+    fields: dict[str, Any] = load_yaml(text)
     fields.setdefault("statistics", "ImageNet's, as usual")
     if tree := fields.pop("tree", None):
         fields |= _read_tree(tree)

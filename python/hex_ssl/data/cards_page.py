@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from hex_ssl.data.card import Card, card_names, load_card
-from hex_ssl.data.catalogue import HEADINGS, card_row
+from hex_ssl.data.cards_table import HEADINGS, card_row
 from hex_ssl.data.policies import POLICIES, PhotoView
 
 INTRODUCTION = """\

@@ -121,6 +121,7 @@ def prepare(config: KNNConfig | ProbeConfig | FinetuneConfig | TransferConfig) -
     else:
         command, settings = _single(config)
         datasets = [config.dataset]
+    chosen_device(config.device)
     source = open_source(config.source, config.seed)
     settings = {by: _with_learning_rate(each, source) for by, each in settings.items()}
     epochs = choose_epochs(source, config.epochs)
@@ -305,10 +306,19 @@ class Measuring:
 
 
 def chosen_device(device: str) -> str:
-    """The device of a name; "auto": a GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device of a name; "auto": a GPU where there is one.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's, of another kind for each device
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f'expected `device` to be one that this machine has, but got "{device}": {reason}') from error
+    return device
 
 
 def _figures(scores: Tensor, labels: Tensor, splits: Splits) -> Row:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from hex_ssl.data.lost_batch import end_on_lost_batch
+
 
 class Features(NamedTuple):
     """Representations and labels of a dataset.
@@ -74,7 +76,13 @@ def extract_features(
     training = backbone.training
     first = next(backbone.parameters())
     # A generator of its own: the loader would draw from torch's, and an evaluation would change the training after it.
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, generator=torch.Generator())
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        num_workers=num_workers,
+        worker_init_fn=end_on_lost_batch,
+        generator=torch.Generator(),
+    )
     backbone.eval()
     batches = [(backbone(images.to(first)), labels.to(first.device)) for images, labels in loader]
     backbone.train(training)

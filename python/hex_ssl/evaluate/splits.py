@@ -173,7 +173,8 @@ def open_splits(
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
-        ValueError: There is no such dataset, it has no labels, or the network takes neither grey nor colour images.
+        ValueError: There is no such dataset, it has no labels or those of one class alone, or the network takes neither
+            grey nor colour images.
 
     Example:
         >>> splits = open_splits("digits", None, ImageShape(1, 8), holdout=0.1)
@@ -182,6 +183,8 @@ def open_splits(
     """
     card = dataset_card(name)
     train = _labelled(build_dataset(name, "train", root, level), card, shape, "train")
+    if len(train.labels.unique()) < 2:
+        raise ValueError(f"expected the training images of {name} to be of at least 2 classes, but all are of one")
     if holdout:
         held_out = stratified_rows(train.labels, holdout, seed)
         kept = torch.ones(len(train), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()

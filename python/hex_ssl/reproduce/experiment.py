@@ -21,11 +21,10 @@
             evaluate: Another dataset of the scale to evaluate on.
         evaluation: {knn: settings, probe: settings} (`hex_ssl.evaluate.settings`).
 
-A file may begin with `extends: OTHER.yaml`. In `set` and `at`, `{share_of_epochs: 0.25}` stands for that share of the
-run's epochs, at least 1.
+A file may begin with `extends: OTHER.yaml`, or `extends: table7`, a packaged experiment. In `set` and `at`,
+`{share_of_epochs: 0.25}` stands for that share of the run's epochs, at least 1.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,11 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from hex_ssl.config import Config
-from hex_ssl.extras import train_extra
-from hex_ssl.recipes import load_recipe, merged
-
-with train_extra():
-    import yaml
+from hex_ssl.recipes import find_packaged, list_packaged, load_extended, load_recipe, merged
 
 FOLDER = Path(str(files("hex_ssl.reproduce"))) / "experiments"
 SCALES = ("smoke", "small", "paper")
@@ -234,7 +229,7 @@ def list_experiments() -> list[str]:
         >>> "table7" in list_experiments()
         True
     """
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
+    return list_packaged(FOLDER)
 
 
 def load_experiment(name: str | Path) -> Experiment:
@@ -251,11 +246,8 @@ def load_experiment(name: str | Path) -> Experiment:
         >>> load_experiment("table7").groups["thresholds"].rows["adaptive"].paper["cifar100"]["probe.top1"]
         67.56
     """
-    path = _find(name)
-    try:
-        experiment = _read(path.stem, _Node(str(path.name), "", load_recipe(path)))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    path = find_packaged(name, FOLDER, "experiments")
+    experiment = _read(path.stem, _Node(str(path.name), "", load_extended(path, FOLDER, "experiments")))
     for scale in experiment.scales:
         for group, row, dataset in experiment.cells(scale):
             config = experiment.config(scale, group.name, row.name, dataset.name)
@@ -298,20 +290,6 @@ def _with_shares(settings: Any, epochs: int) -> Any:
             raise ValueError(f"expected `{SHARE}` to be in [0, 1], but got {settings[SHARE]!r}")
         return max(1, round(settings[SHARE] * epochs))
     return {key: _with_shares(value, epochs) for key, value in settings.items()}
-
-
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = FOLDER / f"{name}.yaml"
-    if packaged.is_file() and not packaged.name.startswith("_"):
-        return packaged
-    near = difflib.get_close_matches(str(name), list_experiments(), n=1)
-    meant = f'; did you mean "{near[0]}"?' if near else ""
-    raise FileNotFoundError(
-        f'expected a YAML file or one of the experiments {", ".join(list_experiments())}, but got "{name}"{meant}'
-    )
 
 
 _TYPES: dict[type, str] = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
