@@ -184,7 +184,7 @@ def _evaluate_autograd(*inputs: Any) -> Any:
     if forward_mode or (torch.is_grad_enabled() and any(needed)):
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
-                "hex_ssl's operators do not support torch.func: call hex_ssl.functional's losses, and do not compile them "
+                "hex_ssl's operators do not support torch.func: call the losses of hex_ssl.functional, and not compiled "
                 "with fullgraph=True"
             )
         loss, statistics, *gradients = _recorded(arguments, *needed[:2])

@@ -308,9 +308,8 @@ impl std::ops::Deref for PyTensor {
 /// # Errors
 /// [`Error::Runtime`] where it has no memory.
 pub fn address(tensor: &Tensor) -> Result<*mut c_void> {
-    let address = Python::with_gil(|py| {
-        Torch::base(py)?.call_method1(intern!(py, "data_ptr"), (tensor,))?.extract::<usize>()
-    })?;
+    let address =
+        Python::with_gil(|py| Torch::base(py)?.call_method1(intern!(py, "data_ptr"), (tensor,))?.extract::<usize>())?;
     if address == 0 && tensor.numel() > 0 {
         return Err(Error::runtime("expected a tensor with memory, but got one without"));
     }
