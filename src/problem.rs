@@ -168,16 +168,15 @@ impl Problem {
                         "expected the {} anchors to stand in the keys from row {offset} on, but got {} keys",
                         self.anchors, self.keys
                     )
-                })?;
-                // One sample has no negative: no denominator without its positive.
-                expect(self.keys > views, || {
-                    format!("expected at least 2 samples, so that there is a negative, but got {}", self.keys / views)
                 })
             }
             Pairing::Indexed { positives } => {
                 expect(positives >= 1, || "expected at least 1 positive for each anchor, but got 0".into())?;
-                expect(self.keys > positives, || {
-                    format!("expected more keys than positives of an anchor ({positives}), but got {}", self.keys)
+                expect(self.keys >= positives, || {
+                    format!(
+                        "expected at least as many keys as an anchor has positives, {positives}, but got {}",
+                        self.keys
+                    )
                 })
             }
             Pairing::Apart => expect(self.keys > 0, || "expected at least 1 key, but got 0".into()),

@@ -79,8 +79,11 @@ impl<C: Float> Units<C> {
     }
 
     /// Mean similarity of anchors and their negatives, without looking at each pair:
-    /// the sum over an anchor's row is its product with the sum of all keys.
+    /// the sum over an anchor's row is its product with the sum of all keys. NaN where there is no negative.
     pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
+        if negatives == 0.0 {
+            return f64::NAN;
+        }
         let keys = self.keys.as_ref().unwrap_or(&self.anchors);
         let total = |rows: &UnitRows<C>| {
             let mut sum = vec![0.0; rows.padded_dims];

@@ -44,7 +44,7 @@ def with_labels(criterion: HexLoss, z: Tensor) -> Tensor:
 
 def against_keys(criterion: HexLoss, z: Tensor) -> Tensor:
     queries, positives = z.chunk(2)
-    return criterion.against_keys(queries, z.detach(), positives=positives)
+    return criterion.against_keys(queries, z.detach().flip(1), positives=positives)
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,24 @@ class TestEachMethod:
             assert step(method, random_batch(count, count)).isfinite()
 
 
+@pytest.mark.parametrize("loss", [{}, {"hex": "adaptive"}], ids=["own", "hex"])
+@pytest.mark.parametrize("name", ["simclr", "mocov2", "nnclr"])
+def test_a_last_batch_of_one_image_does_not_end_a_run(name: str, loss: dict[str, Any]) -> None:
+    method = without_norms(small_method(name, **loss))  # batch norm itself refuses one
+    for count in (7, 1):
+        found = step(method, random_batch(count, count, dtype=torch.float64))
+        method.zero_grad()
+        found.backward()
+        gradients = [each.grad for each in method.parameters() if each.grad is not None]
+        assert found.isfinite()
+        assert gradients
+        assert all(each.isfinite().all() for each in gradients)
+        method.after_optimizer_step(0)
+    if name == "simclr":
+        assert found == 0
+        assert not any(each.any() for each in gradients)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_statistics_of_hex_come_after_the_warm_up(name: str) -> None:
     method = small_method(name, hex="step", warmup_epochs=1)
