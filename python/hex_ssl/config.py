@@ -286,7 +286,7 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        expand_paths(self, "root", group="run.")
+        expand_paths(self, "root", "weights", group="run.")
         for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
             _at_least(f"run.{name}", getattr(self, name), 1)
         for name in ("keep_every", "checkpoint_minutes"):
