@@ -1,8 +1,7 @@
-//! One evaluation of the loss as plain data: who is compared with whom, the
-//! threshold rule, the formulation, and what the arguments may be.
+//! One evaluation of the loss as plain data: who is compared with whom, the threshold's rule, the formulation, and the
+//! range of every number.
 //!
-//! Symbols are those of the README's formula: anchors `i`, keys `j`, cosine
-//! similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
+//! Symbols: anchors `i`, keys `j`, cosine similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
 
 use crate::error::{Error, Result};
 
@@ -49,6 +48,21 @@ pub enum Threshold {
     },
     /// Negatives with the anchor's label.
     Labels,
+    /// `c_ij > value`, the value being an operand: it may be on a device, and is not waited for.
+    Given,
+}
+
+impl Threshold {
+    /// The name that callers know the rule by.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Adaptive { .. } => "adaptive",
+            Self::Cosine { .. } => "cosine",
+            Self::MinMax { .. } => "minmax",
+            Self::Labels => "labels",
+            Self::Given => "given",
+        }
+    }
 }
 
 /// How the denominator is put together.
@@ -149,7 +163,7 @@ impl Problem {
             Threshold::Cosine { value } | Threshold::MinMax { value } => {
                 expect(!value.is_nan(), || "expected `threshold` to be a number, but got NaN".into())?
             }
-            Threshold::Labels => {}
+            Threshold::Labels | Threshold::Given => {}
         }
         expect(self.dims > 0, || "expected at least 1 embedding dimension, but got 0".into())?;
         self.validate_pairing()

@@ -155,7 +155,7 @@ struct AnchorsMemory {
     double totals[WARPS][TOTALS];
     u32 last;
 };
-static_assert(sizeof(AnchorsMemory) <= 528, "ANCHORS_SHARED of plan.rs");
+static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
 // A warp for each anchor.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {

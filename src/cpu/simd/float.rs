@@ -47,7 +47,7 @@ pub trait Float:
     fn exponential<M: MultiplyAdd>(self) -> Self;
     /// Descending order; there are no NaN where it is used.
     fn descending(a: &Self, b: &Self) -> std::cmp::Ordering;
-    /// Where [`Spare`](super::spare::Spare) leaves its memory.
+    /// The memory that [`Spare`](crate::cpu::threads::Spare) keeps between calls.
     fn spare() -> &'static Mutex<Vec<Vec<Self>>>;
 }
 

@@ -1,8 +1,8 @@
-//! What the CPU kernel reads and writes: borrowed memory, no tensor type.
+//! Rows of numbers in borrowed memory, without any tensor type.
 
 use std::marker::PhantomData;
 
-use crate::problem::Statistics;
+use crate::operands::Operands;
 
 /// A strided [rows, dims] matrix in somebody else's memory.
 #[derive(Debug, Clone, Copy)]
@@ -65,52 +65,6 @@ impl<'a, E: Copy> Rows<'a, E> {
     }
 }
 
-/// The inputs of one evaluation. Lengths must be those of the [`Problem`](crate::problem::Problem).
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, E> {
-    /// The anchors: one matrix, or several that stand one below the other (the views).
-    pub anchors: &'a [Rows<'a, E>],
-    /// The keys; none where the problem is square.
-    pub keys: Option<Rows<'a, E>>,
-    /// Each anchor's positive, for `Pairing::Apart`.
-    pub positives: Option<Rows<'a, E>>,
-    /// [anchors, positives] rows of the keys, for `Pairing::Indexed`; else empty.
-    pub positive_index: &'a [i64],
-    /// [anchors] row of the keys to leave out, -1 for none, for `Pairing::Indexed`; may be empty.
-    pub ignored_index: &'a [i64],
-    /// [anchors] labels, for `Threshold::Labels`; else empty.
-    pub anchor_labels: &'a [i64],
-    /// [keys] labels, for `Threshold::Labels` where the problem is not square; else empty.
-    pub key_labels: &'a [i64],
-    /// [anchors] weights: the loss is the sum of weight times anchor's loss, whatever the reduction.
-    pub weights: Option<&'a [f64]>,
-}
-
-/// Where the gradients of the loss go: contiguous, overwritten. Those not asked for are not computed.
-#[derive(Debug)]
-pub struct Gradients<'a, C> {
-    /// [anchors, dims]
-    pub anchors: Option<&'a mut [C]>,
-    /// [keys, dims]; where the problem is not square.
-    pub keys: Option<&'a mut [C]>,
-    /// [anchors, dims]; for `Pairing::Apart`.
-    pub positives: Option<&'a mut [C]>,
-}
-
-impl<C> Gradients<'_, C> {
-    /// No gradient.
-    pub fn none() -> Self {
-        Self { anchors: None, keys: None, positives: None }
-    }
-}
-
-/// What one evaluation found.
-#[derive(Debug, Clone)]
-pub struct Evaluation {
-    /// The reduced loss; for `Reduction::None` without weights, the sum.
-    pub loss: f64,
-    /// Each anchor's loss, 0 where it has none.
-    pub losses: Vec<f64>,
-    /// The statistics.
-    pub statistics: Statistics,
-}
+/// The operands in borrowed memory. Their shapes must be those of the [`Problem`](crate::problem::Problem), and their
+/// indices rows of the keys: [`Operands::check`] sees to both.
+pub type BorrowedOperands<'a, E> = Operands<Rows<'a, E>, &'a [i64], f64, &'a [f64]>;

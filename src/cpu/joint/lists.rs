@@ -1,22 +1,21 @@
-//! What a look at every similarity leaves to decide: for each anchor, the few of its negatives of which it is open yet
-//! whether they are its quantile, or above the threshold.
+//! For each anchor, the few negatives that are still undecided after one look at every similarity: they may be its
+//! quantile, or be above the threshold.
 
-use super::float::Float;
-use super::isa::{InstructionSet, Isa, Kernel};
-use super::spare::Spare;
-use super::threads::Shared;
-use super::tile::{add, group, group_mut, lanes, Exponents, Group, LANES, MAX_TILE, SUMS};
+use crate::cpu::simd::{
+    add, group, group_mut, lanes, Exponents, Float, Group, InstructionSet, Isa, Kernel, LANES, MAX_TILE, SUMS,
+};
+use crate::cpu::threads::{Shared, Spare};
 
-/// What lists have in common.
+/// What all lists have in common.
 #[derive(Clone, Copy)]
 pub struct Rule<C> {
     /// Length of a list.
     pub capacity: usize,
     /// A row's quantile is its `rank`-th largest number.
     pub rank: usize,
-    /// No greater than the threshold will be, one hopes.
+    /// A lower bound of the threshold that almost always holds.
     pub floor: C,
-    /// No less than the threshold will be, one hopes.
+    /// An upper bound of the threshold that almost always holds.
     pub ceiling: C,
     /// The exponentials.
     pub exponents: Exponents<C>,
@@ -30,7 +29,7 @@ pub struct Lists<C: Float> {
     /// [rows][capacity]
     values: Spare<C>,
     counts: Vec<u32>,
-    /// Numbers of a row up to its cut are in its sums, as global; infinity where the list did not suffice.
+    /// The sums of a row contain its numbers up to its cut, as global ones; infinity if the list was too short.
     cuts: Vec<C>,
     /// [rows] sums over the negatives that are decided.
     sums: Vec<[f64; SUMS]>,
@@ -144,8 +143,8 @@ impl<C: Float> Part<'_, C> {
         &self.values[row * self.rule.capacity..][..self.counts[row] as usize]
     }
 
-    /// Makes room in a full list: of the numbers that are not the row's quantile for sure, those that are above or below
-    /// the threshold for sure go into the sums.
+    /// Makes room in a full list: numbers that cannot be the row's quantile, and are certainly above or below the
+    /// threshold, go into the sums.
     #[cold]
     #[inline(never)]
     fn compact(&mut self, row: usize) {
@@ -153,10 +152,10 @@ impl<C: Float> Part<'_, C> {
         let list = &mut self.values[row * capacity..][..capacity];
         let (_, &mut found, rest) = list.select_nth_unstable_by(rank - 1, C::descending);
         self.rule.fold(rest, floor, ceiling, &mut self.sums[row]);
-        let open = keep_open(rest, floor, ceiling);
-        let count = rank + open;
+        let undecided = keep_undecided(rest, floor, ceiling);
+        let count = rank + undecided;
         if count > capacity - capacity / 8 {
-            // It would be full again at once.
+            // It would soon be full again.
             self.counts[row] = 0;
             self.cuts[row] = C::INFINITY;
         } else {
@@ -165,13 +164,13 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
-    /// Replaces a row's sums by those over all its numbers. Minus infinity is none.
+    /// Replaces a row's sums by those over all its numbers. Minus infinity marks a pair that is no negative.
     pub fn replace(&mut self, row: usize, values: &[C], threshold: C) {
         self.sums[row] = [0.0; SUMS];
         self.rule.fold(values, threshold, threshold, &mut self.sums[row]);
     }
 
-    /// Decides all that is left by the threshold.
+    /// Decides all numbers of the list by the threshold.
     pub fn finish(&mut self, row: usize, threshold: C) {
         let list = &self.values[row * self.rule.capacity..][..self.counts[row] as usize];
         self.rule.fold(list, threshold, threshold, &mut self.sums[row]);
@@ -186,7 +185,7 @@ impl<C: Float> Rule<C> {
 }
 
 /// Moves the numbers between `floor` and `ceiling` to the front; how many they are.
-fn keep_open<C: Float>(values: &mut [C], floor: C, ceiling: C) -> usize {
+fn keep_undecided<C: Float>(values: &mut [C], floor: C, ceiling: C) -> usize {
     let mut kept = 0;
     for i in 0..values.len() {
         let value = values[i];

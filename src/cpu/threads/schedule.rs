@@ -8,11 +8,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::threads;
+use super::team;
 
 /// Largest number of blocks in a group: more would not fit the second-level cache.
 const MAX_GROUP: usize = 4;
-/// Groups for each thread, at least, so that none waits for long.
+/// Least number of groups for each thread, so that no thread waits for long.
 const GROUPS_EACH: usize = 8;
 
 /// One pair of groups, and how many pairs of each come before it.
@@ -73,7 +73,7 @@ impl Schedule {
         let column_done = self.columns.map(counters);
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
-        threads::run(threads.min(self.turns.len()), &|| {
+        team::run(threads.min(self.turns.len()), &|| {
             let guard = FailOnPanic(&failed);
             let mut own = None;
             while let Some(turn) = self.turns.get(next.fetch_add(1, Ordering::Relaxed)) {

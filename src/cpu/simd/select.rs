@@ -1,8 +1,8 @@
 //! The k-th largest number of a row, exactly, without sorting it.
 
 use super::float::Float;
-use super::isa::{InstructionSet, Isa, Kernel};
-use super::tile::{group_mut, LANES};
+use super::instruction_set::{InstructionSet, Isa, Kernel};
+use super::lanes::{group_mut, LANES};
 
 /// Finds the k-th largest numbers of rows that resemble each other: numbers above a guess, taken from the rows before,
 /// are few; only they are searched. If fewer than k are above, the whole row is.

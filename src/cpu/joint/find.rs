@@ -1,32 +1,29 @@
 //! Adaptive threshold and sums over the negatives of a square problem from one look at each pair.
 //!
-//! A sample says below what number a row's quantile and the threshold hardly are. In one pass over the upper triangle,
-//! every similarity up to that number is added to the sum over its row's global negatives; the few above are listed.
-//! From the lists come the quantiles, from these the threshold, and by the threshold the listed ones are summed. All of
-//! it is checked: a row whose list does not reach its quantile is looked at again, and where the sample misleads about
-//! more than that, there is no result, and the threshold has to be found before the sums.
+//! A sample gives each row a lower bound that its quantile almost always exceeds, and a range for the threshold. One pass
+//! over the upper triangle adds every similarity up to the bound to the sum over its row's global negatives and lists the
+//! few above it. The lists give the quantiles, these give the threshold, and the threshold decides which sum each listed
+//! number belongs to. All of it is checked: a row whose list does not reach its quantile is looked at again. If the sample
+//! was wrong about more than a few rows, there is no result, and the threshold has to be found before the sums.
 
-use super::float::Float;
 use super::lists::{Lists, Part, Rule, SharedLists, Sift};
-use super::product::BLOCK_ROWS;
 use super::sample::Sample;
-use super::select::Selector;
-use super::similarities::Similarities;
-use super::split::above_limit;
-use super::threads::{self, Shared};
-use super::tile::{Exponents, LANES, SUMS};
+use crate::cpu::simd::{Exponents, Float, Selector, BLOCK_ROWS, LANES, SUMS};
+use crate::cpu::similarities::Similarities;
+use crate::cpu::split::comparable;
+use crate::cpu::threads::{for_each, Shared};
 
-/// Least length of a row: samples of shorter ones say nothing.
+/// Shortest row for which a sample says anything.
 const MIN_LENGTH: usize = 64;
-/// Numbers of a row for each one up to its quantile, at least: most similarities have to be beneath notice.
+/// Least length of a row for each number that is at least its quantile: the pass pays only if most similarities are below.
 const MIN_SHARE: usize = 16;
-/// Length of a list that leaves room for rows with many similarities above the threshold, where it costs little memory.
+/// Length of a list with room for many similarities above the threshold, used as long as it costs little memory.
 const AMPLE: usize = 512;
-/// That is, bytes of all lists.
+/// Bytes of all lists that count as little memory.
 const AMPLE_BYTES: usize = 8 << 20;
-/// Bytes of all lists, at most.
+/// Most bytes of all lists.
 const MAX_BYTES: usize = 20 << 20;
-/// Rows for each one that may be looked at again.
+/// One row in this many may be looked at again.
 const ROWS_FOR_A_MISS: usize = 16;
 /// Rows of lists handled at a time.
 const CHUNK: usize = 64;
@@ -41,8 +38,8 @@ pub struct Found {
     pub sums: Vec<[f64; SUMS]>,
 }
 
-/// Length of the lists for rows of `length`, of which the quantile is the `rank`-th largest. None where the pass would
-/// not pay.
+/// Length of the lists for rows of `length` numbers whose quantile is the `rank`-th largest. None if the pass would not
+/// pay.
 fn capacity<C>(length: usize, rank: usize) -> Option<usize> {
     let within = |bytes: usize| bytes / size_of::<C>() / length / LANES * LANES;
     let capacity = (3 * rank).next_multiple_of(LANES).max(AMPLE.min(within(AMPLE_BYTES))).min(within(MAX_BYTES));
@@ -55,7 +52,7 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
     let anchors = similarities.anchors.rows;
     let capacity = capacity::<C>(anchors, rank)?;
     let sample = Sample::new(similarities, rank);
-    if sample.rows_with_more_open_than(capacity - rank) > anchors / 8 {
+    if sample.rows_with_more_undecided_than(capacity - rank) > anchors / 8 {
         return None;
     }
     let Sample { floor, ceiling, .. } = sample;
@@ -77,8 +74,8 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
         unsafe { shared.slice(anchor, 1)[0] = selector.select(row).to_f64() };
     });
     let threshold = quantiles.iter().sum::<f64>() / anchors as f64;
-    let limit = above_limit::<C>(threshold);
-    if !(floor <= limit && limit <= ceiling) {
+    let compared = comparable::<C>(threshold);
+    if !(floor <= compared && compared <= ceiling) {
         return None;
     }
     for_each_part(
@@ -87,7 +84,7 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
         || (),
         |(), part, start, count| {
             for row in 0..count.min(anchors.saturating_sub(start)) {
-                part.finish(row, limit);
+                part.finish(row, compared);
             }
         },
     );
@@ -101,7 +98,7 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
                 row[key as usize] = C::NEG_INFINITY;
             }
             // SAFETY: every row is missed once, and the lists outlive the loop.
-            unsafe { shared.part(anchor, 1) }.replace(0, row, limit);
+            unsafe { shared.part(anchor, 1) }.replace(0, row, compared);
         },
     );
     Some(Found { quantiles, threshold, sums: lists.into_sums() })
@@ -164,7 +161,7 @@ fn take<C: Float>(
         let excluded = pairs.excluded(anchor);
         for (i, (&key, out)) in excluded.iter().zip(apart).enumerate() {
             let column = (key as usize).wrapping_sub(columns * size);
-            // One may stand twice.
+            // A key may be listed twice.
             if column < size && !excluded[..i].contains(&key) {
                 *out = similarity(row, column);
             }
@@ -179,7 +176,7 @@ fn for_each_part<C: Float, S>(
     state: impl Fn() -> S + Sync,
     each: impl Fn(&mut S, &mut Part<'_, C>, usize, usize) + Sync,
 ) {
-    threads::for_each(similarities.threads, similarities.anchors.padded_rows / CHUNK, state, |state, chunk| {
+    for_each(similarities.threads, similarities.anchors.padded_rows / CHUNK, state, |state, chunk| {
         // SAFETY: chunks are disjoint, and the lists outlive the loop.
         let mut part = unsafe { lists.part(chunk * CHUNK, CHUNK) };
         each(state, &mut part, chunk * CHUNK, CHUNK);
@@ -206,7 +203,7 @@ fn listed_quantiles<C: Float>(
             known.extend(apart.of(start + row).iter().filter(|&&c| c > C::NEG_INFINITY));
             if known.len() >= rank {
                 let found = selector.select(known);
-                // Of the numbers above the cut, the list has all; of others, perhaps not.
+                // The list has all numbers above the cut, but perhaps not all others.
                 if found >= part.cuts[row] {
                     *quantile = found.to_f64();
                 }
@@ -225,7 +222,7 @@ fn for_each_whole_row<C: Float, S>(
     each: impl Fn(&mut S, usize, &mut [C]) + Sync,
 ) {
     let state = || (vec![C::ZERO; BLOCK_ROWS * similarities.row_scratch()], state());
-    threads::for_each(similarities.threads, anchors.len(), state, |(rows, state), i| {
+    for_each(similarities.threads, anchors.len(), state, |(rows, state), i| {
         let anchor = anchors[i];
         similarities.compute_rows(anchor / BLOCK_ROWS * BLOCK_ROWS, BLOCK_ROWS, rows);
         let start = anchor % BLOCK_ROWS * similarities.row_scratch();

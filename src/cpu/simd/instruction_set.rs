@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
+use super::block::{self, Block};
 use super::float::{Float, Fused, MultiplyAdd, TwoSteps};
-use super::product::{self, Block};
-use super::tile::LANES;
+use super::lanes::LANES;
 
 /// A piece of work that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub trait Kernel {
@@ -20,7 +20,7 @@ pub trait InstructionSet {
     /// An 8 x 32 block of a product, in pieces whose sums fit the registers.
     ///
     /// # Safety
-    /// As [`product::piece`], for 8 rows and 32 columns.
+    /// As [`block::piece`], for 8 rows and 32 columns.
     unsafe fn block<C: Float>(block: &Block<C>);
 
     /// Writes those of 16 numbers that are above their bounds to the front of `values`, and where they stand to `places`;
@@ -129,7 +129,7 @@ impl InstructionSet for Portable {
     #[inline(always)]
     unsafe fn block<C: Float>(block: &Block<C>) {
         // SAFETY: the caller promises the block that `pieces` asks for.
-        unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
+        unsafe { block::pieces::<C, Self::Arithmetic, 4, 8>(block) }
     }
 }
 
@@ -141,10 +141,10 @@ impl InstructionSet for Avx2 {
         // 8 of the 16 registers hold sums.
         if size_of::<C>() == 4 {
             // SAFETY: the caller promises the block that `pieces` asks for.
-            unsafe { product::pieces::<C, Self::Arithmetic, 4, 16>(block) }
+            unsafe { block::pieces::<C, Self::Arithmetic, 4, 16>(block) }
         } else {
             // SAFETY: the caller promises the block that `pieces` asks for.
-            unsafe { product::pieces::<C, Self::Arithmetic, 4, 8>(block) }
+            unsafe { block::pieces::<C, Self::Arithmetic, 4, 8>(block) }
         }
     }
 }
@@ -157,10 +157,10 @@ impl InstructionSet for Avx512 {
         // 16 of the 32 registers hold sums.
         if size_of::<C>() == 4 {
             // SAFETY: the caller promises the block that `pieces` asks for.
-            unsafe { product::pieces::<C, Self::Arithmetic, 8, 32>(block) }
+            unsafe { block::pieces::<C, Self::Arithmetic, 8, 32>(block) }
         } else {
             // SAFETY: the caller promises the block that `pieces` asks for.
-            unsafe { product::pieces::<C, Self::Arithmetic, 8, 16>(block) }
+            unsafe { block::pieces::<C, Self::Arithmetic, 8, 16>(block) }
         }
     }
 

@@ -5,15 +5,11 @@
 //! negatives hold minus infinity, whose exponential is 0 and which is above no threshold.
 
 use super::float::{Float, MultiplyAdd};
-use super::isa::{InstructionSet, Kernel};
+use super::instruction_set::{InstructionSet, Kernel};
+use super::lanes::{add, group, group_mut, lanes, Group, LANES};
 
-/// Similarities handled together.
-pub const LANES: usize = 16;
 /// Largest number of rows and columns of a tile.
 pub const MAX_TILE: usize = 128;
-
-/// Numbers handled together.
-pub type Group<C> = [C; LANES];
 
 /// A tile, and what decides which of its negatives are hierarchical.
 #[derive(Clone, Copy)]
@@ -44,32 +40,6 @@ impl<C: Float> Tile<'_, C> {
     fn group(&self, row: usize, column: usize) -> &Group<C> {
         group(self.similarities, row * self.stride + column)
     }
-}
-
-/// A group, number by number. (`array::from_fn` is not reliably turned into vector code.)
-#[inline(always)]
-pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
-    let mut group = [C::ZERO; LANES];
-    for (l, out) in group.iter_mut().enumerate() {
-        *out = number(l);
-    }
-    group
-}
-
-/// The group that starts at `at`.
-#[inline(always)]
-pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: tiles and per-column slices are at least `columns`, a multiple of LANES, long.
-    unsafe { &*slice.as_ptr().add(at).cast() }
-}
-
-/// As [`group`].
-#[inline(always)]
-pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: as in `group`.
-    unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
 }
 
 /// Whether a negative is hierarchical, for the side that `own` belongs to.
@@ -304,14 +274,6 @@ impl<C: Float> Sum<'_, C> {
                 }
             }
         }
-    }
-}
-
-/// Adds number by number.
-#[inline(always)]
-pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
-    for l in 0..LANES {
-        sums[l] += terms[l];
     }
 }
 

@@ -2,15 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::bf16::{single, Bf16Multiplier, Bf16Rows};
 use super::element::Element;
-use super::float::Float;
-use super::half_product::Unit;
-use super::half_rows::{self, HalfRows};
-use super::inputs::Rows;
-use super::isa::{InstructionSet, Isa, Kernel};
-use super::product::BLOCK_COLUMNS;
-use super::spare::Spare;
-use super::threads::{self, Shared};
+use super::rows::Rows;
+use super::simd::{Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS};
+use super::threads::{for_each, Shared, Spare};
 use crate::error::{Error, Input, Result, RowFault};
 
 /// Rows handled at a time.
@@ -28,10 +24,10 @@ pub struct UnitRows<C: Float> {
     pub padded_dims: usize,
     /// [padded_rows, padded_dims]
     data: Spare<C>,
-    /// [padded_rows / 32][dims][32]: 32 rows side by side, the right factor of similarities. Empty where `half` serves.
+    /// [padded_rows / 32][dims][32]: 32 rows side by side, the right factor of similarities. Empty where `bf16` serves.
     panels: Spare<C>,
     /// The rows in bfloat16, where that is what came and the machine multiplies it.
-    pub half: Option<HalfRows>,
+    pub bf16: Option<Bf16Rows>,
     /// Largest absolute element of each row, and length of the row divided by it: the length itself may
     /// be too large or too small a number.
     lengths: Vec<(C, C)>,
@@ -52,13 +48,13 @@ impl<C: Float> UnitRows<C> {
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = Spare::new(padded_rows * padded_dims);
         // Not asked for before it is needed: tiles take the system's permission.
-        let half = if E::IS_BFLOAT16 && isa == Isa::Avx512 { Unit::best() } else { None };
-        let mut panels = Spare::new(if half.is_some() { 0 } else { padded_rows * dims });
+        let bf16 = if E::IS_BFLOAT16 && isa == Isa::Avx512 { Bf16Multiplier::best() } else { None };
+        let mut panels = Spare::new(if bf16.is_some() { 0 } else { padded_rows * dims });
         let mut lengths = vec![(C::ONE, C::ONE); rows];
         let first_bad = AtomicUsize::new(usize::MAX);
         {
             let (data, panels, lengths) = (Shared::new(&mut data), Shared::new(&mut panels), Shared::new(&mut lengths));
-            threads::for_each(
+            for_each(
                 threads,
                 padded_rows.div_ceil(CHUNK),
                 || (),
@@ -70,7 +66,7 @@ impl<C: Float> UnitRows<C> {
                     let (data, panels, lengths) = unsafe {
                         (
                             data.slice(start * padded_dims, padded * padded_dims),
-                            if half.is_some() { &mut [] } else { panels.slice(start * dims, padded * dims) },
+                            if bf16.is_some() { &mut [] } else { panels.slice(start * dims, padded * dims) },
                             lengths.slice(start.min(rows), count),
                         )
                     };
@@ -99,12 +95,12 @@ impl<C: Float> UnitRows<C> {
         if row != usize::MAX {
             return Err(Error::Row { input, row, fault: fault(parts, row) });
         }
-        let half = half.map(|unit| {
-            let mut half_lengths: Vec<f32> = lengths.iter().map(|&length| length_without_exponent(length)).collect();
-            half_lengths.resize(padded_rows, 1.0);
-            HalfRows::new(unit, half_rows::single(&mut data), &half_lengths, padded_dims, threads)
+        let bf16 = bf16.map(|multiplier| {
+            let mut bf16_lengths: Vec<f32> = lengths.iter().map(|&length| length_without_exponent(length)).collect();
+            bf16_lengths.resize(padded_rows, 1.0);
+            Bf16Rows::new(multiplier, single(&mut data), &bf16_lengths, padded_dims, threads)
         });
-        Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, half, lengths })
+        Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, bf16, lengths })
     }
 
     /// A unit row with its padding.

@@ -15,7 +15,7 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     if threads <= 1 {
         return work();
     }
-    match team::entry() {
+    match libgomp::entry() {
         Some(entry) => run_on_team(entry, threads, work),
         None => std::thread::scope(|scope| {
             for _ in 1..threads {
@@ -47,7 +47,7 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-fn run_on_team(entry: team::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
+fn run_on_team(entry: libgomp::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
     let job = Job { work, panic: Mutex::new(None) };
     // SAFETY: `entry` is libgomp's GOMP_parallel; it returns after every call of `call_job`
     // has returned, so `job` outlives its use, and `Job` is shared by `&` only.
@@ -65,8 +65,8 @@ unsafe extern "C" fn call_job(data: *mut libc::c_void) {
     }
 }
 
-/// libgomp, found in the process (torch loads it with its symbols visible).
-mod team {
+/// The entry of libgomp, if the process has it: torch loads it with its symbols visible.
+mod libgomp {
     use std::sync::OnceLock;
 
     /// `void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)`
@@ -88,34 +88,6 @@ mod team {
     #[cfg(not(unix))]
     fn find() -> Option<Parallel> {
         None
-    }
-}
-
-/// Memory that several threads write at once, in parts that do not overlap.
-pub struct Shared<T> {
-    pointer: *mut T,
-    length: usize,
-}
-
-// SAFETY: `Shared` hands out parts only through `slice`, whose caller keeps them apart.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// Shares `memory`, which must stay borrowed for as long as the result is used; every use
-    /// goes through an unsafe call that promises it.
-    pub fn new(memory: &mut [T]) -> Self {
-        Self { pointer: memory.as_mut_ptr(), length: memory.len() }
-    }
-
-    /// The part [start, start + length).
-    ///
-    /// # Safety
-    /// The memory is still borrowed by the `Shared`'s maker, and no other thread has an overlapping part at the same time.
-    #[allow(clippy::mut_from_ref)] // that is its purpose
-    pub unsafe fn slice(&self, start: usize, length: usize) -> &mut [T] {
-        assert!(start + length <= self.length);
-        // SAFETY: in range by the assertion, alone by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
     }
 }
 

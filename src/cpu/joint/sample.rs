@@ -1,22 +1,18 @@
-//! What a few keys say about where the quantiles of whole rows will be.
+//! Estimates of the quantiles of whole rows from a sample of the keys.
 
-use super::float::Float;
-use super::half_rows::{self, HalfRows};
-use super::isa::{InstructionSet, Kernel};
-use super::product::BLOCK_COLUMNS;
-use super::similarities::{Products, Similarities};
-use super::spare::Spare;
-use super::threads::{self, Shared};
-use super::tile::{group, lanes, Group, LANES};
-use super::unit::UnitRows;
+use crate::cpu::bf16::{single, Bf16Rows};
+use crate::cpu::simd::{group, lanes, Float, Group, InstructionSet, Kernel, BLOCK_COLUMNS, LANES};
+use crate::cpu::similarities::{Products, Similarities};
+use crate::cpu::threads::{for_each, Shared, Spare};
+use crate::cpu::unit_rows::UnitRows;
 
-/// Keys for each one in a sample of up to `LARGE`.
+/// One key in this many is sampled, up to `LARGE` of them.
 const SHARE: usize = 16;
-/// Keys for each one in a larger sample.
+/// One key in this many is sampled where that makes a larger sample.
 const LARGE_SHARE: usize = 32;
-/// See above.
+/// Length of a sample from which on it takes a smaller share.
 const LARGE: usize = 256;
-/// Share of rows of which more than expected is above the guess, so that they have to be looked at again.
+/// Share of rows that may have more numbers above the guess than expected, and then have to be looked at again.
 const RARE: f64 = 0.003;
 /// Rows computed at a time.
 const ROWS: usize = 64;
@@ -31,9 +27,9 @@ pub struct Sample<C> {
     share: f64,
     /// Mean number of similarities in the sample that are among the `rank` largest of their row.
     expected: f64,
-    /// Below the mean of all rows' quantiles, most likely.
+    /// Most likely below the mean of all rows' quantiles.
     pub floor: C,
-    /// Above it, most likely.
+    /// Most likely above it.
     pub ceiling: C,
 }
 
@@ -50,7 +46,7 @@ impl<C: Float> Sample<C> {
         let mut top = vec![C::ZERO; anchors.padded_rows * depth];
         let shared = Shared::new(&mut top);
         let state = || (Spare::new(count * ROWS), vec![[C::ZERO; LANES]; depth]);
-        threads::for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
+        for_each(similarities.threads, anchors.padded_rows / ROWS, state, |(products, largest), chunk| {
             sampled.products(similarities, chunk * ROWS, products);
             for start in (0..ROWS).step_by(LANES) {
                 similarities.isa.run(Largest { columns: &products[start..], stride: ROWS, out: &mut *largest });
@@ -74,7 +70,7 @@ impl<C: Float> Sample<C> {
         Self { depth, top, share, expected, floor, ceiling }
     }
 
-    /// For each anchor a number that is below its quantile, most likely, and below the mean of them.
+    /// For each anchor, a number that is most likely below its quantile and below the mean of all quantiles.
     pub fn cuts(&self) -> impl Iterator<Item = C> + '_ {
         self.top.chunks_exact(self.depth).map(|top| {
             let guess = top[self.depth - 1];
@@ -86,42 +82,42 @@ impl<C: Float> Sample<C> {
         })
     }
 
-    /// Number of anchors of which more than `limit` similarities below the quantile seem to be too near the threshold to
-    /// tell the side.
-    pub fn rows_with_more_open_than(&self, limit: usize) -> usize {
-        let open = |top: &&[C]| {
+    /// Number of anchors that seem to have more than `count` undecided similarities: below the quantile, and too near the
+    /// threshold to tell on which side of it they are.
+    pub fn rows_with_more_undecided_than(&self, count: usize) -> usize {
+        let undecided = |top: &&[C]| {
             let below = top.iter().skip(self.expected as usize);
-            let open = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
-            open as f64 * self.share > limit as f64
+            let found = below.filter(|&&c| c > self.floor && c <= self.ceiling).count();
+            found as f64 * self.share > count as f64
         };
-        self.top.chunks_exact(self.depth).filter(open).count()
+        self.top.chunks_exact(self.depth).filter(undecided).count()
     }
 }
 
 /// The rows of some keys.
 struct SampledKeys<'a, C> {
     keys: &'a [usize],
-    /// [keys][padded dims], empty where `half` serves.
+    /// [keys][padded dims], empty where `bf16` serves.
     rows: Vec<C>,
-    half: Option<HalfRows>,
+    bf16: Option<Bf16Rows>,
 }
 
 impl<'a, C: Float> SampledKeys<'a, C> {
     fn new(keys: &UnitRows<C>, sampled: &'a [usize]) -> Self {
-        let half = keys.half.as_ref().map(|half| half.left_factor(sampled));
-        let rows = match half {
+        let bf16 = keys.bf16.as_ref().map(|bf16| bf16.left_factor(sampled));
+        let rows = match bf16 {
             Some(_) => vec![],
             None => sampled.iter().flat_map(|&key| keys.row(key)).copied().collect(),
         };
-        Self { keys: sampled, rows, half }
+        Self { keys: sampled, rows, bf16 }
     }
 
     /// Similarities with the anchors from `start` on, [keys][`ROWS`]; minus infinity with themselves.
     fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
         let anchors = similarities.anchors;
-        match (&self.half, &anchors.half) {
-            (Some(half), Some(anchors)) => {
-                half.products(0..self.keys.len(), anchors, start..start + ROWS, half_rows::single(out), ROWS);
+        match (&self.bf16, &anchors.bf16) {
+            (Some(bf16), Some(anchors)) => {
+                bf16.products(0..self.keys.len(), anchors, start..start + ROWS, single(out), ROWS);
             }
             _ => similarities.isa.run(Products {
                 left: &self.rows,

@@ -1,28 +1,28 @@
-//! Memory that one call leaves for the next: at every step of a training the system would otherwise map the same pages
-//! anew and clear them, which takes a fifth of a step of 1,024 rows.
+//! Memory that one call keeps for the next. Without it, the system would map and clear the same pages at every training
+//! step, which takes a fifth of a step with 1,024 rows.
 //!
-//! Nobody waits for another's look at it: in a process forked meanwhile the wait would have no end.
+//! Threads never wait for each other here: in a process that was forked meanwhile, the wait would never end.
 
 use std::mem::take;
 use std::ops::{Deref, DerefMut};
 use std::sync::{MutexGuard, TryLockError};
 
-use super::float::Float;
+use crate::cpu::simd::Float;
 
-/// The most that is left, of each type.
+/// Most bytes that are kept, for each type.
 const KEPT_BYTES: usize = 32 << 20;
-/// The most of it that is left by an owner of [`Spare::brief`].
+/// Most bytes that are kept from one [`Spare::brief`].
 const BRIEF_BYTES: usize = 4 << 20 | LINE_BYTES;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Numbers of any value, as an earlier owner left them, from the start of a cache line on: a vector of 64 bytes across
-/// two lines takes two accesses.
+/// Numbers that hold whatever an earlier owner left in them. They start at a cache line: a vector of 64 bytes that lies
+/// in two lines takes two accesses.
 pub struct Spare<C: Float> {
     memory: Vec<C>,
     start: usize,
     length: usize,
-    /// More bytes than this are given back to the system.
+    /// A piece of more bytes than this goes back to the system.
     most: usize,
 }
 
@@ -32,8 +32,8 @@ impl<C: Float> Spare<C> {
         Self::leaving(KEPT_BYTES, length)
     }
 
-    /// The same for an owner that is gone before the call needs most memory: what many rows take would only be added to
-    /// that.
+    /// The same for memory that is dropped before the call needs the most memory: a large piece that is kept would only
+    /// add to that peak.
     pub fn brief(length: usize) -> Self {
         Self::leaving(BRIEF_BYTES, length)
     }
@@ -50,13 +50,13 @@ impl<C: Float> Spare<C> {
 impl<C: Float> Drop for Spare<C> {
     fn drop(&mut self) {
         if self.memory.len() * size_of::<C>() <= self.most {
-            // Freed when the others may look again.
+            // Freed after the lock is released.
             let _rest = pieces().map(|mut pieces| keep(&mut pieces, take(&mut self.memory)));
         }
     }
 }
 
-/// What is left; none while another looks at it.
+/// The kept pieces. None while another thread holds the lock.
 fn pieces<C: Float>() -> Option<MutexGuard<'static, Vec<Vec<C>>>> {
     match C::spare().try_lock() {
         Ok(pieces) => Some(pieces),
@@ -72,7 +72,7 @@ fn shortest<C>(pieces: &mut Vec<Vec<C>>, needed: usize) -> Option<Vec<C>> {
     Some(pieces.swap_remove(best))
 }
 
-/// Adds a piece, in place of shorter ones where it must, and returns what is kept no longer.
+/// Adds a piece, in place of shorter ones if it must, and returns the pieces that are no longer kept.
 fn keep<C>(pieces: &mut Vec<Vec<C>>, piece: Vec<C>) -> Vec<Vec<C>> {
     pieces.sort_unstable_by_key(Vec::len);
     let shorter = pieces.partition_point(|kept| kept.len() < piece.len());

@@ -1,21 +1,19 @@
-//! The inputs of an evaluation, normalised and checked.
+//! The operands of an evaluation, normalised and checked.
 
 use super::element::Element;
-use super::float::Float;
-use super::inputs::{Inputs, Rows};
-use super::isa::Isa;
 use super::pairs::Pairs;
+use super::rows::{BorrowedOperands, Rows};
+use super::simd::{Float, Isa, MAX_TILE};
 use super::similarities::Similarities;
-use super::tile::MAX_TILE;
-use super::unit::{dot, UnitRows};
-use crate::error::{Error, Input, Result};
+use super::unit_rows::{dot, UnitRows};
+use crate::error::{Input, Result};
 use crate::problem::{Pairing, Problem};
 
-/// Blocks of rows for each thread, at least, or tiles are smaller.
+/// Tiles are smaller where there are fewer blocks of rows than this for each thread.
 const BLOCKS_EACH: usize = 4;
 
-/// The normalised inputs.
-pub struct Units<C: Float> {
+/// The normalised operands.
+pub struct Prepared<C: Float> {
     /// The anchors.
     pub anchors: UnitRows<C>,
     /// The keys, where these are others.
@@ -30,32 +28,21 @@ pub struct Units<C: Float> {
     pub threads: usize,
 }
 
-impl<C: Float> Units<C> {
-    /// Checks shapes, normalises, and finds the pairs.
+impl<C: Float> Prepared<C> {
+    /// Normalises the rows and finds the pairs.
     pub fn new<E: Element<Compute = C>>(
         problem: &Problem,
-        inputs: &Inputs<'_, E>,
+        operands: &BorrowedOperands<'_, E>,
         isa: Isa,
         threads: usize,
     ) -> Result<Self> {
         let enough = BLOCKS_EACH * threads * MAX_TILE;
         let tile = if problem.anchors.max(problem.keys) < enough { MAX_TILE / 2 } else { MAX_TILE };
-        let unit = |input, parts: &[Rows<'_, E>], rows: usize| {
-            check_shape(input, parts, rows, problem.dims)?;
-            UnitRows::new(input, parts, tile, isa, threads)
-        };
-        let anchors = unit(Input::Anchors, inputs.anchors, problem.anchors)?;
-        let keys = match (problem.square, inputs.keys) {
-            (true, None) => None,
-            (false, Some(keys)) => Some(unit(Input::Keys, &[keys], problem.keys)?),
-            _ => return Err(Error::value("expected `keys` where the anchors are not the keys, and only there")),
-        };
-        let apart = match (problem.pairing, inputs.positives) {
-            (Pairing::Apart, Some(rows)) => Some(unit(Input::Positives, &[rows], problem.anchors)?),
-            (Pairing::Views { .. } | Pairing::Indexed { .. }, None) => None,
-            _ => return Err(Error::value("expected `positives` where they are not among the keys, and only there")),
-        };
-        Ok(Self { anchors, keys, apart, pairs: Pairs::new(problem, inputs)?, tile, isa, threads })
+        let rows = |input, parts: &[Rows<'_, E>]| UnitRows::new(input, parts, tile, isa, threads);
+        let anchors = rows(Input::Anchors, &operands.views)?;
+        let keys = operands.keys.map(|keys| rows(Input::Keys, &[keys])).transpose()?;
+        let apart = operands.positives.map(|positives| rows(Input::Positives, &[positives])).transpose()?;
+        Ok(Self { anchors, keys, apart, pairs: Pairs::new(problem, operands), tile, isa, threads })
     }
 
     /// The similarities of anchors and keys.
@@ -105,16 +92,5 @@ impl<C: Float> Units<C> {
                 .sum(),
         };
         (all - excluded) / negatives
-    }
-}
-
-fn check_shape<E: Element>(input: Input, parts: &[Rows<'_, E>], rows: usize, dims: usize) -> Result<()> {
-    let got: usize = parts.iter().map(Rows::rows).sum();
-    match parts.iter().find(|part| part.dims() != dims) {
-        None if got == rows => Ok(()),
-        part => Err(Error::value(format!(
-            "expected `{input}` to have shape [{rows}, {dims}], but got [{got}, {}]",
-            part.map_or(dims, Rows::dims)
-        ))),
     }
 }

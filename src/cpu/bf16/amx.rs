@@ -6,10 +6,9 @@
 //! process may use tiles too (oneDNN does). The system's permission remains with the process, from the first product of
 //! bfloat16 rows on.
 
-use super::half_product::Product;
-
-/// Pairs that one instruction takes along the inner dimension.
-pub const DEPTH: usize = 16;
+use super::product::Bf16Product;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::product::DEPTH;
 
 /// The machine has tiles for bfloat16, and the system lets this process use them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -41,13 +40,14 @@ pub fn available() -> bool {
 /// Computes a product.
 ///
 /// # Safety
-/// Tiles are [`available`], and the slices are as long as `Unit::multiply` asserts.
+/// Tiles are [`available`], and the slices are as long as `Bf16Multiplier::multiply` asserts.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub unsafe fn multiply(product: Product<'_>) {
-    use super::product::BLOCK_COLUMNS;
+pub unsafe fn multiply(product: Bf16Product<'_>) {
+    use crate::cpu::simd::BLOCK_COLUMNS;
     use std::arch::asm;
 
-    let Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } = product;
+    let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } =
+        product;
     // An element's sum has one order whatever the shape of the tile it is in: its bits are the same in all of them.
     let tile_rows = if rows.is_multiple_of(16) { 16 } else { 8 };
     let shapes = Shapes::new(tile_rows as u8);
@@ -57,7 +57,7 @@ pub unsafe fn multiply(product: Product<'_>) {
         for row in (0..rows).step_by(2 * tile_rows) {
             // SAFETY: within the slices, by the caller: two or one tiles of rows, 32 columns, `depth` pairs.
             unsafe {
-                let block = Block {
+                let block = AmxBlock {
                     left: left.as_ptr().add(row * left_row).cast(),
                     left_row: 4 * left_row,
                     right: right.as_ptr().add(column / BLOCK_COLUMNS * right_panel).cast(),
@@ -84,7 +84,7 @@ pub unsafe fn multiply(product: Product<'_>) {
 /// # Safety
 /// Never called.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub unsafe fn multiply(_: Product<'_>) {}
+pub unsafe fn multiply(_: Bf16Product<'_>) {}
 
 /// The operand of `ldtilecfg`.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -110,7 +110,7 @@ impl Shapes {
 
 /// Two tiles of columns and one or two of rows; distances in bytes.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-struct Block {
+struct AmxBlock {
     left: *const u8,
     left_row: usize,
     right: *const u8,
@@ -122,7 +122,7 @@ struct Block {
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-impl Block {
+impl AmxBlock {
     /// Two tiles of rows.
     ///
     /// # Safety
