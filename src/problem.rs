@@ -187,7 +187,10 @@ impl Problem {
             Pairing::Indexed { positives } => {
                 expect(positives >= 1, || "expected at least 1 positive for each anchor, but got 0".into())?;
                 expect(self.keys >= positives, || {
-                    format!("expected at least as many keys as an anchor has positives, {positives}, but got {}", self.keys)
+                    format!(
+                        "expected at least as many keys as an anchor has positives, {positives}, but got {}",
+                        self.keys
+                    )
                 })
             }
             Pairing::Apart => expect(self.keys > 0, || "expected at least 1 key, but got 0".into()),

@@ -184,7 +184,8 @@ def _evaluate_autograd(*inputs: Any) -> Any:
     if forward_mode or (torch.is_grad_enabled() and any(needed)):
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
-                "hex_ssl's operators do not support torch.func, and so not in torch.compile either"
+                "hex_ssl's operators do not support torch.func: call the losses of hex_ssl.functional, without "
+                "torch.compile(fullgraph=True)"
             )
         loss, statistics, *gradients = _recorded(arguments, *needed[:2])
         return loss, statistics, *(each.detach() if each.requires_grad else each for each in gradients)

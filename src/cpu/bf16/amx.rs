@@ -6,7 +6,9 @@
 //! process may use tiles too (oneDNN does). The system's permission remains with the process, from the first product of
 //! bfloat16 rows on.
 
-use super::product::{Bf16Product, DEPTH};
+use super::product::Bf16Product;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::product::DEPTH;
 
 /// The machine has tiles for bfloat16, and the system lets this process use them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -15,7 +15,7 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     if threads <= 1 {
         return work();
     }
-    match team::entry() {
+    match libgomp::entry() {
         Some(entry) => run_on_team(entry, threads, work),
         None => std::thread::scope(|scope| {
             for _ in 1..threads {
@@ -47,7 +47,7 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-fn run_on_team(entry: team::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
+fn run_on_team(entry: libgomp::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
     let job = Job { work, panic: Mutex::new(None) };
     // SAFETY: `entry` is libgomp's GOMP_parallel; it returns after every call of `call_job`
     // has returned, so `job` outlives its use, and `Job` is shared by `&` only.
@@ -65,8 +65,8 @@ unsafe extern "C" fn call_job(data: *mut libc::c_void) {
     }
 }
 
-/// libgomp, found in the process (torch loads it with its symbols visible).
-mod team {
+/// The entry of libgomp, if the process has it: torch loads it with its symbols visible.
+mod libgomp {
     use std::sync::OnceLock;
 
     /// `void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)`
