@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the suite with another torch: a wheel built for it, in an environment of its own, every other package as
 # constraints.txt has it, but for those that torch and torchvision choose. Arguments: torch's version, pytest's paths.
-# BORDER in the environment: the feature the wheel is built with.
+# BORDER in the environment: the feature the wheel is built with, `python` (DLPack) or `tch`.
 set -euo pipefail
 version=${1:?expected a version of torch: make test-torch TORCH=2.6.0}
 shift
@@ -18,7 +18,7 @@ fi
 # Built anew each time: cargo does nothing where no source changed.
 rm -rf "$folder/wheel"
 # libtorch is torch's, whatever the wheel is linked with: nothing is copied into it.
-PATH=$folder/bin:$PATH maturin build --release --quiet --no-default-features --features "${BORDER:-dynamic}" \
+PATH=$folder/bin:$PATH maturin build --release --quiet --no-default-features --features "${BORDER:-python}" \
     --auditwheel skip --out "$folder/wheel"
 wheel=("$folder"/wheel/*.whl)
 "$folder/bin/pip" install -c "$folder/constraints.txt" --force-reinstall --no-deps "${wheel[0]}"

@@ -229,14 +229,14 @@ def test_without_a_driver_cuda_is_refused_with_the_reason() -> None:
         _core.backend_for("cuda", "bfloat16", "cuda")
     chosen, why = _core.backend_for("cuda", "bfloat16", "auto")
     assert chosen == "composite"
-    assert why.startswith("libtorch's operations, in chunks: no fused kernel for cuda: no CUDA driver (libcuda.so.1")
+    assert why.startswith("torch's operations, in chunks: no fused kernel for cuda: no CUDA driver (libcuda.so.1")
 
 
 def test_who_computes() -> None:
     assert _core.backend_for("cpu", "float16", "auto") == ("cpu", "the fused kernel runs on CPU tensors")
     assert _core.backend_for("cpu", "float32", "composite") == ("composite", "asked for")
     assert _core.backend_for("cpu", "float32", "emulated") == ("emulated", "asked for")
-    composite = "libtorch's operations, in chunks: "
+    composite = "torch's operations, in chunks: "
     assert _core.backend_for("cuda:3", "float64", "auto") == (
         "composite",
         composite + "float64 has no fused kernel on GPUs",
@@ -279,28 +279,27 @@ def test_the_emulator_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_each_reason_is_told_once() -> None:
     code = """
     import json, warnings
+    import os
     import torch
-    from hex_ssl import _core
     import hex_ssl
+    from hex_ssl import dispatch
+    from hex_ssl.operands import quantile_operands
     views = list(torch.empty(2, 6, 4, device="meta"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            _core.row_quantiles(views, None, None, 0, 0.9, "auto", False)
-        _core.row_quantiles([view.double() for view in views], None, None, 0, 0.9, "composite", False)
+            dispatch.row_quantiles(quantile_operands(views, None, None, 0, 0.9))
+        os.environ["HEX_SSL_BACKEND"] = "composite"
+        dispatch.row_quantiles(quantile_operands([view.double() for view in views], None, None, 0, 0.9))
     shown = hex_ssl.show_config()
     print(json.dumps([[str(each.message), each.category.__name__] for each in caught]))
-    print(json.dumps([_core.fallbacks(), {name: shown[name] for name in shown if "fallback" in name}]))
+    print(json.dumps([dispatch.fallbacks(), {name: shown[name] for name in shown if "fallback" in name}]))
     """
     code = "\n".join(line.removeprefix("    ") for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *_, warned, config = done.stdout.splitlines()
-    # tch has no name for it.
-    device = {"tch": "an accelerator without CUDA", "dynamic": "meta"}[_core.BORDER]
-    reason = f"no fused kernel for {device}"
-    assert json.loads(warned) == [
-        [f"hex_ssl computes with libtorch's operations, in chunks: {reason}", "RuntimeWarning"]
-    ]
+    reason = "no fused kernel for meta"
+    assert json.loads(warned) == [[f"hex_ssl computes with torch's operations, in chunks: {reason}", "RuntimeWarning"]]
     assert json.loads(config) == [[reason], {"fallback 1": reason}]
 
 

@@ -136,7 +136,7 @@ def test_public_names_exist() -> None:
 
 
 def test_the_extension_names_its_border() -> None:
-    linked = {"dynamic": None, "tch": "2.11.0"}
+    linked = {"dlpack": None, "tch": "2.11.0"}
     assert linked[_core.BORDER] == _core.TORCH_VERSION
     assert hex_ssl.__version__ == _core.__version__
 

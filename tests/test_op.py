@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl import HexLoss, functional, ops
-from hex_ssl._extension import _core
+from hex_ssl import HexLoss, dispatch, functional, ops
+from hex_ssl.operands import Operands
 
 from .batches import clustered
 
@@ -119,7 +119,7 @@ def test_weights_of_the_operator(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_tensors_that_are_negated_when_read(dtype: torch.dtype, backend: str) -> None:
-    # Of the extension: for the operator, torch's dispatcher has negated them already.
+    # Not of the operator, for which torch's dispatcher has negated them already.
     z, keys = torch.randn(29, 6, dtype=dtype).split([9, 20])
     given = {
         "keys": keys,
@@ -132,7 +132,7 @@ def test_tensors_that_are_negated_when_read(dtype: torch.dtype, backend: str) ->
     negated = {name: torch._neg_view(-each) for name, each in given.items()}
     assert all(torch.equal(each, given[name]) and each.is_neg() for name, each in negated.items())
     expected, found = (
-        _core.evaluate(*op_arguments([z], threshold="labels", **each), backend, False) for each in (given, negated)
+        dispatch.evaluate(Operands(*op_arguments([z], threshold="labels", **each))) for each in (given, negated)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
@@ -317,6 +317,6 @@ def test_compile_with_keys(backend: str) -> None:
 
 def test_an_unknown_backend_lists_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEX_SSL_BACKEND", "gpu")
-    choices = '"auto", "cpu", "cuda", "composite", "emulated"'
+    choices = '"auto", "cpu", "cuda", "composite"'
     with pytest.raises(ValueError, match=f'^expected HEX_SSL_BACKEND to be one of {choices}, but got "gpu"$'):
         functional.hex_loss(*torch.randn(2, 4, 3))

@@ -1,97 +1,87 @@
-"""The Rust extension. Everything here works on tensors as they are: no device is
-changed, no dtype converted behind the caller. `hex_ssl.ops` registers these with torch."""
+"""The Rust extension: the fused kernels. It allocates no torch memory; `hex_ssl.dispatch` calls it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from hex_ssl.operands import Operands
 
 __all__ = [
     "BORDER",
     "TORCH_VERSION",
     "__version__",
     "backend_for",
+    "check",
     "cuda_cubin",
     "evaluate",
-    "fallbacks",
     "row_quantiles",
     "similarity_statistics",
 ]
 
 __version__: str
 BORDER: str
-"""How the extension reaches torch: "dynamic" (by methods of Python's tensors) or "tch" (linked against libtorch)."""
+"""How a tensor becomes memory: "dlpack", or "tch" (linked against libtorch)."""
 TORCH_VERSION: str | None
 """The one torch release whose libtorch the extension is linked against; None where it is linked against none."""
 
 def evaluate(
-    views: Sequence[Tensor],
-    keys: Tensor | None,
-    positives: Tensor | None,
-    positive_index: Tensor | None,
-    ignored_index: Tensor | None,
-    anchor_labels: Tensor | None,
-    key_labels: Tensor | None,
-    epsilon: Tensor | None,
-    weights: Tensor | None,
-    offset: int,
-    threshold: str,
-    threshold_value: float,
-    formulation: str,
-    beta: float,
-    tau_plus: float,
-    temperature: float,
-    reduction: str,
-    want_gradient: bool,
+    call: Operands,
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    scratch: Callable[[int], Tensor],
     backend: str,
     allow_tf32: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, statistics and gradients.
+    threads: int,
+) -> str | None:
+    """Writes loss, statistics and gradients.
 
-    `views`: the anchors, V tensors [n, D] that count as one [M, D] below the other (M = V * n); floating point,
-        any strides, all of one dtype and device with `keys` and `positives`.
-    The pairing follows from what is given:
-        `positives` [M, D]: each anchor's positive given apart, `keys` [N, D] are all negatives;
-        `positive_index` int64 [M, P] (rows of `keys`; `ignored_index` int64 [M], -1 for none, optional): indexed;
+    The pairing follows from the operands:
+        `positives`: each anchor's positive is given apart, and all keys are negatives;
+        `positive_index`: each anchor's positives are rows of `keys`, and `ignored_index` is neither;
         neither: the anchors are V >= 2 views and stand in `keys` from row `offset` on;
         `keys` None then means that the anchors are the keys.
-    `anchor_labels` int64 [M] and `key_labels` int64 [N] (None where `keys` is None): for threshold "labels".
-    `threshold`: "adaptive" (`threshold_value` is the quantile), "cosine", "minmax" (the value), "labels",
-        or "given" (`epsilon`, a 0-d tensor on the same device, compared with plain cosines; read without
-        a synchronisation where the backend is on a GPU).
-    `weights` [M] in the gradients' dtype: the loss is then sum of weight * loss of the anchor.
-    `formulation`: "importance", "official", "decoupled". `reduction`: "mean", "sum", "none".
-    `backend`: "auto", "cpu", "cuda", "composite", "emulated". "auto" takes the composite path for what the fused
-        kernels cannot do, and warns once of each reason (RuntimeWarning), but not of float64 on a GPU.
-    `allow_tf32`: whether the CUDA kernels may multiply float32 rows rounded to tf32.
 
-    Returns loss (0-d, or [M] for "none" without weights; float64 for float64 inputs, else float32),
-    statistics (float32 [6], or float64 for float64 inputs: threshold, mean |H|, mean positive similarity,
-    mean negative similarity, fraction at the floor, anchors without a loss), and the gradients of the loss
-    for anchors [M, D], keys [N, D], positives [M, D] in the loss's dtype; empty tensors [0] where
-    `want_gradient` is false or the input is absent. Never part of an autograd graph.
-    Keys' and positives' gradients are computed only where that input requires a gradient.
-    With reduction "none" and no weights there is no gradient.
+    Args:
+        call: Views, keys and positives may have any strides; index, labels and weights are contiguous.
+        outputs: The loss (0-d, or [M] for "none" without weights), the statistics [6] and the gradients for anchors
+            [M, D], keys [N, D] and positives [M, D], or [0] where not wanted: contiguous, in the dtype of the
+            arithmetic, beside the views. Statistics: threshold, mean |H|, mean positive similarity, mean negative
+            similarity, fraction at the floor, anchors without a loss.
+        scratch: Allocates so many bytes beside the views; called for GPUs alone.
+        backend: "auto", "cpu", "cuda" or "emulated".
+        allow_tf32: Whether the CUDA kernels may multiply float32 rows rounded to tf32.
+        threads: Threads on the CPU.
 
-    Raises ValueError for shapes, dtypes, devices, ranges, unknown names and, on the CPU, for rows that are zero or not
-    finite (elsewhere they become NaN) and for indices out of range; TypeError for what is no tensor; RuntimeError
-    where libtorch fails.
+    Returns:
+        None, or why "auto" has no kernel for the call. Nothing is written then.
+
+    Raises:
+        TypeError: An operand is not a tensor.
+        ValueError: A shape, dtype, device, number or name does not fit. On the CPU also for rows that are zero or not
+            finite, which elsewhere make the results NaN, and for indices out of range.
+        RuntimeError: An output does not fit, or the device fails.
     """
 
 def row_quantiles(
-    views: Sequence[Tensor],
-    keys: Tensor | None,
-    positives: Tensor | None,
-    offset: int,
-    quantile: float,
+    call: Operands,
+    output: Tensor,
+    scratch: Callable[[int], Tensor],
     backend: str,
     allow_tf32: bool,
-) -> Tensor:
-    """The quantile of each anchor's row of similarities [M], 'nearest', in the loss's dtype.
+    threads: int,
+) -> str | None:
+    """Writes the quantile of each anchor's row of similarities, 'nearest' interpolation, into `output` [M].
 
-    With `positives` [M, D] a row is the keys and the positive. Without, the anchors are V >= 2 views that stand in
-    `keys` from row `offset` on (or are the keys), and their own similarity counts as exactly 1.
+    With `positives` a row is the keys and the positive. Without, the anchors are V >= 2 views that stand in `keys` from
+    row `offset` on (or are the keys), and their own similarity counts as exactly 1. Otherwise as `evaluate`.
+    """
+
+def check(call: Operands) -> None:
+    """Checks shapes, dtypes, devices and numbers of a call on any device.
+
+    Raises:
+        ValueError: As `evaluate`.
     """
 
 def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
@@ -100,9 +90,6 @@ def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
 
     Raises ValueError where `backend` does not run on such a device, RuntimeError where "cuda" cannot run here.
     """
-
-def fallbacks() -> list[str]:
-    """Why calls with `backend` "auto" fell back on libtorch's operations so far, each reason once, in order."""
 
 def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool) -> tuple[bytes, bool]:
     """The CUDA kernels for rows of `dims` numbers of `dtype`, compiled for a compute capability, such as (9, 0).
@@ -121,6 +108,7 @@ def similarity_statistics(
     quantile: float,
     threshold: float | None,
     bins: int,
+    threads: int,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Statistics of the cosine similarities of all pairs of N embeddings [N, D], N >= 2, in O(N * D) memory.
 

@@ -6,12 +6,13 @@ import torch
 
 from hex_ssl._extension import _core
 from hex_ssl._torch_version import OLDEST_TORCH
+from hex_ssl.dispatch import backend as _backend
+from hex_ssl.dispatch import fallbacks as _fallbacks
 from hex_ssl.functional import hex_loss as hex_loss
 from hex_ssl.losses import DCLLoss as DCLLoss
 from hex_ssl.losses import HCLLoss as HCLLoss
 from hex_ssl.losses import HexLoss as HexLoss
 from hex_ssl.losses import NTXentLoss as NTXentLoss
-from hex_ssl.ops import backend as _backend
 from hex_ssl.statistics import Statistics as Statistics
 
 __version__ = _core.__version__
@@ -47,7 +48,7 @@ def show_config() -> dict[str, str]:
         except (ValueError, RuntimeError) as error:
             name, reason = "none", str(error)
         config[f"backend on {device}"] = f"{name}: {reason}"
-    for number, reason in enumerate(_core.fallbacks(), 1):
+    for number, reason in enumerate(_fallbacks(), 1):
         config[f"fallback {number}"] = reason
     for name, value in config.items():
         print(f"{name}: {value}")

@@ -38,7 +38,8 @@ def evaluate(operands: Operands) -> Evaluation:
     rows = _Rows.of(operands)
     threshold = _threshold(rows)
     gradients = _Gradients.zeros(rows)
-    anchors = _Anchors(*map(torch.cat, zip(*(_chunk(rows, chunk, threshold, gradients) for chunk in rows.chunks()))))
+    chunks = [_chunk(rows, chunk, threshold, gradients) for chunk in rows.chunks()]
+    anchors = _Anchors(*(torch.cat(column) for column in zip(*chunks, strict=True)))
     defined = anchors.defined.sum()
     divisor = torch.ones_like(defined)
     if operands.weights is not None:
@@ -48,7 +49,8 @@ def evaluate(operands: Operands) -> Evaluation:
     else:
         divisor = defined.clamp(min=1.0) if operands.reduction == "mean" else divisor
         loss = anchors.loss.sum() / divisor
-    return loss, _statistics(rows, threshold, anchors), *gradients.finish(rows, divisor)
+    for_anchors, for_keys, for_positives = gradients.finish(rows, divisor)
+    return loss, _statistics(rows, threshold, anchors), for_anchors, for_keys, for_positives
 
 
 @torch.no_grad()
@@ -353,11 +355,17 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
     split = _split(operands, similarities, hierarchical)
     # Few numbers, in double precision where the device has it.
     wide = torch.float32 if similarities.device.type == "mps" else torch.float64
-    sums = Sums(*(each.to(wide) for each in split.sums), chunk.of(rows.columns.negatives).to(wide))
+    sums = Sums(*(each.to(wide) for each in (*split.sums, chunk.of(rows.columns.negatives))))
     found = Formula(*(each.to(dtype) for each in formula(operands, sums, positives.to(wide))))
     gradients.add(rows, chunk, split, found)
-    per_anchor = (found.loss, found.defined, found.at_floor, sums.hierarchical.to(dtype), positives.mean(1, keepdim=True))
-    return _Anchors(*(each[:, 0] for each in per_anchor), negative)
+    return _Anchors(
+        loss=found.loss[:, 0],
+        defined=found.defined[:, 0],
+        at_floor=found.at_floor[:, 0],
+        hierarchical=sums.hierarchical[:, 0].to(dtype),
+        positive=positives.mean(1),
+        negative=negative,
+    )
 
 
 class _Split(NamedTuple):
@@ -413,7 +421,7 @@ class _Gradients(NamedTuple):
             return
         coefficients = (found.global_, found.weighted, -found.weights)
         by_positives, by_keys = found.positives, split.exponentials[0] * coefficients[0]
-        for exponentials, coefficient in list(zip(split.exponentials, coefficients))[1:]:
+        for exponentials, coefficient in zip(split.exponentials[1:], coefficients[1:], strict=False):
             by_keys.addcmul_(exponentials, coefficient)
         if rows.operands.weights is not None:
             weights = chunk.of(rows.operands.weights)[:, None]

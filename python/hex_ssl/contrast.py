@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
-from hex_ssl.ops import evaluate, evaluate_in_transforms, row_quantiles
+from hex_ssl.operands import Operands
+from hex_ssl.ops import evaluate_call, row_quantiles
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import Threshold, threshold_from
 from hex_ssl.validation import check_settings
@@ -66,12 +67,11 @@ def contrast(
     epsilon: Tensor | None = None,
     offset: int = 0,
 ) -> tuple[Tensor, Statistics]:
-    """Loss and statistics of the anchors. The pairing follows from what is given, as in `hex_ssl._core.evaluate`."""
-    threshold, value, *others = settings  # torch 2.6 cannot compile `_replace`
+    """Loss and statistics of the anchors. The pairing follows from what is given, as in `Operands`."""
+    value = settings.threshold_value
     if isinstance(value, Tensor):
         epsilon, value = value, 0.0
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    loss, statistics, *_ = (evaluate_in_transforms if transformed else evaluate)(
+    operands = Operands(
         list(anchors),
         keys,
         positives,
@@ -82,11 +82,16 @@ def contrast(
         epsilon,
         None,
         offset,
-        threshold,
+        settings.threshold,
         value,
-        *others,
-        False,  # the op computes gradients wherever autograd records
+        settings.formulation,
+        settings.beta,
+        settings.tau_plus,
+        settings.temperature,
+        settings.reduction,
+        False,  # gradients are computed wherever autograd records
     )
+    loss, statistics, *_ = evaluate_call(operands)
     return loss, Statistics(*statistics.unbind())
 
 

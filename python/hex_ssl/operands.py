@@ -74,3 +74,13 @@ class Operands(NamedTuple):
     def one_loss_per_anchor(self) -> bool:
         """Whether the loss is [M]: its gradient then depends on `grad_output`, and the backward computes it."""
         return self.reduction == "none" and self.weights is None
+
+
+def quantile_operands(
+    views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
+) -> Operands:
+    """The operands of row quantiles: the other settings are not read."""
+    selectors = (None,) * 6
+    return Operands(
+        views, keys, positives, *selectors, offset, "adaptive", quantile, "decoupled", 0.0, 0.0, 1.0, "none", False
+    )

@@ -1,185 +1,75 @@
-"""The extension's functions as torch operators, `hex_ssl::evaluate` and `hex_ssl::row_quantiles`.
+"""The losses as torch operators, `hex_ssl::evaluate` and `hex_ssl::row_quantiles`, and their derivatives.
 
-Registered with torch.library, so that autograd, autocast, torch.compile and opcheck know them. One evaluation
-finds loss and gradients in one go; autograd's backward then only scales the gradients that the forward saved.
-`hex_ssl.functional` is the way in for everybody but torch.
+One evaluation finds loss and gradients in one go; autograd's backward then only scales the gradients that the forward
+saved. `evaluate_call` is the way in for `hex_ssl.functional`. Where nothing traces or transforms it, it runs without
+the operator, whose dispatch takes longer than everything else in a small batch. The operators are registered with
+torch.library, so that torch.compile, autocast, fake tensors and opcheck know them.
 """
 
-import os
+import inspect
 import typing
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from hex_ssl._extension import _core
+from hex_ssl import dispatch
+from hex_ssl.operands import Operands, quantile_operands
 
-# Not that of collections.abc: torch 2.6 infers no schema from it.
-Sequence = typing.Sequence
-
-BACKENDS = ("auto", "cpu", "cuda", "composite", "emulated")
+Evaluation = dispatch.Evaluation
 
 
-def backend() -> str:
-    """The backend asked for: the environment variable HEX_SSL_BACKEND, read at each call; "auto" where unset.
+def evaluate_call(operands: Operands) -> Evaluation:
+    """Loss, statistics and gradients: as the operator, by the shortest way there is.
 
-    Returns:
-        "auto" (the fastest that fits the inputs), "cpu" or "cuda" (the fused kernels), "composite" (libtorch
-        operations), or "emulated", for tests: the CUDA kernels on CPU tensors, slowly, from the library that
-        HEX_SSL_CUDA_EMULATOR names.
-
-    Raises:
-        ValueError: The variable holds something else.
-
-    Example:
-        >>> backend() in BACKENDS
-        True
+    Args:
+        operands: `want_gradient` and what follows are set here, by what autograd records.
     """
-    choice = os.environ.get("HEX_SSL_BACKEND", "auto")
-    if choice not in BACKENDS:
-        choices = ", ".join(f'"{name}"' for name in BACKENDS)
-        raise ValueError(f'expected HEX_SSL_BACKEND to be one of {choices}, but got "{choice}"')
-    return choice
+    if torch.compiler.is_compiling():
+        return evaluate(*operands)
+    if torch._C._are_functorch_transforms_active():
+        # They do not reach an autograd function inside an operator.
+        return _recorded(_Evaluation, operands, operands.keys is not None, operands.positives is not None)
+    rows = (operands.keys, operands.positives, *operands.views)
+    if not _is_plain(rows):
+        return evaluate(*operands)
+    keys_needed, positives_needed, *needed = [each is not None and each.requires_grad for each in rows]
+    if torch.is_grad_enabled() and (keys_needed or positives_needed or any(needed)):
+        return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)
+    return dispatch.evaluate(operands)
 
 
-class _Arguments(NamedTuple):
-    """The arguments of `evaluate`, in order."""
-
-    views: Sequence[Tensor]
-    keys: Tensor | None
-    positives: Tensor | None
-    positive_index: Tensor | None
-    ignored_index: Tensor | None
-    anchor_labels: Tensor | None
-    key_labels: Tensor | None
-    epsilon: Tensor | None
-    weights: Tensor | None
-    offset: int
-    threshold: str
-    threshold_value: float
-    formulation: str
-    beta: float
-    tau_plus: float
-    temperature: float
-    reduction: str
-    want_gradient: bool
-    # torch leaves out what is equal to its default.
-    want_keys_gradient: bool = False
-    want_positives_gradient: bool = False
-
-    @property
-    def one_loss_per_anchor(self) -> bool:
-        """Whether the loss is [M]: its gradient depends on `grad_output` and is found in the backward."""
-        return self.reduction == "none" and self.weights is None
-
-
-def _evaluate(
-    views: Sequence[Tensor],
-    keys: Tensor | None,
-    positives: Tensor | None,
-    positive_index: Tensor | None,
-    ignored_index: Tensor | None,
-    anchor_labels: Tensor | None,
-    key_labels: Tensor | None,
-    epsilon: Tensor | None,
-    weights: Tensor | None,
-    offset: int,
-    threshold: str,
-    threshold_value: float,
-    formulation: str,
-    beta: float,
-    tau_plus: float,
-    temperature: float,
-    reduction: str,
-    want_gradient: bool,
-    want_keys_gradient: bool = False,
-    want_positives_gradient: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    with torch._C.DisableTorchFunction():
-        rows = [_plain(view) for view in views]
-        if threshold != "given" and epsilon is not None:
-            threshold_value, epsilon = float(_plain(epsilon)), None
-        return _core.evaluate(
-            rows,
-            _requiring_gradient(keys, want_keys_gradient),
-            _requiring_gradient(positives, want_positives_gradient),
-            _plain_or_none(positive_index),
-            _plain_or_none(ignored_index),
-            _plain_or_none(anchor_labels),
-            _plain_or_none(key_labels),
-            _plain_or_none(epsilon),
-            _plain_or_none(weights),
-            offset,
-            threshold,
-            threshold_value,
-            formulation,
-            beta,
-            tau_plus,
-            temperature,
-            reduction,
-            want_gradient,
-            backend(),
-            _allow_tf32(rows[0]),
-        )
-
-
-_plain = torch._C.TensorBase.detach
-"""A new torch.Tensor of the same memory, where torch's functions are disabled for subclasses and modes.
-
-The extension reads shape, strides, dtype, device and address of what this returns: a subclass may answer anything, and
-so may a method that somebody put on the tensor itself.
-"""
-
-
-def _plain_or_none(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else _plain(tensor)
-
-
-def _allow_tf32(rows: Tensor) -> bool:
-    if rows.dtype != torch.float32:
+def _is_plain(rows: Sequence[Tensor | None]) -> bool:
+    """Nothing but autograd has a part in a call: no mode, no tracing, no autocast, no subclass, no forward mode."""
+    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return False
-    matmul = torch.backends.cuda.matmul
-    # The setting that both `allow_tf32` and torch.set_float32_matmul_precision change, and, unlike these, one that may
-    # always be read. torch before 2.9 has the two alone.
-    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
+    for each in rows:
+        if each is not None and (type(each) not in (Tensor, torch.nn.Parameter) or _is_wrapped(each)):
+            return False
+    first = rows[2]
+    assert first is not None
+    kind = first.device.type
+    return kind != "meta" and not torch.is_autocast_enabled(kind)
 
 
-def _requiring_gradient(tensor: Tensor | None, wanted: bool) -> Tensor | None:
-    # The extension reads this flag; that of the tensor itself is unset in a compiled graph.
-    return None if tensor is None else _plain(tensor).requires_grad_(wanted)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def _evaluate_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    arguments = _Arguments(*inputs)
-    first = arguments.views[0]
-    anchors = sum(view.shape[0] for view in arguments.views)
-    dtype = _dtype_of_loss(first)
-
-    def gradient(rows: int, wanted: bool) -> Tensor:
-        computed = wanted and arguments.want_gradient and not arguments.one_loss_per_anchor
-        return first.new_empty((rows, first.shape[1]) if computed else (0,), dtype=dtype)
-
-    keys, positives = arguments.keys, arguments.positives
-    return (
-        first.new_empty((anchors,) if arguments.one_loss_per_anchor else (), dtype=dtype),
-        first.new_empty((6,), dtype=dtype),
-        gradient(anchors, True),
-        gradient(0 if keys is None else keys.shape[0], keys is not None and arguments.want_keys_gradient),
-        gradient(anchors, positives is not None and arguments.want_positives_gradient),
-    )
+def _evaluate(*inputs: Any) -> Evaluation:
+    return dispatch.evaluate(Operands(*inputs))
 
 
-def _dtype_of_loss(rows: Tensor) -> torch.dtype:
-    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+def _evaluate_fake(*inputs: Any) -> Evaluation:
+    return dispatch.allocate(Operands(*inputs))
 
 
 def _evaluate_autograd(*inputs: Any) -> Any:
-    arguments = _Arguments(*inputs)
+    operands = Operands(*inputs)
     # Under `forward_ad.dual_level` each input may have a tangent.
     forward_mode = forward_ad._current_level >= 0
-    rows = (arguments.keys, arguments.positives, *arguments.views)
+    rows = (operands.keys, operands.positives, *operands.views)
     needed = [each is not None and (forward_mode or each.requires_grad) for each in rows]
     if forward_mode or (torch.is_grad_enabled() and any(needed)):
         if torch._C._are_functorch_transforms_active():
@@ -187,28 +77,22 @@ def _evaluate_autograd(*inputs: Any) -> Any:
                 "hex_ssl's operators do not support torch.func: call the losses of hex_ssl.functional, without "
                 "torch.compile(fullgraph=True)"
             )
-        loss, statistics, *gradients = _recorded(arguments, *needed[:2])
+        loss, statistics, *gradients = _recorded(_Evaluation, operands, *needed[:2])
         return loss, statistics, *(each.detach() if each.requires_grad else each for each in gradients)
     with torch._C._AutoDispatchBelowAutograd():
-        return evaluate(*arguments)
+        return evaluate(*operands)
 
 
-def evaluate_in_transforms(*inputs: Any) -> Any:
-    """`evaluate` under the transforms of torch.func, which do not reach an autograd function inside an operator."""
-    arguments = _Arguments(*inputs)
-    return _recorded(arguments, arguments.keys is not None, arguments.positives is not None)
-
-
-def _recorded(arguments: _Arguments, keys_needed: bool, positives_needed: bool) -> Any:
-    settings = arguments._replace(
-        views=(),
-        keys=None,
-        positives=None,
-        want_gradient=True,
-        want_keys_gradient=keys_needed,
-        want_positives_gradient=positives_needed,
+def _recorded(
+    function: type["_Evaluation"], operands: Operands, keys_needed: bool, positives_needed: bool
+) -> Evaluation:
+    settings = operands._replace(
+        want_gradient=True, want_keys_gradient=keys_needed, want_positives_gradient=positives_needed
     )
-    return _apply(_Evaluation, settings, arguments.keys, arguments.positives, *arguments.views)
+    if operands.one_loss_per_anchor:  # kept for the backward: tensors stay with autograd alone
+        settings = settings._replace(views=(), keys=None, positives=None)
+    found: Evaluation = _apply(function, settings, operands.keys, operands.positives, *operands.views)
+    return found
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -227,22 +111,21 @@ class _Evaluation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        arguments: _Arguments, keys: Tensor | None, positives: Tensor | None, *views: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(operands: Operands, keys: Tensor | None, positives: Tensor | None, *views: Tensor) -> Evaluation:
         with torch._C._AutoDispatchBelowAutograd():
-            return tuple(evaluate(*arguments._replace(views=views, keys=keys, positives=positives)))
+            found: Evaluation = evaluate(*operands._replace(views=views, keys=keys, positives=positives))
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        arguments, *rows = inputs
+        operands, *rows = inputs
         _, statistics, for_anchors, for_keys, for_positives = output
-        ctx.arguments = arguments if arguments.one_loss_per_anchor else None
-        ctx.wanted = (True, arguments.want_keys_gradient, arguments.want_positives_gradient)
+        ctx.operands = operands if operands.one_loss_per_anchor else None
+        ctx.wanted = (True, operands.want_keys_gradient, operands.want_positives_gradient)
         ctx.dtypes = [None if each is None else each.dtype for each in rows]
         ctx.in_forward_mode = False
         ctx.set_materialize_grads(False)
-        if arguments.one_loss_per_anchor:
+        if operands.one_loss_per_anchor:
             ctx.mark_non_differentiable(statistics, for_anchors, for_keys, for_positives)
             saved = (statistics, *rows)
         else:
@@ -262,19 +145,20 @@ class _Evaluation(torch.autograd.Function):
         saved, factor = ctx.saved_tensors, grad_loss  # once: a checkpoint unpacks them once
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(ctx.in_forward_mode or torch._C._are_functorch_transforms_active())
-        if ctx.arguments is not None:
-            saved = _apply(_WeightedGradients, ctx.arguments, saved[0], grad_loss, *saved[1:])
-            factor = 1.0
-        blocks = _blocks(saved, len(ctx.dtypes) - 2)
+        if ctx.operands is not None:
+            saved = _apply(_WeightedGradients, ctx.operands, saved[0], grad_loss, *saved[1:])
+            factor = None
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
-        return None, *(
-            (block * factor).to(dtype) if needed else None
-            for block, dtype, needed in zip(blocks, ctx.dtypes, ctx.needs_input_grad[1:], strict=True)
-        )
+        wanted = zip(saved, ctx.wanted, strict=True)
+        scaled = [block * factor if needed and factor is not None else block for block, needed in wanted]
+        blocks = _blocks(scaled, len(ctx.dtypes) - 2)
+        needed = ctx.needs_input_grad[1:]
+        columns = zip(blocks, ctx.dtypes, needed, strict=True)
+        return None, *(block.to(dtype) if needed else None for block, dtype, needed in columns)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.arguments is not None:
+        if ctx.operands is not None:
             raise NotImplementedError(
                 'hex_ssl\'s losses have a forward-mode derivative with reduction "mean" or "sum", but not "none"'
             )
@@ -292,6 +176,14 @@ class _Evaluation(torch.autograd.Function):
         _refuse_vmap()
 
 
+class _DirectEvaluation(_Evaluation):
+    """The same without the operator, for plain tensors."""
+
+    @staticmethod
+    def forward(operands: Operands, keys: Tensor | None, positives: Tensor | None, *views: Tensor) -> Evaluation:
+        return dispatch.evaluate(operands._replace(views=views, keys=keys, positives=positives))
+
+
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
     """The gradients of keys, positives and each view."""
     for_anchors, for_keys, for_positives = gradients
@@ -303,17 +195,17 @@ class _WeightedGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        arguments: _Arguments,
+        operands: Operands,
         statistics: Tensor,
         weights: Tensor,
         keys: Tensor | None,
         positives: Tensor | None,
         *views: Tensor,
     ) -> tuple[Tensor, ...]:
-        if arguments.threshold == "adaptive":
+        if operands.threshold == "adaptive":
             # The forward has found it: no second search.
-            arguments = arguments._replace(threshold="given", epsilon=statistics[0])
-        inputs = arguments._replace(weights=weights.contiguous(), views=views, keys=keys, positives=positives)
+            operands = operands._replace(threshold="given", epsilon=statistics[0])
+        inputs = operands._replace(weights=weights.contiguous(), views=views, keys=keys, positives=positives)
         with torch._C._AutoDispatchBelowAutograd():
             _, _, *gradients = evaluate(*inputs)
         return tuple(gradients)
@@ -350,18 +242,13 @@ def _refuse_second_derivative(asked_for: bool) -> None:
 
 
 def _row_quantiles(
-    views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
+    views: typing.Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
 ) -> Tensor:
-    with torch._C.DisableTorchFunction():
-        rows = [_plain(view) for view in views]
-        others = (_plain_or_none(keys), _plain_or_none(positives))
-        return _core.row_quantiles(rows, *others, offset, quantile, backend(), _allow_tf32(rows[0]))
+    return dispatch.row_quantiles(quantile_operands(views, keys, positives, offset, quantile))
 
 
-def _row_quantiles_fake(
-    views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
-) -> Tensor:
-    return views[0].new_empty((sum(view.shape[0] for view in views),), dtype=_dtype_of_loss(views[0]))
+def _row_quantiles_fake(*inputs: Any) -> Tensor:
+    return dispatch.allocate_quantiles(quantile_operands(*inputs))
 
 
 def _row_quantiles_autograd(*inputs: Any) -> Any:
@@ -402,12 +289,14 @@ def _float32(value: Any) -> Any:
     return value
 
 
+# The operator's schema is the list of operands.
+_evaluate.__signature__ = inspect.signature(Operands).replace(return_annotation=Evaluation)  # type: ignore[attr-defined]
+
 evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
 """Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
 
-The arguments are those of `hex_ssl._core.evaluate`, but for these: the backend comes from HEX_SSL_BACKEND and
-whether tf32 is allowed from torch's settings, both read at each call; `want_keys_gradient` and
-`want_positives_gradient` tell which gradients to compute with `want_gradient`. All three are set where autograd
+The arguments are those of `hex_ssl.operands.Operands`, in order. The backend comes from HEX_SSL_BACKEND, and whether
+tf32 is allowed from torch's settings, both read at each call. `want_gradient` and what follows are set where autograd
 records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the loss is differentiable: once,
 and for one number also in forward mode. Its gradient is differentiable with respect to the upstream gradient alone.
 
@@ -418,5 +307,5 @@ torch.compile compiles anew for each value of a number, but not of a tensor.
 row_quantiles = _register("row_quantiles", _row_quantiles, _row_quantiles_fake, _row_quantiles_autograd)
 """The quantile of each anchor's row of similarities, [M], in the dtype of the loss; no gradient.
 
-The arguments are those of `hex_ssl._core.row_quantiles`; backend and tf32 as for `evaluate`.
+Views, keys, positives and offset as for `evaluate`, and the quantile, in [0, 1].
 """

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -122,7 +123,9 @@ def similarity_statistics(
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64 if rows.dtype.kind in "iu" else np.float32)
     own, above = _labels("classes", classes), _labels("superclasses", superclasses)
-    return SimilarityStatistics(*_core.similarity_statistics(rows, own, above, quantile, threshold, bins))
+    return SimilarityStatistics(
+        *_core.similarity_statistics(rows, own, above, quantile, threshold, bins, torch.get_num_threads())
+    )
 
 
 def _labels(name: str, given: ArrayLike | None) -> NDArray[np.int64] | None:

@@ -142,7 +142,8 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, Real):
+    # The second is slow: it asks an abstract class.
+    if type(value) is not float and not isinstance(value, Real):
         raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
 
 

@@ -204,7 +204,7 @@ def test_dimensions_without_a_kernel(dims: int, monkeypatch: pytest.MonkeyPatch)
     if REHEARSAL:
         return
     monkeypatch.setenv("HEX_SSL_BACKEND", "auto")
-    with pytest.warns(RuntimeWarning, match=f"libtorch's operations, in chunks: .*{dims}"):
+    with pytest.warns(RuntimeWarning, match=f"torch's operations, in chunks: .*{dims}"):
         found = step(z)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

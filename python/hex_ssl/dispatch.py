@@ -1,0 +1,199 @@
+"""Who computes a call: the kernels of the extension, or :mod:`hex_ssl.composite` where there is none.
+
+All memory is allocated here, by torch: the extension allocates none.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hex_ssl import composite
+from hex_ssl._extension import _core
+from hex_ssl.operands import Operands
+
+BACKENDS = ("auto", "cpu", "cuda", "composite")
+EMULATED = "emulated"
+"""The CUDA kernels on CPU tensors, for the tests, from the library that HEX_SSL_CUDA_EMULATOR names."""
+
+Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Loss, statistics [6], and the gradients for anchors, keys and positives; [0] where not wanted."""
+
+# The methods of torch's own type in C: a subclass, or code that patches `torch.Tensor`, cannot change them.
+_detach, _is_neg = torch._C.TensorBase.detach, torch._C.TensorBase.is_neg
+_resolve_neg, _contiguous = torch._C.TensorBase.resolve_neg, torch._C.TensorBase.contiguous
+
+_fallbacks: list[str] = []
+
+
+def backend() -> str:
+    """The backend asked for: the environment variable HEX_SSL_BACKEND, read at each call; "auto" where unset.
+
+    Returns:
+        "auto" (the fastest that fits the inputs), "cpu" or "cuda" (the fused kernels), or "composite" (torch's own
+        operations).
+
+    Raises:
+        ValueError: The variable holds something else.
+
+    Example:
+        >>> backend() in BACKENDS
+        True
+    """
+    choice = os.environ.get("HEX_SSL_BACKEND", "auto")
+    if choice not in BACKENDS and choice != EMULATED:
+        choices = ", ".join(f'"{name}"' for name in BACKENDS)
+        raise ValueError(f'expected HEX_SSL_BACKEND to be one of {choices}, but got "{choice}"')
+    return choice
+
+
+def fallbacks() -> list[str]:
+    """Why calls with backend "auto" fell back on torch's operations so far, each reason once, in order."""
+    return list(_fallbacks)
+
+
+def evaluate(operands: Operands) -> Evaluation:
+    """Loss, statistics and gradients, outside of any autograd graph.
+
+    Raises:
+        TypeError, ValueError: An operand or a setting does not fit.
+        RuntimeError: A device fails.
+    """
+    with torch._C.DisableTorchFunction():
+        operands = _readable(operands)
+        choice = backend()
+        if _has_kernel(operands, choice):
+            outputs = allocate(operands)
+            if _ran(_core.evaluate, operands, outputs, choice):
+                return outputs
+        else:
+            _expect_composite(operands, choice)
+        _core.check(operands)
+        return composite.evaluate(operands)
+
+
+def row_quantiles(operands: Operands) -> Tensor:
+    """Each anchor's quantile of its row of similarities, [M]; the operands as of `quantile_operands`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: As :func:`evaluate`.
+    """
+    with torch._C.DisableTorchFunction():
+        operands = _readable(operands)
+        choice = backend()
+        if _has_kernel(operands, choice):
+            output = allocate_quantiles(operands)
+            if _ran(_core.row_quantiles, operands, output, choice):
+                return output
+        else:
+            _expect_composite(operands, choice)
+        _core.check(operands)
+        return composite.row_quantiles(operands)
+
+
+def allocate(operands: Operands) -> Evaluation:
+    """Room for the results, each beside the operands and in the dtype of the arithmetic."""
+    rows = operands.views[0]
+    dtype, device, dims = operands.dtype, rows.device, rows.shape[1]
+    anchors = operands.anchors
+    wanted = operands.want_gradient and not operands.one_loss_per_anchor
+    keys, positives = operands.keys, operands.positives
+
+    def gradient(count: int, wanted_too: bool) -> Tensor:
+        return torch.empty((count, dims) if wanted and wanted_too else (0,), dtype=dtype, device=device)
+
+    return (
+        torch.empty((anchors,) if operands.one_loss_per_anchor else (), dtype=dtype, device=device),
+        torch.empty((6,), dtype=dtype, device=device),
+        gradient(anchors, True),
+        gradient(0 if keys is None else keys.shape[0], keys is not None and operands.want_keys_gradient),
+        gradient(anchors, positives is not None and operands.want_positives_gradient),
+    )
+
+
+def allocate_quantiles(operands: Operands) -> Tensor:
+    """Room for the row quantiles."""
+    return torch.empty((operands.anchors,), dtype=operands.dtype, device=operands.views[0].device)
+
+
+def _readable(operands: Operands) -> Operands:
+    """The operands as plain tensors whose memory can be read as it stands."""
+    threshold, value, epsilon = operands.threshold, operands.threshold_value, _vector(operands.epsilon)
+    if epsilon is not None and threshold != "given":
+        value, epsilon = float(epsilon), None
+    elif epsilon is not None and epsilon.dtype in (torch.bfloat16, torch.float16):
+        epsilon = epsilon.float()
+    return operands._replace(
+        views=[_plain(view) for view in operands.views],
+        keys=None if operands.keys is None else _plain(operands.keys),
+        positives=None if operands.positives is None else _plain(operands.positives),
+        positive_index=_vector(operands.positive_index),
+        ignored_index=_vector(operands.ignored_index),
+        anchor_labels=_vector(operands.anchor_labels),
+        key_labels=_vector(operands.key_labels),
+        epsilon=epsilon,
+        weights=_vector(operands.weights),
+        threshold_value=value,
+    )
+
+
+def _vector(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _contiguous(_plain(tensor))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    # The memory of the imaginary part of a conjugate is to be negated when it is read.
+    tensor = tensor if type(tensor) is Tensor and not tensor.requires_grad else _detach(tensor)
+    return _resolve_neg(tensor) if _is_neg(tensor) else tensor
+
+
+def _has_kernel(operands: Operands, choice: str) -> bool:
+    """Whether the extension is asked: it says itself where it has no kernel for a call."""
+    rows = operands.views[0]
+    kind = rows.device.type
+    if choice == "auto" and kind == "cuda" and rows.dtype == torch.float64:
+        return False  # tensor cores are slow in float64: documented, and no surprise
+    return choice != "composite" and kind in ("cpu", "cuda")
+
+
+def _ran(kernel: Callable[..., str | None], operands: Operands, outputs: object, choice: str) -> bool:
+    """Runs a kernel of the extension. False where there is none for the call."""
+    rows = operands.views[0]
+
+    def scratch(size: int) -> Tensor:
+        return torch.empty((size,), dtype=torch.uint8, device=rows.device)
+
+    tf32 = (choice == EMULATED or rows.device.type != "cpu") and _allows_tf32(rows)
+    reason = kernel(operands, outputs, scratch, choice, tf32, torch.get_num_threads())
+    if reason is not None:
+        _note(reason)
+    return reason is None
+
+
+def _expect_composite(operands: Operands, choice: str) -> None:
+    """Notes why torch's operations compute, unless that was asked for or is documented.
+
+    Raises:
+        ValueError: `choice` does not run on the device.
+    """
+    rows = operands.views[0]
+    _, reason = _core.backend_for(str(rows.device), str(rows.dtype), choice)
+    if choice == "auto" and rows.device.type != "cuda":
+        _note(reason.partition(": ")[2])
+
+
+def _note(reason: str) -> None:
+    if reason not in _fallbacks:
+        _fallbacks.append(reason)
+        warnings.warn(f"hex_ssl computes with torch's operations, in chunks: {reason}", RuntimeWarning, stacklevel=2)
+
+
+def _allows_tf32(rows: Tensor) -> bool:
+    if rows.dtype != torch.float32:
+        return False
+    matmul = torch.backends.cuda.matmul
+    # The setting that both `allow_tf32` and torch.set_float32_matmul_precision change, and, unlike these, one that may
+    # always be read. torch before 2.9 has the two alone.
+    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
