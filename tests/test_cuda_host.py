@@ -213,7 +213,8 @@ def test_the_reason_for_each_gpu(
     fake_drivers: dict[str, Path],
     cache: Path,
 ) -> None:
-    code = f"import json; from hex_ssl._extension import _core; print(json.dumps(_core.backend_for({device!r}, 'float32', 'auto')))"
+    ask = f"_core.backend_for({device!r}, 'float32', 'auto')"
+    code = f"import json; from hex_ssl._extension import _core; print(json.dumps({ask}))"
     environment = {**os.environ, **environment, "LD_LIBRARY_PATH": str(fake_drivers[driver])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     chosen, why = json.loads(done.stdout)
