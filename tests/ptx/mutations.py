@@ -1,10 +1,13 @@
-"""Bugs to plant in the kernels' sources."""
+"""Bugs to plant in the kernels' sources, each of which the tests have to see."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from . import emulator
+from hex_ssl import _core
+
+KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
 
 class Mutation(NamedTuple):
@@ -15,8 +18,11 @@ class Mutation(NamedTuple):
     replacement: str
     dtype: torch.dtype = torch.bfloat16
     """Of the rows that show it."""
+    complaint: str = ""
+    """A part of what the interpreter says of it; empty where only the numbers are wrong."""
 
 
+# In the kernels.
 MUTATIONS = {
     "a fragment from the wrong row": Mutation(
         "tile.cu",
@@ -127,23 +133,63 @@ MUTATIONS = {
     ),
 }
 
+# In the inline PTX, and the other names for what the machine does.
+BF16_PRODUCT = "bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}"
+MUTATIONS |= {
+    name: Mutation("device.cu", *change)
+    for name, change in {
+        "mma: second and third register of the left factor exchanged": (
+            BF16_PRODUCT,
+            BF16_PRODUCT.replace("%5, %6", "%6, %5"),
+        ),
+        "mma: registers of the right factor exchanged": (BF16_PRODUCT, BF16_PRODUCT.replace("%8, %9", "%9, %8")),
+        "mma: of the other 16-bit type": ("f32.f16.f16.f32", "f32.bf16.bf16.f32", torch.float16),
+        "mma: accumulators exchanged": (
+            "tf32.tf32.f32 {%0, %1, %2, %3}, {%4",
+            "tf32.tf32.f32 {%0, %2, %1, %3}, {%4",
+            torch.float32,
+        ),
+        "ldmatrix: without .trans": ("m8n8.x4.trans.shared", "m8n8.x4.shared"),
+        "ldmatrix: registers exchanged": ("x4.shared.b16 {%0, %1, %2, %3}", "x4.shared.b16 {%0, %2, %1, %3}"),
+        "cp.async: a group too few is waited for": (
+            '"cp.async.wait_group %0;" ::"n"(pending)',
+            '"cp.async.wait_group %0;" ::"n"(pending + 1)',
+        ),
+        "cp.async: groups are not closed": ('asm volatile("cp.async.commit_group;" ::: "memory");', ""),
+        "cvt: halves exchanged": (
+            'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));',
+            'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(low), "f"(high));',
+        ),
+        "ex2: a logarithm": ("ex2.approx.ftz.f32", "lg2.approx.ftz.f32"),
+        "cvt: tf32 is cut off": ("cvt.rna.tf32.f32 %0, %1;", "mov.b32 %0, %1;", torch.float32),
+        "shfl: from the own half of the warp": (
+            "return __shfl_sync(~0u, x, lane);",
+            "return __shfl_sync(~0u, x, lane, 16);",
+        ),
+        "the fence does nothing": ("{ __threadfence(); }", "{}"),
+        "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}"),
+    }.items()
+}
 
-def mutated(name: str) -> dict[str, str]:
-    """The emulator's sources with one bug.
+
+def mutated(name: str) -> str:
+    """The kernels' sources with one bug.
 
     Args:
         name: One of `MUTATIONS`.
 
     Returns:
-        The sources by path below `src/cuda`.
+        The sources in one text, as the extension has them.
 
     Raises:
-        ValueError: The text to replace does not stand in its file exactly once.
+        ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    file, text, replacement, _ = MUTATIONS[name]
-    sources = emulator.sources()
-    path = f"kernels/{file}"
-    count = sources[path].count(text)
-    if count != 1:
-        raise ValueError(f"expected {text!r} once in {file}, but found it {count} times")
-    return {**sources, path: sources[path].replace(text, replacement)}
+    mutation = MUTATIONS[name]
+    whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
+    for count, text, where in (
+        (part.count(mutation.text), mutation.text, mutation.file),
+        (whole.count(part), mutation.file, "the extension, which may be older than the sources"),
+    ):
+        if count != 1:
+            raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
+    return whole.replace(part, part.replace(mutation.text, mutation.replacement))
