@@ -53,9 +53,7 @@ Emulate = Callable[..., None]
 
 
 @pytest.fixture
-def emulate(
-    emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Emulate]:
+def emulate(emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulate]:
     """Run `hex_ssl` on interpreted CUDA kernels: `emulate(dtype, dims)`. Memory that nobody wrote is NaN meanwhile.
 
     Each test has a schedule of its own, the same in every run.

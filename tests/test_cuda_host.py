@@ -339,6 +339,7 @@ def test_show_config_tells_of_every_device(capsys: pytest.CaptureFixture[str]) -
 # The whole way from the module to the kernels and back, these emulated: what a GPU would launch is in
 # `test_cuda_emulation.py`, what is around it here.
 
+
 def trained(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     """The loss, and the gradients of the inputs that require one, of a sum that tells anchors apart."""
     leaves = [each.detach().clone().requires_grad_(each.requires_grad) for each in inputs]
@@ -356,12 +357,8 @@ def assert_same(found: list[Tensor], expected: list[Tensor], error: float = 1e-5
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize(
-    ("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)]
-)
-def test_a_module_on_the_kernels(
-    dtype: torch.dtype, error: float, reduction: str, emulate: Emulate
-) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
+def test_a_module_on_the_kernels(dtype: torch.dtype, error: float, reduction: str, emulate: Emulate) -> None:
     z1, z2 = (each.to(dtype).requires_grad_() for each in torch.randn(2, 40, 50))
     threshold = hex_ssl.thresholds.AdaptiveThreshold(0.9)
     criterion = hex_ssl.HexLoss(temperature=0.2, threshold=threshold, reduction=reduction)

@@ -157,7 +157,7 @@ void decode_wait(Decoding& d, bool all) {
 }
 
 void decode_cp(Decoding& d) {
-    if (decode_hopper_copy(d)) return;
+    if (decode_bulk_copy(d)) return;
     d.expect({"async"});
     if (d.skip("wait_group")) return decode_wait(d, false);
     if (d.skip("wait_all")) return decode_wait(d, true);

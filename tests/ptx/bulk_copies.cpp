@@ -168,8 +168,8 @@ void start_bulk_copy(Warp& warp, int lane, u64 to, u64 from, u32 bytes, u32 at) 
 
 }  // namespace
 
-// cp.async.bulk.shared.global.mbarrier [to], [from], bytes, [mbarrier]; false where it is another copy.
-bool decode_hopper_copy(Decoding& d) {
+// cp.async.bulk.shared.global.mbarrier [to], [from], bytes, [mbarrier]
+bool decode_bulk_copy(Decoding& d) {
     const auto& words = d.statement.words;
     if (words.size() < 3 || words[2] != "bulk") return false;
     d.expect({"async", "bulk"});
@@ -209,8 +209,6 @@ void land_bulk_copy(Block& block) {
     settle(block, mbarrier);
     block.idle_steps = 0;
 }
-
-void decode_wgmma(Decoding& d);
 
 const std::map<std::string, Decoder>& hopper_decoders() {
     static const std::map<std::string, Decoder> all = {

@@ -145,8 +145,8 @@ i64 Decoding::literal(size_t at) const {
 namespace {
 
 Decoder decoder_of(const std::string& opcode) {
-    for (const auto* family : {&arithmetic_decoders(), &conversion_decoders(), &access_decoders(), &warp_decoders(),
-                               &hopper_decoders()}) {
+    for (const auto* family : {&arithmetic_decoders(), &logic_decoders(), &conversion_decoders(), &access_decoders(),
+                               &warp_decoders(), &hopper_decoders()}) {
         if (auto found = family->find(opcode); found != family->end()) return found->second;
     }
     return nullptr;

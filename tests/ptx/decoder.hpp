@@ -79,13 +79,16 @@ private:
 // By opcode.
 using Decoder = void (*)(Decoding&);
 const std::map<std::string, Decoder>& arithmetic_decoders();
+const std::map<std::string, Decoder>& logic_decoders();
 const std::map<std::string, Decoder>& conversion_decoders();
 const std::map<std::string, Decoder>& access_decoders();
 const std::map<std::string, Decoder>& warp_decoders();
 const std::map<std::string, Decoder>& hopper_decoders();
 
-// Of the instruction families that share an opcode with others.
+// Those that stand in another file than the table that names them.
 void decode_mma(Decoding& d);
-bool decode_hopper_copy(Decoding& d);
+void decode_wgmma(Decoding& d);
+// False where the copy is not a bulk copy.
+bool decode_bulk_copy(Decoding& d);
 
 }  // namespace ptx

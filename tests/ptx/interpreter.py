@@ -43,7 +43,12 @@ class Schedule(NamedTuple):
 
 
 class _Array(ctypes.Structure):
-    _fields_ = (("at", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("writable", ctypes.c_int), ("written", ctypes.c_int))
+    _fields_ = (
+        ("at", ctypes.c_void_p),
+        ("bytes", ctypes.c_int64),
+        ("writable", ctypes.c_int),
+        ("written", ctypes.c_int),
+    )
 
 
 class Interpreter:
@@ -165,4 +170,6 @@ def build(cache: Path) -> Path:
 def cpu() -> str:
     """What -march=native depends on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), torch.backends.cpu.get_cpu_capability())
+    return next(
+        (line for line in lines if line.startswith(("flags", "Features"))), torch.backends.cpu.get_cpu_capability()
+    )

@@ -58,21 +58,25 @@ MUTATIONS = {
         "tile.cu",
         "wait_for_copies<1>();\n        sync_threads();",
         "wait_for_copies<1>();",
+        complaint="which cp.async has in flight|which nobody wrote|race",
     ),
     "no barrier before the next copies": Mutation(
         "tile.cu",
         "TILE_COLUMNS, stage);\n        sync_threads();",
         "TILE_COLUMNS, stage);",
+        complaint="race: thread .* writes .*, read by warp",
     ),
     "no wait for the copies": Mutation(
         "tile.cu",
         "wait_for_copies<1>();",
         "wait_for_copies<2>();",
+        complaint="which cp.async has in flight",
     ),
     "no barrier between counting digits and reading them": Mutation(
         "select.cu",
         "sync_threads();\n            for (int row = warp * 2;",
         "for (int row = warp * 2;",
+        complaint="race",
     ),
     "a column too many": Mutation(
         "tile.cu",
@@ -99,6 +103,7 @@ MUTATIONS = {
         "select.cu",
         "inside > (u32)p.capacity || ",
         "",
+        complaint="past the end of survivors",
     ),
     "a missed bracket is searched": Mutation(
         "select.cu",
@@ -109,11 +114,13 @@ MUTATIONS = {
         "select.cu",
         "(int)p.header->failed",
         "0 * (int)p.header->failed",
+        complaint="read of quantiles.*, which nobody wrote",
     ),
     "the mean before the last block": Mutation(
         "parameters.cu",
         "atomic_add(done, 1) == blocks - 1",
         "atomic_add(done, 1) == 0",
+        complaint="read of quantiles.*, which nobody wrote",
     ),
     "one split's partial gradient": Mutation(
         "gradient.cu",
@@ -125,6 +132,7 @@ MUTATIONS = {
         "if (dim >= p.dims) continue;",
         "if (dim > p.dims) continue;",
         torch.float32,
+        complaint="race: blocks .* write the same word of gradient|past the end of gradient",
     ),
     "no pull on the positive itself": Mutation(
         "gradient.cu",
@@ -154,8 +162,15 @@ MUTATIONS |= {
         "cp.async: a group too few is waited for": (
             '"cp.async.wait_group %0;" ::"n"(pending)',
             '"cp.async.wait_group %0;" ::"n"(pending + 1)',
+            torch.bfloat16,
+            "which cp.async has in flight",
         ),
-        "cp.async: groups are not closed": ('asm volatile("cp.async.commit_group;" ::: "memory");', ""),
+        "cp.async: groups are not closed": (
+            'asm volatile("cp.async.commit_group;" ::: "memory");',
+            "",
+            torch.bfloat16,
+            "which cp.async has in flight",
+        ),
         "cvt: halves exchanged": (
             'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));',
             'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(low), "f"(high));',
@@ -166,8 +181,8 @@ MUTATIONS |= {
             "return __shfl_sync(~0u, x, lane);",
             "return __shfl_sync(~0u, x, lane, 16);",
         ),
-        "the fence does nothing": ("{ __threadfence(); }", "{}"),
-        "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}"),
+        "the fence does nothing": ("{ __threadfence(); }", "{}", torch.bfloat16, "without a fence of both"),
+        "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
 

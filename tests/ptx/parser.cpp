@@ -198,7 +198,8 @@ private:
             if (peek() != ";") expect(",");
         }
         for (size_t k = first; k + 1 < at_; k++) {
-            const bool tight = k == first || std::string(",]+|").find(tokens_[k].text[0]) != std::string::npos;
+            const auto is_one_of = [&](const char* signs, size_t at) { return strchr(signs, tokens_[at].text[0]); };
+            const bool tight = k == first || is_one_of(",]}+|", k) || is_one_of("@![{+|", k - 1);
             found.text += (tight ? "" : " ") + tokens_[k].text;
         }
     }

@@ -36,13 +36,14 @@ u16 to_f16(float x) {
     const u16 sign = std::signbit(x) ? 0x8000 : 0;
     const double size = std::fabs((double)x);
     if (size >= 65520) return sign | 0x7c00;
+    if (size == 0) return sign;
     int exponent;
     std::frexp(size, &exponent);
     // The unit in the last place; below 2^-14 that of the subnormal numbers.
     const int unit = std::max(exponent - 11, -24);
     const auto units = (u32)std::nearbyint(std::ldexp(size, -unit));
-    // A fraction that rounds up to 2048 units carries into the exponent.
-    return sign | (u16)(unit == -24 ? units : units + ((u32)(unit + 24) << 10));
+    // The leading bit of a normal number, and a fraction that rounds up to 2048 units, carry into the exponent.
+    return sign | (u16)(units + ((u32)(unit + 24) << 10));
 }
 
 }  // namespace ptx

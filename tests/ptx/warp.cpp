@@ -5,7 +5,7 @@
 namespace ptx {
 namespace {
 
-constexpr u64 HANG = 4'000'000;
+constexpr u64 HANG = 1'000'000;
 
 // The lanes that go on together, and where they are.
 struct Group {
