@@ -15,8 +15,7 @@ import torch
 
 from hex_ssl import _core
 
-from .cubins import CAPABILITY, TABLE, digest, resources, run_tool, variants
-from .ptx.kernels import OPERANDS
+from .cubins import TABLE, compile_variant, digest, resources, run_tool, variants
 
 pytest.importorskip("triton", reason="its package has the tools, as torch's for CUDA has NVRTC")
 WRITTEN_WITH = torch.version.cuda == "13.0"
@@ -70,6 +69,35 @@ def compiled(case: Case, cubins: dict[Case, "Future[Path]"]) -> Path:
         if WRITTEN_WITH or "has no code for compute capability" not in str(error):
             raise
         pytest.skip(str(error))
+
+
+# Bytes of the stack that a variant's kernel may take, for registers that are spilled; 0 where nothing is said.
+SPILLS: dict[tuple[str, str], dict[int, int]] = {
+    ("SPLIT_TF32", "sums"): {32: 48, 64: 48},
+}
+
+
+def test_the_budget_of_spills() -> None:
+    table = json.loads(TABLE.read_text())
+    assert table["sources"] == digest(), f"{TABLE.name} is of other sources: run `python -m tests.cubins`"
+    assert table["variants"].keys() == {f"{operand}_{dims}" for operand, dims in variants()}
+    over = {}
+    for operand, dims in variants():
+        found = table["variants"][f"{operand}_{dims}"]
+        assert found.keys() == KERNELS
+        for kernel, taken in found.items():
+            if taken["STACK"] > SPILLS.get((operand, kernel), {}).get(dims, 0):
+                over[operand, dims, kernel] = taken["STACK"]
+    assert not over
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="the table is of NVRTC 13.0")
+@pytest.mark.usefixtures("cubins")
+def test_the_table_of_spills() -> None:
+    # Others with each change of the sources, the same for everybody.
+    for operand, dims in random.Random(digest()).sample(list(variants()), 2):
+        expected = json.loads(TABLE.read_text())["variants"][f"{operand}_{dims}"]
+        assert compile_variant(operand, dims) == expected, f"{operand}, {dims} dimensions"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

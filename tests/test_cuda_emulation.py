@@ -291,6 +291,26 @@ def test_tf32_where_torch_allows_it(emulate: Emulate) -> None:
     assert_gradient(z.grad.half(), exact.grad, exact.detach(), settings, 1 / 140)
 
 
+@pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
+def test_tensor_cores_that_cut_sums_off(dtype: torch.dtype, emulate: Emulate) -> None:
+    # As real ones are reported to. 16-bit rows do not notice; float32's similarities are off by 1e-6.
+    emulate(dtype, 64, schedule=Schedule(seed=3, extra_bits=1))
+    settings = Settings(value=0.98)
+    z = decided(150, 2, 64, settings, dtype, draw=gapped)
+    if dtype != F32:
+        assert_views_like_reference(z, 2, settings)
+        return
+    leaf, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    loss = functional.hex_loss(*leaf.chunk(2), **arguments(settings))
+    expected = evaluate(exact, exact, views_layout(150, 2), settings).reduced("mean")
+    loss.backward()
+    expected.backward()
+    assert leaf.grad is not None
+    assert exact.grad is not None
+    assert abs(loss.item() / expected.item() - 1) < 5e-6
+    assert (leaf.grad.double() - exact.grad).norm() < 5e-6 * exact.grad.norm()
+
+
 # Quantiles.
 
 
