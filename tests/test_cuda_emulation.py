@@ -57,6 +57,13 @@ def _compile_ahead(emulation: Emulation, request: pytest.FixtureRequest) -> None
             emulation.start(kernels.operand_of(mutation.dtype), 64, name)
 
 
+@pytest.mark.parametrize(("operand", "dims"), VARIANTS)
+def test_every_instruction_is_known(operand: str, dims: int, emulation: Emulation) -> None:
+    # In kernels that no test here launches as well.
+    emulation.load(operand, dims)
+    emulation.interpreter.decode(f"{operand}_{dims}")
+
+
 @pytest.mark.parametrize(
     ("dtype", "samples", "dims"),
     [

@@ -58,7 +58,9 @@ using namespace ptx;
 
 // Takes PTX under a name, such as "BF16_64", in place of what had it.
 extern "C" int ptx_load(const char* name, const char* text, char* message, size_t room) {
-    return guarded(message, room, [&](Interpreter& one) { one.modules[name] = Loaded{.module = parse(text), .programs = {}}; });
+    return guarded(message, room, [&](Interpreter& one) {
+        one.modules[name] = Loaded{.module = parse(text), .programs = {}};
+    });
 }
 
 // Decodes every kernel of it.
@@ -102,8 +104,8 @@ extern "C" int ptx_launch(const char* name, const char* kernel, const u32* block
 }
 
 // Launches one of hex_ssl's kernels: src/cuda/emulator.rs.
-extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, const u32* blocks, u32 threads, u32 shared_bytes,
-                           void* const* arguments, char* message, size_t room) {
+extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, const u32* blocks, u32 threads,
+                           u32 shared_bytes, void* const* arguments, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {
         const std::string name = std::string(operand) + "_" + std::to_string(dims);
         const Program& program = one.module(name).program(kernel);

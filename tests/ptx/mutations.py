@@ -18,8 +18,8 @@ class Mutation(NamedTuple):
     replacement: str
     dtype: torch.dtype = torch.bfloat16
     """Of the rows that show it."""
-    complaint: str = ""
-    """A part of what the interpreter says of it; empty where only the numbers are wrong."""
+    complaint: str | None = None
+    """A part of what the interpreter says of it; none where only the numbers are wrong."""
 
 
 # In the kernels.

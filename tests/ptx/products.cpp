@@ -89,7 +89,8 @@ void decode_mma(Decoding& d) {
     const auto half = [](u32 x, int k) { return (u16)(x >> 16 * k); };
     if (type == "bf16") d.out.execute = product<16, 2>(8, [=](u32 x, int k) { return from_bf16(half(x, k)); });
     else if (type == "f16") d.out.execute = product<16, 2>(8, [=](u32 x, int k) { return from_f16(half(x, k)); });
-    else d.out.execute = product<8, 1>(4, [](u32 x, int) { return number<float>(x & 0xffffe000u); });  // the low bits are not looked at
+    // Of tf32 numbers the low 13 bits are not looked at.
+    else d.out.execute = product<8, 1>(4, [](u32 x, int) { return number<float>(x & 0xffffe000u); });
 }
 
 }  // namespace ptx

@@ -37,7 +37,8 @@ void SharedMemory::check_readable(const Warp& warp, size_t place, const char* re
     const Byte& byte = bytes_[place];
     if (byte.state != Byte::WRITTEN) fault(reader, " reads shared+", place, ", ", STATES[byte.state]);
     if (!is_before(byte, warp)) {
-        fault("race: ", reader, " reads shared+", place, ", written by ", name_of(byte.writer), " without a barrier between");
+        fault("race: ", reader, " reads shared+", place, ", written by ", name_of(byte.writer),
+              " without a barrier between");
     }
 }
 

@@ -127,6 +127,7 @@ void arrive(Warp& warp, const Instruction& one) {
 
 bool execute(Warp& warp, const Instruction& one, Group group, u32 on, bool random_lanes) {
     if (one.aligned || one.members >= 0) {
+        if (!on) return go_to(warp, group.lanes, group.counter + 1), true;
         if (!all_have_come(warp, one, group, on, random_lanes)) return true;
         on = group.lanes;
     }
@@ -164,9 +165,9 @@ bool step(Warp& warp, bool random_lanes) {
     try {
         return execute(warp, one, group, on, random_lanes);
     } catch (const Fault& what) {
-        const auto& id = warp.block.id;
-        fault(what.what(), " [", program.name, ", line ", one.line, ": ", one.text, "; block ", id[0], " ", id[1], " ", id[2],
-              ", warp ", warp.index, ", lanes ", hex(on), "]");
+        const auto& [x, y, z] = warp.block.id;
+        fault(what.what(), " [", program.name, ", line ", one.line, ": ", one.text, "; block ", x, " ", y, " ", z, ", warp ",
+              warp.index, ", lanes ", hex(on), "]");
     }
 }
 
