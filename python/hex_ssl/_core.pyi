@@ -120,7 +120,7 @@ def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: b
 def cuda_ptx(
     capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, folder: str | PathLike[str]
 ) -> str:
-    """The PTX that NVRTC makes of `sources` with the options of `cuda_cubin`, kept in `folder` by content. For the tests.
+    """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
 
     Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
     """

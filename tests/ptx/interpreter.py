@@ -24,7 +24,7 @@ FLAGS = ("-std=c++20", "-O2", "-march=native", "-fwrapv", "-ffp-contract=off", "
          "-Wno-missing-field-initializers")  # fmt: skip
 
 
-class Fault(RuntimeError):
+class PtxError(RuntimeError):
     """What a program did wrong, or PTX that the interpreter does not know."""
 
 
@@ -65,7 +65,7 @@ class Interpreter:
     def _call(self, function: str, *arguments: object) -> None:
         message = ctypes.create_string_buffer(4096)
         if getattr(self._library, function)(*arguments, message, ctypes.c_size_t(len(message))):
-            raise Fault(message.value.decode())
+            raise PtxError(message.value.decode())
 
     def load(self, name: str, text: str) -> None:
         """Take PTX under a name, such as "BF16_64", in place of what had it."""
@@ -104,7 +104,7 @@ class Interpreter:
             unwritten: Which of these count as not written before.
 
         Raises:
-            Fault: What the kernel does wrong.
+            PtxError: What the kernel does wrong.
         """
         self.load("text", text)
         values = [self._argument(each) for each in arguments]

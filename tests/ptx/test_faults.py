@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .interpreter import Fault, Interpreter, Schedule
+from .interpreter import PtxError, Interpreter, Schedule
 from .programs import kernel
 
 STORE = "mov.u32 %r3, memory; shl.b32 %r4, %r0, 2; add.s32 %r3, %r3, %r4; st.shared.u32 [%r3], %r0;"
@@ -77,7 +77,7 @@ def test_faults(name: str, seed: int, interpreter: Interpreter) -> None:
     body, complaint = FAULTS[name]
     numbers, out = torch.zeros(256, dtype=torch.int32), torch.zeros(256, dtype=torch.int32)
     interpreter.schedule(Schedule(seed))
-    with pytest.raises(Fault, match=complaint) as caught:
+    with pytest.raises(PtxError, match=complaint) as caught:
         interpreter.launch(kernel(body), [numbers, out, 0], threads=64, shared_bytes=1024, outputs=(1,), unwritten=(1,))
     if "deadlock" not in str(caught.value):
         assert "[kernel, line " in str(caught.value)
@@ -119,7 +119,7 @@ def test_blocks_need_fences(fenced: bool, interpreter: Interpreter) -> None:
         launch()
         assert out.tolist() == [5, 5, 2, 10]
     else:
-        with pytest.raises(Fault, match="race: block . reads what block . wrote of array 1 without a fence of both"):
+        with pytest.raises(PtxError, match="race: block . reads what block . wrote of array 1 without a fence of both"):
             launch()
 
 
@@ -167,11 +167,11 @@ UNKNOWN = [
 def test_unknown_ptx_is_refused(instruction: str, interpreter: Interpreter) -> None:
     # Although no thread comes there.
     text = kernel(f"bra $end; {instruction} $end:")
-    with pytest.raises(Fault, match=r"^unknown PTX, line \d+: "):
+    with pytest.raises(PtxError, match=r"^unknown PTX, line \d+: "):
         interpreter.launch(text, [torch.zeros(4), torch.zeros(4), 0], outputs=(1,))
 
 
 @pytest.mark.parametrize("directive", [".global .b8 table[16];", ".func other() { ret; }"])
 def test_unknown_directives_are_refused(directive: str, interpreter: Interpreter) -> None:
-    with pytest.raises(Fault, match=r"^unknown PTX, line 1: \.(global|func)$"):
+    with pytest.raises(PtxError, match=r"^unknown PTX, line 1: \.(global|func)$"):
         interpreter.load("text", directive + kernel(""))
