@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .interpreter import PtxError, Interpreter, Schedule
+from .interpreter import Interpreter, PtxError, Schedule
 from .programs import kernel
 
 STORE = "mov.u32 %r3, memory; shl.b32 %r4, %r0, 2; add.s32 %r3, %r3, %r4; st.shared.u32 [%r3], %r0;"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .interpreter import PtxError, Interpreter, Schedule
+from .interpreter import Interpreter, PtxError, Schedule
 from .programs import kernel
 
 COPY = """
