@@ -24,7 +24,7 @@ void settle(Block& block, Mbarrier& mbarrier) {
     mbarrier.phases++;
     mbarrier.pending = mbarrier.count;
     mbarrier.released = mbarrier.collected;
-    mbarrier.released[mbarrier.agent] = mbarrier.phases;
+    mbarrier.released[mbarrier.clock] = mbarrier.phases;
     mbarrier.collected = {};
     block.idle_steps = 0;
 }
@@ -34,8 +34,8 @@ void initialise(Warp& warp, int lane, u64 at, u32 count) {
     if (!count || count >= 1u << 20) fault("an mbarrier for ", count, " arrivals");
     block.shared.claim(warp, lane, block.shared.place(at, 8, "mbarrier"), 8, Byte::MBARRIER);
     Mbarrier mbarrier{.count = count, .pending = count, .initialised_by = warp.index};
-    mbarrier.agent = (int)block.warps.size() + block.async.agents++;
-    if (mbarrier.agent >= AGENTS) fault("more mbarriers than this interpreter has clocks for");
+    mbarrier.clock = (int)block.warps.size() + block.async.clocks++;
+    if (mbarrier.clock >= CLOCKS) fault("more mbarriers than this interpreter has clocks for");
     block.async.mbarriers[(u32)at] = mbarrier;
 }
 
@@ -199,7 +199,7 @@ void land_bulk_copy(Block& block) {
         Byte& byte = block.shared.byte(k);
         byte.state = Byte::WRITTEN;
         byte.by_async_proxy = true;
-        byte.writer = Byte::MBARRIER_AGENT | (u16)mbarrier.agent;
+        byte.writer = Byte::BY_MBARRIER | (u16)mbarrier.clock;
         byte.write_time = mbarrier.phases + 1;
     }
     copy.to += bytes;

@@ -20,7 +20,7 @@ struct Mbarrier {
     u32 count = 0, pending = 0;  // arrivals of a phase, and those still to come
     u32 phases = 0;              // that are complete
     i64 bytes = 0;               // expected and not there
-    int agent = 0;               // in the clocks
+    int clock = 0;               // its place in the clocks
     int initialised_by = 0;      // a warp
     bool fenced = false;         // the initialisation, for the async proxy
     Clock collected{}, released{};
@@ -37,7 +37,7 @@ struct BulkCopy {
 struct AsyncUnits {
     std::map<u32, Mbarrier> mbarriers;  // by address
     std::vector<BulkCopy> copies;
-    int agents = 0;
+    int clocks = 0;
     i64 free_registers = 0;  // that setmaxnreg gave back
     // What the n-th product of a warpgroup is: its four warps issue the same.
     std::map<std::pair<int, u32>, std::vector<u64>> issued;

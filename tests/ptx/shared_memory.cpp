@@ -10,12 +10,12 @@ const char* const STATES[] = {"which nobody wrote", "", "which cp.async has in f
 
 bool is_before(const Byte& byte, const Warp& warp) {
     if (byte.writer == Byte::NOBODY) return true;
-    const int agent = byte.writer & Byte::MBARRIER_AGENT ? byte.writer & ~Byte::MBARRIER_AGENT : byte.writer / LANES;
-    return warp.clock[agent] >= byte.write_time;
+    const int whose = byte.writer & Byte::BY_MBARRIER ? byte.writer & ~Byte::BY_MBARRIER : byte.writer / LANES;
+    return warp.clock[whose] >= byte.write_time;
 }
 
 std::string name_of(u16 writer) {
-    if (writer & Byte::MBARRIER_AGENT) return "a bulk copy";
+    if (writer & Byte::BY_MBARRIER) return "a bulk copy";
     return "thread " + std::to_string(writer);
 }
 

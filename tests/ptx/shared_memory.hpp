@@ -13,21 +13,21 @@ struct Warp;
 
 // Order between warps, as vector clocks: each warp counts its own time and knows how much of every other's it comes
 // after. Barriers join clocks. Behind the warps stand the mbarriers, whose time are their phases.
-constexpr int AGENTS = 64;
-struct Clock : std::array<u32, AGENTS> {
+constexpr int CLOCKS = 64;
+struct Clock : std::array<u32, CLOCKS> {
     void join(const Clock& other) {
-        for (int k = 0; k < AGENTS; k++) (*this)[k] = std::max((*this)[k], other[k]);
+        for (int k = 0; k < CLOCKS; k++) (*this)[k] = std::max((*this)[k], other[k]);
     }
 };
 
 struct Byte {
     enum State : u8 { UNWRITTEN, WRITTEN, COPYING, BULK_COPYING, MBARRIER };
-    static constexpr u16 NOBODY = 0xffff, MBARRIER_AGENT = 0x8000;
+    static constexpr u16 NOBODY = 0xffff, BY_MBARRIER = 0x8000;
 
     State state = UNWRITTEN;
     bool by_atomic = false;
     bool by_async_proxy = false;
-    u16 writer = NOBODY;  // a thread, or MBARRIER_AGENT | the agent whose phase brought the byte
+    u16 writer = NOBODY;  // a thread, or BY_MBARRIER | the clock of the mbarrier whose phase brought it
     u16 reading_warp = NOBODY;
     u32 write_time = 0, write_epoch = 0;
     u32 readers = 0, read_epoch = 0;  // lanes of the warp that read last, in that epoch of it
