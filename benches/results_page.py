@@ -1,4 +1,4 @@
-"""What `docs/results.md` takes from the finished runs in `results/cifar100-small`: a sentence and the tables.
+"""What `docs/results.md` takes from the finished runs in `results/cifar100-small`: two sentences and the tables.
 
     python benches/results_page.py
 
@@ -38,6 +38,20 @@ def section(experiment: str) -> str:
     return f"## The paper's {PAPERS[experiment]} at this scale\n\n{title}. {deeper}"
 
 
+def seconds() -> str:
+    """The sentence on what the runs took."""
+    records = [record for experiment in (OURS, *PAPERS) for record in finished(plan_of(experiment), KEPT).values()]
+    assert {record["environment"]["threads"] for record in records} == {1}
+    took: dict[int, list[float]] = {}
+    for record in records:
+        took.setdefault(record["budget"]["training_images"], []).append(record["seconds"]["pretraining"])
+    many, few = sorted(took, reverse=True)
+    return (
+        f"pretraining took {min(took[many])} to {max(took[many])} s on one thread with {many:,} images, and "
+        f"{min(took[few])} to {max(took[few])} s with {few:,}."
+    )
+
+
 def pooled() -> str:
     """The sentence on HEX with its defaults, over batch sizes and temperatures."""
     plan = plan_of(OURS)
@@ -64,4 +78,4 @@ def pooled() -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join([pooled(), *map(section, (OURS, *PAPERS))]))
+    print("\n\n".join([seconds(), pooled(), *map(section, (OURS, *PAPERS))]))

@@ -12,7 +12,8 @@ if [ ! -e "$folder/.installed" ]; then
     "${PYTHON:-python3}" -m venv "$folder"
     grep -vE '^(torch|torchvision|triton|nvidia-|cuda-|sympy|setuptools|networkx|fsspec)' constraints.txt \
         >"$folder/constraints.txt"
-    "$folder/bin/pip" install -c "$folder/constraints.txt" "torch==$version" torchvision maturin
+    "$folder/bin/pip" install -c "$folder/constraints.txt" --upgrade pip # groups need a new one
+    "$folder/bin/pip" install -c "$folder/constraints.txt" "torch==$version" torchvision --group build
 fi
 # Built anew each time: cargo does nothing where no source changed.
 rm -rf "$folder/wheel"
@@ -23,7 +24,7 @@ wheel=("$folder"/wheel/*.whl)
 "$folder/bin/pip" install -c "$folder/constraints.txt" --force-reinstall --no-deps "${wheel[0]}"
 if [ ! -e "$folder/.installed" ]; then
     "$folder/bin/pip" install -c "$folder/constraints.txt" "torch==$version" "${wheel[0]}[train]" \
-        pytest pytest-timeout hypothesis lightly pytorch-metric-learning selenium tensorboard setuptools
+        --group test setuptools
     touch "$folder/.installed"
 fi
 "$folder/bin/python" -m pytest "${@:-tests}"

@@ -177,7 +177,7 @@ impl<'a> Rows<'a> {
         let value = match self.problem.threshold {
             Threshold::Adaptive { quantile } => return Ok(self.quantiles(quantile)?.f_mean(self.kind)?),
             Threshold::Cosine { value } | Threshold::MinMax { value } => value,
-            Threshold::Labels => f64::NAN,
+            Threshold::Labels | Threshold::Given => f64::NAN,
         };
         Ok(self.special.negatives.f_sum(self.kind)?.f_full_like(value)?)
     }

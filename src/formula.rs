@@ -1,10 +1,11 @@
-//! One anchor's loss and its derivatives, from the sums over its negatives. All in double precision.
+//! One anchor's loss and its derivatives, from the sums over its negatives, in double precision. The CPU kernel computes
+//! with this; `cuda/kernels/anchors.cu` states the same for the CUDA kernels.
 //!
 //! Sums come scaled by a shift, a similarity near the largest of the set they are over, so that
 //! no temperature under- or overflows them:
 //! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)`, `weights = sum_H exp(beta (c - h) / t)`.
 
-use crate::problem::{Formulation, Problem};
+use crate::problem::Formulation;
 
 /// The sums over an anchor's negatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,16 +46,22 @@ pub struct Anchor {
 }
 
 /// Evaluates an anchor with positives of the given similarities, and writes the derivatives with respect to these.
-pub fn anchor(problem: &Problem, sums: &Sums, positives: &[f64], derivatives: &mut [f64]) -> Anchor {
-    match problem.formulation {
+pub fn anchor(
+    formulation: Formulation,
+    temperature: f64,
+    sums: &Sums,
+    positives: &[f64],
+    derivatives: &mut [f64],
+) -> Anchor {
+    match formulation {
         Formulation::Importance { beta, tau_plus } => {
-            importance(problem.temperature, beta, tau_plus, sums, positives, derivatives)
+            importance(temperature, beta, tau_plus, sums, positives, derivatives)
         }
         Formulation::Official => {
-            let constant = sums.negatives * (-1.0 / problem.temperature).exp();
-            decoupled(problem.temperature, constant, sums, positives, derivatives)
+            let constant = sums.negatives * (-1.0 / temperature).exp();
+            decoupled(temperature, constant, sums, positives, derivatives)
         }
-        Formulation::Decoupled => decoupled(problem.temperature, 0.0, sums, positives, derivatives),
+        Formulation::Decoupled => decoupled(temperature, 0.0, sums, positives, derivatives),
     }
 }
 

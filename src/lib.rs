@@ -1,6 +1,7 @@
 //! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
 //!
-//! `problem` says in plain data what to compute, `cpu` computes it over borrowed memory, `cuda` over device memory.
+//! `problem` says in plain data what to compute, `operands` lists from what, `cpu` computes it over borrowed memory, `cuda`
+//! over device memory.
 //! With the feature `python`, `composite` computes the same from torch's operations, `tensor` lends tensors to the
 //! backends, `torch` is the border to torch and `python` that to Python.
 
@@ -10,6 +11,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod error;
 pub mod formula;
+pub mod operands;
 pub mod problem;
 #[cfg(feature = "python")]
 mod python;

@@ -1,8 +1,7 @@
-//! One evaluation of the loss as plain data: who is compared with whom, the
-//! threshold rule, the formulation, and what the arguments may be.
+//! One evaluation of the loss as plain data: who is compared with whom, the threshold's rule, the formulation, and the
+//! range of every number.
 //!
-//! Symbols are those of the README's formula: anchors `i`, keys `j`, cosine
-//! similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
+//! Symbols: anchors `i`, keys `j`, cosine similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
 
 use crate::error::{Error, Result};
 
@@ -49,6 +48,21 @@ pub enum Threshold {
     },
     /// Negatives with the anchor's label.
     Labels,
+    /// `c_ij > value`, the value being an operand: it may be on a device, and is not waited for.
+    Given,
+}
+
+impl Threshold {
+    /// The name that callers know the rule by.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Adaptive { .. } => "adaptive",
+            Self::Cosine { .. } => "cosine",
+            Self::MinMax { .. } => "minmax",
+            Self::Labels => "labels",
+            Self::Given => "given",
+        }
+    }
 }
 
 /// How the denominator is put together.
@@ -149,7 +163,7 @@ impl Problem {
             Threshold::Cosine { value } | Threshold::MinMax { value } => {
                 expect(!value.is_nan(), || "expected `threshold` to be a number, but got NaN".into())?
             }
-            Threshold::Labels => {}
+            Threshold::Labels | Threshold::Given => {}
         }
         expect(self.dims > 0, || "expected at least 1 embedding dimension, but got 0".into())?;
         self.validate_pairing()
@@ -168,16 +182,15 @@ impl Problem {
                         "expected the {} anchors to stand in the keys from row {offset} on, but got {} keys",
                         self.anchors, self.keys
                     )
-                })?;
-                // One sample has no negative: no denominator without its positive.
-                expect(self.keys > views, || {
-                    format!("expected at least 2 samples, so that there is a negative, but got {}", self.keys / views)
                 })
             }
             Pairing::Indexed { positives } => {
                 expect(positives >= 1, || "expected at least 1 positive for each anchor, but got 0".into())?;
-                expect(self.keys > positives, || {
-                    format!("expected more keys than positives of an anchor ({positives}), but got {}", self.keys)
+                expect(self.keys >= positives, || {
+                    format!(
+                        "expected at least as many keys as an anchor has positives, {positives}, but got {}",
+                        self.keys
+                    )
                 })
             }
             Pairing::Apart => expect(self.keys > 0, || "expected at least 1 key, but got 0".into()),

@@ -73,7 +73,6 @@ pub fn evaluate(
         backend: choose("backend", backend, BACKENDS)?,
         allow_tf32,
     };
-    expect_epsilon(threshold, epsilon.is_some())?;
     let tensor = |strided: Option<Strided>| strided.map(|Strided(PyTensor(tensor))| tensor);
     let layout = ViewLayout::of(&views);
     let tensors = Tensors {
@@ -84,7 +83,7 @@ pub fn evaluate(
         ignored_index: tensor(ignored_index),
         anchor_labels: tensor(anchor_labels),
         key_labels: tensor(key_labels),
-        epsilon: tensor(epsilon),
+        threshold: tensor(epsilon),
         weights: tensor(weights),
     };
     let outputs = on_tensors(py, || tensor::evaluate(tensors, &settings)).map_err(|error| layout.exception(error))?;
@@ -118,15 +117,9 @@ pub fn row_quantiles(
     };
     let layout = ViewLayout::of(&views);
     let tensors = Tensors {
-        views: views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect(),
         keys: keys.map(|Strided(PyTensor(tensor))| tensor),
         positives: positives.map(|Strided(PyTensor(tensor))| tensor),
-        positive_index: None,
-        ignored_index: None,
-        anchor_labels: None,
-        key_labels: None,
-        epsilon: None,
-        weights: None,
+        ..Tensors::of_views(views.into_iter().map(|Strided(PyTensor(tensor))| tensor).collect())
     };
     let found = on_tensors(py, || tensor::row_quantiles(tensors, quantile, &settings));
     let (quantiles, warning) = found.map_err(|error| layout.exception(error))?;
@@ -153,7 +146,7 @@ pub fn similarity_statistics<'py>(
     superclasses: Option<PyReadonlyArray1<'py, i64>>,
     quantile: f64,
     threshold: Option<f64>,
-    bins: usize,
+    bins: i64,
 ) -> PyResult<SimilarityArrays<'py>> {
     let labels = |array: &Option<PyReadonlyArray1<'py, i64>>| array.as_ref().map(|array| array.as_array().to_vec());
     let (classes, superclasses) = (labels(&classes), labels(&superclasses));
@@ -318,27 +311,16 @@ fn choose<T: Copy>(argument: &str, value: &str, choices: &[(&str, T)]) -> PyResu
     Err(PyValueError::new_err(format!("expected `{argument}` to be one of {}, but got {value:?}", names.join(", "))))
 }
 
-/// The rule, `value` in it. For "given", epsilon is the value: whatever stands here is not read.
+/// The rule with its value.
 fn threshold_rule(name: &str, value: f64) -> PyResult<Threshold> {
     let rules = [
         ("adaptive", Threshold::Adaptive { quantile: value }),
         ("cosine", Threshold::Cosine { value }),
         ("minmax", Threshold::MinMax { value }),
         ("labels", Threshold::Labels),
-        ("given", Threshold::Cosine { value: 0.0 }),
+        ("given", Threshold::Given),
     ];
     choose("threshold", name, &rules)
-}
-
-/// Epsilon comes with the threshold "given", and only with it.
-fn expect_epsilon(threshold: &str, given: bool) -> PyResult<()> {
-    match (threshold == "given", given) {
-        (true, false) => Err(PyValueError::new_err("expected `epsilon` for the threshold \"given\", but got none")),
-        (false, true) => Err(PyValueError::new_err(format!(
-            "expected `epsilon` only for the threshold \"given\", but the threshold is {threshold:?}"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn row_offset(offset: i64) -> PyResult<usize> {

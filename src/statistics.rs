@@ -32,7 +32,7 @@ pub struct Request<'a> {
     /// Similarities are counted above it. None: above the mean of the rows' quantiles, the adaptive threshold.
     pub threshold: Option<f64>,
     /// Bins of the histograms, of equal width from -1 to 1.
-    pub bins: usize,
+    pub bins: i64,
 }
 
 /// Statistics of the cosine similarities of all pairs of rows.
@@ -70,7 +70,7 @@ pub fn similarity_statistics<E: Element>(
     let rank = quantile_rank(units.rows, request.quantile);
     let quantiles = quantiles::row_quantiles(&units, rank, isa, threads);
     let threshold = request.threshold.unwrap_or_else(|| quantiles.iter().sum::<f64>() / quantiles.len() as f64);
-    let found = pairs::tally(&units, &groups, threshold, request.bins, isa, threads);
+    let found = pairs::tally(&units, &groups, threshold, request.bins as usize, isa, threads);
     Ok(SimilarityStatistics {
         quantiles,
         threshold,
@@ -93,7 +93,7 @@ fn check(rows: usize, dims: usize, request: &Request<'_>) -> Result<()> {
     if request.threshold.is_some_and(f64::is_nan) {
         return Err(Error::value("expected `threshold` to be a number, but got NaN"));
     }
-    if !(1..=pairs::MAX_BINS).contains(&request.bins) {
+    if !(1..=pairs::MAX_BINS as i64).contains(&request.bins) {
         let most = pairs::MAX_BINS;
         return Err(Error::value(format!("expected `bins` to be in [1, {most}], but got {}", request.bins)));
     }

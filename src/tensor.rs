@@ -1,8 +1,8 @@
-//! From tensors to a problem: checks what came, chooses the backend and hands the tensors over.
+//! From tensors to a problem: checks the tensors, chooses the backend and lends it their memory.
 
 mod backend;
-mod checks;
 mod cuda;
+mod described;
 mod kernel;
 
 use std::sync::{Mutex, PoisonError};
@@ -12,30 +12,12 @@ use backend::{Choice, Reason};
 
 use crate::composite;
 use crate::error::{Error, Result};
-use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
-use crate::torch::{self, no_grad_guard, on_memory, Device, Kind, Tensor};
+use crate::operands::{Described, Operands, Scalar};
+use crate::problem::{Formulation, Problem, Reduction, Threshold, Wanted};
+use crate::torch::{self, no_grad_guard, on_memory, Device, Tensor};
 
-/// The tensors of a call, as they came. M = number of views * n.
-pub struct Tensors {
-    /// The anchors: [n, D] each.
-    pub views: Vec<Tensor>,
-    /// [N, D]
-    pub keys: Option<Tensor>,
-    /// [M, D]
-    pub positives: Option<Tensor>,
-    /// int64 [M, P]
-    pub positive_index: Option<Tensor>,
-    /// int64 [M]
-    pub ignored_index: Option<Tensor>,
-    /// int64 [M]
-    pub anchor_labels: Option<Tensor>,
-    /// int64 [N]
-    pub key_labels: Option<Tensor>,
-    /// 0-d: replaces the value of `Threshold::Cosine`.
-    pub epsilon: Option<Tensor>,
-    /// [M]
-    pub weights: Option<Tensor>,
-}
+/// The tensors of a call, as they came.
+pub type Tensors = Operands<Tensor>;
 
 /// What to compute from them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,11 +59,11 @@ pub struct Outputs {
 pub fn evaluate(mut tensors: Tensors, settings: &Settings) -> Result<Outputs> {
     let _guard = no_grad_guard()?;
     let mut problem = problem(&tensors, settings)?;
-    checks::selectors(&tensors, &problem)?;
+    tensors.check(&problem)?;
     // Emulated kernels read it as real ones do, by its address.
-    let on_host = |epsilon: &mut Tensor| epsilon.device() == Device::Cpu && settings.backend != Backend::Emulated;
-    if let Some(epsilon) = tensors.epsilon.take_if(on_host) {
-        problem.threshold = Threshold::Cosine { value: epsilon.f_double_value(&[])? };
+    let on_host = |number: &mut Tensor| number.device() == Device::Cpu && settings.backend != Backend::Emulated;
+    if let Some(number) = tensors.threshold.take_if(on_host) {
+        problem.threshold = Threshold::Cosine { value: number.f_double_value(&[])? };
     }
     problem.validate()?;
     let wanted = wanted(&tensors, settings);
@@ -130,7 +112,7 @@ pub fn threads() -> usize {
 
 static FALLBACKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes why a call falls back. Returns it where it is new.
+/// Records why a call falls back. Returns the reason if it is new.
 fn fall_back(reason: String) -> Option<String> {
     let mut noted = FALLBACKS.lock().unwrap_or_else(PoisonError::into_inner);
     if noted.contains(&reason) {
@@ -140,7 +122,7 @@ fn fall_back(reason: String) -> Option<String> {
     Some(reason)
 }
 
-/// Who computes, ready to.
+/// The backend that computes, with its kernels loaded.
 enum Runner {
     Cpu,
     Cuda(cuda::Kernels),
@@ -150,7 +132,7 @@ enum Runner {
 /// The backend for the problem, and a warning as in [`Outputs`].
 fn runner(problem: &Problem, tensors: &Tensors, settings: &Settings) -> Result<(Runner, Option<String>)> {
     let first = &tensors.views[0];
-    let (device, scalar) = (torch::device_name(first.device()), cuda::scalar(first.f_kind()?)?);
+    let (device, scalar) = (torch::device_name(first.device()), scalar(first)?);
     let choose = || settings.backend.choose(&device, scalar);
     // The first call on a GPU loads the compiler and retains the context: seconds.
     let choice = if first.device() == Device::Cpu { choose() } else { on_memory(choose) }?;
@@ -168,45 +150,25 @@ fn runner(problem: &Problem, tensors: &Tensors, settings: &Settings) -> Result<(
     }
 }
 
-/// The dtype of the arithmetic and of everything returned.
-fn compute_kind(input: &Tensor) -> Result<Kind> {
-    Ok(if input.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })
+/// Tensors with the same elements whose memory can be read as it stands. Those of vectors and numbers are contiguous.
+fn plain(tensors: &Tensors) -> Result<Tensors> {
+    // A tensor may say "negate when read" of its memory, as the imaginary part of a conjugate does.
+    let matrix = |tensor: &Tensor| Ok(tensor.f_resolve_neg()?);
+    let vector = |tensor: &Tensor| Ok(tensor.f_resolve_neg()?.f_contiguous()?);
+    tensors.try_map(matrix, vector, vector, vector)
 }
 
-fn problem(tensors: &Tensors, settings: &Settings) -> Result<Problem> {
-    let (rows, dims) = checks::embeddings(tensors)?;
-    let anchors = rows * tensors.views.len();
-    Ok(Problem {
-        anchors,
-        keys: tensors.keys.as_ref().map_or(anchors, checks::length),
-        dims,
-        square: tensors.keys.is_none(),
-        pairing: pairing(tensors, settings.offset)?,
-        threshold: settings.threshold,
-        formulation: settings.formulation,
-        temperature: settings.temperature,
-        reduction: settings.reduction,
+/// The dtype of a matrix that was checked, or of the threshold.
+fn scalar(tensor: &Tensor) -> Result<Scalar> {
+    tensor.scalar().ok_or_else(|| {
+        let came = tensor.dtype_name();
+        Error::runtime(format!("expected float64, float32, bfloat16 or float16, but got {came}"))
     })
 }
 
-fn pairing(tensors: &Tensors, offset: usize) -> Result<Pairing> {
-    match (&tensors.positives, &tensors.positive_index) {
-        (Some(_), Some(_)) => Err(Error::value("expected `positives` or `positive_index`, but got both")),
-        (Some(_), None) if tensors.keys.is_none() => {
-            Err(Error::value("expected `keys`, the negatives, along with `positives`, but got none"))
-        }
-        (_, None) if tensors.ignored_index.is_some() => {
-            Err(Error::value("expected `positive_index` along with `ignored_index`, but got none"))
-        }
-        (Some(_), None) => Ok(Pairing::Apart),
-        (None, Some(index)) => match index.size()[..] {
-            [_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
-            ref shape => {
-                Err(Error::value(format!("expected `positive_index` to have shape [M, P], but got {shape:?}")))
-            }
-        },
-        (None, None) => Ok(Pairing::Views { views: tensors.views.len(), offset }),
-    }
+fn problem(tensors: &Tensors, settings: &Settings) -> Result<Problem> {
+    let Settings { offset, threshold, formulation, temperature, reduction, .. } = *settings;
+    tensors.problem(offset, threshold, formulation, temperature, reduction)
 }
 
 /// Gradients of keys and positives where these require one; none for a loss that is not one number.
@@ -226,7 +188,7 @@ fn composite_inputs(tensors: Tensors) -> Result<composite::Inputs> {
         ignored_index: tensors.ignored_index,
         anchor_labels: tensors.anchor_labels,
         key_labels: tensors.key_labels,
-        epsilon: tensors.epsilon,
+        epsilon: tensors.threshold,
         weights: tensors.weights,
     })
 }

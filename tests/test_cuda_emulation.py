@@ -90,6 +90,19 @@ def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) ->
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_one_sample(dtype: torch.dtype, formulation: str, emulate: Emulate) -> None:
+    emulate(dtype, 40)
+    z = [each.requires_grad_() for each in torch.randn(2, 1, 40).to(dtype)]
+    loss, found = functional.hex_loss(*z, formulation=formulation, return_statistics=True)
+    loss.backward()
+    assert loss == 0
+    assert not any(each.grad.any() for each in z)  # type: ignore[union-attr]
+    assert found.negative_similarity.isnan()
+    assert found.undefined_anchors == (0 if formulation == "importance" else 2)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize(
     ("threshold", "value"),
     [

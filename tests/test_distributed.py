@@ -57,7 +57,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
     used = views[: VIEWS.get(name, 2)]
     # One forward for all views, as DDP wants it.
     z = model(torch.cat(used)).chunk(len(used))
-    given = {"labels": labels} if isinstance(criterion, HexLoss) else {}
+    given = {"labels": labels} if isinstance(criterion, HexLoss) and criterion.threshold.reads_labels else {}
     loss = criterion(*z, **given)
     loss.backward()
     assert criterion.statistics is not None

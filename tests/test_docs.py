@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hex_ssl import cli
+from hex_ssl import cli, cli_parser
 from hex_ssl.reproduce.experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def test_pictures_are_current(tmp_path: Path) -> None:
     version = f"Matplotlib v{metadata.version('matplotlib')}"
     if version not in (folder / "split.svg").read_text(encoding="utf-8"):
         pytest.skip(f"the pictures were not drawn by {version}")
-    subprocess.run([sys.executable, folder / "draw.py", tmp_path], check=True, timeout=300)
+    subprocess.run([sys.executable, folder / "draw.py", tmp_path], check=True)
     drawn = sorted(tmp_path.iterdir())
     assert [path.name for path in drawn] == sorted(path.name for path in folder.glob("*.svg") if path.stem != "favicon")
     for path in drawn:
@@ -148,7 +148,7 @@ class UnderstoodError(Exception):
 def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     """Parses a command's arguments as the command does, and stops there."""
     *arguments, _, file = arguments if ">" in arguments else [*arguments, ">", None]
-    parser = cli.build_parser()
+    parser = cli_parser.build_parser()
     parse = parser.parse_args
 
     def parse_only(arguments: list[str]) -> None:
@@ -162,7 +162,7 @@ def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: st
         contextlib.redirect_stderr(complaint),
     ):
         patch.setattr(parser, "parse_args", parse_only)
-        patch.setattr(cli, "build_parser", lambda: parser)
+        patch.setattr(cli_parser, "build_parser", lambda: parser)
         try:
             cli.main(arguments)
         except UnderstoodError:

@@ -11,10 +11,12 @@ import torch
 from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
 from hex_ssl._extension import _core
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
+from hex_ssl.thresholds import Threshold
 
 Z = torch.ones(6, 4)
 LABELS = torch.zeros(6, dtype=torch.int64)
 INDEX = torch.arange(6)
+QUEUE = torch.ones(12, 4)
 
 
 def exactly(text: str) -> str:
@@ -104,7 +106,6 @@ def test_views(views: tuple[torch.Tensor, ...], text: str, backend: str) -> None
 @pytest.mark.parametrize(
     ("shape", "text"),
     [
-        ((1, 4), "expected at least 2 samples, so that there is a negative, but got 1"),
         ((0, 4), "expected at least 1 anchor, but got 0"),
         ((6, 0), "expected at least 1 embedding dimension, but got 0"),
     ],
@@ -142,6 +143,79 @@ def test_not_a_tensor(backend: str) -> None:
 def test_labels(labels: torch.Tensor, text: str, backend: str) -> None:
     with pytest.raises(ValueError, match=exactly(text)):
         hex_loss(Z, Z, threshold="supervised", labels=labels)
+
+
+UNREAD = (
+    "expected no `{}` for {}, which does not read them; "
+    'with threshold="supervised" they tell which negatives are hierarchical'
+)
+
+
+def test_labels_that_nobody_reads_are_refused(backend: str) -> None:
+    for name, threshold in (("adaptive", "AdaptiveThreshold"), ("step", "StepThreshold")):
+        text = exactly(UNREAD.format("labels", threshold))
+        with pytest.raises(ValueError, match=text):
+            hex_loss(Z, Z, threshold=name, epoch=0, labels=LABELS)
+        criterion = HexLoss(threshold=name, warmup_epochs=1)
+        for epoch in (0, 1):
+            criterion.set_epoch(epoch)
+            with pytest.raises(ValueError, match=text if epoch else "^expected no `labels`"):
+                criterion(Z, Z, labels=LABELS)
+    for name in ("anchor_labels", "key_labels"):
+        with pytest.raises(ValueError, match=exactly(UNREAD.format(name, "AdaptiveThreshold"))):
+            HexLoss().against_keys(Z, Z + 1, positives=Z, **{name: LABELS})
+
+
+class FromTheSecondEpochOn(Threshold):
+    """A user's own: labels decide, but not at once."""
+
+    scheduled = True
+    reads_labels = True
+
+    def at(self, epoch: int) -> tuple[str, float]:
+        return ("labels", 0.0) if epoch else ("adaptive", 0.99)
+
+
+def test_labels_that_are_read_in_another_epoch(backend: str) -> None:
+    z1, z2 = torch.randn(2, 6, 4)
+    for threshold in ("supervised", FromTheSecondEpochOn()):
+        criterion = HexLoss(threshold=threshold, warmup_epochs=1)
+        losses = []
+        for epoch in range(3):
+            criterion.set_epoch(epoch)
+            losses.append(criterion(z1, z2, labels=INDEX % 2))
+        assert torch.equal(losses[0], ntxent_loss(z1, z2, temperature=0.1))
+        assert torch.equal(losses[1], hex_loss(z1, z2, threshold="supervised", labels=INDEX % 2))
+    assert hex_loss(z1, z2, threshold=FromTheSecondEpochOn(), epoch=0, labels=LABELS) == hex_loss(z1, z2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "positives", "index"),
+    [
+        (Z, Z, "torch.arange(len(anchors))"),
+        (Z, Z.detach(), "torch.arange(len(anchors))"),
+        (QUEUE, QUEUE[:6], "torch.arange(len(anchors))"),
+        (QUEUE, QUEUE[3:9], "torch.arange(3, 9)"),
+    ],
+    ids=["the same", "detached", "the first rows", "rows"],
+)
+def test_positives_that_are_keys(keys: torch.Tensor, positives: torch.Tensor, index: str, backend: str) -> None:
+    text = (
+        "expected `positives` apart from `keys`, but got rows of the keys: each positive would be a negative, too; "
+        f"call hex_ssl.functional.hex_loss_with_keys(anchors, keys, positive_index={index})"
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        HexLoss().against_keys(Z + 1, keys, positives=positives)
+    with pytest.raises(ValueError, match=exactly(text)):
+        hex_loss_with_keys(Z + 1, keys, positives=positives)
+
+
+def test_positives_beside_the_keys_in_one_tensor(backend: str) -> None:
+    together = torch.randn(12, 8)
+    for keys, positives in (together.split(6), together.hsplit(2)):
+        anchors = torch.randn_like(keys)
+        expected = hex_loss_with_keys(anchors, keys.clone(), positives=positives.clone())
+        assert torch.equal(hex_loss_with_keys(anchors, keys, positives=positives), expected)
 
 
 def test_scheduled_thresholds_need_an_epoch() -> None:

@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run(*command: str) -> str:
     """The output of a Python command that must succeed without a warning."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -100,6 +100,28 @@ def test_state_inside_a_model(views: tuple[torch.Tensor, torch.Tensor], backend:
     assert second["criterion"].statistics.threshold.item() == pytest.approx(CosineThreshold().at(120)[1])
 
 
+@pytest.mark.parametrize("module", [HexLoss, NTXentLoss, HCLLoss, DCLLoss])
+def test_a_loss_without_a_schedule_has_no_state(module: type[nn.Module]) -> None:
+    assert module().state_dict() == {}
+
+
+@pytest.mark.parametrize("settings", [{}, {"threshold": "step"}, {"warmup_epochs": 3}], ids=str)
+def test_checkpoints_of_another_loss_are_loaded(settings: dict[str, object]) -> None:
+    def model(criterion: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({"projector": nn.Linear(12, 8), "criterion": criterion})
+
+    ours = model(HexLoss(**settings))
+    before_the_swap = model(NTXentLoss()).state_dict()
+    ours.load_state_dict(before_the_swap, strict=True)
+    assert torch.equal(ours["projector"].weight, before_the_swap["projector.weight"])
+    # One without a schedule loads what another one wrote, and an earlier version of itself.
+    ours.load_state_dict({**before_the_swap, "criterion._extra_state": torch.tensor(5)}, strict=True)
+    if settings:
+        assert ours["criterion"].state_dict() == {"_extra_state": torch.tensor(5)}
+    with pytest.raises(RuntimeError, match="Missing key.*projector.bias"):
+        ours.load_state_dict({"projector.weight": before_the_swap["projector.weight"]}, strict=True)
+
+
 def test_warmup_is_ntxent(views: tuple[torch.Tensor, torch.Tensor], backend: str) -> None:
     criterion = HexLoss(threshold=FixedThreshold(0.6), warmup_epochs=3)
     plain = ntxent_loss(*views, temperature=0.1)

@@ -1,5 +1,6 @@
 """Extremes: finite and right wherever the mathematics has an answer, and a clear error where it has none."""
 
+import itertools
 import math
 import re
 
@@ -7,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
+from hex_ssl.functional import (
+    ALL_HIERARCHICAL,
+    NO_HIERARCHY,
+    dcl_loss,
+    hcl_loss,
+    hex_loss,
+    hex_loss_with_keys,
+    ntxent_loss,
+)
 from hex_ssl.thresholds import FixedThreshold
 
 from .batches import clustered, decided
@@ -130,6 +139,45 @@ def test_two_samples(views: int, threshold: str, formulation: str, dtype: torch.
     loss.backward()
     assert loss.isfinite()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("views", [2, 3])
+def test_one_sample(views: int, formulation: str, dtype: torch.dtype, backend: str) -> None:
+    # The positive alone: log 1. Without it in the denominator there is nothing to take the logarithm of.
+    thresholds = ["adaptive", "supervised", NO_HIERARCHY, ALL_HIERARCHICAL, FixedThreshold(0.5)]
+    for threshold, reduction in itertools.product(thresholds, ("mean", "sum", "none")):
+        z = [each.requires_grad_() for each in torch.randn(views, 1, 8).to(dtype)]
+        labels = torch.tensor([3]) if threshold == "supervised" else None
+        loss, found = hex_loss(
+            *z, threshold=threshold, formulation=formulation, labels=labels, reduction=reduction, return_statistics=True
+        )
+        loss.sum().backward()
+        assert loss.shape == ((views,) if reduction == "none" else ())
+        assert not loss.any()
+        assert all(each.grad is not None and not each.grad.any() for each in z)
+        assert found.undefined_anchors == (0 if formulation == "importance" else views)
+        assert found.negative_similarity.isnan()
+        assert (found.hierarchical_negatives, found.floor_fraction) == (0, 0)
+        cosine = torch.cosine_similarity(z[0], z[1]) if views == 2 else found.positive_similarity
+        torch.testing.assert_close(found.positive_similarity, cosine.squeeze().to(loss.dtype), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_keys_that_are_all_positives(dtype: torch.dtype, backend: str) -> None:
+    for anchors, index in ((torch.randn(1, 8), [[0]]), (torch.randn(4, 8), [[0, 1, 2]] * 4)):
+        anchors = anchors.to(dtype).requires_grad_()
+        keys = torch.randn(len(index[0]), 8, dtype=dtype).requires_grad_()
+        for formulation in FORMULATIONS:
+            loss, found = hex_loss_with_keys(
+                anchors, keys, positive_index=torch.tensor(index), formulation=formulation, return_statistics=True
+            )
+            gradients = torch.autograd.grad(loss, (anchors, keys))
+            assert not loss.any()
+            assert not any(each.any() for each in gradients)
+            assert found.undefined_anchors == (0 if formulation == "importance" else len(index))
+            assert found.negative_similarity.isnan()
 
 
 def test_no_anchor_with_a_loss(backend: str) -> None:

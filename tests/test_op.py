@@ -1,4 +1,5 @@
-"""The torch operators: registration, gradients of any upstream gradient, compile, autocast, what is refused."""
+"""The torch operators: registration, gradients of any upstream gradient, compile, autocast. More is in
+`test_derivatives`."""
 
 from typing import Any
 
@@ -9,9 +10,7 @@ from torch import Tensor
 from hex_ssl import HexLoss, functional, ops
 from hex_ssl._extension import _core
 
-from .batches import clustered, decided
-from .compare import arguments
-from .reference import Settings
+from .batches import clustered
 
 # torch 2.15's fake tensors look at the gradient of tensors that are no leaves.
 of_fake_tensors = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -81,32 +80,6 @@ def test_opcheck_of_the_quantiles(backend: str) -> None:
     z1, z2 = (torch.randn(9, 4, requires_grad=True) for _ in range(2))
     torch.library.opcheck(torch.ops.hex_ssl.row_quantiles.default, ([z1, z2], None, None, 0, 0.9))
     torch.library.opcheck(torch.ops.hex_ssl.row_quantiles.default, ([z1], torch.randn(7, 4), z2, 0, 0.5))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_gradcheck(formulation: str, reduction: str, backend: str) -> None:
-    # A threshold far from every similarity, or a finite difference would step over it.
-    settings = Settings(0.3, "cosine", 0.25, formulation)
-    z = decided(7, 3, 4, settings, torch.bfloat16).double().requires_grad_()
-
-    def loss(z: Tensor) -> Tensor:
-        return functional.hex_loss(*z.chunk(3), reduction=reduction, **arguments(settings))
-
-    assert torch.autograd.gradcheck(loss, (z,), fast_mode=False)
-
-
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_gradcheck_with_keys(formulation: str, backend: str) -> None:
-    a, p, k = (x.requires_grad_() for x in clustered(22, 1, 4, torch.Generator().manual_seed(2)).split([5, 5, 12]))
-
-    def loss(a: Tensor, k: Tensor, p: Tensor) -> Tensor:
-        return functional.hex_loss_with_keys(
-            a, k, positives=p, temperature=0.3, threshold="supervised", formulation=formulation,
-            anchor_labels=torch.arange(5) % 3, key_labels=torch.arange(12) % 3,
-        )  # fmt: skip
-
-    assert torch.autograd.gradcheck(loss, (a, k, p))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -220,15 +193,6 @@ def test_inputs_are_not_changed(backend: str) -> None:
     functional.hex_loss(z1, z2).backward()
     assert torch.equal(z1, before[0])
     assert torch.equal(z2, before[1])
-
-
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_second_derivative_is_refused(reduction: str, backend: str) -> None:
-    z1, z2 = torch.randn(2, 12, 5).requires_grad_()
-    loss = functional.hex_loss(z1, z2, reduction=reduction).sum()
-    (gradient,) = torch.autograd.grad(loss, z1, create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        gradient.square().sum().backward()
 
 
 def test_autocast_computes_in_float32(backend: str) -> None:

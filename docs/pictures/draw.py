@@ -1,6 +1,7 @@
-"""Draws the documentation's pictures from generated embeddings: `python docs/pictures/draw.py [FOLDER]`.
+"""Draws the documentation's pictures: `python docs/pictures/draw.py [FOLDER]`.
 
-A batch has the shape that the paper hopes for: superclasses, classes in them, images in these, two views of each.
+Figure 7 is of the results that are kept in `benches/results`, the others are of generated embeddings. A generated batch
+has the shape that the paper hopes for: superclasses, classes in them, images in these, two views of each.
 """
 
 import math
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from hex_ssl.functional import hex_loss, ntxent_loss
+from hex_ssl.reproduce.command import finished, prepare
+from hex_ssl.reproduce.picture import draw_panel, read_panels
+from hex_ssl.reproduce.settings import ReproduceConfig
 from hex_ssl.thresholds import AdaptiveThreshold, CosineThreshold, StepThreshold
 
 matplotlib.use("svg")
@@ -23,6 +27,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 FOLDER = Path(__file__).parent
+KEPT = FOLDER.parents[1] / "benches/results/cifar100-small"
 IMAGES, DIMS, SUPERCLASSES, CLASSES = 256, 128, 5, 20
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 SPREADS, TAU_PLUS = (0.3, 0.5, 0.65, 0.8, 0.95, 1.1, 1.3, 1.6, 2.0), (0.0, 0.02, 0.1, 0.2)
@@ -150,6 +155,14 @@ def gradient(loss: Callable[..., Tensor], views: Tensor, **settings: float) -> T
     return views.grad.flatten()
 
 
+def draw_figure7(axes: Axes) -> None:
+    """The kept results over batch sizes."""
+    plan = prepare(ReproduceConfig("figure7", "small", results=str(KEPT), list=True))
+    (panel,) = read_panels(plan, finished(plan, KEPT))
+    assert plan.experiment.picture is not None
+    draw_panel(axes, panel, plan.experiment.picture.label)
+
+
 PICTURES = {
     "split": draw_split,
     "quantile": draw_quantile,
@@ -157,6 +170,7 @@ PICTURES = {
     "scales": draw_scales,
     "floor": draw_floor,
     "gradient": draw_gradient,
+    "figure7": draw_figure7,
 }
 
 

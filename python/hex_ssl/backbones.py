@@ -144,8 +144,9 @@ def _nearest(name: str, known: list[str]) -> str:
 def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> nn.Module:
     """The backbone of a configuration, for images of a given shape.
 
-    The transformers are timm's, as the HEX supplement has them (section 7.3.3): the standard ones with patches of 4
-    pixels; a ViT's patches have 16 where the images are larger than 64, and Swin's windows have 7 patches a side.
+    The transformers are timm's standard ones. A ViT's patches have 4 pixels a side, and 16 where the images are larger
+    than 64; Swin's have 4, and its windows 7 patches a side. `config.arguments` changes them: the recipe
+    `paper/nnclr_vit` has the width, depth and heads that section 7.3.3 of the HEX supplement names.
 
     Args:
         config: Its name and sizes. "module:function" is a function of yours, called with (in_channels, image_size) and
@@ -211,7 +212,7 @@ def feature_dim(backbone: nn.Module, in_channels: int, image_size: int) -> int:
     """F, the width of a backbone's representations, found by running it on one blank image.
 
     Raises:
-        ValueError: The backbone does not return [N, F].
+        ValueError: The backbone does not take such images, or does not return [N, F].
 
     Example:
         >>> feature_dim(SmallResNet(width=8), in_channels=1, image_size=8)
@@ -219,7 +220,16 @@ def feature_dim(backbone: nn.Module, in_channels: int, image_size: int) -> int:
     """
     training = backbone.training
     backbone.eval()  # batch norm cannot train on one image, and its statistics are to stay as they are
-    h = backbone(torch.zeros(1, in_channels, image_size, image_size))
+    try:
+        h = backbone(torch.zeros(1, in_channels, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        if not type(backbone).__module__.startswith(("timm.", "torchvision.", "hex_ssl.")):
+            raise  # a network of the user's own, who wants to know where
+        shape = [1, in_channels, image_size, image_size]
+        raise ValueError(
+            f"expected `backbone.name` to be a network for images {shape}, as `data.image_size` makes them, "
+            f"but {type(backbone).__name__} does not take these: {error}"
+        ) from error
     backbone.train(training)
     if h.ndim != 2:
         raise ValueError(f"expected the backbone to return [N, F], but got {list(h.shape)} for one image")

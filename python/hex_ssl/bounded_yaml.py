@@ -1,13 +1,15 @@
 """YAML from files and command lines, safe whatever is in them: plain values, bounded in size, one kind of error.
 
 A YAML file of a few hundred bytes may stand for a tree of billions of nodes, by naming lists of lists again and again,
-or for a list that contains itself; a tag may name an object of Python.
+or for a list that contains itself; a tag may name an object of Python. A key may stand twice in a mapping, of which
+PyYAML silently keeps the last.
 """
 
 from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
+from yaml.error import MarkedYAMLError
 
 LARGEST = 1_000_000
 """Characters of a text."""
@@ -15,16 +17,19 @@ MOST = 10_000
 """Nodes of a tree, each as often as it is named."""
 DEEPEST = 20
 """Levels of a tree."""
+MERGE = "tag:yaml.org,2002:merge"
+"""The tag of the key `<<`."""
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's loader of plain values, which refuses trees that are too large, too deep, or endless."""
+    """PyYAML's loader of plain values, which refuses repeated keys, and trees too large, too deep, or endless."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._nodes = 0
         self._depth = 0
         self._sizes: dict[int, int] = {}
+        self._place: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Counts what it composes."""
@@ -34,7 +39,10 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth += 1
         self._nodes += 1
         self._check(self._depth <= DEEPEST, f"a tree of more than {DEEPEST} levels", event)
+        place = [index.value] if isinstance(index, yaml.ScalarNode) else []
+        self._place += place
         node = super().compose_node(parent, index)
+        del self._place[len(self._place) - len(place) :]
         if named_again:
             self._check(id(node) in self._sizes, "a value that contains itself", event)
             self._nodes += self._sizes[id(node)]
@@ -42,6 +50,22 @@ class BoundedLoader(yaml.SafeLoader):
         self._sizes.setdefault(id(node), self._nodes - before)
         self._depth -= 1
         return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuses a mapping that gives a key twice."""
+        mapping = super().compose_mapping_node(anchor)
+        found: dict[Any, yaml.Mark] = {}
+        for key, _ in mapping.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            # `1` and `0x1` are one key; `<<` is no value but says what to merge, which what stands beside it overrides.
+            same = key.value if key.tag == MERGE else self.construct_object(key)
+            first = found.setdefault((key.tag == MERGE, same), key.start_mark)
+            if first is not key.start_mark:
+                name = ".".join([*self._place, key.value])
+                lines = f"in line {first.line + 1} and in line {key.start_mark.line + 1}"
+                raise yaml.YAMLError(f"the key `{name}` twice, {lines}")
+        return mapping
 
     @staticmethod
     def _check(holds: bool, found: str, event: yaml.Event) -> None:
@@ -57,7 +81,8 @@ def load_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
         loader: Which words are numbers and truth values.
 
     Raises:
-        yaml.YAMLError: It is no YAML, is beyond these bounds, names objects of Python, or a value does not fit its tag.
+        yaml.YAMLError: It is no YAML, is beyond these bounds, gives a key twice, names objects of Python, or a value
+            does not fit its tag. The message is one line.
 
     Example:
         >>> load_yaml("a: &a [1, 2]\\nb: *a")
@@ -67,7 +92,11 @@ def load_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
         raise yaml.YAMLError(f"expected at most {LARGEST:,} characters of YAML, but got {len(text):,}")
     try:
         return yaml.load(text, loader)  # a subclass of SafeLoader
-    except yaml.YAMLError:
-        raise
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+        raise yaml.YAMLError(f"{error.problem or error.context}{place}") from error
+    except yaml.YAMLError as error:
+        raise yaml.YAMLError(" ".join(str(error).split())) from error
     except Exception as error:  # such as KeyError for `!!bool perhaps`, AttributeError for `!!timestamp soon`
         raise yaml.YAMLError(f"a value does not fit its tag: {type(error).__name__}: {error}") from error

@@ -4,13 +4,15 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 (`hex_ssl.backbones`, `hex_ssl.data`, `hex_ssl.methods`, `hex_ssl.optim`).
 """
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from reprlib import repr as shortened
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+from hex_ssl.paths import expand_paths
+from hex_ssl.suggestions import suggest
 
 HIGHEST_SEED = 2**32 - 1
 """NumPy's generators take no higher one."""
@@ -91,7 +93,7 @@ class LossConfig:
         base: The method's "own" loss; for SimCLR without HEX also "hcl" (hard negatives) or "dcl" (decoupled).
         temperature: Divides the similarities, in [0.005, 10]. Barlow Twins, VICReg, BYOL and SimSiam: HEX's.
         threshold_arguments: The threshold's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
-        formulation: HEX: "importance" or "official".
+        formulation: HEX: "importance", "official" or "decoupled".
         beta: HEX, HCL: concentration on the hardest negatives.
         tau_plus: HEX, HCL: the assumed share of false negatives.
         alpha: Barlow Twins, VICReg, BYOL, SimSiam: HEX's share of the loss, in [0, 1].
@@ -102,7 +104,7 @@ class LossConfig:
     base: Literal["own", "hcl", "dcl"] = "own"
     temperature: float = 0.1
     threshold_arguments: dict[str, int | float | str] = field(default_factory=dict)
-    formulation: Literal["importance", "official"] = "importance"
+    formulation: Literal["importance", "official", "decoupled"] = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
     alpha: float = 0.1
@@ -149,7 +151,9 @@ class DataConfig:
 
     Args:
         name: The dataset, as `hex-ssl datasets` lists them.
-        root: Folder that holds it; None where it comes with a package.
+        root: Folder that holds it, `~` and variables such as `$HOME` replaced; None where it comes with a package.
+        level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
+            "family" of inaturalist2021; None: the card's default.
         image_size: Side of the square views in pixels; None: the dataset's own, at most 224.
         batch_size: Images per step and process; each gives the views.
         num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
@@ -161,6 +165,7 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
+    level: str | None = None
     image_size: int | None = None
     batch_size: int = 256
     num_workers: int | None = None
@@ -169,6 +174,7 @@ class DataConfig:
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        expand_paths(self, "root", group="data.")
         _at_least("data.image_size", self.image_size, 4)
         _at_least("data.batch_size", self.batch_size, 2)
         _at_least("data.num_workers", self.num_workers, 0)
@@ -226,11 +232,13 @@ class RunConfig:
 
     Args:
         name: Name of the run.
-        root: Folder of the runs.
+        root: Folder of the runs, `~` and variables such as `$HOME` replaced.
         existing: What to do with a run folder that is not empty: "error", "resume" after its last checkpoint,
             or "overwrite".
         seed: Decides weights, order of the images and augmentations; in [0, 2^32 - 1].
-        epochs: Epochs to train.
+        weights: File that the backbone's weights start from: a checkpoint, an exported backbone, or a file of
+            torchvision or timm. None: from the seed. A resumed run goes on from its checkpoint and does not read it.
+        epochs: Epochs to train. A resumed run may have more than before.
         knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
         classifier: Train a linear classifier on the backbone's detached representations beside the method.
         checkpoint_minutes: Minutes between two checkpoints within an epoch; one more at the end of each.
@@ -250,13 +258,14 @@ class RunConfig:
         deterministic: Deterministic kernels where there are any.
         loggers: Besides the metrics files: "tensorboard", "wandb".
         profiler: Lightning's: "simple", "advanced", "pytorch".
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; in a file or a pipe, a line per epoch.
     """
 
     name: str = "pretrain"
     root: str = "runs"
     existing: Literal["error", "resume", "overwrite"] = "error"
     seed: int = 0
+    weights: str | None = None
     epochs: int = 40
     knn_every: int = 5
     classifier: bool = True
@@ -277,6 +286,7 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        expand_paths(self, "root", "weights", group="run.")
         for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
             _at_least(f"run.{name}", getattr(self, name), 1)
         for name in ("keep_every", "checkpoint_minutes"):
@@ -328,62 +338,36 @@ class Config:
             Traceback (most recent call last):
             ValueError: expected `loss.temperature` to be a number, but got '0.1'
         """
+        cls.check(groups)
         known = {group.name: group.type for group in fields(cls)}
+        return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
+
+    @classmethod
+    def check(cls, groups: dict[str, dict[str, Any]]) -> None:
+        """Checks the names and the types of settings, whose values further ones may still replace.
+
+        Args:
+            groups: Nested dictionaries, as for `from_dict`.
+
+        Raises:
+            ValueError: A group or a setting is unknown, or a value is of another type; the message names it.
+        """
+        known: dict[str, Any] = {group.name: group.type for group in fields(cls)}
         _check_mapping("the configuration", groups)
         for name, settings in groups.items():
-            _check_mapping(f"`{name}`", settings)
-        unknown = [name for name in groups if name not in known]
-        for name, settings in groups.items():
-            allowed = {setting.name for setting in fields(known[name])} if name in known else set()  # type: ignore[arg-type]
-            unknown += [f"{name}.{setting}" for setting in settings if name in known and setting not in allowed]
-        if unknown:
-            raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(*unknown)}")
+            if name in known:
+                _check_mapping(f"`{name}`", settings)
+        names = [*known, *(f"{group}.{each.name}" for group, config in known.items() for each in fields(config))]
+        given = [name for name in groups if name not in known]
+        given += [f"{name}.{setting}" for name in groups if name in known for setting in groups[name]]
+        if unknown := [name for name in given if name not in names]:
+            raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(unknown, names)}")
         for name, settings in groups.items():
             _check_types(name, known[name], settings)
-        return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for YAML or JSON."""
         return asdict(self)
-
-
-def suggest(*words: str, also: Iterable[str] = ()) -> str:
-    """What mistaken settings or values may have been meant to be, as the end of an error's text.
-
-    Args:
-        *words: Settings such as "loss.temprature", or values such as "simclear".
-        also: Further words that are known, such as the names of recipes.
-
-    Returns:
-        The nearest known word for the first of `words` that has one; empty where none has, or where all are known.
-
-    Example:
-        >>> suggest("loss.temprature")
-        '; did you mean "loss.temperature" for "loss.temprature"?'
-    """
-    known = sorted({*_known_words(), *also})
-    for word in words:
-        near = [] if word in known else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-        if near:
-            return f'; did you mean "{near[0]}" for "{word}"?'
-    return ""
-
-
-def _known_words() -> Iterator[str]:
-    for group in fields(Config):
-        yield group.name
-        for setting in fields(group.type):  # type: ignore[arg-type]  # the groups are dataclasses
-            yield f"{group.name}.{setting.name}"
-            yield from _choices(setting.type)
-
-
-def _choices(annotation: Any) -> Iterator[str]:
-    """The values that a Literal allows, also within a list or beside None."""
-    for argument in get_args(annotation):
-        if get_origin(annotation) is Literal:
-            yield argument
-        else:
-            yield from _choices(argument)
 
 
 def _check_mapping(what: str, found: Any) -> None:
@@ -395,7 +379,7 @@ def _check_types(group: str, config: Any, settings: Mapping[str, Any]) -> None:
     """Checks settings against the annotations of their dataclass."""
     for setting in fields(config):
         if setting.name in settings and not _fits(settings[setting.name], setting.type):
-            expected, found = _described(setting.type), shortened(settings[setting.name])
+            expected, found = described(setting.type), shortened(settings[setting.name])
             raise ValueError(f"expected `{group}.{setting.name}` to be {expected}, but got {found}")
 
 
@@ -417,17 +401,31 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, (int, float) if annotation is float else annotation)
 
 
-def _described(annotation: Any) -> str:
-    """A type in words."""
+def choices(annotation: Any) -> Iterator[str]:
+    """The values that a Literal allows, also within a list or beside None."""
+    for argument in get_args(annotation):
+        if get_origin(annotation) is Literal:
+            yield argument
+        else:
+            yield from choices(argument)
+
+
+def described(annotation: Any) -> str:
+    """The type of a setting in words.
+
+    Example:
+        >>> described(int | None), described(list[float])
+        ('a whole number or null', 'a list, each a number')
+    """
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind is Literal:
         return "one of " + ", ".join(f'"{each}"' for each in arguments)
     if kind in (Union, UnionType):
-        return " or ".join(_described(each) for each in arguments)
+        return " or ".join(described(each) for each in arguments)
     if kind is list:
-        return f"a list, each {_described(arguments[0])}"
+        return f"a list, each {described(arguments[0])}"
     if kind is dict:
-        return f"names, each with {_described(arguments[1])}"
+        return f"names, each with {described(arguments[1])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     return words[annotation]
 

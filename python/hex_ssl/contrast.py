@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
-from hex_ssl.ops import evaluate, row_quantiles
+from hex_ssl.ops import evaluate, evaluate_in_transforms, row_quantiles
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import Threshold, threshold_from
 from hex_ssl.validation import check_settings
@@ -70,7 +70,8 @@ def contrast(
     threshold, value, *others = settings  # torch 2.6 cannot compile `_replace`
     if isinstance(value, Tensor):
         epsilon, value = value, 0.0
-    loss, statistics, *_ = evaluate(
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    loss, statistics, *_ = (evaluate_in_transforms if transformed else evaluate)(
         list(anchors),
         keys,
         positives,

@@ -3,12 +3,13 @@
 import math
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import FixedThreshold, Threshold
+from hex_ssl.thresholds import FixedThreshold, Threshold, check_labels_read, threshold_from
 from hex_ssl.validation import check_integers, check_like, check_rows, check_views
 
 NO_HIERARCHY = FixedThreshold(math.inf, scale="cosine")
@@ -76,7 +77,8 @@ def hex_loss(
     "importance" is the paper's weighting, put together from its method figure, its supplement and HCL;
     "official" is what the authors' released code computes: the hierarchical negatives are removed, and
     `beta` and `tau_plus` do nothing. An anchor without global negatives has no official (or decoupled)
-    loss: it is left out of the mean and counted in the statistics.
+    loss: it is left out of the mean and counted in the statistics. So is each anchor of a batch of one sample, which
+    has no negatives at all; its importance loss is 0, with gradient 0.
 
     Args:
         z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16; any scale but zero.
@@ -89,7 +91,7 @@ def hex_loss(
         beta: Concentration of the importance weights, at least 0. Importance alone reads it.
         tau_plus: Probability that a negative is a false one, in [0, 1) (HCL's class prior); subtracts the
             positives to be expected in H(i). Importance alone reads it.
-        labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them. -1 is a
+        labels: The samples' (superclass) labels, [n], integers, for the supervised threshold alone. -1 is a
             label like any other: a sample without a label gets a number of its own, such as
             `torch.where(labels >= 0, labels, -1 - torch.arange(n))`.
         reduction: "mean" over the anchors that have a loss, "sum", or "none".
@@ -106,8 +108,8 @@ def hex_loss(
 
     Raises:
         TypeError: A view is not a tensor.
-        ValueError: Shapes, dtypes or devices differ, an argument is out of its range, there is no negative,
-            or a row is all zeros or not finite.
+        ValueError: Shapes, dtypes or devices differ, an argument is out of its range, there are labels that the
+            threshold does not read, or a row is all zeros or not finite.
 
     Source:
         HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3 and S7.4; the weights, the
@@ -121,6 +123,7 @@ def hex_loss(
         >>> z1.grad.shape, statistics.threshold.shape
         (torch.Size([32, 16]), torch.Size([]))
     """
+    threshold = threshold_from(threshold)
     settings = Settings.of(
         threshold=threshold,
         epoch=epoch,
@@ -132,7 +135,7 @@ def hex_loss(
     )
     views = [z1, z2, *more_views]
     check_views(views)
-    labels = _labels(settings, "labels", labels, z1)
+    labels = _labels(settings, threshold, "labels", labels, z1)
     anchor_labels = None if labels is None else labels.repeat(len(views))
     if gather_distributed and is_distributed():
         loss, statistics = contrast_gathered(views, settings, anchor_labels)
@@ -328,7 +331,7 @@ def hex_loss_with_keys(
         positive_index: Each anchor's positives as rows of `keys`, [M] or [M, P], integers in [0, N).
         ignored_index: With `positive_index`: for each anchor the row of `keys` that is neither positive nor
             negative, [M], integers; -1 for none.
-        anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them. -1 is a label
+        anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
             like any other: an anchor without a label gets a number that no key has.
         key_labels: The keys' labels, [N], integers.
         temperature: Above 0.
@@ -348,7 +351,8 @@ def hex_loss_with_keys(
 
     Raises:
         TypeError: An input is not a tensor.
-        ValueError: As :func:`hex_loss`, or the positives are given in both ways or in none.
+        ValueError: As :func:`hex_loss`; the positives are given in both ways or in none, or as `positives` that are the
+            keys themselves.
 
     Source:
         As :func:`hex_loss`; the queue: MoCo (He et al. 2020, arXiv 1911.05722). The paper has no HEX for MoCo.
@@ -359,6 +363,7 @@ def hex_loss_with_keys(
         >>> hex_loss_with_keys(queries, queue, positives=momentum_keys, temperature=0.2).shape
         torch.Size([])
     """
+    threshold = threshold_from(threshold)
     settings = Settings.of(
         threshold=threshold,
         epoch=epoch,
@@ -377,6 +382,7 @@ def hex_loss_with_keys(
         check_like("positives", positives, "anchors", anchors, same_rows=True)
         if ignored_index is not None:
             raise ValueError("expected no `ignored_index` with `positives`: every key is then a negative")
+        _check_apart(keys, positives)
     if positive_index is not None:
         positive_index = check_integers("positive_index", positive_index, anchors.shape[0], anchors, columns=True)
         if positive_index.dim() == 1:
@@ -388,8 +394,8 @@ def hex_loss_with_keys(
         "positives": positives,
         "positive_index": positive_index,
         "ignored_index": ignored_index,
-        "anchor_labels": _labels(settings, "anchor_labels", anchor_labels, anchors),
-        "key_labels": _labels(settings, "key_labels", key_labels, keys),
+        "anchor_labels": _labels(settings, threshold, "anchor_labels", anchor_labels, anchors),
+        "key_labels": _labels(settings, threshold, "key_labels", key_labels, keys),
     }
     if gather_distributed and is_distributed():
         loss, statistics = contrast_with_shared_keys(anchors, settings, **pairing)
@@ -398,10 +404,34 @@ def hex_loss_with_keys(
     return (loss, statistics) if return_statistics else loss
 
 
-def _labels(settings: Settings, name: str, labels: Tensor | None, rows: Tensor) -> Tensor | None:
+def _labels(settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor) -> Tensor | None:
     """The labels of the rows, where the threshold reads them."""
     if settings.threshold != "labels":
+        if labels is not None:
+            check_labels_read(name, threshold)
         return None
     if labels is None:
         raise ValueError(f"expected `{name}` for the supervised threshold, but got None")
     return check_integers(name, labels, rows.shape[0], rows)
+
+
+def _check_apart(keys: Tensor, positives: Tensor) -> None:
+    """Refuses positives that are rows of the keys, as far as can be told without a look at the numbers."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        first = 0 if keys is positives else None
+    else:
+        first = _first_row_of(keys, positives)
+    if first is not None:
+        rows = f"torch.arange({first}, {first + positives.shape[0]})" if first else "torch.arange(len(anchors))"
+        raise ValueError(
+            "expected `positives` apart from `keys`, but got rows of the keys: each positive would be a negative, too; "
+            f"call hex_ssl.functional.hex_loss_with_keys(anchors, keys, positive_index={rows})"
+        )
+
+
+def _first_row_of(keys: Tensor, positives: Tensor) -> int | None:
+    """The row of the keys from which on the positives are the same memory; None where they are not."""
+    if keys.stride() != positives.stride() or not torch._C._is_alias_of(keys, positives):  # type: ignore[attr-defined]
+        return None
+    row, rest = divmod(int(positives.storage_offset()) - int(keys.storage_offset()), max(keys.stride(0), 1))
+    return row if rest == 0 and 0 <= row <= keys.shape[0] - positives.shape[0] else None

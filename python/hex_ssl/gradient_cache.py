@@ -10,7 +10,8 @@ from the small batch. Here the loss sees all embeddings at once, and only the ne
 Source: Gao et al. 2021 (arXiv 2101.06983), section 3.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -18,14 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Views = tuple[Tensor, ...]
-
 
 class Embeds(Protocol):
-    """A network that embeds views, such as `hex_ssl.methods.Method`."""
+    """A network that embeds views, such as `hex_ssl.methods.Method`: an nn.Module."""
 
-    def embed(self, views: Views) -> tuple[Tensor, ...]:
-        """Views, each [n, C, S, S], to what the loss needs, each [n, ...]."""
+    def embed(self, views: Any) -> tuple[Tensor, ...]:
+        """Views of n samples to what the loss needs, each [n, ...]."""
         ...
 
 
@@ -36,7 +35,7 @@ class GradientCache:
     run forward twice. Dropout draws the same in both passes, and batch norm's running statistics move once.
 
     Args:
-        chunk: Images at a time.
+        chunk: Samples at a time.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -60,28 +59,36 @@ class GradientCache:
         if chunk < 1:
             raise ValueError(f"expected `chunk` to be at least 1, but got {chunk}")
         self.chunk = chunk
-        self._views: Views = ()
+        self._parts: list[Any] = []
         self._random: list[list[Tensor]] = []
         self._embeddings: list[Tensor] = []
 
-    def embed(self, method: Embeds, views: Views) -> tuple[Tensor, ...]:
+    def embed(self, method: Embeds, views: Any) -> tuple[Tensor, ...]:
         """The embeddings of the whole batch, as leaves of the loss's graph.
 
         Args:
             method: The network.
-            views: Each [N, C, S, S].
+            views: Tensors of N samples, [N, ...] each, in any nesting of tuples, lists and mappings, such as a
+                tokenizer's dict of `input_ids` and `attention_mask`. None, booleans and numbers go along with each
+                chunk.
 
         Returns:
-            What `method.embed` returns, for all N images; those that depend on parameters gather gradients.
+            What `method.embed` returns, for all N samples; those that depend on parameters gather gradients.
+
+        Raises:
+            TypeError: `method` is no nn.Module, `views` hold something else, or `method.embed` returns no tuple.
+            ValueError: The tensors of `views` differ in N, or there is none.
         """
-        self._views, self._random = views, []
+        if not isinstance(method, nn.Module):
+            raise TypeError(f"expected `method` to be an nn.Module, but got {type(method).__name__}")
+        self._parts, self._random, self._embeddings = _split(views, self.chunk), [], []
         pieces, differentiable = [], []
         with _norms_at_rest(method):
-            for index, part in enumerate(self._parts()):
-                self._random.append(_random_state(part[0].device))
+            for index, part in enumerate(self._parts):
+                self._random.append(_random_state(_device(part)))
                 # With a graph in the first chunk alone: it tells which embeddings depend on parameters.
                 with torch.set_grad_enabled(index == 0):
-                    piece = method.embed(part)
+                    piece = _embedded(method, part)
                 if index == 0:
                     differentiable = [each.requires_grad for each in piece]
                 pieces.append([each.detach() for each in piece])
@@ -96,26 +103,83 @@ class GradientCache:
 
         Args:
             method: The same network as in :meth:`embed`.
+
+        Raises:
+            RuntimeError: :meth:`embed` was not called before, or the loss's backward was not: nothing has a gradient.
         """
         assert isinstance(method, nn.Module)
+        self._check_order()
         columns = [each.grad.split(self.chunk) for each in self._embeddings if each.grad is not None]
         has_gradient = [each.grad is not None for each in self._embeddings]
         parameters = [each for each in method.parameters() if each.requires_grad]
-        parts = list(self._parts())
-        gradients = list(zip(*columns, strict=True)) or [()] * len(parts)
-        for index, part in enumerate(parts):
-            with _random_state_restored(part[0].device, self._random[index]), _forward_context(method):
-                piece = method.embed(part)
+        gradients = list(zip(*columns, strict=True))
+        for index, part in enumerate(self._parts):
+            with _random_state_restored(_device(part), self._random[index]), _forward_context(method):
+                piece = _embedded(method, part)
             outputs = [each for each, needed in zip(piece, has_gradient, strict=True) if needed]
-            if index == len(parts) - 1:
+            if index == len(self._parts) - 1:
                 # DDP's hooks fire in `backward` alone: once for each parameter, when all its gradient is there.
                 torch.autograd.backward(outputs, gradients[index])
             else:
                 _accumulate(parameters, outputs, gradients[index])
-        self._views, self._random, self._embeddings = (), [], []
+        self._parts, self._random, self._embeddings = [], [], []
 
-    def _parts(self) -> Iterator[Views]:
-        return zip(*(view.split(self.chunk) for view in self._views), strict=True)
+    def _check_order(self) -> None:
+        if not self._embeddings:
+            raise RuntimeError("expected `embed` and loss.backward() before GradientCache.backward, but got no `embed`")
+        if all(each.grad is None for each in self._embeddings):
+            raise RuntimeError(
+                "expected loss.backward() before GradientCache.backward, with a loss of what `embed` returned, "
+                "but got embeddings without a gradient"
+            )
+
+
+def _embedded(method: Any, part: Any) -> tuple[Tensor, ...]:
+    piece: tuple[Tensor, ...] = method.embed(part)
+    if not isinstance(piece, (tuple, list)) or not all(isinstance(each, Tensor) for each in piece):
+        raise TypeError(f"expected `embed` to return a tuple of tensors, but got {type(piece).__name__}")
+    return piece
+
+
+def _split(views: Any, chunk: int) -> list[Any]:
+    """The views of `chunk` samples at a time, each nested as they all are."""
+    shapes = [list(each.shape) for each in _tensors(views)]
+    if not shapes or any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
+        got = ", ".join(map(str, shapes)) or "no tensor"
+        raise ValueError(f"expected `views` to hold tensors of the same number of samples, [N, ...], but got {got}")
+    return [_narrowed(views, start, chunk) for start in range(0, max(shapes[0][0], 1), chunk)]
+
+
+def _tensors(views: Any) -> Iterator[Tensor]:
+    if isinstance(views, Tensor):
+        yield views
+    elif isinstance(views, (tuple, list, Mapping)):
+        for each in views.values() if isinstance(views, Mapping) else views:
+            yield from _tensors(each)
+    elif not (views is None or isinstance(views, (bool, int, float))):
+        raise TypeError(
+            f"expected `views` to hold tensors in tuples, lists and mappings, but got {type(views).__name__}"
+        )
+
+
+def _narrowed(views: Any, start: int, chunk: int) -> Any:
+    if isinstance(views, Tensor):
+        return views[start : start + chunk]
+    if isinstance(views, MutableMapping):
+        # As torch's own collation does: whatever mapping it is stays one.
+        copied = copy.copy(views)
+        copied.update({name: _narrowed(each, start, chunk) for name, each in views.items()})
+        return copied
+    if isinstance(views, Mapping):
+        return {name: _narrowed(each, start, chunk) for name, each in views.items()}
+    if isinstance(views, (tuple, list)):
+        parts = [_narrowed(each, start, chunk) for each in views]
+        return type(views)(*parts) if hasattr(views, "_fields") else type(views)(parts)
+    return views
+
+
+def _device(part: Any) -> torch.device:
+    return next(_tensors(part)).device
 
 
 def _accumulate(parameters: list[nn.Parameter], outputs: list[Tensor], gradients: tuple[Tensor, ...]) -> None:

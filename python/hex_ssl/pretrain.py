@@ -4,38 +4,45 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hex_ssl.config import Config
+from hex_ssl.config import Config, RunConfig
 from hex_ssl.extras import train_extra
 
 with train_extra():
     import lightning as L
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, RichProgressBar
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
     from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from torch import nn
 
     from hex_ssl.backbones import describe_backbone
     from hex_ssl.callbacks import (
         AtomicCheckpoints,
         Checkpoints,
+        EpochLines,
         EpochMetrics,
         MetricsFiles,
         OnlineClassifier,
         OnlineEvaluation,
         SeededSteps,
         save_backbone,
+        shows_progress_bar,
     )
+    from hex_ssl.callbacks.metrics import read_metrics
     from hex_ssl.data import PretrainData
+    from hex_ssl.data.fingerprint import fingerprint
     from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.methods import Method, build_method
     from hex_ssl.reading import read_checkpoint, reading
+    from hex_ssl.resume import check_epochs
     from hex_ssl.run_folder import (
         BACKBONE,
         CHECKPOINTS,
@@ -47,6 +54,7 @@ with train_extra():
         read_config,
         run_folder,
     )
+    from hex_ssl.weights import load_weights
 
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -96,13 +104,30 @@ class Run:
             if self.claim is not None:
                 self.claim.release()
 
+    def summary(self) -> str:
+        """A line about the run after its training: the last figures, or why nothing was evaluated."""
+        rows = read_metrics(self.folder)
+        figures = {name: value for name, value in rows[-1].items() if "accuracy" in name} if rows else {}
+        told = [
+            f"{name.replace('knn', 'k-NN').replace('_', ' ')} {100 * (figures[name] or 0):.1f} %" for name in figures
+        ]
+        if told:
+            text = f"{', '.join(told)}, on the test images"
+        else:
+            text = f"trained, but nothing could be evaluated: {self.data.lacks}"
+        return f"{text}; everything is in {self.folder}"
+
     def _description(self) -> dict[str, str]:
         described = describe_backbone(self.config.backbone, self.data.channels, self.data.image_size)
         return {**described, "run": json.dumps(self.config.as_dict())}
 
 
-def build(config: Config) -> tuple[PretrainData, Method]:
+def build(config: Config, start: Callable[[nn.Module], object] | None = None) -> tuple[PretrainData, Method]:
     """The data and the method before the first step. Seeds every generator, so that equal seeds give equal weights.
+
+    Args:
+        config: The run. `run.weights` is not read here.
+        start: Called with the backbone before the method is built around it.
 
     Raises:
         ValueError: The configuration contradicts itself or the data.
@@ -110,7 +135,7 @@ def build(config: Config) -> tuple[PretrainData, Method]:
     L.seed_everything(config.run.seed, workers=True, verbose=False)
     loaded = config.run.virtual_batch_size or config.data.batch_size
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
-    method = build_method(config, data.channels, data.image_size, data.superclasses)
+    method = build_method(config, data.channels, data.image_size, data.superclasses, start)
     if config.run.channels_last:  # the images follow the first convolution
         method.to(memory_format=torch.channels_last)
     if loaded > config.data.batch_size:
@@ -127,20 +152,26 @@ def prepare(config: Config) -> Run:
     Raises:
         BlockingIOError: Another process writes into the run folder.
         FileExistsError: The run folder is not empty and `run.existing` is "error".
-        ValueError: The configuration contradicts itself, the data, or the run to be resumed; or its checkpoint cannot
-            be read or is of another network.
+        FileNotFoundError: There is no file `run.weights`.
+        ValueError: The configuration contradicts itself, the data, the device, or the run to be resumed; or the run's
+            checkpoint, or `run.weights`, cannot be read or is of another network.
     """
-    data, method = build(config)
-    folder = run_folder(config)
+    folder, checkpoint, begun = run_folder(config), last_checkpoint(config), {}
+
+    def begin(backbone: nn.Module) -> None:
+        if config.run.weights is not None and checkpoint is None:
+            begun["weights"] = load_weights(backbone, config.run.weights)
+
+    data, method = build(config, begin)
     trainer = _trainer(config, data, folder)
     _warn_of_accumulation(config)
+    images = fingerprint(data)
     if trainer.is_global_zero:  # Lightning or torchrun starts this program once for each device
-        check_run_folder(config)
-    checkpoint = last_checkpoint(config)
+        check_run_folder(config, images)
     metrics = trainer.loggers[0]
     assert isinstance(metrics, MetricsFiles)
-    metrics.resumed_step = _step_of(checkpoint, method)
-    claim = claim_run_folder(config) if trainer.is_global_zero else None
+    metrics.resumed_step = _step_of(checkpoint, method, config.run.epochs)
+    claim = claim_run_folder(config, images, begun) if trainer.is_global_zero else None
     return Run(config, data, method, folder, checkpoint, trainer, claim)
 
 
@@ -195,10 +226,21 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
     return method.eval()
 
 
+@contextmanager
+def _machine_named(run: RunConfig) -> Iterator[None]:
+    """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
+    try:
+        yield
+    except (ImportError, MisconfigurationException, RuntimeError, ValueError) as error:
+        names = ("accelerator", "devices", "nodes", "strategy", "precision")
+        asked = ", ".join(f"`run.{name}` {getattr(run, name)}" for name in names)
+        raise ValueError(f"expected what this machine has, but got {asked}: {error}") from error
+
+
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
-    run = config.run
-    with _quiet_lightning(), _determinism(run.deterministic):
-        return L.Trainer(
+    run, loggers, callbacks = config.run, _loggers(config, folder), _callbacks(config, data, folder)
+    with _machine_named(run), _quiet_lightning(), _determinism(run.deterministic):
+        trainer = L.Trainer(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.nodes,
@@ -208,9 +250,9 @@ def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
             accumulate_grad_batches=run.accumulate,
             max_epochs=run.epochs,
             default_root_dir=folder,
-            logger=_loggers(config, folder),
+            logger=loggers,
             profiler=None if run.profiler is None else PROFILERS[run.profiler](dirpath=folder, filename="profile"),
-            callbacks=_callbacks(config, data, folder),
+            callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
             deterministic=DETERMINISTIC if run.deterministic else False,
             use_distributed_sampler=False,  # the data module's own gives each process its share
@@ -219,6 +261,12 @@ def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
             enable_model_summary=False,
             log_every_n_steps=1,  # figures are logged at epoch ends; Lightning warns of short epochs otherwise
         )
+    if trainer.precision != run.precision:  # Lightning takes another one where the device has no such
+        raise ValueError(
+            f"expected `run.precision` to be one that a {trainer.strategy.root_device.type.upper()} has, such as "
+            f"{trainer.precision}, but got {run.precision}"
+        )
+    return trainer
 
 
 def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callback]:
@@ -228,9 +276,11 @@ def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callbac
     callbacks: list[Callback] = [SeededSteps(run.seed)]
     if classifier is not None:
         callbacks.append(classifier)
-    callbacks.append(EpochMetrics(evaluation, run.knn_every))
+    callbacks.append(metrics := EpochMetrics(evaluation, run.knn_every))
     callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every))
-    return [*callbacks, RichProgressBar()] if run.progress else callbacks
+    if run.progress:
+        callbacks.append(RichProgressBar() if shows_progress_bar() else EpochLines(metrics))
+    return callbacks
 
 
 def _loggers(config: Config, folder: Path) -> list[Logger]:
@@ -275,13 +325,14 @@ def _warn_of_accumulation(config: Config) -> None:
         )
 
 
-def _step_of(checkpoint: Path | None, method: Method) -> int:
-    """The step that a run goes on from, whose checkpoint has to be whole and of this method."""
+def _step_of(checkpoint: Path | None, method: Method, epochs: int) -> int:
+    """The step that a run goes on from, whose checkpoint has to be whole, of this method, and of no longer a run."""
     if checkpoint is None:
         return 0
     with reading(checkpoint, "to be a checkpoint of this run (without that file, it starts from the beginning)"):
         saved = read_checkpoint(checkpoint)
         method.load_state_dict(saved["state_dict"])
+        check_epochs(saved, checkpoint, epochs)
         return int(saved["global_step"])
 
 
@@ -308,6 +359,8 @@ def _quiet_lightning(checkpoint: Path | None = None) -> Iterator[None]:
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch 2.11 in a way that will go.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        # Of `run.precision`: an error of its own says so.
+        warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported")
         # As many workers as the data module chose: for images in memory, any would only cost.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         if checkpoint is not None:

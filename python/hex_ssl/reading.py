@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 LONGEST = 500
 """Characters of a parser's message that an error quotes."""
 
@@ -54,6 +52,8 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         OSError: It cannot be opened.
         ValueError: It is damaged, holds more than tensors and plain values, or is no checkpoint of hex-ssl.
     """
+    import torch  # here: who reads YAML has no use for it
+
     with reading(file, "to be a checkpoint of tensors and plain values"):
         # Said, not left to the default: the environment can turn that off.
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,29 +22,16 @@ import yaml
 from hex_ssl.bounded_yaml import load_yaml
 from hex_ssl.config import Config
 from hex_ssl.reading import reading
+from hex_ssl.resume import check_images, check_settings
 from hex_ssl.whole_file import PART, naming, write_whole
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 BACKBONE = "backbone.safetensors"
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
 LAST = "last"
 LOCK = ".lock"
-
-MAY_CHANGE = {
-    "run.existing",
-    "run.progress",
-    "run.root",
-    "run.name",
-    "run.accelerator",
-    "run.loggers",
-    "run.profiler",
-    "run.checkpoint_minutes",
-    "run.keep_every",
-    "data.root",
-    "data.num_workers",
-}
-"""What a resumed run may have otherwise than the run that it goes on with: nothing that moves a number."""
 
 _PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
 
@@ -131,14 +118,18 @@ def read_config(folder: str | Path) -> Config:
         return Config.from_dict(load_yaml(path.read_text(encoding="utf-8")))
 
 
-def claim_run_folder(config: Config) -> Claim:
-    """Makes the run folder and writes the whole configuration and the environment into it.
+def claim_run_folder(
+    config: Config, images: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None
+) -> Claim:
+    """Makes the run folder and writes the whole configuration, the images and the environment into it.
 
     Nothing is written or removed before everything has been checked. A run that is to be resumed but was stopped before
     its first checkpoint, or before it had a folder, starts from the beginning.
 
     Args:
         config: The run; `run.existing` says what to do with a folder that is not empty.
+        images: Their fingerprint, see `hex_ssl.data.fingerprint`; None: they are neither compared nor recorded.
+        start: What else there is to say of this start in `environment.json`.
 
     Returns:
         The claim on the folder, to be released when the last file is written.
@@ -147,17 +138,20 @@ def claim_run_folder(config: Config) -> Claim:
         BlockingIOError: Another process writes into it, or another run of this one.
         FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
             resumed but holds no run.
-        ValueError: The run to be resumed was configured otherwise, or what its folder holds cannot be read.
+        ValueError: The run to be resumed was configured otherwise or had other images, or what its folder holds cannot
+            be read.
     """
-    check_run_folder(config)
+    check_run_folder(config, images)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     claim = Claim(folder)
     try:
         if config.run.existing == "overwrite":
             _empty(folder)
-        environment = _with_this_start(_earlier_starts(folder))
+        environment = _with_this_start(_earlier_starts(folder), start or {})
         write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        if images is not None:
+            write_whole(folder / DATA, json.dumps(images) + "\n")
         write_whole(folder / ENVIRONMENT, environment)
     except BaseException:
         claim.release()
@@ -165,11 +159,12 @@ def claim_run_folder(config: Config) -> Claim:
     return claim
 
 
-def check_run_folder(config: Config) -> None:
+def check_run_folder(config: Config, images: Mapping[str, Any] | None = None) -> None:
     """Checks what `claim_run_folder` checks before it writes.
 
     Args:
         config: The run.
+        images: Their fingerprint.
 
     Raises:
         FileExistsError, ValueError: See `claim_run_folder`.
@@ -187,6 +182,8 @@ def check_run_folder(config: Config) -> None:
             )
         if config.run.existing == "resume":
             _compare(folder, config)
+            if images is not None:
+                _compare_images(folder / DATA, images)
             _earlier_starts(folder)
 
 
@@ -212,14 +209,17 @@ def _compare(folder: Path, config: Config) -> None:
         path, "to hold the configuration of a run"
     ):  # perhaps of an earlier version: what differs is named below
         was = _flat(load_yaml(path.read_text(encoding="utf-8")))
-    wanted = _flat(config.as_dict())
-    changed = [
-        f"{key}: {was.get(key)} -> {wanted.get(key)}"
-        for key in sorted(was.keys() | wanted.keys())
-        if key not in MAY_CHANGE and was.get(key) != wanted.get(key)
-    ]
-    if changed:
-        raise ValueError(f"expected the configuration of the run to resume, but these differ: {'; '.join(changed)}")
+    check_settings(was, _flat(config.as_dict()))
+
+
+def _compare_images(path: Path, images: Mapping[str, Any]) -> None:
+    if not path.is_file():  # of an earlier version
+        return
+    with reading(path, "to say what the images of a run are"):
+        was = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(was, dict):
+            raise TypeError(f"a {type(was).__name__}")
+    check_images(was, images)
 
 
 def _flat(nested: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def _with_this_start(starts: list[dict[str, Any]]) -> str:
+def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> str:
     """The text of `environment.json` with this start in it; warns where a version is another than at the last."""
     versions = {"python": platform.python_version(), **package_versions()}
     if starts and starts[-1]["versions"] != versions:
@@ -258,6 +258,7 @@ def _with_this_start(starts: list[dict[str, Any]]) -> str:
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **more,
     }
     return json.dumps([*starts, start], indent=2) + "\n"
 

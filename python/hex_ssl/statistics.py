@@ -118,8 +118,6 @@ def similarity_statistics(
         >>> {name: round(value, 3) for name, value in found.mean().items()}
         {'class': nan, 'superclass': 0.995, 'other': 0.05}
     """
-    if not 1 <= bins <= 10_000:  # here, as the extension's number is never negative
-        raise ValueError(f"expected `bins` to be in [1, 10000], but got {bins}")
     rows = np.asarray(embeddings)
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64 if rows.dtype.kind in "iu" else np.float32)

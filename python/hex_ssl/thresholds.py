@@ -23,6 +23,8 @@ class Threshold(ABC):
 
     scheduled: ClassVar[bool] = False
     """Whether the threshold changes with the epoch."""
+    reads_labels: ClassVar[bool] = False
+    """Whether labels decide, in some epoch at least. A loss refuses labels that its threshold never reads."""
 
     @abstractmethod
     def at(self, epoch: int) -> tuple[str, float | Tensor]:
@@ -186,6 +188,8 @@ class SupervisedThreshold(Threshold):
         ('labels', 0.0)
     """
 
+    reads_labels: ClassVar[bool] = True
+
     def at(self, epoch: int) -> tuple[str, float]:
         """See :meth:`Threshold.at`."""
         return "labels", 0.0
@@ -227,6 +231,19 @@ def threshold_from(threshold: Threshold | str) -> Threshold:
         choices = ", ".join(f'"{name}"' for name in NAMED)
         raise ValueError(f'expected `threshold` to be one of {choices} or a strategy, but got "{threshold}"')
     return NAMED[threshold]()
+
+
+def check_labels_read(name: str, threshold: Threshold) -> None:
+    """Refuses labels that the threshold never reads.
+
+    Raises:
+        ValueError: It reads none.
+    """
+    if not threshold.reads_labels:
+        raise ValueError(
+            f"expected no `{name}` for {type(threshold).__name__}, which does not read them; "
+            'with threshold="supervised" they tell which negatives are hierarchical'
+        )
 
 
 def _check_scale(scale: str) -> None:

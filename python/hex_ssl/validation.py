@@ -6,6 +6,7 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 FORMULATIONS = ("importance", "official", "decoupled")
 REDUCTIONS = ("mean", "sum", "none")
@@ -97,7 +98,7 @@ def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_
         )
     if rows.device != model.device:
         raise ValueError(f"expected `{name}` on {model.device} like `{model_name}`, but got it on {rows.device}")
-    if _computed_dtype(rows) != _computed_dtype(model):
+    if rows.dtype != model.dtype and _computed_dtype(rows) != _computed_dtype(model):
         raise ValueError(
             f"expected `{name}` to have dtype {_dtype(model.dtype)} like `{model_name}`, but got {_dtype(rows.dtype)}"
         )
@@ -134,6 +135,10 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected `{name}` to be a tensor, but got {type(tensor).__name__}")
+    # Before its shape is asked for, which a nested tensor does not have.
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "a nested one" if tensor.is_nested else f"one of layout {tensor.layout}"
+        raise ValueError(f"expected `{name}` to be a dense tensor, but got {kind}")
 
 
 def _check_number(name: str, value: float) -> None:
@@ -149,7 +154,8 @@ def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
 
 def _computed_dtype(rows: Tensor) -> torch.dtype:
     # Under autocast the op casts its inputs to float32, all but float64 ones: views may differ there.
-    if torch.is_autocast_enabled(rows.device.type) and rows.dtype != torch.float64:
+    device = rows.device.type
+    if rows.dtype != torch.float64 and is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.float32
     return rows.dtype
 

@@ -2,14 +2,14 @@
 
 use half::{bf16, f16};
 
-use super::float::Float;
+use super::simd::Float;
 
 /// An element of the inputs.
 pub trait Element: Copy + Send + Sync + 'static {
     /// The type of the arithmetic and of the gradients: `f64` for `f64`, `f32` for the others.
     type Compute: Float;
 
-    /// Rounding unit rows to bfloat16 loses no more than the inputs have.
+    /// The type is bfloat16, so that the instructions for bfloat16 multiply the rows as they came, without rounding them.
     const IS_BFLOAT16: bool = false;
 
     /// Exact.

@@ -1,31 +1,32 @@
 //! One evaluation, pass by pass.
 
 use super::element::Element;
-use super::float::Float;
 use super::gradient;
-use super::inputs::{Evaluation, Gradients, Inputs};
-use super::isa::Isa;
-use super::pairs::check_length;
+use super::outputs::{Evaluation, Gradients};
 use super::passes::{joint, AnchorShifts, Passes};
+use super::prepared::Prepared;
+use super::rows::BorrowedOperands;
+use super::simd::{Float, Isa};
 use super::split::Split;
-use super::threads::{self, Shared};
+use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
-use super::units::Units;
 use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
-use crate::problem::{Problem, Reduction, Statistics, Threshold};
+use crate::problem::{Problem, Reduction, Statistics};
 
 /// The loss, its statistics and the gradients asked for, on up to `threads` threads.
 ///
+/// The problem must be valid ([`Problem::validate`]) and the operands must fit it ([`BorrowedOperands`]).
+///
 /// # Errors
-/// [`Error::Value`] for numbers or lengths out of range, [`Error::Row`] for the first row without a direction.
+/// [`Error::Row`](crate::error::Error::Row) for the first row without a direction.
 pub fn evaluate<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     gradients: Gradients<'_, E::Compute>,
     threads: usize,
 ) -> Result<Evaluation> {
-    evaluate_with(problem, inputs, gradients, threads, Isa::best())
+    evaluate_with(problem, operands, gradients, threads, Isa::best())
 }
 
 /// Each anchor's quantile of its row of similarities; the adaptive threshold is their mean.
@@ -34,42 +35,37 @@ pub fn evaluate<E: Element>(
 /// As [`evaluate`].
 pub fn row_quantiles<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     quantile: f64,
     threads: usize,
 ) -> Result<Vec<f64>> {
-    Problem { threshold: Threshold::Adaptive { quantile }, ..*problem }.validate()?;
     let isa = Isa::best();
-    let units = Units::new(problem, inputs, isa, threads)?;
-    let mut similarities = units.similarities();
+    let prepared = Prepared::new(problem, operands, isa, threads)?;
+    let mut similarities = prepared.similarities();
     if let Some(found) = joint(problem, &mut similarities) {
         return Ok(found.quantiles);
     }
     similarities.keep();
-    Ok(quantiles_of_rows(problem, &similarities, &units.positive_similarities(problem), quantile))
+    Ok(quantiles_of_rows(problem, &similarities, &prepared.positive_similarities(problem), quantile))
 }
 
 /// [`evaluate`] with a given instruction set.
 pub(super) fn evaluate_with<E: Element>(
     problem: &Problem,
-    inputs: &Inputs<'_, E>,
+    operands: &BorrowedOperands<'_, E>,
     gradients: Gradients<'_, E::Compute>,
     threads: usize,
     isa: Isa,
 ) -> Result<Evaluation> {
-    problem.validate()?;
-    if let Some(weights) = inputs.weights {
-        check_length("weights", weights.len(), problem.anchors)?;
-    }
-    let units = Units::new(problem, inputs, isa, threads)?;
-    let positives = units.positive_similarities(problem);
-    let mut similarities = units.similarities();
+    let prepared = Prepared::new(problem, operands, isa, threads)?;
+    let positives = prepared.positive_similarities(problem);
+    let mut similarities = prepared.similarities();
     let found = joint(problem, &mut similarities);
     let split = match &found {
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
         None => {
             similarities.keep();
-            let split = Split::new(problem, inputs, &similarities, &positives)?;
+            let split = Split::new(problem, operands, &similarities, &positives);
             similarities.keep_negatives();
             split
         }
@@ -89,9 +85,9 @@ pub(super) fn evaluate_with<E: Element>(
     };
 
     let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
-    let statistics = statistics(problem, &units, &split, &sums, &anchors, &positives);
+    let statistics = statistics(problem, &prepared, &split, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
-    let weights = anchor_weights(problem, inputs.weights, &anchors);
+    let weights = anchor_weights(problem, operands.weights, &anchors);
     let loss = losses.iter().enumerate().map(|(i, loss)| weights(i) * loss).sum();
     for (i, (anchor, derivatives)) in
         anchors.iter_mut().zip(derivatives.chunks_exact_mut(problem.positives())).enumerate()
@@ -99,7 +95,7 @@ pub(super) fn evaluate_with<E: Element>(
         anchor.scale(weights(i));
         derivatives.iter_mut().for_each(|derivative| *derivative *= weights(i));
     }
-    gradient::write(&passes, &units, &shifts, &anchors, &derivatives, gradients);
+    gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
     Ok(Evaluation { loss, losses, statistics })
 }
 
@@ -110,7 +106,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
     let mut anchors = vec![Anchor::default(); sums.len()];
     let mut derivatives = vec![0.0; positives.len()];
     let (shared, of_positives) = (Shared::new(&mut anchors), Shared::new(&mut derivatives));
-    threads::for_each(
+    for_each(
         threads,
         sums.len().div_ceil(CHUNK),
         || (),
@@ -123,7 +119,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
             let positives = positives[start * each..].chunks_exact(each);
             let rows = sums.iter().zip(positives).zip(derivatives.chunks_exact_mut(each)).zip(anchors);
             for (((sums, positives), derivatives), anchor) in rows {
-                *anchor = formula::anchor(problem, sums, positives, derivatives);
+                *anchor = formula::anchor(problem.formulation, problem.temperature, sums, positives, derivatives);
             }
         },
     );
@@ -142,7 +138,7 @@ fn anchor_weights<'a>(problem: &Problem, given: Option<&'a [f64]>, anchors: &[An
 
 fn statistics<C: Float>(
     problem: &Problem,
-    units: &Units<C>,
+    prepared: &Prepared<C>,
     split: &Split<C>,
     sums: &[Sums],
     anchors: &[Anchor],
@@ -154,7 +150,7 @@ fn statistics<C: Float>(
         threshold: split.threshold,
         hierarchical: sums.iter().map(|sums| sums.hierarchical).sum::<f64>() / count,
         positive_similarity: positives.iter().sum::<f64>() / positives.len() as f64,
-        negative_similarity: units.negative_similarity(problem, positives, negatives),
+        negative_similarity: prepared.negative_similarity(problem, positives, negatives),
         floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64 / positives.len() as f64,
         undefined: anchors.iter().filter(|anchor| !anchor.defined).count() as f64,
     }

@@ -1,46 +1,46 @@
 //! The gradient: each tile's derivatives, times the keys for the anchors and times the anchors for the keys.
 
-use super::float::Float;
-use super::half_rows::{self, HalfDerivatives};
-use super::inputs::Gradients;
-use super::isa::{InstructionSet, Kernel};
+use super::bf16::{single, Bf16Derivatives};
+use super::outputs::Gradients;
 use super::passes::{exponents, AnchorShifts, Passes};
-use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
-use super::spare::Spare;
-use super::threads::{self, Shared};
-use super::tile::{Coefficients, Derivatives, Tile, LANES, MAX_TILE};
-use super::unit::UnitRows;
-use super::units::Units;
+use super::prepared::Prepared;
+use super::simd::{
+    Block, Coefficients, Derivatives, Float, InstructionSet, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES, MAX_TILE,
+};
+use super::threads::{for_each, Shared, Spare};
+use super::unit_rows::UnitRows;
 use crate::formula::Anchor;
 
 /// Writes the gradients that are asked for. `positives` holds the derivative with respect to each positive's similarity.
 pub(super) fn write<C: Float>(
     passes: &Passes<'_, C>,
-    units: &Units<C>,
+    prepared: &Prepared<C>,
     shifts: &AnchorShifts<C>,
     anchors: &[Anchor],
     positives: &[f64],
     gradients: Gradients<'_, C>,
 ) {
-    let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &units.anchors));
-    let mut of_keys = match (&units.keys, gradients.keys) {
+    let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &prepared.anchors));
+    let mut of_keys = match (&prepared.keys, gradients.keys) {
         (Some(keys), Some(out)) => Some(Accumulator::new(out, keys)),
         _ => None,
     };
     if of_anchors.is_some() || of_keys.is_some() {
-        let coefficients = AnchorCoefficients::new(anchors, units.anchors.padded_rows);
+        let coefficients = AnchorCoefficients::new(anchors, prepared.anchors.padded_rows);
         negatives(passes, shifts, &coefficients, of_anchors.as_mut(), of_keys.as_mut());
     }
-    let of_apart = match (&units.apart, gradients.positives) {
+    let of_apart = match (&prepared.apart, gradients.positives) {
         (Some(apart), Some(out)) => Some(Accumulator::new(out, apart)),
         _ => None,
     };
-    let threads = units.threads;
-    let mut ends = Ends { units, anchors: of_anchors, keys: of_keys, apart: of_apart };
+    let threads = prepared.threads;
+    let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
-    for (accumulator, rows) in
-        [(ends.anchors, Some(&units.anchors)), (ends.keys, units.keys.as_ref()), (ends.apart, units.apart.as_ref())]
-    {
+    for (accumulator, rows) in [
+        (ends.anchors, Some(&prepared.anchors)),
+        (ends.keys, prepared.keys.as_ref()),
+        (ends.apart, prepared.apart.as_ref()),
+    ] {
         if let (Some(accumulator), Some(rows)) = (accumulator, rows) {
             accumulator.finish(rows, threads);
         }
@@ -69,7 +69,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
     fn finish(self, rows: &UnitRows<C>, threads: usize) {
         const CHUNK: usize = 64;
         let out = Shared::new(self.out);
-        threads::for_each(
+        for_each(
             threads,
             rows.rows.div_ceil(CHUNK),
             || (),
@@ -131,10 +131,10 @@ fn negatives<C: Float>(
     let exponents = exponents(passes.problem, shifts.shared);
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
-    let half = similarities.anchors.half.as_ref().zip(similarities.keys.half.as_ref());
+    let bf16 = similarities.anchors.bf16.as_ref().zip(similarities.keys.bf16.as_ref());
     // A tile's rows a group further apart than they are long: the columns of a power of two would share few of the cache's sets.
     let stride = size + LANES;
-    let scratch = || (Spare::new(size * size), Spare::new(size * stride), half.map(|_| HalfDerivatives::new(size)));
+    let scratch = || (Spare::new(size * size), Spare::new(size * stride), bf16.map(|_| Bf16Derivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
         // On the diagonal, too, the derivatives of both of a pair's anchors are added up.
         let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
@@ -151,8 +151,8 @@ fn negatives<C: Float>(
             out_stride: stride,
         });
         derivatives[rows * stride..].fill(C::ZERO);
-        if let (Some(rounded), Some((anchors, keys))) = (rounded.as_mut(), half) {
-            anchors.round(a * size, keys, b * size, half_rows::single(derivatives), stride, rounded);
+        if let (Some(rounded), Some((anchors, keys))) = (rounded.as_mut(), bf16) {
+            anchors.round(a * size, keys, b * size, single(derivatives), stride, rounded);
         }
         let add = |sum: &Shared<C>, block: usize, transposed: bool| {
             // SAFETY: the schedule gives the blocks a and b to this call alone, and one after the other here.
@@ -160,9 +160,9 @@ fn negatives<C: Float>(
             // What the derivatives are multiplied by: the other side's rows.
             let (rows, start) =
                 if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
-            match (rounded.as_ref(), &rows.half) {
+            match (rounded.as_ref(), &rows.bf16) {
                 (Some(derivatives), Some(rows)) => {
-                    rows.accumulate(derivatives, transposed, start, half_rows::single(out));
+                    rows.accumulate(derivatives, transposed, start, single(out));
                 }
                 _ => isa.run(Accumulate { derivatives, stride, size, transposed, rows: rows.from(start), dims, out }),
             }
@@ -234,7 +234,7 @@ struct Stripe<C>([[C; BLOCK_COLUMNS]; MAX_TILE]);
 
 /// The accumulators of all inputs.
 struct Ends<'a, C: Float> {
-    units: &'a Units<C>,
+    prepared: &'a Prepared<C>,
     anchors: Option<Accumulator<'a, C>>,
     keys: Option<Accumulator<'a, C>>,
     apart: Option<Accumulator<'a, C>>,
@@ -244,17 +244,17 @@ impl<C: Float> Ends<'_, C> {
     /// Adds the positives' part: each pulls, or pushes, both ends of its pair. Threads share the dimensions out, so that
     /// every sum has one order.
     fn add_positives(&mut self, derivatives: &[f64]) {
-        let units = self.units;
-        let dims = units.anchors.padded_dims;
-        let keys = units.keys.as_ref().unwrap_or(&units.anchors);
-        let each = derivatives.len() / units.anchors.rows;
-        let square = units.keys.is_none();
+        let prepared = self.prepared;
+        let dims = prepared.anchors.padded_dims;
+        let keys = prepared.keys.as_ref().unwrap_or(&prepared.anchors);
+        let each = derivatives.len() / prepared.anchors.rows;
+        let square = prepared.keys.is_none();
         let of_anchors = self.anchors.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_apart = self.apart.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
-        threads::for_each(
-            units.threads,
+        for_each(
+            prepared.threads,
             dims / BLOCK_COLUMNS,
             || (),
             |(), block| {
@@ -269,13 +269,13 @@ impl<C: Float> Ends<'_, C> {
                     }
                 };
                 for (anchor, derivatives) in derivatives.chunks_exact(each).enumerate() {
-                    let row = units.anchors.row(anchor);
-                    if let Some(apart) = &units.apart {
+                    let row = prepared.anchors.row(anchor);
+                    if let Some(apart) = &prepared.apart {
                         let factor = C::from_f64(derivatives[0]);
                         add(of_anchors.as_ref(), anchor, factor, apart.row(anchor));
                         add(of_apart.as_ref(), anchor, factor, row);
                     } else {
-                        for (&key, &derivative) in units.pairs.positives(anchor).iter().zip(derivatives) {
+                        for (&key, &derivative) in prepared.pairs.positives(anchor).iter().zip(derivatives) {
                             let factor = C::from_f64(derivative);
                             add(of_anchors.as_ref(), anchor, factor, keys.row(key as usize));
                             add(of_keys, key as usize, factor, row);

@@ -5,44 +5,33 @@
 //! not apply or does not succeed, thresholds come first, by whole rows, and the sums after them, by tiles. The gradient
 //! is the last, by tiles.
 
-mod amx;
+mod bf16;
 mod element;
 mod evaluate;
-mod float;
 mod gradient;
-mod half_product;
-mod half_rows;
-mod inputs;
-mod isa;
 mod joint;
-mod lists;
+mod outputs;
 mod pairs;
 mod passes;
-mod product;
-mod sample;
-mod schedule;
-mod select;
+mod prepared;
+mod rows;
+mod simd;
 mod similarities;
-mod spare;
 mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod thresholds;
-mod tile;
-mod unit;
-mod units;
+mod unit_rows;
 
 pub use element::Element;
 pub use evaluate::{evaluate, row_quantiles};
-pub use float::Float;
-pub use inputs::{Evaluation, Gradients, Inputs, Rows};
-pub use isa::Isa;
+pub use outputs::{Evaluation, Gradients};
+pub use rows::{BorrowedOperands, Rows};
+pub use simd::{Float, Isa};
 
 // What the statistics of whole sets are made of.
-pub(crate) use isa::{InstructionSet, Kernel};
-pub(crate) use product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
-pub(crate) use schedule::Schedule;
-pub(crate) use select::Selector;
-pub(crate) use threads::{for_each, Shared};
-pub(crate) use unit::UnitRows;
+pub(crate) use simd::{InstructionSet, Kernel, Selector, BLOCK_COLUMNS, LANES};
+pub(crate) use similarities::Products;
+pub(crate) use threads::{for_each, Schedule, Shared};
+pub(crate) use unit_rows::UnitRows;

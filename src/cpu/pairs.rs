@@ -1,7 +1,6 @@
 //! Which keys are an anchor's positives, and which are none of its negatives.
 
-use super::inputs::Inputs;
-use crate::error::{Error, Result};
+use super::rows::BorrowedOperands;
 use crate::problem::{Pairing, Problem};
 
 /// The special pairs of a problem, as rows of the keys.
@@ -22,14 +21,15 @@ impl Pairs {
     ///
     /// # Errors
     /// [`Error::Value`] for an index out of range, or lists of the wrong length.
-    pub fn new<E>(problem: &Problem, inputs: &Inputs<'_, E>) -> Result<Self> {
+    pub fn new<E>(problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Self {
         match problem.pairing {
-            Pairing::Views { views, offset } => Ok(Self::views(problem.anchors, views, offset)),
+            Pairing::Views { views, offset } => Self::views(problem.anchors, views, offset),
             Pairing::Indexed { positives } => {
-                Self::indexed(problem, positives, inputs.positive_index, inputs.ignored_index)
+                let index = operands.positive_index.unwrap_or_default();
+                Self::indexed(positives, index, operands.ignored_index.unwrap_or_default())
             }
             Pairing::Apart => {
-                Ok(Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0, offset: None })
+                Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0, offset: None }
             }
         }
     }
@@ -48,30 +48,18 @@ impl Pairs {
         }
     }
 
-    fn indexed(problem: &Problem, each: usize, positives: &[i64], ignored: &[i64]) -> Result<Self> {
-        let anchors = problem.anchors;
-        check_length("positive_index", positives.len(), anchors * each)?;
-        if !ignored.is_empty() {
-            check_length("ignored_index", ignored.len(), anchors)?;
-        }
-        let row = |name: &str, index: i64| match u32::try_from(index) {
-            Ok(row) if (row as usize) < problem.keys => Ok(row),
-            _ => Err(Error::value(format!(
-                "expected `{name}` to hold rows of the {} keys, but got {index}",
-                problem.keys
-            ))),
-        };
-        let positives = positives.iter().map(|&i| row("positive_index", i)).collect::<Result<Vec<_>>>()?;
-        let mut excluded = Vec::with_capacity(anchors * (each + 1));
+    fn indexed(each: usize, positives: &[i64], ignored: &[i64]) -> Self {
+        let positives: Vec<u32> = positives.iter().map(|&index| index as u32).collect();
+        let mut excluded = Vec::with_capacity(positives.len() + positives.len() / each);
         for (anchor, own) in positives.chunks_exact(each).enumerate() {
             excluded.extend_from_slice(own);
-            // Where there is none, a positive once more: the same pair.
+            // Without an ignored key, a positive is listed a second time: the same pair.
             excluded.push(match ignored.get(anchor) {
                 None | Some(-1) => own[0],
-                Some(&index) => row("ignored_index", index)?,
+                Some(&index) => index as u32,
             });
         }
-        Ok(Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None })
+        Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None }
     }
 
     /// Positives of an anchor among the keys.
@@ -84,7 +72,7 @@ impl Pairs {
         self.offset.map(|offset| offset + anchor)
     }
 
-    /// Keys that are no negatives of an anchor; one may stand twice.
+    /// Keys that are no negatives of an anchor; one may be listed twice.
     pub fn excluded(&self, anchor: usize) -> &[u32] {
         &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
     }
@@ -98,14 +86,5 @@ impl Pairs {
     pub fn excluded_once(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
         let all = self.excluded(anchor);
         all.iter().enumerate().filter(|(i, key)| !all[..*i].contains(key)).map(|(_, &key)| key)
-    }
-}
-
-/// A list must have one entry for each of what it lists.
-pub fn check_length(name: &str, got: usize, expected: usize) -> Result<()> {
-    if got == expected {
-        Ok(())
-    } else {
-        Err(Error::value(format!("expected `{name}` to have {expected} elements, but got {got}")))
     }
 }

@@ -1,12 +1,10 @@
 //! The passes over the tiles that come before the gradient.
 
-use super::float::Float;
 use super::joint::{self, Found};
+use super::simd::{Exponents, Float, Maxima, Shifts, Sum, Tile, SUMS};
 use super::similarities::Similarities;
-use super::spare::Spare;
 use super::split::Split;
-use super::threads::Shared;
-use super::tile::{Exponents, Maxima, Shifts, Sum, Tile, SUMS};
+use super::threads::{Shared, Spare};
 use crate::formula::Sums;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Threshold};
 

@@ -2,15 +2,11 @@
 //! thresholds, by tiles for the rest. Small problems keep theirs, tile by tile, in a cache of at most 16 MiB that the next
 //! one uses again.
 
-use super::float::Float;
-use super::half_rows;
-use super::isa::{InstructionSet, Isa, Kernel};
+use super::bf16::single;
 use super::pairs::Pairs;
-use super::product::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
-use super::schedule::Schedule;
-use super::spare::Spare;
-use super::threads::Shared;
-use super::unit::UnitRows;
+use super::simd::{Block, Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS, BLOCK_ROWS};
+use super::threads::{Schedule, Shared, Spare};
+use super::unit_rows::UnitRows;
 
 /// Keeping similarities saves a third of the work while they fit the last-level cache; beyond, fetching them
 /// costs more than computing them again.
@@ -195,8 +191,8 @@ impl<'a, C: Float> Similarities<'a, C> {
     fn compute(&self, row: usize, rows: usize, column: usize, columns: usize, out: &mut [C], stride: usize) {
         assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
         assert!(out.len() >= (rows - 1) * stride + columns);
-        if let (Some(anchors), Some(keys)) = (&self.anchors.half, &self.keys.half) {
-            return anchors.products(row..row + rows, keys, column..column + columns, half_rows::single(out), stride);
+        if let (Some(anchors), Some(keys)) = (&self.anchors.bf16, &self.keys.bf16) {
+            return anchors.products(row..row + rows, keys, column..column + columns, single(out), stride);
         }
         self.isa.run(Products {
             left: self.anchors.from(row),

@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::float::Float;
-use super::inputs::Inputs;
-use super::pairs::check_length;
+use super::rows::BorrowedOperands;
+use super::simd::Float;
 use super::similarities::Similarities;
 use super::thresholds::{row_quantiles, row_ranges};
-use crate::error::Result;
 use crate::problem::{Problem, Threshold};
 
 /// What decides which negatives are hierarchical, one number for each anchor and each key, padding included.
@@ -24,8 +22,8 @@ pub struct Split<C> {
     pub threshold: f64,
 }
 
-/// What hierarchical negatives are above: nothing is above 1, whatever rounding says.
-pub fn above_limit<C: Float>(threshold: f64) -> C {
+/// A threshold in the precision of the similarities. Infinity from 1 on: no similarity exceeds 1, whatever rounding says.
+pub fn comparable<C: Float>(threshold: f64) -> C {
     if threshold >= 1.0 {
         C::INFINITY
     } else {
@@ -36,16 +34,16 @@ pub fn above_limit<C: Float>(threshold: f64) -> C {
 impl<C: Float> Split<C> {
     /// One threshold for all anchors of a square problem.
     pub fn at(threshold: f64, rows: usize) -> Self {
-        Self { labels: false, one: true, rows: vec![above_limit(threshold); rows], columns: vec![], threshold }
+        Self { labels: false, one: true, rows: vec![comparable(threshold); rows], columns: vec![], threshold }
     }
 
     /// Finds the thresholds, or numbers the labels.
     pub fn new<E>(
         problem: &Problem,
-        inputs: &Inputs<'_, E>,
+        operands: &BorrowedOperands<'_, E>,
         similarities: &Similarities<'_, C>,
         positives: &[f64],
-    ) -> Result<Self> {
+    ) -> Self {
         let (rows, columns) = (similarities.anchors.padded_rows, similarities.keys.padded_rows);
         let thresholds = |threshold: f64, rows: Vec<C>| Self {
             labels: false,
@@ -55,13 +53,17 @@ impl<C: Float> Split<C> {
             columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
             threshold,
         };
-        Ok(match problem.threshold {
+        match problem.threshold {
             Threshold::Adaptive { quantile } => {
                 let quantiles = row_quantiles(problem, similarities, positives, quantile);
                 let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
-                thresholds(threshold, vec![above_limit(threshold); rows])
+                thresholds(threshold, vec![comparable(threshold); rows])
             }
-            Threshold::Cosine { value } => thresholds(value, vec![above_limit(value); rows]),
+            Threshold::Cosine { value } => thresholds(value, vec![comparable(value); rows]),
+            Threshold::Given => {
+                let value = operands.threshold.unwrap_or(f64::NAN);
+                thresholds(value, vec![comparable(value); rows])
+            }
             Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
             Threshold::MinMax { value } => {
                 let mut own = vec![C::INFINITY; rows];
@@ -71,21 +73,18 @@ impl<C: Float> Split<C> {
                 thresholds(value, own)
             }
             Threshold::Labels => {
-                check_length("anchor_labels", inputs.anchor_labels.len(), problem.anchors)?;
-                if !problem.square {
-                    check_length("key_labels", inputs.key_labels.len(), problem.keys)?;
-                }
                 let mut numbers = Numbers::default();
-                let mut numbered = |labels: &[i64], length: usize| {
-                    let mut out: Vec<C> = labels.iter().map(|&label| C::from_f64(numbers.of(label))).collect();
+                let mut numbered = |labels: Option<&[i64]>, length: usize| {
+                    let labels = labels.unwrap_or_default().iter();
+                    let mut out: Vec<C> = labels.map(|&label| C::from_f64(numbers.of(label))).collect();
                     out.resize(length, C::NEG_INFINITY);
                     out
                 };
-                let rows = numbered(inputs.anchor_labels, rows);
-                let columns = if problem.square { vec![] } else { numbered(inputs.key_labels, columns) };
+                let rows = numbered(operands.anchor_labels, rows);
+                let columns = if problem.square { vec![] } else { numbered(operands.key_labels, columns) };
                 Self { labels: true, one: false, rows, columns, threshold: f64::NAN }
             }
-        })
+        }
     }
 
     /// The keys' numbers.

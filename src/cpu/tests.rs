@@ -124,6 +124,25 @@ struct Outcome {
     apart: Vec<f64>,
 }
 
+/// The operands of a case, with the rows narrowed.
+fn operands<'a, E: Element>(
+    case: &'a Case,
+    views: Vec<Rows<'a, E>>,
+    keys: &'a [E],
+    apart: &'a [E],
+) -> BorrowedOperands<'a, E> {
+    let given = |list: &'a [i64]| (!list.is_empty()).then_some(list);
+    BorrowedOperands {
+        keys: (!case.problem.square).then(|| Rows::from_slice(keys, case.problem.dims)),
+        positives: (!apart.is_empty()).then(|| Rows::from_slice(apart, case.problem.dims)),
+        positive_index: given(&case.positive_index),
+        ignored_index: given(&case.ignored_index),
+        anchor_labels: given(&case.anchor_labels),
+        key_labels: given(&case.key_labels),
+        ..BorrowedOperands::of_views(views)
+    }
+}
+
 /// Runs the kernel on elements of type `E`.
 fn run<E: Element>(case: &Case, narrow: fn(f64) -> E, weights: Option<&[f64]>, threads: usize, isa: Isa) -> Outcome {
     let narrow = |all: &[f64]| all.iter().map(|&x| narrow(x)).collect::<Vec<E>>();
@@ -131,16 +150,7 @@ fn run<E: Element>(case: &Case, narrow: fn(f64) -> E, weights: Option<&[f64]>, t
     let dims = case.problem.dims;
     let half = anchors.len() / 2 / dims * dims;
     let parts = [Rows::from_slice(&anchors[..half], dims), Rows::from_slice(&anchors[half..], dims)];
-    let inputs = Inputs {
-        anchors: &parts,
-        keys: (!case.problem.square).then(|| Rows::from_slice(&keys, dims)),
-        positives: (!apart.is_empty()).then(|| Rows::from_slice(&apart, dims)),
-        positive_index: &case.positive_index,
-        ignored_index: &case.ignored_index,
-        anchor_labels: &case.anchor_labels,
-        key_labels: &case.key_labels,
-        weights,
-    };
+    let inputs = BorrowedOperands { weights, ..operands(case, parts.to_vec(), &keys, &apart) };
     let mut outs = [&anchors, &keys, &apart].map(|rows| vec![E::Compute::MAX; rows.len()]);
     let [of_anchors, of_keys, of_apart] = &mut outs;
     let gradients = Gradients { anchors: Some(of_anchors), keys: Some(of_keys), positives: Some(of_apart) };
@@ -218,7 +228,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 }
             })
             .collect(),
-        (None, Threshold::Labels) => vec![f64::NAN; p.anchors],
+        (None, Threshold::Labels | Threshold::Given) => vec![f64::NAN; p.anchors],
     };
     let key_labels = if p.square { &case.anchor_labels } else { &case.key_labels };
     let losses = (0..p.anchors).map(|i| {
@@ -466,6 +476,21 @@ fn weights_give_the_gradient_of_the_weighted_sum() {
 }
 
 #[test]
+fn a_given_threshold_is_that_number() {
+    for case in all_cases() {
+        let parts = vec![Rows::from_slice(&case.anchors, case.problem.dims)];
+        let given = operands(&case, parts, &case.keys, &case.apart);
+        let given = BorrowedOperands { threshold: Some(0.3), ..given };
+        let losses = |threshold| {
+            let problem = Problem { threshold, ..case.problem };
+            evaluate(&problem, &given, Gradients::none(), 1).unwrap().losses
+        };
+        assert_eq!(losses(Threshold::Given), losses(Threshold::Cosine { value: 0.3 }));
+        assert_ne!(losses(Threshold::Given), losses(Threshold::Cosine { value: -0.3 }));
+    }
+}
+
+#[test]
 fn lengths_of_rows_do_not_matter() {
     let case = Case::views(20, 2, 8);
     let expected = run::<f32>(&case, |x| x as f32, None, 1, Isa::best());
@@ -508,17 +533,7 @@ fn rows_without_a_direction_are_named() {
         let mut case = Case::views(50, 2, 3);
         case.anchors[66 * 3..67 * 3].fill(bad);
         case.anchors[80 * 3..81 * 3].fill(bad);
-        let rows = [Rows::from_slice(&case.anchors, 3)];
-        let inputs = Inputs {
-            anchors: &rows,
-            keys: None,
-            positives: None,
-            positive_index: &[],
-            ignored_index: &[],
-            anchor_labels: &[],
-            key_labels: &[],
-            weights: None,
-        };
+        let inputs = operands(&case, vec![Rows::from_slice(&case.anchors, 3)], &[], &[]);
         let error = evaluate(&case.problem, &inputs, Gradients::none(), 3).unwrap_err();
         assert_eq!(error, Error::Row { input: Input::Anchors, row: 66, fault });
     }

@@ -1,9 +1,8 @@
 //! What each anchor's similarities are compared with.
 
-use super::float::Float;
-use super::select::Selector;
+use super::simd::{Float, Selector};
 use super::similarities::Similarities;
-use super::threads::{self, Shared};
+use super::threads::{for_each, Shared};
 use crate::problem::{quantile_rank, Pairing, Problem};
 
 /// Rows computed at a time: their similarities with all keys stay in the second-level cache.
@@ -22,7 +21,7 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     let mut results = vec![R::default(); anchors];
     let shared = Shared::new(&mut results);
     let state = || (vec![C::ZERO; ROWS * similarities.row_scratch()], Vec::new(), state());
-    threads::for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, joined, state), chunk| {
+    for_each(similarities.threads, anchors.div_ceil(ROWS), state, |(scratch, joined, state), chunk| {
         let start = chunk * ROWS;
         similarities.rows(start, ROWS, scratch);
         let count = ROWS.min(anchors - start);

@@ -75,7 +75,7 @@ pub fn check(capability: (u32, u32)) -> Result<&'static Compiler> {
     Ok(compiler)
 }
 
-/// What was cached may be whole and yet not for this driver: then the fresh one.
+/// A cached cubin may be intact and still not fit this driver. Then a fresh one is compiled.
 fn load_either<T>(
     cached: Option<Vec<u8>>,
     compile: impl FnOnce() -> Result<Vec<u8>>,

@@ -104,7 +104,7 @@ fn chip(driver: &Driver, device: c_int) -> Result<Chip> {
 /// The kernels of a variant, loaded on a device.
 pub struct Module {
     handle: Handle,
-    kernels: Mutex<HashMap<String, Kernel>>,
+    kernels: Mutex<HashMap<String, LoadedKernel>>,
 }
 
 // SAFETY: the module is the driver's, which any thread may use.
@@ -112,7 +112,7 @@ unsafe impl Send for Module {}
 // SAFETY: see above.
 unsafe impl Sync for Module {}
 
-struct Kernel {
+struct LoadedKernel {
     handle: Handle,
     /// The dynamic shared memory that it may have.
     shared_bytes: u32,
@@ -127,7 +127,7 @@ impl Module {
             Entry::Vacant(new) => {
                 // SAFETY: a module of this driver.
                 let handle = unsafe { driver.kernel(self.handle, name) }?;
-                new.insert(Kernel { handle, shared_bytes: 0 })
+                new.insert(LoadedKernel { handle, shared_bytes: 0 })
             }
         };
         if shared_bytes > kernel.shared_bytes {

@@ -20,7 +20,7 @@ const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
 c_functions! {
     /// As cuda.h declares them; a device is an `int`.
-    Functions {
+    DriverFunctions {
         init = "cuInit"(c_uint);
         error_string = "cuGetErrorString"(c_int, *mut *const c_char);
         device_get = "cuDeviceGet"(*mut c_int, c_int);
@@ -59,7 +59,7 @@ const CAPTURE_RELAXED: c_int = 2;
 
 /// The driver, initialised.
 pub struct Driver {
-    functions: Functions,
+    functions: DriverFunctions,
     // The functions stand in it.
     _library: Library,
 }
@@ -77,7 +77,7 @@ impl Driver {
     fn load() -> Result<Self> {
         let missing = |error: Error| Error::runtime(format!("no CUDA driver ({error})"));
         let library = open(LIBRARY).map_err(missing)?;
-        let driver = Self { functions: Functions::of(&library).map_err(missing)?, _library: library };
+        let driver = Self { functions: DriverFunctions::of(&library).map_err(missing)?, _library: library };
         // SAFETY: may be called any number of times from any thread.
         driver.check("cuInit", unsafe { (driver.functions.init)(0) })?;
         Ok(driver)

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use super::parameters::Side;
+use super::sizes::{CARD_BYTES, SPLIT_BYTES};
 
 /// Every part starts on a multiple of this.
 const ALIGNMENT: usize = 256;
@@ -45,8 +46,8 @@ impl Scratch {
         let padded = count.next_multiple_of(tile);
         Side {
             rows: self.take(padded * row_bytes),
-            cards: self.take(padded * 16),
-            splits: self.take_if(splits, padded * 32),
+            cards: self.take(padded * CARD_BYTES),
+            splits: self.take_if(splits, padded * SPLIT_BYTES),
             lengths: self.take(count * 8),
             count: count as i32,
             padded: padded as i32,

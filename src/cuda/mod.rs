@@ -1,6 +1,7 @@
 //! The fused loss on the GPU: what is compiled, which launches compute it, and who launches.
 //!
-//! Nothing here knows Python or libtorch. The kernels in `kernels/` are CUDA sources without headers, compiled at
+//! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream, and
+//! NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at
 //! run time per [`Variant`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
 //! them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the
 //! kernels' PTX, for the tests.
@@ -18,6 +19,7 @@ mod memory;
 mod nvrtc;
 mod parameters;
 mod plan;
+mod sizes;
 mod torch;
 mod variant;
 
@@ -27,9 +29,11 @@ pub use binary::{cubin, ptx};
 pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
-pub use variant::{Operand, Variant, MAX_DIMS, MAX_VIEWS, SOURCES};
+pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;
+use crate::operands::Operands;
+pub use crate::operands::Scalar;
 
 /// What a GPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,21 +63,18 @@ pub trait Executor {
     ) -> Result<()>;
 }
 
-/// A floating-point type in device memory.
+/// A number in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scalar {
-    /// bfloat16
-    Bf16,
-    /// float16
-    F16,
-    /// float32
-    F32,
-    /// float64; of a threshold on the device only.
-    F64,
+pub struct DeviceNumber {
+    /// Where it is.
+    pub pointer: *const c_void,
+    /// Its type.
+    pub scalar: Scalar,
 }
 
-/// A strided matrix in device memory.
+/// A strided matrix in device memory, as the kernels are told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Matrix {
     /// Its first element.
     pub pointer: *const c_void,
@@ -83,31 +84,12 @@ pub struct Matrix {
     pub dim_stride: i64,
 }
 
-/// Device memory that an evaluation reads and writes. Null where the problem has no such array.
+/// Device memory that an evaluation reads and writes.
 #[derive(Debug, Clone)]
 pub struct Buffers {
-    /// The anchors, one view below the other: matrices of as many rows each.
-    pub views: Vec<Matrix>,
-    /// The keys, [N, D]; none where the problem is square.
-    pub keys: Option<Matrix>,
-    /// Each anchor's positive, [M, D], for `Pairing::Apart`.
-    pub positives: Option<Matrix>,
-    /// The type of the three above.
-    pub scalar: Scalar,
-    /// int64 [M, P], contiguous, for `Pairing::Indexed`. Values outside [0, N) are no key's, and make the loss NaN.
-    pub positive_index: *const i64,
-    /// int64 [M], contiguous, for `Pairing::Indexed`. Values outside [0, N): none.
-    pub ignored_index: *const i64,
-    /// int64 [M], contiguous, for `Threshold::Labels`.
-    pub anchor_labels: *const i64,
-    /// int64 [N], contiguous, for `Threshold::Labels` where the problem is not square.
-    pub key_labels: *const i64,
-    /// One number that replaces the value of `Threshold::Cosine`.
-    pub epsilon: *const c_void,
-    /// The type of it.
-    pub epsilon_scalar: Scalar,
-    /// float32 [M], contiguous: the loss is the sum of weight times anchor's loss, whatever the reduction.
-    pub weights: *const f32,
+    /// All contiguous but the matrices; the weights are float32. Values of `positive_index` outside [0, N) are no key's, and
+    /// make the loss NaN; such values of `ignored_index` mean none.
+    pub operands: Operands<Matrix, *const i64, DeviceNumber, *const f32>,
     /// float32: [M] for `Reduction::None` without weights, else one number. Overwritten, as all outputs.
     pub loss: *mut f32,
     /// float32 [6], in the order of [`Statistics`](crate::problem::Statistics).
@@ -122,7 +104,7 @@ pub struct Buffers {
     pub scratch: *mut c_void,
 }
 
-// SAFETY: addresses, which nothing follows but the kernels; `Launcher` and `Emulator` say when.
+// SAFETY: addresses that only the kernels follow, when `Launcher` or `Emulator` runs them.
 unsafe impl Send for Buffers {}
 // SAFETY: as above.
 unsafe impl Sync for Buffers {}

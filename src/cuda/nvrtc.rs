@@ -15,12 +15,12 @@ use crate::error::{Error, Result};
 
 /// Names of the library, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
-/// What it loads by name alone when it compiles. Not found then, unless it is loaded already.
+/// The library that NVRTC loads by its bare name to compile. It is found only if the process has loaded it before.
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 
 c_functions! {
     /// As nvrtc.h declares them.
-    Functions {
+    NvrtcFunctions {
         version = "nvrtcVersion"(*mut c_int, *mut c_int);
         count_architectures = "nvrtcGetNumSupportedArchs"(*mut c_int);
         architectures = "nvrtcGetSupportedArchs"(*mut c_int);
@@ -40,7 +40,7 @@ c_functions! {
 
 /// The compiler.
 pub struct Compiler {
-    functions: Functions,
+    functions: NvrtcFunctions,
     version: (c_int, c_int),
     /// Compute capabilities it knows: 90 for 9.0.
     architectures: Vec<c_int>,
@@ -60,7 +60,7 @@ impl Compiler {
     }
 
     fn of(library: Library) -> Result<Self> {
-        let functions = Functions::of(&library)?;
+        let functions = NvrtcFunctions::of(&library)?;
         let (mut major, mut minor, mut count) = (0, 0, 0);
         // SAFETY: writes two ints, then one.
         unsafe {
@@ -132,7 +132,7 @@ fn newest(architectures: &[c_int], (major, minor): (u32, u32)) -> Option<c_int> 
 
 /// A program of NVRTC's.
 struct Program<'a> {
-    functions: &'a Functions,
+    functions: &'a NvrtcFunctions,
     handle: Handle,
 }
 

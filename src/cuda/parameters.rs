@@ -1,104 +1,115 @@
-//! What the kernels are told: the structures of `kernels/parameters.cu`, field by field.
+//! What the kernels are told: the structures of `kernels/parameters.cu`, field by field. A test compares the two.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-use super::variant::MAX_VIEWS;
+use super::sizes::MAX_VIEWS;
+use super::Matrix;
 
-/// As in the caller's [`Matrix`](super::Matrix).
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(super) struct Matrix {
-    pub(super) pointer: *const c_void,
-    pub(super) row_stride: i64,
-    pub(super) dim_stride: i64,
+/// A structure of `kernels/parameters.cu`, with a list of its fields for the test.
+macro_rules! told {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy)]
+        #[repr(C)]
+        pub(super) struct $name {
+            $(pub(super) $field: $type,)*
+        }
+
+        #[cfg(test)]
+        impl $name {
+            /// Name, offset and size of each field.
+            const FIELDS: &[(&str, usize, usize)] =
+                &[$((stringify!($field), std::mem::offset_of!($name, $field), size_of::<$type>())),*];
+        }
+    };
 }
 
-/// The rows of an input in the scratch memory.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(super) struct Side {
-    pub(super) rows: *mut c_void,
-    pub(super) cards: *mut c_void,
-    pub(super) splits: *mut c_void,
-    pub(super) lengths: *mut c_void,
-    pub(super) count: i32,
-    pub(super) padded: i32,
+told! {
+    /// The rows of an input in the scratch memory.
+    Side {
+        rows: *mut c_void,
+        cards: *mut c_void,
+        splits: *mut c_void,
+        lengths: *mut c_void,
+        count: i32,
+        padded: i32,
+    }
 }
 
-/// What every launch of an evaluation is told.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(super) struct Parameters {
-    pub(super) views: [Matrix; MAX_VIEWS],
-    pub(super) keys_matrix: Matrix,
-    pub(super) positives_matrix: Matrix,
-    pub(super) positive_index: *const i64,
-    pub(super) ignored_index: *const i64,
-    pub(super) anchor_labels: *const i64,
-    pub(super) key_labels: *const i64,
-    pub(super) epsilon: *const c_void,
-    pub(super) anchor_weights: *const f32,
-    pub(super) loss: *mut f32,
-    pub(super) statistics: *mut f32,
+told! {
+    /// What every launch of an evaluation is told.
+    Parameters {
+        views: [Matrix; MAX_VIEWS],
+        keys_matrix: Matrix,
+        positives_matrix: Matrix,
+        positive_index: *const i64,
+        ignored_index: *const i64,
+        anchor_labels: *const i64,
+        key_labels: *const i64,
+        epsilon: *const c_void,
+        anchor_weights: *const f32,
+        loss: *mut f32,
+        statistics: *mut f32,
 
-    pub(super) header: *mut c_void,
-    pub(super) anchors: Side,
-    pub(super) keys: Side,
-    pub(super) apart: Side,
-    pub(super) quantiles: *mut c_void,
-    pub(super) lows: *mut c_void,
-    pub(super) highs: *mut c_void,
-    pub(super) above: *mut c_void,
-    pub(super) inside: *mut c_void,
-    pub(super) survivors: *mut c_void,
-    pub(super) failed: *mut c_void,
-    pub(super) ranges: *mut c_void,
-    pub(super) sums: *mut c_void,
-    pub(super) positive_similarities: *mut c_void,
-    pub(super) positive_slopes: *mut c_void,
-    pub(super) totals: *mut c_void,
+        header: *mut c_void,
+        anchors: Side,
+        keys: Side,
+        apart: Side,
+        quantiles: *mut c_void,
+        lows: *mut c_void,
+        highs: *mut c_void,
+        above: *mut c_void,
+        inside: *mut c_void,
+        survivors: *mut c_void,
+        failed: *mut c_void,
+        ranges: *mut c_void,
+        sums: *mut c_void,
+        positive_similarities: *mut c_void,
+        positive_slopes: *mut c_void,
+        totals: *mut c_void,
 
-    pub(super) threshold_value: f64,
-    pub(super) beta: f64,
-    pub(super) tau_plus: f64,
-    pub(super) temperature: f64,
-    pub(super) exponent: f32,
-    pub(super) concentration: f32,
-    pub(super) dims: i32,
-    pub(super) square: i32,
-    pub(super) view_rows: i32,
-    pub(super) pairing: i32,
-    pub(super) positives: i32,
-    pub(super) excluded: i32,
-    pub(super) offset: i32,
-    pub(super) threshold: i32,
-    pub(super) formulation: i32,
-    pub(super) mean: i32,
-    pub(super) one_loss: i32,
-    pub(super) epsilon_scalar: i32,
-    pub(super) precise_shifts: i32,
-    pub(super) capacity: i32,
-    pub(super) splits: i32,
+        threshold_value: f64,
+        beta: f64,
+        tau_plus: f64,
+        temperature: f64,
+        exponent: f32,
+        concentration: f32,
+        dims: i32,
+        square: i32,
+        view_rows: i32,
+        pairing: i32,
+        positives: i32,
+        excluded: i32,
+        offset: i32,
+        threshold: i32,
+        formulation: i32,
+        mean: i32,
+        one_loss: i32,
+        epsilon_scalar: i32,
+        precise_shifts: i32,
+        capacity: i32,
+        splits: i32,
+    }
 }
 
-/// What differs from launch to launch of one kernel.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(super) struct Launch {
-    pub(super) partial: *mut c_void,
-    pub(super) partial_rows: i64,
-    pub(super) partial_dims: i64,
-    pub(super) gradient: *mut f32,
-    pub(super) output: *mut f32,
-    pub(super) side: i32,
-    pub(super) splits: i32,
-    pub(super) first_row: i32,
-    pub(super) rows: i32,
-    pub(super) mode: i32,
-    pub(super) columns: i32,
-    pub(super) stride: i32,
-    pub(super) rank: i32,
+told! {
+    /// What differs from launch to launch of one kernel.
+    Launch {
+        partial: *mut c_void,
+        partial_rows: i64,
+        partial_dims: i64,
+        gradient: *mut f32,
+        output: *mut f32,
+        side: i32,
+        splits: i32,
+        first_row: i32,
+        rows: i32,
+        mode: i32,
+        columns: i32,
+        stride: i32,
+        rank: i32,
+    }
 }
 
 impl Default for Launch {
@@ -118,5 +129,121 @@ impl Default for Launch {
             stride: 1,
             rank: 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::collections::HashMap;
+
+    use super::super::plan::mode;
+    use super::*;
+    use crate::operands::Scalar;
+
+    const SOURCE: &str = concat!(include_str!("kernels/parameters.cu"), include_str!("kernels/select.cu"));
+
+    /// Name, offset and size of each field.
+    type Fields = Vec<(String, usize, usize)>;
+
+    /// The structures of the sources by name, laid out as C++ does: size, alignment, fields.
+    fn structures(source: &str) -> HashMap<String, (usize, usize, Fields)> {
+        let mut known = HashMap::new();
+        for (name, body) in blocks(source, "struct ") {
+            let (mut end, mut alignment, mut fields) = (0_usize, 1, Vec::new());
+            for declaration in body.split(';').map(str::trim).filter(|text| !text.is_empty()) {
+                let (kind, field) = declaration.rsplit_once(' ').unwrap();
+                let (field, count) = match field.strip_suffix(']').and_then(|field| field.split_once('[')) {
+                    Some((field, "MAX_VIEWS")) => (field, MAX_VIEWS),
+                    Some((field, count)) => (field, count.parse().unwrap()),
+                    None => (field, 1),
+                };
+                let (size, aligned) = match kind.trim_start_matches("const ") {
+                    pointer if pointer.ends_with('*') => (8, 8),
+                    "i64" | "double" => (8, 8),
+                    "int" | "u32" | "float" => (4, 4),
+                    structure => known.get(structure).map(|&(size, aligned, _)| (size, aligned)).unwrap(),
+                };
+                end = end.next_multiple_of(aligned);
+                fields.push((field.to_string(), end, size * count));
+                end += size * count;
+                alignment = alignment.max(aligned);
+            }
+            known.insert(name, (end.next_multiple_of(alignment), alignment, fields));
+        }
+        known
+    }
+
+    /// Name and body of everything that `keyword` declares in `parameters.cu`'s style, comments left out.
+    fn blocks(source: &str, keyword: &str) -> Vec<(String, String)> {
+        let lines = source.lines().map(|line| line.split("//").next().unwrap_or_default());
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let declares = format!("\n{keyword}");
+        let starts = text.match_indices(&declares).map(|(at, found)| at + found.len());
+        starts
+            .filter_map(|start| {
+                let (name, rest) = text[start..].split_once('{')?;
+                Some((name.trim().to_string(), rest.split_once("};")?.0.to_string()))
+            })
+            .collect()
+    }
+
+    fn expect_same(source: &str) -> std::result::Result<(), String> {
+        let known = structures(source);
+        for (name, size, fields) in [
+            ("Side", size_of::<Side>(), Side::FIELDS),
+            ("Parameters", size_of::<Parameters>(), Parameters::FIELDS),
+            ("Launch", size_of::<Launch>(), Launch::FIELDS),
+        ] {
+            let (their_size, _, theirs) = &known[name];
+            let ours: Fields = fields.iter().map(|&(name, at, size)| (name.to_string(), at, size)).collect();
+            if let Some((ours, theirs)) = ours.iter().zip(theirs).find(|(ours, theirs)| ours != theirs) {
+                return Err(format!("{name}: {ours:?} here, {theirs:?} in the kernels"));
+            }
+            if (size, ours.len()) != (*their_size, theirs.len()) {
+                return Err(format!("{name}: {size} bytes here, {their_size} in the kernels"));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_kernels_have_the_same_structures() {
+        let source = include_str!("kernels/parameters.cu").split("DEVICE int lane_of_thread").next().unwrap();
+        assert_eq!(expect_same(source), Ok(()));
+        let matrix = &structures(source)["Matrix"];
+        let fields =
+            [("pointer", 0), ("row_stride", 8), ("dim_stride", 16)].map(|(name, at)| (name.to_string(), at, 8));
+        assert_eq!((matrix.0, &matrix.2[..]), (size_of::<Matrix>(), &fields[..]));
+        for (text, other) in [
+            ("float* lows;", "float* low;"),
+            ("double beta;", "float beta;"),
+            ("int side;  // whose", "i64 side;  // whose"),
+            ("    int splits;  // of the columns in `sums`\n", ""),
+            ("    int square;\n    int view_rows;", "    int view_rows;\n    int square;"),
+        ] {
+            assert!(source.contains(text), "{text}");
+            assert!(expect_same(&source.replacen(text, other, 1)).is_err(), "{text} as {other}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_have_the_same_numbers() {
+        let enums: HashMap<_, _> = blocks(SOURCE, "enum ").into_iter().collect();
+        let names = |name: &str| enums[name].split(',').map(|name| name.trim().to_string()).collect::<Vec<_>>();
+        let number = |name: &str, value: &str| names(name).iter().position(|found| found == value).unwrap() as i32;
+        let modes = [
+            ("ALL_ROWS", mode::ALL_ROWS),
+            ("SAMPLE_LOW", mode::SAMPLE_LOW),
+            ("SAMPLE_HIGH", mode::SAMPLE_HIGH),
+            ("FAILED_ROWS", mode::FAILED_ROWS),
+        ];
+        assert!(modes.iter().all(|(name, mode)| number("SelectMode", name) == *mode));
+        let scalars = [Scalar::Bf16, Scalar::F16, Scalar::F32, Scalar::F64].map(|scalar| scalar as i32);
+        let named = ["SCALAR_BF16", "SCALAR_F16", "SCALAR_F32", "SCALAR_F64"].map(|name| number("Scalar", name));
+        assert_eq!(scalars, named);
+        assert_eq!(names("Pairing"), ["VIEWS", "INDEXED", "APART"]);
+        assert_eq!(names("Threshold"), ["ADAPTIVE", "COSINE", "MINMAX", "LABELS"]);
+        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED"]);
     }
 }

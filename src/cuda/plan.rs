@@ -6,21 +6,16 @@
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
-use std::ptr::{from_mut, null, null_mut, NonNull};
+use std::ptr::{from_mut, null, null_mut};
 
 use super::memory::Scratch;
-use super::parameters::{self, Launch, Parameters, Side};
-use super::{Buffers, Chip, Executor, Matrix, Scalar, Variant, MAX_DIMS, MAX_VIEWS};
+use super::parameters::{Launch, Parameters, Side};
+use super::sizes::*;
+use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS};
 use crate::error::Result;
+use crate::operands::Operands;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
-/// Threads of a block, and warps: a warp's 32 threads work on a row, or on 16.
-const THREADS: usize = 256;
-const WARPS: usize = THREADS / 32;
-/// Rows of a tile.
-const TILE: usize = 16 * WARPS;
-/// Rows of a block of the kernel `select`.
-const SELECT_ROWS: usize = 16;
 /// Up to this many keys quantiles are found without a sample.
 const DIRECT: usize = 1024;
 /// Largest sample.
@@ -29,19 +24,15 @@ const SAMPLE: usize = 1024;
 const SURVIVORS: usize = 32 << 20;
 /// Partial gradients take this many bytes at most.
 const PARTIALS: usize = 64 << 20;
-/// Bytes of shared memory of the kernels without tiles: the structures in their sources.
-const SELECT_SHARED: usize = 16_656;
-const PICK_SHARED: usize = WARPS * 256 * 4;
-const ANCHORS_SHARED: usize = 528;
 /// Exponents of e that single precision holds, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
 
 /// `SelectMode` of the sources.
-mod mode {
-    pub(super) const ALL_ROWS: i32 = 0;
-    pub(super) const SAMPLE_LOW: i32 = 1;
-    pub(super) const SAMPLE_HIGH: i32 = 2;
-    pub(super) const FAILED_ROWS: i32 = 3;
+pub(super) mod mode {
+    pub(in crate::cuda) const ALL_ROWS: i32 = 0;
+    pub(in crate::cuda) const SAMPLE_LOW: i32 = 1;
+    pub(in crate::cuda) const SAMPLE_HIGH: i32 = 2;
+    pub(in crate::cuda) const FAILED_ROWS: i32 = 3;
 }
 
 /// Whether the kernels compute a problem on a chip.
@@ -49,7 +40,7 @@ mod mode {
 /// # Errors
 /// Why not, in words.
 pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -> std::result::Result<(), String> {
-    let tiles = Tiles::of(variant);
+    let tiles = TileSizes::of(variant.row_bytes());
     let most = MAX_DIMS * 2 / variant.operand.bytes();
     if chip.capability < (8, 0) {
         let (major, minor) = chip.capability;
@@ -130,47 +121,17 @@ fn blocks(of: usize, each: usize) -> usize {
     of.div_ceil(each)
 }
 
-/// The sizes in `kernels/tile.cu` and `kernels/gradient.cu`.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    row_bytes: usize,
-    /// Columns of a tile.
-    columns: usize,
-    /// Blocks on a multiprocessor.
-    resident: usize,
-    /// Blocks that share a row's dimensions in the gradient.
-    chunks: usize,
-}
-
-impl Tiles {
-    fn of(variant: Variant) -> Self {
-        let row_bytes = variant.dims * variant.operand.bytes();
-        let steps = row_bytes / 32;
-        Self {
-            row_bytes,
-            columns: if steps > 16 { 32 } else { 64 },
-            resident: if steps <= 8 { 2 } else { 1 },
-            chunks: blocks(variant.dims, if steps > 16 { 64 } else { 128 }),
-        }
-    }
-
-    /// Two stages: rows 16 bytes apart, and what else is known of each.
-    fn shared_bytes(&self) -> usize {
-        2 * self.columns * (self.row_bytes + 16 + 16 + 32)
-    }
-}
-
 /// How the rows' quantiles are found.
 #[derive(Debug, Clone, Copy)]
 struct Search {
     rank: usize,
     /// None where all columns are looked at.
-    sample: Option<Sample>,
+    sample: Option<SampledColumns>,
 }
 
 /// A sample of the columns, and the bracket that it gives: ranks in it, none where the bracket is open.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct SampledColumns {
     columns: usize,
     stride: usize,
     low: Option<usize>,
@@ -196,9 +157,10 @@ impl Search {
         let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
         let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
         let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / TILE * TILE).clamp(TILE, problem.anchors.next_multiple_of(TILE));
+        let rows = (SURVIVORS / (4 * capacity) / TILE_ROWS * TILE_ROWS)
+            .clamp(TILE_ROWS, problem.anchors.next_multiple_of(TILE_ROWS));
         let stride = keys / columns;
-        Self { rank, sample: Some(Sample { columns, stride, low, high, capacity, rows }) }
+        Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
     }
 }
 
@@ -206,7 +168,7 @@ impl Search {
 struct Plan<'a> {
     problem: &'a Problem,
     chip: Chip,
-    tiles: Tiles,
+    tiles: TileSizes,
     parameters: Parameters,
     search: Option<Search>,
     /// Thresholds, exponents or shifts are not those of the usual case.
@@ -218,24 +180,28 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
-        let tiles = Tiles::of(variant);
+        let tiles = TileSizes::of(variant.row_bytes());
         let (beta, tau_plus) = match problem.formulation {
             Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
             // The weights play no part; with 1 they cost nothing.
             Formulation::Official | Formulation::Decoupled => (1.0, 0.0),
         };
-        let threshold = Rule::of(problem, buffers);
-        let precise_shifts = needs_precise_shifts(problem, &threshold, beta);
-        let general = precise_shifts || beta != 1.0 || matches!(threshold, Rule::MinMax { .. } | Rule::Labels);
+        let threshold = comparable(problem.threshold);
+        let (threshold_number, threshold_value) = threshold_number(threshold);
+        let precise_shifts = needs_precise_shifts(problem, threshold, beta);
+        let general =
+            precise_shifts || beta != 1.0 || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
         let search = match threshold {
-            Rule::Adaptive { quantile } => Some(Search::new(problem, quantile)),
+            Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile)),
             _ => None,
         };
         let sample = search.and_then(|search| search.sample);
 
+        let operands = &buffers.operands;
+        let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
         let mut scratch = Scratch::new(buffers.scratch);
-        let header = scratch.take(64);
-        let mut side = |count: usize| scratch.side(count, TILE, tiles.row_bytes, general);
+        let header = scratch.take(HEADER_BYTES);
+        let mut side = |count: usize| scratch.side(count, TILE_ROWS, tiles.row_bytes, general);
         let anchors = side(problem.anchors);
         let keys = if problem.square { anchors } else { side(problem.keys) };
         let apart = if problem.pairing == Pairing::Apart {
@@ -244,7 +210,8 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits = splits(anchors.padded as usize / TILE, blocks(problem.keys, tiles.columns), tiles.resident, chip);
+        let splits =
+            splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -258,15 +225,15 @@ impl<'a> Plan<'a> {
                 },
             );
         let mut parameters = Parameters {
-            views: [matrix(None); MAX_VIEWS],
-            keys_matrix: matrix(buffers.keys.as_ref()),
-            positives_matrix: matrix(buffers.positives.as_ref()),
-            positive_index: buffers.positive_index,
-            ignored_index: buffers.ignored_index,
-            anchor_labels: buffers.anchor_labels,
-            key_labels: if problem.square { buffers.anchor_labels } else { buffers.key_labels },
-            epsilon: buffers.epsilon,
-            anchor_weights: buffers.weights,
+            views: [Matrix::NONE; MAX_VIEWS],
+            keys_matrix: operands.keys.unwrap_or(Matrix::NONE),
+            positives_matrix: operands.positives.unwrap_or(Matrix::NONE),
+            positive_index: operands.positive_index.unwrap_or(null()),
+            ignored_index: operands.ignored_index.unwrap_or(null()),
+            anchor_labels: operands.anchor_labels.unwrap_or(null()),
+            key_labels: key_labels.unwrap_or(null()),
+            epsilon: operands.threshold.map_or(null(), |number| number.pointer),
+            anchor_weights: operands.weights.unwrap_or(null()),
             loss: buffers.loss,
             statistics: buffers.statistics,
             header,
@@ -281,11 +248,11 @@ impl<'a> Plan<'a> {
             survivors: null_mut(),
             failed: scratch.take_if(sample.is_some(), rows * 4),
             ranges: scratch.take_if(general, rows * 8),
-            sums: scratch.take(splits * anchors.padded as usize * 5 * 4),
+            sums: scratch.take(splits * anchors.padded as usize * SUMS * 4),
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
-            totals: scratch.take(blocks(rows, WARPS) * 8 * 8),
-            threshold_value: threshold.value(),
+            totals: scratch.take(blocks(rows, WARPS) * TOTALS * 8),
+            threshold_value,
             beta,
             tau_plus,
             temperature: problem.temperature,
@@ -293,7 +260,7 @@ impl<'a> Plan<'a> {
             concentration: (beta * LOG2_E / problem.temperature) as f32,
             dims: problem.dims as i32,
             square: i32::from(problem.square),
-            view_rows: (rows / buffers.views.len().max(1)) as i32,
+            view_rows: (rows / operands.views.len().max(1)) as i32,
             pairing: match problem.pairing {
                 Pairing::Views { .. } => 0,
                 Pairing::Indexed { .. } => 1,
@@ -305,26 +272,21 @@ impl<'a> Plan<'a> {
                 Pairing::Views { offset, .. } => offset as i32,
                 Pairing::Indexed { .. } | Pairing::Apart => 0,
             },
-            threshold: threshold.number(),
+            threshold: threshold_number,
             formulation: match problem.formulation {
                 Formulation::Importance { .. } => 0,
                 Formulation::Official => 1,
                 Formulation::Decoupled => 2,
             },
-            mean: i32::from(problem.reduction == Reduction::Mean && buffers.weights.is_null()),
-            one_loss: i32::from(problem.reduction != Reduction::None || !buffers.weights.is_null()),
-            epsilon_scalar: match buffers.epsilon_scalar {
-                Scalar::Bf16 => 0,
-                Scalar::F16 => 1,
-                Scalar::F32 => 2,
-                Scalar::F64 => 3,
-            },
+            mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
+            one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),
+            epsilon_scalar: operands.threshold.map_or(0, |number| number.scalar as i32),
             precise_shifts: i32::from(precise_shifts),
             capacity: sample.map_or(0, |sample| sample.capacity) as i32,
             splits: splits as i32,
         };
-        for (to, view) in parameters.views.iter_mut().zip(&buffers.views) {
-            *to = matrix(Some(view));
+        for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
+            *to = *view;
         }
         // Survivors are done with when the gradient begins.
         let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
@@ -339,7 +301,7 @@ impl<'a> Plan<'a> {
         let others = if self.problem.square { 0 } else { p.keys.padded } + p.apart.padded;
         let rows = (p.anchors.padded + others) as usize;
         self.run(executor, "rows", [blocks(rows, WARPS), 1, 1], 0, Launch::default())?;
-        let min_max = p.threshold == Rule::MINMAX;
+        let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
         if self.problem.pairing == Pairing::Apart && (self.search.is_some() || min_max) {
             self.run(executor, "positives", [blocks(anchors, WARPS), 1, 1], 0, Launch::default())?;
         }
@@ -380,7 +342,7 @@ impl<'a> Plan<'a> {
         }
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
-            let tiles = blocks(rows, TILE);
+            let tiles = blocks(rows, TILE_ROWS);
             let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
             let launch = Launch {
                 first_row: first as i32,
@@ -418,7 +380,7 @@ impl<'a> Plan<'a> {
             splits: splits as i32,
             ..Launch::default()
         };
-        self.run_tiles(executor, kernel, side, splits, self.tiles.chunks, launch)?;
+        self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
         self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
     }
 
@@ -431,7 +393,13 @@ impl<'a> Plan<'a> {
         chunks: usize,
         launch: Launch,
     ) -> Result<()> {
-        self.run(executor, kernel, [rows.padded as usize / TILE, splits, chunks], self.tiles.shared_bytes(), launch)
+        self.run(
+            executor,
+            kernel,
+            [rows.padded as usize / TILE_ROWS, splits, chunks],
+            self.tiles.shared_bytes(),
+            launch,
+        )
     }
 
     fn run(
@@ -448,60 +416,30 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The threshold as the kernels know it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Rule {
-    Adaptive {
-        quantile: f64,
-    },
-    /// The value, unless one is on the device.
-    Cosine {
-        value: f64,
-        given: bool,
-    },
-    MinMax {
-        value: f64,
-    },
-    Labels,
+/// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
+fn comparable(threshold: Threshold) -> Threshold {
+    match threshold {
+        Threshold::MinMax { value } if value >= 1.0 || value.is_infinite() => Threshold::Cosine { value },
+        other => other,
+    }
 }
 
-impl Rule {
-    const MINMAX: i32 = 2;
-
-    fn of(problem: &Problem, buffers: &Buffers) -> Self {
-        match problem.threshold {
-            Threshold::Adaptive { quantile } => Self::Adaptive { quantile },
-            // Nothing is above the one, everything above the other, on any scale.
-            Threshold::MinMax { value } if value < 1.0 && value.is_finite() => Self::MinMax { value },
-            Threshold::Cosine { value } | Threshold::MinMax { value } => {
-                Self::Cosine { value, given: !buffers.epsilon.is_null() }
-            }
-            Threshold::Labels => Self::Labels,
-        }
-    }
-
-    fn number(&self) -> i32 {
-        match self {
-            Self::Adaptive { .. } => 0,
-            Self::Cosine { .. } => 1,
-            Self::MinMax { .. } => Self::MINMAX,
-            Self::Labels => 3,
-        }
-    }
-
-    fn value(&self) -> f64 {
-        match *self {
-            Self::Adaptive { quantile } => quantile,
-            Self::Cosine { value, .. } | Self::MinMax { value } => value,
-            Self::Labels => f64::NAN,
-        }
+/// `Threshold` of the sources, and its value.
+fn threshold_number(threshold: Threshold) -> (i32, f64) {
+    match threshold {
+        Threshold::Adaptive { quantile } => (0, quantile),
+        Threshold::Cosine { value } => (1, value),
+        // Read from the device.
+        Threshold::Given => (1, f64::NAN),
+        Threshold::MinMax { value } => (2, value),
+        Threshold::Labels => (3, f64::NAN),
     }
 }
 
 /// Whether single precision may not hold the smallest exponential there may be, exp(-2 (1 + beta) / t), so that each
 /// anchor's largest similarities are to be the shifts. `Passes::shifts` of the CPU kernel decides alike.
-fn needs_precise_shifts(problem: &Problem, threshold: &Rule, beta: f64) -> bool {
-    let none_hierarchical = matches!(threshold, Rule::Cosine { value, given: false } if *value >= 1.0);
+fn needs_precise_shifts(problem: &Problem, threshold: Threshold, beta: f64) -> bool {
+    let none_hierarchical = matches!(threshold, Threshold::Cosine { value } if value >= 1.0);
     let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta };
     2.0 * exponent / problem.temperature >= EXPONENTS
 }
@@ -515,26 +453,29 @@ fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip) ->
     (1..=MOST.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
 }
 
-fn gradient_splits(problem: &Problem, side: &Side, tiles: &Tiles, chip: Chip) -> usize {
+/// Blocks that share a row's dimensions in the gradient.
+fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
+    blocks(Variant::padded(problem.dims), tiles.chunk)
+}
+
+fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
     let other = problem.anchors + problem.keys - side.count as usize;
-    let wished = splits(side.padded as usize / TILE * tiles.chunks, blocks(other, tiles.columns), 1, chip);
+    let wished =
+        splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip);
     wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
 }
 
 /// Bytes of partial gradients of a side.
-fn partial_bytes(problem: &Problem, side: &Side, tiles: &Tiles, chip: Chip) -> usize {
+fn partial_bytes(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
     match gradient_splits(problem, side, tiles, chip) {
         1 => 0,
         splits => splits * side.count as usize * problem.dims * 4,
     }
 }
 
-fn matrix(of: Option<&Matrix>) -> parameters::Matrix {
-    of.map_or(parameters::Matrix { pointer: null(), row_stride: 0, dim_stride: 0 }, |matrix| parameters::Matrix {
-        pointer: matrix.pointer,
-        row_stride: matrix.row_stride,
-        dim_stride: matrix.dim_stride,
-    })
+impl Matrix {
+    /// No matrix.
+    const NONE: Self = Self { pointer: null(), row_stride: 0, dim_stride: 0 };
 }
 
 impl Buffers {
@@ -545,18 +486,7 @@ impl Buffers {
             Pairing::Indexed { .. } | Pairing::Apart => 1,
         };
         Self {
-            views: vec![Matrix { pointer: null(), row_stride: 0, dim_stride: 0 }; views],
-            keys: None,
-            positives: None,
-            scalar: Scalar::F32,
-            positive_index: null(),
-            ignored_index: null(),
-            anchor_labels: null(),
-            key_labels: null(),
-            // One on the device may need more memory than a known one.
-            epsilon: NonNull::<f32>::dangling().as_ptr().cast_const().cast(),
-            epsilon_scalar: Scalar::F32,
-            weights: null(),
+            operands: Operands::of_views(vec![Matrix::NONE; views]),
             loss: null_mut(),
             statistics: null_mut(),
             anchors_gradient: null_mut(),

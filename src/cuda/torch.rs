@@ -15,14 +15,14 @@ const LIBRARY: &str = "libtorch_cuda.so";
 
 c_functions! {
     /// As torch/csrc/inductor/aoti_torch/c/shim.h declares it.
-    Functions {
+    TorchFunctions {
         current_stream = "aoti_torch_get_current_cuda_stream"(i32, *mut Handle);
     }
 }
 
 /// The CUDA half of the torch that the process runs.
 pub struct TorchCuda {
-    functions: Functions,
+    functions: TorchFunctions,
     // The functions stand in it.
     _library: Library,
 }
@@ -39,7 +39,7 @@ impl TorchCuda {
 
     fn find() -> Result<Self> {
         let library = loaded(LIBRARY).ok_or_else(|| Error::runtime("this torch was built without CUDA"))?;
-        Ok(Self { functions: Functions::of(&library)?, _library: library })
+        Ok(Self { functions: TorchFunctions::of(&library)?, _library: library })
     }
 
     /// The stream on which torch puts this thread's work on that device. Handle 0 is the default stream.

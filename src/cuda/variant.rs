@@ -5,9 +5,6 @@ use super::Scalar;
 /// Largest padded dimension that the kernels take in 16-bit operands; half of it in 32-bit ones.
 pub const MAX_DIMS: usize = 512;
 
-/// Most views the kernels take.
-pub const MAX_VIEWS: usize = 16;
-
 /// The CUDA sources, one after the other: what a compilation reads.
 pub const SOURCES: &str = concat!(
     include_str!("kernels/device.cu"),
@@ -76,7 +73,17 @@ pub struct Variant {
 impl Variant {
     /// For rows of `dims` numbers.
     pub fn new(dims: usize, operand: Operand) -> Self {
-        Self { dims: dims.next_multiple_of(32), operand }
+        Self { dims: Self::padded(dims), operand }
+    }
+
+    /// The dimensions of rows of `dims` numbers in the kernels' memory.
+    pub fn padded(dims: usize) -> usize {
+        dims.next_multiple_of(32)
+    }
+
+    /// Bytes of a row in the kernels' memory.
+    pub fn row_bytes(&self) -> usize {
+        self.dims * self.operand.bytes()
     }
 
     /// The compiler's options, besides the architecture's.

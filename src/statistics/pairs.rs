@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::groups::Groups;
-use super::products::{lanes, similarities, Lanes, LANES, TILE};
+use super::products::{lanes, similarities, Lanes, TILE};
 use super::{ByGroup, GROUPS};
-use crate::cpu::{for_each, Float, InstructionSet, Isa, Kernel, UnitRows};
+use crate::cpu::{for_each, Float, InstructionSet, Isa, Kernel, UnitRows, LANES};
 
 /// Largest number of bins of a histogram.
 pub const MAX_BINS: usize = 10_000;
@@ -14,7 +14,7 @@ pub const MAX_BINS: usize = 10_000;
 const COPIES: usize = 4;
 
 /// What the pairs are like.
-pub struct Found {
+pub struct Tally {
     /// [rows] negatives above the threshold.
     pub above: Vec<ByGroup<u32>>,
     /// [group][bin] pairs.
@@ -30,7 +30,7 @@ pub fn tally<C: Float>(
     bins: usize,
     isa: Isa,
     threads: usize,
-) -> Found {
+) -> Tally {
     let (classes, superclasses) = groups.numbers(units.padded_rows);
     let above: Vec<ByGroup<AtomicU32>> = (0..units.rows).map(|_| ByGroup::default()).collect();
     let histogram = Mutex::new(vec![0u64; GROUPS * bins]);
@@ -40,7 +40,7 @@ pub fn tally<C: Float>(
         let row = block * TILE;
         for column in (row..units.padded_rows).step_by(TILE) {
             similarities(units, isa, (row, TILE), (column, TILE), scratch, TILE);
-            isa.run(Tile {
+            isa.run(TallyTile {
                 similarities: scratch,
                 row,
                 column,
@@ -64,14 +64,14 @@ pub fn tally<C: Float>(
     });
     let histogram = histogram.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut by_group = histogram.chunks_exact(bins).map(<[u64]>::to_vec);
-    Found {
+    Tally {
         above: above.into_iter().map(|row| row.map(AtomicU32::into_inner)).collect(),
         histogram: std::array::from_fn(|_| by_group.next().unwrap_or_default()),
     }
 }
 
 /// One tile of similarities.
-struct Tile<'a, C> {
+struct TallyTile<'a, C> {
     /// [TILE][TILE]
     similarities: &'a [C],
     /// First row.
@@ -91,7 +91,7 @@ struct Tile<'a, C> {
     above: &'a [ByGroup<AtomicU32>],
 }
 
-impl<C: Float> Kernel for Tile<'_, C> {
+impl<C: Float> Kernel for TallyTile<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
         let columns = TILE.min(self.rows.saturating_sub(self.column));
@@ -105,14 +105,14 @@ impl<C: Float> Kernel for Tile<'_, C> {
             let own = (self.classes[row], self.superclasses[row]);
             let first = if self.row == self.column { r + 1 } else { 0 };
             for Lanes { start, valid } in Lanes::between(first, columns) {
-                let group = Group {
+                let neighbours = Neighbours {
                     similarities: lanes(similarities, start),
                     kinds: kinds(own, lanes(classes, start), lanes(superclasses, start)),
                 };
-                group.count(self.bins, self.counters, valid.clone());
-                if group.any_at_least(self.threshold) {
-                    for l in valid.filter(|&l| group.similarities[l].to_f64() > self.exact) {
-                        let kind = group.kinds[l] as usize;
+                neighbours.count(self.bins, self.counters, valid.clone());
+                if neighbours.any_at_least(self.threshold) {
+                    for l in valid.filter(|&l| neighbours.similarities[l].to_f64() > self.exact) {
+                        let kind = neighbours.kinds[l] as usize;
                         self.above[row][kind].fetch_add(1, Ordering::Relaxed);
                         self.above[self.column + start + l][kind].fetch_add(1, Ordering::Relaxed);
                     }
@@ -123,12 +123,12 @@ impl<C: Float> Kernel for Tile<'_, C> {
 }
 
 /// Some neighbouring similarities of a row, and the groups that these negatives are in.
-struct Group<'a, C> {
+struct Neighbours<'a, C> {
     similarities: &'a [C; LANES],
     kinds: [u32; LANES],
 }
 
-impl<C: Float> Group<'_, C> {
+impl<C: Float> Neighbours<'_, C> {
     /// Counts those in `valid` in their bins.
     #[inline(always)]
     fn count(&self, bins: usize, counters: &mut [u32], valid: std::ops::Range<usize>) {

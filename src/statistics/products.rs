@@ -2,13 +2,10 @@
 
 use std::ops::Range;
 
-use crate::cpu::{Block, Float, InstructionSet, Isa, Kernel, UnitRows, BLOCK_COLUMNS, BLOCK_ROWS};
+use crate::cpu::{Float, Isa, Products, UnitRows, LANES};
 
 /// Rows and columns of a tile.
 pub const TILE: usize = 128;
-/// Similarities handled together.
-pub const LANES: usize = 16;
-
 /// Some neighbouring columns, `LANES` of them.
 pub struct Lanes {
     /// The first, a multiple of `LANES`.
@@ -44,45 +41,15 @@ pub fn similarities<C: Float>(
     out: &mut [C],
     stride: usize,
 ) {
-    assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
     assert!(row + rows <= units.padded_rows && column + columns <= units.padded_rows);
-    assert!(out.len() >= (rows - 1) * stride + columns);
-    isa.run(Products { units, row, rows, column, columns, out, stride });
-}
-
-struct Products<'a, C: Float> {
-    units: &'a UnitRows<C>,
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-    out: &'a mut [C],
-    stride: usize,
-}
-
-impl<C: Float> Kernel for Products<'_, C> {
-    #[inline(always)]
-    fn run<S: InstructionSet>(self) {
-        let left = self.units.from(self.row);
-        for column in (0..self.columns).step_by(BLOCK_COLUMNS) {
-            let panel = self.units.panels_from(self.column + column);
-            for row in (0..self.rows).step_by(BLOCK_ROWS) {
-                // SAFETY: `similarities` checked that all rows and columns stand in the units and in `out`; a panel has
-                // `dims` rows of 32.
-                unsafe {
-                    S::block(&Block {
-                        left: left.as_ptr().add(row * self.units.padded_dims),
-                        left_row: self.units.padded_dims,
-                        left_depth: 1,
-                        right: panel.as_ptr(),
-                        right_depth: BLOCK_COLUMNS,
-                        out: self.out.as_mut_ptr().add(row * self.stride + column),
-                        out_row: self.stride,
-                        depth: self.units.dims,
-                        add: false,
-                    });
-                }
-            }
-        }
-    }
+    isa.run(Products {
+        left: units.from(row),
+        left_row: units.padded_dims,
+        rows,
+        panels: units.panels_from(column),
+        dims: units.dims,
+        columns,
+        out,
+        stride,
+    });
 }

@@ -1,7 +1,9 @@
 //! The quantile of each row's similarities.
 
-use super::products::{lanes, similarities, Lanes, LANES, TILE};
-use crate::cpu::{for_each, Float, InstructionSet, Isa, Kernel, Schedule, Selector, Shared, UnitRows, BLOCK_COLUMNS};
+use super::products::{lanes, similarities, Lanes, TILE};
+use crate::cpu::{
+    for_each, Float, InstructionSet, Isa, Kernel, Schedule, Selector, Shared, UnitRows, BLOCK_COLUMNS, LANES,
+};
 
 /// Rows computed at a time where rows are looked at whole: as many as pay for fetching all columns from memory once.
 const ROWS: usize = 64;
@@ -42,7 +44,7 @@ fn by_rows<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize)
 /// With one look at each pair, for both of its rows: each has a list of `capacity` numbers that may be its largest.
 fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let rows = units.padded_rows;
-    let mut lists = Lists {
+    let mut lists = LargestLists {
         rank,
         capacity,
         values: &mut vec![C::ZERO; rows * capacity],
@@ -59,7 +61,7 @@ fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Is
         let (values, counts, bounds) = unsafe {
             (values.slice(start * capacity, TILE * capacity), counts.slice(start, TILE), bounds.slice(start, TILE))
         };
-        Lists { rank, capacity, values, counts, bounds }
+        LargestLists { rank, capacity, values, counts, bounds }
     };
     Schedule::triangle(rows / TILE, threads).run(
         threads,
@@ -79,7 +81,7 @@ fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Is
 }
 
 /// The largest numbers of neighbouring rows, so far.
-struct Lists<'a, C> {
+struct LargestLists<'a, C> {
     /// How many of each row are wanted.
     rank: usize,
     /// Length of a list, more than `rank`.
@@ -92,7 +94,7 @@ struct Lists<'a, C> {
     bounds: &'a mut [C],
 }
 
-impl<C: Float> Lists<'_, C> {
+impl<C: Float> LargestLists<'_, C> {
     /// Adds a number. A full list is cut to the largest first.
     #[inline(always)]
     fn push(&mut self, row: usize, value: C) {
@@ -122,10 +124,10 @@ struct Collect<'a, C> {
     rows: usize,
     /// Columns without the padding.
     columns: usize,
-    /// Lists of the rows.
-    own: Lists<'a, C>,
-    /// Lists of the columns; none on the diagonal, where these are the rows.
-    other: Option<Lists<'a, C>>,
+    /// LargestLists of the rows.
+    own: LargestLists<'a, C>,
+    /// LargestLists of the columns; none on the diagonal, where these are the rows.
+    other: Option<LargestLists<'a, C>>,
 }
 
 impl<C: Float> Kernel for Collect<'_, C> {

@@ -50,7 +50,7 @@ fn by_loops(data: &[f64], dims: usize, request: &Request<'_>) -> SimilarityStati
         negatives: vec![[0; GROUPS]; rows],
         means: vec![[0.0; GROUPS]; rows],
         above: vec![[0; GROUPS]; rows],
-        histogram: std::array::from_fn(|_| vec![0; request.bins]),
+        histogram: std::array::from_fn(|_| vec![0; request.bins as usize]),
     };
     for i in 0..rows {
         for j in (0..rows).filter(|&j| j != i) {
@@ -60,7 +60,7 @@ fn by_loops(data: &[f64], dims: usize, request: &Request<'_>) -> SimilarityStati
             found.above[i][kind] += u32::from(c > threshold);
             if j > i {
                 let bin = ((c + 1.0) / 2.0 * request.bins as f64) as usize;
-                found.histogram[kind][bin.min(request.bins - 1)] += 1;
+                found.histogram[kind][bin.min(request.bins as usize - 1)] += 1;
             }
         }
         for kind in 0..GROUPS {
@@ -137,6 +137,7 @@ fn arguments_are_named() {
         (Request { quantile: 1.5, ..good }, "expected `quantile` to be in [0, 1], but got 1.5"),
         (Request { threshold: Some(f64::NAN), ..good }, "expected `threshold` to be a number, but got NaN"),
         (Request { bins: 0, ..good }, "expected `bins` to be in [1, 10000], but got 0"),
+        (Request { bins: -1, ..good }, "expected `bins` to be in [1, 10000], but got -1"),
         (Request { classes: Some(&[1, 2]), ..good }, "expected `classes` to have shape [3], but got [2]"),
         (Request { superclasses: Some(&[1, -1, 2]), ..good }, "expected `superclasses` to be at least 0, but got -1"),
         (

@@ -36,7 +36,7 @@ pub enum Choice {
 pub enum Reason {
     /// The caller asked for them.
     Asked,
-    /// float64 has no tensor cores worth a kernel: documented, and no surprise.
+    /// float64 has no kernel on GPUs. This is documented, and gives no warning.
     Float64,
     /// There is no kernel: why, in words.
     Lacking(String),

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
-use super::Tensors;
+use super::{plain, scalar, Tensors};
 use crate::composite::Evaluation;
-use crate::cuda::{self, Buffers, Chip, Device, Emulator, Executor, Matrix, Module, Operand, Scalar, Variant};
+use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Module, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::problem::{Problem, Reduction, Wanted};
 use crate::torch::{self, on_memory, Kind, Tensor};
@@ -68,8 +68,8 @@ impl Kernels {
             gradient(problem.keys, wanted.keys)?,
             gradient(problem.anchors, wanted.positives)?,
         ];
-        let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
-        let mut buffers = lent.buffers()?;
+        let (plain, scratch) = (plain(tensors)?, self.scratch(problem, wanted, device)?);
+        let mut buffers = buffers(&plain, &scratch)?;
         buffers.loss = torch::address(&loss)?.cast();
         buffers.statistics = torch::address(&statistics)?.cast();
         let [anchors, keys, positives] = &gradients;
@@ -85,8 +85,8 @@ impl Kernels {
         let device = tensors.views[0].device();
         let quantiles = float32(&[problem.anchors], device)?;
         let wanted = Wanted { anchors: false, keys: false, positives: false };
-        let lent = Lent::of(tensors, self.scratch(problem, wanted, device)?)?;
-        let mut buffers = lent.buffers()?;
+        let (plain, scratch) = (plain(tensors)?, self.scratch(problem, wanted, device)?);
+        let mut buffers = buffers(&plain, &scratch)?;
         buffers.loss = torch::address(&quantiles)?.cast();
         self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))?;
         Ok(quantiles)
@@ -107,8 +107,7 @@ impl Kernels {
 }
 
 fn supported(problem: &Problem, tensors: &Tensors, chip: Chip, allow_tf32: bool) -> Result<Variant> {
-    let kind = tensors.views[0].f_kind()?;
-    let operand = Operand::of(scalar(kind)?, allow_tf32)
+    let operand = Operand::of(scalar(&tensors.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
     let variant = Variant::new(problem.dims, operand);
     cuda::supports(problem, tensors.views.len(), chip, variant)
@@ -116,77 +115,23 @@ fn supported(problem: &Problem, tensors: &Tensors, chip: Chip, allow_tf32: bool)
     Ok(variant)
 }
 
-/// The dtype of rows, by the kernels' names.
-pub(super) fn scalar(kind: Kind) -> Result<Scalar> {
-    match kind {
-        Kind::BFloat16 => Ok(Scalar::Bf16),
-        Kind::Half => Ok(Scalar::F16),
-        Kind::Float => Ok(Scalar::F32),
-        Kind::Double => Ok(Scalar::F64),
-        other => {
-            Err(Error::runtime(format!("expected rows of float64, float32, bfloat16 or float16, but got {other:?}")))
-        }
-    }
-}
-
-/// Tensors whose memory the kernels read and write, kept until all launches are made.
-struct Lent {
-    views: Vec<Tensor>,
-    keys: Option<Tensor>,
-    positives: Option<Tensor>,
-    positive_index: Option<Tensor>,
-    ignored_index: Option<Tensor>,
-    anchor_labels: Option<Tensor>,
-    key_labels: Option<Tensor>,
-    epsilon: Option<Tensor>,
-    weights: Option<Tensor>,
-    scratch: Tensor,
-}
-
-impl Lent {
-    fn of(tensors: &Tensors, scratch: Tensor) -> Result<Self> {
-        // A tensor may say "negate when read" of its memory, as the imaginary part of a conjugate does.
-        let plain = |tensor: &Tensor| tensor.f_resolve_neg();
-        let contiguous = |tensor: &Option<Tensor>| -> Result<Option<Tensor>> {
-            Ok(tensor.as_ref().map(|tensor| tensor.f_resolve_neg()?.f_contiguous()).transpose()?)
-        };
-        Ok(Self {
-            views: tensors.views.iter().map(plain).collect::<std::result::Result<_, _>>()?,
-            keys: tensors.keys.as_ref().map(plain).transpose()?,
-            positives: tensors.positives.as_ref().map(plain).transpose()?,
-            positive_index: contiguous(&tensors.positive_index)?,
-            ignored_index: contiguous(&tensors.ignored_index)?,
-            anchor_labels: contiguous(&tensors.anchor_labels)?,
-            key_labels: contiguous(&tensors.key_labels)?,
-            epsilon: contiguous(&tensors.epsilon)?,
-            weights: contiguous(&tensors.weights)?,
-            scratch,
-        })
-    }
-
-    /// Where everything lies. The outputs' addresses are still to come.
-    fn buffers(&self) -> Result<Buffers> {
-        let epsilon = self.epsilon.as_ref();
-        Ok(Buffers {
-            views: self.views.iter().map(matrix).collect::<Result<_>>()?,
-            keys: self.keys.as_ref().map(matrix).transpose()?,
-            positives: self.positives.as_ref().map(matrix).transpose()?,
-            scalar: scalar(self.views[0].f_kind()?)?,
-            positive_index: address(self.positive_index.as_ref())?.cast(),
-            ignored_index: address(self.ignored_index.as_ref())?.cast(),
-            anchor_labels: address(self.anchor_labels.as_ref())?.cast(),
-            key_labels: address(self.key_labels.as_ref())?.cast(),
-            epsilon: address(epsilon)?,
-            epsilon_scalar: epsilon.map_or(Ok(Scalar::F32), |epsilon| scalar(epsilon.f_kind()?))?,
-            weights: address(self.weights.as_ref())?.cast(),
-            loss: null_mut(),
-            statistics: null_mut(),
-            anchors_gradient: null_mut(),
-            keys_gradient: null_mut(),
-            positives_gradient: null_mut(),
-            scratch: torch::address(&self.scratch)?,
-        })
-    }
+/// Where everything lies. The outputs' addresses are still to come.
+fn buffers(plain: &Tensors, scratch: &Tensor) -> Result<Buffers> {
+    let number = |tensor: &Tensor| Ok(DeviceNumber { pointer: address(Some(tensor))?, scalar: scalar(tensor)? });
+    Ok(Buffers {
+        operands: plain.try_map(
+            matrix,
+            |tensor| Ok(address(Some(tensor))?.cast()),
+            number,
+            |tensor| Ok(address(Some(tensor))?.cast()),
+        )?,
+        loss: null_mut(),
+        statistics: null_mut(),
+        anchors_gradient: null_mut(),
+        keys_gradient: null_mut(),
+        positives_gradient: null_mut(),
+        scratch: torch::address(scratch)?,
+    })
 }
 
 fn float32(shape: &[usize], device: torch::Device) -> Result<Tensor> {

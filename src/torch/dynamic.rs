@@ -80,8 +80,9 @@ const KINDS: &[(Kind, &str)] = &[
 
 impl Kind {
     fn of(tensor: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let dtype = tensor.getattr(intern!(tensor.py(), "dtype"))?;
-        let known = Torch::get(dtype.py())?.dtypes.iter().position(|known| known.is(&dtype));
+        let torch = Torch::get(tensor.py())?;
+        let dtype = torch.dtype.bind(tensor.py()).call1((tensor,))?;
+        let known = torch.dtypes.iter().position(|known| known.is(&dtype));
         Ok(known.map(|index| KINDS[index].0))
     }
 }
@@ -136,7 +137,7 @@ const OTHER_DEVICES: &[&str] = &[
 impl Device {
     fn of(tensor: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = tensor.py();
-        let device = tensor.getattr(intern!(py, "device"))?;
+        let device = Torch::get(py)?.device.bind(py).call1((tensor,))?;
         let (name, index) =
             (device.getattr(intern!(py, "type"))?, device.getattr(intern!(py, "index"))?.extract::<Option<usize>>()?);
         Ok(match name.extract::<&str>()? {
@@ -161,9 +162,18 @@ pub fn device_name(device: Device) -> String {
 }
 
 /// What is looked up in torch once.
+///
+/// Methods and attributes of tensors are those of `base`, torch's own type in C, which Python code cannot change as it
+/// can `torch.Tensor`, a subclass or a tensor: by them memory is read and written.
 struct Torch {
     module: Py<PyModule>,
     tensor: Py<PyAny>,
+    base: Py<PyAny>,
+    /// From a tensor to its attribute of this name.
+    shape: Py<PyAny>,
+    dtype: Py<PyAny>,
+    device: Py<PyAny>,
+    requires_grad: Py<PyAny>,
     /// In the order of `KINDS`.
     dtypes: Vec<Py<PyAny>>,
 }
@@ -173,12 +183,23 @@ impl Torch {
         Ok(Self::get(py)?.module.bind(py))
     }
 
+    fn base(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+        Ok(Self::get(py)?.base.bind(py))
+    }
+
     fn get(py: Python<'_>) -> PyResult<&'static Self> {
         static TORCH: GILOnceCell<Torch> = GILOnceCell::new();
         TORCH.get_or_try_init(py, || {
             let module = py.import("torch")?;
             let dtypes = KINDS.iter().map(|(_, name)| module.getattr(*name).map(Bound::unbind));
+            let base = module.getattr("_C")?.getattr("TensorBase")?;
+            let attribute = |name: &str| Ok::<_, PyErr>(base.getattr(name)?.getattr("__get__")?.unbind());
             Ok(Torch {
+                shape: attribute("shape")?,
+                dtype: attribute("dtype")?,
+                device: attribute("device")?,
+                requires_grad: attribute("requires_grad")?,
+                base: base.unbind(),
                 tensor: module.getattr("Tensor")?.unbind(),
                 dtypes: dtypes.collect::<PyResult<_>>()?,
                 module: module.unbind(),
@@ -287,7 +308,8 @@ impl std::ops::Deref for PyTensor {
 /// # Errors
 /// [`Error::Runtime`] where it has no memory.
 pub fn address(tensor: &Tensor) -> Result<*mut c_void> {
-    let address = Python::with_gil(|py| tensor.object.call_method0(py, intern!(py, "data_ptr"))?.extract::<usize>(py))?;
+    let address =
+        Python::with_gil(|py| Torch::base(py)?.call_method1(intern!(py, "data_ptr"), (tensor,))?.extract::<usize>())?;
     if address == 0 && tensor.numel() > 0 {
         return Err(Error::runtime("expected a tensor with memory, but got one without"));
     }
@@ -306,7 +328,9 @@ impl Number for f64 {}
 macro_rules! methods {
     ($($(&$mut:ident)? $name:ident($($argument:ident: $type:ty),*) = $python:literal;)*) => {
         $(pub fn $name(&$($mut)? self, $($argument: $type),*) -> PyResult<Self> {
-            Python::with_gil(|py| Self::of(&self.object.bind(py).call_method1(intern!(py, $python), ($($argument,)*))?))
+            Python::with_gil(|py| {
+                Self::of(&Torch::base(py)?.call_method1(intern!(py, $python), (&*self, $($argument,)*))?)
+            })
         })*
     };
 }
@@ -317,8 +341,8 @@ macro_rules! methods_with_dtype {
         $(pub fn $name(&self, $($argument: $type,)* kind: impl Into<Option<Kind>>) -> PyResult<Self> {
             Python::with_gil(|py| {
                 let keywords = kind.into().map(|kind| [("dtype", kind)].into_py_dict(py)).transpose()?;
-                let method = self.object.bind(py).getattr(intern!(py, $python))?;
-                Self::of(&method.call(($($argument,)*), keywords.as_ref())?)
+                let method = Torch::base(py)?.getattr(intern!(py, $python))?;
+                Self::of(&method.call((self, $($argument,)*), keywords.as_ref())?)
             })
         })*
     };
@@ -416,7 +440,7 @@ impl Tensor {
     pub fn f_gather(&self, dim: i64, index: &Tensor, sparse_grad: bool) -> PyResult<Self> {
         Python::with_gil(|py| {
             let keywords = [("sparse_grad", sparse_grad)].into_py_dict(py)?;
-            Self::of(&self.object.bind(py).call_method("gather", (dim, index), Some(&keywords))?)
+            Self::of(&Torch::base(py)?.call_method("gather", (self, dim, index), Some(&keywords))?)
         })
     }
 
@@ -429,7 +453,7 @@ impl Tensor {
 
     pub fn f_topk(&self, k: i64, dim: i64, largest: bool, sorted: bool) -> PyResult<(Self, Self)> {
         Python::with_gil(|py| {
-            let found = self.object.bind(py).call_method1("topk", (k, dim, largest, sorted))?;
+            let found = Torch::base(py)?.call_method1("topk", (self, k, dim, largest, sorted))?;
             Ok((Self::of(&found.get_item(0)?)?, Self::of(&found.get_item(1)?)?))
         })
     }
@@ -459,8 +483,7 @@ impl Tensor {
 
     /// The elements of a contiguous CPU tensor as they lie in memory: not of one that is to be negated when read.
     pub fn f_copy_data<T: Element>(&self, data: &mut [T], numel: usize) -> Result<()> {
-        let contiguous = Python::with_gil(|py| self.object.call_method0(py, "is_contiguous")?.extract::<bool>(py))?;
-        if !contiguous
+        if !self.is_contiguous()?
             || self.device != Device::Cpu
             || self.kind != Some(T::KIND)
             || numel > data.len().min(self.numel())
@@ -493,8 +516,13 @@ impl Tensor {
     }
 
     pub fn stride2(&self) -> PyResult<(i64, i64)> {
-        let strides = |py: Python<'_>| self.object.call_method0(py, intern!(py, "stride"))?.extract::<Vec<i64>>(py);
+        let strides =
+            |py: Python<'_>| Torch::base(py)?.call_method1(intern!(py, "stride"), (self,))?.extract::<Vec<i64>>();
         two(&Python::with_gil(strides)?)
+    }
+
+    fn is_contiguous(&self) -> PyResult<bool> {
+        Python::with_gil(|py| Torch::base(py)?.call_method1(intern!(py, "is_contiguous"), (self,))?.extract())
     }
 
     pub fn numel(&self) -> usize {
@@ -516,11 +544,12 @@ impl Tensor {
 
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
+        let torch = Torch::get(py)?;
         Ok(Self {
-            size: object.getattr(intern!(py, "shape"))?.extract()?,
+            size: torch.shape.bind(py).call1((object,))?.extract()?,
             kind: Kind::of(object)?,
             device: Device::of(object)?,
-            requires_grad: object.getattr(intern!(py, "requires_grad"))?.extract()?,
+            requires_grad: torch.requires_grad.bind(py).call1((object,))?.extract()?,
             object: object.clone().unbind(),
         })
     }
@@ -545,7 +574,7 @@ impl Tensor {
             keywords.set_item("dtype", kind)?;
             keywords.set_item("device", device_name(device))?;
             let made = Self::of(&Torch::module(py)?.call_method(function, arguments, Some(&keywords))?)?;
-            let contiguous = made.object.call_method0(py, intern!(py, "is_contiguous"))?.extract::<bool>(py)?;
+            let contiguous = made.is_contiguous()?;
             if contiguous && (&made.size[..], made.kind, made.device) == (size, Some(kind), device) {
                 return Ok(made);
             }

@@ -31,9 +31,12 @@ def clusters(
 
 
 def save_arrays(folder: Path, rows: int = 90, superclasses: int = SUPERCLASSES) -> Arrays:
-    """Features of three epochs, in ever narrower clusters, and their labels, as .npy files."""
+    """Features of three epochs, in ever narrower clusters, and their labels, as .npy files.
+
+    All have a direction in common, as projections do, so that the mean cosine is positive within each group.
+    """
     paths = {name: folder / f"{name}.npy" for name in ("features", "labels", "superclasses")}
-    epochs = [clusters(rows, spread=spread, superclasses=superclasses) for spread in (3.0, 2.0, 1.0)]
+    epochs = [2.0 + clusters(rows, spread=spread, superclasses=superclasses) for spread in (3.0, 2.0, 1.0)]
     np.save(paths["features"], np.stack(epochs))
     np.save(paths["labels"], np.arange(rows) % (2 * superclasses))
     np.save(paths["superclasses"], np.arange(2 * superclasses) // 2)

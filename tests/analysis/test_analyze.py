@@ -2,9 +2,12 @@
 
 import csv
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,15 +15,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
-from hex_ssl.analysis import AnalyzeConfig, analyze, effective_rank, run, to_plane
+from hex_ssl.analysis import AnalyzeConfig, analyze, effective_rank, figures, run, to_plane
 from hex_ssl.analysis.analyze import TABLES, summarize
-from hex_ssl.analysis.figures import CURVES, FIGURES, draw_planes
+from hex_ssl.analysis.figures import CURVES, FIGURES, draw_nearest, draw_planes
+from hex_ssl.analysis.measures import COLUMNS, knn_within
 from hex_ssl.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.cli import main
+from hex_ssl.data import dataset_card
 from hex_ssl.pretrain import load_method
-from hex_ssl.statistics import similarity_statistics
+from hex_ssl.statistics import GROUPS, similarity_statistics
 from tests.analysis.conftest import CLASSES, Arrays, save_arrays
 
 
@@ -41,15 +50,19 @@ def test_the_tables_of_arrays_are_what_the_functions_find(arrays: Arrays, tmp_pa
         found = similarity_statistics(features[epoch], labels, labels // 2, 0.9, bins=50)
         assert float(line["threshold"]) == found.threshold
         assert float(line["above"]) == pytest.approx(found.above.sum(axis=1).mean())
-        assert float(line["superclass_similarity"]) == found.mean()["superclass"]
+        for group in GROUPS:
+            assert float(line[f"above_{group}"]) == found.mean_above()[group]
+            assert float(line[f"{group}_similarity"]) == found.mean()[group]
+        assert float(line["knn_accuracy"]) == knn_within(features[epoch], labels)
+        assert float(line["knn_superclass_accuracy"]) == knn_within(features[epoch], labels // 2)
         assert float(line["gap"]) == pytest.approx(found.mean()["superclass"] - found.mean()["other"])
         assert float(line["effective_rank"]) == effective_rank(features[epoch])
         other = [int(each["other"]) for each in histograms if each["epoch"] == str(epoch)]
         assert other == found.histogram[2].tolist()
     ranks = table(folder / "ranks.csv")
     assert len(ranks) == 3 * 3  # epochs, superclasses
-    mean = np.mean([float(each["local"]) for each in ranks[:3]])
-    assert float(lines[0]["local_rank"]) == pytest.approx(mean)
+    for column, of in (("local_rank", "local"), ("overall_rank", "overall"), ("rank_ratio", "ratio")):
+        assert float(lines[0][column]) == pytest.approx(np.mean([float(each[of]) for each in ranks[:3]]))
     assert float(lines[0]["knn_accuracy"]) < float(lines[2]["knn_accuracy"])
     sets = {line["set"] for line in table(folder / "plane.csv")}
     assert "all images" in sets
@@ -58,13 +71,29 @@ def test_the_tables_of_arrays_are_what_the_functions_find(arrays: Arrays, tmp_pa
     assert "knn_superclass_accuracy" in summarize(folder)
 
 
+def test_figure_13_compares_superclass_negatives_with_the_others(arrays: Arrays, analysed: Path) -> None:
+    labels = np.arange(90) % CLASSES
+    same_class = labels[:, None] == labels
+    same_superclass = labels[:, None] // 2 == labels // 2
+    lines = table(analysed / "similarity.csv")
+    assert len(lines) == 3
+    for features, line in zip(np.load(arrays["features"]).astype(np.float64), lines, strict=True):
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        near, other = ((unit @ unit.T)[mask].mean() for mask in (same_superclass & ~same_class, ~same_superclass))
+        assert float(line["superclass_similarity"]) == pytest.approx(near, rel=1e-5)
+        assert float(line["ratio"]) == pytest.approx(near / other, rel=1e-5)
+
+
+def test_each_figure_of_the_paper_draws_the_columns_that_are_said_to_be_its() -> None:
+    for column, about in COLUMNS.items():
+        for number in re.findall(r"\(Figure (\d+)\)", about):
+            (name,) = [each for each in CURVES if each.startswith(f"figure-{number}-")]
+            assert column in [curve for curve, _ in CURVES[name][2]]
+
+
 def test_each_figure_is_a_png_and_an_svg(analysed: Path) -> None:
-    names = {*CURVES, "histograms", "figure-10-plane"}
-    assert (
-        {path.stem for path in analysed.glob("*.png")}
-        == {path.stem for path in analysed.glob("*.svg")}
-        >= names - {"figure-13-ratio"}
-    )
+    drawn = {path.stem for path in analysed.glob("*.png")}
+    assert drawn == {path.stem for path in analysed.glob("*.svg")} == {*CURVES, "histograms", "figure-10-plane"}
     for path in analysed.glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 200
@@ -269,6 +298,53 @@ def test_more_than_ten_labels_have_one_legend_for_their_row(labels: int, legends
     text = svg.read_text(encoding="utf-8")
     assert {text.count(f">kind-{label}.<") for label in range(labels)} == {legends}
     assert text.count(">low<") == text.count(">high<") == 2
+
+
+def drawn_boxes(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> tuple[list[Axes], list[Bbox]]:
+    """The panels of a picture; where they and their captions stand, and last the page."""
+    drawn: list[Figure] = []
+
+    class Canvas(FigureCanvasAgg):
+        def __init__(self, figure: Figure) -> None:
+            drawn.append(figure)
+            super().__init__(figure)
+
+    monkeypatch.setattr(figures, "FigureCanvasAgg", Canvas)
+    draw()
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    boxes = [box for panel in figure.axes for box in (panel.title.get_window_extent(), panel.get_window_extent())]
+    return figure.axes, [*boxes, figure.bbox]
+
+
+def assert_apart_and_within(boxes: list[Bbox]) -> None:
+    *parts, page = boxes
+    assert all(page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1 for box in parts)
+    assert [pair for pair in itertools.combinations(parts, 2) if pair[0].overlaps(pair[1])] == []
+
+
+def test_captions_of_figure_15_stand_apart_and_within_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ("household_electrical_devices", "large_man-made_outdoor_things", "a" * 40, "one two three four five six")
+    names = [*long, *dataset_card("cifar100").superclass_names]
+    pictures = [[np.zeros((32, 32, 3), np.uint8)] * 6] * 4
+    panels, boxes = drawn_boxes(
+        monkeypatch, lambda: draw_nearest(pictures, np.array(names).reshape(4, 6).tolist(), tmp_path)
+    )
+    assert_apart_and_within(boxes)
+    shown = [panel.get_title().replace("\n", " ") for panel in panels]
+    assert {"household electrical devices", "large man-made outdoor things"} <= set(shown)
+
+
+def test_titles_of_planes_stand_apart_and_within_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points: dict[str, Any] = {"x": [0.0, 1.0], "y": [0.0, 1.0], "labels": [0, 0], "names": {"0": "bicycle"}}
+    planes = [
+        {**points, "title": "within large_omnivores_and_herbivores", "caption": f"paper-barlow-twins-hex-seed-{number}"}
+        for number in range(2)
+    ]
+    _, boxes = drawn_boxes(monkeypatch, lambda: draw_planes(planes, "plane", "Two runs", tmp_path))
+    assert_apart_and_within(boxes)
 
 
 def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -> None:

@@ -15,6 +15,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     runs.start(print).join()  # the first start of all imports everything
     begin = time.monotonic()
     process = runs.start(runs.train, runs.tiny(root))
-    process.join(timeout=200)
+    process.join(timeout=runs.HANG)
     assert process.exitcode == 0
     return root / "run", time.monotonic() - begin

@@ -28,6 +28,9 @@ STEPS = 4
 
 EPOCHS = 4
 
+HANG = 1200.0
+"""Seconds after which something has stopped for good, on however slow and busy a machine."""
+
 MOMENTS = int(os.environ.get("HEX_SSL_FAULT_MOMENTS", "20"))
 """Random moments of each signal."""
 
@@ -65,26 +68,33 @@ def start(target: Callable[..., Any], *arguments: Any) -> multiprocessing.proces
     return process
 
 
-def end_of(target: Callable[..., Any], *arguments: Any, seconds: float = 120.0) -> str:
+def end_of(target: Callable[..., Any], *arguments: Any) -> str:
     """What a function ends with in a process of its own: "" or its error's type and text."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start(_tell, sender, target, *arguments)
     sender.close()
-    assert receiver.poll(seconds), "it hangs"
+    assert receiver.poll(HANG), "it hangs"
     told: str = receiver.recv()
-    process.join(timeout=30)
+    process.join(timeout=HANG)
     assert process.exitcode == 0
     return told
 
 
-def wait_for(happens: Callable[[], bool], process: multiprocessing.process.BaseProcess, seconds: float = 60.0) -> bool:
+def wait_for(happens: Callable[[], bool], process: multiprocessing.process.BaseProcess) -> bool:
     """Whether something happens while the process lives."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + HANG
     while process.exitcode is None and time.monotonic() < end:
         if happens():
             return True
         time.sleep(0.001)
     return False
+
+
+def hold(waiting: Path, until: Path) -> None:
+    """Says with a file that this process waits, until there is another."""
+    waiting.touch()
+    while not until.exists():
+        time.sleep(0.001)
 
 
 def step_of(folder: Path) -> int:

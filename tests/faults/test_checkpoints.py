@@ -90,3 +90,16 @@ def test_without_its_checkpoint_a_run_starts_from_the_beginning(finished: Path, 
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     pretrain(runs.resumed(config))
     runs.check_equal(tmp_path / "run", finished / "run")
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, scramble, replace_by_text, replace_by_weights])
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "backbone.safetensors"])
+def test_damaged_or_foreign_weights_to_start_from_are_an_error_before_anything_is_written(
+    name: str, damage: Callable[[Path], None], finished: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / Path(name).name
+    weights.write_bytes((finished / "run" / name).read_bytes())
+    damage(weights)
+    with pytest.raises(ValueError, match=rf"expected {weights} to hold "):
+        prepare(runs.tiny(tmp_path / "runs", weights=str(weights)))
+    assert not (tmp_path / "runs").exists()

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hex_ssl.callbacks import AtomicCheckpoints, MetricsFiles, save_backbone
 from hex_ssl.callbacks.metrics import read_metrics
 from hex_ssl.config import Config
 from hex_ssl.evaluate.results import Results, read_results
+from hex_ssl.methods import Method
 from hex_ssl.run_folder import claim_run_folder
 
 from . import runs
@@ -109,13 +111,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_run_on_a_full_disk_goes_on_when_there_is_room(small_disk: Path, undisturbed: tuple[Path, float]) -> None:
+def train_and_wait(config: Config, waiting: Path, full: Path) -> None:
+    """Trains, and waits after the first checkpoint until the disk is full."""
+    training_step = Method.training_step
+
+    def wait(self: Method, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 1:
+            runs.hold(waiting, full)
+        return training_step(self, batch, batch_idx)
+
+    Method.training_step = wait  # type: ignore[method-assign]
+    runs.train(config)
+
+
+def test_run_on_a_full_disk_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path, undisturbed: tuple[Path, float]
+) -> None:
     config = runs.tiny(small_disk)
-    process = runs.start(runs.train, config)
-    assert runs.wait_for(lambda: (small_disk / "run/checkpoints/last.ckpt").exists(), process)
+    process = runs.start(train_and_wait, config, tmp_path / "waiting", tmp_path / "full")
+    assert runs.wait_for((tmp_path / "waiting").exists, process)
     with pytest.raises(OSError, match="No space left"):
         fill(small_disk / "ballast")
-    process.join(timeout=60)
+    (tmp_path / "full").touch()
+    process.join(timeout=runs.HANG)
     assert process.exitcode == 1
     step = runs.step_of(small_disk / "run")
     assert step >= 1

@@ -44,7 +44,7 @@ def with_labels(criterion: HexLoss, z: Tensor) -> Tensor:
 
 def against_keys(criterion: HexLoss, z: Tensor) -> Tensor:
     queries, positives = z.chunk(2)
-    return criterion.against_keys(queries, z.detach(), positives=positives)
+    return criterion.against_keys(queries, z.detach().flip(1), positives=positives)
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.timeout(1200)
 def test_memory_does_not_grow() -> None:
-    assert runs.end_of(Variant().step_often, STEPS, seconds=1000.0) == ""
+    assert runs.end_of(Variant().step_often, STEPS) == ""
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_memory_of_variants_does_not_grow(variant: Variant) -> None:
-    assert runs.end_of(variant.step_often, STEPS // 10, seconds=500.0) == ""
+    assert runs.end_of(variant.step_often, STEPS // 10) == ""
 
 
 def test_eight_threads_get_what_one_gets() -> None:
@@ -96,7 +95,7 @@ def test_eight_threads_get_what_one_gets() -> None:
     def steps(index: int) -> list[tuple[Tensor, Tensor]]:
         torch.set_num_threads(1)  # each thread's own
         criterion = HexLoss()
-        together.wait(timeout=60)
+        together.wait()
         return [step(criterion, batches[index], of_two_views) for _ in range(50)]
 
     with ThreadPoolExecutor(len(batches)) as pool:

@@ -1,6 +1,8 @@
 """Numbers that are not finite: in the images, in the loss, in the weights."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from hex_ssl.backbones import build_backbone, describe_backbone
+from hex_ssl.callbacks import save_backbone
+from hex_ssl.config import BackboneConfig
 from hex_ssl.data import PretrainData
 from hex_ssl.data.batch import Batch
+from hex_ssl.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, run_finetune, run_knn, run_probe
 from hex_ssl.methods import Method, SimCLR
 from hex_ssl.pretrain import pretrain
 
@@ -108,3 +114,34 @@ def test_weights_that_are_not_finite_are_not_saved(
         "checkpoint is of before"
     )
     check_stopped(tmp_path, expected, message, monkeypatch)
+
+
+def test_weights_that_are_not_finite_are_named_before_they_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_optimizer_step = Method.after_optimizer_step
+
+    @torch.no_grad()
+    def spoilt(self: Method, step: int) -> None:
+        after_optimizer_step(self, step)
+        if step == runs.STEPS - 1:  # the last of the first epoch, which an evaluation follows
+            self.state_dict()["backbone.stem.1.running_var"][0] = torch.nan
+
+    monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
+    with pytest.raises(FloatingPointError, match=r"after step 4 \(epoch 1\), .* of backbone.stem.1.running_var"):
+        pretrain(runs.tiny(tmp_path, knn_every=1))
+    assert runs.step_of(tmp_path / "run") == runs.STEPS - 1
+
+
+@pytest.mark.parametrize("run", [run_knn, run_probe, run_finetune])
+def test_representations_that_are_not_finite_are_no_result(run: Callable[[Any], object], tmp_path: Path) -> None:
+    config = BackboneConfig(width=4)
+    backbone = build_backbone(config, 1, 8)
+    backbone.state_dict()["stem.0.weight"][0] = torch.nan
+    file = tmp_path / "backbone.safetensors"
+    save_backbone(backbone, file, describe_backbone(config, 1, 8))
+    settings = {run_knn: KNNConfig, run_probe: ProbeConfig, run_finetune: partial(FinetuneConfig, finetune_epochs=1)}
+    message = r"expected the network's representations to be finite, but that of image 0 has NaN or infinity"
+    with pytest.raises(ValueError, match=message):
+        run(settings[run](str(file), dataset="digits", fractions=[0.05]))
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]

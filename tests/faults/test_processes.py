@@ -44,6 +44,26 @@ def test_loader_process_that_dies_stops_the_run(tmp_path: Path) -> None:
     assert runs.step_of(tmp_path / "run") == runs.STEPS * runs.EPOCHS
 
 
+def train_with_batch_that_cannot_be_sent(config: Config) -> None:
+    """A batch of the second epoch cannot be sent, as where there is no room for it in /dev/shm."""
+
+    def unsendable(self: TrainingImages, places: list[Place]) -> Any:
+        return (lambda: None) if places[0][0] == 1 else LOAD(self, places)
+
+    TrainingImages.__getitems__ = unsendable  # type: ignore[method-assign]
+    runs.train(config)
+
+
+def test_batch_that_cannot_be_sent_stops_the_run(tmp_path: Path) -> None:
+    config = runs.tiny(tmp_path)
+    config = replace(config, data=replace(config.data, num_workers=1))
+    told = runs.end_of(train_with_batch_that_cannot_be_sent, config)
+    assert told.startswith("RuntimeError: DataLoader worker (pid")
+    assert runs.step_of(tmp_path / "run") == runs.STEPS
+    assert runs.end_of(runs.train, config) == ""
+    assert runs.step_of(tmp_path / "run") == runs.STEPS * runs.EPOCHS
+
+
 def train_and_wait(config: Config) -> None:
     """Trains until it is killed."""
 
@@ -74,7 +94,7 @@ def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path
         assert runs.contents(folder) == before
     finally:
         process.kill()
-    process.join(timeout=30)
+    process.join(timeout=runs.HANG)
     prepare(second).claim.release()  # type: ignore[union-attr]  # with its process, the claim is gone
 
 
@@ -123,7 +143,7 @@ def exits_of_group(config: Config, dies: int | None = None) -> list[int | None]:
     group = [runs.start(train_in_group, config, rank, port, dies) for rank in range(2)]
     try:
         for process in group:
-            process.join(timeout=100)
+            process.join(timeout=runs.HANG)
         return [process.exitcode for process in group]
     finally:
         for process in group:

@@ -22,12 +22,16 @@ from . import runs
 Undisturbed = tuple[Path, float]
 
 
-def train_with_slow_disk(config: Config) -> None:
-    """Trains, each write lasting long enough to be hit."""
-    fsync = os.fsync
+def train_with_slow_disk(config: Config, held: int | None, waiting: Path, sent: Path) -> None:
+    """Trains, each write lasting long enough to be hit; that checkpoint's, if any, until the signal is sent."""
+    fsync, count = os.fsync, 0
 
     def slow_fsync(file: int) -> None:
+        nonlocal count
         time.sleep(0.03)
+        count += os.readlink(f"/proc/self/fd/{file}").endswith("last.ckpt.part")
+        if count == held:
+            runs.hold(waiting, sent)
         fsync(file)
 
     os.fsync = slow_fsync  # type: ignore[assignment]
@@ -60,18 +64,19 @@ def stop_at_random(number: signal.Signals, root: Path, undisturbed: Undisturbed)
         before = runs.step_of(folder)
         part = folder / "checkpoints" / "last.ckpt.part"
         part.unlink(missing_ok=True)  # what an earlier process left
-        process = runs.start(train_with_slow_disk, config)
-        if moment % 2 == 0:  # in the midst of a checkpoint
-            for _ in range(draw.randint(1, 4)):
-                runs.wait_for(lambda part=part: not part.exists(), process)  # type: ignore[misc]
-                runs.wait_for(part.exists, process)
+        held = None if moment % 2 else draw.randint(1, 4)
+        waiting, sent = (root / f"{name}{moment}" for name in ("waiting", "sent"))
+        process = runs.start(train_with_slow_disk, config, held, waiting, sent)
+        if held is not None:  # in the midst of a checkpoint
+            runs.wait_for(waiting.exists, process)
         else:
             process.join(timeout=draw.uniform(0.0, seconds))
         if process.exitcode is None:
             assert process.pid is not None
             writing += part.exists()
             os.kill(process.pid, number)
-        process.join(timeout=60)
+            sent.touch()
+        process.join(timeout=runs.HANG)
         assert process.exitcode is not None, "it hangs"
         exits.append(process.exitcode)
         halves += part.exists()
@@ -83,7 +88,7 @@ def stop_at_random(number: signal.Signals, root: Path, undisturbed: Undisturbed)
             config = runs.tiny(root, name=f"run{moment + 1}")
             folder = root / config.run.name
     process = runs.start(runs.train, config)
-    process.join(timeout=100)
+    process.join(timeout=runs.HANG)
     assert process.exitcode == 0
     runs.check_equal(folder, expected)
     print(
@@ -134,7 +139,7 @@ def test_signal_in_the_write_of_a_checkpoint(
 ) -> None:
     config = runs.tiny(tmp_path)
     process = runs.start(train_with_signal_in_a_write, config, number, "last.ckpt.part", 6)
-    process.join(timeout=100)
+    process.join(timeout=runs.HANG)
     assert process.exitcode == exitcode
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt.part").exists() == (number is signal.SIGKILL)
     assert runs.step_of(tmp_path / "run") == saved
@@ -161,7 +166,7 @@ def train_with_torn_line(config: Config, name: str) -> None:
 def test_sigkill_in_a_line_of_metrics(name: str, tmp_path: Path, undisturbed: Undisturbed) -> None:
     config = runs.tiny(tmp_path)
     process = runs.start(train_with_torn_line, config, name)
-    process.join(timeout=100)
+    process.join(timeout=runs.HANG)
     assert process.exitcode == -signal.SIGKILL
     folder = tmp_path / "run"
     assert not (folder / name).read_text().endswith("\n")
@@ -202,7 +207,7 @@ def test_stopped_run_says_so_and_can_be_resumed(
 ) -> None:
     config = runs.tiny(tmp_path, checkpoint_minutes=60.0)
     process = runs.start(train_with_signal, config, number, 6, tmp_path / "said")
-    process.join(timeout=100)
+    process.join(timeout=runs.HANG)
     assert process.exitcode == 128 + number
     assert (tmp_path / "said").read_text() == line.format(tmp_path / "run")
     assert runs.step_of(tmp_path / "run") == saved  # after SIGTERM, the step is finished and saved
@@ -224,7 +229,7 @@ def interrupt(*_: Any, **__: Any) -> None:
         ("hex_ssl.analysis.analyze", "analyze", "analyze {root}"),
         ("hex_ssl.reproduce.command", "prepare", "reproduce table1"),
         ("hex_ssl.demo", "_run", "demo --folder={root}"),
-        ("hex_ssl.cli", "build_parser", "recipes"),
+        ("hex_ssl.cli_parser", "build_parser", "recipes"),
     ],
 )
 def test_ctrl_c_in_any_command_is_a_line(

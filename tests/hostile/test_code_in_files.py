@@ -98,6 +98,14 @@ def test_no_command_runs_a_checkpoints_code(run: Path, mark: Path, load: Callabl
     assert not mark.exists()
 
 
+def test_weights_to_start_from_run_no_code(run: Path, mark: Path, tmp_path: Path) -> None:
+    weights = run / "checkpoints" / "last.ckpt"
+    config = Config(run=RunConfig(name="new", root=str(tmp_path), weights=str(weights), progress=False))
+    with pytest.raises(ValueError, match=r"last.ckpt to hold weights: tensors and plain values, but got"):
+        prepare(config)
+    assert not mark.exists()
+
+
 def test_a_resume_that_is_refused_is_a_plain_message(run: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["pretrain", "--recipe", str(run / "config.yaml"), "--run.existing", "resume"])
@@ -194,18 +202,30 @@ def test_an_archive_of_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("escaped"))
 
 
-@pytest.mark.parametrize("member", ["../escaped", "../../escaped", "{}/escaped"])
+@pytest.mark.parametrize(
+    ("member", "end"),
+    [
+        ("ILSVRC2012_devkit_t12/readme", "meta.mat"),  # unpacked, and found not to be whole
+        ("../escaped", "OutsideDestinationError|ExtractError"),
+        ("../../escaped", "OutsideDestinationError|ExtractError"),
+        ("{}/escaped", "meta.mat|ExtractError"),  # Python makes it relative
+    ],
+)
+@pytest.mark.parametrize("filters", [True, False], ids=["Python", "Python before 3.11.4"])
 def test_no_dataset_unpacks_what_leaves_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: bool, member: str, end: str
 ) -> None:
     """Even with a checksum that fits, as if the archive itself were hostile."""
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+        monkeypatch.setattr(tarfile.TarFile, "extraction_filter", lambda _, member, path: member, raising=False)
     root = tmp_path / "imagenet"
     (root / "train" / "n01").mkdir(parents=True)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
     (tmp_path / "unpacked").mkdir()
     checksum = archive(root / "ILSVRC2012_devkit_t12.tar.gz", member.format(tmp_path))
     monkeypatch.setitem(datasets.imagenet.ARCHIVE_META, "devkit", ("ILSVRC2012_devkit_t12.tar.gz", checksum))
-    with pytest.raises((ValueError, FileNotFoundError), match=r"imagenet as published|meta.mat"):
+    with pytest.raises((ValueError, FileNotFoundError), match=end):
         build_dataset("imagenet", "train", root)
     assert not list(tmp_path.rglob("escaped"))
 
@@ -329,7 +349,6 @@ def test_no_list_names_images_outside_its_folder(tmp_path: Path, path: str, monk
         build_dataset("cub", "train", tmp_path)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("lines", "message"),
     [("1 2\n2 1\n295 1\n", "is its own ancestor"), ("817 817\n", "is its own ancestor"), ("", "KeyError")],

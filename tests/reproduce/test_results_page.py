@@ -1,12 +1,14 @@
 """The documentation's results are those of the finished runs that are kept beside them."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benches.results_page import KEPT, OURS, PAPERS, plan_of, pooled, section
+from benches.results_page import KEPT, OURS, PAPERS, plan_of, pooled, seconds, section
 from tests.reproduce.test_table import numbers
 
 PAGE = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
@@ -22,8 +24,22 @@ def test_each_kept_result_is_in_a_table() -> None:
     assert planned == {path.stem for path in KEPT.glob("*.json")}
 
 
-def test_sentence_on_the_defaults_is_in_the_page() -> None:
-    assert pooled() in " ".join(PAGE.split())
+@pytest.mark.parametrize("sentence", [pooled, seconds])
+def test_sentences_are_in_the_page(sentence: Callable[[], str]) -> None:
+    assert sentence() in " ".join(PAGE.split())
+
+
+def test_differences_beyond_three_standard_errors_are_counted() -> None:
+    differences = re.findall(r"([+-]\d+\.\d\d) \+- (\d+\.\d\d)", section(OURS))
+    beyond = [each for each in differences if abs(float(each[0])) > 3 * float(each[1])]
+    assert f"Of the {len(differences)} differences of our own tables {len(beyond)} do" in " ".join(PAGE.split())
+
+
+def test_seconds_are_those_of_the_kept_results() -> None:
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")]
+    for images in (20_000, 4_000):
+        took = [each["seconds"]["pretraining"] for each in records if each["budget"]["training_images"] == images]
+        assert re.search(rf"{min(took)} to {max(took)} s .*with {images:,}", seconds())
 
 
 def test_sentence_on_the_defaults_is_numpys() -> None:

@@ -1,23 +1,34 @@
 """Runs: each once, resumed where they were stopped, and their files whole."""
 
 import json
+import platform
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hex_ssl.callbacks.checkpoints import Checkpoints
 from hex_ssl.cli import main
+from hex_ssl.config import Config
 from hex_ssl.reproduce import run as run_module
 from hex_ssl.reproduce import runner
 from hex_ssl.reproduce.experiment import list_experiments, load_experiment
 from hex_ssl.reproduce.plan import Job, make_plan
-from hex_ssl.reproduce.results import key_of, read_result, write_result
+from hex_ssl.reproduce.results import Images, describe_run, key_of, read_result, write_result
 from hex_ssl.reproduce.run import BusyError, _claimed, measure
 from hex_ssl.reproduce.settings import ReproduceConfig
 
 
 def jobs_of(file: Path, out: Path) -> list[Job]:
     return make_plan(load_experiment(file), ReproduceConfig(str(file), scale="smoke", out=str(out))).jobs
+
+
+def processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return named[1].strip() if named else platform.processor()
 
 
 def reproduce(file: Path, out: Path, *more: str) -> object:
@@ -41,6 +52,19 @@ def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tm
     assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
 
 
+def test_results_that_are_there_keep_their_names() -> None:
+    """Settings that came later may not rename them."""
+    folder = Path(__file__).parents[2] / "benches" / "results" / "cifar100-small"
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert records
+    for record in records:
+        images = [Images(**record[part]) for part in ("trained_on", "evaluated_on")]
+        config = Config.from_dict(record["config"])
+        assert key_of(describe_run(config, *images, record["evaluation"])) == record["key"]
+    config = replace(config, data=replace(config.data, level="family"))
+    assert key_of(describe_run(config, *images, record["evaluation"])) != record["key"]
+
+
 def test_runs_table_and_nothing_left_to_do(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +80,7 @@ def test_runs_table_and_nothing_left_to_do(
         assert 0.1 < record["metrics"]["knn.top1"] <= 1.0
         assert record["budget"]["steps"] == 2
         assert record["last_epoch"]["epoch"] == 2
+        assert record["environment"]["processor"] == processor()
         assert str(tmp_path) not in json.dumps(record)
         assert not (out / "runs" / record["key"] / "checkpoints").exists()
     monkeypatch.setattr(runner, "measure", lambda job: pytest.fail("it was done"))
@@ -181,6 +206,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
         assert reproduce(Path(name), tmp_path, *options) == 0
     table = (tmp_path / f"{name}-smoke.md").read_text()
     assert f"2 of {len(group.rows)} runs are done" in table
+    assert [path.name for path in tmp_path.glob("*.png")] == (["figure7-smoke.png"] if name == "figure7" else [])
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:2] == "| "]
     line_of = {line[0]: line[1:] for line in cells}
     (_, figure, difference, *_), (_, other, nothing, *_) = line_of[row.title], line_of[baseline.title]

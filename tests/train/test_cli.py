@@ -1,13 +1,17 @@
 """The command line."""
 
 import re
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+import hex_ssl
 from hex_ssl.cli import main
-from hex_ssl.config import suggest
+from hex_ssl.config import Config
 from hex_ssl.recipes import load_recipe
 
 
@@ -26,11 +30,12 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
     return config
 
 
-def test_pretrain_trains_with_a_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_trains_and_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", "--run.root", str(tmp_path), "--run.epochs", "1", "--backbone.width", "4"])
     out = capsys.readouterr().out
+    assert out.startswith("digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled\n")
     assert re.search(r"k-NN accuracy \d+\.\d %, classifier accuracy \d+\.\d %, on the test images; everything is", out)
-    assert "Epoch 0/0" in out
+    assert "epoch 1/1  loss " in out
     assert (tmp_path / "quick-simclr-hex" / "backbone.safetensors").is_file()
 
 
@@ -104,6 +109,21 @@ def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -
         (["--run.epoch", "3"], 'did you mean "run.epochs" for "run.epoch"?'),
         (["--loss.hex", "adaptiv"], 'did you mean "adaptive" for "adaptiv"?'),
         (["--method.name", "simclar"], 'did you mean "simclr" for "simclar"?'),
+        (["--method", "simclr"], "expected `method` to be settings, such as `method.name`, but got 'simclr'"),
+        (["--epochs", "3"], 'did you mean "run.epochs" for "epochs"?'),
+        (["--lr=3"], 'did you mean "optimizer.learning_rate" for "lr"?'),
+        (["--batch-size", "3"], 'did you mean "data.batch_size" for "batch-size"?'),
+        (["--root", "x"], 'did you mean "data.root" or "run.root" for "root"?'),
+        (["--foo", "3"], "error: unrecognized arguments: --foo 3\ntip"),
+        (["cifar/simclr"], 'did you mean "--recipe cifar/simclr"?'),
+        (["--run.epochs", "x"], "expected `run.epochs` to be a whole number, but got x\ntip"),
+        (
+            ["--run.loggers", "foo"],
+            'expected `run.loggers` to be a list, each one of "tensorboard", "wandb", but got foo',
+        ),
+        (["--run.accelerator", "tpu"], "but got `run.accelerator` tpu, `run.devices` 1, "),
+        (["--backbone.name", "timm/vit_tiny_patch16_224"], "to be a network for images [1, 1, 8, 8]"),
+        (["--data.root", "$NOWHERE_AT_ALL/x"], "expected `data.root` to name environment variables that are set"),
         (["--run.profiler", "simpel"], 'did you mean "simple" for "simpel"?'),
         (["--config", "nowhere.yaml"], 'but got "nowhere.yaml"'),
         (["--recipe", "quick/simclrhex"], 'did you mean "quick/simclr_hex"?'),
@@ -141,6 +161,79 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_no_suggestion_where_nothing_is_near() -> None:
-    assert suggest("zzz") == ""
-    assert suggest("loss.hex", "zzz", "adaptive") == ""
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["pretrian"], 'did you mean "pretrain" for "pretrian"?\ntip: `hex-ssl --help` lists all commands'),
+        ([], "error: expected a command, but got none\ntip: `hex-ssl --help` lists all commands"),
+        (["knn"], "required: knn.source\ntip: `hex-ssl knn --help` lists all settings of knn"),
+        (["probe", "x", "--solver", "sgdd"], 'expected `solver` to be one of "logistic", "sgd", but got sgdd; did you'),
+        (["knn", "x", "--lr", "1"], "error: unrecognized arguments: --lr 1\ntip"),
+        (["probe", "x", "--lr", "1"], 'did you mean "learning_rate" for "lr"?'),
+        (["report", "foo"], "but got foo\ntip: `hex-ssl report --help` lists"),
+        (["demo", "--seeds", "0"], "expected `seeds` to be at least 1, but got 0\ntip: `hex-ssl demo --help` lists"),
+        (["recipes", "quick/foo"], 'but got "quick/foo"\ntip'),
+        (
+            ["knn", "/nowhere", "--device", "abacus"],
+            'expected `device` to be one that this machine has, but got "abacus"',
+        ),
+        (["analyze", "--features", "/etc/hostname", "--output", "/nowhere"], "to be a .npy file of numbers"),
+        (["reproduce", "/"], "expected a YAML file or one of the experiments, but / is no file"),
+    ],
+)
+def test_mistakes_in_other_commands(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in fails(capsys, *arguments)
+
+
+def test_help_of_pretrain_lists_all_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    listed = set(re.findall(r"^ +--([\w.]+) ", capsys.readouterr().out, re.MULTILINE))
+    assert listed >= {f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)}  # type: ignore[arg-type]
+
+
+def test_recipe_with_a_key_twice_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("loss:\n  hex: adaptive\nloss:\n  temperature: 0.2\n")
+    line, _ = fails(capsys, "pretrain", "--recipe", str(own)).splitlines()
+    assert line.endswith("the key `loss` twice, in line 1 and in line 3")
+    assert str(own) in line
+
+
+def test_wrong_type_in_a_recipe_names_file_and_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("loss: {temperature: warm}\n")
+    line, _ = fails(capsys, "pretrain", "--recipe", str(own)).splitlines()
+    assert line == f"error: --recipe {own}: expected `loss.temperature` to be a number, but got 'warm'"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["recipes"], ["datasets"], ["pretrain", "--help"]])
+def test_what_prints_alone_imports_no_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from hex_ssl.cli import main
+try:
+    main({arguments})
+except SystemExit as exit_:
+    assert exit_.code == 0
+heavy = "torch numpy lightning torchvision torchmetrics timm sklearn scipy umap matplotlib PIL pyarrow".split()
+print(*[name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert finished.stderr.split() == []
+    assert finished.stdout
+
+
+def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert re.fullmatch(rf"hex-ssl {hex_ssl.__version__}, torch 2\.\S+, Python 3\.\S+\n", capsys.readouterr().out)
+
+
+def test_reader_that_goes_away_is_no_traceback() -> None:
+    code = "from hex_ssl.cli import main; main(['recipes'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -102,6 +102,25 @@ def test_features_come_in_order_in_evaluation_mode_and_leave_the_mode() -> None:
     assert not h.requires_grad
 
 
+def test_representation_that_is_not_finite_is_named() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            h = self.scale * images.flatten(1)
+            return torch.where(h.sum(dim=1, keepdim=True) > 24.9, torch.nan, h)
+
+    digits = Digits("test")
+    brightest = digits.images.flatten(1).sum(dim=1) > 24.9
+    first = int(brightest.nonzero()[0])
+    with pytest.raises(
+        ValueError, match=rf"but that of image {first} has NaN or infinity \({int(brightest.sum())} of 360\)"
+    ):
+        extract_features(Broken(), digits, batch_size=50)
+
+
 def test_result_carries_its_protocol() -> None:
     data = PretrainData(DataConfig(), seed=0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))

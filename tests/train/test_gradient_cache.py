@@ -1,5 +1,9 @@
 """Gradient caching equals the whole batch."""
 
+import re
+from collections import UserDict
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,6 +91,112 @@ def test_running_statistics_move_once_for_each_chunk() -> None:
     assert (int(norm.num_batches_tracked), norm.track_running_stats) == (0, True)
     cache.backward(encoder)
     assert int(norm.num_batches_tracked) == 4  # two chunks of two views
+
+
+class Tokens(UserDict[str, Tensor]):
+    """As Hugging Face's BatchEncoding: a mapping that is no dict, with attributes."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        return self["input_ids"]
+
+
+class Pair(NamedTuple):
+    tokens: Any
+    images: Tensor
+
+
+class TwoTowers(nn.Module):
+    """Texts and images, embedded from any nesting of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.words = nn.Embedding(20, 6)
+        self.picture = nn.Linear(5, 6)
+
+    def embed(self, views: Any) -> tuple[Tensor, Tensor]:
+        tokens, images = (views["tokens"], views["images"]) if isinstance(views, dict) else views[:2]
+        ids = tokens.input_ids if isinstance(tokens, Tokens) else tokens["input_ids"]
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        return (self.words(ids) * mask).sum(1) / mask.sum(1), self.picture(images)
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 12, 50])
+@pytest.mark.parametrize("nested", ["tuple", "dict", "list", "mapping", "named tuple"])
+def test_any_nesting_of_tensors(nested: str, chunk: int) -> None:
+    tokens: Any = {"input_ids": torch.randint(20, (12, 7)), "attention_mask": torch.rand(12, 7).round() + 0.1}
+    images = torch.rand(12, 5)
+    batch = {
+        "tuple": (tokens, images, None, True),
+        "dict": {"tokens": tokens, "images": images},
+        "list": [tokens, images],
+        "mapping": (Tokens(tokens), images),
+        "named tuple": Pair(tokens, images),
+    }[nested]
+    whole, parts, cache = TwoTowers(), TwoTowers(), GradientCache(chunk)
+    hex_ssl.hex_loss(*whole.embed(batch)).backward()
+    hex_ssl.hex_loss(*cache.embed(parts, batch)).backward()
+    cache.backward(parts)
+    for ours, expected in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-6)
+    assert len(tokens["input_ids"]) == 12  # the caller's own is as it was
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "text"),
+    [
+        (
+            (torch.rand(6, 4), torch.rand(5, 4)),
+            ValueError,
+            "expected `views` to hold tensors of the same number of samples, [N, ...], but got [6, 4], [5, 4]",
+        ),
+        (
+            (None,),
+            ValueError,
+            "expected `views` to hold tensors of the same number of samples, [N, ...], but got no tensor",
+        ),
+        (
+            {"tokens": ["a", "b"]},
+            TypeError,
+            "expected `views` to hold tensors in tuples, lists and mappings, but got str",
+        ),
+        ((torch.rand(4, 1, 4, 4).numpy(),), TypeError,
+            "expected `views` to hold tensors in tuples, lists and mappings, but got ndarray"),
+    ],
+    ids=["lengths", "none", "strings", "arrays"],
+)  # fmt: skip
+def test_views_that_cannot_be_taken_in_parts(batch: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(text)}$"):
+        GradientCache(2).embed(Encoder(), batch)
+
+
+def test_networks_that_do_not_embed() -> None:
+    class One(Encoder):
+        def embed(self, views: tuple[Tensor, ...]) -> Any:
+            return self.network(views[0])
+
+    with pytest.raises(TypeError, match="^expected `embed` to return a tuple of tensors, but got Tensor$"):
+        GradientCache(2).embed(One(), views(4))
+    with pytest.raises(TypeError, match="^expected `method` to be an nn.Module, but got object$"):
+        GradientCache(2).embed(object(), views(4))  # type: ignore[arg-type]
+
+
+def test_backward_out_of_order() -> None:
+    encoder, cache = Encoder(), GradientCache(2)
+    with pytest.raises(RuntimeError, match=r"expected `embed` and loss.backward\(\) before .* but got no `embed`$"):
+        cache.backward(encoder)
+    loss = encoder.loss(cache.embed(encoder, views(5)))
+    with pytest.raises(
+        RuntimeError, match=r"^expected loss.backward\(\) before .*but got embeddings without a gradient$"
+    ):
+        cache.backward(encoder)
+    assert all(each.grad is None for each in encoder.parameters())
+    loss.backward()
+    cache.backward(encoder)  # as if nothing had been
+    assert encoder.network[1].weight.grad is not None
+    with pytest.raises(RuntimeError, match="but got no `embed`"):
+        cache.backward(encoder)
 
 
 def test_chunk_must_hold_an_image() -> None:

@@ -113,6 +113,29 @@ def test_groups_have_rules_of_their_own() -> None:
     assert constant == (0.6,) * 6
 
 
+def test_longer_run_goes_on_at_its_own_rates() -> None:
+    def scheduled(total: int) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = build_optimizer([{"params": network().parameters()}], OptimizerConfig("sgd", 0.5))
+        return optimizer, build_schedule(optimizer, OptimizerConfig("sgd", 0.5), 2, total)
+
+    def steps(optimizer: torch.optim.Optimizer, schedule: Any, count: int) -> list[float]:
+        seen = []
+        for _ in range(count):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    expected = steps(*scheduled(12), 12)
+    short, schedule = scheduled(6)
+    steps(short, schedule, 6)
+    assert short.param_groups[0]["lr"] == 0.0
+    longer, its_schedule = scheduled(12)
+    longer.load_state_dict(short.state_dict())
+    its_schedule.load_state_dict(schedule.state_dict())
+    assert steps(longer, its_schedule, 6) == expected[6:]
+
+
 def test_nothing_to_train_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected `groups` to have parameters that need a gradient"):
         build_optimizer([{"params": nn.Linear(2, 2).requires_grad_(False).parameters()}], OptimizerConfig())

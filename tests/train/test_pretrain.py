@@ -47,8 +47,8 @@ def config_of(folder: Path) -> Config:
 def test_run_folder_holds_everything(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert files == {
-        *(".lock", "config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "checkpoints/last.ckpt"),
-        "backbone.safetensors",
+        *(".lock", "config.yaml", "environment.json", "data.json", "metrics.csv", "metrics.jsonl"),
+        *("checkpoints/last.ckpt", "backbone.safetensors"),
     }
     assert config_of(trained).run.epochs == 12
 
@@ -135,6 +135,31 @@ def test_finished_run_resumed_with_nothing_to_do_exports_again(make_config: Make
     assert (folder / "metrics.jsonl").read_text() == metrics
 
 
+def test_finished_run_gets_more_epochs_at_the_rates_of_a_longer_run(make_config: MakeConfig) -> None:
+    folder = pretrain(make_config(epochs=2))
+    first = read_metrics(folder)
+    pretrain(make_config(epochs=4, existing="resume"))
+    rows, whole = read_metrics(folder), read_metrics(pretrain(make_config(name="whole", epochs=4)))
+    assert rows[:3] == first
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["learning_rate"] for row in rows[3:]] == [row["learning_rate"] for row in whole[3:]]
+    assert rows[3]["learning_rate"] > 1e-3 > rows[4]["learning_rate"] > 1e-4  # and not at the end of the shorter run
+    assert config_of(folder).run.epochs == 4
+    with pytest.raises(
+        ValueError, match=r"expected `run.epochs` to be at least 4, as many as have begun by .*last.ckpt"
+    ):
+        pretrain(make_config(epochs=3, existing="resume"))
+    assert config_of(folder).run.epochs == 4
+
+
+def test_precision_that_the_device_lacks_is_an_error(make_config: MakeConfig) -> None:
+    config = make_config(precision="16-mixed", accelerator="cpu")
+    message = "expected `run.precision` to be one that a CPU has, such as bf16-mixed, but got 16-mixed"
+    with pytest.raises(ValueError, match=message):
+        prepare(config)
+    assert not Path(config.run.root, config.run.name).exists()
+
+
 def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -> None:
     config = make_config(epochs=1, accumulate=2)
     with pytest.warns(UserWarning, match="each loss still sees only `data.batch_size` = 256 .*virtual_batch_size=512"):
@@ -204,17 +229,29 @@ def test_own_backbone_and_half_precision_train(make_config: MakeConfig) -> None:
     assert read_metrics(folder)[-1]["knn_accuracy"] > 0.5
 
 
-def test_unlabelled_images_train_without_an_evaluation(make_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folders", "lacks"),
+    [
+        (("",), "the training images have no labels"),
+        (("train/a", "train/b"), "there are no test images"),
+    ],
+)
+def test_run_without_labels_says_that_nothing_could_be_evaluated(
+    folders: tuple[str, ...], lacks: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    (tmp_path / "images").mkdir()
-    for number in range(12):
-        pixels = torch.randint(0, 256, (12, 10, 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{number}.png")
+    for folder in folders:
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(12):
+            pixels = torch.randint(0, 256, (12, 10, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / "images" / folder / f"{number}.png")
     config = make_config(epochs=1)
     data = DataConfig("folder", str(tmp_path / "images"), image_size=8, batch_size=4, num_workers=0)
-    folder = pretrain(replace(config, data=data))
-    assert "knn_accuracy" not in read_metrics(folder)[-1]
-    assert (folder / "backbone.safetensors").is_file()
+    run = prepare(replace(config, data=data))
+    run.train()
+    assert "knn_accuracy" not in read_metrics(run.folder)[-1]
+    assert (run.folder / "backbone.safetensors").is_file()
+    assert run.summary() == f"trained, but nothing could be evaluated: {lacks}; everything is in {run.folder}"
 
 
 def test_superclasses_are_evaluated_too(make_config: MakeConfig) -> None:

@@ -103,7 +103,7 @@ def processes() -> Any:
 def run(processes: Any, config: Config, death: Death) -> None:
     process = processes.Process(target=train, args=(config, death))
     process.start()
-    process.join(timeout=200)
+    process.join()
     assert process.exitcode == (0 if death.place == "nowhere" else -signal.SIGKILL), death
 
 

@@ -105,6 +105,7 @@ def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_co
             "profiler",
             "checkpoint_minutes",
             "keep_every",
+            "epochs",  # as many as have begun, or more
         },
         "data": {"root", "num_workers"},
     }
@@ -116,6 +117,38 @@ def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_co
         else:
             with pytest.raises(ValueError, match=re.escape(f"these differ: {group}.{setting}: something else -> ")):
                 claim_run_folder(config)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"devices": 4, "batch_size": 64},
+        {"devices": 2, "nodes": 2, "batch_size": 64, "strategy": "ddp"},
+        {"devices": 2, "batch_size": 32, "virtual_batch_size": 128},
+    ],
+)
+def test_other_devices_may_go_on_with_the_same_images_per_loss(sizes: dict[str, Any], make_config: MakeConfig) -> None:
+    config = with_run(make_config(), existing="resume")
+    claim_run_folder(config).release()
+    run = replace(config.run, **{name: value for name, value in sizes.items() if name != "batch_size"})
+    other = replace(config, run=run, data=replace(config.data, batch_size=sizes["batch_size"]))
+    folder = claim_run_folder(other).folder
+    assert yaml.safe_load((folder / "config.yaml").read_text())["run"]["devices"] == sizes["devices"]
+    more = replace(other, data=replace(other.data, batch_size=24), run=replace(run, virtual_batch_size=None))
+    with pytest.raises(ValueError, match=r"data.batch_size: \d+ -> 24") as caught:
+        claim_run_folder(replace(more, run=replace(more.run, devices=8)))
+    assert "needs as many images in each loss as before, 256, but got " in str(caught.value)
+
+
+def test_same_devices_have_the_same_batches(make_config: MakeConfig) -> None:
+    config = with_run(make_config(), existing="resume")
+    claim_run_folder(config).release()
+    run = replace(config.run, virtual_batch_size=256)
+    other = replace(config, run=run, data=replace(config.data, batch_size=64))
+    with pytest.raises(
+        ValueError, match="these differ: data.batch_size: 256 -> 64; run.virtual_batch_size: None -> 256$"
+    ):
+        claim_run_folder(other)
 
 
 def test_run_without_a_checkpoint_or_a_folder_starts_from_the_beginning(
@@ -180,6 +213,17 @@ def test_damaged_environment_is_named_before_anything_is_written(
     claim_run_folder(make_config(existing="overwrite"))  # which does not read it
 
 
+def test_damaged_fingerprint_of_the_images_is_named(make_config: MakeConfig) -> None:
+    folder = claim_run_folder(make_config(), {"train": {"images": 3}}).folder
+    for content in ("", "[]", '{"train": '):
+        (folder / "data.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"expected {folder / 'data.json'} to say what the images of a run are"):
+            claim_run_folder(make_config(existing="resume"), {"train": {"images": 3}})
+    (folder / "data.json").unlink()  # of an earlier version: nothing to compare with
+    claim_run_folder(make_config(existing="resume"), {"train": {"images": 4}})
+    assert json.loads((folder / "data.json").read_text()) == {"train": {"images": 4}}
+
+
 def test_folder_is_claimed_once_in_a_process(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     first = Claim(tmp_path)
@@ -198,7 +242,7 @@ def test_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
     together = Barrier(8)
 
     def claim(_: int) -> Claim | None:
-        together.wait(timeout=60)
+        together.wait()
         try:
             return Claim(tmp_path)
         except BlockingIOError:
@@ -218,7 +262,7 @@ def test_forked_process_is_another_one(tmp_path: Path) -> None:
         told = context.SimpleQueue()
         process = context.Process(target=tell_of_claim, args=(tmp_path, told))
         process.start()
-        process.join(timeout=60)
+        process.join()
         expected = f"expected no other process to write into the run folder {tmp_path}, but process {os.getpid()} on "
         assert told.get().startswith("claimed" if free else expected)
         claim.release()

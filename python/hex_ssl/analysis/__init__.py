@@ -3,7 +3,6 @@
 from hex_ssl.extras import train_extra
 
 with train_extra():
-    from hex_ssl.analysis.analyze import AnalyzeConfig as AnalyzeConfig
     from hex_ssl.analysis.analyze import analyze as analyze
     from hex_ssl.analysis.collapse import effective_rank as effective_rank
     from hex_ssl.analysis.collapse import group_ranks as group_ranks
@@ -12,5 +11,6 @@ with train_extra():
     from hex_ssl.analysis.plots import plot_accuracy as plot_accuracy
     from hex_ssl.analysis.plots import plot_embedding as plot_embedding
     from hex_ssl.analysis.plots import plot_training as plot_training
-    from hex_ssl.analysis.report import ReportConfig as ReportConfig
     from hex_ssl.analysis.report import report as report
+    from hex_ssl.command_settings import AnalyzeConfig as AnalyzeConfig
+    from hex_ssl.command_settings import ReportConfig as ReportConfig

@@ -1,6 +1,7 @@
 """The paper's figures of one analysis, as PNG and SVG. Drawn straight to files, without pyplot's global state."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ GROUP_COLOURS = dict(zip(GROUPS, ("#d1603d", "#3b6fb6", "#8b95a3"), strict=True)
 ENDINGS = (".png", ".svg")
 RESOLUTION = 150
 """Dots per inch of the PNG."""
+CAPTION_WIDTH, CAPTION_LINES, TITLE_WIDTH = 14, 3, 44
+"""Characters and lines of a caption above an image, and characters of a line above a plane: what fits side by side."""
 LEGEND_ROWS, LEGEND_COLUMNS = 25, 4
 """Of the legend beside a row of the plane; more labels than fit have none."""
 
@@ -104,7 +107,7 @@ def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path
                 panel.legend()
         panels[0].set_ylabel(label)
 
-    return _save(draw, (4.2 * len(spaces), 3.2), title, folder / name)
+    return save_figure(draw, (4.2 * len(spaces), 3.2), title, folder / name)
 
 
 def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -120,7 +123,7 @@ def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> li
                 _draw_histogram(panel, each)
 
     title = "Cosines of all pairs, each group to 1"
-    return _save(draw, (4.2 * columns, 2.8 * len(spaces)), title, folder / HISTOGRAMS)
+    return save_figure(draw, (4.2 * columns, 2.8 * len(spaces)), title, folder / HISTOGRAMS)
 
 
 def _draw_histogram(panel: Axes, histogram: Mapping[str, Any]) -> None:
@@ -166,7 +169,7 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
                 named = panels[0].get_legend_handles_labels()
                 part.legend(*named, loc="outside right center", ncols=legend_columns, fontsize=6, markerscale=2)
 
-    return _save(draw, (4.0 * columns + 2.0 * max(beside), 3.9 * len(rows)), title, folder / name)
+    return save_figure(draw, (4.0 * columns + 2.0 * max(beside), 3.9 * len(rows)), title, folder / name)
 
 
 def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
@@ -185,7 +188,7 @@ def _draw_plane(panel: Axes, plane: Mapping[str, Any]) -> None:
         colour = COLOURS[number] if len(known) <= len(COLOURS) else shades[number]
         name = plane["names"].get(str(label), str(label))
         panel.scatter(x[chosen], y[chosen], s=5, color=colour, alpha=0.6, linewidths=0, label=name)
-    panel.set_title(f"{plane['title']}, {plane['caption']}", fontsize=9)
+    panel.set_title(textwrap.fill(f"{plane['title']}, {plane['caption']}", TITLE_WIDTH), fontsize=9)
     panel.set(xticks=[], yticks=[], aspect="equal", xlim=(-1.06, 1.06), ylim=(-1.06, 1.06))
     panel.grid(visible=False)
     panel.spines[:].set_color("#dddddd")
@@ -205,10 +208,15 @@ def draw_nearest(
             for column, (panel, image, name) in enumerate(zip(row, images, names, strict=True)):
                 panel.imshow(image, interpolation="nearest")
                 panel.set_axis_off()
-                panel.set_title(name, fontsize=6, fontweight="bold" if column == 0 else "normal")
+                panel.set_title(_wrapped(name), fontsize=6, fontweight="bold" if column == 0 else "normal")
 
-    size = (1.1 * len(pictures[0]), 1.3 * len(pictures))
-    return _save(draw, size, "Anchor, and the nearest of its batch", folder / NEAREST)
+    size = (1.2 * len(pictures[0]), 1.5 * len(pictures))
+    return save_figure(draw, size, "Anchor, and the nearest of its batch", folder / NEAREST)
+
+
+def _wrapped(name: str) -> str:
+    """A name over the lines that a caption has; what is longer ends in dots."""
+    return textwrap.fill(name.replace("_", " "), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ...")
 
 
 def _at(epoch: float | None) -> str:
@@ -220,7 +228,18 @@ def _colour(column: str, number: int) -> str:
     return "#22262b" if column == "above" else GROUP_COLOURS.get(group, COLOURS[number])
 
 
-def _save(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
+def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
+    """Saves a picture as PNG and as SVG.
+
+    Args:
+        draw: Fills the figure.
+        size: Width and height in inches.
+        title: Above the picture.
+        stem: The files' path without their endings.
+
+    Returns:
+        The files.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)

@@ -5,7 +5,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from hex_ssl.analysis.analyze import ANALYSIS, FOLDER
 from hex_ssl.bounded_yaml import load_yaml
 from hex_ssl.callbacks.metrics import read_metrics
+from hex_ssl.command_settings import ReportConfig
 from hex_ssl.reading import reading
 from hex_ssl.run_folder import CONFIG
 from hex_ssl.whole_file import whole_file
@@ -58,25 +58,6 @@ LAST = (
 
 FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
 """What it takes from the analysis of the last checkpoint, in the space of the losses where there is one."""
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """One page on which runs stand beside each other.
-
-    Args:
-        runs: Run folders. What `hex-ssl analyze` and the evaluations left in them is shown too.
-        output: The page.
-        title: Above it; None: the runs' names.
-    """
-
-    runs: list[str] = field(default_factory=list)
-    output: str = "report.html"
-    title: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("expected `runs` to name at least one run folder, but got none")
 
 
 def report(config: ReportConfig) -> Path:

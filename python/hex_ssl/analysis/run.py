@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from hex_ssl.analysis.snapshots import PROJECTION, REPRESENTATION, Snapshot, Subject
 from hex_ssl.data import PretrainData
 from hex_ssl.data.evaluation_images import EvaluationImages, as_float, square
+from hex_ssl.evaluate.commands import chosen_device
 from hex_ssl.pretrain import load_method
 from hex_ssl.reading import epochs_done, read_checkpoint, reading
 from hex_ssl.run_folder import CHECKPOINTS, LAST, read_config
@@ -94,7 +95,7 @@ def subject_from_run(
         raise ValueError(f"expected `split` to be one that {config.data.name} has, but it has no test images")
     rows = _choose(dataset.labels.numpy(), images, seed)
     evaluated = EvaluationImages(dataset, torch.from_numpy(rows), data.image_size, data.card.mean, data.card.std)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = torch.device(chosen_device(device))
 
     def snapshots() -> Iterator[Snapshot]:
         for epoch, name in checkpoints.items():

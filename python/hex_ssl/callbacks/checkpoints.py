@@ -86,17 +86,21 @@ class Checkpoints(L.Callback):
         return batch_idx % CHECK_EVERY == 0 and bool(trainer.strategy.broadcast(due))
 
     def _save(self, trainer: L.Trainer) -> None:
-        _check_finite(trainer)
+        check_weights(trainer)
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
 
     def _keep(self, trainer: L.Trainer, epoch: int) -> None:
-        _check_finite(trainer)
+        check_weights(trainer)
         trainer.save_checkpoint(self.folder / f"epoch-{epoch:04}.ckpt", weights_only=True)
 
 
-def _check_finite(trainer: L.Trainer) -> None:
-    """Looks at the parameters and at what else is saved with them, such as the running statistics of a batch norm."""
+def check_weights(trainer: L.Trainer) -> None:
+    """Looks at the parameters and at what else is saved with them, such as the running statistics of a batch norm.
+
+    Raises:
+        FloatingPointError: Some are not finite; the message has the step and the first such tensor.
+    """
     module = trainer.lightning_module
     saved = {name: each for name, each in module.state_dict().items() if isinstance(each, Tensor)}
     finite = torch.stack([each.isfinite().all().to(module.device) for each in saved.values()])

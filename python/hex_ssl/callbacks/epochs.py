@@ -24,11 +24,15 @@ class EpochMetrics(L.Callback):
         evaluation: Figures of the backbone, by name; None: no evaluation.
         every: Epochs between two evaluations. The first is before the first step, as epoch 0; one more follows the last
             epoch.
+
+    Attributes:
+        figures: What was last logged, by name.
     """
 
     def __init__(self, evaluation: Evaluation | None = None, every: int = 1) -> None:
         self.evaluation = evaluation
         self.every = every
+        self.figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
         self._learning_rate = 0.0
@@ -85,6 +89,7 @@ class EpochMetrics(L.Callback):
         return dict(zip(self._sums, (sums / dist.get_world_size()).unbind(), strict=True))
 
     def _log(self, trainer: L.Trainer, epoch: int, figures: dict[str, float]) -> None:
+        self.figures = figures
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": float(epoch), **figures}, step=trainer.global_step)
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from hex_ssl.callbacks.checkpoints import check_weights
 from hex_ssl.callbacks.classifier import OnlineClassifier
 from hex_ssl.data import PretrainData
 from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
@@ -42,7 +43,13 @@ class OnlineEvaluation:
         self.temperature = temperature
 
     def __call__(self, trainer: L.Trainer, method: Method) -> dict[str, float]:
-        """The figures: `knn_accuracy`, `classifier_accuracy`, and both with `superclass` in their names; in [0, 1]."""
+        """The figures: `knn_accuracy`, `classifier_accuracy`, and both with `superclass` in their names; in [0, 1].
+
+        Raises:
+            FloatingPointError: Weights are not finite.
+            ValueError: Weights are finite, but the representation of an image is not.
+        """
+        check_weights(trainer)
         with trainer.precision_plugin.forward_context():
             bank, test = (self._features(trainer, method, "train"), self._features(trainer, method, "test"))
         correct = self._neighbours(Features(*(_gathered(each) for each in bank)), test)

@@ -4,26 +4,37 @@
 policies; views are drawn an image at a time by the processes that load the images, or a batch at a time on the device.
 """
 
-from hex_ssl.extras import train_extra
+# ruff: noqa: F403, F405  # `__all__` has the names of the module `_names`
 
-with train_extra():
-    from hex_ssl.data.batch import Batch as Batch
-    from hex_ssl.data.batched_views import BatchedView as BatchedView
-    from hex_ssl.data.card import Card as Card
-    from hex_ssl.data.catalogue import build_dataset as build_dataset
-    from hex_ssl.data.catalogue import dataset_card as dataset_card
-    from hex_ssl.data.catalogue import list_datasets as list_datasets
-    from hex_ssl.data.catalogue import print_cards as print_cards
-    from hex_ssl.data.digit_views import DigitView as DigitView
-    from hex_ssl.data.digits import Digits as Digits
-    from hex_ssl.data.evaluation_images import EvaluationImages as EvaluationImages
-    from hex_ssl.data.folder import Folder as Folder
-    from hex_ssl.data.hierarchy import Hierarchy as Hierarchy
-    from hex_ssl.data.images import ArrayImages as ArrayImages
-    from hex_ssl.data.images import FileImages as FileImages
-    from hex_ssl.data.images import ImageDataset as ImageDataset
-    from hex_ssl.data.module import PretrainData as PretrainData
-    from hex_ssl.data.policies import POLICIES as POLICIES
-    from hex_ssl.data.policies import PhotoView as PhotoView
-    from hex_ssl.data.policies import find_policy as find_policy
-    from hex_ssl.data.worker_views import WorkerView as WorkerView
+from typing import TYPE_CHECKING
+
+from hex_ssl._on_demand import on_demand
+
+__all__ = [
+    "POLICIES",
+    "ArrayImages",
+    "Batch",
+    "BatchedView",
+    "Card",
+    "CardWarning",
+    "DigitView",
+    "Digits",
+    "EvaluationImages",
+    "FileImages",
+    "Folder",
+    "Hierarchy",
+    "ImageDataset",
+    "PhotoView",
+    "PretrainData",
+    "WorkerView",
+    "build_dataset",
+    "dataset_card",
+    "find_policy",
+    "list_datasets",
+    "print_cards",
+]
+
+if TYPE_CHECKING:
+    from hex_ssl.data._names import *
+else:
+    __getattr__ = on_demand(__name__, __all__)

@@ -5,9 +5,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
+from hex_ssl.bounded_yaml import load_yaml
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+NO_SUPERCLASSES = "none in the files; with lines `class,superclass` in ROOT/superclasses.csv"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Card:
             ("images", self.about),
             ("size", f"{self.image_size}x{self.image_size} pixels" if self.image_size else "various"),
             ("classes", "as the files say" if self.classes is None else f"{self.classes:,}"),
-            ("superclasses", self.superclass_text or "none"),
+            ("superclasses", self.superclass_text or NO_SUPERCLASSES),
             ("splits", ", ".join(f"{name} {size:,}" for name, size in self.splits.items()) or "as the files say"),
             ("", self.split_text),
             ("mean, std", f"{_numbers(self.mean)}, {_numbers(self.std)} ({self.statistics})"),
@@ -119,7 +121,7 @@ def load_card(name: str) -> Card:
         'fruit_and_vegetables'
     """
     text = resources.files("hex_ssl.data").joinpath("cards").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    fields: dict[str, Any] = yaml.safe_load(text)
+    fields: dict[str, Any] = load_yaml(text)
     fields.setdefault("statistics", "ImageNet's, as usual")
     if tree := fields.pop("tree", None):
         fields |= _read_tree(tree)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from hex_ssl.data.card import Card, card_names, load_card
-from hex_ssl.data.catalogue import HEADINGS, card_row
+from hex_ssl.data.cards_table import HEADINGS, card_row
 from hex_ssl.data.policies import POLICIES, PhotoView
 
 INTRODUCTION = """\
@@ -13,8 +13,32 @@ INTRODUCTION = """\
 downloaded for you, and a dataset that is missing ends with a message that says what to put where. (This page is written
 by `hex_ssl.data.cards_page.cards_markdown`.)
 
-`?` depends on the files; a size of `-` means images of various sizes, which get views of 224x224 pixels. Superclasses
-are what `loss.hex: supervised` and the superclass evaluations use."""
+`?` depends on the files; a size of `-` means images of various sizes. Their views are as large as the median of the
+images' shorter sides (64 images are looked at), at most 224 pixels. Where a split holds other numbers of images or
+classes than its card says, a warning names both. `hex-ssl pretrain`, and an evaluation, begin with a line on what they
+found: images, how many have a label, and classes."""
+
+SUPERCLASSES = """\
+## Superclasses
+
+Superclasses are what `loss.hex: supervised` and the superclass evaluations use. Where a card names several levels,
+`data.level` chooses one, such as `--data.level family`.
+
+A file `superclasses.csv` in ROOT says those of any dataset, in place of its own: UTF-8, a line `class,superclass` for
+each class, or with a semicolon or a tab in place of the comma. A class is called as its folder is, or by its name where
+no other class has that name, or by its number where classes have no names. Lines of classes that the dataset lacks,
+such as a heading, say nothing; a class without a line or with two is an error."""
+
+IMAGES = """\
+## Images
+
+Whatever an image comes from, and whether it is trained on or evaluated, it is decoded by one function,
+`hex_ssl.data.images.decode_image`, to 8 bits a channel in colour, as a viewer shows it:
+
+- upright: turned as its EXIF orientation says. (torchvision's `ImageFolder` leaves it as it is stored.)
+- transparent pixels on white. (`convert("RGB")` shows the colour that transparency hides.)
+- more than 8 bits scaled: white is 65,535 in 16-bit images, a PGM's own maximum, 1.0 in floating-point ones. Where
+  white is not known, the image is refused: values with a sign or of 32 bits, or floats outside [0, 1]."""
 
 VIEWS = """\
 ## Views
@@ -52,7 +76,7 @@ def cards_markdown() -> str:
     cards = [load_card(name) for name in card_names()]
     table = _table(HEADINGS, map(card_row, cards))
     policies = _table(POLICY_HEADINGS, _policy_rows())
-    return "\n\n".join([INTRODUCTION, table, VIEWS, policies, *map(_section, cards)]) + "\n"
+    return "\n\n".join([INTRODUCTION, table, SUPERCLASSES, IMAGES, VIEWS, policies, *map(_section, cards)]) + "\n"
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -1,20 +1,33 @@
-"""The datasets by name: which there are, what is known of each, and each from its files."""
+"""The datasets by name, each from its files."""
 
-import difflib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from hex_ssl.data import listed_sets, torchvision_sets
-from hex_ssl.data.card import Card, card_names, load_card
+from hex_ssl.data.card import Card
+from hex_ssl.data.cards_table import dataset_card as dataset_card
+from hex_ssl.data.cards_table import list_datasets as list_datasets
 from hex_ssl.data.digits import Digits
 from hex_ssl.data.folder import Folder
 from hex_ssl.data.hierarchy import Hierarchy
-from hex_ssl.data.images import ImageDataset, small_in_memory
+from hex_ssl.data.images import FileImages, ImageDataset, small_in_memory
+from hex_ssl.data.superclasses import SUPERCLASSES, read_superclasses
 from hex_ssl.data.torchvision_sets import Builder
 from hex_ssl.extras import train_extra
 from hex_ssl.reading import reading
 
 SPLITS = ("train", "test")
+
+LOOKED_FOR = 64
+"""Files of a list that are looked for before any work is done."""
+
+
+class CardWarning(UserWarning):
+    """A dataset holds other numbers of images or classes than its card says."""
+
 
 GENERATED: dict[str, Callable[[str], ImageDataset]] = {
     "digits": Digits,
@@ -53,40 +66,13 @@ READ: dict[str, Builder] = {
 """What is read from files, from their folder, a split and a level of the classes' tree."""
 
 
-def list_datasets() -> list[str]:
-    """The names of all datasets, in alphabetical order.
-
-    Example:
-        >>> "cifar100" in list_datasets()
-        True
-    """
-    return card_names()
-
-
-def dataset_card(name: str) -> Card:
-    """What is known of a dataset, whether or not its files are there.
-
-    Args:
-        name: One of `list_datasets()`.
-
-    Raises:
-        ValueError: There is none of that name.
-
-    Example:
-        >>> dataset_card("cifar100").superclasses
-        20
-    """
-    if name not in card_names():
-        near = difflib.get_close_matches(name, card_names(), n=1)
-        meant = f' (did you mean "{near[0]}"?)' if near else ""
-        raise ValueError(f'expected `data.name` to be one of {", ".join(card_names())}, but got "{name}"{meant}')
-    return load_card(name)
-
-
 def build_dataset(
     name: str, split: str = "train", root: str | Path | None = None, level: str | None = None
 ) -> ImageDataset:
     """A split of a dataset, from its files.
+
+    A file `superclasses.csv` in `root` with lines `class,superclass` says other superclasses. A split that holds other
+    numbers of images or classes than the card says is a `CardWarning`.
 
     Args:
         name: One of `list_datasets()`.
@@ -110,17 +96,68 @@ def build_dataset(
     if split not in SPLITS:
         choices = ", ".join(f'"{each}"' for each in SPLITS)
         raise ValueError(f'expected `split` to be one of {choices}, but got "{split}"')
-    if level is not None and level not in card.levels:
-        choices = ", ".join(f'"{each}"' for each in card.levels) or "None"
-        raise ValueError(f'expected `level` of {name} to be one of {choices}, but got "{level}"')
+    _check_level(card, level, root)
     if name in GENERATED:
-        return GENERATED[name](split)
+        dataset = GENERATED[name](split)
+        return dataset if root is None else _with_superclasses(dataset, Path(root).expanduser())
     folder = _checked_root(card, split, root)
     try:
         with reading(folder, f"to hold the files of {name} as published"):
-            return READ[name](folder, split, level or next(iter(card.levels), ""))
+            dataset = READ[name](folder, split, level or next(iter(card.levels), ""))
     except ValueError as error:
         raise ValueError(f"{error}\n{_instructions(card, folder)}") from error
+    _with_superclasses(dataset, folder)
+    if card.splits:
+        _look_for_files(dataset, card, folder)
+        _compare(dataset, card, split, folder)
+    return dataset
+
+
+def _check_level(card: Card, level: str | None, root: str | Path | None) -> None:
+    if level is None:
+        return
+    if not card.levels:
+        raise ValueError(
+            f"expected `data.level` to be None for {card.name}, whose superclasses are of one level if it has any, "
+            f'but got "{level}"'
+        )
+    if level not in card.levels:
+        choices = ", ".join(f'"{each}"' for each in card.levels)
+        raise ValueError(f'expected `data.level` to be one of {choices} for {card.name}, but got "{level}"')
+    if root is not None and (file := Path(root).expanduser() / SUPERCLASSES).is_file():
+        raise ValueError(f'expected `data.level` to be None where {file} says the superclasses, but got "{level}"')
+
+
+def _with_superclasses(dataset: ImageDataset, root: Path) -> ImageDataset:
+    """The dataset, with the user's own superclasses where there is a file of them."""
+    file = (root.parent if root.is_file() else root) / SUPERCLASSES
+    if file.is_file() and dataset.classes:
+        dataset.set_superclasses(*read_superclasses(file, dataset))
+    return dataset
+
+
+def _look_for_files(dataset: ImageDataset, card: Card, root: Path) -> None:
+    """Looks for some of the files: a list of them may be there without them, or they in another folder."""
+    if isinstance(dataset, FileImages) and len(dataset):
+        rows = torch.linspace(0, len(dataset) - 1, min(LOOKED_FOR, len(dataset))).round().long().tolist()
+        for path in map(dataset.path, rows):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"expected {path} to be one of the images of {card.name}, but it is missing\n"
+                    f"{_instructions(card, root)}"
+                )
+
+
+def _compare(dataset: ImageDataset, card: Card, split: str, root: Path) -> None:
+    """Warns of a split that is not as the card says."""
+    images, classes = card.splits[split], card.classes
+    if (len(dataset), dataset.classes) != (images, classes):
+        warnings.warn(
+            f"expected the {split} split of {card.name} in {root} to hold {images:,} images of {classes:,} classes, as "
+            f"its card says, but got {len(dataset):,} images of {dataset.classes:,} classes",
+            CardWarning,
+            stacklevel=3,
+        )
 
 
 def _checked_root(card: Card, split: str, root: str | Path | None) -> Path:
@@ -148,58 +185,3 @@ def _instructions(card: Card, folder: Path) -> str:
     """What to put where."""
     archives = [f"download {text}" for heading, text in card.lines() if heading == "archive"]
     return "\n".join([f"{card.title}: {card.source}", *archives, card.unpack.format(root=folder)])
-
-
-def print_cards(name: str | None = None) -> None:
-    """Prints a dataset's card, or one line for each dataset.
-
-    Args:
-        name: One of `list_datasets()`, or None for all.
-
-    Raises:
-        ValueError: There is none of that name.
-
-    Example:
-        >>> print_cards("hierarchy")
-        hierarchy: Generated hierarchy
-          images         Patterns of coloured waves, generated from a tree of classes that is known.
-          size           32x32 pixels
-          classes        20
-          superclasses   5 of 4 classes each, exact
-          splits         train 2,000, test 500
-          mean, std      (0.5, 0.5, 0.5), (0.178, 0.178, 0.163) (of the training images)
-          augmentation   hierarchy
-          source         generated, `hex_ssl.data.Hierarchy`, in other numbers and sizes too
-          where to put   nothing to do
-          licence        MIT or Apache-2.0
-          cite           this package
-    """
-    if name is None:
-        print(_table())
-        return
-    card = dataset_card(name)
-    print(f"{card.name}: {card.title}")
-    for heading, text in card.lines():
-        print(f"  {heading:14} {text}")
-
-
-HEADINGS = ("name", "classes", "superclasses", "train", "test", "size", "title")
-"""Columns of the table of all datasets."""
-
-
-def card_row(card: Card) -> tuple[str, ...]:
-    """A dataset's row under `HEADINGS`."""
-    numbers = (card.classes, card.superclasses, card.splits.get("train"), card.splits.get("test"), card.image_size)
-    # Nothing is known of a dataset without splits of its own: its files decide. Elsewhere nothing is nothing.
-    unknown = "-" if card.splits else "?"
-    return (card.name, *(unknown if number is None else f"{number:,}" for number in numbers), card.title)
-
-
-def _table() -> str:
-    rows = [HEADINGS, *(card_row(load_card(name)) for name in card_names())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = []
-    for row in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers, row[-1]]))
-    return "\n".join(lines)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from hex_ssl.data.folder import SUPERCLASSES, number_parents, read_superclasses
 from hex_ssl.data.images import EXTENSIONS, FileImages
+from hex_ssl.data.superclasses import number_parents
 from hex_ssl.reading import reading
 
 
@@ -25,15 +25,13 @@ def tiny_imagenet(root: Path, split: str, level: str) -> FileImages:
         rows = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt")]
         files = [(f"val/images/{row[0]}", row[1]) for row in rows]
     words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt"))
-    superclasses, names = read_superclasses(root / SUPERCLASSES, wnids)
     return FileImages(
         folder,
         [path for path, _ in files],
         [wnids.index(wnid) for _, wnid in files],
         len(wnids),
         class_names=[words.get(wnid, wnid).split(",")[0] for wnid in wnids],
-        superclasses=superclasses,
-        superclass_names=names,
+        class_folders=wnids,
         size=(64, 64),
     )
 
@@ -47,15 +45,13 @@ def dogs(root: Path, split: str, level: str) -> FileImages:
         labels = np.atleast_1d(found["labels"]).astype(np.int64) - 1
     # n02085620-Chihuahua, in the order of the labels, which is that of the names.
     breeds = sorted(each.name for each in (root / "Images").iterdir() if each.is_dir())
-    superclasses, names = read_superclasses(root / SUPERCLASSES, breeds)
     return FileImages(
         root / "Images",
         paths,
         labels,
         len(breeds),
         class_names=[breed.split("-", 1)[1].replace("_", " ") for breed in breeds],
-        superclasses=superclasses,
-        superclass_names=names,
+        class_folders=breeds,
     )
 
 
@@ -65,7 +61,6 @@ def cub(root: Path, split: str, level: str) -> FileImages:
     classes = _pairs(folder / "classes.txt")
     ids, labels = _split_of(folder, split)
     paths = _pairs(folder / "images.txt")
-    superclasses, names = read_superclasses(root / SUPERCLASSES, list(classes.values()))
     numbers = list(classes)
     return FileImages(
         folder / "images",
@@ -73,8 +68,7 @@ def cub(root: Path, split: str, level: str) -> FileImages:
         [numbers.index(label) for label in labels],
         len(classes),
         class_names=[name.split(".", 1)[1].replace("_", " ") for name in classes.values()],
-        superclasses=superclasses,
-        superclass_names=names,
+        class_folders=list(classes.values()),
     )
 
 

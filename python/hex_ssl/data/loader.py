@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from hex_ssl.data.draws import draw_keys
 from hex_ssl.data.evaluation_images import square
 from hex_ssl.data.images import ImageDataset
+from hex_ssl.data.lost_batch import end_on_lost_batch
 from hex_ssl.data.policies import PhotoView, Policy
 from hex_ssl.data.worker_views import WorkerView
 
@@ -151,6 +152,7 @@ class TrainLoader(DataLoader[LoadedBatch]):
             pin_memory=pin_memory,
             drop_last=True,
             collate_fn=as_it_is,
+            worker_init_fn=end_on_lost_batch,
             # One of its own: else each iteration would draw from torch's generator, a resumed run's one time more.
             generator=torch.Generator(),
         )

@@ -58,7 +58,7 @@ class PretrainData(L.LightningDataModule):
         self.config = config
         self.seed = seed
         self.card = dataset_card(config.name)
-        self.train = build_dataset(config.name, "train", config.root)
+        self.train = build_dataset(config.name, "train", config.root, config.level)
         self.test = self._build_test()
         self.rows = stratified_rows(self.train.labels, config.fraction, seed)
         self.channels = self.train.channels
@@ -74,7 +74,7 @@ class PretrainData(L.LightningDataModule):
 
     def _build_test(self) -> ImageDataset | None:
         try:
-            return build_dataset(self.config.name, "test", self.config.root)
+            return build_dataset(self.config.name, "test", self.config.root, self.config.level)
         except FileNotFoundError:
             if self.card.splits:  # a dataset that has a test split, which is to be put in its place
                 raise
@@ -94,10 +94,30 @@ class PretrainData(L.LightningDataModule):
         ]
 
     @property
+    def found(self) -> str:
+        """What the splits hold: images, how many of them have a label, and of how many classes."""
+        parts = [f"{self.config.name}: train {_counted(self.train)}"]
+        parts[0] += f", {_number(self.classes, 'class', 'classes')}"
+        if self.superclasses is not None:
+            parts[0] += f" in {_number(len(self.superclasses.unique()), 'superclass', 'superclasses')}"
+        parts.append("no test split" if self.test is None else f"test {_counted(self.test)}")
+        if self.train.left_out:
+            parts.append(f"not used: {', '.join(self.train.left_out)}")
+        return "; ".join(parts)
+
+    @property
     def evaluates(self) -> bool:
         """Whether both splits have labels to evaluate with."""
-        labelled = self.test is not None and bool((self.test.labels != UNLABELLED).any())
-        return labelled and bool((self.train.labels[self.rows] != UNLABELLED).any())
+        return not self.lacks
+
+    @property
+    def lacks(self) -> str:
+        """What an evaluation would need and is not there, in words; empty where nothing is missing."""
+        if not bool((self.train.labels[self.rows] != UNLABELLED).any()):
+            return "the training images have no labels"
+        if self.test is None:
+            return "there are no test images"
+        return "" if bool((self.test.labels != UNLABELLED).any()) else "the test images have no labels"
 
     def split(self, name: Literal["train", "test"]) -> EvaluationImages:
         """The labelled images of a split as they are, normalised, for the evaluation.
@@ -190,6 +210,16 @@ def own_size(dataset: ImageDataset) -> int:
     images = [dataset.image(row) for row in rows.tolist()]
     sides = [min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:]) for image in images]
     return min(int(torch.tensor(sides).median()), LARGEST_VIEW)
+
+
+def _counted(dataset: ImageDataset) -> str:
+    labelled = int((dataset.labels != UNLABELLED).sum())
+    with_label = {0: "none", len(dataset): "all"}.get(labelled, f"{labelled:,}")
+    return f"{_number(len(dataset), 'image', 'images')}, {with_label} labelled"
+
+
+def _number(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
 
 
 def _checked_size(size: int) -> int:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from hex_ssl.data.folder import SUPERCLASSES, number_parents, read_superclasses
 from hex_ssl.data.images import ArrayImages, FileImages, ImageDataset
+from hex_ssl.data.superclasses import number_parents
 
 CALTECH_TRAIN = 30
 """Images of each class of Caltech-101 to train on, the usual number; its authors name no split."""
@@ -108,6 +108,9 @@ def cars(root: Path, split: str, level: str) -> FileImages:
     """Stanford Cars; the superclass is the make, such as Audi."""
     found = datasets.StanfordCars(root, "train" if split == "train" else "test")
     paths, labels = _listed(found)
+    folder = root / "stanford_cars" / f"cars_{split}"
+    if (folder / folder.name).is_dir():  # as the copies on Kaggle have it
+        paths = [folder / folder.name / Path(path).name for path in paths]
     superclasses, names = number_parents([make_of(name) for name in found.classes])
     return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
 
@@ -169,27 +172,45 @@ def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileIma
     kept = sorted(wnids or folders)
     number = {folders.index(wnid): label for label, wnid in enumerate(kept)}
     items = [(path, number[label]) for path, label in found.samples if label in number]
-    superclasses, names = read_superclasses(root / SUPERCLASSES, kept)
     class_names = [found.classes[folders.index(wnid)] for wnid in kept]
     return _files(
         root,
         [path for path, _ in items],
         [label for _, label in items],
         [name if isinstance(name, str) else name[0] for name in class_names],
-        superclasses=superclasses,
-        superclass_names=names,
+        class_folders=kept,
     )
 
 
 @contextmanager
 def _unpacking_inside() -> Iterator[None]:
     """No member of an archive that torchvision unpacks may leave its folder; its checksum alone would let it."""
-    before = tarfile.TarFile.extraction_filter
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    archive: Any = tarfile.TarFile
+    # Python has filters from 3.11.4 on.
+    name, ours = (
+        ("extraction_filter", staticmethod(tarfile.data_filter))
+        if hasattr(tarfile, "data_filter")
+        else ("extractall", _extract_inside)
+    )
+    before = getattr(archive, name)
+    setattr(archive, name, ours)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        setattr(archive, name, before)
+
+
+EXTRACT_ALL = tarfile.TarFile.extractall
+
+
+def _extract_inside(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **options: Any) -> None:
+    """`TarFile.extractall` for an archive of files and folders that stay inside."""
+    folder = Path(path).resolve()
+    for member in archive.getmembers():
+        inside = (folder / member.name).resolve().is_relative_to(folder)
+        if not (inside and (member.isfile() or member.isdir())):
+            raise tarfile.ExtractError(f"the member {member.name}, which is no file or folder inside")
+    EXTRACT_ALL(archive, path, *arguments, **options)
 
 
 def _inaturalist(root: Path, version: str, level: str) -> FileImages:
@@ -201,7 +222,15 @@ def _inaturalist(root: Path, version: str, level: str) -> FileImages:
     folder = Path(found.root)
     paths = [str(folder / found.all_categories[label] / name) for label, name in found.index]
     labels = [label for label, _ in found.index]
-    return _files(root, paths, labels, species, superclasses=groups, superclass_names=names)
+    return _files(
+        root,
+        paths,
+        labels,
+        species,
+        class_folders=found.all_categories,
+        superclasses=groups,
+        superclass_names=names,
+    )
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:

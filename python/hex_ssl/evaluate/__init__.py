@@ -4,29 +4,43 @@
 made of takes features and labels alone.
 """
 
-from hex_ssl.extras import train_extra
+# ruff: noqa: F403, F405  # `__all__` has the names of the module `_names`
 
-with train_extra():
-    from hex_ssl.evaluate.accuracy import class_accuracies as class_accuracies
-    from hex_ssl.evaluate.commands import Evaluation as Evaluation
-    from hex_ssl.evaluate.commands import prepare as prepare
-    from hex_ssl.evaluate.commands import run_finetune as run_finetune
-    from hex_ssl.evaluate.commands import run_knn as run_knn
-    from hex_ssl.evaluate.commands import run_probe as run_probe
-    from hex_ssl.evaluate.commands import run_transfer as run_transfer
-    from hex_ssl.evaluate.features import Features as Features
-    from hex_ssl.evaluate.features import extract_features as extract_features
-    from hex_ssl.evaluate.knn import knn_accuracies as knn_accuracies
-    from hex_ssl.evaluate.knn import knn_accuracy as knn_accuracy
-    from hex_ssl.evaluate.knn import knn_predict as knn_predict
-    from hex_ssl.evaluate.knn import knn_scores as knn_scores
-    from hex_ssl.evaluate.knn import nearest_neighbours as nearest_neighbours
-    from hex_ssl.evaluate.linear import linear_probe_accuracy as linear_probe_accuracy
-    from hex_ssl.evaluate.report import Protocol as Protocol
-    from hex_ssl.evaluate.report import evaluate_backbone as evaluate_backbone
-    from hex_ssl.evaluate.results import Results as Results
-    from hex_ssl.evaluate.results import read_results as read_results
-    from hex_ssl.evaluate.settings import FinetuneConfig as FinetuneConfig
-    from hex_ssl.evaluate.settings import KNNConfig as KNNConfig
-    from hex_ssl.evaluate.settings import ProbeConfig as ProbeConfig
-    from hex_ssl.evaluate.settings import TransferConfig as TransferConfig
+from typing import TYPE_CHECKING
+
+from hex_ssl._on_demand import on_demand
+from hex_ssl.evaluate.settings import FinetuneConfig as FinetuneConfig
+from hex_ssl.evaluate.settings import KNNConfig as KNNConfig
+from hex_ssl.evaluate.settings import ProbeConfig as ProbeConfig
+from hex_ssl.evaluate.settings import TransferConfig as TransferConfig
+
+__all__ = [
+    "Evaluation",
+    "Features",
+    "FinetuneConfig",
+    "KNNConfig",
+    "ProbeConfig",
+    "Protocol",
+    "Results",
+    "TransferConfig",
+    "class_accuracies",
+    "evaluate_backbone",
+    "extract_features",
+    "knn_accuracies",
+    "knn_accuracy",
+    "knn_predict",
+    "knn_scores",
+    "linear_probe_accuracy",
+    "nearest_neighbours",
+    "prepare",
+    "read_results",
+    "run_finetune",
+    "run_knn",
+    "run_probe",
+    "run_transfer",
+]
+
+if TYPE_CHECKING:
+    from hex_ssl.evaluate._names import *
+else:
+    __getattr__ = on_demand(__name__, __all__)

@@ -70,13 +70,15 @@ class Evaluation:
         """Measures what has not been measured yet.
 
         Args:
-            announce: Called with a line after each measurement.
+            announce: Called with a line on the images, and one after each measurement.
 
         Returns:
             The rows, saved in `Results.path`, also those of earlier commands by the same protocol.
         """
         for place in self.places:
             splits = self.opened.pop(place, None) or self.open(place)
+            if announce is not None:
+                announce(splits.found)
             for epoch in self.epochs:
                 subject = load_subject(self.source, epoch, self.config.space)
                 self._measure(Measuring(subject, splits, self.config), place.label, announce)
@@ -84,7 +86,8 @@ class Evaluation:
 
     def open(self, place: "Place") -> Splits:
         """The images of a dataset."""
-        return open_splits(place.name, place.root, self.source.shape, self.config.holdout, self.config.seed)
+        config = self.config
+        return open_splits(place.name, place.root, self.source.shape, config.holdout, config.seed, place.level)
 
     def _measure(self, measuring: "Measuring", dataset: str, announce: Announce | None) -> None:
         subject, config = measuring.subject, self.config
@@ -118,6 +121,7 @@ def prepare(config: KNNConfig | ProbeConfig | FinetuneConfig | TransferConfig) -
     else:
         command, settings = _single(config)
         datasets = [config.dataset]
+    chosen_device(config.device)
     source = open_source(config.source, config.seed)
     settings = {by: _with_learning_rate(each, source) for by, each in settings.items()}
     epochs = choose_epochs(source, config.epochs)
@@ -203,12 +207,13 @@ class Measuring:
         return [_averaged(rows) for rows in zip(*draws, strict=True)]
 
     def counts(self) -> Row:
-        """How many there are."""
+        """How many there are, and how the network sees them."""
         superclasses = self.splits.superclasses
         return {
             "test_images": len(self.splits.test),
             "classes": self.splits.classes,
             "superclasses": None if superclasses is None else len(superclasses.unique()),
+            "normalised": self.splits.shown,
         }
 
     def _draws(self, fraction: float) -> int:
@@ -301,10 +306,19 @@ class Measuring:
 
 
 def chosen_device(device: str) -> str:
-    """The device of a name; "auto": a GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device of a name; "auto": a GPU where there is one.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's, of another kind for each device
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f'expected `device` to be one that this machine has, but got "{device}": {reason}') from error
+    return device
 
 
 def _figures(scores: Tensor, labels: Tensor, splits: Splits) -> Row:
@@ -354,10 +368,13 @@ def _with_learning_rate(settings: Settings, source: Source) -> Settings:
 
 
 class Place(NamedTuple):
-    """A dataset and where it is; the label tells folders of images apart, of which any number has one name."""
+    """A dataset, where it is, and the level of its superclasses; the label tells folders of images apart, of which any
+    number has one name.
+    """
 
     name: str
     root: str | None
+    level: str | None = None
 
     @property
     def label(self) -> str:
@@ -374,9 +391,10 @@ def _place_of(source: Source, given: str | None, root: str | None) -> Place:
         raise ValueError(f"expected `dataset` to be given, for {source.path} does not say what it was trained on")
     name, _, own_root = (given or config.name).partition("=")
     folder = own_root or root or config.root
+    level = config.level if name == config.name else None
     if folder is not None and not own_root and (Path(folder) / name).is_dir():
-        return Place(name, str(Path(folder) / name))
-    return Place(name, folder)
+        return Place(name, str(Path(folder) / name), level)
+    return Place(name, folder, level)
 
 
 def _protocol(config: EvaluationConfig, settings: Mapping[str, Settings], source: Source) -> dict[str, Any]:
@@ -398,7 +416,7 @@ def _described(config: EvaluationConfig, settings: Mapping[str, Settings], sourc
     drawn = f" (below 100 %: mean +- standard deviation over {config.draws} draws)" if config.draws > 1 else ""
     lines = [
         f"Accuracy in percent on {tested}; {space}; images of {source.shape.size}x{source.shape.size} pixels, "
-        f"normalised by their dataset's own statistics.",
+        "normalised by the mean and deviation below.",
         *(f"- {each.describe()}" for each in settings.values()),
         f"- labels: the share of the training images that is used, the same of each class{drawn}; seed {config.seed}",
         "- superclass: a superclass has its classes' votes, or probabilities, together",

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from hex_ssl.data.lost_batch import end_on_lost_batch
+
 
 class Features(NamedTuple):
     """Representations and labels of a dataset.
@@ -17,6 +19,29 @@ class Features(NamedTuple):
 
     h: Tensor
     labels: Tensor
+
+
+def check_finite(name: str, rows: Tensor, of: str = "row") -> None:
+    """Checks that no row of representations has a NaN or an infinity: what is computed from one says nothing.
+
+    Args:
+        name: What to call the rows in the error.
+        rows: [N, F], floating point.
+        of: What to call one of them.
+
+    Raises:
+        ValueError: Some have; the message names the first.
+
+    Example:
+        >>> check_finite("`bank`", torch.tensor([[1.0], [torch.nan]]))
+        Traceback (most recent call last):
+        ValueError: expected `bank` to be finite, but row 1 has NaN or infinity (1 of 2)
+    """
+    finite = rows.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        count = int((~finite).sum())
+        first = int((~finite).nonzero()[0])
+        raise ValueError(f"expected {name} to be finite, but {of} {first} has NaN or infinity ({count} of {len(rows)})")
 
 
 @torch.no_grad()
@@ -36,6 +61,9 @@ def extract_features(
     Returns:
         Representations and labels, on the backbone's device.
 
+    Raises:
+        ValueError: A representation is not finite; the message has its image's place in the dataset.
+
     Example:
         >>> from hex_ssl.backbones import SmallResNet
         >>> from hex_ssl.config import DataConfig
@@ -48,8 +76,16 @@ def extract_features(
     training = backbone.training
     first = next(backbone.parameters())
     # A generator of its own: the loader would draw from torch's, and an evaluation would change the training after it.
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, generator=torch.Generator())
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        num_workers=num_workers,
+        worker_init_fn=end_on_lost_batch,
+        generator=torch.Generator(),
+    )
     backbone.eval()
     batches = [(backbone(images.to(first)), labels.to(first.device)) for images, labels in loader]
     backbone.train(training)
-    return Features(torch.cat([h for h, _ in batches]), torch.cat([labels for _, labels in batches]))
+    h = torch.cat([each for each, _ in batches])
+    check_finite("the network's representations", h, of="that of image")
+    return Features(h, torch.cat([labels for _, labels in batches]))

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hex_ssl.data.draws import draw_keys, seeded
+from hex_ssl.data.lost_batch import end_on_lost_batch
 from hex_ssl.evaluate.linear import shuffled_batches
 from hex_ssl.evaluate.settings import FinetuneSettings
 from hex_ssl.extras import train_extra
@@ -75,6 +76,7 @@ def train_network(
             images(epoch),
             batch_sampler=cast(BatchSampler, batches),
             num_workers=num_workers,
+            worker_init_fn=end_on_lost_batch,
             generator=torch.Generator(),  # else it would draw from torch's
         )
         for views, labels in loader:

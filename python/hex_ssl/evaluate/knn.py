@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hex_ssl.evaluate.accuracy import ranks, superclass_scores, top_accuracies
-from hex_ssl.evaluate.features import Features
+from hex_ssl.evaluate.features import Features, check_finite
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -51,7 +51,8 @@ def nearest_neighbours(
         similarities.
 
     Raises:
-        ValueError: A number or a name is out of its range, or the widths differ.
+        ValueError: A number or a name is out of its range, the widths differ, or a row is not finite: by the cosine, a
+            row with NaN would be everyone's nearest neighbour.
 
     Example:
         >>> nearest_neighbours(torch.eye(3), torch.tensor([[0.1, 0.9, 0.5]]), k=2).rows
@@ -133,7 +134,7 @@ def knn_predict(
         int64 [M].
 
     Raises:
-        ValueError: `k`, `temperature` or `distance` is out of its range, or the widths differ.
+        ValueError: `k`, `temperature` or `distance` is out of its range, the widths differ, or a row is not finite.
 
     Example:
         >>> bank = Features(torch.eye(2), torch.tensor([3, 5]))
@@ -221,6 +222,8 @@ def _check(bank: Tensor, queries: Tensor, k: int, distance: str) -> None:
         raise ValueError(
             f"expected `queries` to have shape [M, {bank.shape[1]}] like the bank, but got {list(queries.shape)}"
         )
+    check_finite("`bank`", bank)
+    check_finite("`queries`", queries)
 
 
 def _check_temperature(temperature: float) -> None:

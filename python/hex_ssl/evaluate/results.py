@@ -101,19 +101,23 @@ class Results:
         }
 
     def table(self) -> str:
-        """The rows in Markdown, in percent, and the protocol below: what tells them apart comes first.
+        """The rows in Markdown, in percent, and below the protocol and each dataset's mean and deviation.
 
         Example:
             >>> row = {"dataset": "digits", "epoch": 5, "weights": "a", "fraction": 1.0, "k": 20, "temperature": 0.07}
-            >>> results = Results("knn", "runs/x", {"description": "k-NN."}, Path("knn.json"), [{**row, "top1": 0.5}])
+            >>> row |= {"top1": 0.5, "normalised": "mean 0.3, deviation 0.4"}
+            >>> results = Results("knn", "runs/x", {"description": "k-NN."}, Path("knn.json"), [row])
             >>> print(results.table())
             | dataset | epoch | labels | k  | T    | top-1 |
             |---------|-------|--------|----|------|-------|
             | digits  | 5     | 100 %  | 20 | 0.07 | 50.00 |
             <BLANKLINE>
             k-NN.
+            - images of digits: mean 0.3, deviation 0.4
         """
-        return f"{markdown_table(self.rows)}\n\n{self.protocol['description']}"
+        images = {row["dataset"]: row["normalised"] for row in self.rows if row.get("normalised")}
+        lines = [f"- images of {dataset}: {normalised}" for dataset, normalised in sorted(images.items())]
+        return "\n".join([f"{markdown_table(self.rows)}\n\n{self.protocol['description']}", *lines])
 
 
 def open_results(command: str, source: Path, folder: Path, protocol: dict[str, Any], output: str | None) -> Results:
@@ -188,7 +192,8 @@ def _check_row(row: Any) -> None:
     _of_type(str, row["weights"])
     _of_type(str, row["dataset"])
     _of_type(dict, row.get("deviation") or {})
-    _of_type(str, row.get("by") or "")
+    for name in ("by", "normalised"):
+        _of_type(str, row.get(name) or "")
     if row["epoch"] is not None:
         _of_type(int, row["epoch"])
     numbers = [row.get(name) for name in ("fraction", "k", "temperature", *FIGURES)]

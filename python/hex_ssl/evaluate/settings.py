@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hex_ssl.config import MethodName
+from hex_ssl.paths import expand_path, expand_paths
 
 LEARNING_RATES: dict[MethodName, float] = {
     "simclr": 1.0,
@@ -183,6 +184,7 @@ class EvaluationConfig:
     again: bool = False
 
     def __post_init__(self) -> None:
+        expand_paths(self, "source", "output")
         if not self.fractions or not all(0.0 < each <= 1.0 for each in self.fractions):
             raise ValueError(f"expected `fractions` to be in (0, 1], but got {self.fractions}")
         if not 0.0 <= self.holdout < 1.0:
@@ -204,6 +206,12 @@ class OneDatasetConfig(EvaluationConfig):
 
     dataset: str | None = None
     root: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_paths(self, "root")
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", _with_root_expanded(self.dataset))
 
 
 @dataclass(frozen=True)
@@ -255,6 +263,8 @@ class TransferConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_paths(self, "root")
+        object.__setattr__(self, "datasets", [_with_root_expanded(each) for each in self.datasets])
         for name in ("datasets", "by"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
@@ -268,6 +278,12 @@ COMMANDS: dict[str, type[KNNConfig | ProbeConfig | FinetuneConfig | TransferConf
     "transfer": TransferConfig,
 }
 """The commands by name. The first line of each docstring says what it measures."""
+
+
+def _with_root_expanded(dataset: str) -> str:
+    """A dataset, "NAME" or "NAME=ROOT"."""
+    name, given, root = dataset.partition("=")
+    return f"{name}{given}{expand_path('datasets', root)}"
 
 
 def _each_above_0(name: str, values: list[int] | list[float]) -> None:

@@ -156,7 +156,8 @@ def load_subject(source: Source, epoch: int | None, space: Space = "backbone") -
         space: "backbone": its representations; "projection": what the projector makes of them.
 
     Raises:
-        ValueError: The file does not hold the network, or its projector.
+        ValueError: The file does not hold the network, or its projector; or the untrained network of a run that started
+            from weights is not kept.
     """
     file = source.checkpoints.get(epoch)
     if file is None:
@@ -223,6 +224,11 @@ def _epoch_of_name(file: Path) -> int | None:
 
 def _fresh(source: Source, space: Space) -> nn.Module:
     """The network at the run's seed, before its first step."""
+    if source.config is not None and source.config.run.weights is not None:
+        raise ValueError(
+            f"expected {source.path} to keep the checkpoint of epoch 0 (`run.keep_every`), for it did not start from "
+            f"its seed but from `run.weights`, {source.config.run.weights}; but there is none"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         if space == "backbone":

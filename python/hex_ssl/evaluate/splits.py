@@ -29,38 +29,44 @@ from hex_ssl.data.images import UNLABELLED
 from hex_ssl.data.subset import stratified_rows
 from hex_ssl.evaluate.source import ImageShape
 
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in grey, of ITU-R BT.601, as torchvision has them."""
 
-class InColour(ImageDataset):
-    """Grey images as colour images, for a network that takes those.
+
+class WithChannels(ImageDataset):
+    """Grey images as colour images or the reverse, for a network that takes those.
 
     Args:
-        grey: The images.
+        images: The images.
+        channels: 1 or 3.
 
     Example:
         >>> from hex_ssl.data import Digits
-        >>> InColour(Digits("test")).image(0).shape
+        >>> WithChannels(Digits("test"), 3).image(0).shape
         torch.Size([3, 8, 8])
     """
 
-    def __init__(self, grey: ImageDataset) -> None:
+    def __init__(self, images: ImageDataset, channels: int) -> None:
         super().__init__(
-            grey.labels,
-            grey.classes,
-            class_names=grey.class_names,
-            superclasses=grey.superclasses,
-            superclass_names=grey.superclass_names,
-            size=grey.size,
+            images.labels,
+            images.classes,
+            class_names=images.class_names,
+            superclasses=images.superclasses,
+            superclass_names=images.superclass_names,
+            size=images.size,
+            channels=channels,
         )
-        self.grey = grey
+        self.images = images
 
     @property
     def in_memory(self) -> bool:
-        """As of the grey images."""
-        return self.grey.in_memory
+        """As of the images."""
+        return self.images.in_memory
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """The image, with three equal channels."""
-        return cast("Image.Image | Tensor", V.grayscale_to_rgb(self.grey.image(index)))
+        """The image: with three equal channels, or the weighted mean of the three."""
+        convert = V.grayscale_to_rgb if self.channels == 3 else V.rgb_to_grayscale
+        return cast("Image.Image | Tensor", convert(self.images.image(index)))
 
 
 class RandomImages(Dataset[tuple[Tensor, int]]):
@@ -118,6 +124,7 @@ class Splits:
         classes: C.
         superclasses: int64 [C], the superclass of each class; None where there are none.
         view: The crop and the flip.
+        shown: How the network sees the images, in words: which mean and deviation, and whether in other channels.
     """
 
     name: str
@@ -127,6 +134,15 @@ class Splits:
     classes: int
     superclasses: Tensor | None
     view: PhotoView | DigitView
+    shown: str
+
+    @property
+    def found(self) -> str:
+        """How many images there are to train and to test with."""
+        return (
+            f"{self.name}: {len(self.train):,} labelled images to train with, {len(self.test):,} to test with, "
+            f"classes: {self.classes:,}"
+        )
 
     def subset(self, fraction: float, seed: int) -> Tensor:
         """Rows of `train` that a share of its labels leaves: of each class the same share, at least one."""
@@ -137,19 +153,28 @@ class Splits:
         return RandomImages(some_rows(self.train, rows), self.view, seed, epoch)
 
 
-def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: float = 0.0, seed: int = 0) -> Splits:
-    """The labelled images of a dataset, of the shape that a network takes, normalised by the dataset's own statistics.
+def open_splits(
+    name: str,
+    root: str | Path | None,
+    shape: ImageShape,
+    holdout: float = 0.0,
+    seed: int = 0,
+    level: str | None = None,
+) -> Splits:
+    """The labelled images of a dataset, of the shape that a network takes, normalised by the statistics of its card.
 
     Args:
         name: As `hex_ssl.data.list_datasets` has it.
         root: The folder that holds it.
-        shape: What the network takes. Grey images become colour images where it takes those.
+        shape: What the network takes. Grey images become colour images where it takes those, and the reverse.
         holdout: Share of the training images that is tested on, in place of the test images, and not trained on.
         seed: Decides which.
+        level: Which level of the classes' tree the superclasses are, as for `build_dataset`.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
-        ValueError: There is no such dataset, it has no labels, or it has colours and the network takes grey images.
+        ValueError: There is no such dataset, it has no labels or those of one class alone, or the network takes neither
+            grey nor colour images.
 
     Example:
         >>> splits = open_splits("digits", None, ImageShape(1, 8), holdout=0.1)
@@ -157,7 +182,9 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
         (1293, 144, '10 % of the training images, held out')
     """
     card = dataset_card(name)
-    train = _labelled(build_dataset(name, "train", root), card, shape, "train")
+    train = _labelled(build_dataset(name, "train", root, level), card, shape, "train")
+    if len(train.labels.unique()) < 2:
+        raise ValueError(f"expected the training images of {name} to be of at least 2 classes, but all are of one")
     if holdout:
         held_out = stratified_rows(train.labels, holdout, seed)
         kept = torch.ones(len(train), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
@@ -166,9 +193,10 @@ def open_splits(name: str, root: str | Path | None, shape: ImageShape, holdout: 
         train, test = some_rows(train, kept), some_rows(train, held_out)
         tested = f"{100 * holdout:g} % of the training images, held out"
     else:
-        test, tested = _labelled(build_dataset(name, "test", root), card, shape, "test"), "the test images"
+        test, tested = _labelled(build_dataset(name, "test", root, level), card, shape, "test"), "the test images"
     dataset = train.dataset
-    return Splits(name, train, test, tested, dataset.classes, dataset.superclasses, _crop_and_flip(card, shape.size))
+    view, shown = _crop_and_flip(card, shape.size), _shown(card, train)
+    return Splits(name, train, test, tested, dataset.classes, dataset.superclasses, view, shown)
 
 
 def some_rows(images: EvaluationImages, rows: Tensor) -> EvaluationImages:
@@ -199,14 +227,30 @@ def _labelled(dataset: ImageDataset, card: Card, shape: ImageShape, split: str) 
     if len(rows) == 0:
         raise ValueError(f"expected the {split} split of {card.name} to have labels, but it has none")
     mean, std = card.mean, card.std
-    if dataset.channels == 1 and shape.channels == 3:
-        dataset, mean, std = InColour(dataset), 3 * mean, 3 * std
     if dataset.channels != shape.channels:
-        raise ValueError(
-            f"expected images of {shape.channels} channels, which the network takes, "
-            f"but those of {card.name} have {dataset.channels}"
-        )
+        if {dataset.channels, shape.channels} != {1, 3}:
+            raise ValueError(
+                f"expected images of {shape.channels} channels, which the network takes, "
+                f"but those of {card.name} have {dataset.channels}"
+            )
+        mean, std = (_converted(each, shape.channels) for each in (mean, std))
+        dataset = WithChannels(dataset, shape.channels)
     return EvaluationImages(dataset, rows, shape.size, mean, std)
+
+
+def _converted(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A mean or a deviation for other channels; a deviation in grey is exact where the three go together."""
+    if channels == 3:
+        return 3 * values
+    return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
+
+
+def _shown(card: Card, images: EvaluationImages) -> str:
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
+    converted = ""
+    if isinstance(images.dataset, WithChannels):
+        converted = ", grey as colours" if images.dataset.channels == 3 else ", colours as grey"
+    return f"mean {mean}, deviation {std} ({card.statistics}){converted}"
 
 
 def _crop_and_flip(card: Card, size: int) -> PhotoView | DigitView:

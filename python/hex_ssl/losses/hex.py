@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from hex_ssl.functional import NO_HIERARCHY, hex_loss, hex_loss_with_keys
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import FixedThreshold, Threshold, threshold_from
+from hex_ssl.thresholds import (
+    AdaptiveThreshold,
+    FixedThreshold,
+    SupervisedThreshold,
+    Threshold,
+    check_labels_read,
+    threshold_from,
+)
 from hex_ssl.validation import check_settings
 
 
@@ -17,7 +24,8 @@ class HexLoss(nn.Module):
 
     A warm-up and thresholds that change with the epoch need :meth:`set_epoch` at the start of each epoch;
     without it the loss is HEX from the first step, the threshold that of the first epoch, and the first
-    forward warns. The epoch is part of the state dict.
+    forward warns. The epoch of such a loss is part of the state dict; others have no state. A dict without an epoch can
+    be loaded, such as that of a run with another loss.
 
     Args:
         temperature: Above 0.
@@ -76,7 +84,8 @@ class HexLoss(nn.Module):
         self.reduction = reduction
         self.statistics: Statistics | None = None
         self._epoch: int | None = None
-        self._awaits_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self._changes_with_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self._awaits_epoch = self._changes_with_epoch
         self._enter(None)
 
     def set_epoch(self, epoch: int) -> None:
@@ -96,10 +105,9 @@ class HexLoss(nn.Module):
         # The forward reads what the epoch leads to, and not the epoch, so that compiled code stays valid.
         self._epoch = epoch
         self._warming_up = epoch is not None and epoch < self.warmup_epochs
-        self._current_threshold = self.threshold
-        if self.threshold.scheduled:
-            scale, value = self.threshold.at(epoch or 0)
-            self._current_threshold = FixedThreshold(torch.as_tensor(value, dtype=torch.float64), scale)
+        kind, value = self.threshold.at(epoch or 0)
+        self._reads_labels = kind == "labels"
+        self._current_threshold = _constant(kind, value) if self.threshold.scheduled else self.threshold
         if epoch is not None:
             self._awaits_epoch = False
 
@@ -110,7 +118,7 @@ class HexLoss(nn.Module):
             z1: [n, D], float64, float32, bfloat16 or float16.
             z2: Like `z1`.
             *more_views: Each like `z1`.
-            labels: The samples' (superclass) labels, [n], integers. The supervised threshold alone reads them. -1 is a
+            labels: The samples' (superclass) labels, [n], integers, for the supervised threshold alone. -1 is a
                 label like any other: samples without a label get numbers of their own.
 
         Returns:
@@ -122,7 +130,7 @@ class HexLoss(nn.Module):
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
         loss, self.statistics = hex_loss(
-            z1, z2, *more_views, labels=labels, return_statistics=True, **self._current_settings()
+            z1, z2, *more_views, labels=self._read("labels", labels), return_statistics=True, **self._current_settings()
         )
         return loss
 
@@ -141,7 +149,7 @@ class HexLoss(nn.Module):
             anchors: [M, D], as `z1`.
             keys: [N, D], the same on each process.
             positives: Each anchor's positive, [M, D].
-            anchor_labels: The anchors' labels, [M], integers. The supervised threshold alone reads them. -1 is a label
+            anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
                 like any other: an anchor without a label gets a number that no key has.
             key_labels: The keys' labels, [N], integers.
 
@@ -162,8 +170,8 @@ class HexLoss(nn.Module):
             anchors,
             keys,
             positives=positives,
-            anchor_labels=anchor_labels,
-            key_labels=key_labels,
+            anchor_labels=self._read("anchor_labels", anchor_labels),
+            key_labels=self._read("key_labels", key_labels),
             return_statistics=True,
             **self._current_settings(),
         )
@@ -186,6 +194,12 @@ class HexLoss(nn.Module):
             "gather_distributed": self.gather_distributed,
         }
 
+    def _read(self, name: str, labels: Tensor | None) -> Tensor | None:
+        """The labels, where the loss reads them in this epoch: callers pass them in each, the warm-up's too."""
+        if labels is not None and not self._reads_labels:
+            check_labels_read(name, self.threshold)
+        return labels if self._reads_labels and not self._warming_up else None
+
     def _warn_of_missing_epoch(self) -> None:
         self._awaits_epoch = False
         consequences = ["there is no warm-up"] if self.warmup_epochs > 0 else []
@@ -195,12 +209,25 @@ class HexLoss(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """The epoch for the state dict; -1 where it was never set."""
-        return torch.tensor(-1 if self._epoch is None else self._epoch)
+        return torch.tensor(-1 if self._epoch is None else self._epoch, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes the epoch from a state dict."""
         epoch = int(state)
         self._enter(None if epoch < 0 else epoch)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self._changes_with_epoch:
+            del destination[prefix + "_extra_state"]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *others: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *others)
+        # Of a run without HEX, or of a loss without a schedule: the epoch is then what `set_epoch` says next.
+        if prefix + "_extra_state" in missing:
+            missing.remove(prefix + "_extra_state")
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
@@ -209,6 +236,16 @@ class HexLoss(nn.Module):
             f"beta={self.beta}, tau_plus={self.tau_plus}, warmup_epochs={self.warmup_epochs}, "
             f"gather_distributed={self.gather_distributed}, reduction={self.reduction!r}"
         )
+
+
+def _constant(kind: str, value: float | Tensor) -> Threshold:
+    """The strategy of one epoch."""
+    if kind == "adaptive":
+        return AdaptiveThreshold(float(value))
+    if kind == "labels":
+        return SupervisedThreshold()
+    # A tensor, so that compiled code stays valid.
+    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), kind)
 
 
 def _warn(text: str) -> None:

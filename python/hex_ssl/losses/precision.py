@@ -1,9 +1,10 @@
 """The dtype that losses of torch operations compute in."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -15,5 +16,6 @@ def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Around operations that autocast would do in a half type."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    """Around operations that autocast would do in a half type, on devices that have it."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()

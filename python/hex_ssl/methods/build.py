@@ -118,7 +118,11 @@ def build_loss(config: LossConfig, epochs: int | None = None) -> nn.Module:
 
 
 def build_method(
-    config: Config, channels: int, image_size: int | None = None, superclasses: torch.Tensor | None = None
+    config: Config,
+    channels: int,
+    image_size: int | None = None,
+    superclasses: torch.Tensor | None = None,
+    start: Callable[[nn.Module], object] | None = None,
 ) -> Method:
     """The method of a configuration with freshly initialised weights.
 
@@ -128,6 +132,7 @@ def build_method(
         image_size: Side of the images in pixels; None: `data.image_size`.
         superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: it goes by the
             classes.
+        start: Called with the backbone before the method is built around it, such as to give it weights.
 
     Returns:
         The method, its backbone initialised first: at one seed every method and loss starts from the same backbone.
@@ -149,6 +154,8 @@ def build_method(
         shared = {"temperature": config.loss.temperature, "alpha": config.loss.alpha}
         settings |= {name: value for name, value in shared.items() if name in _parameters(method)}
     backbone = build_backbone(config.backbone, channels, size)
+    if start is not None:  # before a momentum encoder copies it
+        start(backbone)
     features = feature_dim(backbone, channels, size)
     return method(backbone, features, optimizer=config.optimizer, superclasses=superclasses, **settings)
 

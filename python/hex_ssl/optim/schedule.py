@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -61,9 +62,29 @@ def _constant(step: int) -> float:
     return 1.0
 
 
+class RunSchedule(LambdaLR):
+    """torch's LambdaLR, whose length is that of the run and not that of the checkpoint which it resumes from.
+
+    LambdaLR would restore the old length, and a finished run that gets more epochs would train them at the last rate.
+    Here the rate of each step, the first one included, is the one that a run of the new length has at that step.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps done, without the lengths."""
+        return {**super().state_dict(), "lr_lambdas": [None] * len(self.lr_lambdas)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the steps done, and sets the optimizer's rates, whose state has to be loaded before."""
+        super().load_state_dict({**state_dict, "lr_lambdas": [None] * len(self.lr_lambdas)})
+        shares = [share(self.last_epoch) for share in self.lr_lambdas]
+        self._last_lr = [rate * share for rate, share in zip(self.base_lrs, shares, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, warmup_steps: int, total_steps: int, scale: float = 1.0
-) -> LambdaLR:
+) -> RunSchedule:
     """`warmup_cosine` for each of an optimizer's groups, to be stepped after each optimizer step.
 
     Args:
@@ -74,7 +95,7 @@ def build_schedule(
         scale: Factor of the first and the last rate, that of the learning rate: `images_per_step` / 256 or 1.
     """
     start, final = config.warmup_start * scale, config.final_learning_rate * scale
-    return LambdaLR(
+    return RunSchedule(
         optimizer,
         [
             _constant

@@ -1,9 +1,9 @@
 """Recipes: YAML files that configure a run.
 
-`extends: OTHER.yaml`, a path beside the file, makes a recipe say only what differs from another.
+`extends: OTHER.yaml`, a path beside the file, or `extends: quick/simclr_hex`, a packaged recipe, makes a recipe say
+only what differs from another.
 """
 
-import difflib
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from hex_ssl.bounded_yaml import BoundedLoader, load_yaml
+from hex_ssl.paths import expand_path
 from hex_ssl.reading import reading
+from hex_ssl.suggestions import nearest
 
 _FOLDER = Path(str(files(__name__)))
 
@@ -56,9 +58,14 @@ def list_recipes() -> list[str]:
         >>> [name for name in list_recipes() if name.startswith("quick/simclr")]
         ['quick/simclr', 'quick/simclr_hex']
     """
-    # What several recipes extend begins with an underscore and is none itself.
-    paths = [path for path in _FOLDER.rglob("*.yaml") if not path.name.startswith("_")]
-    return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths)
+    return list_packaged(_FOLDER)
+
+
+def list_packaged(folder: Path) -> list[str]:
+    """The names of the YAML files in a folder of the package and below it."""
+    # What several of them extend begins with an underscore and is none itself.
+    paths = [path for path in folder.rglob("*.yaml") if not path.name.startswith("_")]
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:
@@ -72,13 +79,13 @@ def load_recipe(name: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is neither such a file nor such a recipe.
-        ValueError: The file is no YAML, does not hold a mapping, or extends itself.
+        ValueError: The file is no YAML, gives a key twice, does not hold a mapping, or extends itself.
 
     Example:
         >>> load_recipe("quick/simclr_hex")["loss"]["hex"]
         'adaptive'
     """
-    return _load(_find(name), ())
+    return load_extended(find_packaged(name, _FOLDER, "recipes"), _FOLDER, "recipes")
 
 
 def describe_recipe(name: str) -> str:
@@ -88,7 +95,7 @@ def describe_recipe(name: str) -> str:
         >>> describe_recipe("quick/simclr_hex")
         'SimCLR with HEX: the loss differs, nothing else.'
     """
-    lines = _find(name).read_text(encoding="utf-8").splitlines()
+    lines = find_packaged(name, _FOLDER, "recipes").read_text(encoding="utf-8").splitlines()
     top = []
     for line in lines:
         if not line.startswith("#"):
@@ -97,36 +104,62 @@ def describe_recipe(name: str) -> str:
     return " ".join(top)
 
 
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = _FOLDER / f"{name}.yaml"
-    if packaged.is_file():
-        return packaged
-    near = difflib.get_close_matches(str(name), list_recipes(), n=1)
+def find_packaged(name: str | Path, folder: Path, kind: str) -> Path:
+    """A YAML file by its path, or by its name in a folder of the package.
+
+    Args:
+        name: The path, `~` and variables replaced, or the name.
+        folder: The package's folder.
+        kind: What lies in it, for the error.
+
+    Raises:
+        FileNotFoundError: There is neither; the message lists the names.
+    """
+    path = Path(expand_path(kind, str(name)))
+    packaged = folder / f"{name}.yaml"
+    for each in (path, packaged):
+        if each.is_file():
+            return each
+    if path.exists():
+        raise ValueError(f"expected a YAML file or one of the {kind}, but {path} is no file")
+    known = list_packaged(folder)
+    near = nearest(str(name), known)
     meant = f'; did you mean "{near[0]}"?' if near else ""
-    raise FileNotFoundError(
-        f'expected a YAML file or one of the recipes {", ".join(list_recipes())}, but got "{name}"{meant}'
-    )
+    raise FileNotFoundError(f'expected a YAML file or one of the {kind} {", ".join(known)}, but got "{name}"{meant}')
 
 
-def _load(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+def load_extended(path: Path, folder: Path, kind: str, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping that a YAML file holds, what it extends included.
+
+    Args:
+        path: The file.
+        folder, kind: As of `find_packaged`, for what it extends.
+        extending: The files that extend it.
+
+    Raises:
+        FileNotFoundError: A file extends what there is not.
+        ValueError: See `load_recipe`.
+    """
     path = path.resolve()
     if path in extending:
         raise ValueError(f"{path} extends itself")
-    with reading(path, "to be a recipe"):
-        recipe = parse_yaml(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(recipe, dict):
-        raise ValueError(f"expected {path} to hold a mapping, but got {type(recipe).__name__}")
-    base = recipe.pop("extends", None)
+    with reading(path, f"to be one of the {kind}"):
+        text = parse_yaml(path.read_text(encoding="utf-8"))
+    found = {} if text is None else text
+    if not isinstance(found, dict):
+        raise ValueError(f"expected {path} to hold a mapping, but got {type(found).__name__}")
+    base = found.pop("extends", None)
     if base is None:
-        return recipe
+        return found
     if not isinstance(base, str):
-        raise ValueError(f"expected `extends` in {path} to be a file's name, but got {type(base).__name__}")
-    if not (path.parent / base).is_file():
-        raise FileNotFoundError(f"expected `extends` in {path} to name a file beside it, but got {base}")
-    return merged(_load(path.parent / base, (*extending, path)), recipe)
+        raise ValueError(f"expected `extends` in {path} to be a file or a name, but got {type(base).__name__}")
+    extended = path.parent / expand_path("extends", base)
+    if not extended.is_file():
+        try:
+            extended = find_packaged(base, folder, kind)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"`extends` in {path}: {error}") from error
+    return merged(load_extended(extended, folder, kind, (*extending, path)), found)
 
 
 def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`hex-ssl reproduce`: plan, runs, table."""
+"""`hex-ssl reproduce`: plan, runs, table, picture."""
 
 import math
 import sys
@@ -22,10 +22,10 @@ def prepare(asked: ReproduceConfig) -> Plan:
     """
     experiment = load_experiment(asked.experiment)
     plan = make_plan(experiment, asked)
-    finished(plan, results_folder(asked))
+    done = finished(plan, results_folder(asked))
     if not asked.list:
         check_losses(experiment)
-        check_data(plan)
+        check_data([job for job in plan.jobs if job.key not in done])
     return plan
 
 
@@ -40,7 +40,7 @@ def finished(plan: Plan, folder: Path) -> dict[str, Record]:
 
 
 def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
-    """Makes the runs that are not done, prints the table and writes it to `out`.
+    """Makes the runs that are not done, prints the table, and writes it and the picture, if there is one, to `out`.
 
     Args:
         plan: See `prepare`.
@@ -49,6 +49,7 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     Returns:
         The exit status: 0, 1 where runs failed, 130 after Ctrl-C.
     """
+    from hex_ssl.reproduce.picture import draw_picture
     from hex_ssl.reproduce.runner import Finished, run_jobs
 
     folder = results_folder(asked)
@@ -72,11 +73,14 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
         unstarted = run_jobs(left, asked.jobs, deadline, announce)
     except KeyboardInterrupt:
         stopped = True
-    text = write_table(plan, finished(plan, folder))
+    done = finished(plan, folder)
+    text = write_table(plan, done)
     path = Path(asked.out) / f"{plan.experiment.name}-{plan.scale.name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
     print(f"\n{text}\ntable: {path}")
+    for picture in draw_picture(plan, done, path.with_suffix("")):
+        print(f"picture: {picture}")
     if unstarted:
         print(f"{unstarted} runs were not started within the time limit: the same command goes on")
     if stopped:

@@ -2,6 +2,10 @@
 
     title, source: What it is, and where in the paper.
     metrics: The table's columns, of `METRICS`.
+    picture: {setting, label, lines}; it may be left out, and there is then no picture beside the table.
+        setting: The setting of a run on the horizontal axis, such as data.batch_size.
+        label: What the axis says.
+        lines: NAME: pattern of the names of its rows, such as "hex_*".
     groups: Rows that stand in one table:
         NAME: {title, baseline, datasets, set, rows}
             baseline: The row from which the others' differences are taken.
@@ -17,23 +21,19 @@
             evaluate: Another dataset of the scale to evaluate on.
         evaluation: {knn: settings, probe: settings} (`hex_ssl.evaluate.settings`).
 
-A file may begin with `extends: OTHER.yaml`. In `set` and `at`, `{share_of_epochs: 0.25}` stands for that share of the
-run's epochs, at least 1.
+A file may begin with `extends: OTHER.yaml`, or `extends: table7`, a packaged experiment. In `set` and `at`,
+`{share_of_epochs: 0.25}` stands for that share of the run's epochs, at least 1.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hex_ssl.config import Config
-from hex_ssl.extras import train_extra
-from hex_ssl.recipes import load_recipe, merged
-
-with train_extra():
-    import yaml
+from hex_ssl.recipes import find_packaged, list_packaged, load_extended, load_recipe, merged
 
 FOLDER = Path(str(files("hex_ssl.reproduce"))) / "experiments"
 SCALES = ("smoke", "small", "paper")
@@ -132,6 +132,36 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture of an experiment's figures over a setting of its runs.
+
+    Args:
+        setting: The dotted name of the setting on the horizontal axis.
+        label: What the axis says.
+        lines: Patterns of the names of each line's rows, by the line's title.
+    """
+
+    setting: str
+    label: str
+    lines: Mapping[str, str]
+
+    def value(self, config: Config) -> float:
+        """The setting's value in a run.
+
+        Raises:
+            ValueError: There is no such setting, or it is no number in this run.
+        """
+        found: Any = config.as_dict()
+        for name in self.setting.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(found, int | float) or isinstance(found, bool):
+            raise ValueError(
+                f'expected `picture.setting` to be a number in each run, but "{self.setting}" is {found!r}'
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What a file declares.
 
@@ -142,6 +172,7 @@ class Experiment:
         metrics: Of `METRICS`.
         groups: By name.
         scales: By name.
+        picture: What is drawn of it, if anything.
     """
 
     name: str
@@ -150,6 +181,7 @@ class Experiment:
     metrics: tuple[str, ...]
     groups: Mapping[str, Group]
     scales: Mapping[str, Scale]
+    picture: Picture | None = None
 
     def config(
         self, scale: str, group: str, row: str, dataset: str, seed: int = 0, epochs: int | None = None
@@ -197,7 +229,7 @@ def list_experiments() -> list[str]:
         >>> "table7" in list_experiments()
         True
     """
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.name.startswith("_"))
+    return list_packaged(FOLDER)
 
 
 def load_experiment(name: str | Path) -> Experiment:
@@ -214,15 +246,21 @@ def load_experiment(name: str | Path) -> Experiment:
         >>> load_experiment("table7").groups["thresholds"].rows["adaptive"].paper["cifar100"]["probe.top1"]
         67.56
     """
-    path = _find(name)
-    try:
-        experiment = _read(path.stem, _Node(str(path.name), "", load_recipe(path)))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    path = find_packaged(name, FOLDER, "experiments")
+    experiment = _read(path.stem, _Node(str(path.name), "", load_extended(path, FOLDER, "experiments")))
     for scale in experiment.scales:
         for group, row, dataset in experiment.cells(scale):
-            experiment.config(scale, group.name, row.name, dataset.name)
+            config = experiment.config(scale, group.name, row.name, dataset.name)
+            if experiment.picture is not None:
+                _check_picture(experiment, experiment.picture, row.name, config)
     return experiment
+
+
+def _check_picture(experiment: Experiment, picture: Picture, row: str, config: Config) -> None:
+    try:
+        picture.value(config)
+    except ValueError as error:
+        raise ValueError(f"{experiment.name}: rows.{row}: {error}") from error
 
 
 def check_losses(experiment: Experiment) -> None:
@@ -252,20 +290,6 @@ def _with_shares(settings: Any, epochs: int) -> Any:
             raise ValueError(f"expected `{SHARE}` to be in [0, 1], but got {settings[SHARE]!r}")
         return max(1, round(settings[SHARE] * epochs))
     return {key: _with_shares(value, epochs) for key, value in settings.items()}
-
-
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = FOLDER / f"{name}.yaml"
-    if packaged.is_file() and not packaged.name.startswith("_"):
-        return packaged
-    near = difflib.get_close_matches(str(name), list_experiments(), n=1)
-    meant = f'; did you mean "{near[0]}"?' if near else ""
-    raise FileNotFoundError(
-        f'expected a YAML file or one of the experiments {", ".join(list_experiments())}, but got "{name}"{meant}'
-    )
 
 
 _TYPES: dict[type, str] = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
@@ -320,7 +344,7 @@ class _Node:
 
 
 def _read(name: str, node: _Node) -> Experiment:
-    parts = node.keys(("title", "source", "metrics", "groups", "scales"))
+    parts = node.keys(("title", "source", "metrics", "groups", "scales"), ("picture",))
     metrics = tuple(each.one_of(METRICS) for each in parts["metrics"].elements())
     scales = {each: _scale(each, value) for each, value in parts["scales"].keys(SCALES).items()}
     known = tuple({dataset: None for scale in scales.values() for dataset in scale.datasets})
@@ -329,7 +353,18 @@ def _read(name: str, node: _Node) -> Experiment:
     for scale in scales.values():
         if not missing <= scale.evaluation.keys():
             raise parts["scales"].items()[scale.name].items()["evaluation"].error(f"settings of {', '.join(missing)}")
-    return Experiment(name, parts["title"].as_a(str), parts["source"].as_a(str), metrics, groups, scales)
+    picture = _picture(parts["picture"], groups) if "picture" in parts else None
+    return Experiment(name, parts["title"].as_a(str), parts["source"].as_a(str), metrics, groups, scales, picture)
+
+
+def _picture(node: _Node, groups: Mapping[str, Group]) -> Picture:
+    parts = node.keys(("setting", "label", "lines"))
+    rows = [row for group in groups.values() for row in group.rows]
+    lines = {name: pattern.as_a(str) for name, pattern in parts["lines"].items().items()}
+    for name, pattern in lines.items():
+        if not any(fnmatchcase(row, pattern) for row in rows):
+            raise parts["lines"].items()[name].error(f"a pattern that matches some of {', '.join(rows)}")
+    return Picture(parts["setting"].as_a(str), parts["label"].as_a(str), lines)
 
 
 def _group(name: str, node: _Node, datasets: tuple[str, ...], metrics: tuple[str, ...]) -> Group:

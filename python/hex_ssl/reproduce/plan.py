@@ -1,5 +1,6 @@
 """From an experiment to the runs that are to be made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -120,14 +121,17 @@ def results_folder(asked: ReproduceConfig) -> Path:
     return Path(asked.out) / "results" if asked.results is None else Path(asked.results)
 
 
-def check_data(plan: Plan) -> None:
+def check_data(jobs: Sequence[Job]) -> None:
     """Says what images are missing, before the first run.
+
+    Args:
+        jobs: The runs that are to be made.
 
     Raises:
         FileNotFoundError: A file or folder is missing.
         ValueError: `data` is not given, but needed.
     """
-    for place in dict.fromkeys(place for job in plan.jobs for place in (job.trained_on, job.evaluated_on)):
+    for place in dict.fromkeys(place for job in jobs for place in (job.trained_on, job.evaluated_on)):
         source = place.file or place.root
         if source is None and place.images.name not in GENERATED:
             raise ValueError(f"expected `data` to be the folder that holds {_wanted(place.images)}, but got None")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hex_ssl.config import Config
-from hex_ssl.run_folder import MAY_CHANGE
+from hex_ssl.resume import MAY_CHANGE
 from hex_ssl.whole_file import write_whole
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
+
+LATER = {"data.level", "run.weights"}
+"""Settings that are younger than the first results: left out where they are None, so that results keep their names."""
 
 Record = dict[str, Any]
 
@@ -44,7 +47,11 @@ def describe_run(
         evaluation: The settings of each protocol.
     """
     kept = {
-        group: {name: value for name, value in settings.items() if f"{group}.{name}" not in MAY_CHANGE}
+        group: {
+            name: value
+            for name, value in settings.items()
+            if f"{group}.{name}" not in MAY_CHANGE and not (value is None and f"{group}.{name}" in LATER)
+        }
         for group, settings in config.as_dict().items()
     }
     images = {"trained_on": vars(trained_on), "evaluated_on": vars(evaluated_on)}

@@ -68,6 +68,7 @@ def measure(job: Job) -> bool:
                 "python": platform.python_version(),
                 **package_versions(),
                 "machine": platform.machine(),
+                "processor": _processor(),
                 "device": str(run.trainer.strategy.root_device.type),
                 "threads": torch.get_num_threads(),
             },
@@ -77,6 +78,14 @@ def measure(job: Job) -> bool:
             shutil.rmtree(folder / CHECKPOINTS)
             (folder / BACKBONE).unlink()
     return True
+
+
+def _processor() -> str:
+    """The processor's name as Linux has it, elsewhere as Python has it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def cut_rows(place: Place) -> None:

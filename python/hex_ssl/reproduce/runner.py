@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
+from hex_ssl.errors import error_line
 from hex_ssl.reproduce.plan import Job
 from hex_ssl.reproduce.run import BusyError, measure
 
@@ -27,7 +28,7 @@ class Finished(NamedTuple):
         outcome: "done", "there" where an earlier process had done it, "busy" where another is at it, or "failed".
         seconds: How long it took.
         error: What went wrong, in a line; empty where nothing did.
-        trace: The same at length.
+        trace: The same at length, where it is a fault of this program.
     """
 
     job: Job
@@ -100,7 +101,8 @@ def _attempt(job: Job) -> Finished:
         raise KeyboardInterrupt from error
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        return Finished(job, "failed", time.monotonic() - start, text, traceback.format_exc())
+        trace = traceback.format_exc() if error_line(error) is None else ""
+        return Finished(job, "failed", time.monotonic() - start, text, trace)
 
 
 _DIED = "the process ended without a word, as one does that is killed for memory"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hex_ssl.paths import expand_paths
+
 ScaleName = Literal["smoke", "small", "paper"]
 
 
@@ -41,6 +43,7 @@ class ReproduceConfig:
     list: bool = False
 
     def __post_init__(self) -> None:
+        expand_paths(self, "experiment", "data", "out", "results")
         if self.jobs < 1:
             raise ValueError(f"expected `jobs` to be at least 1, but got {self.jobs}")
         if self.epochs is not None and self.epochs < 1:

@@ -66,7 +66,7 @@ def _table(plan: Plan, group: Group, dataset: str, cells: Mapping[str, Cell], re
     metrics = plan.experiment.metrics
     rows = [group.rows[name] for name in cells]
     figures = {
-        (name, metric): _figures(plan.cells[cell], metric, records)
+        (name, metric): figures_of(plan.cells[cell], metric, records)
         for name, cell in cells.items()
         for metric in metrics
     }
@@ -119,8 +119,14 @@ def _difference(row: Row, metric: str, figures: Mapping[tuple[str, str], Mapping
     return paired_difference(figures[row.name, metric], baseline)
 
 
-def _figures(keys: Mapping[int, str], metric: str, records: Records) -> dict[int, float]:
-    """A metric by seed, of the runs that are finished and have it."""
+def figures_of(keys: Mapping[int, str], metric: str, records: Records) -> dict[int, float]:
+    """A metric by seed, of the runs that are finished and have it.
+
+    Args:
+        keys: The row's runs, by seed.
+        metric: Which.
+        records: The finished runs.
+    """
     found = {seed: records[key]["metrics"].get(metric) for seed, key in keys.items() if key in records}
     return {seed: value for seed, value in found.items() if value is not None}
 

@@ -35,17 +35,7 @@ fn try_run<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: I
     let all = [&case.anchors, &case.keys, &case.apart];
     let [anchors, keys, apart] = all.map(|rows| rows.iter().map(|&x| narrow(x)).collect::<Vec<E>>());
     let dims = case.problem.dims;
-    let parts = [Rows::from_slice(&anchors, dims)];
-    let inputs = Inputs {
-        anchors: &parts,
-        keys: (!case.problem.square).then(|| Rows::from_slice(&keys, dims)),
-        positives: (!apart.is_empty()).then(|| Rows::from_slice(&apart, dims)),
-        positive_index: &case.positive_index,
-        ignored_index: &case.ignored_index,
-        anchor_labels: &case.anchor_labels,
-        key_labels: &case.key_labels,
-        weights: None,
-    };
+    let inputs = operands(case, vec![Rows::from_slice(&anchors, dims)], &keys, &apart);
     let mut outs = [&anchors, &keys, &apart].map(|rows| vec![E::Compute::MAX; rows.len()]);
     let [of_anchors, of_keys, of_apart] = &mut outs;
     let gradients = Gradients { anchors: Some(of_anchors), keys: Some(of_keys), positives: Some(of_apart) };

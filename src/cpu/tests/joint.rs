@@ -3,7 +3,7 @@
 
 use super::super::joint::Found;
 use super::super::passes;
-use super::super::units::Units;
+use super::super::prepared::Prepared;
 use super::*;
 
 /// What the joint pass finds for a square problem, and what it should.
@@ -15,19 +15,9 @@ struct Both {
 fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa) -> Both {
     let (problem, dims) = (&case.problem, case.problem.dims);
     let anchors: Vec<E> = case.anchors.iter().map(|&x| narrow(x)).collect();
-    let rows = [Rows::from_slice(&anchors, dims)];
-    let inputs = Inputs {
-        anchors: &rows,
-        keys: None,
-        positives: None,
-        positive_index: &case.positive_index,
-        ignored_index: &case.ignored_index,
-        anchor_labels: &[],
-        key_labels: &[],
-        weights: None,
-    };
-    let units = Units::new(problem, &inputs, isa, threads).unwrap();
-    let mut similarities = units.similarities();
+    let inputs = operands(case, vec![Rows::from_slice(&anchors, dims)], &[], &[]);
+    let prepared = Prepared::new(problem, &inputs, isa, threads).unwrap();
+    let mut similarities = prepared.similarities();
     let Threshold::Adaptive { quantile } = problem.threshold else { panic!("an adaptive threshold is needed") };
     let rank = quantile_rank(problem.keys, quantile);
     let matrix: Vec<Vec<f64>> = (0..problem.anchors)
@@ -57,7 +47,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
         .map(|anchor| {
             let mut sums = [0.0; 4];
             for (key, &c) in matrix[anchor].iter().enumerate() {
-                if units.pairs.excluded(anchor).contains(&(key as u32)) {
+                if prepared.pairs.excluded(anchor).contains(&(key as u32)) {
                     continue;
                 }
                 let exponential = |factor: f64| (factor * (c - 1.0) / problem.temperature).exp();
@@ -213,19 +203,9 @@ fn keeps_tiles_as_they_are_computed_otherwise() {
     for samples in [40, 700, 1200] {
         let case = with_quantile(samples, 16, 0.99);
         let anchors: Vec<f32> = case.anchors.iter().map(|&x| x as f32).collect();
-        let rows = [Rows::from_slice(&anchors, 16)];
-        let inputs = Inputs {
-            anchors: &rows,
-            keys: None,
-            positives: None,
-            positive_index: &[],
-            ignored_index: &[],
-            anchor_labels: &[],
-            key_labels: &[],
-            weights: None,
-        };
-        let units = Units::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
-        let (mut kept, mut joint, fresh) = (units.similarities(), units.similarities(), units.similarities());
+        let inputs = operands(&case, vec![Rows::from_slice(&anchors, 16)], &[], &[]);
+        let prepared = Prepared::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
+        let (mut kept, mut joint, fresh) = (prepared.similarities(), prepared.similarities(), prepared.similarities());
         kept.keep();
         let mut scratch = [0, 1, 2].map(|_| vec![0.0; (kept.row_scratch() * 16).max(kept.tile * kept.tile)]);
         for start in (0..2 * samples).step_by(16) {
@@ -264,17 +244,7 @@ fn the_loss_is_the_formula() {
 fn row_quantiles_are_those_of_the_loss() {
     let case = with_quantile(200, 16, 0.99);
     let anchors: Vec<f32> = case.anchors.iter().map(|&x| x as f32).collect();
-    let rows = [Rows::from_slice(&anchors, 16)];
-    let inputs = Inputs {
-        anchors: &rows,
-        keys: None,
-        positives: None,
-        positive_index: &[],
-        ignored_index: &[],
-        anchor_labels: &[],
-        key_labels: &[],
-        weights: None,
-    };
+    let inputs = operands(&case, vec![Rows::from_slice(&anchors, 16)], &[], &[]);
     let quantiles = row_quantiles(&case.problem, &inputs, 0.99, 2).unwrap();
     assert_eq!(quantiles, both(&case, |x| x as f32, 1, Isa::best()).expected.quantiles);
 }

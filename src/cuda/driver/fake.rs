@@ -97,7 +97,7 @@ pub fn driver() -> Driver {
             [block_x, block_y, block_z]
         ))
     }
-    let functions = Functions {
+    let functions = DriverFunctions {
         init,
         error_string,
         device_get,

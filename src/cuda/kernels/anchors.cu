@@ -145,7 +145,8 @@ DEVICE void write_results(const Parameters& p, const double (&totals)[TOTALS]) {
     p.statistics[0] = (float)p.header->epsilon;
     p.statistics[1] = (float)(totals[1] / anchors);
     p.statistics[2] = (float)(totals[2] / (anchors * p.positives));
-    p.statistics[3] = (float)(totals[3] / totals[6]);
+    // NaN without negatives, whatever the sums' rounding left.
+    p.statistics[3] = (float)((totals[6] > 0.0 ? totals[3] : 0.0) / totals[6]);
     p.statistics[4] = (float)(totals[4] / (anchors * p.positives));
     p.statistics[5] = (float)(anchors - totals[5]);
 }
@@ -154,7 +155,7 @@ struct AnchorsMemory {
     double totals[WARPS][TOTALS];
     u32 last;
 };
-static_assert(sizeof(AnchorsMemory) <= 528, "ANCHORS_SHARED of plan.rs");
+static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
 // A warp for each anchor.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {

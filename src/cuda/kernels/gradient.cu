@@ -2,8 +2,8 @@
 // they came.
 
 // Dimensions that a block adds up: one accumulator of 8 dimensions takes 4 registers.
-#define MAX_CHUNK (STEPS > 16 ? 64 : 128)
-#define CHUNK (DIMS < MAX_CHUNK ? DIMS : MAX_CHUNK)
+#define LARGEST_CHUNK (ROW_BYTES > LONG_ROW ? LONG_ROW_CHUNK : MAX_CHUNK)
+#define CHUNK (DIMS < LARGEST_CHUNK ? DIMS : LARGEST_CHUNK)
 #define CHUNKS ((DIMS + CHUNK - 1) / CHUNK)
 
 struct Accumulator {

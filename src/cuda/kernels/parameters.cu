@@ -1,14 +1,37 @@
-// What the kernels are told. `../parameters.rs` has the same structures; sizes and offsets must agree.
+// What the kernels are told. `../parameters.rs` has the same structures, and a test there compares the two.
 
 #define BF16 0
 #define F16 1
 #define TF32 2
 #define SPLIT_TF32 3
 
+// Sizes that the launches know too: `../sizes.rs` reads these lines. Plain numbers only.
 #define THREADS 256
 #define LANES 32
-#define WARPS (THREADS / LANES)
+#define WARP_ROWS 16
 #define MAX_VIEWS 16
+#define SELECT_ROWS 16
+#define DIGITS 256
+#define SUMS 5  // over the negatives of an anchor: those of `formula.rs`, and the sum of their similarities
+// Of all anchors: loss, hierarchical negatives, positive and negative similarities, pairs at the floor, defined losses,
+// negatives; the largest weight.
+#define TOTALS 8
+// Bytes of the structures below, and of the shared memory of the kernels without tiles.
+#define HEADER_BYTES 64
+#define CARD_BYTES 16
+#define SPLIT_BYTES 32
+#define SELECT_SHARED 16656
+#define ANCHORS_SHARED 528
+// Tiles, by the bytes of a row.
+#define SHORT_ROW 256
+#define SHORT_ROW_RESIDENT 2
+#define LONG_ROW 512
+#define LONG_ROW_COLUMNS 32
+#define COLUMNS 64
+#define LONG_ROW_CHUNK 64
+#define MAX_CHUNK 128
+
+#define WARPS (THREADS / LANES)
 
 // Bytes of an element of an operand row.
 #if OPERAND == BF16 || OPERAND == F16
@@ -67,13 +90,7 @@ struct Header {
     u32 done[4];  // blocks that have ended, of the launches that end with a sum over all blocks
     u32 unused;
 };
-static_assert(sizeof(Card) == 16 && sizeof(Split) == 32 && sizeof(Header) <= 64, "sizes in plan.rs and memory.rs");
-
-// Sums over the negatives of an anchor, as in `formula.rs`, and over their similarities.
-#define SUMS 5
-// Of all anchors: loss, hierarchical negatives, positive and negative similarities, pairs at the floor, defined losses,
-// negatives; the largest weight.
-#define TOTALS 8
+static_assert(sizeof(Card) == CARD_BYTES && sizeof(Split) == SPLIT_BYTES && sizeof(Header) <= HEADER_BYTES, "sizes");
 
 struct Parameters {
     Matrix views[MAX_VIEWS];

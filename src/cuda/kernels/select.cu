@@ -5,9 +5,7 @@
 // quantile of each row, `survivors` counts what is above the bracket and keeps what is inside, `pick` searches these and
 // notes the rows whose bracket missed, or whose survivors were too many to keep.
 
-#define DIGITS 256
 #define HISTOGRAM (DIGITS + 1)  // rows of counts are in different banks
-#define SELECT_ROWS 16
 
 enum SelectMode { ALL_ROWS, SAMPLE_LOW, SAMPLE_HIGH, FAILED_ROWS };
 
@@ -54,7 +52,7 @@ struct Selection {
     double sums[WARPS];
     u32 last;
 };
-static_assert(sizeof(Selection) <= 16656, "SELECT_SHARED of plan.rs");
+static_assert(sizeof(Selection) <= SELECT_SHARED, "sizes");
 
 DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
     const u32 key = ordered(c);

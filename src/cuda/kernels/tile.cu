@@ -6,12 +6,12 @@
 #define STEPS (DIMS * ELEMENT / STEP)
 #define ROW_BYTES (DIMS * ELEMENT)
 #define PITCH (ROW_BYTES + 16)  // of rows in shared memory: eight of them are in different banks
-#define TILE_ROWS (16 * WARPS)
-#define TILE_COLUMNS (STEPS > 16 ? 32 : 64)
+#define TILE_ROWS (WARP_ROWS * WARPS)
+#define TILE_COLUMNS (ROW_BYTES > LONG_ROW ? LONG_ROW_COLUMNS : COLUMNS)
 #define BLOCKS (TILE_COLUMNS / 8)  // of 8 columns, what one product gives
 // Blocks on a multiprocessor that the registers are planned for. Rows take 4 STEPS of them, products 4 BLOCKS; with 128
 // dimensions of 16 bits that makes 16 warps on a multiprocessor, in the gradient 8.
-#define RESIDENT (STEPS <= 8 ? 2 : 1)
+#define RESIDENT (ROW_BYTES <= SHORT_ROW ? SHORT_ROW_RESIDENT : 1)
 
 // Where a stage of a tile's columns has its parts.
 #define CARDS_AT (TILE_COLUMNS * PITCH)

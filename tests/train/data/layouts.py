@@ -15,6 +15,9 @@ from torchvision import datasets
 
 Write = Callable[[Path, pytest.MonkeyPatch], None]
 
+TINY = pytest.mark.filterwarnings("ignore::hex_ssl.data.CardWarning")
+"""For tests of these copies, which hold fewer images and classes than the cards say."""
+
 
 def picture(file: Path, shade: int = 100, size: tuple[int, int] = (20, 16)) -> None:
     """An image of one grey, which tells it from the others also after JPEG."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import Flowers102
 
-from hex_ssl.data import build_dataset, dataset_card, list_datasets, print_cards
+from hex_ssl.data import CardWarning, build_dataset, catalogue, dataset_card, list_datasets, print_cards
 from hex_ssl.data.cards_page import cards_markdown
 from hex_ssl.data.catalogue import GENERATED
-from tests.train.data.layouts import LAYOUTS, SPECIES
+from tests.train.data.layouts import LAYOUTS, SPECIES, TINY
+
+pytestmark = TINY
 
 DOCS = Path(__file__).parents[3] / "docs" / "datasets.md"
 
@@ -129,16 +131,55 @@ def test_imagenet_with_its_devkit_has_names(tmp_path: Path, monkeypatch: pytest.
     assert dataset.class_names == ("tench", "goldfish", "bonnet")
 
 
-def test_superclasses_from_a_file_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+CLASS_FOLDERS = {
+    "cub": ["001.Black_footed_Albatross", "002.Laysan_Albatross"],
+    "dogs": ["n02085620-Chihuahua", "n02085936-Maltese_dog"],
+    "inaturalist2021": list(SPECIES),
+    "inaturalist2021_mini": list(SPECIES),
+    "tiny_imagenet": ["n01", "n02"],
+}
+"""What the files call the classes where their names are others."""
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_superclasses_from_a_file_of_the_user(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS[name](tmp_path, monkeypatch)
+    names = list(build_dataset(name, "test", tmp_path).class_names) or [str(label) for label in range(10)]
+    groups = [["odd", "even"][label % 2] for label in range(len(names))]
+    for called in (names, CLASS_FOLDERS.get(name, names)):
+        lines = [f'"{each}",{group}' for each, group in zip(called, groups, strict=True)]
+        (tmp_path / "superclasses.csv").write_text("\n".join(lines), encoding="utf-8")
+        for split in ("train", "test"):
+            dataset = build_dataset(name, split, tmp_path)
+            assert dataset.superclasses is not None
+            assert [dataset.superclass_names[number] for number in dataset.superclasses] == groups
+
+
+def test_superclasses_of_generated_images_from_a_file_of_the_user(tmp_path: Path) -> None:
+    lines = [f"{digit},{['even', 'odd'][digit % 2]}" for digit in range(10)]
+    (tmp_path / "superclasses.csv").write_text("\n".join(lines), encoding="utf-8")
+    dataset = build_dataset("digits", "test", tmp_path)
+    assert dataset.superclasses is not None
+    assert (dataset.superclasses.tolist(), dataset.superclass_names) == ([0, 1] * 5, ("even", "odd"))
+
+
+def test_superclasses_of_classes_of_one_name_go_by_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     LAYOUTS["imagenet"](tmp_path, monkeypatch)
+    torch.save(
+        ({"n01440764": ("crane",), "n01443537": ("crane",), "n02869837": ("bonnet",)}, []), tmp_path / "meta.bin"
+    )
     file = tmp_path / "superclasses.csv"
-    file.write_text("n01443537,fish\nn01440764,fish\nn02869837,clothes\n", encoding="utf-8")
+    file.write_text("n01440764,bird\nn01443537,machine\nbonnet,clothes\n", encoding="utf-8")
     dataset = build_dataset("imagenet", "test", tmp_path)
     assert dataset.superclasses is not None
-    assert dataset.superclasses.tolist() == [1, 1, 0]
-    assert dataset.superclass_names == ("clothes", "fish")
-    file.write_text("n01443537,fish\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="to have a line for each class, but it has none for n01440764, n02869837"):
+    assert dataset.superclasses.tolist() == [0, 2, 1]
+    file.write_text("crane,bird\nbonnet,clothes\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="to have a line for each class, but it has none for n01440764, n01443537"):
+        build_dataset("imagenet", "test", tmp_path)
+    file.write_text("n01440764,bird\nn01443537,bird\nbonnet,clothes\nn02869837,clothes\n", encoding="utf-8")
+    with pytest.raises(ValueError, match='to list each class once, but got "n02869837" and "bonnet"'):
         build_dataset("imagenet", "test", tmp_path)
 
 
@@ -211,6 +252,56 @@ def test_missing_dataset_says_what_to_put_where(name: str, split: str, tmp_path:
     assert all(archive.file in message and (archive.md5 or "") in message for archive in card.archives)
 
 
+@pytest.mark.filterwarnings("error::hex_ssl.data.CardWarning")
+def test_other_numbers_than_the_card_says_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["imagenet"](tmp_path, monkeypatch)
+    with pytest.warns(
+        CardWarning,
+        match=r"the train split of imagenet in .* to hold 1,281,167 images of 1,000 classes, as its card says, "
+        "but got 6 images of 3 classes",
+    ) as caught:
+        build_dataset("imagenet", "train", tmp_path)
+    assert [warning.filename for warning in caught] == [__file__]
+    card = replace(dataset_card("imagenet"), classes=3, splits={"train": 6, "test": 3})
+    monkeypatch.setattr(catalogue, "load_card", lambda name: card)
+    for split in ("train", "test"):
+        build_dataset("imagenet", split, tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cars_nested_as_on_kaggle(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["cars"](tmp_path, monkeypatch)
+    folder = tmp_path / "stanford_cars" / f"cars_{split}"
+    folder.rename(tmp_path / "inner")
+    folder.mkdir()
+    (tmp_path / "inner").rename(folder / folder.name)
+    dataset = build_dataset("cars", split, tmp_path)
+    assert [image.size for image, _ in dataset] == [(20, 16)] * len(dataset)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("cars", "stanford_cars/cars_train"),
+        ("cub", "CUB_200_2011/images"),
+        ("flowers", "flowers-102/jpg"),
+        ("food101", "food-101/images"),
+    ],
+)
+def test_listed_images_that_are_elsewhere_are_missed_at_once(
+    name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAYOUTS[name](tmp_path, monkeypatch)
+    (tmp_path / images).rename(tmp_path / "inner")
+    (tmp_path / images).mkdir()
+    (tmp_path / "inner").rename(tmp_path / images / "inner")
+    with pytest.raises(FileNotFoundError) as caught:
+        build_dataset(name, "train", tmp_path)
+    first, *others = str(caught.value).splitlines()
+    assert re.fullmatch(rf"expected {tmp_path / images}/.* to be one of the images of {name}, but it is missing", first)
+    assert others[-1] == dataset_card(name).unpack.format(root=tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_required_files_are_those_of_the_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS[name](tmp_path, monkeypatch)
@@ -245,8 +336,21 @@ def test_unknown_names_suggest_the_nearest() -> None:
         build_dataset("cifar_100")
     with pytest.raises(ValueError, match='expected `split` to be one of "train", "test", but got "val"'):
         build_dataset("digits", "val")
-    with pytest.raises(ValueError, match='expected `level` of cifar100 to be one of None, but got "order"'):
-        build_dataset("cifar100", root=".", level="order")
+
+
+def test_levels_that_a_dataset_lacks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match='expected `data.level` to be None for cifar100, .* but got "order"'):
+        build_dataset("cifar100", root=tmp_path, level="order")
+    with pytest.raises(
+        ValueError,
+        match='expected `data.level` to be one of "order", "kingdom", "phylum", "class", "family", "genus" for '
+        'inaturalist2021, but got "species"',
+    ):
+        build_dataset("inaturalist2021", root=tmp_path, level="species")
+    LAYOUTS["aircraft"](tmp_path, monkeypatch)
+    (tmp_path / "superclasses.csv").write_text("707-320,old\n737-200,new\nA300B4,new\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected `data.level` to be None where .*superclasses.csv says"):
+        build_dataset("aircraft", root=tmp_path, level="family")
 
 
 @pytest.mark.parametrize("name", list_datasets())

@@ -2,10 +2,13 @@
 
 import os
 import struct
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,15 +17,51 @@ from hex_ssl.data import ArrayImages, FileImages
 from hex_ssl.data.evaluation_images import EvaluationImages, square
 from hex_ssl.data.images import FORMATS, MOST_CLASSES, decode_image
 
+RAMP = np.linspace(0, 65535, 256).round()
+"""From black to white in steps of one in 8 bits."""
 
-def png(width: int, height: int) -> bytes:
+
+def png(
+    width: int, height: int, pixels: bytes = b"", bits: int = 8, colour: int = 2, transparent: bytes | None = None
+) -> bytes:
     """A PNG that says it has this size, whatever is in it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))]
+    chunks += [] if transparent is None else [chunk(b"tRNS", transparent)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")])
+
+
+def deep_png(channels: int, colour: int, transparent: bytes | None = None) -> bytes:
+    """`RAMP` as a PNG of 16 bits; the last of two or four channels says that nothing is transparent."""
+    pixels = np.repeat(RAMP[:, None], channels, axis=1)
+    if channels in (2, 4):
+        pixels[:, -1] = 65535
+    return png(256, 1, b"\0" + pixels.astype(">u2").tobytes(), 16, colour, transparent)
+
+
+def pgm(highest: int) -> bytes:
+    """`RAMP` as a PGM whose white is this."""
+    values = (RAMP / 65535 * highest).round()
+    return b"P5 256 1 %d\n" % highest + values.astype(">u2" if highest > 255 else "u1").tobytes()
+
+
+def saved(image: Image.Image, kind: str, **more: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, format=kind, **more)
+    return file.getvalue()
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    """A TIFF of grey values, with tags as given."""
+    return saved(Image.fromarray(values[None]), "TIFF", tiffinfo={TIFF_TAGS[name]: tag for name, tag in tags.items()})
+
+
+TIFF_TAGS = {"white_is_0": 262, "sample_format": 339}
+SIGNED_AND_UNSIGNED = [struct.pack("<HHII", TIFF_TAGS["sample_format"], 3, 1, kind) for kind in (2, 1)]
+"""A tag that Pillow always writes itself."""
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000], ids=["where Pillow warns", "where Pillow stops"])
@@ -33,8 +72,6 @@ def test_too_many_pixels_are_an_error(side: int, tmp_path: Path) -> None:
 
 
 def test_too_many_pixels_are_an_error_also_where_warnings_are_silenced() -> None:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="expected images of at most 89478485 pixels, but got row 3"):
@@ -54,6 +91,117 @@ def test_any_mode_becomes_colour(mode: str) -> None:
     Image.new(mode, (5, 3)).save(file, format="tiff")
     image = decode_image(file.getvalue())
     assert (image.mode, image.size) == ("RGB", (5, 3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        deep_png(1, 0),
+        deep_png(2, 4),
+        deep_png(3, 2),
+        deep_png(4, 6),
+        pgm(1023),
+        pgm(65535),
+        saved(Image.fromarray((RAMP / 65535).astype(np.float32)[None]), "PPM"),
+        tiff(RAMP.astype(np.uint16)),
+        tiff((RAMP / 65535).astype(np.float32)),
+    ],
+    ids=["grey", "grey, alpha", "colour", "colour, alpha", "PGM of 10", "PGM of 16", "PFM", "TIFF", "floating TIFF"],
+)
+def test_more_than_8_bits_are_scaled(content: bytes) -> None:
+    """Pillow itself makes all of them but the colours white, or black: each value above 255, or below 1, is cut off."""
+    shades = np.asarray(decode_image(content))[0].astype(int)
+    assert (abs(shades - np.arange(256)[:, None]) <= 1).all()
+    assert shades[0].tolist() == [0, 0, 0]
+    assert shades[-1].tolist() == [255, 255, 255]
+
+
+def test_grey_may_run_the_other_way() -> None:
+    shades = np.asarray(decode_image(tiff(RAMP.astype(np.uint16), white_is_0=0)))[0, :, 0]
+    assert shades.tolist() == list(range(255, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tiff(RAMP.astype(np.int32)), "values with a sign"),
+        (tiff(RAMP.astype(np.int32)).replace(*SIGNED_AND_UNSIGNED), "whole numbers of 32 bits"),
+        (tiff(RAMP.astype(np.float32)), r"values of 0 to 65535, not in \[0, 1\]"),
+        (tiff(np.array([0.5, np.nan], np.float32)), r"values of nan to nan, not in \[0, 1\]"),
+        (tiff(np.arange(256, dtype=np.uint8), sample_format=2), "values with a sign"),
+    ],
+    ids=["signed", "32 bits", "floats beyond 1", "NaN", "8 bits with a sign"],
+)
+def test_values_whose_white_is_unknown_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.tif").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"expected .*deep.tif to be an image of which white is known, but.* {message}"
+    ):
+        decode_image(tmp_path / "deep.tif")
+
+
+TURNS = {
+    1: [],
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_90],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_270],
+}
+"""How a camera that notes an orientation has turned what it saw."""
+
+
+@pytest.mark.parametrize(
+    ("orientation", "kind"), [*((each, "PNG") for each in TURNS), (6, "JPEG"), (6, "TIFF"), (6, "WEBP")]
+)
+def test_images_are_upright(orientation: int, kind: str) -> None:
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8], pixels[8:, 12:] = (200, 40, 40), (40, 40, 200)
+    stored, exif = Image.fromarray(pixels), Image.Exif()
+    for turn in TURNS[orientation]:
+        stored = stored.transpose(turn)
+    exif[0x0112] = orientation
+    image = decode_image(saved(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
+    assert image.size == (24, 16)
+    assert np.abs(np.asarray(image).astype(int) - pixels).mean() < (5 if kind == "JPEG" else 0.5)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03\xff\xff\xff\xff\0\0"]
+)
+def test_damaged_exif_data_harm_no_image(exif: bytes) -> None:
+    assert decode_image(saved(Image.new("RGB", (6, 4), "red"), "JPEG", exif=exif)).size == (6, 4)
+
+
+def see_through() -> dict[str, bytes]:
+    """Images of one black and one transparent pixel, of which each hides another colour."""
+    colour = Image.fromarray(np.array([[[0, 0, 0, 255], [0, 200, 0, 0]]], np.uint8), "RGBA")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([0, 0, 0, 0, 200, 0])
+    grey = Image.fromarray(np.array([[0, 77]], np.uint8))
+    return {
+        "alpha": saved(colour, "PNG"),
+        "WebP": saved(colour, "WEBP", lossless=True),
+        "grey and alpha": saved(colour.convert("LA"), "PNG"),
+        "palette": saved(palette, "PNG", transparency=1),
+        "palette with shares": saved(palette, "PNG", transparency=b"\xff\x00"),
+        "GIF": saved(palette, "GIF", transparency=1),
+        "a grey": saved(grey, "PNG", transparency=77),
+        "a colour": saved(colour.convert("RGB"), "PNG", transparency=(0, 200, 0)),
+        "a grey of 16 bits": png(2, 1, b"\0\0\0\x40\0", 16, 0, transparent=b"\x40\0"),
+    }
+
+
+@pytest.mark.parametrize("content", see_through().values(), ids=see_through().keys())
+def test_transparent_pixels_are_white(content: bytes) -> None:
+    assert np.asarray(decode_image(content)).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_half_transparent_pixels_are_mixed_with_white() -> None:
+    image = decode_image(saved(Image.new("RGBA", (1, 1), (200, 0, 0, 51)), "PNG"))
+    assert image.getpixel((0, 0)) == (244, 204, 204)
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, "MPO"])

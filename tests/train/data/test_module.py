@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from hex_ssl.config import DataConfig
 from hex_ssl.data import POLICIES, Batch, BatchedView, Digits, DigitView, PretrainData, WorkerView
 from hex_ssl.data.draws import draw_keys
 from hex_ssl.data.loader import LoadedBatch
-from tests.train.data.layouts import LAYOUTS, picture
+from tests.train.data.layouts import LAYOUTS, TINY, picture
 from tests.train.data.test_parquet import rows as encoded_rows
 from tests.train.data.test_parquet import write as write_parquet
+
+pytestmark = TINY
 
 DIGITS = DataConfig(name="digits", augment_on="device")
 
@@ -163,6 +166,37 @@ def test_superclasses_of_the_generated_images() -> None:
     assert data.superclasses.tolist() == [label // 4 for label in range(20)]
 
 
+def test_superclasses_of_the_level_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["inaturalist2021"](tmp_path, monkeypatch)
+    config = DataConfig(name="inaturalist2021", root=str(tmp_path), batch_size=2, num_workers=0)
+    found = {}
+    for level in (None, "kingdom", "genus"):
+        data = PretrainData(replace(config, level=level), seed=0)
+        assert data.superclasses is not None
+        assert data.test is not None
+        assert torch.equal(data.superclasses, torch.as_tensor(data.test.superclasses))
+        found[level] = data.superclasses.tolist()
+    assert found == {None: [0, 1, 2, 0], "kingdom": [0, 0, 1, 0], "genus": [0, 1, 2, 3]}
+    with pytest.raises(ValueError, match='expected `data.level` to be one of "order", .* but got "species"'):
+        PretrainData(replace(config, level="species"), seed=0)
+
+
+def test_what_was_found_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PretrainData(DIGITS, seed=0).found == (
+        "digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled"
+    )
+    for path in ("Train/cat/1.jpg", "Train/dog/2.jpg", "Train/3.jpg", "test/cat/4.jpg", "val/dog/5.jpg"):
+        picture(tmp_path / path)
+    (tmp_path / "superclasses.csv").write_text("cat,animal\ndog,animal\n")
+    config = DataConfig(name="folder", root=str(tmp_path), batch_size=2, num_workers=0)
+    assert PretrainData(config, seed=0).found == (
+        "folder: train 3 images, 2 labelled, 2 classes in 1 superclass; test 1 image, all labelled; not used: val"
+    )
+    config = replace(config, root=str(tmp_path / "Train" / "cat"))
+    picture(tmp_path / "Train" / "cat" / "6.jpg")
+    assert PretrainData(config, seed=0).found == "folder: train 2 images, none labelled, 0 classes; no test split"
+
+
 def test_unlabelled_images_train_but_are_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["stl10"](tmp_path, monkeypatch)
     config = DataConfig(name="stl10", root=str(tmp_path), batch_size=5, augment_on="device", image_size=32)
@@ -238,13 +272,50 @@ def test_settings_that_are_wrong() -> None:
         PretrainData(DIGITS, seed=0).split("val")  # type: ignore[arg-type]
 
 
-def test_loaded_batches_can_be_moved_and_pinned() -> None:
+@pytest.mark.parametrize(("sides", "size"), [((20, 31, 400), 31), ((300, 20, 230), 224)])
+def test_images_of_various_sizes_get_views_of_the_median_of_their_shorter_sides(
+    sides: tuple[int, ...], size: int, tmp_path: Path
+) -> None:
+    for number, side in enumerate(sides):
+        picture(tmp_path / "train" / "cat" / f"{number}.png", size=(side + 50 * (number % 2), side))
+    config = DataConfig(name="folder", root=str(tmp_path), batch_size=2)
+    assert PretrainData(config, seed=0).image_size == size
+
+
+def test_loaded_batches_are_moved_whole() -> None:
     from lightning.fabric.utilities import move_data_to_device
 
     loaded = next(iter(PretrainData(DIGITS, seed=0).train_dataloader()))
-    moved = move_data_to_device(loaded, torch.device("cpu"))
+    moved = move_data_to_device(loaded, torch.device("meta"))
     assert isinstance(moved, LoadedBatch)
     assert isinstance(moved.images, tuple)
+    assert all(each.is_meta for each in (*moved.images, moved.labels, moved.indices, moved.epoch))
+
+
+def test_loaded_batches_are_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = next(iter(PretrainData(DIGITS, seed=0).train_dataloader()))
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)  # torch's own needs an accelerator
+    found = torch.utils.data._utils.pin_memory.pin_memory(loaded)
+    assert isinstance(found, LoadedBatch)
+    assert isinstance(found.images, tuple)
+    parts = [*found.images, found.labels, found.indices, found.epoch]
+    assert [id(each) for each in parts] == [id(each) for each in pinned]
+    expected = [*loaded.images, loaded.labels, loaded.indices, loaded.epoch]
+    assert all(torch.equal(a, b) for a, b in zip(parts, expected, strict=True))
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False)])
+def test_batches_are_pinned_for_a_gpu_alone(device: str, pins: bool) -> None:
+    data = PretrainData(DIGITS, seed=0)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0, num_devices=1)  # type: ignore[assignment]
+    assert data.train_dataloader().pin_memory is pins
 
 
 def test_broken_image_is_named_also_from_a_worker(tmp_path: Path) -> None:

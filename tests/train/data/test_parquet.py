@@ -5,13 +5,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from hex_ssl.data import build_dataset
+from hex_ssl.config import DataConfig
+from hex_ssl.data import PretrainData, build_dataset
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -92,15 +94,15 @@ def test_superclasses_that_contradict_each_other_are_none(tmp_path: Path) -> Non
 
 def test_images_in_files_beside(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(77))
-    write(
-        tmp_path / "validation.parquet",
-        [{"bytes": None, "path": "one.png"}, {"bytes": None, "path": None}],
-        label=[0, 0],
-    )
+    write(tmp_path / "validation.parquet", [{"bytes": None, "path": "one.png"}, {"bytes": encoded(78), "path": None}])
     dataset = build_dataset("parquet", "test", tmp_path)
-    assert dataset.image(0).getpixel((0, 0)) == (77, 77, 77)
-    with pytest.raises(ValueError, match="expected row 1 of .* to have an image, but it has none"):
-        dataset[1]
+    assert [shade_of(dataset, row) for row in range(2)] == [77, 78]
+
+
+def test_rows_without_an_image(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [*rows(1), {"bytes": None, "path": None}, None], label=[0, 0, 0])
+    with pytest.raises(ValueError, match="expected each row of .* to have an image, but row 1 has none, and 1 more"):
+        build_dataset("parquet", root=tmp_path)
 
 
 def test_split_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -108,16 +110,157 @@ def test_split_in_a_folder_of_its_own(tmp_path: Path) -> None:
     assert shade_of(build_dataset("parquet", root=tmp_path), 0) == 5
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_images_in_a_plain_column(kind: pa.DataType, tmp_path: Path) -> None:
+    images = pa.array([encoded(5), encoded(6)], kind)
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "train.parquet")
+    dataset = build_dataset("parquet", root=tmp_path)
+    assert [shade_of(dataset, row) for row in range(2)] == [5, 6]
+
+
 def test_no_column_of_images(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1, 2], "label": [0, 1]}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="to have a column of images, such as `image`, but got image, label"):
+    with pytest.raises(
+        ValueError,
+        match=r"to have a column of images, such as `image`, which holds encoded images or a struct of `bytes` and "
+        r"`path`, but got image \(int64\), label \(int64\)",
+    ):
         build_dataset("parquet", root=tmp_path)
 
 
-def test_labels_that_are_no_numbers(tmp_path: Path) -> None:
-    write(tmp_path / "train.parquet", rows(5), label=["cat"])
-    with pytest.raises(ValueError, match="expected column `label` to hold whole numbers, but got string"):
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat"], "expected column `label` of .*train.parquet to hold whole numbers, but got string"),
+        ([0.5], "expected .*train.parquet to hold whole numbers in column `label`, but got ArrowInvalid"),
+        (
+            pa.array([2**64 - 1], pa.uint64()),
+            "expected .*train.parquet to hold whole numbers in column `label`, but got",
+        ),
+        ([-2], "expected labels in .*train.parquet of 0 and more, or -1 without, but got -2"),
+    ],
+    ids=["text", "fractions", "too large", "negative"],
+)
+def test_labels_that_are_no_numbers_of_classes(labels: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(5), label=labels)
+    with pytest.raises(ValueError, match=message):
         build_dataset("parquet", root=tmp_path)
+
+
+def test_shards_of_several_types(tmp_path: Path) -> None:
+    """Whole numbers of any width and sign, floats as pandas makes them of missing ones, nothing but missing ones."""
+    labels = [
+        pa.array([2, None], pa.int8()),
+        pa.array([1, 0], pa.uint64()),
+        pa.array([1.0, float("nan")], pa.float64()),
+        pa.array([None, None], pa.null()),
+        pa.array([True, False], pa.bool_()),
+    ]
+    for shard, column in enumerate(labels):
+        write(tmp_path / f"train-{shard}.parquet", rows(10 * shard, 10 * shard + 1), label=column)
+    plain = pa.table({"image": pa.array([encoded(50)], pa.large_binary()), "label": [0]})
+    pq.write_table(plain, tmp_path / "train-5.parquet")
+    dataset = build_dataset("parquet", root=tmp_path)
+    assert dataset.labels.tolist() == [2, -1, 1, 0, 1, -1, -1, -1, 1, 0, 0]
+    assert [shade_of(dataset, row) for row in range(11)] == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50]
+
+
+def test_a_shard_without_a_column_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", rows(1), label=[0])
+    write(tmp_path / "train-1.parquet", rows(2))
+    with pytest.raises(ValueError, match="expected .*train-1.parquet to be a parquet file with .* image, label"):
+        build_dataset("parquet", root=tmp_path)
+
+
+def test_labels_that_are_all_null_are_none(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1, 2), label=[None, None])
+    dataset = build_dataset("parquet", root=tmp_path)
+    assert (dataset.labels.tolist(), dataset.classes) == ([-1, -1], 0)
+
+
+def named(*names: str) -> dict[str, Any]:
+    return {"label": {"names": list(names), "_type": "ClassLabel"}}
+
+
+def test_classes_are_those_of_the_training_split(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1, 2, 3), label=[0, 1, 2], coarse_label=[1, 0, 1])
+    write(tmp_path / "test.parquet", rows(4), label=[1], coarse_label=[0])
+    test = build_dataset("parquet", "test", tmp_path)
+    assert test.classes == 3
+    assert test.superclasses is not None
+    assert test.superclasses.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (([0, 2], None), ([0, 3, 3, 4], None), "test.parquet to be classes .*, 0 to 2, but got 3, 4"),
+        (([None, None], None), ([0], None), "test.parquet to be classes .*, none, but got 0"),
+        (([0, 1], named("a", "b")), ([0], named("b", "a")), "test.parquet to be called as in .*, a, b, but got b, a"),
+        (([0, 2], named("a", "b")), ([0], None), "labels in .*train.parquet below 2, as .* names, but got 2"),
+    ],
+    ids=["beyond", "unlabelled", "other names", "beyond the names"],
+)  # fmt: skip
+def test_labels_of_the_test_split_that_the_training_split_lacks(
+    train: tuple[list[int | None], Any], test: tuple[list[int], Any], message: str, tmp_path: Path
+) -> None:
+    for split, (labels, features) in (("train", train), ("test", test)):
+        write(tmp_path / f"{split}.parquet", rows(*range(len(labels))), features, label=labels)
+    with pytest.raises(ValueError, match=f"expected .*{message}"):
+        PretrainData(DataConfig(name="parquet", root=str(tmp_path), batch_size=2, image_size=8), seed=0)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [None, None]], ids=["labelled", "unlabelled"])
+def test_training_split_without_a_column_of_labels(labels: list[int | None], tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1, 2, 3))
+    write(tmp_path / "test.parquet", rows(4, 5), label=labels)
+    if labels == [0, 1]:
+        with pytest.raises(ValueError, match="test.parquet to be classes of the training split, none, but got 0, 1"):
+            build_dataset("parquet", "test", tmp_path)
+    else:
+        assert build_dataset("parquet", "test", tmp_path).labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train-0.parquet", "TEST-0.parquet"), ("data/training.parquet", "Validation/0.PARQUET")]
+)
+def test_splits_in_any_case(train: str, test: str, tmp_path: Path) -> None:
+    write(tmp_path / train, rows(1), label=[0])
+    write(tmp_path / test, rows(2), label=[0])
+    assert [shade_of(build_dataset("parquet", split, tmp_path), 0) for split in ("train", "test")] == [1, 2]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["one file", "a folder"])
+def test_superclasses_from_a_file_of_the_user(beside: bool, tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1, 2, 3), None if beside else named("a", "b", "c"), label=[0, 1, 2])
+    lines = [f"{each},{group}" for each, group in zip("012" if beside else "abc", "yxx", strict=True)]
+    (tmp_path / "superclasses.csv").write_text("\n".join(lines))
+    dataset = build_dataset("parquet", root=tmp_path if beside else tmp_path / "train.parquet")
+    assert dataset.superclasses is not None
+    assert (dataset.superclasses.tolist(), dataset.superclass_names) == ([1, 0, 0], ("x", "y"))
+
+
+def test_images_are_decoded_as_those_of_folders_are(tmp_path: Path) -> None:
+    """Upright, of 16 bits and on white."""
+    turned, deep, clear = BytesIO(), BytesIO(), BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(turned, format="png", exif=exif)
+    Image.fromarray(np.full((4, 6), 32896, np.uint16)).save(deep, format="png")
+    Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(clear, format="png")
+    files = [each.getvalue() for each in (turned, deep, clear)]
+    write(tmp_path / "parquet" / "train.parquet", [{"bytes": each, "path": None} for each in files])
+    (tmp_path / "folder").mkdir()
+    for row, content in enumerate(files):
+        (tmp_path / "folder" / f"{row}.png").write_bytes(content)
+    for name in ("parquet", "folder"):
+        dataset = build_dataset(name, root=tmp_path / name)
+        images = [dataset.image(row) for row in range(3)]
+        assert [(image.size, image.getpixel((0, 0))) for image in images] == [
+            ((4, 6), (0, 0, 0)),
+            ((6, 4), (128, 128, 128)),
+            ((6, 4), (255, 255, 255)),
+        ]
 
 
 def test_broken_image_names_its_row(tmp_path: Path) -> None:

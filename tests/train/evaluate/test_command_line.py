@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hex_ssl.cli import main
 
@@ -64,3 +65,22 @@ def test_mistakes_are_named_before_anything_is_written(
 def test_no_run_is_a_mistake_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"but there is no {tmp_path / 'run'}" in fails(capsys, "probe", str(tmp_path / "run"))
     assert "required" in fails(capsys, "knn")
+
+
+@pytest.mark.parametrize("command", ["knn", "probe"])
+def test_images_of_one_class_are_an_error_before_anything_is_measured(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "albatross").mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / split / "albatross" / f"{number}.png")
+    message = fails(capsys, command, str(folder), "--dataset", "folder", "--root", str(tmp_path / "images"))
+    assert message.startswith("error: expected the training images of folder to be of at least 2 classes, but all are")
+    assert not (folder / "evaluation").exists()
+
+
+def test_device_that_is_not_there_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("knn", "analyze"):
+        message = fails(capsys, command, str(folder), "--device", "abacus")
+        assert 'error: expected `device` to be one that this machine has, but got "abacus": ' in message

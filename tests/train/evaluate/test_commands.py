@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from hex_ssl.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
 from hex_ssl.evaluate import (
     FinetuneConfig,
     KNNConfig,
@@ -29,7 +30,8 @@ from hex_ssl.evaluate import (
 from hex_ssl.evaluate.commands import Measuring
 from hex_ssl.evaluate.source import ImageShape
 from hex_ssl.evaluate.splits import open_splits
-from hex_ssl.pretrain import load_method
+from hex_ssl.pretrain import load_method, pretrain
+from tests.train.data.layouts import LAYOUTS, TINY
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -218,6 +220,16 @@ def test_transfer_by_several_protocols_at_once(folder: Path) -> None:
     assert "linear probe: logistic regression" in results.table()
 
 
+def test_table_says_by_what_each_dataset_was_normalised(folder: Path) -> None:
+    lines = run_transfer(transfer(folder)).table().splitlines()
+    assert "normalised by the mean and deviation below." in lines[-6]
+    assert lines[-2:] == [
+        "- images of digits: mean 0.3054 0.3054 0.3054, deviation 0.3761 0.3761 0.3761 (of the training images), "
+        "grey as colours",
+        "- images of hierarchy: mean 0.5 0.5 0.5, deviation 0.178 0.178 0.163 (of the training images)",
+    ]
+
+
 def test_transfer_looks_for_all_datasets_first(folder: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(FileNotFoundError, match="to be the folder that holds cifar10, but .*nowhere does not exist"):
@@ -226,6 +238,24 @@ def test_transfer_looks_for_all_datasets_first(folder: Path, tmp_path: Path) -> 
         run_transfer(transfer(folder, datasets=["digits", "hierarchi"]), lines.append)
     assert not lines
     assert not (folder / "evaluation").exists()
+
+
+@TINY
+def test_superclasses_are_of_the_run_s_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["inaturalist2021"](tmp_path / "images", monkeypatch)
+    config = Config(
+        method=MethodConfig(hidden_dim=8, output_dim=4),
+        backbone=BackboneConfig(width=4),
+        data=DataConfig(
+            "inaturalist2021", str(tmp_path / "images"), level="kingdom", image_size=8, batch_size=4, num_workers=0
+        ),
+        optimizer=OptimizerConfig(warmup_epochs=0.0),
+        run=RunConfig(root=str(tmp_path), epochs=1, progress=False),
+    )
+    lines: list[str] = []
+    results = run_knn(KNNConfig(str(pretrain(config)), k=[1], num_workers=0), lines.append)
+    assert results.rows[0]["superclasses"] == 2  # of the 2 kingdoms; there are 3 orders
+    assert lines[0] == "inaturalist2021: 8 labelled images to train with, 4 to test with, classes: 4"
 
 
 def test_folders_of_images_are_told_apart(folder: Path, tmp_path: Path) -> None:

@@ -117,3 +117,14 @@ def test_blocks_keep_to_their_share_of_the_memory(monkeypatch: pytest.MonkeyPatc
 def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest_neighbours(**{"bank": torch.zeros(9, 16), "queries": torch.zeros(2, 16), **arguments})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_a_row_that_is_not_finite_is_named(distance: Any, value: float) -> None:
+    # A row with NaN would be everyone's nearest neighbour.
+    broken = torch.rand(9, 4)
+    broken[7, 2] = value
+    for name, arguments in (("bank", (broken, torch.rand(3, 4))), ("queries", (torch.rand(3, 4), broken))):
+        with pytest.raises(ValueError, match=rf"`{name}` to be finite, but row 7 has NaN or infinity \(1 of 9\)"):
+            nearest_neighbours(*arguments, k=1, distance=distance)

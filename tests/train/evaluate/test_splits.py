@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as V
 
 from hex_ssl.data import build_dataset, dataset_card
 from hex_ssl.evaluate.source import ImageShape
-from hex_ssl.evaluate.splits import InColour, open_splits, workers
+from hex_ssl.evaluate.splits import WithChannels, open_splits, workers
 
 DIGITS = ImageShape(1, 8)
 
@@ -55,14 +55,46 @@ def test_grey_images_become_colour_images_for_a_network_that_takes_those() -> No
     for channel in colour.test[3][0]:
         torch.testing.assert_close(channel, grey.test[3][0][0])
     assert torch.equal(colour.test.labels, grey.test.labels)
-    pillow = InColour(build_dataset("digits", "test"))
-    pillow.grey.image = lambda index: Image.fromarray(np.full((8, 8), index, np.uint8))  # type: ignore[method-assign]
+    pillow = WithChannels(build_dataset("digits", "test"), 3)
+    pillow.images.image = lambda index: Image.fromarray(np.full((8, 8), index, np.uint8))  # type: ignore[method-assign]
     assert V.pil_to_tensor(pillow.image(9)).unique().tolist() == [9]  # type: ignore[arg-type]
 
 
-def test_colour_images_for_a_network_of_grey_ones_are_an_error() -> None:
-    with pytest.raises(ValueError, match="expected images of 1 channels, .* but those of hierarchy have 3"):
-        open_splits("hierarchy", None, DIGITS)
+def test_colour_images_become_grey_images_for_a_network_that_takes_those() -> None:
+    splits, colour = open_splits("hierarchy", None, ImageShape(1, 32)), build_dataset("hierarchy", "test").image(3)
+    card = dataset_card("hierarchy")
+    assert isinstance(colour, torch.Tensor)
+    weights = torch.tensor([0.2989, 0.587, 0.114])
+    grey = (weights[:, None, None] * colour / 255).sum(dim=0, keepdim=True)
+    mean, std = (float((weights * torch.tensor(each)).sum()) for each in (card.mean, card.std))
+    torch.testing.assert_close(splits.test[3][0], (grey - mean) / std, atol=1 / 255 / std, rtol=0)  # whole numbers
+    assert splits.random(torch.tensor([3]), seed=0, epoch=0)[0][0].shape == (1, 32, 32)
+
+
+def test_images_of_other_channels_are_an_error() -> None:
+    with pytest.raises(ValueError, match="expected images of 2 channels, .* but those of hierarchy have 3"):
+        open_splits("hierarchy", None, ImageShape(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "shown"),
+    [
+        ("digits", 1, "mean 0.3054, deviation 0.3761 (of the training images)"),
+        (
+            "digits",
+            3,
+            "mean 0.3054 0.3054 0.3054, deviation 0.3761 0.3761 0.3761 (of the training images), grey as colours",
+        ),
+        ("folder", 3, "mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225 (ImageNet's, as usual)"),
+        ("folder", 1, "mean 0.4589, deviation 0.2256 (ImageNet's, as usual), colours as grey"),
+    ],
+)
+def test_what_images_are_normalised_by_is_told(name: str, channels: int, shown: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        place = tmp_path / split / "cats"
+        place.mkdir(parents=True)
+        Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(place / "a.png")
+    assert open_splits(name, tmp_path, ImageShape(channels, 16)).shown == shown
 
 
 def test_random_views_follow_from_seed_epoch_and_image_alone() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
@@ -116,11 +116,13 @@ BATCH = random_batch(seed=5, dtype=torch.float64)
         ({"hex": "adaptive"}, {}),
         ({"hex": "adaptive", "formulation": "official", "threshold_arguments": {"quantile": 0.9}},
          {"formulation": "official", "threshold": AdaptiveThreshold(0.9)}),
+        ({"hex": "adaptive", "formulation": "decoupled", "threshold_arguments": {"quantile": 0.9}},
+         {"formulation": "decoupled", "threshold": AdaptiveThreshold(0.9)}),
         ({"hex": "fixed", "threshold_arguments": {"value": 0.6}, "beta": 2.0, "tau_plus": 0.05},
          {"threshold": FixedThreshold(0.6), "beta": 2.0, "tau_plus": 0.05}),
         ({"hex": "adaptive", "warmup_epochs": 2}, None),
     ],
-    ids=["off", "adaptive", "official", "fixed", "warm-up"],
+    ids=["off", "adaptive", "official", "decoupled", "fixed", "warm-up"],
 )  # fmt: skip
 def test_the_loss_is_the_formula(name: str, loss: dict[str, Any], settings: dict[str, Any] | None) -> None:
     method, embeddings = prepared(name, alpha=0.3, **loss) if "warmup_epochs" not in loss else warming_up(name, loss)
@@ -232,6 +234,24 @@ class TestEachMethod:
             assert step(method, random_batch(count, count)).isfinite()
 
 
+@pytest.mark.parametrize("loss", [{}, {"hex": "adaptive"}], ids=["own", "hex"])
+@pytest.mark.parametrize("name", ["simclr", "mocov2", "nnclr"])
+def test_a_last_batch_of_one_image_does_not_end_a_run(name: str, loss: dict[str, Any]) -> None:
+    method = without_norms(small_method(name, **loss))  # batch norm itself refuses one
+    for count in (7, 1):
+        found = step(method, random_batch(count, count, dtype=torch.float64))
+        method.zero_grad()
+        found.backward()
+        gradients = [each.grad for each in method.parameters() if each.grad is not None]
+        assert found.isfinite()
+        assert gradients
+        assert all(each.isfinite().all() for each in gradients)
+        method.after_optimizer_step(0)
+    if name == "simclr":
+        assert found == 0
+        assert not any(each.any() for each in gradients)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_statistics_of_hex_come_after_the_warm_up(name: str) -> None:
     method = small_method(name, hex="step", warmup_epochs=1)
@@ -261,6 +281,20 @@ def test_neighbour_purity_counts_neighbours_of_the_same_class() -> None:
     assert method.statistics()["queue_fill"] == 0.25
     method.compute_loss(embeddings, batch._replace(labels=torch.full_like(batch.labels, -1)))
     assert method.statistics()["neighbour_purity"] == 0.0
+
+
+@pytest.mark.parametrize(("name", "view"), [("nnclr", 0), ("all4one", 0), ("mocov2", 1)])
+def test_the_queue_takes_one_view_of_each_image(name: str, view: int) -> None:
+    method: Any = without_norms(small_method(name))
+    queue = method.queues[0] if name == "mocov2" else method.queue
+    before = queue.rows.clone()
+    network = nn.Sequential(method.backbone, method.projector) if name == "nnclr" else method.momentum_encoder
+    queued = F.normalize(network(BATCH.views[view]), dim=1)
+    step(method, BATCH)
+    images = len(BATCH.labels)
+    torch.testing.assert_close(queue.rows[:images], queued)
+    assert torch.equal(queue.rows[images:], before[images:])
+    assert queue.labels.tolist() == BATCH.labels.tolist() + [-1] * (len(before) - images)
 
 
 def test_mocos_symmetric_loss_has_a_queue_for_each_view() -> None:

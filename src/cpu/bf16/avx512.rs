@@ -1,0 +1,94 @@
+//! Products of bfloat16 factors by AVX-512 BF16.
+
+use super::product::{Bf16Product, Pair};
+use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS, MAX_TILE};
+
+/// The product in blocks of 8 x 32.
+///
+/// # Safety
+/// The machine has AVX-512 BF16, and the slices are as long as `Bf16Multiplier::multiply` asserts.
+pub unsafe fn multiply(product: Bf16Product<'_>) {
+    let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } =
+        product;
+    // Where the rows of a panel are not next to each other: at their own distance they would share few of the cache's sets.
+    let mut stripe = [[0; BLOCK_COLUMNS]; MAX_TILE / 2];
+    for column in (0..columns).step_by(BLOCK_COLUMNS) {
+        let mut panel = &right[column / BLOCK_COLUMNS * right_panel..];
+        if right_depth != BLOCK_COLUMNS && depth <= stripe.len() {
+            for (narrow, row) in stripe.iter_mut().zip(panel.chunks(right_depth)).take(depth) {
+                narrow.copy_from_slice(&row[..BLOCK_COLUMNS]);
+            }
+            panel = stripe.as_flattened();
+        }
+        let right_depth = if panel.as_ptr() == stripe.as_ptr().cast() { BLOCK_COLUMNS } else { right_depth };
+        for row in (0..rows).step_by(BLOCK_ROWS) {
+            // SAFETY: within the slices, by the caller; the stripe has `depth` rows where it serves.
+            unsafe {
+                block(&Bf16Block {
+                    left: left.as_ptr().add(row * left_row),
+                    left_row,
+                    right: panel.as_ptr(),
+                    right_depth,
+                    out: out.as_mut_ptr().add(row * out_row + column),
+                    out_row,
+                    depth,
+                    add,
+                });
+            }
+        }
+    }
+}
+
+/// One block of 8 x 32.
+struct Bf16Block {
+    left: *const Pair,
+    left_row: usize,
+    right: *const Pair,
+    right_depth: usize,
+    out: *mut f32,
+    out_row: usize,
+    depth: usize,
+    add: bool,
+}
+
+/// Computes a block.
+///
+/// # Safety
+/// The machine has AVX-512 BF16; 8 rows of `left`, `depth` rows of `right` are readable, 8 rows and 32 columns of `out`
+/// are the caller's alone.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn block(block: &Bf16Block) {
+    use std::arch::x86_64::*;
+    let mut sums = [[_mm512_setzero_ps(); 2]; BLOCK_ROWS];
+    // SAFETY: every offset is within what the caller promises; a __m512bh is 16 pairs of bits.
+    unsafe {
+        if block.add {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let out = block.out.add(r * block.out_row);
+                *sums = [_mm512_loadu_ps(out), _mm512_loadu_ps(out.add(16))];
+            }
+        }
+        for k in 0..block.depth {
+            let right = block.right.add(k * block.right_depth);
+            let right: [__m512bh; 2] = [
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(right.cast())),
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(right.add(16).cast())),
+            ];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let left = *block.left.add(r * block.left_row + k);
+                let left = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(left as i32));
+                *sums = [_mm512_dpbf16_ps(sums[0], left, right[0]), _mm512_dpbf16_ps(sums[1], left, right[1])];
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let out = block.out.add(r * block.out_row);
+            _mm512_storeu_ps(out, sums[0]);
+            _mm512_storeu_ps(out.add(16), sums[1]);
+        }
+    }
+}
+
+/// Never called: there is no such multiplier.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn block(_: &Bf16Block) {}

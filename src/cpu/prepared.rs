@@ -1,0 +1,96 @@
+//! The operands of an evaluation, normalised and checked.
+
+use super::element::Element;
+use super::pairs::Pairs;
+use super::rows::{BorrowedOperands, Rows};
+use super::simd::{Float, Isa, MAX_TILE};
+use super::similarities::Similarities;
+use super::unit_rows::{dot, UnitRows};
+use crate::error::{Input, Result};
+use crate::problem::{Pairing, Problem};
+
+/// Tiles are smaller where there are fewer blocks of rows than this for each thread.
+const BLOCKS_EACH: usize = 4;
+
+/// The normalised operands.
+pub struct Prepared<C: Float> {
+    /// The anchors.
+    pub anchors: UnitRows<C>,
+    /// The keys, where these are others.
+    pub keys: Option<UnitRows<C>>,
+    /// The positives, where these are given apart.
+    pub apart: Option<UnitRows<C>>,
+    /// Positives and pairs that are no negatives.
+    pub pairs: Pairs,
+    tile: usize,
+    isa: Isa,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl<C: Float> Prepared<C> {
+    /// Normalises the rows and finds the pairs.
+    pub fn new<E: Element<Compute = C>>(
+        problem: &Problem,
+        operands: &BorrowedOperands<'_, E>,
+        isa: Isa,
+        threads: usize,
+    ) -> Result<Self> {
+        let enough = BLOCKS_EACH * threads * MAX_TILE;
+        let tile = if problem.anchors.max(problem.keys) < enough { MAX_TILE / 2 } else { MAX_TILE };
+        let rows = |input, parts: &[Rows<'_, E>]| UnitRows::new(input, parts, tile, isa, threads);
+        let anchors = rows(Input::Anchors, &operands.views)?;
+        let keys = operands.keys.map(|keys| rows(Input::Keys, &[keys])).transpose()?;
+        let apart = operands.positives.map(|positives| rows(Input::Positives, &[positives])).transpose()?;
+        Ok(Self { anchors, keys, apart, pairs: Pairs::new(problem, operands), tile, isa, threads })
+    }
+
+    /// The similarities of anchors and keys.
+    pub fn similarities(&self) -> Similarities<'_, C> {
+        let keys = self.keys.as_ref();
+        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads)
+    }
+
+    /// Similarities of the anchors and their positives, [anchors, positives].
+    pub fn positive_similarities(&self, problem: &Problem) -> Vec<f64> {
+        let keys = self.keys.as_ref().unwrap_or(&self.anchors);
+        let mut all = Vec::with_capacity(problem.anchors * problem.positives());
+        for anchor in 0..problem.anchors {
+            let row = self.anchors.row(anchor);
+            match &self.apart {
+                Some(apart) => all.push(dot(row, apart.row(anchor))),
+                None => all.extend(self.pairs.positives(anchor).iter().map(|&key| dot(row, keys.row(key as usize)))),
+            }
+        }
+        all
+    }
+
+    /// Mean similarity of anchors and their negatives, without looking at each pair:
+    /// the sum over an anchor's row is its product with the sum of all keys. NaN where there is no negative.
+    pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
+        if negatives == 0.0 {
+            return f64::NAN;
+        }
+        let keys = self.keys.as_ref().unwrap_or(&self.anchors);
+        let total = |rows: &UnitRows<C>| {
+            let mut sum = vec![0.0; rows.padded_dims];
+            for row in 0..rows.rows {
+                sum.iter_mut().zip(rows.row(row)).for_each(|(sum, x)| *sum += x.to_f64());
+            }
+            sum
+        };
+        let all: f64 = total(&self.anchors).iter().zip(total(keys)).map(|(a, b)| a * b).sum();
+        let excluded: f64 = match problem.pairing {
+            Pairing::Apart => 0.0,
+            // The positives, and the anchors themselves.
+            Pairing::Views { .. } => positives.iter().sum::<f64>() + problem.anchors as f64,
+            Pairing::Indexed { .. } => (0..problem.anchors)
+                .map(|anchor| {
+                    let row = self.anchors.row(anchor);
+                    self.pairs.excluded_once(anchor).map(|key| dot(row, keys.row(key as usize))).sum::<f64>()
+                })
+                .sum(),
+        };
+        (all - excluded) / negatives
+    }
+}

@@ -1,0 +1,15 @@
+//! Arithmetic in vectors: one source for every instruction set, and what is done with a tile of similarities.
+
+mod block;
+mod float;
+mod instruction_set;
+mod lanes;
+mod select;
+mod tile;
+
+pub use block::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+pub use float::Float;
+pub use instruction_set::{InstructionSet, Isa, Kernel};
+pub use lanes::{add, group, group_mut, lanes, Group, LANES};
+pub use select::Selector;
+pub use tile::{Coefficients, Derivatives, Exponents, Maxima, Shifts, Sum, Tile, MAX_TILE, SUMS};

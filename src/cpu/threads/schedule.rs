@@ -1,0 +1,224 @@
+//! The order in which tiles are worked on.
+//!
+//! A tile (a, b) adds to what belongs to row block a and to column block b. Blocks stand in groups, and the tiles of a
+//! pair of groups are worked on by one thread, one after the other, while their blocks are in its cache. Pairs are dealt
+//! out in rounds in which no group occurs twice, and a pair waits until the earlier pairs of its two groups are done. So
+//! threads share one set of accumulators without locks, whichever thread is free takes the next pair, and every block
+//! sums its tiles in one fixed order: the same bits from run to run, whatever the threads do.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use super::team;
+
+/// Largest number of blocks in a group: more would not fit the second-level cache.
+const MAX_GROUP: usize = 4;
+/// Least number of groups for each thread, so that no thread waits for long.
+const GROUPS_EACH: usize = 8;
+
+/// One pair of groups, and how many pairs of each come before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    row: u32,
+    column: u32,
+    before_row: u32,
+    before_column: u32,
+}
+
+/// All tiles of a matrix of blocks, or of its upper triangle.
+#[derive(Debug)]
+pub struct Schedule {
+    turns: Vec<Turn>,
+    /// Number of row blocks.
+    rows: usize,
+    /// Number of column blocks; none where a tile's column block is also a row block (upper triangle).
+    columns: Option<usize>,
+    /// Blocks in a group; the last may have fewer.
+    group: usize,
+}
+
+impl Schedule {
+    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for so many threads.
+    pub fn triangle(blocks: usize, threads: usize) -> Self {
+        let group = group_size(blocks, threads);
+        let groups = blocks.div_ceil(group);
+        // a + b = round (mod groups): each group meets exactly one partner a round, itself included.
+        let pairs = (0..groups)
+            .flat_map(|round| (0..groups).map(move |a| (a, (round + groups - a) % groups)).filter(|(a, b)| a <= b));
+        Self { turns: turns(pairs, groups, None), rows: blocks, columns: None, group }
+    }
+
+    /// All tiles of `rows` x `columns`, for so many threads.
+    pub fn rectangle(rows: usize, columns: usize, threads: usize) -> Self {
+        let group = group_size(rows.min(columns), threads);
+        let (row_groups, column_groups) = (rows.div_ceil(group), columns.div_ceil(group));
+        let longer = row_groups.max(column_groups);
+        let pairs = (0..longer).flat_map(|round| {
+            (0..row_groups.min(column_groups)).map(move |i| {
+                let other = (i + round) % longer;
+                if row_groups <= column_groups {
+                    (i, other)
+                } else {
+                    (other, i)
+                }
+            })
+        });
+        Self { turns: turns(pairs, row_groups, Some(column_groups)), rows, columns: Some(columns), group }
+    }
+
+    /// Calls `each(state, row block, column block)` for every tile, on up to `threads` threads, each with a state
+    /// of its own. While it runs, no other call has one of its blocks.
+    pub fn run<S>(&self, threads: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize, usize) + Sync) {
+        let counters = |blocks: usize| (0..blocks.div_ceil(self.group)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+        let row_done = counters(self.rows);
+        let column_done = self.columns.map(counters);
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        team::run(threads.min(self.turns.len()), &|| {
+            let guard = FailOnPanic(&failed);
+            let mut own = None;
+            while let Some(turn) = self.turns.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let row = &row_done[turn.row as usize];
+                let column = &column_done.as_ref().unwrap_or(&row_done)[turn.column as usize];
+                if !(wait_for(row, turn.before_row, &failed) && wait_for(column, turn.before_column, &failed)) {
+                    break;
+                }
+                let own = own.get_or_insert_with(&state);
+                for (a, b) in self.tiles(turn) {
+                    each(own, a, b);
+                }
+                row.store(turn.before_row + 1, Ordering::Release);
+                column.store(turn.before_column + 1, Ordering::Release);
+            }
+            std::mem::forget(guard);
+        });
+    }
+
+    /// The tiles of a pair of groups.
+    fn tiles(&self, turn: &Turn) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let blocks = |group: u32, count: usize| {
+            let start = group as usize * self.group;
+            start..count.min(start + self.group)
+        };
+        let columns = blocks(turn.column, self.columns.unwrap_or(self.rows));
+        let triangle = self.columns.is_none();
+        blocks(turn.row, self.rows)
+            .flat_map(move |a| columns.clone().map(move |b| (a, b)))
+            .filter(move |(a, b)| !triangle || a <= b)
+    }
+}
+
+/// Blocks in a group: as many as leave every thread enough groups.
+fn group_size(blocks: usize, threads: usize) -> usize {
+    (blocks / (GROUPS_EACH * threads)).clamp(1, MAX_GROUP)
+}
+
+/// The pairs of groups with their places in the order.
+fn turns(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Option<usize>) -> Vec<Turn> {
+    let mut row_counts = vec![0u32; rows];
+    let mut column_counts = vec![0u32; columns.unwrap_or(0)];
+    pairs
+        .map(|(row, column)| {
+            let before_row = row_counts[row];
+            row_counts[row] += 1;
+            let before_column = if columns.is_some() {
+                column_counts[column] += 1;
+                column_counts[column] - 1
+            } else if column == row {
+                before_row
+            } else {
+                row_counts[column] += 1;
+                row_counts[column] - 1
+            };
+            Turn { row: row as u32, column: column as u32, before_row, before_column }
+        })
+        .collect()
+}
+
+/// Waits until `done` blocks are done; false if another thread gave up. Tiles are taken in order, so
+/// what is waited for is being worked on, usually finished long ago.
+fn wait_for(counter: &AtomicU32, done: u32, failed: &AtomicBool) -> bool {
+    let mut spins = 0u32;
+    while counter.load(Ordering::Acquire) != done {
+        if failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        spins += 1;
+        if spins < 200 {
+            std::hint::spin_loop();
+        } else {
+            // More threads than cores: let the one that is waited for run.
+            std::thread::yield_now();
+        }
+    }
+    true
+}
+
+/// Dropped while a thread panics: lets the others stop waiting for it.
+struct FailOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    fn all_tiles(schedule: &Schedule) -> Vec<(usize, usize)> {
+        schedule.turns.iter().flat_map(|turn| schedule.tiles(turn)).collect()
+    }
+
+    #[test]
+    fn triangle_has_each_pair_once() {
+        for blocks in 1..40 {
+            let tiles = all_tiles(&Schedule::triangle(blocks, 1));
+            let distinct: HashSet<_> = tiles.iter().collect();
+            assert_eq!(distinct.len(), tiles.len());
+            assert_eq!(tiles.len(), blocks * (blocks + 1) / 2);
+            assert!(tiles.iter().all(|(a, b)| a <= b));
+        }
+    }
+
+    #[test]
+    fn rectangle_has_each_tile_once() {
+        for (rows, columns) in [(1, 1), (1, 7), (7, 1), (3, 5), (5, 3), (4, 4), (33, 50), (50, 33)] {
+            let tiles = all_tiles(&Schedule::rectangle(rows, columns, 1));
+            let distinct: HashSet<_> = tiles.iter().collect();
+            assert_eq!(distinct.len(), rows * columns);
+            assert_eq!(tiles.len(), rows * columns);
+        }
+    }
+
+    #[test]
+    fn a_block_is_never_shared_and_sums_in_one_order() {
+        for blocks in [7, 40] {
+            let schedule = Schedule::triangle(blocks, 1);
+            let order = |threads| {
+                let lists: Vec<Mutex<Vec<(usize, usize)>>> = (0..blocks).map(|_| Mutex::default()).collect();
+                schedule.run(
+                    threads,
+                    || (),
+                    |(), a, b| {
+                        for block in HashSet::from([a, b]) {
+                            // A block in another call's hands would be locked.
+                            lists[block].try_lock().unwrap_or_else(|_| std::process::abort()).push((a, b));
+                        }
+                    },
+                );
+                lists.into_iter().map(|list| list.into_inner().unwrap_or_default()).collect::<Vec<_>>()
+            };
+            assert_eq!(order(1), order(4));
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_all_threads() {
+        let schedule = Schedule::triangle(6, 3);
+        let run = || schedule.run(3, || (), |(), a, b| assert!((a, b) != (1, 2)));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+    }
+}

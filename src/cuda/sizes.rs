@@ -1,0 +1,101 @@
+//! The sizes that launches and kernels agree on. They are written in `kernels/parameters.cu` alone and read here when the
+//! crate is compiled.
+
+const SOURCE: &[u8] = include_bytes!("kernels/parameters.cu");
+
+/// Threads of a block.
+pub const THREADS: usize = defined("THREADS");
+/// Warps of a block.
+pub const WARPS: usize = THREADS / defined("LANES");
+/// Rows of a tile.
+pub const TILE_ROWS: usize = WARPS * defined("WARP_ROWS");
+/// Rows of a block of the kernel `select`.
+pub const SELECT_ROWS: usize = defined("SELECT_ROWS");
+/// Bytes of shared memory of the kernels without tiles.
+pub const SELECT_SHARED: usize = defined("SELECT_SHARED");
+/// As above.
+pub const PICK_SHARED: usize = WARPS * defined("DIGITS") * 4;
+/// As above.
+pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
+/// Bytes of a `Header`.
+pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
+/// Bytes of a `Card`.
+pub const CARD_BYTES: usize = defined("CARD_BYTES");
+/// Bytes of a `Split`.
+pub const SPLIT_BYTES: usize = defined("SPLIT_BYTES");
+/// Sums over an anchor's negatives, floats.
+pub const SUMS: usize = defined("SUMS");
+/// Sums over all anchors, doubles.
+pub const TOTALS: usize = defined("TOTALS");
+/// Most views the kernels take.
+pub const MAX_VIEWS: usize = defined("MAX_VIEWS");
+
+/// The sizes of a tile, which depend on the bytes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileSizes {
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// Columns of a tile.
+    pub columns: usize,
+    /// Blocks on a multiprocessor.
+    pub resident: usize,
+    /// Most dimensions of a row that a block adds up in the gradient.
+    pub chunk: usize,
+}
+
+impl TileSizes {
+    /// The conditions are those of `kernels/tile.cu` and `kernels/gradient.cu`.
+    pub fn of(row_bytes: usize) -> Self {
+        let is_long = row_bytes > defined("LONG_ROW");
+        Self {
+            row_bytes,
+            columns: if is_long { defined("LONG_ROW_COLUMNS") } else { defined("COLUMNS") },
+            resident: if row_bytes <= defined("SHORT_ROW") { defined("SHORT_ROW_RESIDENT") } else { 1 },
+            chunk: if is_long { defined("LONG_ROW_CHUNK") } else { defined("MAX_CHUNK") },
+        }
+    }
+
+    /// Bytes of shared memory for two stages: the columns' rows, 16 bytes apart, their cards and their splits.
+    pub fn shared_bytes(&self) -> usize {
+        2 * self.columns * (self.row_bytes + 16 + CARD_BYTES + SPLIT_BYTES)
+    }
+}
+
+/// The number that a macro of that name stands for.
+const fn defined(name: &str) -> usize {
+    let mut at = 0;
+    while !(starts(at, b"#define ") && starts(at + 8, name.as_bytes()) && SOURCE[at + 8 + name.len()] == b' ') {
+        at += 1;
+        assert!(at < SOURCE.len(), "the kernels define no such size");
+    }
+    at += 8 + name.len() + 1;
+    let mut number = 0;
+    while SOURCE[at].is_ascii_digit() {
+        number = 10 * number + (SOURCE[at] - b'0') as usize;
+        at += 1;
+    }
+    assert!(number > 0 && (SOURCE[at] == b'\n' || starts(at, b"  //")), "expected a plain number");
+    number
+}
+
+const fn starts(at: usize, with: &[u8]) -> bool {
+    let mut i = 0;
+    while i < with.len() && at + i < SOURCE.len() && SOURCE[at + i] == with[i] {
+        i += 1;
+    }
+    i == with.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_sizes_are_read() {
+        assert_eq!((THREADS, WARPS, TILE_ROWS, MAX_VIEWS), (256, 8, 128, 16));
+        let tile = |row_bytes| TileSizes::of(row_bytes);
+        assert_eq!(tile(256), TileSizes { row_bytes: 256, columns: 64, resident: 2, chunk: 128 });
+        assert_eq!(tile(512), TileSizes { row_bytes: 512, columns: 64, resident: 1, chunk: 128 });
+        assert_eq!(tile(544), TileSizes { row_bytes: 544, columns: 32, resident: 1, chunk: 64 });
+    }
+}

@@ -1,0 +1,246 @@
+//! The operands' shapes, dtypes and devices, and the rows that indices name. Ranges of numbers are checked in `problem`.
+
+use super::{Operands, Scalar};
+use crate::error::{view_name, Error, Result};
+use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold};
+
+/// What the checks ask of an operand.
+pub trait Described {
+    /// Its shape.
+    fn shape(&self) -> Vec<i64>;
+    /// Its dtype, where that is a floating-point one.
+    fn scalar(&self) -> Option<Scalar>;
+    /// The name of its dtype, such as "int64".
+    fn dtype_name(&self) -> String;
+    /// The name of its device, such as "cuda:0".
+    fn device_name(&self) -> String;
+    /// Whether both are on one device.
+    fn is_beside(&self, other: &Self) -> bool;
+    /// Its elements, for int64 on the CPU; None on other devices, for which no check waits.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where torch fails to give them.
+    fn integers(&self) -> Result<Option<Vec<i64>>>;
+}
+
+impl<T: Described> Operands<T> {
+    /// The problem that the operands' shapes and the caller's choices make. Checks the matrices.
+    ///
+    /// # Errors
+    /// [`Error::Value`] naming the operand, what was expected and what came.
+    pub fn problem(
+        &self,
+        offset: usize,
+        threshold: Threshold,
+        formulation: Formulation,
+        temperature: f64,
+        reduction: Reduction,
+    ) -> Result<Problem> {
+        let (rows, dims) = self.check_matrices()?;
+        let anchors = rows * self.views.len();
+        Ok(Problem {
+            anchors,
+            keys: self.keys.as_ref().map_or(anchors, length),
+            dims,
+            square: self.keys.is_none(),
+            pairing: self.pairing(offset)?,
+            threshold,
+            formulation,
+            temperature,
+            reduction,
+        })
+    }
+
+    /// Checks all operands but the matrices against the problem.
+    ///
+    /// # Errors
+    /// As [`problem`](Self::problem).
+    pub fn check(&self, problem: &Problem) -> Result<()> {
+        let first = &self.views[0];
+        let anchors = problem.anchors as i64;
+        expect_integers("positive_index", self.positive_index.as_ref(), &[anchors, problem.positives() as i64], first)?;
+        expect_integers("ignored_index", self.ignored_index.as_ref(), &[anchors], first)?;
+        self.check_labels(problem)?;
+        self.check_threshold(problem.threshold)?;
+        if let Some(weights) = &self.weights {
+            expect_shape("weights", weights, &[anchors], "")?;
+            let expected = first.scalar().map(Scalar::computed);
+            if weights.scalar() != expected {
+                return Err(wrong_dtype("weights", expected.map_or("floating point", Scalar::name), weights));
+            }
+            expect_beside("weights", weights, first)?;
+        }
+        match problem.pairing {
+            Pairing::Indexed { positives } => self.check_indices(problem.keys as i64, positives),
+            Pairing::Views { .. } | Pairing::Apart => Ok(()),
+        }
+    }
+
+    /// Checks views, keys and positives against each other. Returns the rows of a view and the dimension.
+    fn check_matrices(&self) -> Result<(usize, usize)> {
+        let Some(first) = self.views.first() else {
+            return Err(Error::value("expected at least 1 view, but got 0"));
+        };
+        let first_name = if self.views.len() > 1 { "z1" } else { "anchors" };
+        let [rows, dims] = first.shape()[..] else {
+            return Err(wrong_shape(first_name, "[N, D]", first));
+        };
+        expect_floating(first_name, first)?;
+        for (index, view) in self.views.iter().enumerate().skip(1) {
+            let name = view_name(index);
+            expect_shape(&name, view, &[rows, dims], " like `z1`")?;
+            expect_like(&name, view, first_name, first)?;
+        }
+        if let Some(keys) = &self.keys {
+            if !matches!(keys.shape()[..], [_, columns] if columns == dims) {
+                return Err(wrong_shape("keys", &format!("[N, {dims}], D as in `{first_name}`"), keys));
+            }
+            expect_like("keys", keys, first_name, first)?;
+        }
+        if let Some(positives) = &self.positives {
+            let anchors = rows * self.views.len() as i64;
+            expect_shape("positives", positives, &[anchors, dims], " like the anchors")?;
+            expect_like("positives", positives, first_name, first)?;
+        }
+        Ok((rows as usize, dims as usize))
+    }
+
+    fn pairing(&self, offset: usize) -> Result<Pairing> {
+        match (&self.positives, &self.positive_index) {
+            (Some(_), Some(_)) => Err(Error::value("expected `positives` or `positive_index`, but got both")),
+            (Some(_), None) if self.keys.is_none() => {
+                Err(Error::value("expected `keys`, the negatives, along with `positives`, but got none"))
+            }
+            (_, None) if self.ignored_index.is_some() => {
+                Err(Error::value("expected `positive_index` along with `ignored_index`, but got none"))
+            }
+            (Some(_), None) => Ok(Pairing::Apart),
+            (None, Some(index)) => match index.shape()[..] {
+                [_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
+                ref shape => {
+                    Err(Error::value(format!("expected `positive_index` to have shape [M, P], but got {shape:?}")))
+                }
+            },
+            (None, None) => Ok(Pairing::Views { views: self.views.len(), offset }),
+        }
+    }
+
+    fn check_labels(&self, problem: &Problem) -> Result<()> {
+        if problem.threshold != Threshold::Labels {
+            return Ok(());
+        }
+        let first = &self.views[0];
+        expect_integers("anchor_labels", self.anchor_labels.as_ref(), &[problem.anchors as i64], first)?;
+        expect_integers("key_labels", self.key_labels.as_ref(), &[problem.keys as i64], first)?;
+        let given = |name: &str, given: bool| match given {
+            true => Ok(()),
+            false => Err(Error::value(format!("expected `{name}` for the threshold \"labels\", but got none"))),
+        };
+        given("anchor_labels", self.anchor_labels.is_some())?;
+        given("key_labels", self.key_labels.is_some() || problem.square)
+    }
+
+    /// The number comes with the threshold "given", and only with it.
+    fn check_threshold(&self, threshold: Threshold) -> Result<()> {
+        match (&self.threshold, threshold) {
+            (None, Threshold::Given) => {
+                Err(Error::value("expected `epsilon` for the threshold \"given\", but got none"))
+            }
+            (None, _) => Ok(()),
+            (Some(number), Threshold::Given) => {
+                expect_shape("epsilon", number, &[], "")?;
+                expect_floating("epsilon", number)?;
+                expect_beside("epsilon", number, &self.views[0])
+            }
+            (Some(_), other) => Err(Error::value(format!(
+                "expected `epsilon` only for the threshold \"given\", but the threshold is {:?}",
+                other.name()
+            ))),
+        }
+    }
+
+    /// The positives and the ignored key of an anchor are different rows of the keys.
+    fn check_indices(&self, keys: i64, each: usize) -> Result<()> {
+        let Some(positives) = values(self.positive_index.as_ref())? else { return Ok(()) };
+        let ignored = values(self.ignored_index.as_ref())?.unwrap_or_default();
+        let outside = |name: &str, least: i64, values: &[i64]| match values.iter().find(|&&v| v < least || v >= keys) {
+            Some(value) => Err(Error::value(format!("expected `{name}` to be in [{least}, {keys}), but got {value}"))),
+            None => Ok(()),
+        };
+        outside("positive_index", 0, &positives)?;
+        outside("ignored_index", -1, &ignored)?;
+        let mut row = Vec::with_capacity(each + 1);
+        for (anchor, own) in positives.chunks_exact(each.max(1)).enumerate() {
+            row.clear();
+            row.extend_from_slice(own);
+            row.extend(ignored.get(anchor));
+            row.sort_unstable();
+            if let Some(pair) = row.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(Error::value(format!(
+                    "expected the positives and the ignored key of an anchor to differ, but anchor {anchor} has key {} \
+                     twice",
+                    pair[0]
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn values<T: Described>(operand: Option<&T>) -> Result<Option<Vec<i64>>> {
+    operand.map_or(Ok(None), Described::integers)
+}
+
+fn length<T: Described>(operand: &T) -> usize {
+    operand.shape().first().map_or(0, |&rows| rows as usize)
+}
+
+fn wrong_shape(name: &str, expected: &str, operand: &impl Described) -> Error {
+    Error::value(format!("expected `{name}` to have shape {expected}, but got {:?}", operand.shape()))
+}
+
+fn wrong_dtype(name: &str, expected: &str, operand: &impl Described) -> Error {
+    Error::value(format!("expected `{name}` to be {expected}, but got {}", operand.dtype_name()))
+}
+
+fn expect_shape(name: &str, operand: &impl Described, shape: &[i64], like: &str) -> Result<()> {
+    if operand.shape() == shape {
+        return Ok(());
+    }
+    Err(wrong_shape(name, &format!("{shape:?}{like}"), operand))
+}
+
+fn expect_floating(name: &str, operand: &impl Described) -> Result<()> {
+    match operand.scalar() {
+        Some(_) => Ok(()),
+        None => Err(wrong_dtype(name, "float64, float32, bfloat16 or float16", operand)),
+    }
+}
+
+fn expect_integers<T: Described>(name: &str, operand: Option<&T>, shape: &[i64], first: &T) -> Result<()> {
+    let Some(operand) = operand else { return Ok(()) };
+    expect_shape(name, operand, shape, "")?;
+    if operand.dtype_name() != "int64" {
+        return Err(wrong_dtype(name, "int64", operand));
+    }
+    expect_beside(name, operand, first)
+}
+
+fn expect_like<T: Described>(name: &str, operand: &T, first_name: &str, first: &T) -> Result<()> {
+    if operand.scalar() != first.scalar() {
+        let expected = format!("{} like `{first_name}`", first.dtype_name());
+        return Err(wrong_dtype(name, &expected, operand));
+    }
+    expect_beside(name, operand, first)
+}
+
+fn expect_beside<T: Described>(name: &str, operand: &T, first: &T) -> Result<()> {
+    if operand.is_beside(first) {
+        return Ok(());
+    }
+    let (came, expected) = (operand.device_name(), first.device_name());
+    Err(Error::value(format!("expected `{name}` on {expected} like the anchors, but got a tensor on {came}")))
+}
+
+#[cfg(test)]
+mod tests;
