@@ -28,7 +28,9 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::python::{backend_for, cuda_cubin, evaluate, fallbacks, row_quantiles, similarity_statistics};
+    use super::python::{
+        backend_for, cuda_cubin, cuda_ptx, cuda_sources, evaluate, fallbacks, row_quantiles, similarity_statistics,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

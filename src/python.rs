@@ -2,6 +2,7 @@
 //! exceptions out.
 
 use std::ffi::CString;
+use std::path::PathBuf;
 
 use numpy::{
     Element as NumpyElement, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
@@ -12,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, Operand, Scalar, Variant};
+use crate::cuda::{cubin, ptx, Operand, Scalar, Variant, SOURCES};
 use crate::error::{view_name, Error, Input, RowFault};
 use crate::problem::{Formulation, Reduction, Threshold};
 use crate::statistics::{self, Request};
@@ -215,11 +216,37 @@ pub fn cuda_cubin<'py>(
     dtype: &str,
     allow_tf32: bool,
 ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
-    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
-    let operand = Operand::of(scalar, allow_tf32)
-        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))?;
-    let binary = py.allow_threads(|| cubin(Variant::new(dims, operand), capability)).map_err(exception)?;
+    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    let binary = py.allow_threads(|| cubin(variant, capability)).map_err(exception)?;
     Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
+}
+
+/// The PTX that the compiler makes of sources of kernels. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_ptx(
+    py: Python<'_>,
+    capability: (u32, u32),
+    dims: usize,
+    dtype: &str,
+    allow_tf32: bool,
+    sources: &str,
+    folder: PathBuf,
+) -> PyResult<String> {
+    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    py.allow_threads(|| ptx(variant, capability, sources, &folder)).map_err(exception)
+}
+
+/// The sources of the kernels for GPUs. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_sources() -> &'static str {
+    SOURCES
+}
+
+fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool) -> PyResult<Variant> {
+    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
+    Operand::of(scalar, allow_tf32)
+        .map(|operand| Variant::new(dims, operand))
+        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))
 }
 
 /// The caller is told once of each reason why something slower than a kernel computes.

@@ -2,6 +2,7 @@
 changed, no dtype converted behind the caller. `hex_ssl.ops` registers these with torch."""
 
 from collections.abc import Sequence
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ __all__ = [
     "__version__",
     "backend_for",
     "cuda_cubin",
+    "cuda_ptx",
+    "cuda_sources",
     "evaluate",
     "fallbacks",
     "row_quantiles",
@@ -113,6 +116,17 @@ def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: b
 
     Raises ValueError for float64, RuntimeError where there is no NVRTC or it does not know the capability.
     """
+
+def cuda_ptx(
+    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, folder: str | PathLike[str]
+) -> str:
+    """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
+
+    Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
+    """
+
+def cuda_sources() -> str:
+    """The sources that `cuda_cubin` compiles, in one text."""
 
 def similarity_statistics(
     embeddings: NDArray[np.float32] | NDArray[np.float64],
