@@ -27,7 +27,9 @@ mod _core {
     use super::border::{Border, Torch};
 
     #[pymodule_export]
-    use super::python::{backend_for, check, cuda_cubin, evaluate, row_quantiles, similarity_statistics};
+    use super::python::{
+        backend_for, check, cuda_cubin, cuda_ptx, cuda_sources, evaluate, row_quantiles, similarity_statistics,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,7 @@
 //! What Python calls: arguments in, work without the GIL, results in memory that Python gave, or exceptions.
 
+use std::path::PathBuf;
+
 use numpy::{
     Element as NumpyElement, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
     PyUntypedArrayMethods,
@@ -11,7 +13,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::border::{Array, Border, Torch};
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, Operand, Variant};
+use crate::cuda::{cubin, ptx, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::operands::{Described, Operands, Scalar};
@@ -291,11 +293,37 @@ pub fn cuda_cubin<'py>(
     dtype: &str,
     allow_tf32: bool,
 ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
-    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
-    let operand = Operand::of(scalar, allow_tf32)
-        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))?;
-    let binary = py.allow_threads(|| cubin(Variant::new(dims, operand), capability)).map_err(exception)?;
+    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    let binary = py.allow_threads(|| cubin(variant, capability)).map_err(exception)?;
     Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
+}
+
+/// The PTX that the compiler makes of sources of kernels. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_ptx(
+    py: Python<'_>,
+    capability: (u32, u32),
+    dims: usize,
+    dtype: &str,
+    allow_tf32: bool,
+    sources: &str,
+    folder: PathBuf,
+) -> PyResult<String> {
+    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    py.allow_threads(|| ptx(variant, capability, sources, &folder)).map_err(exception)
+}
+
+/// The sources of the kernels for GPUs. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_sources() -> &'static str {
+    SOURCES
+}
+
+fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool) -> PyResult<Variant> {
+    let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
+    Operand::of(scalar, allow_tf32)
+        .map(|operand| Variant::new(dims, operand))
+        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))
 }
 
 fn exception(error: Error) -> PyErr {

@@ -1,10 +1,15 @@
 """Seeds, threads and backends for every test."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 import torch
+
+from .ptx import kernels
+from .ptx.emulation import Emulation
+from .ptx.interpreter import Schedule
 
 # Derandomised: a property that fails, fails for everyone and every time.
 hypothesis.settings.register_profile(
@@ -33,3 +38,43 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Run the test once on the CPU kernel and once on the composite of torch operations."""
     monkeypatch.setenv("HEX_SSL_BACKEND", request.param)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def emulation(pytestconfig: pytest.Config) -> Iterator[Emulation]:
+    """The interpreter of the CUDA kernels' PTX. Kept in pytest's cache, by content, as is the PTX."""
+    assert pytestconfig.cache is not None
+    found = Emulation(pytestconfig.cache.mkdir("ptx"))
+    yield found
+    found.close()
+
+
+Emulate = Callable[..., None]
+
+
+@pytest.fixture
+def emulate(emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulate]:
+    """Run `hex_ssl` on interpreted CUDA kernels: `emulate(dtype, dims)`. Memory that nobody wrote is NaN meanwhile.
+
+    Each test has a schedule of its own, the same in every run.
+    """
+    own_schedule = Schedule(seed=zlib.crc32(request.node.nodeid.encode()))
+
+    def choose(
+        dtype: torch.dtype,
+        dims: int,
+        operand: str | None = None,
+        *,
+        mutation: str | None = None,
+        schedule: Schedule = own_schedule,
+    ) -> None:
+        emulation.load(operand or kernels.operand_of(dtype), kernels.padded(dims), mutation)
+        emulation.interpreter.schedule(schedule)
+        monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
+        monkeypatch.setenv("HEX_SSL_CUDA_EMULATOR", str(emulation.interpreter.path))
+
+    before = torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    yield choose
+    torch.use_deterministic_algorithms(before)

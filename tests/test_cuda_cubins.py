@@ -3,8 +3,9 @@
 Spills and registers are judged with NVRTC 13.0, with which the kernels were written; with another it compiles and fits.
 """
 
+import json
+import random
 import re
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 
 from hex_ssl import _core
 
-triton = pytest.importorskip("triton", reason="its package has the tools, as torch's for CUDA has NVRTC")
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+from .cubins import TABLE, compile_variant, digest, resources, run_tool, variants
+
+pytest.importorskip("triton", reason="its package has the tools, as torch's for CUDA has NVRTC")
 WRITTEN_WITH = torch.version.cuda == "13.0"
 THREADS = 256
 REGISTERS = 65536
@@ -69,37 +71,58 @@ def compiled(case: Case, cubins: dict[Case, "Future[Path]"]) -> Path:
         pytest.skip(str(error))
 
 
-def tool(name: str, *arguments: object) -> str:
-    """The output of one of the tools in triton's package."""
-    command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+# Bytes of the stack that a variant's kernel may take, for registers that are spilled; 0 where nothing is said.
+SPILLS: dict[tuple[str, str], dict[int, int]] = {
+    ("SPLIT_TF32", "sums"): {32: 32, 64: 32},
+    ("SPLIT_TF32", "survivors"): {32: 8},
+    ("SPLIT_TF32", "select"): {64: 8, 128: 8, 160: 48, 224: 8},
+}
+
+
+def test_the_budget_of_spills() -> None:
+    table = json.loads(TABLE.read_text())
+    assert table["sources"] == digest(), f"{TABLE.name} is of other sources: run `python -m tests.cubins`"
+    assert table["variants"].keys() == {f"{operand}_{dims}" for operand, dims in variants()}
+    over = {}
+    for operand, dims in variants():
+        found = table["variants"][f"{operand}_{dims}"]
+        assert found.keys() == KERNELS
+        for kernel, taken in found.items():
+            if taken["STACK"] > SPILLS.get((operand, kernel), {}).get(dims, 0):
+                over[operand, dims, kernel] = taken["STACK"]
+    assert not over
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="the table is of NVRTC 13.0")
+@pytest.mark.usefixtures("cubins")
+def test_the_table_of_spills() -> None:
+    # Others with each change of the sources, the same for everybody.
+    for operand, dims in random.Random(digest()).sample(list(variants()), 2):
+        expected = json.loads(TABLE.read_text())["variants"][f"{operand}_{dims}"]
+        assert compile_variant(operand, dims) == expected, f"{operand}, {dims} dimensions"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_resources(case: Case, cubins: dict[Case, "Future[Path]"]) -> None:
-    report = tool("cuobjdump", "-res-usage", compiled(case, cubins))
-    found = {
-        name: {resource: int(number) for resource, number in re.findall(r"(\w+):(\d+)", resources)}
-        for name, resources in re.findall(r"Function (\w+):\s+(.*)", report)
-    }
+    found = resources(compiled(case, cubins))
     assert found.keys() == KERNELS
     (capability, dims, dtype, _) = case
     row_bytes = dims * (4 if dtype == "float32" else 2)
     columns = 32 if row_bytes > 512 else 64
     tiles = 2 * columns * (row_bytes + 64)
-    for name, resources in found.items():
+    for name, taken in found.items():
         # A frame on the stack, or local memory, is where spilled registers go.
-        assert (resources["STACK"], resources["LOCAL"]) == (0, 0) or not WRITTEN_WITH, name
+        assert (taken["STACK"], taken["LOCAL"]) == (0, 0) or not WRITTEN_WITH, name
         # Blocks that a multiprocessor is to hold at once: the S passes two, where rows take few registers.
         together = 1 if name.startswith("gradient") or row_bytes > 256 or not WRITTEN_WITH else 2
         if name not in ("maxima", "sums_general"):
-            assert together * THREADS * resources["REG"] <= REGISTERS, f"{name} takes {resources['REG']} registers"
-        assert resources["SHARED"] + tiles <= SHARED_BYTES[capability] * 1024, name
+            assert together * THREADS * taken["REG"] <= REGISTERS, f"{name} takes {taken['REG']} registers"
+        assert taken["SHARED"] + tiles <= SHARED_BYTES[capability] * 1024, name
 
 
 def test_instructions(cubins: dict[Case, "Future[Path]"]) -> None:
-    half = tool("cuobjdump", "-sass", compiled(((9, 0), 128, "bfloat16", False), cubins))
-    single = tool("cuobjdump", "-sass", compiled(((8, 0), 128, "float32", False), cubins))
+    half = run_tool("cuobjdump", "-sass", compiled(((9, 0), 128, "bfloat16", False), cubins))
+    single = run_tool("cuobjdump", "-sass", compiled(((8, 0), 128, "float32", False), cubins))
     for instruction in ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2"):
         assert instruction in half, instruction
     for instruction in ("HMMA.1688.F32.TF32", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "MUFU.EX2"):

@@ -1,6 +1,7 @@
 """The Rust extension: the fused kernels. It allocates no torch memory; `hex_ssl.dispatch` calls it."""
 
 from collections.abc import Callable
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ __all__ = [
     "backend_for",
     "check",
     "cuda_cubin",
+    "cuda_ptx",
+    "cuda_sources",
     "evaluate",
     "row_quantiles",
     "similarity_statistics",
@@ -100,6 +103,17 @@ def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: b
 
     Raises ValueError for float64, RuntimeError where there is no NVRTC or it does not know the capability.
     """
+
+def cuda_ptx(
+    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, folder: str | PathLike[str]
+) -> str:
+    """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
+
+    Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
+    """
+
+def cuda_sources() -> str:
+    """The sources that `cuda_cubin` compiles, in one text."""
 
 def similarity_statistics(
     embeddings: NDArray[np.float32] | NDArray[np.float64],

@@ -1,5 +1,7 @@
 //! A variant's kernels as a cubin: from the cache on disk, else compiled and kept there.
 
+use std::path::Path;
+
 use super::nvrtc::Compiler;
 use super::{cache, Variant, SOURCES};
 use crate::error::{Error, Result};
@@ -25,6 +27,27 @@ pub fn cubin(variant: Variant, capability: (u32, u32)) -> Result<Binary> {
         Some(cubin) => Ok(Binary { cubin, from_disk: true }),
         None => Ok(Binary { cubin: recipe.compile()?, from_disk: false }),
     }
+}
+
+/// The PTX of `sources` in place of [`SOURCES`], by the options of [`cubin`]: from the cache in `folder`, else compiled and
+/// kept there. For the tests, which execute it.
+///
+/// # Errors
+/// As [`cubin`].
+pub fn ptx(variant: Variant, capability: (u32, u32), sources: &str, folder: &Path) -> Result<String> {
+    let mut recipe = Recipe { sources, ..Recipe::of(variant, capability)? };
+    // The virtual architecture: no machine code, whose making takes most of the time.
+    recipe.options.iter_mut().for_each(|option| *option = option.replace("=sm_", "=compute_"));
+    let key = recipe.key();
+    let text = match cache::read(folder, &key) {
+        Some(text) => text,
+        None => {
+            let text = recipe.compiler.ptx(sources, &recipe.options)?;
+            cache::write(folder, &key, &text);
+            text
+        }
+    };
+    Ok(String::from_utf8_lossy(&text).into())
 }
 
 /// What `load` makes of the cubin.
@@ -65,22 +88,23 @@ fn load_either<T>(
 }
 
 /// Everything that decides which bytes come out.
-struct Recipe {
+struct Recipe<'a> {
     compiler: &'static Compiler,
+    sources: &'a str,
     options: Vec<String>,
 }
 
-impl Recipe {
+impl Recipe<'_> {
     fn of(variant: Variant, capability: (u32, u32)) -> Result<Self> {
         let compiler = check(capability)?;
         let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
         options.extend(variant.options());
-        Ok(Self { compiler, options })
+        Ok(Self { compiler, sources: SOURCES, options })
     }
 
     fn key(&self) -> String {
         let version = self.compiler.version();
-        let mut parts = vec![SOURCES, &version];
+        let mut parts = vec![self.sources, &version];
         parts.extend(self.options.iter().map(String::as_str));
         cache::key(&parts)
     }
@@ -90,7 +114,7 @@ impl Recipe {
     }
 
     fn compile(&self) -> Result<Vec<u8>> {
-        let cubin = self.compiler.cubin(SOURCES, &self.options)?;
+        let cubin = self.compiler.cubin(self.sources, &self.options)?;
         if let Some(folder) = cache::folder() {
             cache::write(&folder, &self.key(), &cubin);
         }

@@ -1,45 +1,53 @@
-//! Runs the kernels on the CPU: the same sources, compiled by a C++ compiler against `emulation/`. For the tests.
+//! Runs the kernels on the CPU: hands their launches to an interpreter of PTX, a library that the tests build.
 
-use std::ffi::{c_char, c_int, c_void, CString};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::Path;
 
 use super::{Executor, Variant};
 use crate::error::{Error, Result};
 
-type Emulate = unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *mut *mut c_void) -> c_int;
+/// Operand and dimensions of the variant, kernel, grid, threads of a block, bytes of shared memory, arguments; and where
+/// to write what went wrong, with the bytes that there are. Returns 0 where nothing did.
+type Emulate = unsafe extern "C" fn(
+    *const c_char,
+    u32,
+    *const c_char,
+    *const u32,
+    u32,
+    u32,
+    *mut *mut c_void,
+    *mut c_char,
+    usize,
+) -> c_int;
 
-/// One variant of the kernels in a shared object.
+/// One variant of the kernels in the interpreter.
 #[derive(Debug)]
 pub struct Emulator {
     emulate: Emulate,
+    variant: Variant,
 }
 
 impl Emulator {
-    /// Loads the shared object, which stays loaded, and finds `hex_emulate_OPERAND_DIMS` in it.
+    /// Loads the library, which stays loaded, and finds `hex_emulate` in it.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is no such file or variant.
+    /// [`Error::Runtime`] where there is no such file or function.
     pub fn new(path: &Path, variant: Variant) -> Result<Self> {
-        let name = format!("hex_emulate_{}_{}", variant.operand.name(), variant.dims);
-        let c_string = |text: &str| CString::new(text).map_err(|error| Error::runtime(error.to_string()));
-        let (file, symbol) = (c_string(&path.to_string_lossy())?, c_string(&name)?);
-        // SAFETY: two strings that end in a zero; the object's initialisers are those of the C++ library.
+        let file = c_string(&path.to_string_lossy())?;
+        // SAFETY: two strings that end in a zero; the library's initialisers are those of the C++ library.
         let symbol = unsafe {
             let handle = libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
             if handle.is_null() {
                 handle
             } else {
-                libc::dlsym(handle, symbol.as_ptr())
+                libc::dlsym(handle, c"hex_emulate".as_ptr())
             }
         };
         if symbol.is_null() {
-            return Err(Error::runtime(format!(
-                "expected `{name}` in the emulator {}, but found none",
-                path.display()
-            )));
+            return Err(Error::runtime(format!("no emulator in {}", path.display())));
         }
-        // SAFETY: `emulation/variant.cpp` gives every function of that name this type.
-        Ok(Self { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) } })
+        // SAFETY: the one library with a function of that name gives it this type.
+        Ok(Self { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) }, variant })
     }
 }
 
@@ -52,14 +60,31 @@ impl Executor for Emulator {
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
-        let name = CString::new(kernel).map_err(|error| Error::runtime(error.to_string()))?;
-        // SAFETY: the arguments are those of the kernel, and their memory the CPU's, by the caller of `evaluate`.
-        let status =
-            unsafe { (self.emulate)(name.as_ptr(), grid.as_ptr(), block, shared_bytes, arguments.as_mut_ptr()) };
-        match status {
-            0 => Ok(()),
-            1 => Err(Error::runtime(format!("the emulator has no kernel `{kernel}`"))),
-            _ => Err(Error::runtime(format!("the kernel `{kernel}` failed in emulation: see the standard error"))),
+        let (operand, name) = (c_string(self.variant.operand.name())?, c_string(kernel)?);
+        let mut message = vec![0_u8; 2048];
+        // SAFETY: the arguments are those of the kernel, and their memory the CPU's, by the caller of `evaluate`; the
+        // message ends in a zero, within the bytes that there are.
+        let status = unsafe {
+            (self.emulate)(
+                operand.as_ptr(),
+                self.variant.dims as u32,
+                name.as_ptr(),
+                grid.as_ptr(),
+                block,
+                shared_bytes,
+                arguments.as_mut_ptr(),
+                message.as_mut_ptr().cast(),
+                message.len(),
+            )
+        };
+        if status == 0 {
+            return Ok(());
         }
+        let message = CStr::from_bytes_until_nul(&message).unwrap_or_default().to_string_lossy();
+        Err(Error::runtime(format!("the kernel `{kernel}` failed in emulation: {message}")))
     }
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|error| Error::runtime(error.to_string()))
 }

@@ -3,7 +3,8 @@
 //! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream, and
 //! NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at
 //! run time per [`Variant`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
-//! them out: the driver on a GPU, or the [`Emulator`], which runs the same sources on the CPU for the tests.
+//! them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the
+//! kernels' PTX, for the tests.
 //!
 //! Nothing waits for the device, no launch depends on data, and all memory is the caller's, so that a whole evaluation
 //! can be captured in a CUDA graph. Partial sums are added in a fixed order: the same bits run to run.
@@ -24,7 +25,7 @@ mod variant;
 
 use std::ffi::c_void;
 
-pub use binary::cubin;
+pub use binary::{cubin, ptx};
 pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};

@@ -33,6 +33,8 @@ c_functions! {
         log = "nvrtcGetProgramLog"(Handle, *mut c_char);
         cubin_size = "nvrtcGetCUBINSize"(Handle, *mut usize);
         cubin = "nvrtcGetCUBIN"(Handle, *mut c_char);
+        ptx_size = "nvrtcGetPTXSize"(Handle, *mut usize);
+        ptx = "nvrtcGetPTX"(Handle, *mut c_char);
     }
 }
 
@@ -87,11 +89,27 @@ impl Compiler {
         })
     }
 
-    /// Compiles a program that includes nothing.
+    /// Compiles a program that includes nothing, for an architecture such as sm_90.
     ///
     /// # Errors
     /// [`Error::Runtime`] with the compiler's own words.
     pub fn cubin(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
+        let program = self.program(source, options)?;
+        program.text(self.functions.cubin_size, self.functions.cubin)
+    }
+
+    /// Compiles a program that includes nothing to PTX alone, for a virtual architecture such as compute_90.
+    ///
+    /// # Errors
+    /// As [`Compiler::cubin`].
+    pub fn ptx(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
+        let program = self.program(source, options)?;
+        let mut text = program.text(self.functions.ptx_size, self.functions.ptx)?;
+        text.pop(); // the zero that ends it
+        Ok(text)
+    }
+
+    fn program(&self, source: &str, options: &[String]) -> Result<Program<'_>> {
         let c_string = |text: &str| CString::new(text).map_err(|_| Error::runtime("a NUL in a kernel's source"));
         let source = c_string(source)?;
         let options = options.iter().map(|option| c_string(option)).collect::<Result<Vec<_>>>()?;
@@ -102,7 +120,7 @@ impl Compiler {
         };
         expect("nvrtcCreateProgram", status)?;
         program.compile(&options)?;
-        program.cubin()
+        Ok(program)
     }
 }
 
@@ -130,11 +148,7 @@ impl Program<'_> {
         })
     }
 
-    fn cubin(&self) -> Result<Vec<u8>> {
-        self.text(self.functions.cubin_size, self.functions.cubin)
-    }
-
-    /// One of the two things that a program has to tell, by the functions for its size and its bytes.
+    /// One of the things that a program has to tell, by the functions for its size and its bytes.
     fn text(
         &self,
         size: unsafe extern "C" fn(Handle, *mut usize) -> c_int,

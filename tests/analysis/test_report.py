@@ -81,7 +81,7 @@ def test_errors_name_the_folder_and_leave_no_page(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a run folder, with a config.yaml in it, but got"):
         report(config)
     (tmp_path / "config.yaml").write_text("[", encoding="utf-8")
-    with pytest.raises(ValueError, match="config.yaml to be readable, but got ParserError"):
+    with pytest.raises(ValueError, match="config.yaml to be readable, but got YAMLError"):
         report(config)
     assert not (tmp_path / "page.html").exists()
 

@@ -69,7 +69,7 @@ def test_printed_configuration_is_a_recipe(tmp_path: Path, capsys: pytest.Captur
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipes"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 48
+    assert len(lines) == 50
     assert "quick/simclr_hex        SimCLR with HEX: the loss differs, nothing else." in lines
     main(["recipes", "quick/simclr_hex"])
     assert yaml.safe_load(capsys.readouterr().out) == load_recipe("quick/simclr_hex")

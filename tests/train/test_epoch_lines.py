@@ -39,13 +39,14 @@ def test_lines_come_while_the_run_goes_on(tmp_path: Path) -> None:
         try:
             assert run.stderr.readline() == "waiting\n"
             os.set_blocking(run.stdout.fileno(), False)
-            before, first, second = run.stdout.read().splitlines()
+            found, before, first, second = run.stdout.read().splitlines()
             os.set_blocking(run.stdout.fileno(), True)
             run.stdin.close()  # the run goes on
             last, done = run.stdout.read().splitlines()
         finally:
             run.kill()
     accuracy, seconds = r"  k-NN accuracy \d+\.\d %", r"  \d+\.\d s"
+    assert found.startswith("digits: train 1,437 images")
     assert re.fullmatch(f"epoch 0/3{accuracy}{seconds}", before)
     assert re.fullmatch(f"epoch 1/3{FIGURES}{seconds}", first)
     assert re.fullmatch(f"epoch 2/3{FIGURES}{accuracy}{seconds}", second)

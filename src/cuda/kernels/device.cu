@@ -1,4 +1,4 @@
-// What the kernels take from the machine, one name each. `../emulation/device.hpp` has the same names for the CPU.
+// What the kernels take from the machine, one name each.
 // Without headers: NVRTC comes without them.
 
 typedef unsigned char u8;

@@ -263,7 +263,7 @@ def test_other_numbers_than_the_card_says_are_a_warning(tmp_path: Path, monkeypa
         build_dataset("imagenet", "train", tmp_path)
     assert [warning.filename for warning in caught] == [__file__]
     card = replace(dataset_card("imagenet"), classes=3, splits={"train": 6, "test": 3})
-    monkeypatch.setattr(catalogue, "load_card", lambda name: card)
+    monkeypatch.setattr(catalogue, "dataset_card", lambda name: card)
     for split in ("train", "test"):
         build_dataset("imagenet", split, tmp_path)
 

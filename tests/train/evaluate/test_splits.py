@@ -90,8 +90,8 @@ def test_images_of_other_channels_are_an_error() -> None:
     ],
 )
 def test_what_images_are_normalised_by_is_told(name: str, channels: int, shown: str, tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        place = tmp_path / split / "cats"
+    for folder in ("train/cats", "train/dogs", "test/cats"):
+        place = tmp_path / folder
         place.mkdir(parents=True)
         Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(place / "a.png")
     assert open_splits(name, tmp_path, ImageShape(channels, 16)).shown == shown
@@ -113,8 +113,8 @@ def test_random_views_follow_from_seed_epoch_and_image_alone() -> None:
 
 
 def test_random_views_of_files_are_crops_and_flips_alone(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        place = tmp_path / split / "gradient"
+    for folder in ("train/gradient", "train/other", "test/gradient"):
+        place = tmp_path / folder
         place.mkdir(parents=True)
         pixels = np.zeros((40, 60, 3), np.uint8)
         pixels[:, :, 0], pixels[:, :, 1], pixels[:, :, 2] = 200, np.arange(0, 240, 4), 30

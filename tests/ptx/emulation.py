@@ -1,0 +1,44 @@
+"""hex_ssl on its CUDA kernels, interpreted: what the fixture `emulate` is made of."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from . import kernels
+from .interpreter import Interpreter, build
+from .mutations import mutated
+
+
+class Emulation:
+    """The interpreter and the PTX of this run, both made in the background, two at a time, and kept by content."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._pool = ThreadPoolExecutor(2)
+        self._interpreter: Future[Interpreter] = self._pool.submit(lambda: Interpreter(build(cache)))
+        self._texts: dict[tuple[str, int, str | None], Future[str]] = {}
+        self._loaded: dict[str, str] = {}
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """The interpreter, once it is built."""
+        return self._interpreter.result()
+
+    def start(self, operand: str, dims: int, mutation: str | None = None) -> Future[str]:
+        """Begin to compile a variant, unless that has begun: with one of `MUTATIONS`, or as it is."""
+        key = (operand, dims, mutation)
+        if key not in self._texts:
+            sources = None if mutation is None else mutated(mutation)
+            self._texts[key] = self._pool.submit(kernels.compiled, self._cache, operand, dims, sources)
+        return self._texts[key]
+
+    def load(self, operand: str, dims: int, mutation: str | None = None) -> None:
+        """Let the interpreter have a variant."""
+        name = f"{operand}_{dims}"
+        text = self.start(operand, dims, mutation).result()
+        if self._loaded.get(name) is not text:
+            self.interpreter.load(name, text)
+            self._loaded[name] = text
+
+    def close(self) -> None:
+        """Compile no more."""
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,118 @@
+#include "hex_arrays.hpp"
+
+// The structures of src/cuda/kernels/parameters.cu, cut out by the build: no second copy of their layout.
+namespace layout {
+using u8 = unsigned char;
+using u32 = unsigned int;
+using i64 = long long;
+#define OPERAND 0
+#include "parameters.hpp"
+}  // namespace layout
+
+namespace ptx {
+namespace {
+
+using layout::Launch;
+using layout::Matrix;
+using layout::Parameters;
+using layout::Side;
+
+struct Collector {
+    GlobalMemory memory;
+    std::map<u64, Written>& written;
+    i64 element;  // bytes of an operand's number
+    i64 padded_dims;
+
+    void input(const void* at, i64 bytes, const std::string& name) { memory.add_input(at, bytes, name); }
+    void output(const void* at, i64 bytes, const std::string& name) {
+        Written& history = written[(u64)at];
+        if (!history) history = std::make_shared<std::vector<bool>>();
+        memory.add_output(at, bytes, name, history);
+    }
+    void matrix(const Matrix& m, i64 rows, i64 dims, const std::string& name) {
+        if (rows > 0) input(m.pointer, ((rows - 1) * m.row_stride + (dims - 1) * m.dim_stride + 1) * element, name);
+    }
+    void side(const Side& s, const std::string& name) {
+        output(s.rows, s.padded * padded_dims * element, name + ".rows");
+        output(s.cards, s.padded * (i64)sizeof(layout::Card), name + ".cards");
+        output(s.splits, s.padded * (i64)sizeof(layout::Split), name + ".splits");
+        output(s.lengths, s.count * 8, name + ".lengths");
+    }
+};
+
+void add_inputs(Collector& to, const Parameters& p) {
+    for (int view = 0; view < MAX_VIEWS; view++) {
+        to.matrix(p.views[view], p.view_rows, p.dims, "views[" + std::to_string(view) + "]");
+    }
+    const i64 anchors = p.anchors.count, keys = p.keys.count;
+    if (!p.square) to.matrix(p.keys_matrix, keys, p.dims, "keys_matrix");
+    if (p.pairing == layout::APART) to.matrix(p.positives_matrix, anchors, p.dims, "positives_matrix");
+    to.input(p.positive_index, anchors * p.positives * 8, "positive_index");
+    to.input(p.ignored_index, anchors * 8, "ignored_index");
+    to.input(p.anchor_labels, anchors * 8, "anchor_labels");
+    to.input(p.key_labels, keys * 8, "key_labels");
+    const int scalar_bytes[] = {2, 2, 4, 8};
+    to.input(p.epsilon, scalar_bytes[p.epsilon_scalar], "epsilon");
+    to.input(p.anchor_weights, anchors * 4, "anchor_weights");
+}
+
+void add_scratch(Collector& to, const Parameters& p) {
+    const i64 anchors = p.anchors.count, pairs = anchors * p.positives;
+    to.output(p.header, sizeof(layout::Header), "header");
+    to.side(p.anchors, "anchors");
+    if (!p.square) to.side(p.keys, "keys");
+    if (p.pairing == layout::APART) to.side(p.apart, "apart");
+    to.output(p.quantiles, anchors * 4, "quantiles");
+    to.output(p.lows, anchors * 4, "lows");
+    to.output(p.highs, anchors * 4, "highs");
+    to.output(p.above, anchors * 4, "above");
+    to.output(p.inside, anchors * 4, "inside");
+    to.output(p.failed, anchors * 4, "failed");
+    to.output(p.ranges, anchors * 2 * 4, "ranges");
+    to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
+    to.output(p.positive_similarities, pairs * 4, "positive_similarities");
+    to.output(p.positive_slopes, pairs * 4, "positive_slopes");
+    to.output(p.totals, (anchors + WARPS - 1) / WARPS * TOTALS * 8, "totals");
+}
+
+// Survivors and partial gradients take turns in the same memory.
+void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
+    if (kernel == "survivors" || kernel == "pick") {
+        to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
+    }
+    const bool gradient = kernel.starts_with("gradient");
+    if (!gradient && kernel != "finish") return;
+    if (gradient) to.written.erase((u64)l.gradient), to.written.erase((u64)l.partial);
+    // Without other parts the sums stand where the gradient will.
+    if (l.splits > 0 && l.partial != l.gradient) {
+        to.output(l.partial, l.splits * l.partial_rows * l.partial_dims * 4, "partial");
+    }
+    const i64 rows = l.side == 1 ? p.keys.count : p.anchors.count;
+    to.output(l.gradient, rows * p.dims * 4, "gradient");
+}
+
+}  // namespace
+
+GlobalMemory HexArrays::of(const Program& program, const std::string& operand, u32 dims, void* const* arguments) {
+    const auto& told = program.parameters;
+    if (told.size() != 2 || told[0].bytes != sizeof(Parameters) || told[1].bytes != sizeof(Launch)) {
+        fault("the kernel ", program.name, " is told other structures than those of parameters.cu");
+    }
+    const Parameters& p = *(const Parameters*)arguments[0];
+    const Launch& l = *(const Launch*)arguments[1];
+    // An evaluation begins with this kernel.
+    if (program.name == "rows") written_.clear();
+    Collector to{.written = written_, .element = operand.ends_with("TF32") ? 4 : 2, .padded_dims = (i64)dims};
+    add_inputs(to, p);
+    if (program.name == "copy_quantiles") {
+        to.output(l.output, p.anchors.count * 4, "output");
+    } else {
+        to.output(p.loss, p.one_loss ? 4 : p.anchors.count * 4, "loss");
+        to.output(p.statistics, 6 * 4, "statistics");
+    }
+    add_scratch(to, p);
+    add_shared_scratch(to, program.name, p, l);
+    return to.memory;
+}
+
+}  // namespace ptx

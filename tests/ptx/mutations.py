@@ -1,0 +1,210 @@
+"""Bugs to plant in the kernels' sources, each of which the tests have to see."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from hex_ssl import _core
+
+KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
+
+
+class Mutation(NamedTuple):
+    """One change."""
+
+    file: str
+    text: str
+    replacement: str
+    dtype: torch.dtype = torch.bfloat16
+    """Of the rows that show it."""
+    complaint: str | None = None
+    """A part of what the interpreter says of it; none where only the numbers are wrong."""
+
+
+# In the kernels.
+MUTATIONS = {
+    "a fragment from the wrong row": Mutation(
+        "tile.cu",
+        "rows.a[k][1] = word(second",
+        "rows.a[k][1] = word(first",
+    ),
+    "a fragment from the wrong half of a step": Mutation(
+        "tile.cu",
+        "a[k][2] = word(first + k * STEP + at + 16)",
+        "a[k][2] = word(first + k * STEP + at)",
+    ),
+    "matrices of the right factor exchanged": Mutation(
+        "tile.cu",
+        "(lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 16",
+        "(lane % 8 + lane / 8 % 2 * 8) * PITCH + lane / 16 * 16",
+    ),
+    "rows not transposed": Mutation(
+        "gradient.cu",
+        "load_matrices_transposed(b",
+        "load_matrices(b",
+    ),
+    "accumulators in the wrong order": Mutation(
+        "gradient.cu",
+        "pack(m.c[k][2], m.c[k][3]), pack(m.c[k + 1][0], m.c[k + 1][1])",
+        "pack(m.c[k + 1][0], m.c[k + 1][1]), pack(m.c[k][2], m.c[k][3])",
+    ),
+    "a gradient stored in the wrong row": Mutation(
+        "gradient.cu",
+        "sum.c[d][half * 2 + e]",
+        "sum.c[d][e * 2 + half]",
+    ),
+    "no barrier after the copies": Mutation(
+        "tile.cu",
+        "wait_for_copies<1>();\n        sync_threads();",
+        "wait_for_copies<1>();",
+        complaint="which cp.async has in flight|which nobody wrote|race",
+    ),
+    "no barrier before the next copies": Mutation(
+        "tile.cu",
+        "TILE_COLUMNS, stage);\n        sync_threads();",
+        "TILE_COLUMNS, stage);",
+        complaint="race: thread .* writes .*, read by warp",
+    ),
+    "no wait for the copies": Mutation(
+        "tile.cu",
+        "wait_for_copies<1>();",
+        "wait_for_copies<2>();",
+        complaint="which cp.async has in flight",
+    ),
+    "no barrier between counting digits and reading them": Mutation(
+        "select.cu",
+        "sync_threads();\n            for (int row = warp * 2;",
+        "for (int row = warp * 2;",
+        complaint="race",
+    ),
+    "a column too many": Mutation(
+        "tile.cu",
+        "lane_of_thread() % 4 * 2 + e >= columns.count",
+        "lane_of_thread() % 4 * 2 + e > columns.count",
+        torch.float32,
+    ),
+    "the last tile is not looked at": Mutation(
+        "tile.cu",
+        "(columns.count + TILE_COLUMNS - 1) / TILE_COLUMNS",
+        "columns.count / TILE_COLUMNS",
+    ),
+    "own pairs at the edge of a tile": Mutation(
+        "tile.cu",
+        "most = (i64)column - row + (TILE_COLUMNS - 1)",
+        "most = (i64)column - row",
+    ),
+    "a digit too early": Mutation(
+        "select.cu",
+        "ballot(up_to >= rank)",
+        "ballot(up_to > rank)",
+    ),
+    "survivors that are too many are searched": Mutation(
+        "select.cu",
+        "inside > (u32)p.capacity || ",
+        "",
+        complaint="past the end of survivors",
+    ),
+    "a missed bracket is searched": Mutation(
+        "select.cu",
+        "above + inside + extra < rank",
+        "false",
+    ),
+    "failed rows stay failed": Mutation(
+        "select.cu",
+        "(int)p.header->failed",
+        "0 * (int)p.header->failed",
+        complaint="read of quantiles.*, which nobody wrote",
+    ),
+    "the mean before the last block": Mutation(
+        "parameters.cu",
+        "atomic_add(done, 1) == blocks - 1",
+        "atomic_add(done, 1) == 0",
+        complaint="read of quantiles.*, which nobody wrote",
+    ),
+    "one split's partial gradient": Mutation(
+        "gradient.cu",
+        "split < l.splits; split++",
+        "split < 1; split++",
+    ),
+    "a dimension too many": Mutation(
+        "gradient.cu",
+        "if (dim >= p.dims) continue;",
+        "if (dim > p.dims) continue;",
+        torch.float32,
+        complaint="race: blocks .* write the same word of gradient|past the end of gradient",
+    ),
+    "no pull on the positive itself": Mutation(
+        "gradient.cu",
+        "if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive",
+        "if (l.side == 1) add_as_positive",
+    ),
+}
+
+# In the inline PTX, and the other names for what the machine does.
+BF16_PRODUCT = "bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}"
+MUTATIONS |= {
+    name: Mutation("device.cu", *change)
+    for name, change in {
+        "mma: second and third register of the left factor exchanged": (
+            BF16_PRODUCT,
+            BF16_PRODUCT.replace("%5, %6", "%6, %5"),
+        ),
+        "mma: registers of the right factor exchanged": (BF16_PRODUCT, BF16_PRODUCT.replace("%8, %9", "%9, %8")),
+        "mma: of the other 16-bit type": ("f32.f16.f16.f32", "f32.bf16.bf16.f32", torch.float16),
+        "mma: accumulators exchanged": (
+            "tf32.tf32.f32 {%0, %1, %2, %3}, {%4",
+            "tf32.tf32.f32 {%0, %2, %1, %3}, {%4",
+            torch.float32,
+        ),
+        "ldmatrix: without .trans": ("m8n8.x4.trans.shared", "m8n8.x4.shared"),
+        "ldmatrix: registers exchanged": ("x4.shared.b16 {%0, %1, %2, %3}", "x4.shared.b16 {%0, %2, %1, %3}"),
+        "cp.async: a group too few is waited for": (
+            '"cp.async.wait_group %0;" ::"n"(pending)',
+            '"cp.async.wait_group %0;" ::"n"(pending + 1)',
+            torch.bfloat16,
+            "which cp.async has in flight",
+        ),
+        "cp.async: groups are not closed": (
+            'asm volatile("cp.async.commit_group;" ::: "memory");',
+            "",
+            torch.bfloat16,
+            "which cp.async has in flight",
+        ),
+        "cvt: halves exchanged": (
+            'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));',
+            'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(low), "f"(high));',
+        ),
+        "ex2: a logarithm": ("ex2.approx.ftz.f32", "lg2.approx.ftz.f32"),
+        "cvt: tf32 is cut off": ("cvt.rna.tf32.f32 %0, %1;", "mov.b32 %0, %1;", torch.float32),
+        "shfl: from the own half of the warp": (
+            "return __shfl_sync(~0u, x, lane);",
+            "return __shfl_sync(~0u, x, lane, 16);",
+        ),
+        "the fence does nothing": ("{ __threadfence(); }", "{}", torch.bfloat16, "without a fence of both"),
+        "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
+    }.items()
+}
+
+
+def mutated(name: str) -> str:
+    """The kernels' sources with one bug.
+
+    Args:
+        name: One of `MUTATIONS`.
+
+    Returns:
+        The sources in one text, as the extension has them.
+
+    Raises:
+        ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
+    """
+    mutation = MUTATIONS[name]
+    whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
+    for count, text, where in (
+        (part.count(mutation.text), mutation.text, mutation.file),
+        (whole.count(part), mutation.file, "the extension, which may be older than the sources"),
+    ):
+        if count != 1:
+            raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
+    return whole.replace(part, part.replace(mutation.text, mutation.replacement))
