@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import hex_ssl
-from hex_ssl import _core, functional, ops
+from hex_ssl import _core, dispatch, functional
 
 from .conftest import Emulate
 
@@ -312,19 +312,19 @@ def _precision() -> Iterator[None]:
 @pytest.mark.usefixtures("_precision")
 def test_tf32_is_torchs_decision() -> None:
     rows = torch.zeros(1, 1)
-    assert not ops._allow_tf32(rows)
+    assert not dispatch._allows_tf32(rows)
     torch.set_float32_matmul_precision("high")
-    assert ops._allow_tf32(rows)
-    assert not ops._allow_tf32(rows.bfloat16())
+    assert dispatch._allows_tf32(rows)
+    assert not dispatch._allows_tf32(rows.bfloat16())
     torch.set_float32_matmul_precision("highest")
-    assert not ops._allow_tf32(rows)
+    assert not dispatch._allows_tf32(rows)
     torch.backends.cuda.matmul.allow_tf32 = True
-    assert ops._allow_tf32(rows)
+    assert dispatch._allows_tf32(rows)
     torch.backends.cuda.matmul.allow_tf32 = False
-    assert not ops._allow_tf32(rows)
+    assert not dispatch._allows_tf32(rows)
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
         torch.backends.cuda.matmul.fp32_precision = "tf32"
-        assert ops._allow_tf32(rows)
+        assert dispatch._allows_tf32(rows)
 
 
 def test_show_config_tells_of_every_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -316,12 +316,12 @@ def _without_positive(temperature: float, constant: float, sums: Sums, positives
     defined = sums.global_ > 0
     loss = sums.global_shift / temperature + sums.global_.log() - positives.mean(1, keepdim=True) / temperature
     none = torch.zeros_like(sums.global_)
-    attraction = torch.where(defined, -1.0 / (positives.shape[1] * temperature), 0.0)
+    attraction = defined.to(positives.dtype) / (-positives.shape[1] * temperature)
     return Formula(
         loss=torch.where(defined, loss + sums.negatives * constant, 0.0),
         defined=defined,
         at_floor=none,
-        positives=attraction.to(positives.dtype).expand_as(positives),
+        positives=attraction.expand_as(positives),
         global_=torch.where(defined, 1.0 / (temperature * sums.global_), 0.0),
         weighted=none,
         weights=none,

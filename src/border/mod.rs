@@ -215,7 +215,12 @@ impl<O> Array<O> {
             return Ok(self.len());
         }
         let (expected, came) = (T::DTYPE, &self.dtype);
-        Err(Error::runtime(format!("expected contiguous {}, but got {} {:?}", expected.name(), came.name(), self.strides)))
+        Err(Error::runtime(format!(
+            "expected contiguous {}, but got {} {:?}",
+            expected.name(),
+            came.name(),
+            self.strides
+        )))
     }
 }
 

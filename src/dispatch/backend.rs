@@ -49,7 +49,9 @@ impl Backend {
             (Self::Composite, _) => Ok(Choice::Composite("asked for".into())),
             (Self::Cpu, _) => Ok(Choice::Cpu),
             (Self::Auto, _) if on_cpu => Ok(Choice::Cpu),
-            (Self::Auto, Some(_)) if scalar == Scalar::F64 => Ok(Choice::Composite("float64 has no fused kernel on GPUs".into())),
+            (Self::Auto, Some(_)) if scalar == Scalar::F64 => {
+                Ok(Choice::Composite("float64 has no fused kernel on GPUs".into()))
+            }
             (Self::Auto, Some(ordinal)) => Ok(match Device::get(ordinal) {
                 Ok(found) => Choice::Cuda(found),
                 Err(error) => Choice::Composite(format!("no fused kernel for {device}: {error}")),

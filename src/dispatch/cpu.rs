@@ -53,9 +53,8 @@ fn evaluate_as<E: Element<Compute: ArrayElement>>(
         keys: gradient(keys, wanted.keys)?,
         positives: gradient(positives, wanted.positives)?,
     };
-    let found = lend::<E, _>(problem, operands, |problem, operands| {
-        cpu::evaluate(problem, operands, gradients, threads)
-    })?;
+    let found =
+        lend::<E, _>(problem, operands, |problem, operands| cpu::evaluate(problem, operands, gradients, threads))?;
     let Evaluation { loss, losses, statistics } = found;
     match outputs.loss.shape.len() {
         0 => write::<E::Compute>(&mut outputs.loss, &[loss])?,
@@ -73,9 +72,8 @@ fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
     let Threshold::Adaptive { quantile } = problem.threshold else {
         return Err(Error::runtime("expected the threshold \"adaptive\" for row quantiles"));
     };
-    let found = lend::<E, _>(problem, operands, |problem, operands| {
-        cpu::row_quantiles(problem, operands, quantile, threads)
-    })?;
+    let found =
+        lend::<E, _>(problem, operands, |problem, operands| cpu::row_quantiles(problem, operands, quantile, threads))?;
     write::<E::Compute>(&mut output, &found)
 }
 
@@ -88,7 +86,10 @@ fn lend<E: Element, T>(
     let copies = operands.try_map(rows, integers, number, numbers)?;
     let threshold = copies.threshold.map_or(problem.threshold, |value| Threshold::Cosine { value });
     let problem = Problem { threshold, ..*problem };
-    run(&problem, &copies.try_map(|&rows| Ok(rows), |&index| Ok(index), |&number| Ok(number), |all| Ok(all.as_slice()))?)
+    run(
+        &problem,
+        &copies.try_map(|&rows| Ok(rows), |&index| Ok(index), |&number| Ok(number), |all| Ok(all.as_slice()))?,
+    )
 }
 
 fn integers(array: &Array) -> Result<&[i64]> {

@@ -35,7 +35,12 @@ impl Kernels {
     ///
     /// # Errors
     /// [`Error::Value`] for a problem that they do not compute, [`Error::Runtime`] where they cannot be had.
-    pub(super) fn on_gpu(device: Arc<Device>, problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
+    pub(super) fn on_gpu(
+        device: Arc<Device>,
+        problem: &Problem,
+        operands: &Operands<Array>,
+        allow_tf32: bool,
+    ) -> Result<Self> {
         let variant = supported(problem, operands, device.chip(), allow_tf32)?;
         let module = device.module(variant)?;
         Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
@@ -126,8 +131,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
 
 /// Where everything lies. The outputs' addresses are still to come.
 fn buffers(operands: &Operands<Array>, scratch: &Array) -> Result<Buffers> {
-    let number =
-        |array: &Array| Ok(DeviceNumber { pointer: contiguous(array)?, scalar: scalar(array)? });
+    let number = |array: &Array| Ok(DeviceNumber { pointer: contiguous(array)?, scalar: scalar(array)? });
     Ok(Buffers {
         operands: operands.try_map(matrix, |array| contiguous(array), number, |array| contiguous(array))?,
         loss: null_mut(),

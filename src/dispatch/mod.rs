@@ -181,6 +181,10 @@ fn scalar(array: &Array) -> Result<Scalar> {
 fn expect_device(array: &Array, device: Device) -> Result<()> {
     match array.device == device {
         true => Ok(()),
-        false => Err(Error::runtime(format!("expected memory on {}, but got some on {}", device.name(), array.device.name()))),
+        false => Err(Error::runtime(format!(
+            "expected memory on {}, but got some on {}",
+            device.name(),
+            array.device.name()
+        ))),
     }
 }
