@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import hex_ssl
-from hex_ssl import _core, dispatch, functional
+from hex_ssl import _core, dispatch, functional, ops
 
 from .conftest import Emulate
 
