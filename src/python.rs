@@ -221,6 +221,7 @@ type SimilarityArrays<'py> = (
 
 /// Statistics of the similarities of all pairs of a set of embeddings. See `_core.pyi`.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)] // Flat, as Python calls it.
 pub fn similarity_statistics<'py>(
     py: Python<'py>,
     embeddings: &Bound<'py, PyAny>,

@@ -58,8 +58,8 @@ pub struct Array<O = <Torch as Border>::Owner> {
 
 // SAFETY: an address, which is followed only where a comment says why it may be.
 unsafe impl<O: Send> Send for Array<O> {}
-// SAFETY: as above; nothing in it changes.
-unsafe impl<O: Sync> Sync for Array<O> {}
+// SAFETY: as above; nothing in it changes, and nobody asks for the owner.
+unsafe impl<O: Send> Sync for Array<O> {}
 
 impl<O> Array<O> {
     /// The number of elements.

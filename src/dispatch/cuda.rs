@@ -133,7 +133,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
 fn buffers(operands: &Operands<Array>, scratch: &Array) -> Result<Buffers> {
     let number = |array: &Array| Ok(DeviceNumber { pointer: contiguous(array)?, scalar: scalar(array)? });
     Ok(Buffers {
-        operands: operands.try_map(matrix, |array| contiguous(array), number, |array| contiguous(array))?,
+        operands: operands.try_map(matrix, contiguous, number, contiguous)?,
         loss: null_mut(),
         statistics: null_mut(),
         anchors_gradient: null_mut(),
