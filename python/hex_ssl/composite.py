@@ -20,6 +20,7 @@ from hex_ssl.operands import Operands
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
 Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Loss, statistics [6], and the gradients for anchors, keys and positives; [0] where not wanted."""
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ All memory is allocated here, by torch: the extension allocates none.
 import os
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ BACKENDS = ("auto", "cpu", "cuda", "composite")
 EMULATED = "emulated"
 """The CUDA kernels on CPU tensors, for the tests, from the library that HEX_SSL_CUDA_EMULATOR names."""
 
-Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Loss, statistics [6], and the gradients for anchors, keys and positives; [0] where not wanted."""
+Evaluation = composite.Evaluation
+Results = TypeVar("Results")
 
 # The methods of torch's own type in C: a subclass, or code that patches `torch.Tensor`, cannot change them.
 _detach, _is_neg = torch._C.TensorBase.detach, torch._C.TensorBase.is_neg
@@ -61,17 +62,7 @@ def evaluate(operands: Operands) -> Evaluation:
         TypeError, ValueError: An operand or a setting does not fit.
         RuntimeError: A device fails.
     """
-    with torch._C.DisableTorchFunction():
-        operands = _readable(operands)
-        choice = backend()
-        if _has_kernel(operands, choice):
-            outputs = allocate(operands)
-            if _ran(_core.evaluate, operands, outputs, choice):
-                return outputs
-        else:
-            _expect_composite(operands, choice)
-        _core.check(operands)
-        return composite.evaluate(operands)
+    return _compute(operands, allocate, _core.evaluate, composite.evaluate)
 
 
 def row_quantiles(operands: Operands) -> Tensor:
@@ -80,17 +71,26 @@ def row_quantiles(operands: Operands) -> Tensor:
     Raises:
         TypeError, ValueError, RuntimeError: As :func:`evaluate`.
     """
+    return _compute(operands, allocate_quantiles, _core.row_quantiles, composite.row_quantiles)
+
+
+def _compute(
+    operands: Operands,
+    room: Callable[[Operands], Results],
+    kernel: Callable[..., str | None],
+    fallback: Callable[[Operands], Results],
+) -> Results:
     with torch._C.DisableTorchFunction():
         operands = _readable(operands)
         choice = backend()
         if _has_kernel(operands, choice):
-            output = allocate_quantiles(operands)
-            if _ran(_core.row_quantiles, operands, output, choice):
-                return output
+            results = room(operands)
+            if _ran(kernel, operands, results, choice):
+                return results
         else:
             _expect_composite(operands, choice)
         _core.check(operands)
-        return composite.row_quantiles(operands)
+        return fallback(operands)
 
 
 def allocate(operands: Operands) -> Evaluation:
