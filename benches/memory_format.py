@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.backbones import SmallResNet
+from hex_ssl.train.backbones import SmallResNet
 
 IMAGES, WIDTH, REPEATS = 512, 16, 9
 FORMATS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}

@@ -8,10 +8,10 @@ prints them. The tables begin with the page's "## Losses of SimCLR" and end befo
 import re
 from pathlib import Path
 
-from hex_ssl.reproduce.command import finished, prepare
-from hex_ssl.reproduce.plan import Cell, Plan
-from hex_ssl.reproduce.settings import ReproduceConfig
-from hex_ssl.reproduce.table import paired_difference, write_table
+from hex_ssl.train.reproduce.command import finished, prepare
+from hex_ssl.train.reproduce.plan import Cell, Plan
+from hex_ssl.train.reproduce.settings import ReproduceConfig
+from hex_ssl.train.reproduce.table import paired_difference, write_table
 
 KEPT = Path(__file__).parent / "results/cifar100-small"
 OURS = "cifar100"

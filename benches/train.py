@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hex_ssl.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, OptimizerConfig
-from hex_ssl.data import PretrainData
-from hex_ssl.data.batch import Batch
-from hex_ssl.methods import Method, build_method
-from hex_ssl.optim import build_optimizer
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, OptimizerConfig
+from hex_ssl.train.data import PretrainData
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods import Method, build_method
+from hex_ssl.train.optim import build_optimizer
 from loss import machine
 
 LOSSES = {"HEX": "adaptive", "NT-Xent": "off"}

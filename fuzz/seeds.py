@@ -14,9 +14,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from fuzz.targets import SEEDS
-from hex_ssl.backbones import build_backbone, describe_backbone
-from hex_ssl.callbacks import save_backbone
-from hex_ssl.config import BackboneConfig, Config
+from hex_ssl.train.backbones import build_backbone, describe_backbone
+from hex_ssl.train.callbacks import save_backbone
+from hex_ssl.train.config import BackboneConfig, Config
 
 
 class Code:

@@ -19,16 +19,16 @@ from typing import Any
 import pyarrow.dataset  # noqa: F401  # before anything is watched, like Pillow's plugins below
 from PIL import Image
 
-from hex_ssl.analysis.report import ReportConfig, report
-from hex_ssl.analysis.snapshots import subject_from_arrays
-from hex_ssl.backbones import load_backbone
-from hex_ssl.config import Config
-from hex_ssl.data import build_dataset
-from hex_ssl.data.images import decode_image
-from hex_ssl.evaluate import read_results
-from hex_ssl.reading import epochs_done, read_checkpoint, reading
-from hex_ssl.recipes import load_recipe
-from hex_ssl.run_folder import CONFIG, read_config
+from hex_ssl.train.analysis.report import ReportConfig, report
+from hex_ssl.train.analysis.snapshots import subject_from_arrays
+from hex_ssl.train.backbones import load_backbone
+from hex_ssl.train.config import Config
+from hex_ssl.train.data import build_dataset
+from hex_ssl.train.data.images import decode_image
+from hex_ssl.train.evaluate import read_results
+from hex_ssl.train.reading import epochs_done, read_checkpoint, reading
+from hex_ssl.train.recipes import load_recipe
+from hex_ssl.train.run_folder import CONFIG, read_config
 
 FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen",

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hex_ssl import cli, cli_parser
-from hex_ssl.reproduce.experiment import load_experiment
+from hex_ssl.train import cli, cli_parser
+from hex_ssl.train.reproduce.experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,7 +92,7 @@ def test_yaml_is_an_experiment(page: Path, tmp_path: Path) -> None:
         if block.language == "yaml" and block.why is None:
             file = tmp_path / "mine.yaml"
             file.write_text(block.text, encoding="utf-8")
-            shutil.copy(ROOT / "python/hex_ssl/reproduce/experiments/_cifar100.yaml", tmp_path)
+            shutil.copy(ROOT / "python/hex_ssl/train/reproduce/experiments/_cifar100.yaml", tmp_path)
             assert load_experiment(file).groups
 
 
@@ -127,7 +127,7 @@ def lines(shell: str) -> list[str]:
 def check(command: str, monkeypatch: pytest.MonkeyPatch, output: str = "") -> None:
     """A command of this project's has arguments that it knows, or fails as shown; others name what there is."""
     program, *arguments = shlex.split(command, comments=True)
-    if program == "torchrun" and arguments[2:4] == ["-m", "hex_ssl.cli"]:
+    if program == "torchrun" and arguments[2:4] == ["-m", "hex_ssl.train.cli"]:
         program, arguments = "hex-ssl", arguments[4:]
     if program == "hex-ssl":
         understand(arguments, monkeypatch, output)

@@ -72,7 +72,7 @@ def test_opcheck(case: str, backend: str) -> None:
     utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
     # The last one calls NaN, the threshold where labels decide, unequal to itself.
     utilities += ["test_aot_dispatch_dynamic"] if case != "labels" else []
-    torch.library.opcheck(torch.ops.hex_ssl.evaluate.default, op_cases()[case], test_utils=utilities)
+    torch.library.opcheck(torch.ops.hex_ssl.train.evaluate.default, op_cases()[case], test_utils=utilities)
 
 
 @of_fake_tensors

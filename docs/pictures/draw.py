@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from hex_ssl.functional import hex_loss, ntxent_loss
-from hex_ssl.reproduce.command import finished, prepare
-from hex_ssl.reproduce.picture import draw_panel, read_panels
-from hex_ssl.reproduce.settings import ReproduceConfig
 from hex_ssl.thresholds import AdaptiveThreshold, CosineThreshold, StepThreshold
+from hex_ssl.train.reproduce.command import finished, prepare
+from hex_ssl.train.reproduce.picture import draw_panel, read_panels
+from hex_ssl.train.reproduce.settings import ReproduceConfig
 
 matplotlib.use("svg")
 # Text stays text, names of parts do not change from one drawing to the next.

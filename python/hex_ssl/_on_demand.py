@@ -24,7 +24,7 @@ def on_demand(package: str, names: Iterable[str]) -> Callable[[str], object]:
         ImportError: By that function: what the names need is missing.
 
     Example:
-        >>> on_demand("hex_ssl.data", ["PretrainData"])("PretrainData").__name__
+        >>> on_demand("hex_ssl.train.data", ["PretrainData"])("PretrainData").__name__
         'PretrainData'
     """
     offered = frozenset(names)

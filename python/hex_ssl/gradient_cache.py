@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Embeds(Protocol):
-    """A network that embeds views, such as `hex_ssl.methods.Method`: an nn.Module."""
+    """A network that embeds views, such as `hex_ssl.train.methods.Method`: an nn.Module."""
 
     def embed(self, views: Any) -> tuple[Tensor, ...]:
         """Views of n samples to what the loss needs, each [n, ...]."""

@@ -21,19 +21,19 @@ from safetensors.torch import save_file
 from torchvision import datasets
 
 from fuzz.targets import SEEDS
-from hex_ssl.analysis.snapshots import subject_from_arrays
-from hex_ssl.backbones import build_backbone, describe_backbone, load_backbone
-from hex_ssl.callbacks import save_backbone
-from hex_ssl.cli import main
-from hex_ssl.config import BackboneConfig, Config, RunConfig
-from hex_ssl.data import build_dataset
-from hex_ssl.data.images import decode_image
-from hex_ssl.evaluate.source import load_subject, open_source
-from hex_ssl.pretrain import load_method, prepare
-from hex_ssl.reading import read_checkpoint
-from hex_ssl.recipes import load_recipe
-from hex_ssl.reproduce.results import read_result
-from hex_ssl.run_folder import read_config
+from hex_ssl.train.analysis.snapshots import subject_from_arrays
+from hex_ssl.train.backbones import build_backbone, describe_backbone, load_backbone
+from hex_ssl.train.callbacks import save_backbone
+from hex_ssl.train.cli import main
+from hex_ssl.train.config import BackboneConfig, Config, RunConfig
+from hex_ssl.train.data import build_dataset
+from hex_ssl.train.data.images import decode_image
+from hex_ssl.train.evaluate.source import load_subject, open_source
+from hex_ssl.train.pretrain import load_method, prepare
+from hex_ssl.train.reading import read_checkpoint
+from hex_ssl.train.recipes import load_recipe
+from hex_ssl.train.reproduce.results import read_result
+from hex_ssl.train.run_folder import read_config
 from tests.train.data.layouts import LAYOUTS
 
 

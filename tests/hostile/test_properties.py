@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fuzz.targets import SEEDS, TARGETS, run
 from hex_ssl import HexLoss
-from hex_ssl.config import Config
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
 from hex_ssl.statistics import similarity_statistics
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+from hex_ssl.train.config import Config
 
 many = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 60)))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hex_ssl.config import Config
-from hex_ssl.pretrain import pretrain
-from hex_ssl.recipes import load_recipe
+from hex_ssl.train.config import Config
+from hex_ssl.train.pretrain import pretrain
+from hex_ssl.train.recipes import load_recipe
 
 MakeConfig = Callable[..., Config]
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hex_ssl.backbones import build_backbone, describe_backbone, feature_dim, load_backbone
-from hex_ssl.callbacks.export import save_backbone
-from hex_ssl.config import BackboneConfig
+from hex_ssl.train.backbones import build_backbone, describe_backbone, feature_dim, load_backbone
+from hex_ssl.train.callbacks.export import save_backbone
+from hex_ssl.train.config import BackboneConfig
 
 
 def own_backbone(in_channels: int, image_size: int, width: int = 3) -> nn.Module:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl.callbacks import AtomicCheckpoints, OnlineClassifier, SeededSteps
-from hex_ssl.callbacks.classifier import _labels_of_rows
-from hex_ssl.evaluate import Features
+from hex_ssl.train.callbacks import AtomicCheckpoints, OnlineClassifier, SeededSteps
+from hex_ssl.train.callbacks.classifier import _labels_of_rows
+from hex_ssl.train.evaluate import Features
 
 
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:

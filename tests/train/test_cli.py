@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import hex_ssl
-from hex_ssl.cli import main
-from hex_ssl.config import Config
-from hex_ssl.recipes import load_recipe
+from hex_ssl.train.cli import main
+from hex_ssl.train.config import Config
+from hex_ssl.train.recipes import load_recipe
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -211,7 +211,7 @@ def test_wrong_type_in_a_recipe_names_file_and_setting(tmp_path: Path, capsys: p
 def test_what_prints_alone_imports_no_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
-from hex_ssl.cli import main
+from hex_ssl.train.cli import main
 try:
     main({arguments})
 except SystemExit as exit_:
@@ -230,7 +230,7 @@ def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_reader_that_goes_away_is_no_traceback() -> None:
-    code = "from hex_ssl.cli import main; main(['recipes'])"
+    code = "from hex_ssl.train.cli import main; main(['recipes'])"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

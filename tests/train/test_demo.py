@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.cli import main
-from hex_ssl.demo import run_demo
+from hex_ssl.train.cli import main
+from hex_ssl.train.demo import run_demo
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

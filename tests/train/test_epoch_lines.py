@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.pretrain import pretrain
+from hex_ssl.train.pretrain import pretrain
 from tests.train.conftest import MakeConfig
 
 WAITING_RUN = """
-from hex_ssl.cli import main
-from hex_ssl.methods import Method
+from hex_ssl.train.cli import main
+from hex_ssl.train.methods import Method
 
 def wait_in_the_last_epoch(self):
     if self.current_epoch == 2:

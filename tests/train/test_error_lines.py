@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hex_ssl import cli
-from hex_ssl.cli import main
-from hex_ssl.data.images import decode_image
-from hex_ssl.data.lost_batch import end_on_lost_batch
-from hex_ssl.errors import error_line
+from hex_ssl.train import cli
+from hex_ssl.train.cli import main
+from hex_ssl.train.data.images import decode_image
+from hex_ssl.train.data.lost_batch import end_on_lost_batch
+from hex_ssl.train.errors import error_line
 
 
 def raised(function: Callable[..., Any], *arguments: Any) -> Exception:

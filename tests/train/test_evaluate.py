@@ -7,9 +7,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from hex_ssl.config import DataConfig
-from hex_ssl.data import Digits, PretrainData
-from hex_ssl.evaluate import (
+from hex_ssl.train.config import DataConfig
+from hex_ssl.train.data import Digits, PretrainData
+from hex_ssl.train.evaluate import (
     Features,
     Protocol,
     evaluate_backbone,

@@ -37,7 +37,7 @@ import hex_ssl
 for name in {NAMES}:
     module, _, attribute = name.partition(".")
     try:
-        getattr(importlib.import_module("hex_ssl." + module), attribute)
+        getattr(importlib.import_module("hex_ssl.train." + module), attribute)
     except ImportError as error:
         print(error)
 """
@@ -49,18 +49,18 @@ for name in {NAMES}:
 @pytest.mark.parametrize("package", ["jsonargparse", "yaml"])
 @pytest.mark.parametrize("arguments", [["--help"], ["pretrain"], ["recipes"]])
 def test_command_without_the_extra_is_a_line(package: str, arguments: list[str]) -> None:
-    finished = without(package, f"from hex_ssl.cli import main; main({arguments})")
+    finished = without(package, f"from hex_ssl.train.cli import main; main({arguments})")
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == f"error: {needs(package)}\n"
 
 
 def test_command_that_needs_more_than_its_parser_is_a_line() -> None:
-    finished = without("lightning", "from hex_ssl.cli import main; main(['pretrain', '--run.epochs', '1'])")
+    finished = without("lightning", "from hex_ssl.train.cli import main; main(['pretrain', '--run.epochs', '1'])")
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr == f"error: {needs('lightning')}\n"
 
 
-@pytest.mark.parametrize("package", ["hex_ssl.data", "hex_ssl.evaluate"])
+@pytest.mark.parametrize("package", ["hex_ssl.train.data", "hex_ssl.train.evaluate"])
 def test_packages_offer_what_their_modules_of_names_import(package: str) -> None:
     names = import_module(f"{package}._names")
     imported = re.findall(r" as (\w+)$", Path(str(names.__file__)).read_text(), re.MULTILINE)

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from hex_ssl.callbacks.metrics import MetricsFiles, read_metrics
+from hex_ssl.train.callbacks.metrics import MetricsFiles, read_metrics
 
 
 def test_new_figures_widen_the_csv(tmp_path: Path) -> None:

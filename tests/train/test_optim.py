@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.config import OptimizerConfig
-from hex_ssl.optim import build_optimizer, build_schedule, configure_optimizer, images_per_step, warmup_cosine
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.optim import build_optimizer, build_schedule, configure_optimizer, images_per_step, warmup_cosine
 
 
 def network() -> nn.Sequential:

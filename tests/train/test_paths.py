@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from hex_ssl.command_settings import AnalyzeConfig, DemoConfig, ReportConfig
-from hex_ssl.config import DataConfig, RunConfig
-from hex_ssl.evaluate.settings import FinetuneConfig, KNNConfig, ProbeConfig, TransferConfig
-from hex_ssl.paths import expand_path
-from hex_ssl.recipes import load_recipe
-from hex_ssl.reproduce.settings import ReproduceConfig
+from hex_ssl.train.command_settings import AnalyzeConfig, DemoConfig, ReportConfig
+from hex_ssl.train.config import DataConfig, RunConfig
+from hex_ssl.train.evaluate.settings import FinetuneConfig, KNNConfig, ProbeConfig, TransferConfig
+from hex_ssl.train.paths import expand_path
+from hex_ssl.train.recipes import load_recipe
+from hex_ssl.train.reproduce.settings import ReproduceConfig
 
 PATHS: list[tuple[type[Any], dict[str, Any], tuple[str, ...]]] = [
     (RunConfig, {}, ("root",)),

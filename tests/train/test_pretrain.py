@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hex_ssl.backbones import load_backbone
-from hex_ssl.callbacks.metrics import read_metrics
-from hex_ssl.config import BackboneConfig, Config, DataConfig
-from hex_ssl.data import PretrainData
-from hex_ssl.evaluate import evaluate_backbone, extract_features, knn_accuracy
-from hex_ssl.pretrain import build, load_method, prepare, pretrain
+from hex_ssl.train.backbones import load_backbone
+from hex_ssl.train.callbacks.metrics import read_metrics
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig
+from hex_ssl.train.data import PretrainData
+from hex_ssl.train.evaluate import evaluate_backbone, extract_features, knn_accuracy
+from hex_ssl.train.pretrain import build, load_method, prepare, pretrain
 
 from .conftest import MakeConfig
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from hex_ssl.backbones import list_backbones
-from hex_ssl.config import Config
-from hex_ssl.recipes import list_recipes
+from hex_ssl.train.backbones import list_backbones
+from hex_ssl.train.config import Config
+from hex_ssl.train.recipes import list_recipes
 
 TEXT = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text()
 SETTINGS = {f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)}  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from hex_ssl.callbacks.metrics import read_metrics
+from hex_ssl.train.callbacks.metrics import read_metrics
 
 
 def trained(root: Path, name: str, processes: int, *more: str) -> Path:
@@ -33,7 +33,16 @@ def trained(root: Path, name: str, processes: int, *more: str) -> Path:
         "optimizer.scale_learning_rate": "true",
     }
     options = [f"--{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, *launcher, "-m", "hex_ssl.cli", "pretrain", "--recipe=quick/simclr_hex", *options, *more]
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "hex_ssl.train.cli",
+        "pretrain",
+        "--recipe=quick/simclr_hex",
+        *options,
+        *more,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

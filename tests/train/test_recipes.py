@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from hex_ssl.backbones import build_backbone, feature_dim
-from hex_ssl.cli_parser import build_parser
-from hex_ssl.config import Config, LossConfig
-from hex_ssl.data import PretrainData
-from hex_ssl.methods import METHODS as BUILT
-from hex_ssl.methods import build_hex_loss, build_method
-from hex_ssl.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
+from hex_ssl.train.backbones import build_backbone, feature_dim
+from hex_ssl.train.cli_parser import build_parser
+from hex_ssl.train.config import Config, LossConfig
+from hex_ssl.train.data import PretrainData
+from hex_ssl.train.methods import METHODS as BUILT
+from hex_ssl.train.methods import build_hex_loss, build_method
+from hex_ssl.train.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
 from hex_ssl.validation import FORMULATIONS
 
 METHODS = ("simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hex_ssl.callbacks import AtomicCheckpoints, EpochMetrics
-from hex_ssl.callbacks.metrics import read_metrics
-from hex_ssl.config import Config
-from hex_ssl.methods import Method
+from hex_ssl.train.callbacks import AtomicCheckpoints, EpochMetrics
+from hex_ssl.train.callbacks.metrics import read_metrics
+from hex_ssl.train.config import Config
+from hex_ssl.train.methods import Method
 
 from .conftest import MakeConfig
 
@@ -54,7 +54,7 @@ def train(config: Config, death: Death) -> None:
     torch.set_num_threads(1)
     # Of the loader's processes, as in any program: those of a fork server would outlive this process.
     multiprocessing.set_start_method("fork", force=True)
-    from hex_ssl import pretrain
+    from hex_ssl.train import pretrain
 
     training_step, log, save = Method.training_step, EpochMetrics._log, AtomicCheckpoints.save_checkpoint
     after_optimizer_step = Method.optimizer_step
@@ -96,7 +96,7 @@ def train(config: Config, death: Death) -> None:
 def processes() -> Any:
     """Processes that start with everything imported, and without the threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hex_ssl.pretrain", "timm.optim", "tests.train.test_resume"])
+    context.set_forkserver_preload(["hex_ssl.train.pretrain", "timm.optim", "tests.train.test_resume"])
     return context
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hex_ssl.config import Config
-from hex_ssl.run_folder import Claim, check_run_folder, claim_run_folder, last_checkpoint
+from hex_ssl.train.config import Config
+from hex_ssl.train.run_folder import Claim, check_run_folder, claim_run_folder, last_checkpoint
 
 from .conftest import MakeConfig
 
@@ -175,7 +175,9 @@ def test_environment_lists_each_start_and_other_versions_warn(
     starts = json.loads((folder / "environment.json").read_text())
     assert [start["versions"]["torch"] for start in starts] == [version("torch")] * 2
     assert starts[0]["command"]
-    monkeypatch.setattr("hex_ssl.run_folder.version", lambda package: "0.1" if package == "torch" else version(package))
+    monkeypatch.setattr(
+        "hex_ssl.train.run_folder.version", lambda package: "0.1" if package == "torch" else version(package)
+    )
     with pytest.warns(
         UserWarning, match=f"with other versions, perhaps with other numbers: torch {version('torch')} -> 0.1"
     ):
@@ -280,7 +282,7 @@ def test_failed_claim_holds_nothing(make_config: MakeConfig, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("hex_ssl.run_folder.write_whole", "os.ftruncate"):
+    for place in ("hex_ssl.train.run_folder.write_whole", "os.ftruncate"):
         monkeypatch.setattr(place, full)
         with pytest.raises(OSError, match="No space left") as caught:
             claim_run_folder(make_config(existing="resume"))

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from hex_ssl.config import Config
-from hex_ssl.suggestions import ALIASES, nearest, suggest
+from hex_ssl.train.config import Config
+from hex_ssl.train.suggestions import ALIASES, nearest, suggest
 
 KNOWN = [f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)]  # type: ignore[arg-type]
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from hex_ssl.backbones import build_backbone
-from hex_ssl.cli import main
-from hex_ssl.config import BackboneConfig
-from hex_ssl.evaluate.source import load_subject, open_source
-from hex_ssl.pretrain import load_method, prepare, pretrain
-from hex_ssl.weights import load_weights
+from hex_ssl.train.backbones import build_backbone
+from hex_ssl.train.cli import main
+from hex_ssl.train.config import BackboneConfig
+from hex_ssl.train.evaluate.source import load_subject, open_source
+from hex_ssl.train.pretrain import load_method, prepare, pretrain
+from hex_ssl.train.weights import load_weights
 
 from .conftest import MakeConfig
 

@@ -15,7 +15,7 @@ from torchvision import datasets
 
 Write = Callable[[Path, pytest.MonkeyPatch], None]
 
-TINY = pytest.mark.filterwarnings("ignore::hex_ssl.data.CardWarning")
+TINY = pytest.mark.filterwarnings("ignore::hex_ssl.train.data.CardWarning")
 """For tests of these copies, which hold fewer images and classes than the cards say."""
 
 
@@ -126,7 +126,7 @@ def imagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def imagenet100(root: Path, patch: pytest.MonkeyPatch) -> None:
-    from hex_ssl.data import dataset_card
+    from hex_ssl.train.data import dataset_card
 
     imagenet(root, patch)  # two of its three classes are none of the hundred
     for split in ("train", "val"):

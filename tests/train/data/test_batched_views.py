@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from hex_ssl.data import BatchedView, PhotoView
-from hex_ssl.data.batched_views import (
+from hex_ssl.train.data import BatchedView, PhotoView
+from hex_ssl.train.data.batched_views import (
     blurred,
     brightened,
     contrasted,
@@ -21,7 +21,7 @@ from hex_ssl.data.batched_views import (
     saturated,
     solarized,
 )
-from hex_ssl.data.draws import Draws, draw_keys
+from hex_ssl.train.data.draws import Draws, draw_keys
 
 STILL = PhotoView(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), jitter=0.0, grey=0.0, flip=0.0)
 IMAGES = torch.rand(24, 3, 40, 50, generator=torch.Generator().manual_seed(0))
@@ -189,7 +189,7 @@ def test_images_given_are_left_as_they_are() -> None:
 
 def test_views_are_distributed_as_the_workers() -> None:
     """The two ways to draw a view have the same mean and deviation over many draws of one image."""
-    from hex_ssl.data import WorkerView
+    from hex_ssl.train.data import WorkerView
 
     view = PhotoView(blur=0.5, solarize=0.2)
     image = Image.fromarray((IMAGES[5].permute(1, 2, 0) * 255).byte().numpy()).resize(

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import Flowers102
 
-from hex_ssl.data import CardWarning, build_dataset, catalogue, dataset_card, list_datasets, print_cards
-from hex_ssl.data.cards_page import cards_markdown
-from hex_ssl.data.catalogue import GENERATED
+from hex_ssl.train.data import CardWarning, build_dataset, catalogue, dataset_card, list_datasets, print_cards
+from hex_ssl.train.data.cards_page import cards_markdown
+from hex_ssl.train.data.catalogue import GENERATED
 from tests.train.data.layouts import LAYOUTS, SPECIES, TINY
 
 pytestmark = TINY
@@ -252,7 +252,7 @@ def test_missing_dataset_says_what_to_put_where(name: str, split: str, tmp_path:
     assert all(archive.file in message and (archive.md5 or "") in message for archive in card.archives)
 
 
-@pytest.mark.filterwarnings("error::hex_ssl.data.CardWarning")
+@pytest.mark.filterwarnings("error::hex_ssl.train.data.CardWarning")
 def test_other_numbers_than_the_card_says_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["imagenet"](tmp_path, monkeypatch)
     with pytest.warns(

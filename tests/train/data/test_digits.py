@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl.data import Digits, DigitView
-from hex_ssl.data.draws import draw_keys
+from hex_ssl.train.data import Digits, DigitView
+from hex_ssl.train.data.draws import draw_keys
 
 STILL = DigitView(rotation=0, shear=0, translation=0, scale=(1.0, 1.0), contrast=0, brightness=0, noise=0, erased=0)
 

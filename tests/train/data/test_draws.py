@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hex_ssl.data.draws import Draws, draw_keys, seeded
+from hex_ssl.train.data.draws import Draws, draw_keys, seeded
 
 MASK = 2**64 - 1
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.data import Folder, build_dataset, dataset_card
-from hex_ssl.data.images import EXTENSIONS
+from hex_ssl.train.data import Folder, build_dataset, dataset_card
+from hex_ssl.train.data.images import EXTENSIONS
 from tests.train.data.layouts import picture
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hex_ssl.data import Hierarchy
+from hex_ssl.train.data import Hierarchy
 
 
 def spectra(dataset: Hierarchy) -> torch.Tensor:

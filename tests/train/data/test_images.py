@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hex_ssl.data import ArrayImages, FileImages
-from hex_ssl.data.evaluation_images import EvaluationImages, square
-from hex_ssl.data.images import FORMATS, MOST_CLASSES, decode_image
+from hex_ssl.train.data import ArrayImages, FileImages
+from hex_ssl.train.data.evaluation_images import EvaluationImages, square
+from hex_ssl.train.data.images import FORMATS, MOST_CLASSES, decode_image
 
 RAMP = np.linspace(0, 65535, 256).round()
 """From black to white in steps of one in 8 bits."""

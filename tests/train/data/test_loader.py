@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from hex_ssl.config import DataConfig
-from hex_ssl.data import Batch, PretrainData
-from hex_ssl.data.loader import EpochSampler, TrainLoader
+from hex_ssl.train.config import DataConfig
+from hex_ssl.train.data import Batch, PretrainData
+from hex_ssl.train.data.loader import EpochSampler, TrainLoader
 
 
 def sampler(epoch: int = 0, done: int = 0, seed: int = 0, **settings: int) -> EpochSampler:

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from hex_ssl.config import DataConfig
-from hex_ssl.data import POLICIES, Batch, BatchedView, Digits, DigitView, PretrainData, WorkerView
-from hex_ssl.data.draws import draw_keys
-from hex_ssl.data.loader import LoadedBatch
+from hex_ssl.train.config import DataConfig
+from hex_ssl.train.data import POLICIES, Batch, BatchedView, Digits, DigitView, PretrainData, WorkerView
+from hex_ssl.train.data.draws import draw_keys
+from hex_ssl.train.data.loader import LoadedBatch
 from tests.train.data.layouts import LAYOUTS, TINY, picture
 from tests.train.data.test_parquet import rows as encoded_rows
 from tests.train.data.test_parquet import write as write_parquet

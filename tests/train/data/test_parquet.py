@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hex_ssl.config import DataConfig
-from hex_ssl.data import PretrainData, build_dataset
+from hex_ssl.train.config import DataConfig
+from hex_ssl.train.data import PretrainData, build_dataset
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hex_ssl.data.subset import stratified_rows
+from hex_ssl.train.data.subset import stratified_rows
 
 
 @given(

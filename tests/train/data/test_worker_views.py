@@ -8,8 +8,8 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from hex_ssl.data import POLICIES, DigitView, PhotoView, WorkerView, find_policy
-from hex_ssl.data.worker_views import GaussianBlur
+from hex_ssl.train.data import POLICIES, DigitView, PhotoView, WorkerView, find_policy
+from hex_ssl.train.data.worker_views import GaussianBlur
 
 PICTURE = F.to_pil_image(torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
-from hex_ssl.pretrain import pretrain
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
+from hex_ssl.train.pretrain import pretrain
 
 
 @pytest.fixture(scope="session")

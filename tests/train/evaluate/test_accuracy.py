@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from hex_ssl.evaluate.accuracy import class_accuracies, ranks, superclass_scores, top_accuracies
+from hex_ssl.train.evaluate.accuracy import class_accuracies, ranks, superclass_scores, top_accuracies
 
 INF = math.inf
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hex_ssl.cli import main
+from hex_ssl.train.cli import main
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hex_ssl.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
-from hex_ssl.evaluate import (
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
+from hex_ssl.train.evaluate import (
     FinetuneConfig,
     KNNConfig,
     ProbeConfig,
@@ -27,10 +27,10 @@ from hex_ssl.evaluate import (
     run_probe,
     run_transfer,
 )
-from hex_ssl.evaluate.commands import Measuring
-from hex_ssl.evaluate.source import ImageShape
-from hex_ssl.evaluate.splits import open_splits
-from hex_ssl.pretrain import load_method, pretrain
+from hex_ssl.train.evaluate.commands import Measuring
+from hex_ssl.train.evaluate.source import ImageShape
+from hex_ssl.train.evaluate.splits import open_splits
+from hex_ssl.train.pretrain import load_method, pretrain
 from tests.train.data.layouts import LAYOUTS, TINY
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

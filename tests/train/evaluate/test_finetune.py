@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hex_ssl.evaluate import finetune
-from hex_ssl.evaluate.finetune import train_network
-from hex_ssl.evaluate.settings import FinetuneSettings
+from hex_ssl.train.evaluate import finetune
+from hex_ssl.train.evaluate.finetune import train_network
+from hex_ssl.train.evaluate.settings import FinetuneSettings
 
 
 def images(count: int = 60, seed: int = 0) -> TensorDataset:
@@ -81,7 +81,7 @@ def test_rates_and_decays_are_those_of_the_settings(optimizer: str) -> None:
 
 
 def test_layers_of_a_timm_model_have_rates_that_decay_towards_the_images() -> None:
-    from hex_ssl.backbones import timm_backbone
+    from hex_ssl.train.backbones import timm_backbone
 
     vit = timm_backbone("vit_tiny_patch16_224", 3, 16, patch_size=8)
     settings = FinetuneSettings(learning_rate=1.0, layer_decay=0.5)

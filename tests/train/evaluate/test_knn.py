@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from hex_ssl.evaluate import Features, knn_accuracies, knn_predict, knn_scores, nearest_neighbours
-from hex_ssl.evaluate import knn as module
+from hex_ssl.train.evaluate import Features, knn_accuracies, knn_predict, knn_scores, nearest_neighbours
+from hex_ssl.train.evaluate import knn as module
 
 CLASSES = 8
 

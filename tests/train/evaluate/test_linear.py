@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from hex_ssl.evaluate import Features
-from hex_ssl.evaluate.linear import logistic_scores, shuffled_batches, train_linear
-from hex_ssl.evaluate.settings import ProbeSettings
+from hex_ssl.train.evaluate import Features
+from hex_ssl.train.evaluate.linear import logistic_scores, shuffled_batches, train_linear
+from hex_ssl.train.evaluate.settings import ProbeSettings
 
 
 def features(count: int, seed: int, classes: int = 4) -> Features:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from hex_ssl.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, TransferConfig
-from hex_ssl.evaluate.settings import LEARNING_RATES
+from hex_ssl.train.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, TransferConfig
+from hex_ssl.train.evaluate.settings import LEARNING_RATES
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_protocols_say_what_they_are() -> None:
 
 
 def test_every_method_has_a_learning_rate() -> None:
-    from hex_ssl.methods import METHODS
+    from hex_ssl.train.methods import METHODS
 
     assert set(LEARNING_RATES) == set(METHODS)

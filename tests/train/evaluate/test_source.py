@@ -8,9 +8,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hex_ssl.config import Config
-from hex_ssl.evaluate.source import choose_epochs, load_subject, open_source
-from hex_ssl.pretrain import load_method
+from hex_ssl.train.config import Config
+from hex_ssl.train.evaluate.source import choose_epochs, load_subject, open_source
+from hex_ssl.train.pretrain import load_method
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

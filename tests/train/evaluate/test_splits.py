@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
-from hex_ssl.data import build_dataset, dataset_card
-from hex_ssl.evaluate.source import ImageShape
-from hex_ssl.evaluate.splits import WithChannels, open_splits, workers
+from hex_ssl.train.data import build_dataset, dataset_card
+from hex_ssl.train.evaluate.source import ImageShape
+from hex_ssl.train.evaluate.splits import WithChannels, open_splits, workers
 
 DIGITS = ImageShape(1, 8)
 

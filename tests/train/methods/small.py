@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, RunConfig
-from hex_ssl.data.batch import Batch
-from hex_ssl.methods import Method, build_method
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, RunConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods import Method, build_method
 
 HEADS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 32, "output_dim": 16},

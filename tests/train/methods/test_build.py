@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from hex_ssl.config import LossConfig, MethodConfig
 from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
-from hex_ssl.methods import METHODS, Method, MomentumEncoder, Queue, build_loss, build_method, build_threshold
+from hex_ssl.momentum import MomentumEncoder
+from hex_ssl.queue import Queue
 from hex_ssl.thresholds import CosineThreshold, FixedThreshold, SupervisedThreshold
+from hex_ssl.train.config import LossConfig, MethodConfig
+from hex_ssl.train.methods import METHODS, Method, build_loss, build_method, build_threshold
 
 from .small import HEADS, small_config, small_method
 

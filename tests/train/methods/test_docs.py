@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.config import MethodConfig
-from hex_ssl.methods import METHODS
+from hex_ssl.train.config import MethodConfig
+from hex_ssl.train.methods import METHODS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
 TITLES = ("SimCLR", "NNCLR", "All4One", "Barlow Twins", "BYOL", "MoCo v2", "VICReg", "SimSiam")

@@ -14,7 +14,6 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hex_ssl.data.batch import Batch
 from hex_ssl.losses import (
     HexLoss,
     barlow_twins_loss,
@@ -23,7 +22,8 @@ from hex_ssl.losses import (
     nnclr_loss,
     vicreg_loss,
 )
-from hex_ssl.methods import Method, MoCoV2
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods import Method, MoCoV2
 
 from .small import HEADS, part_of, random_batch, small_method, without_norms
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from hex_ssl.callbacks.metrics import read_metrics
-from hex_ssl.config import Config
-from hex_ssl.methods import METHODS
-from hex_ssl.pretrain import pretrain
-from hex_ssl.recipes import load_recipe
+from hex_ssl.train.callbacks.metrics import read_metrics
+from hex_ssl.train.config import Config
+from hex_ssl.train.methods import METHODS
+from hex_ssl.train.pretrain import pretrain
+from hex_ssl.train.recipes import load_recipe
 
 HEADS = {"hidden_dim": 64, "output_dim": 32, "predictor_dim": 64, "queue_size": 512}
 LENGTH = {"byol": (8, 64)}

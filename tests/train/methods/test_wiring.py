@@ -21,9 +21,9 @@ from hex_ssl.losses import (
     simsiam_loss,
     vicreg_loss,
 )
-from hex_ssl.methods import All4One, Method, SimCLR
-from hex_ssl.methods.all4one import sinusoidal_code
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+from hex_ssl.train.methods import All4One, Method, SimCLR
+from hex_ssl.train.methods.all4one import sinusoidal_code
 
 from .small import HEADS, part_of, random_batch, small_method, step, without_norms
 

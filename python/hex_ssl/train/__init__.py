@@ -1,0 +1,1 @@
+"""Pretraining, evaluation and analysis around the losses. Needs the extra `train`."""

@@ -1,0 +1,248 @@
+"""Runs side by side on one HTML page that needs nothing else: no network, no server, no other file."""
+
+import html
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hex_ssl.train.analysis.analyze import ANALYSIS, FOLDER
+from hex_ssl.train.bounded_yaml import load_yaml
+from hex_ssl.train.callbacks.metrics import read_metrics
+from hex_ssl.train.command_settings import ReportConfig
+from hex_ssl.train.reading import reading
+from hex_ssl.train.run_folder import CONFIG
+from hex_ssl.train.whole_file import whole_file
+
+EVALUATION = "evaluation"
+"""The folder of a run that `hex-ssl knn`, `probe`, `finetune` and `transfer` write to."""
+
+METRIC_TITLES = {
+    "loss": "Loss",
+    "knn_accuracy": "k-NN accuracy",
+    "knn_superclass_accuracy": "k-NN accuracy, superclasses",
+    "classifier_accuracy": "Online classifier",
+    "classifier_superclass_accuracy": "Online classifier, superclasses",
+    "threshold": "Threshold of the batches",
+    "hierarchical_negatives": "Hierarchical negatives of an anchor",
+    "floor_fraction": "Anchors whose local term is at its floor",
+    "positive_similarity": "Mean cosine with the positive",
+    "negative_similarity": "Mean cosine with the negatives",
+    "undefined_anchors": "Anchors without a loss",
+    "projection_std": "Deviation of the projections",
+    "learning_rate": "Learning rate",
+}
+"""What curves are called, in the order in which they stand; those of other names follow."""
+
+SETTINGS = {
+    "method.name": "method",
+    "loss.hex": "HEX",
+    "backbone.name": "backbone",
+    "data.name": "dataset",
+    "run.seed": "seed",
+}
+"""What the overview takes from the settings."""
+
+LAST = (
+    "loss",
+    "knn_accuracy",
+    "knn_superclass_accuracy",
+    "classifier_accuracy",
+    "threshold",
+    "hierarchical_negatives",
+)
+"""What it takes from the metrics: the last that there is of each."""
+
+FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
+"""What it takes from the analysis of the last checkpoint, in the space of the losses where there is one."""
+
+
+def report(config: ReportConfig) -> Path:
+    """Writes the page.
+
+    Args:
+        config: Which runs, and where to.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: A folder holds no run.
+        ValueError: A file in one is not what it should be.
+    """
+    runs = [_read_run(Path(folder)) for folder in config.runs]
+    for run, name in zip(runs, _names([Path(folder) for folder in config.runs]), strict=True):
+        run["name"] = name
+    title = config.title or _title([run["name"] for run in runs])
+    path = Path(config.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(render(title, runs).encode())
+    return path
+
+
+def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
+    """The page of runs that have been read. Nothing of it is taken as markup."""
+    data = {
+        "subtitle": _subtitle(runs),
+        "runs": runs,
+        "overview_columns": _overview_columns(),
+        "metric_order": list(METRIC_TITLES),
+        "metric_titles": METRIC_TITLES,
+        "analysis_note": _analysis_note(runs),
+        "footer": "Made by hex-ssl. This page is one file: it loads nothing and sends nothing.",
+    }
+    parts = {"title": html.escape(title), "data": script_safe(data)}
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        parts[name] = _asset(file)
+    page = _asset("page.html")
+    # In one go: what comes from files may hold anything, braces too.
+    pieces = page.replace("{{", "\0{{").replace("}}", "}}\0").split("\0")
+    return "".join(parts[piece[2:-2]] if piece.startswith("{{") else piece for piece in pieces)
+
+
+def script_safe(value: Any) -> str:
+    """JSON that no HTML parser takes for the end of the script, and without NaN.
+
+    Example:
+        >>> script_safe({"name": "</script>", "loss": float("nan")})
+        '{"name": "\\\\u003c/script\\\\u003e", "loss": null}'
+    """
+    text = json.dumps(_finite(value), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
+    settings = _flat(_parsed(folder / CONFIG))
+    metrics = read_metrics(folder)
+    analysis = _analysis(folder / FOLDER / ANALYSIS)
+    evaluations = [_evaluation(path) for path in sorted((folder / EVALUATION).glob("*.json"))]
+    return {
+        "folder": str(folder),
+        "settings": settings,
+        "metrics": metrics,
+        "analysis": analysis,
+        "evaluations": evaluations,
+        "overview": _overview(settings, metrics, analysis),
+    }
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    with reading(path, "to be readable"):
+        text = path.read_text(encoding="utf-8")
+        found = load_yaml(text) if path.suffix == ".yaml" else json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected {path} to hold names and values, but it does not")
+    return found
+
+
+def _analysis(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    analysis = _parsed(path)
+    with reading(path, "to hold an analysis"):
+        if missing := {name for record in analysis["records"] for name in FOUND if name not in record}:
+            raise ValueError(f"records without {', '.join(sorted(missing))}")
+    return analysis
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    saved = _parsed(path)
+    rows = saved.get("rows", [])
+    if not isinstance(rows, list):
+        raise ValueError(f"expected `rows` in {path} to be a list, but it is not")
+    protocol = saved.get("protocol", {})
+    return {
+        "command": str(saved.get("command", path.stem)),
+        "protocol": str(protocol.get("description", json.dumps(protocol)) if isinstance(protocol, dict) else protocol),
+        "rows": [row for row in rows if isinstance(row, dict)],
+    }
+
+
+def _overview(settings: dict[str, Any], metrics: Sequence[Any], analysis: dict[str, Any] | None) -> dict[str, Any]:
+    line = {name: settings.get(key) for key, name in SETTINGS.items()}
+    line["epochs"] = metrics[-1].get("epoch") if metrics else None
+    for name in LAST:
+        line[name] = next((row[name] for row in reversed(metrics) if row.get(name) is not None), None)
+    records = analysis["records"] if analysis else []
+    line |= {f"analysis_{name}": records[-1][name] if records else None for name in FOUND}
+    return line
+
+
+def _overview_columns() -> list[dict[str, Any]]:
+    text = [{"name": name, "text": True} for name in SETTINGS.values() if name != "seed"]
+    found = {
+        "analysis_threshold": ("threshold, all images", "Of the last checkpoint that was analysed"),
+        "analysis_gap": ("superclass less other cosine", "Of the last checkpoint that was analysed"),
+        "analysis_effective_rank": ("effective rank", "RankMe of the last checkpoint that was analysed"),
+        "analysis_rank_ratio": ("local / global rank", "Below 1: superclasses have collapsed"),
+    }
+    numbers = [{"name": name} for name in ("seed", "epochs", *LAST)]
+    return [
+        *text,
+        *numbers,
+        *({"name": name, "label": label, "title": title} for name, (label, title) in found.items()),
+    ]
+
+
+def _analysis_note(runs: Sequence[dict[str, Any]]) -> str:
+    notes = Counter(
+        f"{about.get('images', '?')} images"
+        + (f" of {about['dataset']}, split {about['split']}" if {"dataset", "split"} <= about.keys() else "")
+        for run in runs
+        if run["analysis"] and isinstance(about := run["analysis"].get("description"), dict)
+    )
+    return "; ".join(notes) or "the images"
+
+
+def _subtitle(runs: Sequence[dict[str, Any]]) -> str:
+    count = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
+    kinds = (
+        list(dict.fromkeys(str(run["overview"][name]) for run in runs)) for name in ("dataset", "method", "backbone")
+    )
+    return " \u00b7 ".join([count, *(", ".join(each) for each in kinds)])
+
+
+def _title(names: Sequence[str]) -> str:
+    return (
+        names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as much of the path before them as tells them apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    names = []
+    for own in paths:
+        depth = 1
+        while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in paths) > 1:
+            depth += 1
+        names.append("/".join(own[-depth:]) if sum(other == own for other in paths) == 1 else own[-1])
+    return names
+
+
+def _flat(groups: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{group}.{name}": value
+        for group, settings in groups.items()
+        for name, value in (settings.items() if isinstance(settings, dict) else [("", settings)])
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _asset(name: str) -> str:
+    return (files("hex_ssl.train.analysis") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,313 @@
+"""Backbones: from images [N, C, H, W] to representations h [N, F]. The methods take any nn.Module that does that."""
+
+import difflib
+import importlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from hex_ssl.train.config import BackboneConfig, Config
+from hex_ssl.train.extras import train_extra
+from hex_ssl.train.reading import reading
+
+with train_extra():
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+    from torchvision.models import ResNet, resnet18, resnet50
+    from torchvision.models.resnet import BasicBlock
+
+SMALL_IMAGE = 64
+"""The largest side in pixels that gets a ResNet's small stem where the stem is "auto", and patches of 4 in a ViT."""
+
+LARGEST_IMAGE = 4096
+"""The largest side in pixels that a backbone's file may say it takes."""
+
+RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
+TRANSFORMERS = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "swin_tiny": "swin_tiny_patch4_window7_224",
+    "swin_small": "swin_small_patch4_window7_224",
+    "swin_base": "swin_base_patch4_window7_224",
+}
+"""Our names and timm's."""
+TIMM = "timm/"
+
+
+class SmallResNet(nn.Module):
+    """Three residual blocks behind a 3x3 convolution, for images of 8 to 32 pixels.
+
+    ResNet's basic blocks (He et al. 2016) of `width`, 2 * `width` and 4 * `width` channels, the latter two with
+    stride 2, then the mean over the remaining pixels.
+
+    Args:
+        in_channels: C, channels of the images.
+        width: Channels of the first stage; F = 4 * `width`.
+
+    Example:
+        >>> SmallResNet(in_channels=1, width=16)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(self, in_channels: int = 1, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(
+            BasicBlock(width, width),
+            _downsampling_block(width, 2 * width),
+            _downsampling_block(2 * width, 4 * width),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] to representations h [N, 4 * width]."""
+        return cast(Tensor, self.blocks(self.stem(images)).mean(dim=(2, 3)))
+
+
+def _downsampling_block(in_channels: int, channels: int) -> BasicBlock:
+    shortcut = nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(channels)
+    )
+    return BasicBlock(in_channels, channels, stride=2, downsample=shortcut)
+
+
+def resnet_backbone(
+    name: str = "resnet18", in_channels: int = 3, small_stem: bool = True, stem_padding: int = 1
+) -> ResNet:
+    """torchvision's ResNet without its classifier.
+
+    Args:
+        name: "resnet18", F = 512, or "resnet50", F = 2048.
+        in_channels: C, channels of the images.
+        small_stem: A 3x3 convolution of stride 1 and no pooling in place of the 7x7 convolution of stride 2 and its
+            pooling, as SimCLR does for CIFAR (Chen et al. 2020, appendix B.9).
+        stem_padding: Padding of the small stem's convolution.
+
+    Example:
+        >>> resnet_backbone("resnet18", in_channels=1)(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 512])
+    """
+    backbone = RESNETS[name]()
+    if small_stem:
+        backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=stem_padding, bias=False)
+        backbone.maxpool = nn.Identity()
+    else:
+        backbone.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.fc = nn.Identity()
+    return backbone
+
+
+def timm_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
+    """Any of timm's models without its classifier, freshly initialised.
+
+    Args:
+        name: timm's name.
+        in_channels: C, channels of the images.
+        image_size: Side of the images in pixels; told to models that are made for one size.
+        **arguments: Further arguments of `timm.create_model`.
+
+    Raises:
+        ValueError: timm has no such model (the message suggests the nearest), or it does not take `arguments`.
+
+    Example:
+        >>> timm_backbone("vit_tiny_patch16_224", 3, 32, patch_size=4)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 192])
+    """
+    with train_extra():
+        import timm  # here: it takes over a second to import
+    if not timm.is_model(name):
+        near = _nearest(name, timm.list_models())
+        raise ValueError(f'expected `backbone.name` to be a model of timm, but got "{name}"{near}')
+    if timm.models.get_pretrained_cfg_value(name, "fixed_input_size"):
+        arguments = {"img_size": image_size, **arguments}
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **arguments)
+    except TypeError as error:
+        raise ValueError(f"`backbone.arguments` of {name}: {error}") from error
+    return model
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> nn.Module:
+    """The backbone of a configuration, for images of a given shape.
+
+    The transformers are timm's standard ones. A ViT's patches have 4 pixels a side, and 16 where the images are larger
+    than 64; Swin's have 4, and its windows 7 patches a side. `config.arguments` changes them: the recipe
+    `paper/nnclr_vit` has the width, depth and heads that section 7.3.3 of the HEX supplement names.
+
+    Args:
+        config: Its name and sizes. "module:function" is a function of yours, called with (in_channels, image_size) and
+            the configuration's `arguments`, that returns any nn.Module from images [N, C, H, W] to [N, F].
+        in_channels: C, channels of the images.
+        image_size: Side of the square images in pixels; decides stem and patches.
+
+    Returns:
+        A network in training mode, freshly initialised from torch's generator.
+
+    Raises:
+        ValueError: There is no such backbone, or it does not take `arguments`.
+    """
+    name, arguments = config.name, config.arguments
+    if ":" in name:
+        return _own_backbone(name, in_channels, image_size, **arguments)
+    if name in TRANSFORMERS:
+        small_patches = name.startswith("vit") and image_size <= SMALL_IMAGE
+        patches = {"patch_size": 4} if small_patches else {}
+        return timm_backbone(TRANSFORMERS[name], in_channels, image_size, **{**patches, **arguments})
+    if name.startswith(TIMM):
+        return timm_backbone(name.removeprefix(TIMM), in_channels, image_size, **arguments)
+    if arguments:
+        raise ValueError(f"expected `backbone.arguments` to be empty for {name}, but got {arguments}")
+    if name == "small_resnet":
+        return SmallResNet(in_channels, config.width)
+    if name in RESNETS:
+        small_stem = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE)
+        return resnet_backbone(name, in_channels, small_stem, config.stem_padding)
+    known = list_backbones()
+    raise ValueError(
+        f'expected `backbone.name` to be one of {", ".join(known)}, "timm/NAME" or "module:function", '
+        f'but got "{name}"{_nearest(name, known)}'
+    )
+
+
+def list_backbones() -> list[str]:
+    """The names of the backbones that need no prefix.
+
+    Example:
+        >>> list_backbones()[:3]
+        ['small_resnet', 'resnet18', 'resnet50']
+    """
+    return ["small_resnet", *RESNETS, *TRANSFORMERS]
+
+
+def _own_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f'expected `backbone.name` to be an importable "module:function", but got "{name}": {error}'
+        ) from error
+    backbone = make(in_channels, image_size, **arguments)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"expected {name} to return a torch.nn.Module, but got {type(backbone).__name__}")
+    return backbone
+
+
+@torch.no_grad()
+def feature_dim(backbone: nn.Module, in_channels: int, image_size: int) -> int:
+    """F, the width of a backbone's representations, found by running it on one blank image.
+
+    Raises:
+        ValueError: The backbone does not take such images, or does not return [N, F].
+
+    Example:
+        >>> feature_dim(SmallResNet(width=8), in_channels=1, image_size=8)
+        32
+    """
+    training = backbone.training
+    backbone.eval()  # batch norm cannot train on one image, and its statistics are to stay as they are
+    try:
+        h = backbone(torch.zeros(1, in_channels, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        if not type(backbone).__module__.startswith(("timm.", "torchvision.", "hex_ssl.")):
+            raise  # a network of the user's own, who wants to know where
+        shape = [1, in_channels, image_size, image_size]
+        raise ValueError(
+            f"expected `backbone.name` to be a network for images {shape}, as `data.image_size` makes them, "
+            f"but {type(backbone).__name__} does not take these: {error}"
+        ) from error
+    backbone.train(training)
+    if h.ndim != 2:
+        raise ValueError(f"expected the backbone to return [N, F], but got {list(h.shape)} for one image")
+    return int(h.shape[1])
+
+
+def describe_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> dict[str, str]:
+    """What `load_backbone` needs to know, as the text that safetensors keeps beside the weights."""
+    shape = {"in_channels": in_channels, "image_size": image_size}
+    return {"backbone": json.dumps(asdict(config)), "images": json.dumps(shape)}
+
+
+class SavedBackbone(NamedTuple):
+    """What a backbone's file says of it.
+
+    Attributes:
+        config: Its configuration.
+        in_channels: C, channels of the images that it takes.
+        image_size: Their side in pixels.
+        run: The configuration of the run that trained it; None where the file does not say.
+    """
+
+    config: BackboneConfig
+    in_channels: int
+    image_size: int
+    run: Config | None
+
+
+def read_saved_backbone(path: str | Path, own_code: bool = False) -> SavedBackbone:
+    """What a backbone's file says of it; loads no weights.
+
+    Args:
+        path: `backbone.safetensors` of a run folder.
+        own_code: Whether the file may name a function of yours, which is then imported and called to build the network.
+            Say so of your own files only.
+
+    Raises:
+        ValueError: The file does not say which backbone it holds, or names a function without `own_code`.
+    """
+    with reading(path, "to be a backbone's safetensors"), safe_open(str(path), framework="pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    if not {"backbone", "images"} <= metadata.keys():
+        raise ValueError(f"expected {path} to hold the backbone's configuration in its metadata, but it does not")
+    with reading(path, "to hold the backbone's configuration in its metadata"):
+        config = Config.from_dict({"backbone": json.loads(metadata["backbone"])}).backbone
+        images = json.loads(metadata["images"])
+        in_channels, image_size = (_positive(images, name) for name in ("in_channels", "image_size"))
+        run = Config.from_dict(json.loads(metadata["run"])) if "run" in metadata else None
+    if ":" in config.name and not own_code:
+        raise ValueError(
+            f'expected {path} to hold a backbone of hex-ssl or timm, but it names the function "{config.name}": if the '
+            "file is yours, evaluate its run folder, or call `load_backbone(path, own_code=True)`"
+        )
+    return SavedBackbone(config, in_channels, image_size, run)
+
+
+def load_backbone(path: str | Path, own_code: bool = False) -> nn.Module:
+    """The backbone of a run, with its weights, in evaluation mode on the CPU.
+
+    Args:
+        path: `backbone.safetensors` of a run folder.
+        own_code: See `read_saved_backbone`.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: See `read_saved_backbone`; or there is no such backbone, or the weights are not that backbone's.
+    """
+    saved = read_saved_backbone(path, own_code)
+    with reading(path, "to describe a backbone that can be built here"):
+        backbone = build_backbone(saved.config, saved.in_channels, saved.image_size)
+    with reading(path, "to hold the weights of the backbone in its metadata"):
+        backbone.load_state_dict(load_file(str(path)))
+    return backbone.eval()
+
+
+def _positive(images: Any, name: str) -> int:
+    if type(images[name]) is not int or not 1 <= images[name] <= LARGEST_IMAGE:
+        raise ValueError(f"`{name}` of {images[name]}, which is not in [1, {LARGEST_IMAGE}]")
+    return int(images[name])

@@ -1,0 +1,64 @@
+"""The epochs of a run as lines of text, for output that is no terminal."""
+
+import sys
+import time
+
+import lightning as L
+import rich
+from lightning.pytorch.callbacks import ProgressBar
+
+from hex_ssl.train.callbacks.epochs import EpochMetrics
+
+
+def shows_progress_bar() -> bool:
+    """Whether standard output can show a bar that moves: a terminal or a notebook, not a file or a pipe."""
+    console = rich.get_console()
+    return console.is_jupyter or (sys.stdout.isatty() and not console.is_dumb_terminal)
+
+
+class EpochLines(ProgressBar):
+    """Prints a line at each epoch's end, at once also into a file or a pipe.
+
+    Epochs done, the epoch's mean loss and learning rate, the k-NN accuracy where it was measured, and the epoch's
+    seconds. In Lightning's eyes this is the progress bar.
+
+    Args:
+        metrics: Whose figures are printed; it comes before this one among the callbacks.
+    """
+
+    def __init__(self, metrics: EpochMetrics) -> None:
+        super().__init__()
+        self.metrics = metrics
+        self._enabled = True
+        self._start = 0.0
+
+    def disable(self) -> None:
+        """Says nothing from now on: only one process of several does."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Says something again."""
+        self._enabled = True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.metrics.figures:  # of the untrained backbone
+            self._print(0, trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._print(trainer.current_epoch + 1, trainer)
+
+    def _print(self, epoch: int, trainer: L.Trainer) -> None:
+        figures, words = self.metrics.figures, [f"epoch {epoch}/{trainer.max_epochs}"]
+        for name, told in {"loss": "loss", "learning_rate": "learning rate"}.items():
+            if name in figures:
+                words.append(f"{told} {figures[name]:.4g}")
+        if "knn_accuracy" in figures:
+            words.append(f"k-NN accuracy {100 * figures['knn_accuracy']:.1f} %")
+        if self._enabled:
+            print(*words, f"{time.monotonic() - self._start:.1f} s", sep="  ", flush=True)

@@ -1,0 +1,209 @@
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `reproduce`,
+`recipes`, `datasets` and `demo`.
+
+Every setting is a key of `hex_ssl.train.config.Config`: in a YAML file or recipe given as --recipe, or dotted, such as
+--loss.temperature 0.2, after it. Unknown keys and values are errors that suggest the nearest.
+
+Exit codes: 0; 2 where the command line or what it names is mistaken, before anything was written; 1 where something
+broke later, such as a full disk; 130 after Ctrl-C. All are a line on the standard error, but for faults of this program
+itself, which show their traceback.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from hex_ssl.train.config import Config
+from hex_ssl.train.errors import error_line, show
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+Result = TypeVar("Result")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command.
+
+    Args:
+        arguments: The command line without the program's name; None for this process's.
+
+    Raises:
+        SystemExit: It ended with another exit code than 0: see this module.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        _stop("stopped")
+    except BrokenPipeError:  # such as of `hex-ssl recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception as error:
+        line = error_line(error, "data.num_workers" if arguments[:1] == ["pretrain"] else "num_workers")
+        if line is None:
+            raise
+        show(line)
+        raise SystemExit(1) from None
+
+
+def _stop(line: str) -> NoReturn:
+    print(f"\n{line}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _run(arguments: list[str]) -> None:
+    from hex_ssl.train.cli_parser import DEFAULT_RECIPE, RECIPE_OPTIONS, build_parser, with_brackets
+
+    names_recipe = any(each.split("=")[0] in RECIPE_OPTIONS for each in arguments)
+    if arguments[:1] == ["pretrain"] and not names_recipe:
+        arguments = ["pretrain", "--recipe", DEFAULT_RECIPE, *arguments[1:]]
+    parser = build_parser()
+    parser.command = arguments[0] if arguments and arguments[0] in _commands() else ""
+    parsed = parser.parse_args(with_brackets(arguments))
+    if parsed.version:
+        print(_versions())
+        return
+    if parsed.subcommand is None:
+        parser.fail("expected a command, but got none")
+    try:
+        settings = _checked(lambda: parser.instantiate(parsed))
+        _commands()[parsed.subcommand](settings[parsed.subcommand])
+    except _MistakeError as mistake:
+        parser.fail(str(mistake))
+
+
+def _commands() -> "dict[str, Callable[[Namespace], None]]":
+    from hex_ssl.train.evaluate.settings import COMMANDS
+
+    return {
+        "pretrain": _pretrain,
+        **{name: partial(_evaluate, config) for name, config in COMMANDS.items()},
+        "analyze": _analyze,
+        "report": _report,
+        "reproduce": _reproduce,
+        "recipes": _recipes,
+        "datasets": _datasets,
+        "demo": _demo,
+    }
+
+
+def _versions() -> str:
+    """The versions of the packages, as their metadata has them: no import of torch."""
+    found = {"hex-ssl": _version("hex-ssl"), "torch": _version("torch"), "Python": sys.version.split()[0]}
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+class _MistakeError(Exception):
+    """What the user got wrong, found before anything was written."""
+
+
+def _checked(prepare: Callable[[], Result]) -> Result:
+    """What is prepared, before anything is written: a value that does not fit is then the user's to mend."""
+    try:
+        return prepare()
+    except Exception as error:
+        line = str(error) if isinstance(error, (ImportError, OSError, ValueError)) else error_line(error)
+        if line is None:
+            raise
+        raise _MistakeError(line) from error
+
+
+def _pretrain(settings: "Namespace") -> None:
+    from hex_ssl.train.pretrain import prepare
+
+    run = _checked(lambda: prepare(Config(**{group.name: settings[group.name] for group in fields(Config)})))
+    if run.trainer.is_global_zero:
+        print(run.data.found, flush=True)
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        _stop(f"stopped; `--run.existing resume` goes on with {run.folder}")
+    if run.trainer.is_global_zero:
+        print(run.summary())
+
+
+def _evaluate(config: type[Any], settings: "Namespace") -> None:
+    from hex_ssl.train.evaluate import prepare
+
+    evaluation = _checked(lambda: prepare(config(**settings)))
+    results = evaluation.run(lambda line: print(line, flush=True))
+    print(f"\n{results.table()}\n\nresults: {results.path}")
+
+
+def _analyze(settings: "Namespace") -> None:
+    from hex_ssl.train.analysis.analyze import analyze, summarize
+    from hex_ssl.train.command_settings import AnalyzeConfig
+
+    print(summarize(_checked(lambda: analyze(AnalyzeConfig(**settings)))))
+
+
+def _report(settings: "Namespace") -> None:
+    from hex_ssl.train.analysis.report import report
+    from hex_ssl.train.command_settings import ReportConfig
+
+    print(_checked(lambda: report(ReportConfig(**settings))))
+
+
+def _reproduce(settings: "Namespace") -> None:
+    from hex_ssl.train.reproduce.experiment import list_experiments, load_experiment
+    from hex_ssl.train.reproduce.settings import ReproduceConfig
+
+    if settings.experiment is None:
+        for name in list_experiments():
+            print(f"{name:10}  {load_experiment(name).title}")
+        return
+    from hex_ssl.train.reproduce.command import list_rows, prepare, reproduce
+    from hex_ssl.train.reproduce.plan import results_folder
+
+    asked = _checked(lambda: ReproduceConfig(**settings))
+    plan = _checked(lambda: prepare(asked))
+    if asked.list:
+        print(list_rows(plan, results_folder(asked)))
+    elif status := reproduce(plan, asked):
+        sys.exit(status)
+
+
+def _recipes(settings: "Namespace") -> None:
+    import yaml
+
+    from hex_ssl.train.recipes import describe_recipe, list_recipes, load_recipe
+
+    if settings.name is not None:
+        print(yaml.safe_dump(_checked(lambda: load_recipe(settings.name)), sort_keys=False), end="")
+        return
+    names = list_recipes()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:{width}}  {describe_recipe(name)}")
+
+
+def _datasets(settings: "Namespace") -> None:
+    from hex_ssl.train.data.cards_table import print_cards
+
+    _checked(lambda: print_cards(settings.name))
+
+
+def _demo(settings: "Namespace") -> None:
+    from hex_ssl.train.command_settings import DemoConfig
+
+    config = _checked(lambda: DemoConfig(**settings))
+    from hex_ssl.train.demo import run_demo
+
+    run_demo(**vars(config))
+
+
+if __name__ == "__main__":
+    main()

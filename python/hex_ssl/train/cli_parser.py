@@ -1,0 +1,188 @@
+"""The parser of the command line, from the dataclasses of the settings: no torch, so that `--help` is quick."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, get_origin
+
+from hex_ssl.train.command_settings import AnalyzeConfig, DemoConfig, ReportConfig
+from hex_ssl.train.config import Config, choices, described
+from hex_ssl.train.evaluate.settings import COMMANDS
+from hex_ssl.train.extras import train_extra
+from hex_ssl.train.reproduce.settings import ReproduceConfig
+from hex_ssl.train.suggestions import suggest
+
+with train_extra():
+    import yaml
+    from jsonargparse import (  # type: ignore[attr-defined]  # star-exported
+        ActionConfigFile,
+        ArgumentParser,
+        Namespace,
+        set_loader,
+    )
+
+    from hex_ssl.train.recipes import list_recipes, load_recipe, parse_yaml
+    from hex_ssl.train.reproduce.experiment import list_experiments
+
+DEFAULT_RECIPE = "quick/simclr_hex"
+RECIPE_OPTIONS = ("--recipe", "--config")
+REPRODUCE_FLAGS = {
+    "list": "only list the rows, and how many of their runs are done",
+    "keep_checkpoints": "keep checkpoints and backbone of a run after its evaluation",
+}
+SETTINGS: dict[str, type[Any]] = {
+    "pretrain": Config,
+    **COMMANDS,
+    "analyze": AnalyzeConfig,
+    "report": ReportConfig,
+    "reproduce": ReproduceConfig,
+    "demo": DemoConfig,
+}
+"""What each command is asked for."""
+UNFIT = re.compile(r'Parser key "([^"]+)":.*?(?:(?:Got|Given) value: |Unable to load config )(.*)', re.DOTALL)
+"""jsonargparse's words for a value that does not fit."""
+
+# On the command line `off` is the word that it is in recipes.
+set_loader("recipe", parse_yaml, exceptions=(yaml.YAMLError,))
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are a line, suggest what was meant, and say which command lists the settings."""
+
+    command = ""
+    """The command that is parsed; "" before there is one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with exit code 2, for a message of the parser."""
+        self.fail(self._in_a_line(message))
+
+    def fail(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        prog = " ".join(filter(None, ("hex-ssl", self.command)))
+        lists = f"lists all settings of {self.command}" if self.command else "lists all commands"
+        self.exit(2, f"error: {message}\ntip: `{prog} --help` {lists}\n")
+
+    def _in_a_line(self, message: str) -> str:
+        if unfit := UNFIT.search(message):
+            key, value = unfit[1], unfit[2].partition("\n")[0].strip()
+            annotation = _annotation(SETTINGS.get(self.command), key.removeprefix(f"{self.command}."))
+            if is_dataclass(annotation):
+                names = [f"{key}.{each.name}" for each in fields(annotation)]
+                return f"expected `{key}` to be settings, such as `{names[0]}`, but got {value}"
+            if annotation is not None:
+                expected = f"expected `{key}` to be {described(annotation)}, but got {value}"
+                return expected + suggest([value], choices(annotation))
+        line = " ".join(message.split())
+        if line.startswith("unrecognized arguments:"):
+            options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+            recipe = next((each for each in line.split() if each in list_recipes()), None)
+            if recipe is not None and "recipe" in options:
+                return f'{line}; did you mean "--recipe {recipe}"?'
+            return line + suggest(re.findall(r"--([\w.-]+)", line), options)
+        if unknown := re.search(r"invalid choice: '([^']*)'", line):
+            return line + suggest([unknown[1]], (*SETTINGS, "recipes", "datasets"))
+        return line
+
+
+class _Recipe(ActionConfigFile):
+    """--recipe: a YAML file or a packaged recipe, with what it extends."""
+
+    @staticmethod
+    def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
+        try:
+            recipe = load_recipe(value)
+            Config.check(recipe)
+        except (OSError, ValueError) as error:
+            raise TypeError(f"--recipe {value}: {error}") from error
+        ActionConfigFile.apply_config(parser, cfg, dest, yaml.safe_dump(recipe))
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="hex-ssl", allow_abbrev=False, parser_mode="recipe", description="Self-supervised pretraining with HEX."
+    )
+    parser.add_argument("--version", action="store_true", help="show the versions of hex-ssl, torch and Python")
+    commands = parser.add_subcommands(required=False)
+    for name, command in _commands():
+        command.command = name
+        about = command.description or ""
+        commands.add_subcommand(name, command, help=(about[0].lower() + about[1:]).rstrip("."))
+    return parser
+
+
+def _commands() -> Iterator[tuple[str, Parser]]:
+    """Each command's parser, in the order in which `--help` lists them."""
+    pretrain = _parser("Pretrains a backbone without labels.")
+    pretrain.add_argument(
+        *RECIPE_OPTIONS,
+        action=_Recipe,
+        help=f"YAML file, or a recipe that `hex-ssl recipes` lists (default: {DEFAULT_RECIPE})",
+    )
+    pretrain.add_class_arguments(Config, as_group=False)
+    yield "pretrain", pretrain
+    for name, config in COMMANDS.items():
+        evaluation = _parser(_summary(config))
+        evaluation.add_class_arguments(config, as_group=False, as_positional=True)
+        yield name, evaluation
+    analyze = _parser(_summary(AnalyzeConfig))
+    analyze.add_argument("run", nargs="?", help="run folder")
+    analyze.add_class_arguments(AnalyzeConfig, as_group=False, skip={"run"})
+    yield "analyze", analyze
+    report = _parser(_summary(ReportConfig))
+    report.add_argument("runs", nargs="+", help="run folder")
+    report.add_class_arguments(ReportConfig, as_group=False, skip={"runs"})
+    yield "report", report
+    reproduce = _parser(_summary(ReproduceConfig))
+    reproduce.add_argument("experiment", nargs="?", help=f"one of {', '.join(list_experiments())}, or a YAML file")
+    reproduce.add_class_arguments(ReproduceConfig, as_group=False, skip={"experiment", *REPRODUCE_FLAGS})
+    for flag, help_ in REPRODUCE_FLAGS.items():
+        reproduce.add_argument(f"--{flag}", action="store_true", help=help_)
+    yield "reproduce", reproduce
+    recipes = _parser("Lists the recipes, or shows all that one says.")
+    recipes.add_argument("name", nargs="?", help="a recipe or a YAML file")
+    yield "recipes", recipes
+    datasets = _parser("Lists the datasets, or shows all about one.")
+    datasets.add_argument("name", nargs="?", help="a dataset")
+    yield "datasets", datasets
+    demo = _parser(_summary(DemoConfig))
+    demo.add_class_arguments(DemoConfig, as_group=False)
+    yield "demo", demo
+
+
+def _parser(description: str) -> Parser:
+    return Parser(allow_abbrev=False, parser_mode="recipe", description=description)
+
+
+def _summary(config: type[Any]) -> str:
+    """The first line of its docstring."""
+    return (config.__doc__ or "").partition("\n")[0]
+
+
+def with_brackets(arguments: list[str]) -> list[str]:
+    """A command line in which `--k 5,20` is `--k [5,20]`, which is what the parser takes for a list."""
+    config = SETTINGS.get(arguments[0]) if arguments else None
+    options = set() if config is None or config in (Config, ReportConfig) else _list_options(config)
+    written = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, value = argument.partition("=")
+        if before in options and not argument.startswith("["):
+            argument = f"[{argument}]"
+        elif option in options and value and not value.startswith("["):
+            argument = f"{option}=[{value}]"
+        written.append(argument)
+    return written
+
+
+def _list_options(config: type[Any], prefix: str = "--") -> set[str]:
+    """The options that are lists, also those of a group in a group."""
+    found = {f"{prefix}{each.name}" for each in fields(config) if get_origin(each.type) is list}
+    groups = {each.name: each.type for each in fields(config) if is_dataclass(each.type)}
+    return found.union(*(_list_options(group, f"{prefix}{name}.") for name, group in groups.items()))  # type: ignore[arg-type]
+
+
+def _annotation(config: Any, key: str) -> Any:
+    """The type of a setting by its dotted name; None where there is none, or where it is a group."""
+    name, _, rest = key.partition(".")
+    annotation = next((each.type for each in fields(config) if each.name == name), None) if config else None
+    return _annotation(annotation, rest) if is_dataclass(annotation) and rest else annotation

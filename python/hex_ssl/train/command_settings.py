@@ -1,0 +1,110 @@
+"""What `hex-ssl analyze`, `report` and `demo` are asked for, as typed data, without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hex_ssl.train.paths import expand_paths
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """Tables and figures of how a run's representations are organised.
+
+    Args:
+        run: The run folder. Either this or `features`.
+        features: A .npy file, floats [N, D], or [epochs, N, D].
+        labels: With `features`: a .npy file, integers [N], the classes.
+        superclasses: With `features`: a .npy file, integers [N], or one for each class.
+        beside: Another run, of the same dataset: one superclass of both is drawn side by side (Figure 14), and its
+            curves are for `hex-ssl report`.
+        superclass: Name or number of the superclass of Figure 14 and of the last row of Figure 10; None: one of several
+            classes, drawn at random.
+        split: Of the run's dataset.
+        epochs: "all" checkpoints that were kept and the last, "last", or epochs such as "0,10,20".
+        images: At most so many images, drawn at random; None: all.
+        quantile: Of the threshold.
+        bins: Of the histograms.
+        plane: How the features come to the plane: "umap", "pca", or "none" for no such pictures.
+        plane_images: Images in the plane, at most.
+        anchors: Images whose nearest are shown.
+        output: The folder to write; None: `analysis` in the run folder.
+        device: Of the networks: "auto", "cpu", "cuda", ...
+        seed: Decides all that is drawn at random.
+    """
+
+    run: str | None = None
+    features: str | None = None
+    labels: str | None = None
+    superclasses: str | None = None
+    beside: str | None = None
+    superclass: str | None = None
+    split: Literal["train", "test"] = "test"
+    epochs: str = "all"
+    images: int | None = None
+    quantile: float = 0.99
+    bins: int = 200
+    plane: Literal["umap", "pca", "none"] = "umap"
+    plane_images: int = 3000
+    anchors: int = 7
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "run", "features", "labels", "superclasses", "beside", "output")
+        if (self.run is None) == (self.features is None):
+            raise ValueError("expected a run or `features`, and not both")
+        if self.features is not None and self.output is None:
+            raise ValueError("expected `output` to be the folder to write, but got none")
+        if self.run is not None and (self.labels is not None or self.superclasses is not None):
+            raise ValueError("expected `labels` and `superclasses` only with `features`: a run has its own")
+        if self.beside is not None and self.run is None:
+            raise ValueError("expected `beside` only with a run")
+        if not 0.0 <= self.quantile <= 1.0:
+            raise ValueError(f"expected `quantile` to be in [0, 1], but got {self.quantile}")
+        for name, lowest in (("images", 3), ("bins", 1), ("plane_images", 3), ("anchors", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """One page on which runs stand beside each other.
+
+    Args:
+        runs: Run folders. What `hex-ssl analyze` and the evaluations left in them is shown too.
+        output: The page.
+        title: Above it; None: the runs' names.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    output: str = "report.html"
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "runs", "output")
+        if not self.runs:
+            raise ValueError("expected `runs` to name at least one run folder, but got none")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Pretrains on the digits with and without HEX and compares.
+
+    Args:
+        folder: Where runs, figures and pictures go; earlier runs of the demo in it are replaced.
+        seeds: Runs of each, at least 1.
+        epochs: Epochs of each run; None for the recipes' own.
+    """
+
+    folder: str = "runs/demo"
+    seeds: int = 3
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "folder")
+        for name in ("seeds", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected `{name}` to be at least 1, but got {value}")

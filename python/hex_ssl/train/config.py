@@ -1,0 +1,445 @@
+"""A pretraining run as typed data: what a recipe, the command line and `config.yaml` in a run folder hold.
+
+Plain dataclasses, without torch: each part is turned into an object where that object lives
+(`hex_ssl.train.backbones`, `hex_ssl.train.data`, `hex_ssl.train.methods`, `hex_ssl.train.optim`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from reprlib import repr as shortened
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hex_ssl.train.paths import expand_paths
+from hex_ssl.train.suggestions import suggest
+
+HIGHEST_SEED = 2**32 - 1
+"""NumPy's generators take no higher one."""
+
+MethodName = Literal["simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam"]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method, its heads and what is its own.
+
+    Settings that are None have the default of the method's class in `hex_ssl.train.methods`; one that the method has no
+    use for is an error.
+
+    Args:
+        name: The method.
+        hidden_dim: Width of the projector's hidden layers.
+        output_dim: D, the width of the projections.
+        predictor_dim: NNCLR, All4One, BYOL, SimSiam: width of the predictor's hidden layer.
+        queue_size: NNCLR, All4One, MoCo v2: rows of the queue.
+        momentum: All4One, BYOL, MoCo v2: the momentum encoder's share of its old weights at the start.
+        final_momentum: All4One, BYOL, MoCo v2: that share at the end, reached on half a cosine.
+        symmetric: MoCo v2: the mean over both directions with a queue for each view, as solo-learn ("MoCo v2+").
+        lamb: Barlow Twins: weight of the off-diagonal terms.
+        scale: Barlow Twins: factor of the whole loss.
+        sync_statistics: Barlow Twins: take the batch statistics and the cross-correlation over all processes.
+        sim_weight: VICReg: weight of the invariance term.
+        var_weight: VICReg: weight of the variance term.
+        cov_weight: VICReg: weight of the covariance term.
+        half_variance: VICReg: mean of the two views' variance terms, as in its authors' code; otherwise their sum, as
+            in solo-learn.
+        neighbours: All4One: nearest neighbours of an image.
+        attention_temperature: All4One: temperature of the attention term; None: that of the loss.
+        positional_axis: All4One: the axis along which its sinusoidal code runs, "rank" of the neighbour, or "feature"
+            as in solo-learn.
+        transformer_learning_rate: All4One: the transformer's own, not scaled by the batch; None: that of the others.
+    """
+
+    name: MethodName = "simclr"
+    hidden_dim: int | None = None
+    output_dim: int | None = None
+    predictor_dim: int | None = None
+    queue_size: int | None = None
+    momentum: float | None = None
+    final_momentum: float | None = None
+    symmetric: bool | None = None
+    lamb: float | None = None
+    scale: float | None = None
+    sync_statistics: bool | None = None
+    sim_weight: float | None = None
+    var_weight: float | None = None
+    cov_weight: float | None = None
+    half_variance: bool | None = None
+    neighbours: int | None = None
+    attention_temperature: float | None = None
+    positional_axis: Literal["rank", "feature"] | None = None
+    transformer_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "output_dim", "predictor_dim", "queue_size", "neighbours"):
+            _at_least(f"method.{name}", getattr(self, name), 1)
+        for name in ("momentum", "final_momentum"):
+            _between(f"method.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("lamb", "scale", "sim_weight", "var_weight", "cov_weight", "transformer_learning_rate"):
+            _at_least(f"method.{name}", getattr(self, name), 0.0)
+        _above("method.attention_temperature", self.attention_temperature, 0.0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss and HEX's part in it.
+
+    How HEX stands in each method: `hex_ssl.train.methods`. What a method has no use for is left out of it.
+
+    Args:
+        hex: Which negatives are hierarchical: by "adaptive", "fixed", "step" or "cosine" threshold, or "supervised"
+            by superclass labels; "off": the method without HEX.
+        base: The method's "own" loss; for SimCLR without HEX also "hcl" (hard negatives) or "dcl" (decoupled).
+        temperature: Divides the similarities, in [0.005, 10]. Barlow Twins, VICReg, BYOL and SimSiam: HEX's.
+        threshold_arguments: The threshold's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
+        formulation: HEX: "importance", "official" or "decoupled".
+        beta: HEX, HCL: concentration on the hardest negatives.
+        tau_plus: HEX, HCL: the assumed share of false negatives.
+        alpha: Barlow Twins, VICReg, BYOL, SimSiam: HEX's share of the loss, in [0, 1].
+        warmup_epochs: Epochs without HEX at the start.
+    """
+
+    hex: Literal["off", "adaptive", "fixed", "step", "cosine", "supervised"] = "off"
+    base: Literal["own", "hcl", "dcl"] = "own"
+    temperature: float = 0.1
+    threshold_arguments: dict[str, int | float | str] = field(default_factory=dict)
+    formulation: Literal["importance", "official", "decoupled"] = "importance"
+    beta: float = 1.0
+    tau_plus: float = 0.1
+    alpha: float = 0.1
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        _between("loss.temperature", self.temperature, 0.005, 10.0)
+        _at_least("loss.beta", self.beta, 0.0)
+        if not 0.0 <= self.tau_plus < 1.0:
+            raise ValueError(f"expected `loss.tau_plus` to be in [0, 1), but got {self.tau_plus}")
+        _between("loss.alpha", self.alpha, 0.0, 1.0)
+        _at_least("loss.warmup_epochs", self.warmup_epochs, 0)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network that is pretrained.
+
+    Args:
+        name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small",
+            "swin_small" and their sizes tiny and base, "timm/NAME" for any model of timm, or "module:function" for a
+            function of yours that returns a network.
+        width: Channels of the first stage of "small_resnet"; the features have four times as many.
+        stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling),
+            or "auto", small for images of up to 64 pixels.
+        stem_padding: Padding of the small stem's convolution; solo-learn has 2, which makes 34x34 maps of 32x32 pixels.
+        arguments: Further arguments of the timm model or of your function, such as {patch_size: 4}.
+    """
+
+    name: str = "small_resnet"
+    width: int = 16
+    stem: Literal["auto", "small", "large"] = "auto"
+    stem_padding: int = 1
+    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least("backbone.width", self.width, 1)
+        _at_least("backbone.stem_padding", self.stem_padding, 0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images and how they reach the method.
+
+    Args:
+        name: The dataset, as `hex-ssl datasets` lists them.
+        root: Folder that holds it, `~` and variables such as `$HOME` replaced; None where it comes with a package.
+        level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
+            "family" of inaturalist2021; None: the card's default.
+        image_size: Side of the square views in pixels; None: the dataset's own, at most 224.
+        batch_size: Images per step and process; each gives the views.
+        num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
+            else the cores there are.
+        augmentation: Policy of the views, as `hex_ssl.train.data.POLICIES` lists them; "auto": the dataset's own.
+        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time.
+        fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    level: str | None = None
+    image_size: int | None = None
+    batch_size: int = 256
+    num_workers: int | None = None
+    augmentation: str = "auto"
+    augment_on: Literal["workers", "device"] = "workers"
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "root", group="data.")
+        _at_least("data.image_size", self.image_size, 4)
+        _at_least("data.batch_size", self.batch_size, 2)
+        _at_least("data.num_workers", self.num_workers, 0)
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"expected `data.fraction` to be in (0, 1], but got {self.fraction}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer. The learning rate rises linearly, then falls on half a cosine, changing at each step.
+
+    Args:
+        name: "sgd", "lars" or "adamw".
+        learning_rate: The highest learning rate.
+        scale_learning_rate: Multiply it by images per optimizer step, over all processes, / 256.
+        weight_decay: Decay of the weights.
+        momentum: Of "sgd" and "lars".
+        decay_norms_and_biases: Whether parameters of one dimension decay too, and are scaled by "lars".
+        trust_coefficient: "lars": eta.
+        clip_trust: "lars": keep each layer's rate at or below the learning rate.
+        warmup_epochs: Epochs until the highest learning rate.
+        warmup_start: Learning rate of the first step.
+        final_learning_rate: Learning rate at the end.
+    """
+
+    name: Literal["sgd", "lars", "adamw"] = "adamw"
+    learning_rate: float = 2e-3
+    scale_learning_rate: bool = False
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    decay_norms_and_biases: bool = False
+    trust_coefficient: float = 0.02
+    clip_trust: bool = True
+    warmup_epochs: float = 3.0
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        lowest_is_0 = (
+            "learning_rate",
+            "weight_decay",
+            "momentum",
+            "trust_coefficient",
+            "warmup_epochs",
+            "warmup_start",
+            "final_learning_rate",
+        )
+        for name in lowest_is_0:
+            _at_least(f"optimizer.{name}", getattr(self, name), 0.0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run and its folder, `root`/`name`.
+
+    Args:
+        name: Name of the run.
+        root: Folder of the runs, `~` and variables such as `$HOME` replaced.
+        existing: What to do with a run folder that is not empty: "error", "resume" after its last checkpoint,
+            or "overwrite".
+        seed: Decides weights, order of the images and augmentations; in [0, 2^32 - 1].
+        weights: File that the backbone's weights start from: a checkpoint, an exported backbone, or a file of
+            torchvision or timm. None: from the seed. A resumed run goes on from its checkpoint and does not read it.
+        epochs: Epochs to train. A resumed run may have more than before.
+        knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
+        classifier: Train a linear classifier on the backbone's detached representations beside the method.
+        checkpoint_minutes: Minutes between two checkpoints within an epoch; one more at the end of each.
+        keep_every: Epochs between two checkpoints that are kept for the analysis, the untrained backbone's among them;
+            0: only the last checkpoint is kept.
+        virtual_batch_size: Images of one loss and process by gradient caching, a multiple of the batch size: as large
+            a batch in the memory of the smaller one. None: the batch size.
+        accumulate: Batches per optimizer step, each with a loss of its own.
+        accelerator: Lightning's: "auto", "cpu", "gpu", ...
+        devices: Processes per node, one per device.
+        nodes: Lightning's `num_nodes`.
+        strategy: Lightning's: "auto", "ddp", ...
+        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...
+        channels_last: Keep images and convolutions with the channels last in memory: the same numbers but for rounding,
+            and faster on most CPUs, and on GPUs in half precision.
+        sync_batchnorm: Take batch norm's statistics over all processes.
+        deterministic: Deterministic kernels where there are any.
+        loggers: Besides the metrics files: "tensorboard", "wandb".
+        profiler: Lightning's: "simple", "advanced", "pytorch".
+        progress: Whether to show a progress bar; in a file or a pipe, a line per epoch.
+    """
+
+    name: str = "pretrain"
+    root: str = "runs"
+    existing: Literal["error", "resume", "overwrite"] = "error"
+    seed: int = 0
+    weights: str | None = None
+    epochs: int = 40
+    knn_every: int = 5
+    classifier: bool = True
+    checkpoint_minutes: float = 10.0
+    keep_every: int = 0
+    virtual_batch_size: int | None = None
+    accumulate: int = 1
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    channels_last: bool = False
+    sync_batchnorm: bool = True
+    deterministic: bool = True
+    loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "root", "weights", group="run.")
+        for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
+            _at_least(f"run.{name}", getattr(self, name), 1)
+        for name in ("keep_every", "checkpoint_minutes"):
+            _at_least(f"run.{name}", getattr(self, name), 0)
+        _between("run.seed", self.seed, 0, HIGHEST_SEED)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole pretraining run.
+
+    Args:
+        method: The method, its heads and what is its own.
+        loss: The loss and HEX's part in it.
+        backbone: The network that is pretrained.
+        data: The images.
+        optimizer: The optimizer and its schedule.
+        run: The run and its folder.
+    """
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        virtual, batch = self.run.virtual_batch_size, self.data.batch_size
+        if virtual is not None and (virtual < batch or virtual % batch):
+            raise ValueError(
+                f"expected `run.virtual_batch_size` to be a multiple of `data.batch_size` ({batch}), but got {virtual}"
+            )
+        if virtual is not None and self.run.accumulate > 1:
+            raise ValueError("expected `run.virtual_batch_size` or `run.accumulate`, but got both")
+
+    @classmethod
+    def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "Config":
+        """A run from nested dictionaries, such as a recipe; what they leave out has its default.
+
+        Raises:
+            ValueError: A group or a setting is unknown, or a value is of another type or out of its range; the message
+                names it.
+
+        Example:
+            >>> Config.from_dict({"loss": {"hex": "adaptive"}}).loss.temperature
+            0.1
+            >>> Config.from_dict({"loss": {"temperature": "0.1"}})
+            Traceback (most recent call last):
+            ValueError: expected `loss.temperature` to be a number, but got '0.1'
+        """
+        cls.check(groups)
+        known = {group.name: group.type for group in fields(cls)}
+        return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
+
+    @classmethod
+    def check(cls, groups: dict[str, dict[str, Any]]) -> None:
+        """Checks the names and the types of settings, whose values further ones may still replace.
+
+        Args:
+            groups: Nested dictionaries, as for `from_dict`.
+
+        Raises:
+            ValueError: A group or a setting is unknown, or a value is of another type; the message names it.
+        """
+        known: dict[str, Any] = {group.name: group.type for group in fields(cls)}
+        _check_mapping("the configuration", groups)
+        for name, settings in groups.items():
+            if name in known:
+                _check_mapping(f"`{name}`", settings)
+        names = [*known, *(f"{group}.{each.name}" for group, config in known.items() for each in fields(config))]
+        given = [name for name in groups if name not in known]
+        given += [f"{name}.{setting}" for name in groups if name in known for setting in groups[name]]
+        if unknown := [name for name in given if name not in names]:
+            raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(unknown, names)}")
+        for name, settings in groups.items():
+            _check_types(name, known[name], settings)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """The same as nested dictionaries, ready for YAML or JSON."""
+        return asdict(self)
+
+
+def _check_mapping(what: str, found: Any) -> None:
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"expected {what} to hold names and values, but got {shortened(found)}")
+
+
+def _check_types(group: str, config: Any, settings: Mapping[str, Any]) -> None:
+    """Checks settings against the annotations of their dataclass."""
+    for setting in fields(config):
+        if setting.name in settings and not _fits(settings[setting.name], setting.type):
+            expected, found = described(setting.type), shortened(settings[setting.name])
+            raise ValueError(f"expected `{group}.{setting.name}` to be {expected}, but got {found}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if kind is Literal:
+        return isinstance(value, str) and value in arguments
+    if kind is list:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(
+            _fits(each, annotated) for item in value.items() for each, annotated in zip(item, arguments, strict=True)
+        )
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if annotation is float else annotation)
+
+
+def choices(annotation: Any) -> Iterator[str]:
+    """The values that a Literal allows, also within a list or beside None."""
+    for argument in get_args(annotation):
+        if get_origin(annotation) is Literal:
+            yield argument
+        else:
+            yield from choices(argument)
+
+
+def described(annotation: Any) -> str:
+    """The type of a setting in words.
+
+    Example:
+        >>> described(int | None), described(list[float])
+        ('a whole number or null', 'a list, each a number')
+    """
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return "one of " + ", ".join(f'"{each}"' for each in arguments)
+    if kind in (Union, UnionType):
+        return " or ".join(described(each) for each in arguments)
+    if kind is list:
+        return f"a list, each {described(arguments[0])}"
+    if kind is dict:
+        return f"names, each with {described(arguments[1])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return words[annotation]
+
+
+def _above(name: str, value: float | None, lowest: float) -> None:
+    if value is not None and not lowest < value < math.inf:
+        raise ValueError(f"expected `{name}` to be above {lowest}, but got {value}")
+
+
+def _at_least(name: str, value: float | None, lowest: float) -> None:
+    if value is not None and not lowest <= value < math.inf:
+        raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
+
+
+def _between(name: str, value: float | None, lowest: float, highest: float) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise ValueError(f"expected `{name}` to be in [{lowest}, {highest}], but got {value}")

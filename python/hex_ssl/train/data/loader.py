@@ -1,0 +1,179 @@
+"""Training batches in an order that follows from seed and epoch, from any batch of an epoch on."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from hex_ssl.train.data.draws import draw_keys
+from hex_ssl.train.data.evaluation_images import square
+from hex_ssl.train.data.images import ImageDataset
+from hex_ssl.train.data.lost_batch import end_on_lost_batch
+from hex_ssl.train.data.policies import PhotoView, Policy
+from hex_ssl.train.data.worker_views import WorkerView
+
+Work = Literal["views", "crops", "images"]
+"""What the loading processes make: whole views, their crops alone, or nothing, images all being of one size."""
+
+Place = tuple[int, int]
+"""An epoch and an image's row."""
+
+
+class LoadedBatch(NamedTuple):
+    """A batch of N images as it comes from the loading processes.
+
+    Attributes:
+        images: One tensor [N, C, H, W] for each view, or one for all where the device crops.
+        labels: int64 [N], -1 without.
+        indices: int64 [N], rows of the training split.
+        epoch: int64, 0-d.
+    """
+
+    images: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+    epoch: Tensor
+
+
+class TrainingImages(Dataset[LoadedBatch]):
+    """Batches of a dataset by epoch and rows, with as much of the views made as is asked for.
+
+    Args:
+        dataset: The images.
+        policy: How the views are drawn.
+        size: S, side of the views.
+        seed: Decides all draws, with the epoch, the row and the number of the view.
+        work: How much of the views to make.
+    """
+
+    def __init__(self, dataset: ImageDataset, policy: Policy, size: int, seed: int, work: Work) -> None:
+        self.dataset = dataset
+        self.policy = policy
+        self.size = size
+        self.seed = seed
+        self.work = work
+        self.makers = [
+            WorkerView(view, size, crop_only=work == "crops") if isinstance(view, PhotoView) else view
+            for view in policy
+        ]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, places: list[Place]) -> LoadedBatch:
+        """A batch; a data loader hands over all of its places at once."""
+        epoch, indices = places[0][0], torch.tensor([row for _, row in places])
+        images = [self.dataset.image(row) for _, row in places]
+        if self.work == "images":
+            made: tuple[Tensor, ...] = (torch.stack([_as_tensor(image) for image in images]),)
+        else:
+            keys = [draw_keys(self.seed, epoch, indices, view) for view in range(len(self.policy))]
+            made = tuple(self._make(view, images, key) for view, key in enumerate(keys))
+        return LoadedBatch(made, self.dataset.labels[indices], indices, torch.tensor(epoch))
+
+    def _make(self, view: int, images: list[Any], keys: Tensor) -> Tensor:
+        make = self.makers[view]
+        if isinstance(make, WorkerView):
+            return torch.stack([make(image, key) for image, key in zip(images, keys.tolist(), strict=True)])
+        squares = torch.stack([square(image, self.size, whole=True) for image in images])
+        if self.work == "crops":
+            return squares
+        return make(squares.float() / 255 if squares.dtype == torch.uint8 else squares, keys)
+
+
+class EpochSampler(DistributedSampler[LoadedBatch]):
+    """Shuffled rows for one process, each with its epoch, from some batch of the epoch on.
+
+    The order follows from seed and epoch. Batch k of all processes together is the same whatever their number, if the
+    batches of all together are as large. A last batch that would be smaller is left out.
+
+    It is a DistributedSampler so that Lightning does not put one in its place.
+
+    Args:
+        rows: int64, the rows to draw from.
+        batch_size: Rows of a batch and process.
+        seed: Decides the order.
+        position: Gives the epoch and the number of its batches that are done, when an iteration begins.
+        processes: How many processes there are.
+        rank: Which one this is.
+
+    Raises:
+        ValueError: There are fewer rows than all processes' batches need.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        batch_size: int,
+        seed: int,
+        position: Callable[[], tuple[int, int]],
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
+        # DistributedSampler asks for a dataset, of which it wants the length alone.
+        super().__init__(range(len(rows)), num_replicas=processes, rank=rank, seed=seed)  # type: ignore[arg-type]
+        self.rows = rows
+        self.batch_size = batch_size
+        self.position = position
+        self.batches = len(rows) // (batch_size * processes)
+        if self.batches == 0:
+            raise ValueError(
+                f"expected `data.batch_size` to be at most {len(rows) // processes}, "
+                f"the number of training images{' per process' if processes > 1 else ''}, but got {batch_size}"
+            )
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+    def __iter__(self) -> Iterator[Place]:  # type: ignore[override]  # a place says more than a row
+        epoch, done = self.position()
+        generator = torch.Generator().manual_seed(int(draw_keys(self.seed, epoch, -1)))
+        order = torch.randperm(len(self.rows), generator=generator)[: len(self) * self.num_replicas]
+        rows = self.rows[order[self.rank :: self.num_replicas]]
+        return iter([(epoch, row) for row in rows[done * self.batch_size :].tolist()])
+
+
+class TrainLoader(DataLoader[LoadedBatch]):
+    """A data loader that begins when its first batch is asked for, not when the iteration is set up.
+
+    Lightning sets the first iteration up before it knows where in the epoch a resumed run goes on. For Lightning it is
+    stateful, that is, able to go on within an epoch; its state is Lightning's own count of batches.
+    """
+
+    def __init__(self, dataset: TrainingImages, sampler: EpochSampler, workers: int, pin_memory: bool) -> None:
+        super().__init__(
+            dataset,
+            batch_size=sampler.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            drop_last=True,
+            collate_fn=as_it_is,
+            worker_init_fn=end_on_lost_batch,
+            # One of its own: else each iteration would draw from torch's generator, a resumed run's one time more.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[LoadedBatch]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the count of batches is in Lightning's checkpoint already."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do: `EpochSampler` asks where to begin."""
+
+
+def as_it_is(batch: Any) -> LoadedBatch:
+    """A batch that is one already."""
+    return cast(LoadedBatch, batch)
+
+
+def _as_tensor(image: Any) -> Tensor:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"expected an image in memory, but got {type(image).__name__}")
+    return image

@@ -1,0 +1,229 @@
+"""The data module: batches of views for training, plain images for the evaluation."""
+
+import os
+from typing import Literal
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hex_ssl.train.config import DataConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.data.batched_views import BatchedView
+from hex_ssl.train.data.catalogue import build_dataset, dataset_card
+from hex_ssl.train.data.digit_views import DigitView
+from hex_ssl.train.data.draws import draw_keys
+from hex_ssl.train.data.evaluation_images import EvaluationImages, as_float, normalise, square
+from hex_ssl.train.data.images import UNLABELLED, ImageDataset
+from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
+from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, find_policy
+from hex_ssl.train.data.subset import stratified_rows
+
+PROBED = 64
+"""Images whose size is looked at where no card tells it."""
+
+
+class PretrainData(L.LightningDataModule):
+    """Training batches of views, and the splits as they are.
+
+    Order and views follow from the seed, the epoch, the image and the number of the view alone, not from processes,
+    batches or what came before, so that a resumed run goes on as if it had not stopped, also within an epoch.
+
+    Args:
+        config: Dataset, image size, batch size and the like.
+        seed: Decides order, views and the share of the images.
+
+    Attributes:
+        channels: C.
+        image_size: S, side of the views in pixels.
+        classes: How many there are, 0 without labels.
+        superclasses: int64 [classes], the superclass of each, or None.
+        train, test: The splits; `test` is None where there is none.
+        rows: int64, the training images that the fraction leaves.
+
+    Raises:
+        FileNotFoundError: Files are missing; the message says what to put where.
+        ValueError: The settings contradict each other or the data.
+
+    Example:
+        >>> data = PretrainData(DataConfig(name="digits", augment_on="device", batch_size=4), seed=0)
+        >>> batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        >>> [view.shape for view in batch.views], batch.labels.shape
+        ([torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8])], torch.Size([4]))
+    """
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.card = dataset_card(config.name)
+        self.train = build_dataset(config.name, "train", config.root, config.level)
+        self.test = self._build_test()
+        self.rows = stratified_rows(self.train.labels, config.fraction, seed)
+        self.channels = self.train.channels
+        self.image_size = _checked_size(config.image_size or own_size(self.train))
+        self.classes = self.train.classes
+        self.superclasses = self.train.superclasses
+        name = self.card.augmentation if config.augmentation == "auto" else config.augmentation
+        self.policy = find_policy(name, self.image_size)
+        self.work = self._work()
+        self._device_views = self._build_device_views()
+        self._resumed = (0, 0)
+        EpochSampler(self.rows, config.batch_size, seed, self._position)  # says now whether the batch is too large
+
+    def _build_test(self) -> ImageDataset | None:
+        try:
+            return build_dataset(self.config.name, "test", self.config.root, self.config.level)
+        except FileNotFoundError:
+            if self.card.splits:  # a dataset that has a test split, which is to be put in its place
+                raise
+            return None
+
+    def _work(self) -> Work:
+        if self.config.augment_on == "workers":
+            return "views"
+        return "images" if self.train.in_memory and self.train.size is not None else "crops"
+
+    def _build_device_views(self) -> list[BatchedView | DigitView]:
+        if self.work == "views":
+            return []
+        crop = self.work == "images"
+        return [
+            BatchedView(view, self.image_size, crop) if isinstance(view, PhotoView) else view for view in self.policy
+        ]
+
+    @property
+    def found(self) -> str:
+        """What the splits hold: images, how many of them have a label, and of how many classes."""
+        parts = [f"{self.config.name}: train {_counted(self.train)}"]
+        parts[0] += f", {_number(self.classes, 'class', 'classes')}"
+        if self.superclasses is not None:
+            parts[0] += f" in {_number(len(self.superclasses.unique()), 'superclass', 'superclasses')}"
+        parts.append("no test split" if self.test is None else f"test {_counted(self.test)}")
+        if self.train.left_out:
+            parts.append(f"not used: {', '.join(self.train.left_out)}")
+        return "; ".join(parts)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether both splits have labels to evaluate with."""
+        return not self.lacks
+
+    @property
+    def lacks(self) -> str:
+        """What an evaluation would need and is not there, in words; empty where nothing is missing."""
+        if not bool((self.train.labels[self.rows] != UNLABELLED).any()):
+            return "the training images have no labels"
+        if self.test is None:
+            return "there are no test images"
+        return "" if bool((self.test.labels != UNLABELLED).any()) else "the test images have no labels"
+
+    def split(self, name: Literal["train", "test"]) -> EvaluationImages:
+        """The labelled images of a split as they are, normalised, for the evaluation.
+
+        Args:
+            name: "train", of which it is the images that the fraction leaves, or "test".
+
+        Raises:
+            ValueError: There is no such split, or it has no labels.
+        """
+        if name not in ("train", "test"):
+            raise ValueError(f'expected `name` to be one of "train", "test", but got "{name}"')
+        dataset = self.train if name == "train" else self.test
+        if dataset is None:
+            raise ValueError(f"expected {self.config.name} in {self.config.root} to have a test split, but it has none")
+        rows = self.rows if name == "train" else torch.arange(len(dataset))
+        rows = rows[dataset.labels[rows] != UNLABELLED]
+        if len(rows) == 0:
+            raise ValueError(f"expected the {name} split of {self.config.name} to have labels, but it has none")
+        return EvaluationImages(dataset, rows, self.image_size, self.card.mean, self.card.std)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled batches of one size for this process."""
+        trainer = self.trainer
+        processes, rank, devices = (
+            (trainer.world_size, trainer.global_rank, trainer.num_devices) if trainer else (1, 0, 1)
+        )
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        sampler = EpochSampler(self.rows, self.config.batch_size, self.seed, self._position, processes, rank)
+        images = TrainingImages(self.train, self.policy, self.image_size, self.seed, self.work)
+        return TrainLoader(images, sampler, self.workers(devices), pin_memory=on_gpu)
+
+    def workers(self, devices: int = 1) -> int:
+        """How many processes load images for each of the machine's training processes."""
+        if self.config.num_workers is not None:
+            return self.config.num_workers
+        return 0 if self.work == "images" else max(1, len(os.sched_getaffinity(0)) // devices)
+
+    def resume(self, epoch: int, batch: int) -> None:
+        """Where iterations of the loader begin, in use without a trainer; a trainer tells by itself.
+
+        Args:
+            epoch: The epoch.
+            batch: How many of its batches are done.
+        """
+        self._resumed = (epoch, batch)
+
+    def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return self._resumed
+        # What Lightning itself counts by: `ready` batches have been handed out, of which a resumed run keeps those
+        # that were finished.
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
+        """Makes what is left to make of the views, on the device, and normalises them."""
+        if not isinstance(batch, LoadedBatch):
+            return batch
+        views = [as_float(images) for images in batch.images]
+        if self._device_views:
+            views = [
+                make(self._base(views[0 if len(views) == 1 else number]), self._keys(batch, number))
+                for number, make in enumerate(self._device_views)
+            ]
+        double = self.trainer is not None and self.trainer.precision == "64-true"
+        normalised = [normalise(view.double() if double else view, self.card.mean, self.card.std) for view in views]
+        return Batch(tuple(normalised), batch.labels, batch.indices)
+
+    def _base(self, images: Tensor) -> Tensor:
+        """Images for a view that does not crop have its size already."""
+        if isinstance(self._device_views[0], DigitView) and images.shape[-1] != self.image_size:
+            return torch.stack([square(image, self.image_size, whole=True) for image in images])
+        return images
+
+    def _keys(self, batch: LoadedBatch, view: int) -> Tensor:
+        return draw_keys(self.seed, batch.epoch, batch.indices, view)
+
+
+def own_size(dataset: ImageDataset) -> int:
+    """Side of the views of a dataset: its images' shorter side, at most 224.
+
+    Where images differ, it is the median of the shorter sides of some of them.
+
+    Args:
+        dataset: The images.
+    """
+    if dataset.size is not None:
+        return min(*dataset.size, LARGEST_VIEW)
+    rows = torch.linspace(0, len(dataset) - 1, min(PROBED, len(dataset))).round().long()
+    images = [dataset.image(row) for row in rows.tolist()]
+    sides = [min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:]) for image in images]
+    return min(int(torch.tensor(sides).median()), LARGEST_VIEW)
+
+
+def _counted(dataset: ImageDataset) -> str:
+    labelled = int((dataset.labels != UNLABELLED).sum())
+    with_label = {0: "none", len(dataset): "all"}.get(labelled, f"{labelled:,}")
+    return f"{_number(len(dataset), 'image', 'images')}, {with_label} labelled"
+
+
+def _number(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
+
+
+def _checked_size(size: int) -> int:
+    limit = int((Image.MAX_IMAGE_PIXELS or 2**62) ** 0.5)
+    if not 4 <= size <= limit:
+        raise ValueError(f"expected `data.image_size` to be in [4, {limit}], but got {size}")
+    return size

@@ -1,0 +1,70 @@
+"""Which errors are for the user, in a line, and which are faults of this program, whose traceback is needed."""
+
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+FRAME = re.compile(r'^  File "(.+)", line \d+, in .+\n {4}(\S.*)$', re.MULTILINE)
+"""A frame of a traceback, as text: its file, and its line of code."""
+SHARED_MEMORY = re.compile(r"shared memory|Bus error|/torch_\d|Too many open files|ancdata")
+"""How torch says that the processes which load images lack shared memory, or file descriptors for it."""
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+
+
+def error_line(error: BaseException, setting: str = "num_workers") -> str | None:
+    """What a user needs to know of an error, in one line, where it is none of this program's faults.
+
+    That is: an error of the disk, of the memory, or of a process that loads images; and any that the package raised
+    itself, knowing what is wrong, rather than stumbled over. Of an error that a process which loads images sent, its
+    own traceback counts.
+
+    Args:
+        error: As it was raised.
+        setting: The name of the setting for the number of processes that load images.
+
+    Returns:
+        The line; None where the traceback is to be shown.
+
+    Example:
+        >>> error_line(OSError(28, "No space left on device", "metrics.csv"))
+        "[Errno 28] No space left on device: 'metrics.csv'"
+        >>> error_line(KeyError("loss")) is None
+        True
+    """
+    message = " ".join(str(error).split())
+    if isinstance(error, (RuntimeError, OSError)) and SHARED_MEMORY.search(str(error)):
+        return (
+            f"the processes that load images ran out of shared memory (/dev/shm) or of open files: use fewer of them "
+            f"by `{setting}`, 0 for none, or allow more, such as by `docker run --shm-size=8g`; torch says: {message}"
+        )
+    if isinstance(error, RuntimeError) and message.startswith("DataLoader worker"):
+        return (
+            f"a process that loads images died, as where memory or shared memory (/dev/shm) is short: use fewer of "
+            f"them by `{setting}`, 0 for none; torch says: {message}"
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(message)):
+        return f"the memory does not suffice: use a smaller batch size; {message or type(error).__name__}"
+    if isinstance(error, OSError):
+        return message
+    if not _raised_here(error):
+        return None
+    name = type(error).__name__
+    return " ".join(_whole(error).rpartition(f"\n{name}: ")[2].split()) if "Original Traceback" in message else message
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the innermost frame is a `raise` of this package."""
+    frames = FRAME.findall(_whole(error))
+    return bool(frames) and frames[-1][0].startswith(PACKAGE) and frames[-1][1].startswith("raise ")
+
+
+def _whole(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def show(line: str) -> None:
+    """Prints an error's line."""
+    print(f"error: {line}", file=sys.stderr, flush=True)

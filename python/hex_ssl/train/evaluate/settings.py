@@ -1,0 +1,305 @@
+"""What is evaluated, and by which protocol, as typed data: what the commands' arguments hold."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hex_ssl.train.config import MethodName
+from hex_ssl.train.paths import expand_path, expand_paths
+
+LEARNING_RATES: dict[MethodName, float] = {
+    "simclr": 1.0,
+    "nnclr": 0.3,
+    "all4one": 0.3,  # ours: solo-learn has none; NNCLR's, of which All4One is made
+    "barlow_twins": 0.1,
+    "byol": 0.3,
+    "mocov2": 3.0,
+    "vicreg": 0.3,
+    "simsiam": 30.0,
+}
+"""The linear probe's learning rate for each method. Source: solo-learn 9187ea3, scripts/linear/imagenet-100."""
+
+
+@dataclass(frozen=True)
+class KNNSettings:
+    """The protocol of the k-NN: all training images, as they are, classify the test images.
+
+    Args:
+        k: Neighbours that vote; several are measured one after another.
+        temperature: Temperatures of the cosine votes exp(cos / temperature), likewise.
+        distance: "cosine", or "euclidean" with votes 1 / (distance + 1e-5), which has no temperature.
+    """
+
+    k: list[int] = field(default_factory=lambda: [20])
+    temperature: list[float] = field(default_factory=lambda: [0.07])
+    distance: Literal["cosine", "euclidean"] = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("k", "temperature"):
+            _each_above_0(name, getattr(self, name))
+
+    def describe(self) -> str:
+        """In words."""
+        if self.distance == "euclidean":
+            return f"k-NN: Euclidean distance, k = {_listed(self.k)}, votes 1 / (distance + 1e-5)"
+        return f"k-NN: cosine, k = {_listed(self.k)}, votes exp(cos / T), T = {_listed(self.temperature)}"
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """The protocol of the linear probe: one linear layer on the frozen network.
+
+    Args:
+        solver: "logistic": logistic regression on standardised features with an L2 penalty, L-BFGS until it converges;
+            it needs no learning rate. "sgd": solo-learn's linear evaluation, to which the settings up to `augment`
+            belong.
+        learning_rate: Of SGD; None: solo-learn's for the run's method, and 1.0 where no method is known.
+        probe_epochs: Epochs of SGD; the rate falls to a tenth after 60 % and after 80 % of them.
+        probe_batch_size: Images per step of SGD, at most.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        augment: SGD on crops and flips that are new in each epoch, as solo-learn has it, so that the network runs in
+            each epoch; otherwise on the images as they are, for which it runs once.
+        regularisation: Of "logistic": C, the inverse weight of the penalty.
+    """
+
+    solver: Literal["logistic", "sgd"] = "logistic"
+    learning_rate: float | None = None
+    probe_epochs: int = 100
+    probe_batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    augment: bool = False
+    regularisation: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("probe_epochs", "probe_batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("momentum", "weight_decay"):
+            _at_least(name, getattr(self, name), 0.0)
+        _above_0("regularisation", self.regularisation)
+        if self.learning_rate is not None:
+            _above_0("learning_rate", self.learning_rate)
+        if self.solver == "logistic" and self.augment:
+            raise ValueError('expected `solver` to be "sgd" with `augment`, but got "logistic"')
+
+    def describe(self) -> str:
+        """In words."""
+        if self.solver == "logistic":
+            return f"linear probe: logistic regression on standardised features, C = {self.regularisation:g}, L-BFGS"
+        images = "random crops and flips" if self.augment else "the images as they are"
+        return (
+            f"linear probe: SGD on {images}, learning rate {self.learning_rate:g}, tenths after 60 % and 80 % of "
+            f"{self.probe_epochs} epochs, momentum {self.momentum:g}, weight decay {self.weight_decay:g}, "
+            f"batches of {self.probe_batch_size}, accuracy after the last epoch"
+        )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The protocol of fine-tuning: the whole network and a linear layer, trained with labels on crops and flips.
+
+    Args:
+        optimizer: "sgd" with momentum, or "adamw" for transformers.
+        learning_rate: Of the network; falls on half a cosine to 0, changing at each step.
+        head_learning_rate: Of the linear layer, likewise.
+        finetune_epochs: Epochs.
+        finetune_batch_size: Images per step, at most; at least 2.
+        momentum: Of "sgd".
+        weight_decay: Of the weights; norms and biases do not decay.
+        label_smoothing: Share of the target that is spread over all classes.
+        mixup: Mixup's alpha (Zhang et al. 2018); 0: none.
+        cutmix: CutMix's alpha (Yun et al. 2019); 0: none. With both, each batch gets one of them at random.
+        layer_decay: The learning rate's factor from one layer to the one before it, for models of timm.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.02
+    head_learning_rate: float = 0.2
+    finetune_epochs: int = 50
+    finetune_batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "head_learning_rate"):
+            _above_0(name, getattr(self, name))
+        for name in ("momentum", "weight_decay", "mixup", "cutmix"):
+            _at_least(name, getattr(self, name), 0.0)
+        _at_least("finetune_epochs", self.finetune_epochs, 1)
+        _at_least("finetune_batch_size", self.finetune_batch_size, 2)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"expected `label_smoothing` to be in [0, 1), but got {self.label_smoothing}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"expected `layer_decay` to be in (0, 1], but got {self.layer_decay}")
+
+    def describe(self) -> str:
+        """In words."""
+        extras = {"label smoothing": self.label_smoothing, "mixup": self.mixup, "cutmix": self.cutmix}
+        also = "".join(f", {name} {value:g}" for name, value in extras.items() if value)
+        also += f", layer decay {self.layer_decay:g}" if self.layer_decay != 1.0 else ""
+        momentum = f", momentum {self.momentum:g}" if self.optimizer == "sgd" else ""
+        return (
+            f"fine-tuning: {self.optimizer}{momentum} on random crops and flips, learning rate {self.learning_rate:g} "
+            f"(linear layer {self.head_learning_rate:g}) on half a cosine, {self.finetune_epochs} epochs, "
+            f"batches of {self.finetune_batch_size}, weight decay {self.weight_decay:g}{also}, "
+            f"accuracy after the last epoch"
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is evaluated, on which images.
+
+    Args:
+        source: A run folder, a checkpoint in one, or an exported backbone (.safetensors).
+        epochs: Which of a run's checkpoints: "last", "all" that were kept, "untrained", or epochs such as "0,10,20".
+        space: Evaluate the "backbone"'s representations, or their "projection", which only checkpoints hold.
+        fractions: Shares of the training labels to use, each drawn with the same share of each class.
+        draws: How often a share below 1 is drawn anew; the mean accuracy and the deviation are reported.
+        holdout: Share of the training images that is held out and tested on in place of the test images, to choose
+            settings by; 0: the test images.
+        seed: Decides draws, held-out images, initial weights and order.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: Images through the frozen network at a time; moves no figure.
+        num_workers: Processes that load images; None: none for images in memory, else as many as there are cores.
+        output: The JSON file of the results; None: one in the folder `evaluation` of the run, named by the protocol.
+        again: Measure anew what that file has already.
+    """
+
+    source: str
+    epochs: str = "last"
+    space: Literal["backbone", "projection"] = "backbone"
+    fractions: list[float] = field(default_factory=lambda: [1.0])
+    draws: int = 1
+    holdout: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int = 512
+    num_workers: int | None = None
+    output: str | None = None
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "source", "output")
+        if not self.fractions or not all(0.0 < each <= 1.0 for each in self.fractions):
+            raise ValueError(f"expected `fractions` to be in (0, 1], but got {self.fractions}")
+        if not 0.0 <= self.holdout < 1.0:
+            raise ValueError(f"expected `holdout` to be in [0, 1), but got {self.holdout}")
+        for name in ("draws", "batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "num_workers"):
+            _at_least(name, getattr(self, name) or 0, 0)
+
+
+@dataclass(frozen=True)
+class OneDatasetConfig(EvaluationConfig):
+    """What is evaluated, on which dataset.
+
+    Args:
+        dataset: Another dataset than the run's own, as `hex-ssl datasets` lists them.
+        root: The folder that holds it, or a folder with one of its name; None: the run's.
+    """
+
+    dataset: str | None = None
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_paths(self, "root")
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", _with_root_expanded(self.dataset))
+
+
+@dataclass(frozen=True)
+class KNNConfig(KNNSettings, OneDatasetConfig):
+    """k-NN accuracy of the representations."""
+
+    def __post_init__(self) -> None:
+        KNNSettings.__post_init__(self)
+        OneDatasetConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class ProbeConfig(ProbeSettings, OneDatasetConfig):
+    """Accuracy of a linear layer on the representations."""
+
+    def __post_init__(self) -> None:
+        ProbeSettings.__post_init__(self)
+        OneDatasetConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(FinetuneSettings, OneDatasetConfig):
+    """Accuracy of the whole network after training with labels."""
+
+    def __post_init__(self) -> None:
+        FinetuneSettings.__post_init__(self)
+        OneDatasetConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class TransferConfig(EvaluationConfig):
+    """k-NN, linear probe or fine-tuning on many datasets.
+
+    Args:
+        datasets: Their names, as `hex-ssl datasets` lists them, or NAME=ROOT, such as "folder=/data/birds".
+        root: The folder that holds them, each in it or in a folder of its name; None: the run's.
+        by: How: "knn", "probe", "finetune", or several.
+        knn: The k-NN's protocol.
+        probe: The linear probe's.
+        finetune: Fine-tuning's.
+    """
+
+    datasets: list[str] = field(default_factory=list)
+    root: str | None = None
+    by: list[Literal["knn", "probe", "finetune"]] = field(default_factory=lambda: ["knn", "probe"])
+    knn: KNNSettings = field(default_factory=KNNSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_paths(self, "root")
+        object.__setattr__(self, "datasets", [_with_root_expanded(each) for each in self.datasets])
+        for name in ("datasets", "by"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"expected `{name}` to name at least one, each once, but got {given}")
+
+
+COMMANDS: dict[str, type[KNNConfig | ProbeConfig | FinetuneConfig | TransferConfig]] = {
+    "knn": KNNConfig,
+    "probe": ProbeConfig,
+    "finetune": FinetuneConfig,
+    "transfer": TransferConfig,
+}
+"""The commands by name. The first line of each docstring says what it measures."""
+
+
+def _with_root_expanded(dataset: str) -> str:
+    """A dataset, "NAME" or "NAME=ROOT"."""
+    name, given, root = dataset.partition("=")
+    return f"{name}{given}{expand_path('datasets', root)}"
+
+
+def _each_above_0(name: str, values: list[int] | list[float]) -> None:
+    if not values or not all(value > 0 for value in values):
+        raise ValueError(f"expected `{name}` to be above 0, but got {values}")
+
+
+def _above_0(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"expected `{name}` to be above 0, but got {value}")
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if not value >= lowest:
+        raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
+
+
+def _listed(values: list[int] | list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,192 @@
+"""All4One, with HEX in its contrast of neighbours."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hex_ssl.losses import FeatureContrastLoss, HexLoss, NNCLRLoss
+from hex_ssl.momentum import MomentumEncoder
+from hex_ssl.queue import Queue
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.base import Embeddings, Method, projection_std, two_views
+from hex_ssl.train.methods.heads import mlp
+from hex_ssl.train.methods.neighbours import NeighbourContrast
+from hex_ssl.train.methods.nnclr import neighbour_purity
+
+HEADS, LAYERS = 8, 3
+"""Of the transformer."""
+
+
+def sinusoidal_code(positions: int, channels: int) -> Tensor:
+    """The sinusoidal code of positions, [positions, channels].
+
+        code[x, 2k] = sin(x / 10000^(2k / C)),  code[x, 2k + 1] = cos(x / 10000^(2k / C)),  C = `channels`, made even
+
+    Source:
+        "Attention Is All You Need" (Vaswani et al. 2017, arXiv 1706.03762), section 3.5.
+
+    Example:
+        >>> sinusoidal_code(positions=2, channels=3)
+        tensor([[0.0000, 1.0000, 0.0000],
+                [0.8415, 0.5403, 0.0100]])
+    """
+    pairs = (channels + 1) // 2
+    frequencies = torch.exp(torch.arange(pairs, dtype=torch.float64) * (-math.log(10000.0) / pairs))
+    angles = torch.arange(positions, dtype=torch.float64).unsqueeze(1) * frequencies
+    code = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(start_dim=1)
+    return code[:, :channels].float()
+
+
+class All4One(Method):
+    """NNCLR's contrast of neighbours, a contrast of centroids of several neighbours, and one of features.
+
+    A transformer makes of an image's k nearest neighbours, closest first, one centroid: its output for the first of
+    them. "Shifted" neighbours, the second predictor's output in front and the last left out, make another. With the
+    projections z, predictions p, momentum projections m and NNCLR's loss L(neighbours, predictions)::
+
+        loss = (neighbour + centroid + feature) / 2
+        neighbour = ( L(nn(m1), p2) + L(nn(m2), p1) ) / 2
+        centroid  = ( L(T(nn_1..k(m1)), T(shifted 2)) + L(T(nn_1..k(m2)), T(shifted 1)) ) / 2
+        feature   = feature_contrast_loss(z1, z2, m1, m2)
+
+    HEX is in the neighbour term alone, as in NNCLR + HEX (HEX supplement, S7.3.2).
+
+    Args:
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        feature_dim: F.
+        hidden_dim: Width of the projector's hidden layers.
+        output_dim: D, a multiple of 8, the transformer's heads.
+        predictor_dim: Width of the two predictors' hidden layers.
+        queue_size: Rows of the queue, which holds momentum projections of first views.
+        neighbours: k.
+        momentum: Of the momentum encoder at the start.
+        final_momentum: At the end.
+        temperature: Above 0.
+        attention_temperature: That of the centroid term; None: `temperature`. solo-learn always has 0.1.
+        positional_axis: The sinusoidal code's positions: the "rank" of the neighbour, as transformers have it, or, as
+            in solo-learn, the "feature", where the rank decides frequency and phase.
+        transformer_learning_rate: The transformer's own, not scaled by the batch; None: that of the others. solo-learn
+            has 0.1.
+        hex_loss: HEX, or None for the method alone.
+        optimizer: The optimizer and its schedule.
+        superclasses: See :class:`Method`.
+
+    Raises:
+        ValueError: `output_dim` is no multiple of 8, or the queue has fewer rows than `neighbours`.
+
+    Source:
+        "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction" (Estepa et al.
+        2023, arXiv 2303.09417), and its authors' code in solo-learn for what the paper leaves open.
+
+    Example:
+        >>> from hex_ssl.train.backbones import SmallResNet
+        >>> method = All4One(SmallResNet(in_channels=1, width=8), feature_dim=32, output_dim=64, queue_size=256)
+        >>> method(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 32])
+    """
+
+    code: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        *,
+        hidden_dim: int = 2048,
+        output_dim: int = 256,
+        predictor_dim: int = 4096,
+        queue_size: int = 98304,
+        neighbours: int = 5,
+        momentum: float = 0.99,
+        final_momentum: float = 1.0,
+        temperature: float = 0.1,
+        attention_temperature: float | None = None,
+        positional_axis: Literal["rank", "feature"] = "rank",
+        transformer_learning_rate: float | None = None,
+        hex_loss: HexLoss | None = None,
+        optimizer: OptimizerConfig | None = None,
+        superclasses: Tensor | None = None,
+    ) -> None:
+        super().__init__(backbone, optimizer, superclasses)
+        if output_dim % HEADS:
+            raise ValueError(f"expected `output_dim` to be a multiple of {HEADS}, but got {output_dim}")
+        if neighbours > queue_size:
+            raise ValueError(f"expected `queue_size` to be at least `neighbours` ({neighbours}), but got {queue_size}")
+        if positional_axis not in ("rank", "feature"):
+            raise ValueError(f'expected `positional_axis` to be "rank" or "feature", but got "{positional_axis}"')
+        self.projector = mlp(feature_dim, hidden_dim, hidden_dim, output_dim, output_norm="affine")
+        self.predictor = mlp(output_dim, predictor_dim, output_dim)
+        self.centroid_predictor = mlp(output_dim, predictor_dim, output_dim)
+        layer = nn.TransformerEncoderLayer(output_dim, HEADS, dim_feedforward=2 * output_dim, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
+        self.queue = Queue(queue_size, output_dim)
+        self.neighbours = neighbours
+        self.transformer_learning_rate = transformer_learning_rate
+        code = sinusoidal_code(neighbours, output_dim)
+        if positional_axis == "feature":
+            code = sinusoidal_code(output_dim, neighbours).T
+        self.register_buffer("code", code.contiguous(), persistent=False)
+        self.contrast = NeighbourContrast(temperature, hex_loss)
+        self.centroid_loss = NNCLRLoss(
+            temperature if attention_temperature is None else attention_temperature, gather_distributed=True
+        )
+        self.feature_loss = FeatureContrastLoss(gather_distributed=True)
+
+    @property
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.projector)
+
+    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
+        """Of both views: projections, predictions, predictions for the centroids, momentum projections."""
+        views = two_views(views)
+        z = [self.projector(self.backbone(view)) for view in views]
+        m = [F.normalize(self.momentum_encoder(view), dim=1) for view in views]
+        return (*z, *(self.predictor(each) for each in z), *(self.centroid_predictor(each) for each in z), *m)
+
+    def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """See :meth:`Method.compute_loss`. The transformer runs here: its input depends on the queue."""
+        z1, z2, p1, p2, front1, front2, m1, m2 = embeddings
+        (nearest1, found), (nearest2, _) = (self.queue.neighbours(m, self.neighbours) for m in (m1, m2))
+        hex_loss = self.contrast.hex_loss
+        labels = None if hex_loss is None else self.labels_for(hex_loss, batch)
+        neighbour: Tensor = self.contrast(nearest1[:, 0], nearest2[:, 0], p1, p2, labels)
+        sequences = (nearest1, nearest2, self._shifted(nearest1, front1), self._shifted(nearest2, front2))
+        centroid1, centroid2, shifted1, shifted2 = self._centroids(torch.cat(sequences)).chunk(4)
+        centroid: Tensor = (self.centroid_loss(centroid1, shifted2) + self.centroid_loss(centroid2, shifted1)) / 2
+        feature: Tensor = self.feature_loss(z1, z2, m1, m2)
+        self._figures = {
+            "projection_std": projection_std(z1, z2),
+            "neighbour_loss": neighbour.detach(),
+            "centroid_loss": centroid.detach(),
+            "feature_loss": feature.detach(),
+            "neighbour_purity": neighbour_purity(found[:, 0], batch.labels),
+            "queue_fill": self.queue.fill,
+            "momentum": z1.new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
+            **self.contrast.figures,
+        }
+        return (neighbour + centroid + feature) / 2
+
+    def after_loss(self, embeddings: Embeddings, batch: Batch) -> None:
+        """Puts the first views' momentum projections into the queue."""
+        self.queue.enqueue(embeddings[6], batch.labels)
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Moves the momentum encoder."""
+        self.momentum_encoder.update(self._online, step, self._total_steps)
+
+    def own_groups(self) -> list[dict[str, Any]]:
+        """The transformer, where it has a learning rate of its own."""
+        if self.transformer_learning_rate is None:
+            return []
+        return [{"params": list(self.transformer.parameters()), "learning_rate": self.transformer_learning_rate}]
+
+    def _centroids(self, nearest: Tensor) -> Tensor:
+        return self.transformer(nearest + self.code)[:, 0]
+
+    def _shifted(self, nearest: Tensor, front: Tensor) -> Tensor:
+        return torch.cat([front.to(nearest.dtype).unsqueeze(1), nearest[:, :-1]], dim=1)

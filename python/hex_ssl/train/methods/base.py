@@ -1,0 +1,210 @@
+"""What the methods share: a backbone, the parts of a step, labels for HEX, the figures to log, the optimizer."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hex_ssl.gradient_cache import GradientCache
+from hex_ssl.losses import HexLoss
+from hex_ssl.queue import Queue
+from hex_ssl.statistics import Statistics
+from hex_ssl.thresholds import SupervisedThreshold
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.finite import is_finite, not_finite
+from hex_ssl.train.optim import configure_optimizer
+
+Embeddings = tuple[Tensor, ...]
+"""What a method's loss sees of the images: tensors [N, ...], those that get a gradient first."""
+
+NO_LABEL = -1
+
+
+class Method(L.LightningModule):
+    """A method: a loss on views of a batch, around a backbone.
+
+    A subclass makes its heads and its loss, and says in two parts what it minimises: `embed` turns views into
+    embeddings, an image at a time but for batch norm; `compute_loss` turns those of the whole batch into the loss.
+    Between the two a large batch can be taken in parts (gradient caching). Neither changes the method's state, but for
+    batch norm's statistics: that is done once per loss, in `after_loss`, and once per optimizer step, in
+    `after_optimizer_step`.
+
+    Args:
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        optimizer: The optimizer and its schedule.
+        superclasses: int64 [classes], each class's superclass: what the supervised threshold goes by. None: the classes
+            themselves.
+
+    Attributes:
+        gradient_cache: Takes the batch in parts where set, for a large batch in the memory of a small one.
+    """
+
+    superclasses: Tensor | None
+
+    def __init__(
+        self, backbone: nn.Module, optimizer: OptimizerConfig | None = None, superclasses: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.register_buffer("superclasses", superclasses, persistent=False)
+        self.gradient_cache: GradientCache | None = None
+        self._figures: dict[str, Tensor] = {}
+        self._labels_seen = False
+        self._total_steps = float("inf")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The backbone's representations h [N, F]."""
+        return cast(Tensor, self.backbone(images))
+
+    @abstractmethod
+    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
+        """What the loss sees of the images.
+
+        Args:
+            views: Each [N, C, H, W].
+
+        Returns:
+            Tensors of N rows, those that get a gradient first.
+        """
+
+    @abstractmethod
+    def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """The loss of a batch, 0-d; over several processes this process's share of the joined batch's.
+
+        Args:
+            embeddings: What `embed` made of the batch's views.
+            batch: The batch, for its labels; its views are not looked at.
+        """
+
+    def after_loss(self, embeddings: Embeddings, batch: Batch) -> None:
+        """Changes the state that each loss changes, such as a queue. Once after each `compute_loss`."""
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Changes the state that each optimizer step changes, such as a momentum encoder.
+
+        Args:
+            step: Optimizer steps done before the one just done.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters to train, for `hex_ssl.train.optim.build_optimizer`: those with rules of their own apart."""
+        own = self.own_groups()
+        apart = {id(parameter) for group in own for parameter in group["params"]}
+        rest = [each for each in self.parameters() if each.requires_grad and id(each) not in apart]
+        return [{"params": rest}, *own]
+
+    def own_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters with a rule of their own: `learning_rate`, `decay` or `constant_learning_rate`."""
+        return []
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What to log about the last `compute_loss` besides the loss, by name; each 0-d, without gradient.
+
+        `projection_std` of each method is the mean over the dimensions of the L2-normalised projections' standard
+        deviation in the batch: 0 where all images have collapsed to one, 1 / sqrt(D) where they are spread evenly.
+        Those of HEX are of :class:`hex_ssl.statistics.Statistics`.
+        """
+        return dict(self._figures)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch; what it saw is in `statistics`.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite. Nothing has learned from it.
+        """
+        cache = self.gradient_cache
+        embeddings = self.embed(batch.views) if cache is None else cache.embed(self, batch.views)
+        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1}, batch {batch_idx + 1} of it)"
+        try:
+            loss = self.compute_loss(embeddings, batch)
+        except ValueError as error:
+            if is_finite(*embeddings):
+                raise
+            raise not_finite("none", place, batch, embeddings) from error  # the kernel on the CPU refuses such rows
+        if not is_finite(loss):
+            raise not_finite(f"{loss.item()}", place, batch, embeddings)
+        self.after_loss(embeddings, batch)
+        return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, and on through the networks where the batch was taken in parts."""
+        super().backward(loss, *args, **kwargs)
+        if self.gradient_cache is not None:
+            self.gradient_cache.backward(self)
+
+    def on_train_start(self) -> None:
+        """Asks how long the run is, for what follows it."""
+        self._total_steps = float(self.trainer.estimated_stepping_batches)
+
+    def on_train_epoch_start(self) -> None:
+        """Tells HEX the epoch, for its warm-up and its schedules."""
+        for module in self.modules():
+            if isinstance(module, HexLoss):
+                module.set_epoch(self.current_epoch)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, then the method's own part."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_optimizer_step(self.global_step)  # which Lightning raises only when this has returned
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and its schedule stepped once per optimizer step."""
+        return configure_optimizer(self.parameter_groups(), self.optimizer_config, self.trainer)
+
+    def labels_for(self, hex_loss: HexLoss, batch: Batch) -> Tensor | None:
+        """The superclass labels [N] where the threshold is supervised, else None.
+
+        An image without a label gets one of its own: it has no hierarchical negatives and is none.
+
+        Raises:
+            ValueError: No image of the first batch has a label.
+        """
+        if not isinstance(hex_loss.threshold, SupervisedThreshold):
+            return None
+        if not self._labels_seen and not bool((batch.labels >= 0).any()):
+            raise ValueError("expected images with labels for HEX's supervised threshold, but got none in a batch")
+        self._labels_seen = True
+        return torch.where(batch.labels >= 0, self.superclass_of(batch.labels), NO_LABEL - 1 - batch.indices)
+
+    def superclass_of(self, labels: Tensor) -> Tensor:
+        """The superclasses of labels; -1 for -1."""
+        if self.superclasses is None:
+            return labels
+        return torch.where(labels >= 0, self.superclasses[labels.clamp(min=0)], NO_LABEL)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        # Queues are the same on each process; DDP would send rank 0's, 100 MB of it, before every forward.
+        queues = [name for name, module in self.named_modules() if isinstance(module, Queue)]
+        return [name for name, _ in self.named_buffers() if name.rpartition(".")[0] in queues]
+
+
+def two_views(views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The views of a method that takes two.
+
+    Raises:
+        ValueError: There are more or fewer.
+    """
+    if len(views) != 2:
+        raise ValueError(f"expected 2 views of each image, but got {len(views)}")
+    return views[0], views[1]
+
+
+@torch.no_grad()
+def projection_std(*z: Tensor) -> Tensor:
+    """The mean over the dimensions of the standard deviation of L2-normalised rows, averaged over the views; 0-d."""
+    return torch.stack([F.normalize(rows.detach().float(), dim=1).std(dim=0, correction=0).mean() for rows in z]).mean()
+
+
+def mean_statistics(statistics: Iterable[Statistics | None]) -> dict[str, Tensor]:
+    """HEX's statistics by name, their means where there are several evaluations; empty where there is none."""
+    seen = [each for each in statistics if each is not None]
+    if not seen:
+        return {}
+    return Statistics(*(torch.stack(values).mean() for values in zip(*seen, strict=True)))._asdict()

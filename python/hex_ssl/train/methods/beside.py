@@ -1,0 +1,60 @@
+"""Methods whose own loss HEX stands beside."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hex_ssl.losses import HexLoss
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.base import Method, mean_statistics, projection_std
+
+
+class BesideHex(Method):
+    """A method with alpha * `hex_factor` * HEX(z1, z2) + (1 - alpha) * own loss.
+
+    Without HEX, and in its warm-up, the loss is the own one.
+
+    Args:
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        hex_loss: HEX, or None for the method alone.
+        alpha: HEX's share, in [0, 1].
+        optimizer: The optimizer and its schedule.
+        superclasses: See :class:`Method`.
+
+    Raises:
+        ValueError: `alpha` is out of its range.
+    """
+
+    hex_factor: ClassVar[float] = 1.0
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hex_loss: HexLoss | None,
+        alpha: float,
+        optimizer: OptimizerConfig | None,
+        superclasses: Tensor | None,
+    ) -> None:
+        super().__init__(backbone, optimizer, superclasses)
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"expected `alpha` to be in [0, 1], but got {alpha}")
+        self.hex_loss = hex_loss
+        self.alpha = alpha
+
+    def beside_hex(self, own: Tensor, z1: Tensor, z2: Tensor, batch: Batch, **figures: Tensor) -> Tensor:
+        """The loss, after noting the figures to log.
+
+        Args:
+            own: The method's own loss.
+            z1: Projections of the first views.
+            z2: Projections of the second views.
+            batch: The batch, for its labels.
+            **figures: What else to log.
+        """
+        self._figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
+        if self.hex_loss is None or self.hex_loss.warming_up:
+            return own
+        beside = self.hex_loss(z1, z2, labels=self.labels_for(self.hex_loss, batch))
+        self._figures |= {"hex_loss": beside.detach(), **mean_statistics([self.hex_loss.statistics])}
+        return self.alpha * self.hex_factor * beside + (1 - self.alpha) * own

@@ -1,0 +1,84 @@
+"""BYOL, with HEX beside its loss."""
+
+import torch
+from torch import Tensor, nn
+
+from hex_ssl.losses import BYOLLoss, HexLoss
+from hex_ssl.momentum import MomentumEncoder
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.base import Embeddings, two_views
+from hex_ssl.train.methods.beside import BesideHex
+from hex_ssl.train.methods.heads import mlp
+
+
+class BYOL(BesideHex):
+    """Each view predicts what a momentum encoder makes of the other.
+
+    Projector and predictor have two layers with batch norm between. The loss is the sum of both directions. With HEX:
+    alpha * HEX(z1, z2) + (1 - alpha) * loss, on the online projections. The HEX paper has none for BYOL: this is ours.
+
+    Args:
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        feature_dim: F.
+        hidden_dim: Width of the projector's hidden layer.
+        output_dim: D.
+        predictor_dim: Width of the predictor's hidden layer.
+        momentum: Of the momentum encoder at the start.
+        final_momentum: At the end.
+        hex_loss: HEX, or None for the method alone.
+        alpha: HEX's share, in [0, 1].
+        optimizer: The optimizer and its schedule.
+        superclasses: See :class:`Method`.
+
+    Source:
+        "Bootstrap your own latent" (Grill et al. 2020, arXiv 2006.07733).
+
+    Example:
+        >>> from hex_ssl.train.backbones import SmallResNet
+        >>> method = BYOL(SmallResNet(in_channels=1, width=8), feature_dim=32, hidden_dim=64, output_dim=16)
+        >>> method(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        *,
+        hidden_dim: int = 4096,
+        output_dim: int = 256,
+        predictor_dim: int = 4096,
+        momentum: float = 0.996,
+        final_momentum: float = 1.0,
+        hex_loss: HexLoss | None = None,
+        alpha: float = 0.1,
+        optimizer: OptimizerConfig | None = None,
+        superclasses: Tensor | None = None,
+    ) -> None:
+        super().__init__(backbone, hex_loss, alpha, optimizer, superclasses)
+        self.projector = mlp(feature_dim, hidden_dim, output_dim)
+        self.predictor = mlp(output_dim, predictor_dim, output_dim)
+        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
+        self.loss = BYOLLoss()
+
+    @property
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.projector)
+
+    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
+        """Of both views: predictions, projections, momentum projections."""
+        views = two_views(views)
+        z = [self.projector(self.backbone(view)) for view in views]
+        return (*(self.predictor(each) for each in z), *z, *(self.momentum_encoder(view) for view in views))
+
+    def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """See :meth:`Method.compute_loss`."""
+        p1, p2, z1, z2, m1, m2 = embeddings
+        own: Tensor = self.loss(p1, m2) + self.loss(p2, m1)
+        momentum = own.new_tensor(self.momentum_encoder.momentum, dtype=torch.float64)
+        return self.beside_hex(own, z1, z2, batch, momentum=momentum)
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Moves the momentum encoder."""
+        self.momentum_encoder.update(self._online, step, self._total_steps)

@@ -1,0 +1,129 @@
+"""MoCo v2, with HEX in place of its loss."""
+
+import torch
+from torch import Tensor, nn
+
+from hex_ssl.losses import HexLoss, MoCoLoss
+from hex_ssl.momentum import MomentumEncoder
+from hex_ssl.queue import Queue
+from hex_ssl.statistics import Statistics
+from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.base import Embeddings, Method, mean_statistics, projection_std, two_views
+from hex_ssl.train.methods.heads import mlp
+
+
+class MoCoV2(Method):
+    """A view finds what the momentum encoder makes of the other among a queue of earlier ones.
+
+    The projector is Linear, ReLU, Linear without batch norm. HEX replaces the loss: queries are the anchors, the
+    momentum keys their positives, the queue's rows the negatives, and the adaptive threshold is found over each
+    query's positive and the queue. The HEX paper has none for MoCo: this is ours. Batch norm's statistics are taken
+    per process or, by SyncBN, over all; the paper's shuffling of images between processes is not offered.
+
+    Args:
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        feature_dim: F.
+        hidden_dim: Width of the projector's hidden layer.
+        output_dim: D.
+        queue_size: Rows of each queue.
+        momentum: Of the momentum encoder at the start.
+        final_momentum: At the end.
+        symmetric: Take the mean over both directions, with a queue for each view, as solo-learn ("MoCo v2+"). Otherwise
+            the first view asks and the second answers, as in the paper, at half the cost.
+        temperature: Above 0.
+        hex_loss: HEX, or None for the method alone.
+        optimizer: The optimizer and its schedule.
+        superclasses: See :class:`Method`.
+
+    Source:
+        "Improved Baselines with Momentum Contrastive Learning" (Chen et al. 2020, arXiv 2003.04297); MoCo (He et al.
+        2020, arXiv 1911.05722).
+
+    Example:
+        >>> from hex_ssl.train.backbones import SmallResNet
+        >>> method = MoCoV2(SmallResNet(in_channels=1, width=8), feature_dim=32, queue_size=256)
+        >>> method(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        *,
+        hidden_dim: int = 2048,
+        output_dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        final_momentum: float = 0.999,
+        symmetric: bool = False,
+        temperature: float = 0.2,
+        hex_loss: HexLoss | None = None,
+        optimizer: OptimizerConfig | None = None,
+        superclasses: Tensor | None = None,
+    ) -> None:
+        super().__init__(backbone, optimizer, superclasses)
+        self.projector = mlp(feature_dim, hidden_dim, output_dim, batch_norm=False)
+        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
+        self.queues = nn.ModuleList(Queue(queue_size, output_dim) for _ in range(2 if symmetric else 1))
+        self.loss = MoCoLoss(temperature, gather_distributed=True)
+        self.hex_loss = hex_loss
+        self.symmetric = symmetric
+
+    @property
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.projector)
+
+    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
+        """Queries of the first view and keys of the second; where symmetric, of the second and of the first too."""
+        first, second = two_views(views)
+        asking, answering = ((first, second), (second, first)) if self.symmetric else ((first,), (second,))
+        queries = (self.projector(self.backbone(view)) for view in asking)
+        return (*queries, *(self.momentum_encoder(view) for view in answering))
+
+    def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """See :meth:`Method.compute_loss`."""
+        queries, keys = self._split(embeddings)
+        losses, statistics = [], []
+        for query, key, queue in zip(queries, keys, self._queues(), strict=True):
+            losses.append(self._direction(query, key, queue, batch))
+            statistics.append(self._statistics_of_hex())
+        self._figures = {
+            "projection_std": projection_std(*queries),
+            "queue_fill": self._queues()[0].fill,
+            "momentum": losses[0].new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
+            **mean_statistics(statistics),
+        }
+        return torch.stack(losses).mean()
+
+    def after_loss(self, embeddings: Embeddings, batch: Batch) -> None:
+        """Puts the keys into their queues."""
+        for key, queue in zip(self._split(embeddings)[1], self._queues(), strict=True):
+            queue.enqueue(key, batch.labels)
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Moves the momentum encoder."""
+        self.momentum_encoder.update(self._online, step, self._total_steps)
+
+    def _queues(self) -> list[Queue]:
+        return [queue for queue in self.queues if isinstance(queue, Queue)]
+
+    def _split(self, embeddings: Embeddings) -> tuple[Embeddings, Embeddings]:
+        return embeddings[: len(self.queues)], embeddings[len(self.queues) :]
+
+    def _direction(self, queries: Tensor, keys: Tensor, queue: Queue, batch: Batch) -> Tensor:
+        negatives = queue.rows.to(queries.dtype)
+        if self.hex_loss is None:
+            return self.loss(queries, keys, negatives)
+        labels = self.labels_for(self.hex_loss, batch)
+        return self.hex_loss.against_keys(
+            queries,
+            negatives,
+            positives=keys.to(queries.dtype),
+            anchor_labels=labels,
+            key_labels=None if labels is None else self.superclass_of(queue.labels),
+        )
+
+    def _statistics_of_hex(self) -> Statistics | None:
+        return None if self.hex_loss is None else self.hex_loss.statistics

@@ -1,0 +1,102 @@
+"""`hex-ssl reproduce`: plan, runs, table, picture."""
+
+import math
+import sys
+import time
+from pathlib import Path
+
+from hex_ssl.train.reproduce.experiment import check_losses, load_experiment
+from hex_ssl.train.reproduce.plan import Plan, check_data, make_plan, results_folder
+from hex_ssl.train.reproduce.results import Record, read_result
+from hex_ssl.train.reproduce.settings import ReproduceConfig
+from hex_ssl.train.reproduce.table import write_table
+from hex_ssl.train.whole_file import write_whole
+
+
+def prepare(asked: ReproduceConfig) -> Plan:
+    """Reads the experiment and plans its runs: nothing is written before all is known to be there.
+
+    Raises:
+        FileNotFoundError: There is no such experiment, or images are missing.
+        ValueError: The experiment, the options or the results so far are not as they should be.
+    """
+    experiment = load_experiment(asked.experiment)
+    plan = make_plan(experiment, asked)
+    done = finished(plan, results_folder(asked))
+    if not asked.list:
+        check_losses(experiment)
+        check_data([job for job in plan.jobs if job.key not in done])
+    return plan
+
+
+def finished(plan: Plan, folder: Path) -> dict[str, Record]:
+    """The plan's runs that are done, by key.
+
+    Raises:
+        ValueError: A file holds something else.
+    """
+    found = {job.key: read_result(folder, job.key) for job in plan.jobs}
+    return {key: record for key, record in found.items() if record is not None}
+
+
+def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
+    """Makes the runs that are not done, prints the table, and writes it and the picture, if there is one, to `out`.
+
+    Args:
+        plan: See `prepare`.
+        asked: What was asked for.
+
+    Returns:
+        The exit status: 0, 1 where runs failed, 130 after Ctrl-C.
+    """
+    from hex_ssl.train.reproduce.picture import draw_picture
+    from hex_ssl.train.reproduce.runner import Finished, run_jobs
+
+    folder = results_folder(asked)
+    done = finished(plan, folder)
+    left = [job for job in plan.jobs if job.key not in done]
+    failures: list[Finished] = []
+    passed = len(done)
+
+    def announce(ended: Finished) -> None:
+        nonlocal passed
+        passed += ended.outcome in ("done", "there")
+        print(f"{passed}/{len(plan.jobs)}  {ended.job.key}  {ended.outcome}  {ended.seconds:.0f} s", flush=True)
+        if ended.outcome == "failed":
+            failures.append(ended)
+            print(ended.trace or ended.error, file=sys.stderr, flush=True)
+
+    print(f"{len(done)} of {len(plan.jobs)} runs are done; results: {folder}", flush=True)
+    deadline = math.inf if asked.time_limit is None else time.monotonic() + 60 * asked.time_limit
+    stopped, unstarted = False, 0
+    try:
+        unstarted = run_jobs(left, asked.jobs, deadline, announce)
+    except KeyboardInterrupt:
+        stopped = True
+    done = finished(plan, folder)
+    text = write_table(plan, done)
+    path = Path(asked.out) / f"{plan.experiment.name}-{plan.scale.name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+    print(f"\n{text}\ntable: {path}")
+    for picture in draw_picture(plan, done, path.with_suffix("")):
+        print(f"picture: {picture}")
+    if unstarted:
+        print(f"{unstarted} runs were not started within the time limit: the same command goes on")
+    if stopped:
+        print("stopped: the same command goes on")
+    for each in failures:
+        print(f"failed: {each.job.key}: {each.error}", file=sys.stderr)
+    return 130 if stopped else int(bool(failures))
+
+
+def list_rows(plan: Plan, folder: Path) -> str:
+    """A line for each row: how many of its runs are done."""
+    done = finished(plan, folder)
+    lines = [
+        [f"{cell.group}/{cell.row}", cell.dataset, f"{sum(key in done for key in keys.values())}/{len(keys)}"]
+        for cell, keys in plan.cells.items()
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    rows = [f"{name:{widths[0]}}  {dataset:{widths[1]}}  {count}" for name, dataset, count in lines]
+    return "\n".join([*rows, f"{len(done)} of {len(plan.jobs)} runs are done"])

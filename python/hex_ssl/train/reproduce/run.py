@@ -1,0 +1,147 @@
+"""One run: pretraining, evaluation, and the file with its figures."""
+
+import fcntl
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from hex_ssl.train.callbacks.metrics import read_metrics
+from hex_ssl.train.evaluate import TransferConfig
+from hex_ssl.train.evaluate import prepare as prepare_evaluation
+from hex_ssl.train.evaluate.settings import KNNSettings, ProbeSettings
+from hex_ssl.train.extras import train_extra
+from hex_ssl.train.pretrain import Run, prepare
+from hex_ssl.train.reproduce.plan import Job, Place
+from hex_ssl.train.reproduce.results import read_result, write_result
+from hex_ssl.train.run_folder import BACKBONE, CHECKPOINTS, last_checkpoint, package_versions, run_folder
+
+with train_extra():
+    import pyarrow.parquet as pq
+
+FIGURES = ("top1", "top5", "superclass_top1", "superclass_top5")
+
+
+class BusyError(Exception):
+    """Another process is at this run."""
+
+
+def measure(job: Job) -> bool:
+    """Pretrains, evaluates and saves the figures; goes on where an earlier process was stopped.
+
+    Args:
+        job: The run.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        BusyError: Another process is at it.
+    """
+    folder = run_folder(job.config)
+    with _claimed(folder.with_name(folder.name + ".lock")):
+        if read_result(job.results, job.key) is not None:
+            return False
+        for place in (job.trained_on, job.evaluated_on):
+            cut_rows(place)
+        start = time.perf_counter()
+        resumed = last_checkpoint(job.config) is not None
+        run = prepare(job.config)
+        run.train()
+        trained = time.perf_counter()
+        metrics = _evaluate(job, folder)
+        seconds = {"pretraining": trained - start, "evaluation": time.perf_counter() - trained}
+        record = {
+            "metrics": metrics,
+            "seed": job.config.run.seed,
+            "budget": _budget(run),
+            "last_epoch": (read_metrics(folder) or [{}])[-1],
+            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            "resumed": resumed,
+            **job.description,
+            "environment": {
+                "python": platform.python_version(),
+                **package_versions(),
+                "machine": platform.machine(),
+                "processor": _processor(),
+                "device": str(run.trainer.strategy.root_device.type),
+                "threads": torch.get_num_threads(),
+            },
+        }
+        write_result(job.results, job.key, record)
+        if not job.keep_checkpoints:
+            shutil.rmtree(folder / CHECKPOINTS)
+            (folder / BACKBONE).unlink()
+    return True
+
+
+def _processor() -> str:
+    """The processor's name as Linux has it, elsewhere as Python has it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def cut_rows(place: Place) -> None:
+    """Makes the training and the test file of a dataset that is one parquet file, where they are not there yet."""
+    if place.file is None or place.root is None:
+        return
+    rows = place.images.train_rows
+    assert rows is not None
+    if (place.root / "train.parquet").is_file() and (place.root / "test.parquet").is_file():
+        return
+    table = pq.read_table(place.file)
+    if not rows < table.num_rows:
+        raise ValueError(f"expected `train_rows` to be below the {table.num_rows} rows of {place.file}, but got {rows}")
+    place.root.mkdir(parents=True, exist_ok=True)
+    for split, part in {"train": table.slice(0, rows), "test": table.slice(rows)}.items():
+        beside = place.root / f".{split}-{os.getpid()}.part"
+        pq.write_table(part, beside)
+        os.replace(beside, place.root / f"{split}.parquet")
+
+
+def _evaluate(job: Job, folder: Path) -> dict[str, float]:
+    name, root = job.evaluated_on.images.name, job.evaluated_on.root
+    protocols = {
+        "knn": KNNSettings(**job.evaluation.get("knn", {})),
+        "probe": ProbeSettings(**job.evaluation.get("probe", {})),
+    }
+    config = TransferConfig(
+        str(folder),
+        datasets=[name if root is None else f"{name}={root}"],
+        by=list(job.evaluation),  # type: ignore[arg-type]  # checked where the experiment was read
+        num_workers=job.config.data.num_workers,
+        **protocols,  # type: ignore[arg-type]
+    )
+    rows = prepare_evaluation(config).run().rows
+    return {f"{row['by']}.{name}": row[name] for row in rows for name in FIGURES if name in row}
+
+
+def _budget(run: Run) -> dict[str, int | str]:
+    config = run.config
+    return {
+        "backbone": config.backbone.name,
+        "epochs": config.run.epochs,
+        "batch_size": config.run.virtual_batch_size or config.data.batch_size,
+        "steps": run.trainer.global_step,
+        "training_images": len(run.data.rows),
+        "image_size": run.data.image_size,
+    }
+
+
+@contextmanager
+def _claimed(lock: Path) -> Iterator[None]:
+    """The run for this process alone; the system lets go of it however the process ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(lock.stem) from error
+        yield

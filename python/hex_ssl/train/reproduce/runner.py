@@ -1,0 +1,165 @@
+"""Many runs, in this process or in several side by side."""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Literal, NamedTuple
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from hex_ssl.train.errors import error_line
+from hex_ssl.train.reproduce.plan import Job
+from hex_ssl.train.reproduce.run import BusyError, measure
+
+Outcome = Literal["done", "there", "busy", "failed"]
+
+
+class Finished(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        job: The run.
+        outcome: "done", "there" where an earlier process had done it, "busy" where another is at it, or "failed".
+        seconds: How long it took.
+        error: What went wrong, in a line; empty where nothing did.
+        trace: The same at length, where it is a fault of this program.
+    """
+
+    job: Job
+    outcome: Outcome
+    seconds: float
+    error: str = ""
+    trace: str = ""
+
+
+Announce = Callable[[Finished], None]
+
+
+def run_jobs(jobs: Sequence[Job], processes: int, deadline: float, announce: Announce) -> int:
+    """Makes runs in their order. One that fails does not stop the others.
+
+    Args:
+        jobs: The runs.
+        processes: So many side by side, each with its share of the cores; 1: in this process.
+        deadline: Of `time.monotonic`; no run starts after it.
+        announce: Called as each run ends.
+
+    Returns:
+        How many runs were not started for the deadline.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; runs that were under way go on from their last checkpoint next time.
+    """
+    waiting = list(jobs)
+    if processes == 1:
+        while waiting and time.monotonic() < deadline:
+            announce(_attempt(waiting.pop(0)))
+        return len(waiting)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    workers = [_Worker(threads) for _ in range(min(processes, len(waiting)))]
+    try:
+        _run_side_by_side(waiting, workers, threads, deadline, announce)
+    finally:
+        for worker in workers:
+            worker.stop()
+    return len(waiting)
+
+
+def _run_side_by_side(
+    waiting: list[Job], workers: "list[_Worker]", threads: int, deadline: float, announce: Announce
+) -> None:
+    while True:
+        for worker in workers:
+            if worker.job is None and waiting and time.monotonic() < deadline:
+                worker.start(waiting.pop(0))
+        busy = {worker.pipe: worker for worker in workers if worker.job is not None}
+        if not busy:
+            return
+        for pipe in wait(list(busy)):
+            worker = busy[pipe]  # type: ignore[index]  # the pipes that were waited for
+            finished = worker.finish()
+            if finished.error == _DIED:
+                worker.stop()
+                workers[workers.index(worker)] = _Worker(threads)
+            announce(finished)
+
+
+def _attempt(job: Job) -> Finished:
+    start = time.monotonic()
+    try:
+        outcome: Outcome = "done" if measure(job) else "there"
+        return Finished(job, outcome, time.monotonic() - start)
+    except BusyError:
+        return Finished(job, "busy", time.monotonic() - start)
+    except SystemExit as error:  # Lightning's way to end after Ctrl-C
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        trace = traceback.format_exc() if error_line(error) is None else ""
+        return Finished(job, "failed", time.monotonic() - start, text, trace)
+
+
+_DIED = "the process ended without a word, as one does that is killed for memory"
+
+
+@dataclass
+class _Told:
+    """What a worker sends back: all of `Finished` but the run."""
+
+    outcome: Outcome
+    seconds: float
+    error: str
+    trace: str
+
+
+class _Worker:
+    """A process that makes one run after another."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other, threads))
+        self.process.start()
+        other.close()
+        self.job: Job | None = None
+        self._started = 0.0
+
+    def start(self, job: Job) -> None:
+        self.job, self._started = job, time.monotonic()
+        self.pipe.send(job)
+
+    def finish(self) -> Finished:
+        """What became of its run."""
+        job, self.job = self.job, None
+        assert job is not None
+        try:
+            told: _Told = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return Finished(job, "failed", time.monotonic() - self._started, _DIED)
+        return Finished(job, told.outcome, told.seconds, told.error, told.trace)
+
+    def stop(self) -> None:
+        """Ends it at once if it is at a run: whenever that is, the run can go on."""
+        self.pipe.close()
+        if self.job is not None:
+            self.process.kill()
+        self.process.join()
+
+
+def _work(pipe: Connection, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        while True:
+            try:
+                job: Job = pipe.recv()
+            except EOFError:
+                return
+            finished = _attempt(job)
+            pipe.send(_Told(finished.outcome, finished.seconds, finished.error, finished.trace))

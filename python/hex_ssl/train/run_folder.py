@@ -1,0 +1,274 @@
+"""The folder of a run: who may write into it, and what stands where."""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hex_ssl.train.bounded_yaml import load_yaml
+from hex_ssl.train.config import Config
+from hex_ssl.train.reading import reading
+from hex_ssl.train.resume import check_images, check_settings
+from hex_ssl.train.whole_file import PART, naming, write_whole
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+BACKBONE = "backbone.safetensors"
+CHECKPOINTS = "checkpoints"
+DATA = "data.json"
+LAST = "last"
+LOCK = ".lock"
+
+_PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
+
+_CLAIMED: dict[tuple[int, int, int], object] = {}
+"""What is claimed here, by process (a forked one has no share in it), device and inode of the folder."""
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run's files are."""
+    return Path(config.run.root) / config.run.name
+
+
+def last_checkpoint(config: Config) -> Path | None:
+    """The checkpoint to resume from: None where the run is not to be resumed, or has none yet."""
+    checkpoint = run_folder(config) / CHECKPOINTS / f"{LAST}.ckpt"
+    return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
+
+
+class Claim:
+    """A run folder that one run alone writes into, until it releases it or its process ends, however it ends.
+
+    Args:
+        folder: The run folder, which is there.
+
+    Attributes:
+        release: Lets others write into the folder; more than once does nothing more.
+
+    Raises:
+        BlockingIOError: Another process has it, and the message names that process; or another run of this one.
+        OSError: The folder cannot be written.
+    """
+
+    # A record lock, unlike `flock`, is not shared with forked processes: those that load images outlive a run that was
+    # killed by some seconds, in which it could not be resumed. But it does not bind its own process, which loses it
+    # where it closes the file once more: hence `_CLAIMED`, looked at before the file is opened.
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        place = folder.stat()
+        key, mine = (os.getpid(), place.st_dev, place.st_ino), object()
+        if _CLAIMED.setdefault(key, mine) is not mine:  # in one step, whatever other threads do
+            raise BlockingIOError(
+                f"expected no other run to write into the run folder {folder}, but one of this process does"
+            )
+        with ExitStack() as held:
+            held.callback(_CLAIMED.pop, key)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            held.callback(os.close, lock)
+            _lock(lock, folder)
+            self.release: Callable[[], object] = weakref.finalize(self, held.pop_all().close)
+
+
+def _lock(file: int, folder: Path) -> None:
+    """Locks a run folder's file for this process, and writes into it which process that is."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            owner = os.pread(file, 300, 0).decode(errors="replace")
+            raise BlockingIOError(
+                f"expected no other process to write into the run folder {folder}, but {owner or 'one'} does"
+            ) from error
+        warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=5)
+        return
+    with naming(folder / LOCK):
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def read_config(folder: str | Path) -> Config:
+    """The configuration of a run.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        FileNotFoundError: It holds no `config.yaml`: it is no run's.
+        ValueError: The file holds something else; the message names the setting where there is one.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a run folder, with a {CONFIG} in it, but got {folder}")
+    with reading(path, "to hold the configuration of a run"):
+        return Config.from_dict(load_yaml(path.read_text(encoding="utf-8")))
+
+
+def claim_run_folder(
+    config: Config, images: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None
+) -> Claim:
+    """Makes the run folder and writes the whole configuration, the images and the environment into it.
+
+    Nothing is written or removed before everything has been checked. A run that is to be resumed but was stopped before
+    its first checkpoint, or before it had a folder, starts from the beginning.
+
+    Args:
+        config: The run; `run.existing` says what to do with a folder that is not empty.
+        images: Their fingerprint, see `hex_ssl.train.data.fingerprint`; None: they are neither compared nor recorded.
+        start: What else there is to say of this start in `environment.json`.
+
+    Returns:
+        The claim on the folder, to be released when the last file is written.
+
+    Raises:
+        BlockingIOError: Another process writes into it, or another run of this one.
+        FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
+            resumed but holds no run.
+        ValueError: The run to be resumed was configured otherwise or had other images, or what its folder holds cannot
+            be read.
+    """
+    check_run_folder(config, images)
+    folder = run_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = Claim(folder)
+    try:
+        if config.run.existing == "overwrite":
+            _empty(folder)
+        environment = _with_this_start(_earlier_starts(folder), start or {})
+        write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        if images is not None:
+            write_whole(folder / DATA, json.dumps(images) + "\n")
+        write_whole(folder / ENVIRONMENT, environment)
+    except BaseException:
+        claim.release()
+        raise
+    return claim
+
+
+def check_run_folder(config: Config, images: Mapping[str, Any] | None = None) -> None:
+    """Checks what `claim_run_folder` checks before it writes.
+
+    Args:
+        config: The run.
+        images: Their fingerprint.
+
+    Raises:
+        FileExistsError, ValueError: See `claim_run_folder`.
+    """
+    folder = run_folder(config)
+    if _is_occupied(folder):
+        if config.run.existing == "error":
+            raise FileExistsError(
+                f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or "
+                f"say `run.existing=resume` or `run.existing=overwrite`"
+            )
+        if not (folder / CONFIG).is_file():
+            raise FileExistsError(
+                f"{folder} holds no {CONFIG}, so it is no run folder: it is neither overwritten nor resumed"
+            )
+        if config.run.existing == "resume":
+            _compare(folder, config)
+            if images is not None:
+                _compare_images(folder / DATA, images)
+            _earlier_starts(folder)
+
+
+def _is_occupied(folder: Path) -> bool:
+    if folder.exists() and not folder.is_dir():
+        return True
+    # A process may have died while it wrote the very first file.
+    return folder.exists() and any(each.name not in (LOCK, CONFIG + PART) for each in folder.iterdir())
+
+
+def _empty(folder: Path) -> None:
+    """Removes everything but the lock; what says that this is a run folder comes last."""
+    for each in sorted(folder.iterdir(), key=lambda each: each.name == CONFIG):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != LOCK:
+            each.unlink()
+
+
+def _compare(folder: Path, config: Config) -> None:
+    path = folder / CONFIG
+    with reading(
+        path, "to hold the configuration of a run"
+    ):  # perhaps of an earlier version: what differs is named below
+        was = _flat(load_yaml(path.read_text(encoding="utf-8")))
+    check_settings(was, _flat(config.as_dict()))
+
+
+def _compare_images(path: Path, images: Mapping[str, Any]) -> None:
+    if not path.is_file():  # of an earlier version
+        return
+    with reading(path, "to say what the images of a run are"):
+        was = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(was, dict):
+            raise TypeError(f"a {type(was).__name__}")
+    check_images(was, images)
+
+
+def _flat(nested: dict[str, Any]) -> dict[str, Any]:
+    return {f"{group}.{key}": value for group, values in nested.items() for key, value in values.items()}
+
+
+def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
+    """The starts that `environment.json` lists."""
+    path = folder / ENVIRONMENT
+    if not path.is_file():
+        return []
+    with reading(path, "to list the starts of a run"):
+        starts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(starts, list):
+            raise TypeError(f"a {type(starts).__name__}")
+        for start in starts:
+            if not isinstance(start, dict) or not isinstance(start.get("versions"), dict):
+                raise TypeError(f"a start without versions: {str(start)[:40]}")
+    return starts
+
+
+def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> str:
+    """The text of `environment.json` with this start in it; warns where a version is another than at the last."""
+    versions = {"python": platform.python_version(), **package_versions()}
+    if starts and starts[-1]["versions"] != versions:
+        was = starts[-1]["versions"]
+        changed = [f"{name} {was[name]} -> {versions.get(name)}" for name in was if was[name] != versions.get(name)]
+        warnings.warn(
+            f"the run goes on with other versions, perhaps with other numbers: {'; '.join(changed)}", stacklevel=4
+        )
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": versions,
+        "machine": platform.platform(),
+        "processors": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **more,
+    }
+    return json.dumps([*starts, start], indent=2) + "\n"
+
+
+def package_versions() -> dict[str, str | None]:
+    """The versions of the packages that may move a number; None of one that is not installed."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

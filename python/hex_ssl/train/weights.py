@@ -1,0 +1,128 @@
+"""Weights that a run starts from: a checkpoint, an exported backbone, or a file of torchvision, timm and the like."""
+
+import argparse
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hex_ssl.train.extras import train_extra
+from hex_ssl.train.reading import reading
+
+with train_extra():
+    from safetensors.torch import load_file
+
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")
+"""Where a training checkpoint has the weights; the first that there is counts."""
+
+HEADS = (
+    *("fc", "head", "heads", "head_dist", "aux_head", "classifier", "classif", "last_linear", "linear"),
+    *("projector", "projection_head", "predictor", "prototypes"),
+)
+"""Modules behind a backbone: classifiers, and what self-supervised methods have there."""
+
+FOLLOWERS = ("momentum", "target", "teacher", "encoder_k", "ema")
+"""Words in the names of networks that follow the trained one."""
+
+COUNTER = "num_batches_tracked"
+"""A batch norm's count of batches, which old files lack and which moves nothing."""
+
+
+def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Gives a backbone the weights of a file.
+
+    The backbone's keys may stand below a prefix, such as `backbone.` in a checkpoint of a run, `module.` of
+    DataParallel, or `module.encoder_q.` of MoCo: it is the one below which the file has most of them. A momentum
+    encoder with as many is not taken. What stands beside such a prefix, and heads (`HEADS`), are left out; all other
+    keys have to match.
+
+    Args:
+        backbone: The network; changed in place.
+        path: A state dict of tensors, alone or as `state_dict` or `model` of a checkpoint: safetensors, or what
+            `torch.save` wrote. Nothing in the file is run.
+
+    Returns:
+        What to record of it: `file`, its `sha256`, the `prefix`, and the keys that were `left_out`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read or holds no weights of this backbone; the message names every key that does not
+            match.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "encoder.pth"
+        >>> torch.save({"model": {"module.weight": torch.ones(1, 2), "module.fc.weight": torch.ones(5, 1)}}, file)
+        >>> backbone = nn.Linear(2, 1, bias=False)
+        >>> load_weights(backbone, file)["left_out"], backbone.weight.tolist()
+        (['module.fc.weight'], [[1.0, 1.0]])
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        found = "that is a folder" if file.is_dir() else "there is none"
+        raise FileNotFoundError(f"expected `run.weights` to be a file of weights, but got {file}: {found}")
+    state = _read(file)
+    own = {name: each for name, each in backbone.state_dict().items() if isinstance(each, Tensor)}
+    prefix = _prefix(state, own)
+    below = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
+    kept = {name: each for name, each in below.items() if name in own}
+    if not kept:
+        some = ", ".join([*state][:5])
+        raise ValueError(f"expected {file} to hold weights of the backbone, but it has none of its keys; it has {some}")
+    not_saved = {name for name, _ in backbone.named_buffers()} - own.keys()
+    extra = [name for name in below if name not in own and name not in not_saved and not _is_head(name)]
+    faults = {
+        "not in the file": [name for name in own if name not in below and not name.endswith(COUNTER)],
+        "not in the backbone": extra,
+        "of another shape": [
+            f"{name} {list(each.shape)} instead of {list(own[name].shape)}"
+            for name, each in kept.items()
+            if each.shape != own[name].shape
+        ],
+    }
+    if any(faults.values()):
+        text = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
+        raise ValueError(f"expected {file} to hold the weights of the backbone, but these do not match: {text}")
+    with reading(file, "to hold the weights of the backbone"):
+        backbone.load_state_dict({**backbone.state_dict(), **kept})
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    left_out = [key for key in state if not key.startswith(prefix) or key.removeprefix(prefix) not in own]
+    return {"file": str(file), "sha256": digest, "prefix": prefix, "left_out": left_out}
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their keys."""
+    with reading(file, "to hold weights: tensors and plain values"):
+        if file.suffix == ".safetensors":
+            return load_file(str(file))
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, as timm's training keeps them
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        if isinstance(found, Mapping):
+            found = next((found[name] for name in CONTAINERS if isinstance(found.get(name), Mapping)), found)
+        if not isinstance(found, Mapping):
+            raise TypeError(f"a {type(found).__name__}")
+        return {str(key): each for key, each in found.items() if isinstance(each, Tensor)}
+
+
+def _prefix(state: Iterable[str], own: Iterable[str]) -> str:
+    """The prefix, "" or one that ends with a dot, below which `state` has most of the keys.
+
+    Of equals it is one of a network that follows no other, then the shortest, then the first in the alphabet.
+    """
+    counts: dict[str, int] = {"": 0}
+    names = {*own}
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                prefix = ".".join([*parts[:start], ""])
+                counts[prefix] = counts.get(prefix, 0) + 1
+    return min(counts, key=lambda each: (-counts[each], any(word in each for word in FOLLOWERS), len(each), each))
+
+
+def _is_head(name: str) -> bool:
+    return name.partition(".")[0] in HEADS

@@ -1,0 +1,147 @@
+"""Numbers that are not finite: in the images, in the loss, in the weights."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hex_ssl.train.backbones import build_backbone, describe_backbone
+from hex_ssl.train.callbacks import save_backbone
+from hex_ssl.train.config import BackboneConfig
+from hex_ssl.train.data import PretrainData
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, run_finetune, run_knn, run_probe
+from hex_ssl.train.methods import Method, SimCLR
+from hex_ssl.train.pretrain import pretrain
+
+from . import runs
+
+STEP = 6
+"""Done before the fault: it comes in the third batch of the second epoch."""
+
+
+@pytest.fixture
+def expected(undisturbed: tuple[Path, float]) -> Path:
+    return undisturbed[0]
+
+
+def check_stopped(root: Path, expected: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run stops with the message, its last checkpoint is of before, and without the fault it goes on as if it had
+    never been."""
+    torch.set_num_threads(1)
+    with pytest.raises(FloatingPointError, match=message) as caught:
+        pretrain(runs.tiny(root))
+    assert runs.step_of(root / "run") == STEP
+    runs.check_whole(root / "run", expected)
+    monkeypatch.undo()
+    pretrain(runs.resumed(runs.tiny(root)))
+    runs.check_equal(root / "run", expected)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_input_that_is_not_finite_is_named(
+    value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_transfer = PretrainData.on_after_batch_transfer
+    images: list[int] = []
+
+    def spoilt(self: PretrainData, batch: Any, dataloader_idx: int) -> Batch:
+        made = after_transfer(self, batch, dataloader_idx)
+        if self.trainer is not None and self.trainer.training and self.trainer.global_step == STEP:
+            made.views[1][5, 0, 3, 3] = value
+            images.append(int(made.indices[5]))
+        return made
+
+    monkeypatch.setattr(PretrainData, "on_after_batch_transfer", spoilt)
+    message = r"but got none in step 7 \(epoch 2, batch 3 of it\): the views of training image (\d+) are not finite"
+    assert check_stopped(tmp_path, expected, message, monkeypatch).endswith(f"image {images[0]} are not finite")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_loss_that_is_not_finite_is_named(
+    value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss = SimCLR.compute_loss
+
+    def spoilt(self: Method, embeddings: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        loss = compute_loss(self, embeddings, batch)
+        return loss * value if self.global_step == STEP else loss
+
+    monkeypatch.setattr(SimCLR, "compute_loss", spoilt)
+    message = re.escape(
+        f"expected a finite loss, but got {value} in step 7 (epoch 2, batch 3 of it): views and embeddings are finite"
+    )
+    check_stopped(tmp_path, expected, message, monkeypatch)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_embeddings_that_are_not_finite_are_named(
+    value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = SimCLR.embed
+
+    def spoilt(self: Method, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        embeddings = embed(self, views)
+        return tuple(0 * each + value for each in embeddings) if self.global_step == STEP else embeddings
+
+    monkeypatch.setattr(SimCLR, "embed", spoilt)
+    message = r"step 7 .*: the views are finite, but what the network makes of training images .* and 59 more is not"
+    check_stopped(tmp_path, expected, message, monkeypatch)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["projector.2.bias", "backbone.stem.1.running_var"])
+def test_weights_that_are_not_finite_are_not_saved(
+    name: str, value: float, tmp_path: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_optimizer_step = Method.after_optimizer_step
+
+    @torch.no_grad()
+    def spoilt(self: Method, step: int) -> None:
+        after_optimizer_step(self, step)
+        if step == STEP:
+            self.state_dict()[name][0] = value
+
+    monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
+    message = re.escape(
+        f"expected finite weights after step 7 (epoch 2), but some are not, such as those of {name}; the last "
+        "checkpoint is of before"
+    )
+    check_stopped(tmp_path, expected, message, monkeypatch)
+
+
+def test_weights_that_are_not_finite_are_named_before_they_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_optimizer_step = Method.after_optimizer_step
+
+    @torch.no_grad()
+    def spoilt(self: Method, step: int) -> None:
+        after_optimizer_step(self, step)
+        if step == runs.STEPS - 1:  # the last of the first epoch, which an evaluation follows
+            self.state_dict()["backbone.stem.1.running_var"][0] = torch.nan
+
+    monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
+    with pytest.raises(FloatingPointError, match=r"after step 4 \(epoch 1\), .* of backbone.stem.1.running_var"):
+        pretrain(runs.tiny(tmp_path, knn_every=1))
+    assert runs.step_of(tmp_path / "run") == runs.STEPS - 1
+
+
+@pytest.mark.parametrize("run", [run_knn, run_probe, run_finetune])
+def test_representations_that_are_not_finite_are_no_result(run: Callable[[Any], object], tmp_path: Path) -> None:
+    config = BackboneConfig(width=4)
+    backbone = build_backbone(config, 1, 8)
+    backbone.state_dict()["stem.0.weight"][0] = torch.nan
+    file = tmp_path / "backbone.safetensors"
+    save_backbone(backbone, file, describe_backbone(config, 1, 8))
+    settings = {run_knn: KNNConfig, run_probe: ProbeConfig, run_finetune: partial(FinetuneConfig, finetune_epochs=1)}
+    message = r"expected the network's representations to be finite, but that of image 0 has NaN or infinity"
+    with pytest.raises(ValueError, match=message):
+        run(settings[run](str(file), dataset="digits", fractions=[0.05]))
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]

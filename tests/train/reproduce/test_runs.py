@@ -1,0 +1,219 @@
+"""Runs: each once, resumed where they were stopped, and their files whole."""
+
+import json
+import platform
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hex_ssl.train.callbacks.checkpoints import Checkpoints
+from hex_ssl.train.cli import main
+from hex_ssl.train.config import Config
+from hex_ssl.train.reproduce import run as run_module
+from hex_ssl.train.reproduce import runner
+from hex_ssl.train.reproduce.experiment import list_experiments, load_experiment
+from hex_ssl.train.reproduce.plan import Job, make_plan
+from hex_ssl.train.reproduce.results import Images, describe_run, key_of, read_result, write_result
+from hex_ssl.train.reproduce.run import BusyError, _claimed, measure
+from hex_ssl.train.reproduce.settings import ReproduceConfig
+
+
+def jobs_of(file: Path, out: Path) -> list[Job]:
+    return make_plan(load_experiment(file), ReproduceConfig(str(file), scale="smoke", out=str(out))).jobs
+
+
+def processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return named[1].strip() if named else platform.processor()
+
+
+def reproduce(file: Path, out: Path, *more: str) -> object:
+    """The exit status."""
+    try:
+        main(["reproduce", str(file), "--scale", "smoke", "--out", str(out), *more])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(experiment_file, tmp_path / "out")
+    assert [(job.config.run.seed, job.config.loss.hex) for job in jobs] == [
+        (0, "off"),
+        (0, "step"),
+        (1, "off"),
+        (1, "step"),
+    ]
+    assert [job.key for job in jobs] == [key_of(job.description) for job in jobs]
+    assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
+
+
+def test_results_that_are_there_keep_their_names() -> None:
+    """Settings that came later may not rename them."""
+    folder = Path(__file__).parents[3] / "benches" / "results" / "cifar100-small"
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert records
+    for record in records:
+        images = [Images(**record[part]) for part in ("trained_on", "evaluated_on")]
+        config = Config.from_dict(record["config"])
+        assert key_of(describe_run(config, *images, record["evaluation"])) == record["key"]
+    config = replace(config, data=replace(config.data, level="family"))
+    assert key_of(describe_run(config, *images, record["evaluation"])) != record["key"]
+
+
+def test_runs_table_and_nothing_left_to_do(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, results = tmp_path / "out", tmp_path / "kept"
+    assert reproduce(experiment_file, out, "--seeds", "0", "--results", str(results)) == 0
+    printed = capsys.readouterr().out
+    table = (out / "two-smoke.md").read_text()
+    assert table in printed
+    assert "2 of 2 runs are done" in table
+    records = [json.loads(path.read_text()) for path in results.iterdir()]
+    assert len(records) == 2
+    for record in records:
+        assert 0.1 < record["metrics"]["knn.top1"] <= 1.0
+        assert record["budget"]["steps"] == 2
+        assert record["last_epoch"]["epoch"] == 2
+        assert record["environment"]["processor"] == processor()
+        assert str(tmp_path) not in json.dumps(record)
+        assert not (out / "runs" / record["key"] / "checkpoints").exists()
+    monkeypatch.setattr(runner, "measure", lambda job: pytest.fail("it was done"))
+    assert reproduce(experiment_file, out, "--seeds", "0", "--results", str(results)) == 0
+    assert reproduce(experiment_file, out, "--list", "--results", str(results)) == 0
+    assert "losses/simclr  digits  1/2" in capsys.readouterr().out
+
+
+def test_stopped_run_goes_on_from_its_checkpoint(
+    experiment_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = (jobs_of(experiment_file, tmp_path / name)[1] for name in ("whole", "stopped"))
+    measure(whole)
+    save = Checkpoints.on_train_epoch_end
+
+    def save_and_die(self: Checkpoints, *arguments: object) -> None:
+        save(self, *arguments)  # type: ignore[arg-type]
+        raise ConnectionAbortedError("the machine went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_end", save_and_die)
+        with pytest.raises(ConnectionAbortedError):
+            measure(stopped)
+    assert read_result(stopped.results, stopped.key) is None
+    assert measure(stopped)
+    records = [json.loads(next(job.results.iterdir()).read_text()) for job in (whole, stopped)]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert [record["resumed"] for record in records] == [False, True]
+    assert not measure(stopped)
+
+
+def test_result_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_result(tmp_path, "key", {"metrics": {"knn.top1": float("nan")}})
+    assert read_result(tmp_path, "key") is None
+    write_result(tmp_path, "key", {"metrics": {}})
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            write_result(tmp_path, "key", {"metrics": {"knn.top1": 1.0}})
+    record = read_result(tmp_path, "key")
+    assert record is not None
+    assert record["metrics"] == {}
+    (tmp_path / "key.json").write_text('{"format": 1')
+    with pytest.raises(ValueError, match="to hold the result of a run, but it does not"):
+        read_result(tmp_path, "key")
+
+
+def test_failed_run_is_told_and_the_others_go_on(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_with_hex(job: Job) -> bool:
+        if job.config.loss.hex != "off":
+            raise RuntimeError("no luck")
+        return measure(job)
+
+    monkeypatch.setattr(runner, "measure", fail_with_hex)
+    assert reproduce(experiment_file, tmp_path / "out", "--seeds", "0", "--epochs", "1") == 1
+    printed = capsys.readouterr()
+    assert "RuntimeError: no luck" in printed.err.splitlines()[-1]
+    assert "1 of 2 runs are done" in printed.out
+
+
+def test_interrupt_leaves_a_table_and_status_130(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(job: Job) -> bool:
+        raise SystemExit(1)  # as Lightning ends after Ctrl-C
+
+    monkeypatch.setattr(runner, "measure", interrupted)
+    assert reproduce(experiment_file, tmp_path / "out") == 130
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_no_run_starts_after_the_time_limit(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(experiment_file, tmp_path / "out", "--time_limit", "0") == 0
+    assert "4 runs were not started within the time limit" in capsys.readouterr().out
+
+
+def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> None:
+    job = jobs_of(experiment_file, tmp_path)[0]
+    folder = Path(job.config.run.root) / job.key
+    with _claimed(folder.with_name(f"{job.key}.lock")), pytest.raises(BusyError):
+        measure(job)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "expected `data` to be the folder that holds unlabelled.parquet, but got None"),
+        (["--data", "nowhere"], "expected `data` to hold unlabelled.parquet, but there is no nowhere"),
+        (["--rows", "adaptiv"], "expected `rows` to match some of cosine_95_65, "),
+        (["--group", "threshold"], 'expected `group` to be one of thresholds, but got "threshold"'),
+        (["--seeds", "1,1"], "expected `seeds` to be different numbers"),
+        (["--jobs", "0"], "expected `jobs` to be at least 1, but got 0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["reproduce", "table7", "--out", str(tmp_path / "out"), *options])
+    assert exit_.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_side_by_side(experiment_file: Path, tmp_path: Path) -> None:
+    assert reproduce(experiment_file, tmp_path / "out", "--seeds", "0", "--jobs", "2", "--epochs", "1") == 0
+    assert len(list((tmp_path / "out" / "results").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", list_experiments())
+def test_smoke(name: str, tmp_path: Path) -> None:
+    group = list(load_experiment(name).groups.values())[-1]
+    row = [row for row in group.rows.values() if row.name != row.baseline][-1]
+    baseline = group.rows[row.baseline]
+    for rows, *more in ([row.name], [baseline.name], ["*", "--time_limit", "0"]):
+        options = ("--group", group.name, "--epochs", "1", "--rows", rows, *more)
+        assert reproduce(Path(name), tmp_path, *options) == 0
+    table = (tmp_path / f"{name}-smoke.md").read_text()
+    assert f"2 of {len(group.rows)} runs are done" in table
+    assert [path.name for path in tmp_path.glob("*.png")] == (["figure7-smoke.png"] if name == "figure7" else [])
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:2] == "| "]
+    line_of = {line[0]: line[1:] for line in cells}
+    (_, figure, difference, *_), (_, other, nothing, *_) = line_of[row.title], line_of[baseline.title]
+    assert float(difference) == pytest.approx(float(figure) - float(other), abs=0.011)
+    assert (difference[0] in "+-", nothing) == (True, "-")
+    if name == "table7":
+        assert line_of["row"][3] == "paper"
+        assert line_of["adaptive"][3] == "67.56"
+    for result in (tmp_path / "results").iterdir():
+        assert run_module.FIGURES[0] in result.read_text()
