@@ -30,7 +30,8 @@ def test_import_needs_torch_and_numpy_only() -> None:
         import sys
         import numpy, torch, torch.distributed
         before = set(sys.modules)
-        import hex_ssl
+        import hex_ssl, hex_ssl.queue, hex_ssl.momentum, hex_ssl.gradient_cache
+        print(*(name for name in sys.modules if name.startswith("hex_ssl.train")))
         packages = {name.split(".")[0] for name in set(sys.modules) - before}
         print(*sorted(packages - set(sys.stdlib_module_names) - {"torch", "numpy", "hex_ssl"}))
         heavy = {"torchvision", "lightning", "sklearn", "matplotlib", "pandas", "jsonargparse", "torchmetrics", "rich"}

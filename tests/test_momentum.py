@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hex_ssl.momentum import MomentumEncoder, cosine_momentum
-
-from .small import random_batch, small_method
+from tests.train.methods.small import random_batch, small_method
 
 
 def test_the_schedule_is_half_a_cosine() -> None:
