@@ -22,6 +22,8 @@ pub struct Sums {
     pub weights: f64,
     /// Number of hierarchical negatives.
     pub hierarchical: f64,
+    /// Sum of the similarities of the hierarchical negatives, where the formulation asks for it, else 0.
+    pub similarity: f64,
     /// Number of all negatives.
     pub negatives: f64,
 }
@@ -43,6 +45,8 @@ pub struct Anchor {
     pub weighted: f64,
     /// Second coefficient of the hierarchical negatives.
     pub weights: f64,
+    /// Derivative with respect to the temperature of what does not depend on the similarities: floor and constant.
+    pub temperature: f64,
 }
 
 /// Evaluates an anchor with positives of the given similarities, and writes the derivatives with respect to these.
@@ -62,6 +66,7 @@ pub fn anchor(
             decoupled(temperature, constant, sums, positives, derivatives)
         }
         Formulation::Decoupled => decoupled(temperature, 0.0, sums, positives, derivatives),
+        Formulation::Supervised => supervised(temperature, sums, positives, derivatives),
     }
 }
 
@@ -103,6 +108,7 @@ fn importance(
         *derivative = scale * positive - share / temperature;
         if at_floor {
             anchor.at_floor += 1;
+            anchor.temperature += scale * floor / temperature;
         } else if count > 0.0 {
             let scale = scale / (1.0 - tau_plus);
             let local_scale = scale * count * (sums.hierarchical_shift / temperature - top).exp() / sums.weights;
@@ -126,6 +132,36 @@ fn decoupled(temperature: f64, constant: f64, sums: &Sums, positives: &[f64], de
         loss: sums.global_shift / temperature + sums.global.ln() - attraction + constant,
         defined: true,
         global: 1.0 / (temperature * sums.global),
+        temperature: constant / (temperature * temperature),
+        ..Anchor::default()
+    }
+}
+
+/// SupCon: every other row stands in the denominator; those of the anchor's label, besides the positives, are positives.
+fn supervised(temperature: f64, sums: &Sums, positives: &[f64], derivatives: &mut [f64]) -> Anchor {
+    let count = positives.len() as f64 + sums.hierarchical;
+    if count == 0.0 {
+        return Anchor::default();
+    }
+    let share = 1.0 / count;
+    let global = sums.global_shift / temperature + sums.global.ln();
+    let local = sums.hierarchical_shift / temperature + sums.weighted.ln();
+    let top = positives.iter().fold(global.max(local), |top, similarity| top.max(similarity / temperature));
+    let positive = |similarity: f64| (similarity / temperature - top).exp();
+    let denominator: f64 =
+        (global - top).exp() + (local - top).exp() + positives.iter().map(|&each| positive(each)).sum::<f64>();
+    let scale = 1.0 / (temperature * denominator);
+    for (&similarity, derivative) in positives.iter().zip(derivatives) {
+        *derivative = scale * positive(similarity) - share / temperature;
+    }
+    let attraction = share * (positives.iter().sum::<f64>() + sums.similarity) / temperature;
+    let factor = |shift: f64, sum: f64| if sum > 0.0 { scale * (shift / temperature - top).exp() } else { 0.0 };
+    Anchor {
+        loss: top - attraction + denominator.ln(),
+        defined: true,
+        global: factor(sums.global_shift, sums.global),
+        weighted: factor(sums.hierarchical_shift, sums.weighted),
+        weights: share / temperature,
         ..Anchor::default()
     }
 }
@@ -136,5 +172,6 @@ impl Anchor {
         self.global *= weight;
         self.weighted *= weight;
         self.weights *= weight;
+        self.temperature *= weight;
     }
 }

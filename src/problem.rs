@@ -3,6 +3,8 @@
 //!
 //! Symbols: anchors `i`, keys `j`, cosine similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// How anchors find their positives among the keys.
@@ -25,6 +27,9 @@ pub enum Pairing {
     },
     /// Each anchor's one positive is given apart; every key is a negative.
     Apart,
+    /// The anchors are two towers of the same samples, one after the other, and are their own keys. An anchor is
+    /// compared with the other tower alone: its sample there is its positive, the others are its negatives.
+    Towers,
 }
 
 /// Which negatives are hierarchical.
@@ -80,6 +85,9 @@ pub enum Formulation {
     Official,
     /// Decoupled InfoNCE: as `Official`, without the constant.
     Decoupled,
+    /// SupCon's L_out: hierarchical negatives, which have the anchor's label, are positives too, and stand in the
+    /// denominator like all others.
+    Supervised,
 }
 
 /// How the anchors' losses become one.
@@ -133,13 +141,26 @@ impl Problem {
         match self.pairing {
             Pairing::Views { views, .. } => views - 1,
             Pairing::Indexed { positives } => positives,
-            Pairing::Apart => 1,
+            Pairing::Apart | Pairing::Towers => 1,
         }
     }
 
     /// Number of similarities in an anchor's row, over which quantiles are taken.
     pub fn row_length(&self) -> usize {
-        self.keys + usize::from(self.pairing == Pairing::Apart)
+        match self.pairing {
+            Pairing::Apart => self.keys + 1,
+            Pairing::Towers => self.keys / 2,
+            Pairing::Views { .. } | Pairing::Indexed { .. } => self.keys,
+        }
+    }
+
+    /// The keys that an anchor is compared with.
+    pub fn compared_keys(&self, anchor: usize) -> Range<usize> {
+        match self.pairing {
+            Pairing::Towers if anchor < self.keys / 2 => self.keys / 2..self.keys,
+            Pairing::Towers => 0..self.keys / 2,
+            _ => 0..self.keys,
+        }
     }
 
     /// Checks every number against its range.
@@ -165,6 +186,11 @@ impl Problem {
             }
             Threshold::Labels | Threshold::Given => {}
         }
+        if self.formulation == Formulation::Supervised {
+            expect(self.threshold == Threshold::Labels && self.pairing != Pairing::Towers, || {
+                "expected labels, and views or keys, for the formulation \"supervised\"".into()
+            })?;
+        }
         expect(self.dims > 0, || "expected at least 1 embedding dimension, but got 0".into())?;
         self.validate_pairing()
     }
@@ -173,7 +199,8 @@ impl Problem {
         expect(self.anchors > 0, || "expected at least 1 anchor, but got 0".into())?;
         match self.pairing {
             Pairing::Views { views, offset } => {
-                expect(views >= 2, || format!("expected at least 2 views, but got {views}"))?;
+                let least = if self.formulation == Formulation::Supervised { 1 } else { 2 };
+                expect(views >= least, || format!("expected at least {least} views, but got {views}"))?;
                 expect(self.anchors.is_multiple_of(views), || {
                     format!("expected the anchors to be {views} views of equal length, but got {} rows", self.anchors)
                 })?;
@@ -194,6 +221,9 @@ impl Problem {
                 })
             }
             Pairing::Apart => expect(self.keys > 0, || "expected at least 1 key, but got 0".into()),
+            Pairing::Towers => expect(self.square && self.anchors.is_multiple_of(2), || {
+                format!("expected two towers of equal length and no keys, but got {} rows", self.anchors)
+            }),
         }
     }
 }

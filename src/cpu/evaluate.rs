@@ -12,7 +12,7 @@ use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
-use crate::problem::{Problem, Reduction, Statistics};
+use crate::problem::{Formulation, Problem, Reduction, Statistics};
 
 /// The loss, its statistics and the gradients asked for, on up to `threads` threads.
 ///
@@ -71,7 +71,7 @@ pub(super) fn evaluate_with<E: Element>(
         }
     };
     let passes = Passes { problem, similarities: &similarities, split: &split };
-    let (shifts, sums) = match found {
+    let (shifts, mut sums) = match found {
         Some(found) => {
             let ones = AnchorShifts::ones(found.sums.len());
             let sums = passes.name(&found.sums, &ones);
@@ -84,19 +84,26 @@ pub(super) fn evaluate_with<E: Element>(
         }
     };
 
+    if problem.formulation == Formulation::Supervised {
+        let similarities = prepared.label_similarities(problem, operands);
+        sums.iter_mut().zip(similarities).for_each(|(sums, similarity)| sums.similarity = similarity);
+    }
     let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
     let statistics = statistics(problem, &prepared, &split, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
     let weights = anchor_weights(problem, operands.weights, &anchors);
     let loss = losses.iter().enumerate().map(|(i, loss)| weights(i) * loss).sum();
-    for (i, (anchor, derivatives)) in
-        anchors.iter_mut().zip(derivatives.chunks_exact_mut(problem.positives())).enumerate()
-    {
+    let each = problem.positives();
+    for (i, anchor) in anchors.iter_mut().enumerate() {
         anchor.scale(weights(i));
-        derivatives.iter_mut().for_each(|derivative| *derivative *= weights(i));
+        derivatives[i * each..(i + 1) * each].iter_mut().for_each(|derivative| *derivative *= weights(i));
     }
-    gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
-    Ok(Evaluation { loss, losses, statistics })
+    let radial = gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
+    // All else depends on similarities and temperature through their ratio alone. In a square problem the rows' gradients
+    // have each pair twice.
+    let pairs = if problem.square { 0.5 } else { 1.0 } * radial;
+    let temperature = anchors.iter().map(|anchor| anchor.temperature).sum::<f64>() - pairs / problem.temperature;
+    Ok(Evaluation { loss, losses, statistics, temperature })
 }
 
 /// Each anchor by the formula, and the derivatives with respect to its positives' similarities.
@@ -116,9 +123,9 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
             // SAFETY: chunks are disjoint, and both vectors outlive the loop.
             let (anchors, derivatives) =
                 unsafe { (shared.slice(start, sums.len()), of_positives.slice(start * each, sums.len() * each)) };
-            let positives = positives[start * each..].chunks_exact(each);
-            let rows = sums.iter().zip(positives).zip(derivatives.chunks_exact_mut(each)).zip(anchors);
-            for (((sums, positives), derivatives), anchor) in rows {
+            for (i, (sums, anchor)) in sums.iter().zip(anchors).enumerate() {
+                let positives = &positives[(start + i) * each..][..each];
+                let derivatives = &mut derivatives[i * each..][..each];
                 *anchor = formula::anchor(problem.formulation, problem.temperature, sums, positives, derivatives);
             }
         },
@@ -146,12 +153,19 @@ fn statistics<C: Float>(
 ) -> Statistics {
     let count = problem.anchors as f64;
     let negatives = sums.iter().map(|sums| sums.negatives).sum();
+    let hierarchical = sums.iter().map(|sums| sums.hierarchical).sum::<f64>();
+    // SupCon's positives are those of the label as well.
+    let (mut similarity, mut pairs) = (positives.iter().sum::<f64>(), positives.len() as f64);
+    if problem.formulation == Formulation::Supervised {
+        similarity += sums.iter().map(|sums| sums.similarity).sum::<f64>();
+        pairs += hierarchical;
+    }
     Statistics {
         threshold: split.threshold,
-        hierarchical: sums.iter().map(|sums| sums.hierarchical).sum::<f64>() / count,
-        positive_similarity: positives.iter().sum::<f64>() / positives.len() as f64,
+        hierarchical: hierarchical / count,
+        positive_similarity: similarity / pairs,
         negative_similarity: prepared.negative_similarity(problem, positives, negatives),
-        floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64 / positives.len() as f64,
+        floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64 / positives.len().max(1) as f64,
         undefined: anchors.iter().filter(|anchor| !anchor.defined).count() as f64,
     }
 }

@@ -12,6 +12,7 @@ use super::unit_rows::UnitRows;
 use crate::formula::Anchor;
 
 /// Writes the gradients that are asked for. `positives` holds the derivative with respect to each positive's similarity.
+/// Returns the sum of the products of the anchors' unit rows and the gradients with respect to these.
 pub(super) fn write<C: Float>(
     passes: &Passes<'_, C>,
     prepared: &Prepared<C>,
@@ -19,7 +20,7 @@ pub(super) fn write<C: Float>(
     anchors: &[Anchor],
     positives: &[f64],
     gradients: Gradients<'_, C>,
-) {
+) -> f64 {
     let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &prepared.anchors));
     let mut of_keys = match (&prepared.keys, gradients.keys) {
         (Some(keys), Some(out)) => Some(Accumulator::new(out, keys)),
@@ -36,15 +37,12 @@ pub(super) fn write<C: Float>(
     let threads = prepared.threads;
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
-    for (accumulator, rows) in [
-        (ends.anchors, Some(&prepared.anchors)),
-        (ends.keys, prepared.keys.as_ref()),
-        (ends.apart, prepared.apart.as_ref()),
-    ] {
-        if let (Some(accumulator), Some(rows)) = (accumulator, rows) {
-            accumulator.finish(rows, threads);
-        }
-    }
+    let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {
+        accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, threads))
+    };
+    finish(ends.keys, prepared.keys.as_ref());
+    finish(ends.apart, prepared.apart.as_ref());
+    finish(ends.anchors, Some(&prepared.anchors))
 }
 
 /// The gradient with respect to unit rows, padded; in the output itself where that needs no padding.
@@ -65,25 +63,30 @@ impl<'a, C: Float> Accumulator<'a, C> {
         self.padded.as_deref_mut().unwrap_or(self.out)
     }
 
-    /// Projects every row onto the sphere's tangent, undoes the normalisation, and drops the padding.
-    fn finish(self, rows: &UnitRows<C>, threads: usize) {
+    /// Projects every row onto the sphere's tangent, undoes the normalisation, and drops the padding. Returns the sum of
+    /// what the projection took away, the products of unit rows and gradients.
+    fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
         const CHUNK: usize = 64;
-        let out = Shared::new(self.out);
+        let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
+        let (out, sums) = (Shared::new(self.out), Shared::new(&mut radial));
         for_each(
             threads,
             rows.rows.div_ceil(CHUNK),
             || (),
             |(), chunk| {
+                // SAFETY: this call's alone, and `radial` is borrowed until the loop ends.
+                let sum = &mut unsafe { sums.slice(chunk, 1) }[0];
                 for row in chunk * CHUNK..rows.rows.min((chunk + 1) * CHUNK) {
                     // SAFETY: chunks are disjoint, and `out` is borrowed until the loop ends.
                     let out = unsafe { out.slice(row * rows.dims, rows.dims) };
                     if let Some(padded) = &self.padded {
                         out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
                     }
-                    rows.project(row, out);
+                    *sum += rows.project(row, out);
                 }
             },
         );
+        radial.iter().sum()
     }
 }
 
@@ -247,7 +250,7 @@ impl<C: Float> Ends<'_, C> {
         let prepared = self.prepared;
         let dims = prepared.anchors.padded_dims;
         let keys = prepared.keys.as_ref().unwrap_or(&prepared.anchors);
-        let each = derivatives.len() / prepared.anchors.rows;
+        let each = (derivatives.len() / prepared.anchors.rows).max(1);
         let square = prepared.keys.is_none();
         let of_anchors = self.anchors.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));

@@ -29,4 +29,6 @@ pub struct Evaluation {
     pub losses: Vec<f64>,
     /// The statistics.
     pub statistics: Statistics,
+    /// The derivative of the loss with respect to the temperature, where the anchors' gradient was asked for.
+    pub temperature: f64,
 }

@@ -14,6 +14,8 @@ pub struct Pairs {
     excluded_each: usize,
     /// Row of the keys at which the anchors stand, where they do.
     offset: Option<usize>,
+    /// Rows of a tower, where there are two.
+    tower: Option<usize>,
 }
 
 impl Pairs {
@@ -28,8 +30,16 @@ impl Pairs {
                 let index = operands.positive_index.unwrap_or_default();
                 Self::indexed(positives, index, operands.ignored_index.unwrap_or_default())
             }
-            Pairing::Apart => {
-                Self { positives: vec![], positives_each: 0, excluded: vec![], excluded_each: 0, offset: None }
+            Pairing::Apart => Self {
+                positives: vec![],
+                positives_each: 0,
+                excluded: vec![],
+                excluded_each: 0,
+                offset: None,
+                tower: None,
+            },
+            Pairing::Towers => {
+                Self { tower: Some(problem.anchors / 2), ..Self::views(problem.anchors, 2, 0) }
             }
         }
     }
@@ -45,6 +55,7 @@ impl Pairs {
             excluded: list(0),
             excluded_each: views,
             offset: Some(offset),
+            tower: None,
         }
     }
 
@@ -59,7 +70,7 @@ impl Pairs {
                 Some(&index) => index as u32,
             });
         }
-        Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None }
+        Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None, tower: None }
     }
 
     /// Positives of an anchor among the keys.
@@ -72,7 +83,12 @@ impl Pairs {
         self.offset.map(|offset| offset + anchor)
     }
 
-    /// Keys that are no negatives of an anchor; one may be listed twice.
+    /// Rows of a tower, where there are two: no pair within one is looked at.
+    pub fn tower(&self) -> Option<usize> {
+        self.tower
+    }
+
+    /// Keys that are no negatives of an anchor, besides its own tower; one may be listed twice.
     pub fn excluded(&self, anchor: usize) -> &[u32] {
         &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
     }
@@ -82,7 +98,7 @@ impl Pairs {
         self.excluded_each
     }
 
-    /// Keys that are no negatives of an anchor, each once.
+    /// The same, each once.
     pub fn excluded_once(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
         let all = self.excluded(anchor);
         all.iter().enumerate().filter(|(i, key)| !all[..*i].contains(key)).map(|(_, &key)| key)

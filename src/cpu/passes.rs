@@ -44,6 +44,8 @@ fn beta(problem: &Problem) -> f64 {
         Formulation::Importance { beta, .. } => beta,
         // The weights play no part; with 1 they cost nothing.
         Formulation::Official | Formulation::Decoupled => 1.0,
+        // All weights are 1.
+        Formulation::Supervised => 0.0,
     }
 }
 
@@ -55,7 +57,11 @@ fn one_shift_suffices<C: Float>(problem: &Problem, exponent: f64) -> bool {
 /// Threshold and sums from a single pass, where the problem is one for it and it succeeds.
 pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>) -> Option<Found> {
     match problem.threshold {
-        Threshold::Adaptive { quantile } if problem.square && one_shift_suffices::<C>(problem, 1.0 + beta(problem)) => {
+        Threshold::Adaptive { quantile }
+            if problem.square
+                && problem.pairing != Pairing::Towers
+                && one_shift_suffices::<C>(problem, 1.0 + beta(problem)) =>
+        {
             joint::find(similarities, quantile_rank(problem.row_length(), quantile), exponents(problem, true))
         }
         _ => None,
@@ -144,6 +150,7 @@ impl<C: Float> Passes<'_, C> {
                 let excluded = match self.problem.pairing {
                     Pairing::Apart => 0,
                     Pairing::Views { views, .. } => views,
+                    Pairing::Towers => self.problem.keys / 2 + 1,
                     Pairing::Indexed { .. } => self.similarities.pairs.excluded_once(anchor).count(),
                 };
                 Sums {
@@ -153,6 +160,7 @@ impl<C: Float> Passes<'_, C> {
                     weighted,
                     weights,
                     hierarchical,
+                    similarity: 0.0,
                     negatives: (self.problem.keys - excluded) as f64,
                 }
             })

@@ -1,5 +1,8 @@
 //! The operands of an evaluation, normalised and checked.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use super::element::Element;
 use super::pairs::Pairs;
 use super::rows::{BorrowedOperands, Rows};
@@ -65,6 +68,26 @@ impl<C: Float> Prepared<C> {
         all
     }
 
+    /// The sum of each anchor's similarities with its hierarchical negatives, where labels decide: without looking at
+    /// each pair, as the product with the sum of all keys of the label.
+    pub fn label_similarities<E>(&self, problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Vec<f64> {
+        let keys = self.keys.as_ref().unwrap_or(&self.anchors);
+        let own = operands.anchor_labels.unwrap_or_default();
+        let labels = if problem.square { own } else { operands.key_labels.unwrap_or_default() };
+        let mut totals: HashMap<i64, Vec<f64>> = HashMap::new();
+        for (key, &label) in labels.iter().enumerate() {
+            let total = totals.entry(label).or_insert_with(|| vec![0.0; keys.padded_dims]);
+            total.iter_mut().zip(keys.row(key)).for_each(|(sum, x)| *sum += x.to_f64());
+        }
+        let similarity = |(anchor, label): (usize, &i64)| {
+            let row = self.anchors.row(anchor);
+            let all = totals.get(label).map_or(0.0, |sum| row.iter().zip(sum).map(|(x, sum)| x.to_f64() * sum).sum());
+            let excluded = self.pairs.excluded_once(anchor).map(|key| key as usize);
+            all - excluded.filter(|&key| labels[key] == *label).map(|key| dot(row, keys.row(key))).sum::<f64>()
+        };
+        own.iter().enumerate().map(similarity).collect()
+    }
+
     /// Mean similarity of anchors and their negatives, without looking at each pair:
     /// the sum over an anchor's row is its product with the sum of all keys. NaN where there is no negative.
     pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
@@ -72,16 +95,23 @@ impl<C: Float> Prepared<C> {
             return f64::NAN;
         }
         let keys = self.keys.as_ref().unwrap_or(&self.anchors);
-        let total = |rows: &UnitRows<C>| {
+        let total = |rows: &UnitRows<C>, range: Range<usize>| {
             let mut sum = vec![0.0; rows.padded_dims];
-            for row in 0..rows.rows {
+            for row in range {
                 sum.iter_mut().zip(rows.row(row)).for_each(|(sum, x)| *sum += x.to_f64());
             }
             sum
         };
-        let all: f64 = total(&self.anchors).iter().zip(total(keys)).map(|(a, b)| a * b).sum();
+        let product = |anchors: Range<usize>, range: Range<usize>| -> f64 {
+            total(&self.anchors, anchors).iter().zip(total(keys, range)).map(|(a, b)| a * b).sum()
+        };
+        let all = match problem.pairing {
+            Pairing::Towers => 2.0 * product(problem.compared_keys(problem.anchors), problem.compared_keys(0)),
+            _ => product(0..problem.anchors, 0..problem.keys),
+        };
         let excluded: f64 = match problem.pairing {
             Pairing::Apart => 0.0,
+            Pairing::Towers => positives.iter().sum(),
             // The positives, and the anchors themselves.
             Pairing::Views { .. } => positives.iter().sum::<f64>() + problem.anchors as f64,
             Pairing::Indexed { .. } => (0..problem.anchors)

@@ -46,7 +46,10 @@ impl<'a, C: Float> Similarities<'a, C> {
     ) -> Self {
         let blocks = |rows: &UnitRows<C>| rows.padded_rows / tile;
         let schedule = match keys {
-            None => Schedule::triangle(blocks(anchors), threads),
+            None => match pairs.tower() {
+                None => Schedule::triangle(blocks(anchors), threads),
+                Some(rows) => Schedule::triangle(blocks(anchors), threads).between(rows.div_ceil(tile), rows / tile),
+            },
             Some(keys) => Schedule::rectangle(blocks(anchors), blocks(keys), threads),
         };
         let square = keys.is_none();
@@ -218,6 +221,11 @@ impl<'a, C: Float> Similarities<'a, C> {
                 }
             }
             out[padding..].fill(C::NEG_INFINITY);
+            if let Some(tower) = self.pairs.tower() {
+                let first = tower.clamp(column, column + size) - column;
+                let own = if anchor < tower { 0..first } else { first..size };
+                out[own].fill(C::NEG_INFINITY);
+            }
         }
     }
 }

@@ -109,6 +109,18 @@ impl Case {
         case
     }
 
+    fn towers(samples: usize, dims: usize) -> Self {
+        Self::views(samples, 2, dims).with(|problem| problem.pairing = Pairing::Towers)
+    }
+
+    /// With SupCon's formulation, which goes by the labels.
+    fn supervised(self) -> Self {
+        self.with(|problem| {
+            problem.formulation = Formulation::Supervised;
+            problem.threshold = Threshold::Labels;
+        })
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Problem)) -> Self {
         change(&mut self.problem);
         self
@@ -188,13 +200,15 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 case.positive_index[i * positives..][..positives].iter().map(|&j| j as usize).collect()
             }
             Pairing::Apart => vec![],
+            Pairing::Towers => vec![(i + p.anchors / 2) % p.anchors],
         }
     };
     let left_out = |i: usize| match p.pairing {
         Pairing::Views { offset, .. } => Some(offset + i),
         Pairing::Indexed { .. } => case.ignored_index.get(i).and_then(|&j| usize::try_from(j).ok()),
-        Pairing::Apart => None,
+        Pairing::Apart | Pairing::Towers => None,
     };
+    let compared = |i: usize, j: usize| p.pairing != Pairing::Towers || (i < p.anchors / 2) != (j < p.anchors / 2);
     let rows: Vec<Vec<f64>> = (0..p.anchors)
         .map(|i| {
             let mut row: Vec<f64> = keys.iter().map(|key| dot(&anchors[i], key)).collect();
@@ -208,8 +222,9 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
     let thresholds: Vec<f64> = match (thresholds, p.threshold) {
         (Some(given), _) => given.to_vec(),
         (None, Threshold::Adaptive { quantile }) => {
-            let quantiles = rows.iter().map(|row| {
-                let mut row = row.clone();
+            let quantiles = rows.iter().enumerate().map(|(i, row)| {
+                let mut row: Vec<f64> =
+                    row.iter().enumerate().filter(|&(j, _)| compared(i, j)).map(|(_, &c)| c).collect();
                 row.sort_by(|a, b| b.total_cmp(a));
                 row[quantile_rank(row.len(), quantile) - 1]
             });
@@ -218,7 +233,10 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
         (None, Threshold::Cosine { value }) => vec![value; p.anchors],
         (None, Threshold::MinMax { value }) => rows
             .iter()
-            .map(|row| {
+            .enumerate()
+            .map(|(i, row)| {
+                let row = row.iter().enumerate().filter(|&(j, _)| compared(i, j)).map(|(_, &c)| c);
+                let row: Vec<f64> = row.collect();
                 let low = row.iter().copied().fold(f64::INFINITY, f64::min);
                 let high = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 if value >= 1.0 {
@@ -233,7 +251,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
     let key_labels = if p.square { &case.anchor_labels } else { &case.key_labels };
     let losses = (0..p.anchors).map(|i| {
         let positives = positives_of(i);
-        let is_negative = |j: &usize| !positives.contains(j) && left_out(i) != Some(*j);
+        let is_negative = |j: &usize| !positives.contains(j) && left_out(i) != Some(*j) && compared(i, *j);
         let (local, global): (Vec<usize>, Vec<usize>) =
             (0..p.keys).filter(is_negative).partition(|&j| match p.threshold {
                 Threshold::Labels => key_labels[j] == case.anchor_labels[i],
@@ -246,6 +264,13 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
         };
         let count = local.len() as f64;
         let negatives = (local.len() + global.len()) as f64;
+        if p.formulation == Formulation::Supervised {
+            let attracted = positive_logits.iter().copied().chain(local.iter().map(|&j| s(j)));
+            let all = positive_logits.iter().copied().chain((0..p.keys).filter(is_negative).map(s));
+            let denominator = all.map(f64::exp).sum::<f64>().ln();
+            let count = positive_logits.len() + local.len();
+            return (count > 0).then(|| denominator - attracted.sum::<f64>() / count as f64);
+        }
         let e_global: f64 = global.iter().map(|&j| s(j).exp()).sum();
         let losses = positive_logits.iter().map(|&positive| match p.formulation {
             Formulation::Importance { beta, tau_plus } => {
@@ -257,7 +282,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             }
             _ if global.is_empty() => None,
             Formulation::Official => Some(-positive + e_global.ln() + negatives * (-1.0 / p.temperature).exp()),
-            Formulation::Decoupled => Some(-positive + e_global.ln()),
+            Formulation::Decoupled | Formulation::Supervised => Some(-positive + e_global.ln()),
         });
         losses.sum::<Option<f64>>().map(|sum| sum / positive_logits.len() as f64)
     });
@@ -304,6 +329,10 @@ fn check_against_reference(case: &Case) {
             })
             .collect::<Vec<_>>()
     };
+    let at_temperature = |change: f64| at(&case.clone().with(|problem| problem.temperature += change));
+    let slope = (at_temperature(1e-6) - at_temperature(-1e-6)) / 2e-6;
+    let off = (outcome.evaluation.temperature - slope).abs();
+    assert!(off <= 1e-6 * slope.abs() + 1e-8, "derivative with respect to the temperature: off by {off:e} of {slope:e}");
     if case.problem.square || !matches!(case.problem.pairing, Pairing::Views { .. }) {
         assert_close(&outcome.anchors, &differences(|case| &mut case.anchors), 1e-7, "anchors' gradient");
         assert_close(&outcome.keys, &differences(|case| &mut case.keys), 1e-7, "keys' gradient");
@@ -320,6 +349,7 @@ fn all_cases() -> Vec<Case> {
         Case::indexed(7, 11, 5, 1),
         Case::indexed(5, 9, 3, 2),
         Case::queue(6, 13, 4),
+        Case::towers(7, 5),
     ]
 }
 
@@ -354,6 +384,77 @@ fn every_mode_is_the_formula() {
                     }));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn supervised_is_the_formula() {
+    let alone = Case::views(9, 1, 4);
+    let mut unpaired = alone.clone();
+    unpaired.anchor_labels[4] = 99;
+    let cases = [
+        alone.clone(),
+        unpaired,
+        Case::views(7, 2, 5),
+        Case::views(5, 3, 4),
+        Case::gathered(6, 4, 4, 6),
+        Case::indexed(7, 11, 5, 1),
+        Case::indexed(5, 9, 3, 2),
+        Case::queue(6, 13, 4),
+    ];
+    for case in cases {
+        for (temperature, reduction) in [(0.5, Reduction::Mean), (0.1, Reduction::Sum), (0.02, Reduction::Mean)] {
+            let case = case.clone().supervised();
+            check_against_reference(&case.with(|p| *p = Problem { temperature, reduction, ..*p }));
+        }
+    }
+    for temperature in [0.001, 10.0] {
+        let outcome = run::<f32>(
+            &Case::views(200, 2, 16).supervised().with(|p| p.temperature = temperature),
+            |x| x as f32,
+            None,
+            2,
+            Isa::best(),
+        );
+        assert!(outcome.anchors.iter().chain([&outcome.evaluation.loss]).all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn towers_are_two_problems_of_one_direction() {
+    // Over whole tiles, ends of tiles, and a tile that holds the end of one tower and the start of the other.
+    for (samples, threads) in [(64, 1), (65, 3), (128, 2), (257, 2), (300, 4)] {
+        for threshold in [Threshold::Adaptive { quantile: 0.9 }, Threshold::Cosine { value: 0.4 }, Threshold::Labels] {
+            let dims = 6;
+            let both = Case::towers(samples, dims).with(|p| *p = Problem { threshold, reduction: Reduction::Sum, ..*p });
+            let (first, second) = both.anchors.split_at(samples * dims);
+            let (first_labels, second_labels) = both.anchor_labels.split_at(samples);
+            let direction = |anchors: &[f64], keys: &[f64], labels: &[i64], key_labels: &[i64], number: f64| {
+                let mut case = Case::indexed(samples, samples, dims, 1);
+                (case.anchors, case.keys) = (anchors.to_vec(), keys.to_vec());
+                (case.anchor_labels, case.key_labels) = (labels.to_vec(), key_labels.to_vec());
+                case.positive_index = (0..samples as i64).collect();
+                case.ignored_index.clear();
+                let threshold = match threshold {
+                    Threshold::Adaptive { .. } => Threshold::Cosine { value: number },
+                    other => other,
+                };
+                double(&case.with(|p| *p = Problem { threshold, reduction: Reduction::Sum, ..*p }))
+            };
+            let joint = run::<f64>(&both, |x| x, None, threads, Isa::best());
+            let number = joint.evaluation.statistics.threshold;
+            let there = direction(first, second, first_labels, second_labels, number);
+            let back = direction(second, first, second_labels, first_labels, number);
+            let losses = [there.evaluation.losses.clone(), back.evaluation.losses.clone()].concat();
+            assert_close(&joint.evaluation.losses, &losses, 1e-11, "losses");
+            let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+            let gradient = [sum(&there.anchors, &back.keys), sum(&there.keys, &back.anchors)].concat();
+            assert_close(&joint.anchors, &gradient, 1e-10, "gradient");
+            let temperature = there.evaluation.temperature + back.evaluation.temperature;
+            assert_close(&[joint.evaluation.temperature], &[temperature], 1e-9, "temperature");
+            let single = run::<f32>(&both, |x| x as f32, None, threads, Isa::best());
+            assert_close(&single.anchors, &gradient, 2e-4, "single gradient");
         }
     }
 }

@@ -28,7 +28,7 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
         // SAFETY: chunks are disjoint, and `results` outlives the loop.
         let results = unsafe { shared.slice(start, count) };
         for (i, result) in results.iter_mut().enumerate() {
-            let row = &scratch[i * similarities.row_scratch()..][..problem.keys];
+            let row = &scratch[i * similarities.row_scratch()..][problem.compared_keys(start + i)];
             *result = match problem.pairing {
                 Pairing::Apart => {
                     joined.clear();
@@ -36,7 +36,7 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
                     joined.push(C::from_f64(positives[start + i]));
                     each(state, joined)
                 }
-                Pairing::Views { .. } | Pairing::Indexed { .. } => each(state, row),
+                Pairing::Views { .. } | Pairing::Indexed { .. } | Pairing::Towers => each(state, row),
             };
         }
     });

@@ -120,10 +120,12 @@ impl<C: Float> UnitRows<C> {
 
     /// Turns the gradient with respect to a unit row into the one with respect to the row it came from:
     /// (g - (g.u) u) / |z|, at most the largest finite number (a row of length 1e-40 has gradients beyond it).
-    pub fn project(&self, row: usize, gradient: &mut [C]) {
+    /// Returns g.u.
+    pub fn project(&self, row: usize, gradient: &mut [C]) -> f64 {
         let unit = &self.row(row)[..self.dims];
         let (scale, rest) = self.lengths[row];
-        let along = C::from_f64(dot(gradient, unit));
+        let radial = dot(gradient, unit);
+        let along = C::from_f64(radial);
         for (g, &u) in gradient.iter_mut().zip(unit) {
             let across = (*g - along * u) / rest / scale;
             *g = if across > C::MAX {
@@ -134,6 +136,7 @@ impl<C: Float> UnitRows<C> {
                 across
             };
         }
+        radial
     }
 }
 

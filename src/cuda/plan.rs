@@ -184,7 +184,7 @@ impl<'a> Plan<'a> {
         let (beta, tau_plus) = match problem.formulation {
             Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
             // The weights play no part; with 1 they cost nothing.
-            Formulation::Official | Formulation::Decoupled => (1.0, 0.0),
+            Formulation::Official | Formulation::Decoupled | Formulation::Supervised => (1.0, 0.0),
         };
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
@@ -262,7 +262,7 @@ impl<'a> Plan<'a> {
             square: i32::from(problem.square),
             view_rows: (rows / operands.views.len().max(1)) as i32,
             pairing: match problem.pairing {
-                Pairing::Views { .. } => 0,
+                Pairing::Views { .. } | Pairing::Towers => 0,
                 Pairing::Indexed { .. } => 1,
                 Pairing::Apart => 2,
             },
@@ -270,13 +270,13 @@ impl<'a> Plan<'a> {
             excluded: if problem.pairing == Pairing::Apart { 0 } else { problem.positives() as i32 + 1 },
             offset: match problem.pairing {
                 Pairing::Views { offset, .. } => offset as i32,
-                Pairing::Indexed { .. } | Pairing::Apart => 0,
+                Pairing::Indexed { .. } | Pairing::Apart | Pairing::Towers => 0,
             },
             threshold: threshold_number,
             formulation: match problem.formulation {
                 Formulation::Importance { .. } => 0,
                 Formulation::Official => 1,
-                Formulation::Decoupled => 2,
+                Formulation::Decoupled | Formulation::Supervised => 2,
             },
             mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
             one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),
@@ -484,6 +484,7 @@ impl Buffers {
         let views = match problem.pairing {
             Pairing::Views { views, .. } => views,
             Pairing::Indexed { .. } | Pairing::Apart => 1,
+            Pairing::Towers => 2,
         };
         Self {
             operands: Operands::of_views(vec![Matrix::NONE; views]),

@@ -72,7 +72,7 @@ impl<T: Described> Operands<T> {
         }
         match problem.pairing {
             Pairing::Indexed { positives } => self.check_indices(problem.keys as i64, positives),
-            Pairing::Views { .. } | Pairing::Apart => Ok(()),
+            Pairing::Views { .. } | Pairing::Apart | Pairing::Towers => Ok(()),
         }
     }
 

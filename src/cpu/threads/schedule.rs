@@ -34,6 +34,10 @@ pub struct Schedule {
     columns: Option<usize>,
     /// Blocks in a group; the last may have fewer.
     group: usize,
+    /// Row blocks from here on have no tiles.
+    row_end: usize,
+    /// Column blocks before this one have no tiles.
+    column_start: usize,
 }
 
 impl Schedule {
@@ -44,7 +48,7 @@ impl Schedule {
         // a + b = round (mod groups): each group meets exactly one partner a round, itself included.
         let pairs = (0..groups)
             .flat_map(|round| (0..groups).map(move |a| (a, (round + groups - a) % groups)).filter(|(a, b)| a <= b));
-        Self { turns: turns(pairs, groups, None), rows: blocks, columns: None, group }
+        Self { turns: turns(pairs, groups, None), rows: blocks, columns: None, group, row_end: blocks, column_start: 0 }
     }
 
     /// All tiles of `rows` x `columns`, for so many threads.
@@ -62,7 +66,17 @@ impl Schedule {
                 }
             })
         });
-        Self { turns: turns(pairs, row_groups, Some(column_groups)), rows, columns: Some(columns), group }
+        let turns = turns(pairs, row_groups, Some(column_groups));
+        Self { turns, rows, columns: Some(columns), group, row_end: rows, column_start: 0 }
+    }
+
+    /// Of a triangle: only the tiles of row blocks before `row_end` and of column blocks from `column_start` on.
+    pub fn between(self, row_end: usize, column_start: usize) -> Self {
+        let groups = self.rows.div_ceil(self.group);
+        let (rows, first) = (row_end.div_ceil(self.group), column_start / self.group);
+        let pairs = self.turns.iter().map(|turn| (turn.row as usize, turn.column as usize));
+        let turns = turns(pairs.filter(|&(row, column)| row < rows && column >= first), groups, None);
+        Self { turns, row_end, column_start, ..self }
     }
 
     /// Calls `each(state, row block, column block)` for every tile, on up to `threads` threads, each with a state
@@ -103,7 +117,7 @@ impl Schedule {
         let triangle = self.columns.is_none();
         blocks(turn.row, self.rows)
             .flat_map(move |a| columns.clone().map(move |b| (a, b)))
-            .filter(move |(a, b)| !triangle || a <= b)
+            .filter(move |&(a, b)| (!triangle || a <= b) && a < self.row_end && b >= self.column_start)
     }
 }
 
@@ -194,9 +208,22 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_triangle_has_each_of_its_tiles_once() {
+        for (blocks, row_end, column_start) in [(1, 1, 0), (2, 1, 1), (9, 5, 4), (80, 40, 40), (41, 21, 20)] {
+            let mut tiles = all_tiles(&Schedule::triangle(blocks, 1).between(row_end, column_start));
+            let mut expected: Vec<_> =
+                (0..row_end).flat_map(|a| (a.max(column_start)..blocks).map(move |b| (a, b))).collect();
+            tiles.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(tiles, expected);
+        }
+    }
+
+    #[test]
     fn a_block_is_never_shared_and_sums_in_one_order() {
-        for blocks in [7, 40] {
-            let schedule = Schedule::triangle(blocks, 1);
+        let triangles = [7, 40].map(|blocks| (blocks, Schedule::triangle(blocks, 1)));
+        let part = (41, Schedule::triangle(41, 1).between(21, 20));
+        for (blocks, schedule) in triangles.into_iter().chain([part]) {
             let order = |threads| {
                 let lists: Vec<Mutex<Vec<(usize, usize)>>> = (0..blocks).map(|_| Mutex::default()).collect();
                 schedule.run(
