@@ -17,7 +17,7 @@ use crate::cuda::{cubin, ptx, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::operands::{Described, Operands, Scalar};
-use crate::problem::{Formulation, Reduction, Threshold, Wanted};
+use crate::problem::{Formulation, Reduction, Threshold};
 use crate::statistics::{self, Request};
 
 const BACKENDS: &[(&str, Backend)] = &[
@@ -37,7 +37,7 @@ const REDUCTIONS: &[(&str, Reduction)] =
 pub fn evaluate(
     py: Python<'_>,
     call: Call<Array>,
-    outputs: (Array, Array, Array, Array, Array),
+    outputs: (Array, Array, Option<Array>, Option<Array>, Option<Array>),
     scratch: &Bound<'_, PyAny>,
     backend: &str,
     allow_tf32: bool,
@@ -91,7 +91,8 @@ fn outcome(outcome: Outcome) -> Option<String> {
     }
 }
 
-/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings.
+/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings. The outputs say which gradients
+/// are wanted.
 pub struct Call<T> {
     operands: Operands<T>,
     settings: Settings,
@@ -134,15 +135,7 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
         let formulation = choose("formulation", name.extract()?, &formulations)?;
         let temperature = next()?.extract()?;
         let reduction = choose("reduction", next()?.extract()?, REDUCTIONS)?;
-        // A loss that is not one number has no gradient yet.
-        let one_number = reduction != Reduction::None || operands.weights.is_some();
-        let anchors = next()?.extract::<bool>()? && one_number;
-        let wanted = Wanted {
-            anchors,
-            keys: anchors && next()?.extract::<bool>()? && operands.keys.is_some(),
-            positives: anchors && next()?.extract::<bool>()? && operands.positives.is_some(),
-        };
-        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction, wanted } })
+        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction } })
     }
 }
 
