@@ -28,6 +28,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 # The methods of torch's own type in C: a subclass, or code that patches `torch.Tensor`, cannot change them.
 _detach, _is_neg = torch._C.TensorBase.detach, torch._C.TensorBase.is_neg
 _resolve_neg, _contiguous = torch._C.TensorBase.resolve_neg, torch._C.TensorBase.contiguous
+_new_empty = torch._C.TensorBase.new_empty
 
 _fallbacks: list[str] = []
 
@@ -98,30 +99,31 @@ def _compute(
 
 def allocate(operands: Operands) -> Evaluation:
     """Room for the results, each beside the operands and in the dtype of the arithmetic. None for what is not wanted."""
-    rows = operands.views[0]
-    dtype, device = operands.dtype, rows.device
+    views, keys, positives = operands[:3]
+    rows, dtype = views[0], operands.dtype
+    length, dims = rows.shape
+    anchors = len(views) * length
     each = operands.one_loss_per_anchor
-    loss = torch.empty((operands.anchors,) if each else (), dtype=dtype, device=device)
-    statistics = torch.empty(6, dtype=dtype, device=device)
+    loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
+    statistics = _new_empty(rows, (6,), dtype=dtype)
     if each or not operands.want_gradient:
         return loss, statistics, None, None, None
-
-    def gradient(count: int) -> Tensor:
-        return torch.empty((count, rows.shape[1]), dtype=dtype, device=device)
-
-    keys, positives = operands.keys, operands.positives
     return (
         loss,
         statistics,
-        gradient(operands.anchors),
-        gradient(keys.shape[0]) if keys is not None and operands.want_keys_gradient else None,
-        gradient(operands.anchors) if positives is not None and operands.want_positives_gradient else None,
+        _new_empty(rows, (anchors, dims), dtype=dtype),
+        _new_empty(rows, (keys.shape[0], dims), dtype=dtype)
+        if keys is not None and operands.want_keys_gradient
+        else None,
+        _new_empty(rows, (anchors, dims), dtype=dtype)
+        if positives is not None and operands.want_positives_gradient
+        else None,
     )
 
 
 def allocate_quantiles(operands: Operands) -> Tensor:
     """Room for the row quantiles."""
-    return torch.empty((operands.anchors,), dtype=operands.dtype, device=operands.views[0].device)
+    return _new_empty(operands.views[0], (operands.anchors,), dtype=operands.dtype)
 
 
 def _readable(operands: Operands) -> Operands:

@@ -39,9 +39,10 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
     rows = (operands.keys, operands.positives, *operands.views)
     if not _is_plain(rows):
         return evaluate(*operands)[:2]
-    keys_needed, positives_needed, *needed = [each is not None and each.requires_grad for each in rows]
-    if not (torch.is_grad_enabled() and (keys_needed or positives_needed or True in needed)):
+    needed = [each is not None and each.requires_grad for each in rows]
+    if not (torch.is_grad_enabled() and True in needed):
         return dispatch.evaluate(operands)[:2]
+    keys_needed, positives_needed, *_ = needed
     if operands.one_loss_per_anchor:
         return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)[:2]
     found = dispatch.evaluate(Operands(*operands[:WANTED], True, keys_needed, positives_needed))
@@ -212,23 +213,24 @@ class _KnownGradients(torch.autograd.Function):
     ) -> Tensor:
         loss, _, *gradients = found
         ctx.save_for_backward(loss, *gradients)
-        ctx.dtypes = [None if each is None else each.dtype for each in (keys, positives, *views)]
+        ctx.views, ctx.dtype = len(views), views[0].dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        loss, *gradients = ctx.saved_tensors
+        loss, for_anchors, for_keys, for_positives = ctx.saved_tensors
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
         if torch.is_grad_enabled():
-            gradients = _apply(_GradientsOf, loss, *gradients)
+            for_anchors, for_keys, for_positives = _apply(_GradientsOf, loss, for_anchors, for_keys, for_positives)
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
-        for_anchors, *others = [None if each is None else each * grad_loss for each in gradients]
-        blocks = (*others, *for_anchors.chunk(len(ctx.dtypes) - 2))
-        needed = ctx.needs_input_grad[1:]
-        return None, *[
-            block.to(dtype) if wanted else None for block, dtype, wanted in zip(blocks, ctx.dtypes, needed, strict=True)
-        ]
+        for_anchors = for_anchors * grad_loss
+        for_keys = None if for_keys is None else for_keys * grad_loss
+        for_positives = None if for_positives is None else for_positives * grad_loss
+        blocks = (None, for_keys, for_positives, *for_anchors.chunk(ctx.views))
+        if ctx.dtype == for_anchors.dtype:
+            return blocks
+        return tuple([None if each is None else each.to(ctx.dtype) for each in blocks])
 
 
 class _GradientsOf(torch.autograd.Function):

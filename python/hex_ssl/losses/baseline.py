@@ -16,12 +16,20 @@ class LossWithStatistics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._statistics: Tensor | None = None
+        self._last = LastForward()
 
     @property
     def statistics(self) -> Statistics | None:
         """The :class:`Statistics` of the last forward; None before the first."""
-        return None if self._statistics is None else Statistics(*self._statistics.unbind())
+        found = self._last.statistics
+        return None if found is None else Statistics(*found.unbind())
+
+
+class LastForward:
+    """What a forward saw. Apart from its module, whose `__setattr__` takes as long as a check of all arguments."""
+
+    def __init__(self) -> None:
+        self.statistics: Tensor | None = None
 
 
 class BaselineLoss(LossWithStatistics):
@@ -52,7 +60,7 @@ class BaselineLoss(LossWithStatistics):
             self.threshold, 0, self.formulation, self.beta, self.tau_plus, self.temperature, self.reduction
         )
         views = [z1, z2, *more_views]
-        loss, self._statistics = loss_of_views(views, self.threshold, settings, None, self.gather_distributed)
+        loss, self._last.statistics = loss_of_views(views, self.threshold, settings, None, self.gather_distributed)
         return loss
 
     def extra_repr(self) -> str:

@@ -131,7 +131,7 @@ class HexLoss(LossWithStatistics):
             self._warn_of_missing_epoch()
         threshold, settings = self._current()
         labels, views = self._read("labels", labels), [z1, z2, *more_views]
-        loss, self._statistics = loss_of_views(views, threshold, settings, labels, self.gather_distributed)
+        loss, self._last.statistics = loss_of_views(views, threshold, settings, labels, self.gather_distributed)
         return loss
 
     def against_keys(
@@ -166,7 +166,7 @@ class HexLoss(LossWithStatistics):
         """
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
-        loss, self._statistics = loss_with_keys(
+        loss, self._last.statistics = loss_with_keys(
             anchors,
             keys,
             *self._current(),
