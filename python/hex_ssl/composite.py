@@ -160,8 +160,7 @@ class _Rows(NamedTuple):
     def similarities(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
         """The anchors' similarities with the keys, [C, N], and with their positives, [C, P]."""
         anchors = chunk.of(self.anchors.unit)
-        # Written into a given tensor, since autocast leaves such products alone.
-        similarities = torch.mm(anchors, self.keys.unit.T, out=anchors.new_empty((chunk.length, len(self.keys.unit))))
+        similarities = anchors @ self.keys.unit.T
         if self.columns.positives is not None:
             positives = similarities.gather(1, chunk.of(self.columns.positives))
         else:
@@ -429,7 +428,6 @@ class _Gradients(NamedTuple):
             by_positives, by_keys = by_positives * weights, by_keys.mul_(weights)
         if rows.columns.positives is not None:
             by_keys.scatter_add_(1, chunk.of(rows.columns.positives), by_positives)
-        # In place, which autocast leaves alone.
         anchors = chunk.of(rows.anchors.unit)
         chunk.of(self.anchors).addmm_(by_keys, rows.keys.unit)
         for_keys = self.anchors if rows.operands.keys is None else self.keys

@@ -14,6 +14,7 @@ from torch import Tensor
 from hex_ssl import composite
 from hex_ssl._extension import _core
 from hex_ssl.operands import Operands
+from hex_ssl.precision import without_autocast
 
 BACKENDS = ("auto", "cpu", "cuda", "composite")
 EMULATED = "emulated"
@@ -94,11 +95,12 @@ def _compute(
         else:
             _expect_composite(operands, choice)
         _core.check(operands)
-        return fallback(operands)
+        with without_autocast(operands.views[0]):
+            return fallback(operands)
 
 
 def allocate(operands: Operands) -> Evaluation:
-    """Room for the results, each beside the operands and in the dtype of the arithmetic. None for what is not wanted."""
+    """Room for the results, beside the operands and in the dtype of the arithmetic. None where not wanted."""
     views, keys, positives = operands[:3]
     rows, dtype = views[0], operands.dtype
     length, dims = rows.shape
