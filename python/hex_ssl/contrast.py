@@ -12,7 +12,7 @@ from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mea
 from hex_ssl.operands import Operands
 from hex_ssl.ops import evaluate_call, row_quantiles
 from hex_ssl.thresholds import Threshold
-from hex_ssl.validation import check_settings
+from hex_ssl.validation import check_settings, check_types
 
 
 class Settings(NamedTuple):
@@ -37,18 +37,31 @@ class Settings(NamedTuple):
         temperature: float,
         reduction: str,
     ) -> "Settings":
-        """Checks the arguments and resolves the threshold's rule in this epoch.
+        """Resolves the threshold's rule in this epoch. The evaluation checks the ranges.
 
         Raises:
-            ValueError: One is out of its range, or the threshold needs an epoch and there is none.
+            TypeError: A number is none.
+            ValueError: The threshold needs an epoch, and there is none.
         """
-        check_settings(
-            temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
-        )
+        check_types(temperature, formulation, beta, tau_plus, reduction)
         if threshold.scheduled and epoch is None:
             raise ValueError(f"expected `epoch` for {type(threshold).__name__}, which changes with it, but got None")
         rule, value = threshold.at(epoch or 0)
         return cls(rule, value, formulation, beta, tau_plus, temperature, reduction)
+
+    def check(self) -> None:
+        """Checks the ranges before an evaluation does: other processes wait for this one.
+
+        Raises:
+            ValueError: A setting is out of its range.
+        """
+        check_settings(
+            temperature=self.temperature,
+            formulation=self.formulation,
+            beta=self.beta,
+            tau_plus=self.tau_plus,
+            reduction=self.reduction,
+        )
 
 
 def contrast(
@@ -101,6 +114,7 @@ def contrast_gathered(
 
     Reductions "mean" and "sum" give each process a share: the mean over the processes is the joined batch's loss.
     """
+    settings.check()
     anchors = torch.cat(list(views))
     counts = gather_counts(anchors.shape[0], anchors.device)
     keys = gather_rows(anchors, counts)
@@ -139,6 +153,7 @@ def contrast_with_shared_keys(
 
     Reductions "mean" and "sum" give each process a share, as :func:`contrast_gathered`.
     """
+    settings.check()
     threshold = None
     if settings.threshold_rule == "adaptive":
         quantiles = row_quantiles([anchors], keys, positives, 0, settings.threshold_value)
