@@ -168,18 +168,10 @@ impl Problem {
     /// # Errors
     /// [`Error::Value`] naming the argument, what was expected and what came.
     pub fn validate(&self) -> Result<()> {
-        expect(self.temperature > 0.0 && self.temperature.is_finite(), || {
-            format!("expected `temperature` to be a positive number, but got {}", self.temperature)
-        })?;
-        if let Formulation::Importance { beta, tau_plus } = self.formulation {
-            expect(beta >= 0.0 && beta.is_finite(), || format!("expected `beta` to be at least 0, but got {beta}"))?;
-            expect((0.0..1.0).contains(&tau_plus), || {
-                format!("expected `tau_plus` to be in [0, 1), but got {tau_plus}")
-            })?;
-        }
+        validate_weighting(self.temperature, self.formulation)?;
         match self.threshold {
             Threshold::Adaptive { quantile } => expect((0.0..=1.0).contains(&quantile), || {
-                format!("expected `quantile` to be in [0, 1], but got {quantile}")
+                format!("expected `quantile` to be in [0, 1], but got {}", shown(quantile))
             })?,
             Threshold::Cosine { value } | Threshold::MinMax { value } => {
                 expect(!value.is_nan(), || "expected `threshold` to be a number, but got NaN".into())?
@@ -226,6 +218,26 @@ impl Problem {
             }),
         }
     }
+}
+
+/// Checks the numbers that weigh the negatives.
+///
+/// # Errors
+/// As [`Problem::validate`].
+pub fn validate_weighting(temperature: f64, formulation: Formulation) -> Result<()> {
+    expect(temperature > 0.0 && temperature.is_finite(), || {
+        format!("expected `temperature` to be a positive number, but got {}", shown(temperature))
+    })?;
+    let Formulation::Importance { beta, tau_plus } = formulation else { return Ok(()) };
+    expect(beta >= 0.0 && beta.is_finite(), || format!("expected `beta` to be at least 0, but got {}", shown(beta)))?;
+    expect((0.0..1.0).contains(&tau_plus), || {
+        format!("expected `tau_plus` to be in [0, 1), but got {}", shown(tau_plus))
+    })
+}
+
+/// A number as Python writes it: "1.0", "nan".
+fn shown(number: f64) -> String {
+    format!("{number:?}").to_lowercase()
 }
 
 /// `k` such that the quantile of `count` numbers is their k-th largest: index

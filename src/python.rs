@@ -17,7 +17,8 @@ use crate::cuda::{cubin, ptx, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::operands::{Described, Operands, Scalar};
-use crate::problem::{Formulation, Reduction, Threshold, Wanted};
+use crate::formula::{self, Sums};
+use crate::problem::{validate_weighting, Formulation, Reduction, Threshold};
 use crate::statistics::{self, Request};
 
 const BACKENDS: &[(&str, Backend)] = &[
@@ -37,7 +38,7 @@ const REDUCTIONS: &[(&str, Reduction)] =
 pub fn evaluate(
     py: Python<'_>,
     call: Call<Array>,
-    outputs: (Array, Array, Array, Array, Array),
+    outputs: (Array, Array, Option<Array>, Option<Array>, Option<Array>),
     scratch: &Bound<'_, PyAny>,
     backend: &str,
     allow_tf32: bool,
@@ -68,6 +69,50 @@ pub fn row_quantiles(
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
+/// Whether settings are in their ranges. See `_core.pyi`.
+#[pyfunction]
+pub fn check_settings(
+    temperature: f64,
+    formulation: &str,
+    beta: f64,
+    tau_plus: f64,
+    reduction: &str,
+) -> PyResult<()> {
+    choose("reduction", reduction, REDUCTIONS)?;
+    validate_weighting(temperature, self::formulation(formulation, beta, tau_plus)?).map_err(exception)
+}
+
+/// Loss of one anchor and its derivatives: loss, defined, positives at the floor; coefficients of the global and of the
+/// hierarchical negatives, two; derivatives by the positives.
+type AnchorFormula = (f64, bool, usize, f64, f64, f64, Vec<f64>);
+
+/// The formula of one anchor, for the tests. See `_core.pyi`.
+#[pyfunction]
+pub fn anchor_formula(
+    formulation: &str,
+    beta: f64,
+    tau_plus: f64,
+    temperature: f64,
+    sums: [f64; 7],
+    positives: Vec<f64>,
+) -> PyResult<AnchorFormula> {
+    let formulation = self::formulation(formulation, beta, tau_plus)?;
+    let [global_shift, hierarchical_shift, global, weighted, weights, hierarchical, negatives] = sums;
+    let sums = Sums { global_shift, hierarchical_shift, global, weighted, weights, hierarchical, negatives };
+    let mut slopes = vec![0.0; positives.len()];
+    let found = formula::anchor(formulation, temperature, &sums, &positives, &mut slopes);
+    Ok((found.loss, found.defined, found.at_floor, found.global, found.weighted, found.weights, slopes))
+}
+
+fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
+    let formulations = [
+        ("importance", Formulation::Importance { beta, tau_plus }),
+        ("official", Formulation::Official),
+        ("decoupled", Formulation::Decoupled),
+    ];
+    choose("formulation", name, &formulations)
+}
+
 /// Whether the operands and settings of a call fit. See `_core.pyi`.
 #[pyfunction]
 pub fn check(call: Call<Attributes>) -> PyResult<()> {
@@ -91,7 +136,8 @@ fn outcome(outcome: Outcome) -> Option<String> {
     }
 }
 
-/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings.
+/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings. The outputs say which gradients
+/// are wanted.
 pub struct Call<T> {
     operands: Operands<T>,
     settings: Settings,
@@ -124,25 +170,11 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
             ("labels", Threshold::Labels),
             ("given", Threshold::Given),
         ];
-        let threshold = choose("threshold", rule.extract()?, &rules)?;
-        let (name, beta, tau_plus) = (next()?, next()?.extract()?, next()?.extract()?);
-        let formulations = [
-            ("importance", Formulation::Importance { beta, tau_plus }),
-            ("official", Formulation::Official),
-            ("decoupled", Formulation::Decoupled),
-        ];
-        let formulation = choose("formulation", name.extract()?, &formulations)?;
+        let threshold = choose("threshold_rule", rule.extract()?, &rules)?;
+        let formulation = formulation(next()?.extract()?, next()?.extract()?, next()?.extract()?)?;
         let temperature = next()?.extract()?;
         let reduction = choose("reduction", next()?.extract()?, REDUCTIONS)?;
-        // A loss that is not one number has no gradient yet.
-        let one_number = reduction != Reduction::None || operands.weights.is_some();
-        let anchors = next()?.extract::<bool>()? && one_number;
-        let wanted = Wanted {
-            anchors,
-            keys: anchors && next()?.extract::<bool>()? && operands.keys.is_some(),
-            positives: anchors && next()?.extract::<bool>()? && operands.positives.is_some(),
-        };
-        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction, wanted } })
+        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction } })
     }
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss, dispatch
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
 from hex_ssl.thresholds import Threshold
 
@@ -50,19 +50,32 @@ SETTINGS = [
 def test_settings(settings: dict[str, Any], text: str) -> None:
     for call in (
         lambda: hex_loss(Z, Z, **settings),
-        lambda: hex_loss_with_keys(Z, Z, positives=Z, **settings),
+        lambda: hex_loss_with_keys(Z, QUEUE, positives=Z, **settings),
         lambda: HexLoss(**settings),
     ):
         with pytest.raises(ValueError, match=exactly(text)):
             call()
 
 
+def test_settings_that_change_are_checked_by_the_next_forward(backend: str) -> None:
+    criterion = HexLoss()
+    criterion.temperature = -1.0
+    with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got -1.0")):
+        criterion(Z, Z)
+    criterion.temperature = torch.tensor(0.5)  # type: ignore[assignment]
+    with pytest.raises(TypeError, match=r"^expected `temperature` to be a number, but got tensor"):
+        criterion(Z, Z)
+
+
 @pytest.mark.parametrize("module", [NTXentLoss, HCLLoss, DCLLoss, HexLoss])
 def test_settings_of_every_module_are_checked_at_once(module: Callable[..., object]) -> None:
-    with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0")):
+    with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0.0")):
         module(temperature=0)
-    with pytest.raises(TypeError, match=exactly("expected `temperature` to be a number, but got None")):
-        module(temperature=None)  # type: ignore[arg-type]
+    for wrong in (None, "0.5", torch.tensor(0.5)):
+        with pytest.raises(TypeError, match=exactly(f"expected `temperature` to be a number, but got {wrong!r}")):
+            module(temperature=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=exactly("expected `reduction` to be a string, but got 1")):
+        module(reduction=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^expected `reduction` to be one of"):
         module(reduction="avg")
 
@@ -301,9 +314,9 @@ MADE = "expected memory for the loss, contiguous float32 [12] on cpu, but got "
 def test_memory_that_is_not_as_asked_for(
     made: torch.Tensor, kind: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a torch function mode may answer, or whoever replaces torch.empty.
+    # Whatever torch gives, the extension looks at it.
     monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: made)
+    monkeypatch.setattr(dispatch, "_new_empty", lambda *_, **__: made)
     with pytest.raises(kind, match=exactly(text)):
         hex_loss(Z, Z, reduction="none")
 

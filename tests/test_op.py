@@ -21,7 +21,7 @@ FORMULATIONS = ["importance", "official", "decoupled"]
 def op_arguments(
     views: list[Tensor],
     *,
-    threshold: str = "adaptive",
+    rule: str = "adaptive",
     reduction: str = "mean",
     formulation: str = "importance",
     **given: Any,
@@ -34,13 +34,13 @@ def op_arguments(
         "ignored_index",
         "anchor_labels",
         "key_labels",
-        "epsilon",
+        "threshold",
         "weights",
     )
-    value = {"adaptive": 0.9, "labels": 0.0}.get(threshold, 0.3)
+    value = {"adaptive": 0.9, "labels": 0.0}.get(rule, 0.3)
     return (
         views, *(given.get(name) for name in tensors), given.get("offset", 0),
-        threshold, value, formulation, 1.0, 0.1, 0.2, reduction, True,
+        rule, value, formulation, 1.0, 0.1, 0.2, reduction, True,
     )  # fmt: skip
 
 
@@ -53,9 +53,9 @@ def op_cases() -> dict[str, tuple[Any, ...]]:
     return {
         "views": op_arguments([z1, z2]),
         "views, none": op_arguments([z1, z2], reduction="none"),
-        "views, sum, official": op_arguments([z1, z2], reduction="sum", formulation="official", threshold="minmax"),
-        "labels": op_arguments([z1, z2], threshold="labels", anchor_labels=labels),
-        "given": op_arguments([z1, z2], threshold="given", epsilon=torch.tensor(0.3, dtype=torch.float64)),
+        "views, sum, official": op_arguments([z1, z2], reduction="sum", formulation="official", rule="minmax"),
+        "labels": op_arguments([z1, z2], rule="labels", anchor_labels=labels),
+        "given": op_arguments([z1, z2], rule="given", threshold=torch.tensor(0.3, dtype=torch.float64)),
         "apart": op_arguments([z1], keys=keys, positives=positives),
         "apart, none": op_arguments([z1], keys=keys, positives=positives, reduction="none"),
         "index": op_arguments(
@@ -132,7 +132,7 @@ def test_tensors_that_are_negated_when_read(dtype: torch.dtype, backend: str) ->
     negated = {name: torch._neg_view(-each) for name, each in given.items()}
     assert all(torch.equal(each, given[name]) and each.is_neg() for name, each in negated.items())
     expected, found = (
-        dispatch.evaluate(Operands(*op_arguments([z], threshold="labels", **each))) for each in (given, negated)
+        dispatch.evaluate(Operands(*op_arguments([z], rule="labels", **each))) for each in (given, negated)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
@@ -195,28 +195,80 @@ def test_inputs_are_not_changed(backend: str) -> None:
     assert torch.equal(z2, before[1])
 
 
-def test_autocast_computes_in_float32(backend: str) -> None:
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_autocast_takes_16_bit_rows_as_they_are(
+    reduction: str, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Tensor] = []
+    evaluate = dispatch.evaluate
+    monkeypatch.setattr(dispatch, "evaluate", lambda given: (read.extend(given.views), evaluate(given))[1])
+    z1, z2 = torch.randn(2, 20, 8).to(dtype)
+    found = []
+    for autocast in (False, True):
+        read.clear()
+        leaves = [z.clone().requires_grad_() for z in (z1, z2)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = functional.hex_loss(*leaves, reduction=reduction)
+        assert loss.dtype == torch.float32
+        loss.sum().backward()
+        # No copy, in the forward or in the backward.
+        assert {each.data_ptr() for each in read} == {each.data_ptr() for each in leaves}
+        gradients = [each.grad for each in leaves]
+        assert all(each is not None and each.dtype == dtype for each in gradients)
+        found.append([loss.detach(), *gradients])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_the_operator_under_autocast(dtype: torch.dtype, backend: str) -> None:
+    z, keys, positives = torch.randn(3, 12, 6).to(dtype)
+    for inputs in (op_arguments([z, keys]), op_arguments([z], keys=keys, positives=positives)):
+        plain = ops.evaluate(*inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = ops.evaluate(*inputs)
+        torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(torch.bfloat16, torch.float32), (torch.bfloat16, torch.float16)], ids=str
+)
+def test_autocast_takes_rows_of_two_dtypes_in_the_widest(first: torch.dtype, second: torch.dtype, backend: str) -> None:
+    z1, z2 = torch.randn(2, 20, 8)
+    leaves = [z1.to(first).requires_grad_(), z2.to(second).requires_grad_()]
+    wide = [each.detach().float().requires_grad_() for each in leaves]
+    calls = (
+        lambda a, b: functional.hex_loss(a, b),
+        lambda a, b: functional.hex_loss_with_keys(a, b, positives=b.detach().flip(0)),
+    )
+    for call in calls:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = call(*leaves)
+        expected = call(*wide)
+        assert torch.equal(loss, expected)
+        found, right = torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, wide)
+        assert [each.dtype for each in found] == [first, second]
+        torch.testing.assert_close(
+            found, tuple(r.to(f.dtype) for f, r in zip(found, right, strict=True)), rtol=0, atol=0
+        )
+
+
+def test_autocast_of_a_projector(backend: str) -> None:
     linear = torch.nn.Linear(16, 8)
     x1, x2 = torch.randn(2, 40, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         z1, z2 = linear(x1), linear(x2)
         assert z1.dtype == torch.bfloat16
         loss = functional.hex_loss(z1, z2)
-    assert loss.dtype == torch.float32
-    inside = functional.hex_loss(z1.detach().float(), z2.detach().float())
-    torch.testing.assert_close(loss.detach(), inside, rtol=1e-6, atol=0)
+    assert torch.equal(loss, functional.hex_loss(z1, z2))
     loss.backward()
     assert linear.weight.grad is not None
     assert linear.weight.grad.dtype == torch.float32
     assert linear.weight.grad.isfinite().all()
     assert linear.weight.grad.abs().max() > 0
-
-
-def test_autocast_takes_views_of_two_dtypes(backend: str) -> None:
-    z1, z2 = torch.randn(2, 20, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = functional.hex_loss(z1.bfloat16(), z2)
-    torch.testing.assert_close(loss, functional.hex_loss(z1.bfloat16().float(), z2), rtol=1e-6, atol=0)
 
 
 def test_autocast_leaves_float64(backend: str) -> None:

@@ -176,3 +176,28 @@ def test_not_a_strategy() -> None:
     text = "expected `threshold` to be a strategy or its name, but got float"
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         threshold_from(0.9)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "name"),
+    [
+        (AdaptiveThreshold, {"quantile": "0.5"}, "quantile"),
+        (FixedThreshold, {"value": "0.5"}, "value"),
+        (StepThreshold, {"start": "0.5"}, "start"),
+        (StepThreshold, {"min": "0.5"}, "min"),
+        (StepThreshold, {"step_down": "0.5"}, "step_down"),
+        (StepThreshold, {"epoch_step": "3"}, "epoch_step"),
+        (CosineThreshold, {"min": None}, "min"),
+        (CosineThreshold, {"max_epochs": "100"}, "max_epochs"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_text_is_no_number(strategy: type[Threshold], settings: dict[str, object], name: str) -> None:
+    (value,) = settings.values()
+    with pytest.raises(TypeError, match=re.escape(f"expected `{name}` to be a number, but got {value!r}")):
+        strategy(**settings)
+
+
+def test_several_thresholds_are_none() -> None:
+    with pytest.raises(ValueError, match=r"^expected `value` to be a number, but got a tensor of shape \[2\]$"):
+        FixedThreshold(torch.zeros(2))

@@ -13,8 +13,10 @@ __all__ = [
     "BORDER",
     "TORCH_VERSION",
     "__version__",
+    "anchor_formula",
     "backend_for",
     "check",
+    "check_settings",
     "cuda_cubin",
     "cuda_ptx",
     "cuda_sources",
@@ -31,7 +33,7 @@ TORCH_VERSION: str | None
 
 def evaluate(
     call: Operands,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
     scratch: Callable[[int], Tensor],
     backend: str,
     allow_tf32: bool,
@@ -48,7 +50,7 @@ def evaluate(
     Args:
         call: Views, keys and positives may have any strides; index, labels and weights are contiguous.
         outputs: The loss (0-d, or [M] for "none" without weights), the statistics [6] and the gradients for anchors
-            [M, D], keys [N, D] and positives [M, D], or [0] where not wanted: contiguous, in the dtype of the
+            [M, D], keys [N, D] and positives [M, D], or None where not wanted: contiguous, in the dtype of the
             arithmetic, beside the views. Statistics: threshold, mean |H|, mean positive similarity, mean negative
             similarity, fraction at the floor, anchors without a loss.
         scratch: Allocates so many bytes beside the views; called for GPUs alone.
@@ -85,6 +87,28 @@ def check(call: Operands) -> None:
 
     Raises:
         ValueError: As `evaluate`.
+    """
+
+def check_settings(temperature: float, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
+    """Checks the settings of a loss that are no matter of its operands.
+
+    Raises:
+        ValueError: One is out of its range.
+    """
+
+def anchor_formula(
+    formulation: str,
+    beta: float,
+    tau_plus: float,
+    temperature: float,
+    sums: tuple[float, float, float, float, float, float, float],
+    positives: list[float],
+) -> tuple[float, bool, int, float, float, float, list[float]]:
+    """One anchor's loss and derivatives from the sums over its negatives, as `src/formula.rs` has them. For the tests.
+
+    The sums are those of `hex_ssl.composite.Sums`, in order. Returns the loss, whether it is defined, the number of
+    positives at the floor, the coefficients `global_`, `weighted` and `weights` of `hex_ssl.composite.Formula`, and the
+    derivatives by the positives.
     """
 
 def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:

@@ -19,8 +19,8 @@ from hex_ssl.operands import Operands
 # cost more than the arithmetic); elsewhere many, since launches cost.
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
-Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Loss, statistics [6], and the gradients for anchors, keys and positives; [0] where not wanted."""
+Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""Loss, statistics [6], and the gradients for anchors, keys and positives; None where not wanted."""
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def evaluate(operands: Operands) -> Evaluation:
         operands: What to compute from.
 
     Returns:
-        As the operator `hex_ssl::evaluate`; a gradient that is not wanted is empty, [0].
+        As the operator `hex_ssl::evaluate`; None for a gradient that is not wanted.
 
     Raises:
         ValueError: A row is all zeros or not finite, on the CPU. On other devices it makes the results NaN.
@@ -59,7 +59,7 @@ def row_quantiles(operands: Operands) -> Tensor:
     """Each anchor's quantile `threshold_value` of its row of similarities, 'nearest' interpolation, [M].
 
     Args:
-        operands: What to compute from, with threshold "adaptive".
+        operands: What to compute from, with the rule "adaptive".
 
     Raises:
         ValueError: As :func:`evaluate`.
@@ -160,8 +160,7 @@ class _Rows(NamedTuple):
     def similarities(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
         """The anchors' similarities with the keys, [C, N], and with their positives, [C, P]."""
         anchors = chunk.of(self.anchors.unit)
-        # Written into a given tensor, since autocast leaves such products alone.
-        similarities = torch.mm(anchors, self.keys.unit.T, out=anchors.new_empty((chunk.length, len(self.keys.unit))))
+        similarities = anchors @ self.keys.unit.T
         if self.columns.positives is not None:
             positives = similarities.gather(1, chunk.of(self.columns.positives))
         else:
@@ -194,11 +193,11 @@ def _check_rows(operands: Operands) -> None:
 def _threshold(rows: _Rows) -> Tensor:
     """The threshold, 0-d; NaN where labels decide."""
     operands = rows.operands
-    if operands.epsilon is not None:
-        return operands.epsilon.to(operands.dtype)
-    if operands.threshold == "adaptive":
+    if operands.threshold is not None:
+        return operands.threshold.to(operands.dtype)
+    if operands.threshold_rule == "adaptive":
         return _row_quantiles(rows, operands.threshold_value).mean()
-    return rows.keys.unit.new_full((), math.nan if operands.threshold == "labels" else operands.threshold_value)
+    return rows.keys.unit.new_full((), math.nan if operands.threshold_rule == "labels" else operands.threshold_value)
 
 
 def _row_quantiles(rows: _Rows, quantile: float) -> Tensor:
@@ -221,15 +220,15 @@ def _hierarchical(
 ) -> Tensor | None:
     """The keys on the hierarchical side of the threshold, [C, N]; None where there are none."""
     operands = rows.operands
-    if operands.threshold == "labels":
+    if operands.threshold_rule == "labels":
         assert operands.anchor_labels is not None
         keys = operands.anchor_labels if operands.key_labels is None else operands.key_labels
         return chunk.of(operands.anchor_labels)[:, None] == keys
     value = operands.threshold_value
-    by_value = operands.threshold in ("cosine", "minmax") and operands.epsilon is None
+    by_value = operands.threshold_rule in ("cosine", "minmax") and operands.threshold is None
     if by_value and value >= 1.0:
         return None
-    if operands.threshold == "minmax" and math.isfinite(value):
+    if operands.threshold_rule == "minmax" and math.isfinite(value):
         low, high = similarities.amin(1, keepdim=True), similarities.amax(1, keepdim=True)
         if rows.positives is not None:
             low, high = torch.minimum(low, positives), torch.maximum(high, positives)
@@ -429,7 +428,6 @@ class _Gradients(NamedTuple):
             by_positives, by_keys = by_positives * weights, by_keys.mul_(weights)
         if rows.columns.positives is not None:
             by_keys.scatter_add_(1, chunk.of(rows.columns.positives), by_positives)
-        # In place, which autocast leaves alone.
         anchors = chunk.of(rows.anchors.unit)
         chunk.of(self.anchors).addmm_(by_keys, rows.keys.unit)
         for_keys = self.anchors if rows.operands.keys is None else self.keys
@@ -440,11 +438,11 @@ class _Gradients(NamedTuple):
             if self.positives is not None:
                 chunk.of(self.positives).add_(by_positives * anchors)
 
-    def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor]:
-        """The gradients for the rows; [0] where not wanted."""
+    def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor | None]:
+        """The gradients for the rows; None where not wanted."""
         directions = (rows.anchors, rows.keys, rows.positives)
         return [
-            rows.keys.unit.new_empty(0) if sums is None or of is None else of.gradient_for_rows(sums / divisor)
+            None if sums is None or of is None else of.gradient_for_rows(sums / divisor)
             for sums, of in zip(self, directions, strict=True)
         ]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from hex_ssl import composite
 from hex_ssl._extension import _core
 from hex_ssl.operands import Operands
+from hex_ssl.precision import without_autocast
 
 BACKENDS = ("auto", "cpu", "cuda", "composite")
 EMULATED = "emulated"
@@ -22,9 +23,13 @@ EMULATED = "emulated"
 Evaluation = composite.Evaluation
 Results = TypeVar("Results")
 
+PLAIN = (Tensor, torch.nn.Parameter)
+"""The types of tensors without code of their own."""
+
 # The methods of torch's own type in C: a subclass, or code that patches `torch.Tensor`, cannot change them.
 _detach, _is_neg = torch._C.TensorBase.detach, torch._C.TensorBase.is_neg
 _resolve_neg, _contiguous = torch._C.TensorBase.resolve_neg, torch._C.TensorBase.contiguous
+_new_empty = torch._C.TensorBase.new_empty
 
 _fallbacks: list[str] = []
 
@@ -90,41 +95,48 @@ def _compute(
         else:
             _expect_composite(operands, choice)
         _core.check(operands)
-        return fallback(operands)
+        with without_autocast(operands.views[0]):
+            return fallback(operands)
 
 
 def allocate(operands: Operands) -> Evaluation:
-    """Room for the results, each beside the operands and in the dtype of the arithmetic."""
-    rows = operands.views[0]
-    dtype, device, dims = operands.dtype, rows.device, rows.shape[1]
-    anchors = operands.anchors
-    wanted = operands.want_gradient and not operands.one_loss_per_anchor
-    keys, positives = operands.keys, operands.positives
-
-    def gradient(count: int, wanted_too: bool) -> Tensor:
-        return torch.empty((count, dims) if wanted and wanted_too else (0,), dtype=dtype, device=device)
-
+    """Room for the results, beside the operands and in the dtype of the arithmetic. None where not wanted."""
+    views, keys, positives = operands[:3]
+    rows, dtype = views[0], operands.dtype
+    length, dims = rows.shape
+    anchors = len(views) * length
+    each = operands.one_loss_per_anchor
+    loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
+    statistics = _new_empty(rows, (6,), dtype=dtype)
+    if each or not operands.want_gradient:
+        return loss, statistics, None, None, None
     return (
-        torch.empty((anchors,) if operands.one_loss_per_anchor else (), dtype=dtype, device=device),
-        torch.empty((6,), dtype=dtype, device=device),
-        gradient(anchors, True),
-        gradient(0 if keys is None else keys.shape[0], keys is not None and operands.want_keys_gradient),
-        gradient(anchors, positives is not None and operands.want_positives_gradient),
+        loss,
+        statistics,
+        _new_empty(rows, (anchors, dims), dtype=dtype),
+        _new_empty(rows, (keys.shape[0], dims), dtype=dtype)
+        if keys is not None and operands.want_keys_gradient
+        else None,
+        _new_empty(rows, (anchors, dims), dtype=dtype)
+        if positives is not None and operands.want_positives_gradient
+        else None,
     )
 
 
 def allocate_quantiles(operands: Operands) -> Tensor:
     """Room for the row quantiles."""
-    return torch.empty((operands.anchors,), dtype=operands.dtype, device=operands.views[0].device)
+    return _new_empty(operands.views[0], (operands.anchors,), dtype=operands.dtype)
 
 
 def _readable(operands: Operands) -> Operands:
     """The operands as plain tensors whose memory can be read as it stands."""
-    threshold, value, epsilon = operands.threshold, operands.threshold_value, _vector(operands.epsilon)
-    if epsilon is not None and threshold != "given":
-        value, epsilon = float(epsilon), None
-    elif epsilon is not None and epsilon.dtype in (torch.bfloat16, torch.float16):
-        epsilon = epsilon.float()
+    if _is_readable(operands):
+        return operands
+    threshold, value = _vector(operands.threshold), operands.threshold_value
+    if threshold is not None and operands.threshold_rule != "given":
+        threshold, value = None, float(threshold)
+    elif threshold is not None and threshold.dtype in (torch.bfloat16, torch.float16):
+        threshold = threshold.float()
     return operands._replace(
         views=[_plain(view) for view in operands.views],
         keys=None if operands.keys is None else _plain(operands.keys),
@@ -133,10 +145,22 @@ def _readable(operands: Operands) -> Operands:
         ignored_index=_vector(operands.ignored_index),
         anchor_labels=_vector(operands.anchor_labels),
         key_labels=_vector(operands.key_labels),
-        epsilon=epsilon,
+        threshold=threshold,
         weights=_vector(operands.weights),
         threshold_value=value,
     )
+
+
+def _is_readable(operands: Operands) -> bool:
+    """Whether they are rows alone, as they stand: most calls."""
+    views, keys, positives, *others = operands[:9]
+    for each in others:
+        if each is not None:
+            return False
+    for each in (keys, positives, *views):
+        if each is not None and (type(each) not in PLAIN or _is_neg(each)):
+            return False
+    return True
 
 
 def _vector(tensor: Tensor | None) -> Tensor | None:
@@ -145,7 +169,7 @@ def _vector(tensor: Tensor | None) -> Tensor | None:
 
 def _plain(tensor: Tensor) -> Tensor:
     # The memory of the imaginary part of a conjugate is to be negated when it is read.
-    tensor = tensor if type(tensor) is Tensor and not tensor.requires_grad else _detach(tensor)
+    tensor = tensor if type(tensor) in PLAIN else _detach(tensor)
     return _resolve_neg(tensor) if _is_neg(tensor) else tensor
 
 

@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hex_ssl.statistics import Statistics
-
 
 def is_distributed() -> bool:
     """Whether there is a process group with more than one process."""
@@ -88,23 +86,23 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return (total[0] / total[1]).to(values.dtype)
 
 
-def join_statistics(statistics: Statistics, anchors: int) -> tuple[Statistics, Tensor]:
+def join_statistics(statistics: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
     """The statistics of the joined batch.
 
     Args:
-        statistics: Those of this process's anchors.
+        statistics: Those of this process's anchors, [6], in the order of :class:`hex_ssl.statistics.Statistics`.
         anchors: This process's number of anchors.
 
     Returns:
         The statistics of all processes' anchors, and how many of those have a loss, 0-d.
     """
-    *means, undefined = torch.stack(statistics).double().unbind()
+    *means, undefined = statistics.double().unbind()
     # All but the last are means over the anchors, each of which has as many positives and negatives.
     total = torch.stack([*(mean * anchors for mean in means), undefined, undefined.new_tensor(anchors)])
     dist.all_reduce(total)
     *sums, undefined, anchors_of_all = total.unbind()
-    joined = torch.stack([*(each / anchors_of_all for each in sums), undefined]).to(statistics.threshold.dtype)
-    return Statistics(*joined.unbind()), (anchors_of_all - undefined).to(statistics.threshold.dtype)
+    joined = torch.stack([*(each / anchors_of_all for each in sums), undefined]).to(statistics.dtype)
+    return joined, (anchors_of_all - undefined).to(statistics.dtype)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -82,7 +82,8 @@ def hex_loss(
 
     Args:
         z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16; any scale but zero.
-            The arithmetic is in float32, for float64 in float64. Under autocast all are cast to float32.
+            The arithmetic is in float32, for float64 in float64; under autocast, too. There the views may be of several
+            dtypes, float64 apart: they are computed with in the widest.
         z2: Projections of the second views of the same samples, like `z1`.
         *more_views: Further views, each like `z1`.
         temperature: Above 0.
@@ -123,25 +124,22 @@ def hex_loss(
         >>> z1.grad.shape, statistics.threshold.shape
         (torch.Size([32, 16]), torch.Size([]))
     """
-    threshold = threshold_from(threshold)
-    settings = Settings.of(
-        threshold=threshold,
-        epoch=epoch,
-        formulation=formulation,
-        beta=beta,
-        tau_plus=tau_plus,
-        temperature=temperature,
-        reduction=reduction,
-    )
-    views = [z1, z2, *more_views]
+    strategy = threshold_from(threshold)
+    settings = Settings.of(strategy, epoch, formulation, beta, tau_plus, temperature, reduction)
+    loss, statistics = loss_of_views([z1, z2, *more_views], strategy, settings, labels, gather_distributed)
+    return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
+
+
+def loss_of_views(
+    views: list[Tensor], threshold: Threshold, settings: Settings, labels: Tensor | None, gather_distributed: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`hex_loss` by settings, and its statistics as one tensor, [6]."""
     check_views(views)
-    labels = _labels(settings, threshold, "labels", labels, z1)
+    labels = _labels(settings, threshold, "labels", labels, views[0])
     anchor_labels = None if labels is None else labels.repeat(len(views))
     if gather_distributed and is_distributed():
-        loss, statistics = contrast_gathered(views, settings, anchor_labels)
-    else:
-        loss, statistics = contrast(views, settings, anchor_labels=anchor_labels)
-    return (loss, statistics) if return_statistics else loss
+        return contrast_gathered(views, settings, anchor_labels)
+    return contrast(views, settings, anchor_labels=anchor_labels)
 
 
 def ntxent_loss(
@@ -363,16 +361,37 @@ def hex_loss_with_keys(
         >>> hex_loss_with_keys(queries, queue, positives=momentum_keys, temperature=0.2).shape
         torch.Size([])
     """
-    threshold = threshold_from(threshold)
-    settings = Settings.of(
-        threshold=threshold,
-        epoch=epoch,
-        formulation=formulation,
-        beta=beta,
-        tau_plus=tau_plus,
-        temperature=temperature,
-        reduction=reduction,
+    strategy = threshold_from(threshold)
+    settings = Settings.of(strategy, epoch, formulation, beta, tau_plus, temperature, reduction)
+    loss, statistics = loss_with_keys(
+        anchors,
+        keys,
+        strategy,
+        settings,
+        positives=positives,
+        positive_index=positive_index,
+        ignored_index=ignored_index,
+        anchor_labels=anchor_labels,
+        key_labels=key_labels,
+        gather_distributed=gather_distributed,
     )
+    return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
+
+
+def loss_with_keys(
+    anchors: Tensor,
+    keys: Tensor,
+    threshold: Threshold,
+    settings: Settings,
+    *,
+    positives: Tensor | None = None,
+    positive_index: Tensor | None = None,
+    ignored_index: Tensor | None = None,
+    anchor_labels: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    gather_distributed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`hex_loss_with_keys` by settings, and its statistics as one tensor, [6]."""
     check_rows("anchors", anchors)
     check_like("keys", keys, "anchors", anchors)
     if (positives is None) == (positive_index is None):
@@ -398,15 +417,13 @@ def hex_loss_with_keys(
         "key_labels": _labels(settings, threshold, "key_labels", key_labels, keys),
     }
     if gather_distributed and is_distributed():
-        loss, statistics = contrast_with_shared_keys(anchors, settings, **pairing)
-    else:
-        loss, statistics = contrast([anchors], settings, **pairing)
-    return (loss, statistics) if return_statistics else loss
+        return contrast_with_shared_keys(anchors, settings, **pairing)
+    return contrast([anchors], settings, **pairing)
 
 
 def _labels(settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor) -> Tensor | None:
     """The labels of the rows, where the threshold reads them."""
-    if settings.threshold != "labels":
+    if settings.threshold_rule != "labels":
         if labels is not None:
             check_labels_read(name, threshold)
         return None

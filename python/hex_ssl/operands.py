@@ -21,12 +21,12 @@ class Operands(NamedTuple):
         positives: Each anchor's positive where it is not among the keys, [M, D].
         positive_index: Each anchor's positives as rows of `keys`, int64 [M, P].
         ignored_index: The row of `keys` that is no negative of the anchor, int64 [M]; -1 for none.
-        anchor_labels: int64 [M], for threshold "labels".
-        key_labels: int64 [N], for threshold "labels" with `keys`.
-        epsilon: The threshold itself, 0-d, for threshold "given".
+        anchor_labels: int64 [M], for the rule "labels".
+        key_labels: int64 [N], for the rule "labels" with `keys`.
+        threshold: The threshold itself, 0-d, for the rule "given".
         weights: The loss is sum(weights * loss of the anchor), [M], whatever the reduction.
         offset: The row of `keys` at which the views start, where they are among the keys.
-        threshold: "adaptive", "cosine", "minmax", "labels" or "given".
+        threshold_rule: "adaptive", "cosine", "minmax", "labels" or "given".
         threshold_value: The quantile, or the threshold in its scale.
         formulation: "importance", "official" or "decoupled".
         beta: At least 0.
@@ -45,10 +45,10 @@ class Operands(NamedTuple):
     ignored_index: Tensor | None
     anchor_labels: Tensor | None
     key_labels: Tensor | None
-    epsilon: Tensor | None
+    threshold: Tensor | None
     weights: Tensor | None
     offset: int
-    threshold: str
+    threshold_rule: str
     threshold_value: float
     formulation: str
     beta: float

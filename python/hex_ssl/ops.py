@@ -4,8 +4,11 @@ One evaluation finds loss and gradients in one go; autograd's backward then only
 saved. `evaluate_call` is the way in for `hex_ssl.functional`. Where nothing traces or transforms it, it runs without
 the operator, whose dispatch takes longer than everything else in a small batch. The operators are registered with
 torch.library, so that torch.compile, autocast, fake tensors and opcheck know them.
+
+Rows of 16 bits are computed with as they are, under autocast too: the arithmetic on them is in float32.
 """
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -18,51 +21,68 @@ from torch.autograd import forward_ad
 from hex_ssl import dispatch
 from hex_ssl.operands import Operands, quantile_operands
 
-Evaluation = dispatch.Evaluation
+Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What the operator returns."""
 
 
-def evaluate_call(operands: Operands) -> Evaluation:
-    """Loss, statistics and gradients: as the operator, by the shortest way there is.
+def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
+    """Loss and statistics [6]: those of the operator, by the shortest way there is.
 
     Args:
         operands: `want_gradient` and what follows are set here, by what autograd records.
     """
     if torch.compiler.is_compiling():
-        return evaluate(*operands)
+        return evaluate(*operands)[:2]
     if torch._C._are_functorch_transforms_active():
         # They do not reach an autograd function inside an operator.
-        return _recorded(_Evaluation, operands, operands.keys is not None, operands.positives is not None)
+        return _recorded(_Evaluation, operands, operands.keys is not None, operands.positives is not None)[:2]
     rows = (operands.keys, operands.positives, *operands.views)
     if not _is_plain(rows):
-        return evaluate(*operands)
-    keys_needed, positives_needed, *needed = [each is not None and each.requires_grad for each in rows]
-    if torch.is_grad_enabled() and (keys_needed or positives_needed or any(needed)):
-        return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)
-    return dispatch.evaluate(operands)
+        return evaluate(*operands)[:2]
+    needed = [each is not None and each.requires_grad for each in rows]
+    if not (torch.is_grad_enabled() and True in needed):
+        return dispatch.evaluate(operands)[:2]
+    keys_needed, positives_needed, *_ = needed
+    if operands.one_loss_per_anchor:
+        return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)[:2]
+    found = dispatch.evaluate(Operands(*operands[:WANTED], True, keys_needed, positives_needed))
+    return _apply(_KnownGradients, found, *rows), found[1]
+
+
+WANTED = Operands._fields.index("want_gradient")
 
 
 def _is_plain(rows: Sequence[Tensor | None]) -> bool:
-    """Nothing but autograd has a part in a call: no mode, no tracing, no autocast, no subclass, no forward mode."""
+    """Nothing but autograd has a part in a call: no mode, no tracing, no subclass, no forward mode, no promotion."""
     if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return False
-    for each in rows:
-        if each is not None and (type(each) not in (Tensor, torch.nn.Parameter) or _is_wrapped(each)):
-            return False
     first = rows[2]
     assert first is not None
-    kind = first.device.type
-    return kind != "meta" and not torch.is_autocast_enabled(kind)
+    dtype = first.dtype
+    for each in rows:
+        if each is None:
+            continue
+        if type(each) not in dispatch.PLAIN or each.dtype != dtype or _is_wrapped(each):
+            return False
+    return not first.is_meta
 
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def _evaluate(*inputs: Any) -> Evaluation:
-    return dispatch.evaluate(Operands(*inputs))
+    return _as_of_operator(dispatch.evaluate(Operands(*inputs)))
 
 
 def _evaluate_fake(*inputs: Any) -> Evaluation:
-    return dispatch.allocate(Operands(*inputs))
+    return _as_of_operator(dispatch.allocate(Operands(*inputs)))
+
+
+def _as_of_operator(found: dispatch.Evaluation) -> Evaluation:
+    """An operator returns tensors: empty ones in place of None."""
+    loss, statistics, *gradients = found
+    for_anchors, for_keys, for_positives = (loss.new_empty(0) if each is None else each for each in gradients)
+    return loss, statistics, for_anchors, for_keys, for_positives
 
 
 def _evaluate_autograd(*inputs: Any) -> Any:
@@ -181,7 +201,49 @@ class _DirectEvaluation(_Evaluation):
 
     @staticmethod
     def forward(operands: Operands, keys: Tensor | None, positives: Tensor | None, *views: Tensor) -> Evaluation:
-        return dispatch.evaluate(operands._replace(views=views, keys=keys, positives=positives))
+        return _evaluate(*operands._replace(views=views, keys=keys, positives=positives))
+
+
+class _KnownGradients(torch.autograd.Function):
+    """A loss that is one number, of plain tensors, whose gradients were found with it: the backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, found: dispatch.Evaluation, keys: Tensor | None, positives: Tensor | None, *views: Tensor
+    ) -> Tensor:
+        loss, _, *gradients = found
+        ctx.save_for_backward(loss, *gradients)
+        ctx.views, ctx.dtype = len(views), views[0].dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        loss, for_anchors, for_keys, for_positives = ctx.saved_tensors
+        if forward_ad._current_level >= 0:
+            _refuse_second_derivative(torch._C._are_functorch_transforms_active())
+        if torch.is_grad_enabled():
+            for_anchors, for_keys, for_positives = _apply(_GradientsOf, loss, for_anchors, for_keys, for_positives)
+        # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
+        for_anchors = for_anchors * grad_loss
+        for_keys = None if for_keys is None else for_keys * grad_loss
+        for_positives = None if for_positives is None else for_positives * grad_loss
+        blocks = (None, for_keys, for_positives, *for_anchors.chunk(ctx.views))
+        if ctx.dtype == for_anchors.dtype:
+            return blocks
+        return tuple([None if each is None else each.to(ctx.dtype) for each in blocks])
+
+
+class _GradientsOf(torch.autograd.Function):
+    """The gradients of a loss as they are, in the graph of a backward: a derivative of them would be a second one."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(None if each is None else each.view_as(each) for each in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        _refuse_second_derivative(True)
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
@@ -202,9 +264,9 @@ class _WeightedGradients(torch.autograd.Function):
         positives: Tensor | None,
         *views: Tensor,
     ) -> tuple[Tensor, ...]:
-        if operands.threshold == "adaptive":
+        if operands.threshold_rule == "adaptive":
             # The forward has found it: no second search.
-            operands = operands._replace(threshold="given", epsilon=statistics[0])
+            operands = operands._replace(threshold_rule="given", threshold=statistics[0])
         inputs = operands._replace(weights=weights.contiguous(), views=views, keys=keys, positives=positives)
         with torch._C._AutoDispatchBelowAutograd():
             _, _, *gradients = evaluate(*inputs)
@@ -265,9 +327,10 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
     _library.define(name + torch.library.infer_schema(kernel, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
     operator = getattr(torch.ops.hex_ssl, name).default
 
-    def autocast(*inputs: Any) -> Any:
-        with torch.autocast(inputs[0][0].device.type, enabled=False):
-            return operator(*(_float32(each) for each in inputs))
+    def autocast(views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, *others: Any) -> Any:
+        with torch.autocast(views[0].device.type, enabled=False):
+            keys, positives, *views = _promoted((keys, positives, *views))
+            return operator(views, keys, positives, *others)
 
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
@@ -280,13 +343,11 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
     return operator
 
 
-def _float32(value: Any) -> Any:
-    """torch's own convention for losses under autocast; float64 stays."""
-    if isinstance(value, (list, tuple)):
-        return [_float32(each) for each in value]
-    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
-        return value.float()
-    return value
+def _promoted(rows: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Rows of several dtypes in the widest of them, as torch's own operations that take several under autocast."""
+    dtypes = {each.dtype for each in rows if each is not None}
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return [None if each is None else each.to(widest) for each in rows]
 
 
 # The operator's schema is the list of operands.
@@ -300,7 +361,7 @@ tf32 is allowed from torch's settings, both read at each call. `want_gradient` a
 records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the loss is differentiable: once,
 and for one number also in forward mode. Its gradient is differentiable with respect to the upstream gradient alone.
 
-For the thresholds "cosine" and "minmax", `epsilon` may hold the value in place of `threshold_value`, on the CPU:
+For the rules "cosine" and "minmax", `threshold` may hold the value in place of `threshold_value`, on the CPU:
 torch.compile compiles anew for each value of a number, but not of a tensor.
 """
 

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hex_ssl.validation import check_at_least, check_number
+
 SCALES = ("cosine", "minmax")
 
 
@@ -61,6 +63,7 @@ class AdaptiveThreshold(Threshold):
     quantile: float = 0.99
 
     def __post_init__(self) -> None:
+        check_number("quantile", self.quantile)
         if not 0.0 <= self.quantile <= 1.0:
             raise ValueError(f"expected `quantile` to be in [0, 1], but got {self.quantile}")
 
@@ -90,6 +93,10 @@ class FixedThreshold(Threshold):
     scale: str = "minmax"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.value, Tensor):
+            check_number("value", self.value)
+        elif self.value.numel() != 1:
+            raise ValueError(f"expected `value` to be a number, but got a tensor of shape {list(self.value.shape)}")
         if math.isnan(float(self.value)):
             raise ValueError("expected `value` to be a number, but got nan")
         _check_scale(self.scale)
@@ -130,8 +137,8 @@ class StepThreshold(Threshold):
 
     def __post_init__(self) -> None:
         _check_range(self.start, self.min)
-        if not 0.0 <= self.step_down < math.inf:
-            raise ValueError(f"expected `step_down` to be at least 0, but got {self.step_down}")
+        check_at_least("step_down", self.step_down, 0.0)
+        check_number("epoch_step", self.epoch_step)
         if self.epoch_step < 1:
             raise ValueError(f"expected `epoch_step` to be at least 1, but got {self.epoch_step}")
         _check_scale(self.scale)
@@ -169,6 +176,7 @@ class CosineThreshold(Threshold):
 
     def __post_init__(self) -> None:
         _check_range(self.start, self.min)
+        check_number("max_epochs", self.max_epochs)
         if self.max_epochs < 1:
             raise ValueError(f"expected `max_epochs` to be at least 1, but got {self.max_epochs}")
         _check_scale(self.scale)
@@ -252,6 +260,8 @@ def _check_scale(scale: str) -> None:
 
 
 def _check_range(start: float, lowest: float) -> None:
+    check_number("start", start)
+    check_number("min", lowest)
     if not math.isfinite(start):
         raise ValueError(f"expected `start` to be a finite number, but got {start}")
     if not (math.isfinite(lowest) and lowest <= start):

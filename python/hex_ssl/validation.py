@@ -1,4 +1,7 @@
-"""Checks of tensors and numbers before anything runs: what was expected, what came, in the caller's names."""
+"""Checks of types, shapes, dtypes and devices before anything runs: what was expected, what came, in the caller's names.
+
+The ranges of the losses' numbers are checked in `src/problem.rs`, by each evaluation.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 
-FORMULATIONS = ("importance", "official", "decoupled")
-REDUCTIONS = ("mean", "sum", "none")
+from hex_ssl._extension import _core
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -17,22 +20,48 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def check_settings(
     *, temperature: float, reduction: str, formulation: str = "importance", beta: float = 0.0, tau_plus: float = 0.0
 ) -> None:
-    """Checks the loss's numbers and choices.
+    """Checks the loss's numbers and choices before an evaluation does.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A number is none, or a choice is no name.
         ValueError: One is out of its range.
     """
-    for name, value in (("temperature", temperature), ("beta", beta), ("tau_plus", tau_plus)):
-        _check_number(name, value)
-    if not 0.0 < temperature < math.inf:
-        raise ValueError(f"expected `temperature` to be a positive number, but got {temperature}")
-    _check_choice("formulation", formulation, FORMULATIONS)
-    if not 0.0 <= beta < math.inf:
-        raise ValueError(f"expected `beta` to be at least 0, but got {beta}")
-    if not 0.0 <= tau_plus < 1.0:
-        raise ValueError(f"expected `tau_plus` to be in [0, 1), but got {tau_plus}")
-    _check_choice("reduction", reduction, REDUCTIONS)
+    check_types(temperature, formulation, beta, tau_plus, reduction)
+    _core.check_settings(temperature, formulation, beta, tau_plus, reduction)
+
+
+def check_types(temperature: float, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
+    """Checks that the loss's numbers are numbers, and its choices names.
+
+    Raises:
+        TypeError: One is not.
+    """
+    check_number("temperature", temperature)
+    check_number("beta", beta)
+    check_number("tau_plus", tau_plus)
+    check_name("formulation", formulation)
+    check_name("reduction", reduction)
+
+
+def check_number(name: str, value: float) -> None:
+    """Checks that an argument is a number: not text, and not a tensor, whose gradient would be lost.
+
+    Raises:
+        TypeError: It is not.
+    """
+    # The second is slow: it asks an abstract class.
+    if type(value) is not float and not isinstance(value, Real):
+        raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
+
+
+def check_name(name: str, value: str) -> None:
+    """Checks that an argument is a string.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"expected `{name}` to be a string, but got {value!r}")
 
 
 def check_at_least(name: str, value: float, lowest: float) -> float:
@@ -45,7 +74,7 @@ def check_at_least(name: str, value: float, lowest: float) -> float:
         TypeError: It is no number.
         ValueError: It is below `lowest`, or not finite.
     """
-    _check_number(name, value)
+    check_number(name, value)
     if not lowest <= value < math.inf:
         raise ValueError(f"expected `{name}` to be at least {lowest:g}, but got {value}")
     return value
@@ -141,20 +170,8 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise ValueError(f"expected `{name}` to be a dense tensor, but got {kind}")
 
 
-def _check_number(name: str, value: float) -> None:
-    # The second is slow: it asks an abstract class.
-    if type(value) is not float and not isinstance(value, Real):
-        raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
-
-
-def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
-    if choice not in choices:
-        listed = ", ".join(f'"{each}"' for each in choices)
-        raise ValueError(f'expected `{name}` to be one of {listed}, but got "{choice}"')
-
-
 def _computed_dtype(rows: Tensor) -> torch.dtype:
-    # Under autocast the op casts its inputs to float32, all but float64 ones: views may differ there.
+    # Under autocast rows of several dtypes are computed with in the widest, unless that is float64.
     device = rows.device.type
     if rows.dtype != torch.float64 and is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.float32

@@ -7,21 +7,20 @@ use crate::border::{Array, Device, Element as ArrayElement};
 use crate::cpu::{self, BorrowedOperands, Element, Evaluation, Float, Gradients, Rows};
 use crate::error::{Error, Result};
 use crate::operands::{Operands, Scalar};
-use crate::problem::{Problem, Threshold, Wanted};
+use crate::problem::{Problem, Threshold};
 
 /// [`cpu::evaluate`] of arrays.
 pub(super) fn evaluate(
     problem: &Problem,
     operands: &Operands<Array>,
-    wanted: Wanted,
     outputs: Outputs,
     threads: usize,
 ) -> Result<()> {
     match scalar(&operands.views[0])? {
-        Scalar::F64 => evaluate_as::<f64>(problem, operands, wanted, outputs, threads),
-        Scalar::F32 => evaluate_as::<f32>(problem, operands, wanted, outputs, threads),
-        Scalar::Bf16 => evaluate_as::<bf16>(problem, operands, wanted, outputs, threads),
-        Scalar::F16 => evaluate_as::<f16>(problem, operands, wanted, outputs, threads),
+        Scalar::F64 => evaluate_as::<f64>(problem, operands, outputs, threads),
+        Scalar::F32 => evaluate_as::<f32>(problem, operands, outputs, threads),
+        Scalar::Bf16 => evaluate_as::<bf16>(problem, operands, outputs, threads),
+        Scalar::F16 => evaluate_as::<f16>(problem, operands, outputs, threads),
     }
 }
 
@@ -43,15 +42,14 @@ pub(super) fn row_quantiles(
 fn evaluate_as<E: Element<Compute: ArrayElement>>(
     problem: &Problem,
     operands: &Operands<Array>,
-    wanted: Wanted,
     mut outputs: Outputs,
     threads: usize,
 ) -> Result<()> {
     let [anchors, keys, positives] = &mut outputs.gradients;
     let gradients = Gradients {
-        anchors: gradient(anchors, wanted.anchors)?,
-        keys: gradient(keys, wanted.keys)?,
-        positives: gradient(positives, wanted.positives)?,
+        anchors: gradient(anchors)?,
+        keys: gradient(keys)?,
+        positives: gradient(positives)?,
     };
     let found =
         lend::<E, _>(problem, operands, |problem, operands| cpu::evaluate(problem, operands, gradients, threads))?;
@@ -133,10 +131,11 @@ fn number(array: &Array) -> Result<f64> {
     numbers(array)?.first().copied().ok_or_else(|| Error::runtime("expected a number, but got none"))
 }
 
-fn gradient<C: ArrayElement>(output: &mut Array, wanted: bool) -> Result<Option<&mut [C]>> {
+fn gradient<C: ArrayElement>(output: &mut Option<Array>) -> Result<Option<&mut [C]>> {
+    let Some(output) = output else { return Ok(None) };
     expect_device(output, Device::Cpu)?;
     // SAFETY: on the CPU, and an output is nobody else's, by `Outputs`.
-    wanted.then(|| unsafe { output.elements_mut() }).transpose()
+    unsafe { output.elements_mut() }.map(Some)
 }
 
 fn write<C: ArrayElement + Float>(output: &mut Array, values: &[f64]) -> Result<()> {

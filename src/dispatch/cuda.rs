@@ -64,19 +64,19 @@ impl Kernels {
         &self,
         problem: &Problem,
         operands: &Operands<Array>,
-        wanted: Wanted,
         outputs: &Outputs,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
+        let wanted = outputs.wanted();
         let scratch = self.scratch(problem, operands, wanted, scratch)?;
         let [anchors, keys, positives] = &outputs.gradients;
-        let gradient = |array: &Array, wanted: bool| if wanted { array.pointer.cast() } else { null_mut() };
+        let gradient = |array: &Option<Array>| array.as_ref().map_or(null_mut(), |array| array.pointer.cast());
         let buffers = Buffers {
             loss: outputs.loss.pointer.cast(),
             statistics: outputs.statistics.pointer.cast(),
-            anchors_gradient: gradient(anchors, wanted.anchors),
-            keys_gradient: gradient(keys, wanted.keys),
-            positives_gradient: gradient(positives, wanted.positives),
+            anchors_gradient: gradient(anchors),
+            keys_gradient: gradient(keys),
+            positives_gradient: gradient(positives),
             ..buffers(operands, &scratch)?
         };
         self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))

@@ -25,8 +25,6 @@ pub struct Settings {
     pub temperature: f64,
     /// The reduction.
     pub reduction: Reduction,
-    /// The gradients to compute.
-    pub wanted: Wanted,
 }
 
 /// Who may compute, and how.
@@ -46,8 +44,8 @@ pub struct Outputs {
     pub loss: Array,
     /// [6]
     pub statistics: Array,
-    /// Of anchors [M, D], keys [N, D] and positives [M, D]; [0] where not wanted.
-    pub gradients: [Array; 3],
+    /// Of anchors [M, D], keys [N, D] and positives [M, D], where wanted.
+    pub gradients: [Option<Array>; 3],
 }
 
 /// What a fused kernel made of a call.
@@ -71,10 +69,10 @@ pub fn evaluate(
     scratch: impl FnMut(usize) -> Result<Array>,
 ) -> Result<Outcome> {
     let problem = checked(operands, settings)?;
-    outputs.check(&problem, operands, settings.wanted)?;
+    outputs.check(&problem, operands)?;
     match runner(&problem, operands, means)? {
-        Runner::Cpu => cpu::evaluate(&problem, operands, settings.wanted, outputs, means.threads)?,
-        Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, settings.wanted, &outputs, scratch)?,
+        Runner::Cpu => cpu::evaluate(&problem, operands, outputs, means.threads)?,
+        Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, &outputs, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
     }
     Ok(Outcome::Computed)
@@ -115,18 +113,31 @@ pub fn checked<T: Described>(operands: &Operands<T>, settings: &Settings) -> Res
 
 impl Outputs {
     /// The results are written only where they fit.
-    fn check(&self, problem: &Problem, operands: &Operands<Array>, wanted: Wanted) -> Result<()> {
+    fn check(&self, problem: &Problem, operands: &Operands<Array>) -> Result<()> {
         let each = problem.reduction == Reduction::None && operands.weights.is_none();
         let loss: &[usize] = if each { &[problem.anchors] } else { &[] };
         expect_output("loss", &self.loss, loss, operands)?;
         expect_output("statistics", &self.statistics, &[6], operands)?;
         let names = ["anchors' gradient", "keys' gradient", "positives' gradient"];
         let rows = [problem.anchors, problem.keys, problem.anchors];
-        for (index, wanted) in [wanted.anchors, wanted.keys, wanted.positives].into_iter().enumerate() {
-            let shape: &[usize] = if wanted { &[rows[index], problem.dims] } else { &[0] };
-            expect_output(names[index], &self.gradients[index], shape, operands)?;
+        for (index, gradient) in self.gradients.iter().enumerate() {
+            if let Some(gradient) = gradient {
+                expect_output(names[index], gradient, &[rows[index], problem.dims], operands)?;
+            }
         }
-        Ok(())
+        let Wanted { anchors, keys, positives } = self.wanted();
+        let fits = (anchors || !keys && !positives)
+            && (operands.keys.is_some() || !keys)
+            && (operands.positives.is_some() || !positives);
+        match fits && !(each && anchors) {
+            true => Ok(()),
+            false => Err(Error::runtime("expected memory for gradients that there are, but got some for others")),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let [anchors, keys, positives] = &self.gradients;
+        Wanted { anchors: anchors.is_some(), keys: keys.is_some(), positives: positives.is_some() }
     }
 }
 

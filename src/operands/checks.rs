@@ -134,7 +134,7 @@ impl<T: Described> Operands<T> {
         expect_integers("key_labels", self.key_labels.as_ref(), &[problem.keys as i64], first)?;
         let given = |name: &str, given: bool| match given {
             true => Ok(()),
-            false => Err(Error::value(format!("expected `{name}` for the threshold \"labels\", but got none"))),
+            false => Err(Error::value(format!("expected `{name}` for the rule \"labels\", but got none"))),
         };
         given("anchor_labels", self.anchor_labels.is_some())?;
         given("key_labels", self.key_labels.is_some() || problem.square)
@@ -144,16 +144,16 @@ impl<T: Described> Operands<T> {
     fn check_threshold(&self, threshold: Threshold) -> Result<()> {
         match (&self.threshold, threshold) {
             (None, Threshold::Given) => {
-                Err(Error::value("expected `epsilon` for the threshold \"given\", but got none"))
+                Err(Error::value("expected `threshold` for the rule \"given\", but got none"))
             }
             (None, _) => Ok(()),
             (Some(number), Threshold::Given) => {
-                expect_shape("epsilon", number, &[], "")?;
-                expect_floating("epsilon", number)?;
-                expect_beside("epsilon", number, &self.views[0])
+                expect_shape("threshold", number, &[], "")?;
+                expect_floating("threshold", number)?;
+                expect_beside("threshold", number, &self.views[0])
             }
             (Some(_), other) => Err(Error::value(format!(
-                "expected `epsilon` only for the threshold \"given\", but the threshold is {:?}",
+                "expected `threshold` only for the rule \"given\", but the rule is {:?}",
                 other.name()
             ))),
         }

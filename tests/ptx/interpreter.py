@@ -82,7 +82,7 @@ class Interpreter:
     def launch(
         self,
         text: str,
-        arguments: list[Tensor | int | float],
+        arguments: list[Tensor | int | float | bytes],
         *,
         kernel: str = "kernel",
         blocks: tuple[int, int, int] = (1, 1, 1),
@@ -90,18 +90,20 @@ class Interpreter:
         shared_bytes: int = 0,
         outputs: tuple[int, ...] = (),
         unwritten: tuple[int, ...] = (),
+        memory: tuple[Tensor, ...] = (),
     ) -> None:
         """Run one kernel of a PTX text.
 
         Args:
             text: The PTX.
-            arguments: Tensors, whose addresses the kernel gets, 32-bit integers and floats.
+            arguments: Tensors, whose addresses the kernel gets, 32-bit integers and floats, and the bytes of structures.
             kernel: The kernel's name.
             blocks: The grid.
             threads: Of a block.
             shared_bytes: Dynamic shared memory of a block.
             outputs: Which arguments the kernel may write.
             unwritten: Which of these count as not written before.
+            memory: Tensors that the structures point to; the kernel may write them.
 
         Raises:
             PtxError: What the kernel does wrong.
@@ -114,13 +116,16 @@ class Interpreter:
             for k, each in enumerate(arguments)
             if isinstance(each, Tensor)
         ]
+        arrays += [_Array(each.data_ptr(), each.numel() * each.element_size(), 1, 1) for each in memory]
         self._call(
             "ptx_launch", b"text", kernel.encode(), (ctypes.c_uint32 * 3)(*blocks), threads, shared_bytes, pointers,
             (_Array * len(arrays))(*arrays), len(arrays),
         )  # fmt: skip
 
     @staticmethod
-    def _argument(value: Tensor | int | float) -> ctypes.Array[ctypes.c_char]:
+    def _argument(value: Tensor | int | float | bytes) -> ctypes.Array[ctypes.c_char]:
+        if isinstance(value, bytes):
+            return ctypes.create_string_buffer(value, len(value))
         if isinstance(value, Tensor):
             bits = struct.pack("<Q", value.data_ptr())
         else:

@@ -15,7 +15,6 @@ from hex_ssl.train.data import PretrainData
 from hex_ssl.train.methods import METHODS as BUILT
 from hex_ssl.train.methods import build_hex_loss, build_method
 from hex_ssl.train.recipes import describe_recipe, list_recipes, load_recipe, parse_yaml
-from hex_ssl.validation import FORMULATIONS
 
 METHODS = ("simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam")
 FOLDERS = ("quick", "cifar", "paper")
@@ -122,7 +121,7 @@ def test_vision_transformer_of_the_paper_has_the_sizes_of_section_7_3_3() -> Non
     assert feature_dim(backbone, 3, 32) == 512
 
 
-@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
 def test_each_formulation_can_be_asked_for_on_the_command_line(formulation: str) -> None:
     asked = ["pretrain", "--recipe", "quick/simclr_hex", "--loss.formulation", formulation]
     loss = build_hex_loss(build_parser().parse_args(asked).pretrain.loss)

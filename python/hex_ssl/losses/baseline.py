@@ -1,16 +1,38 @@
-"""What the modules of the baseline losses share."""
+"""What the modules of the losses share."""
 
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hex_ssl.functional import NO_HIERARCHY, hex_loss
+from hex_ssl.contrast import Settings
+from hex_ssl.functional import NO_HIERARCHY, loss_of_views
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import FixedThreshold
 from hex_ssl.validation import check_settings
 
 
-class BaselineLoss(nn.Module):
+class LossWithStatistics(nn.Module):
+    """A loss that keeps what its last forward saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = LastForward()
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The :class:`Statistics` of the last forward; None before the first."""
+        found = self._last.statistics
+        return None if found is None else Statistics(*found.unbind())
+
+
+class LastForward:
+    """What a forward saw. Apart from its module, whose `__setattr__` takes as long as a check of all arguments."""
+
+    def __init__(self) -> None:
+        self.statistics: Tensor | None = None
+
+
+class BaselineLoss(LossWithStatistics):
     """A point of :func:`hex_ssl.functional.hex_loss`: a subclass says which, and documents its arguments.
 
     Attributes:
@@ -19,6 +41,8 @@ class BaselineLoss(nn.Module):
 
     threshold: ClassVar[FixedThreshold] = NO_HIERARCHY
     formulation: ClassVar[str] = "importance"
+    beta: float = 1.0
+    tau_plus: float = 0.1
 
     def __init__(self, temperature: float, gather_distributed: bool, reduction: str, **weighting: float) -> None:
         super().__init__()
@@ -29,22 +53,14 @@ class BaselineLoss(nn.Module):
         self._weighting = tuple(weighting)
         for name, value in weighting.items():
             setattr(self, name, value)
-        self.statistics: Statistics | None = None
 
     def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> Tensor:
         """The loss of projections of the views, each [n, D]; see :func:`hex_ssl.functional.hex_loss`."""
-        loss, self.statistics = hex_loss(
-            z1,
-            z2,
-            *more_views,
-            temperature=self.temperature,
-            threshold=self.threshold,
-            formulation=self.formulation,
-            reduction=self.reduction,
-            gather_distributed=self.gather_distributed,
-            return_statistics=True,
-            **{name: getattr(self, name) for name in self._weighting},
+        settings = Settings.of(
+            self.threshold, 0, self.formulation, self.beta, self.tau_plus, self.temperature, self.reduction
         )
+        views = [z1, z2, *more_views]
+        loss, self._last.statistics = loss_of_views(views, self.threshold, settings, None, self.gather_distributed)
         return loss
 
     def extra_repr(self) -> str:

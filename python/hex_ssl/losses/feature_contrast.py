@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hex_ssl.distributed import gather_batches
-from hex_ssl.losses.precision import full_precision, without_autocast
+from hex_ssl.precision import full_precision, without_autocast
 from hex_ssl.validation import check_like, check_rows
 
 SCALE = 10.0

@@ -4,10 +4,11 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hex_ssl.functional import NO_HIERARCHY, hex_loss, hex_loss_with_keys
-from hex_ssl.statistics import Statistics
+from hex_ssl.contrast import Settings
+from hex_ssl.functional import NO_HIERARCHY, loss_of_views, loss_with_keys
+from hex_ssl.losses.baseline import LossWithStatistics
 from hex_ssl.thresholds import (
     AdaptiveThreshold,
     FixedThreshold,
@@ -19,7 +20,7 @@ from hex_ssl.thresholds import (
 from hex_ssl.validation import check_settings
 
 
-class HexLoss(nn.Module):
+class HexLoss(LossWithStatistics):
     """The HEX loss: :func:`hex_ssl.functional.hex_loss`, whose docstring has the formula, as a module.
 
     A warm-up and thresholds that change with the epoch need :meth:`set_epoch` at the start of each epoch;
@@ -82,7 +83,6 @@ class HexLoss(nn.Module):
         self.warmup_epochs = warmup_epochs
         self.gather_distributed = gather_distributed
         self.reduction = reduction
-        self.statistics: Statistics | None = None
         self._epoch: int | None = None
         self._changes_with_epoch = warmup_epochs > 0 or self.threshold.scheduled
         self._awaits_epoch = self._changes_with_epoch
@@ -129,9 +129,9 @@ class HexLoss(nn.Module):
         """
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
-        loss, self.statistics = hex_loss(
-            z1, z2, *more_views, labels=self._read("labels", labels), return_statistics=True, **self._current_settings()
-        )
+        threshold, settings = self._current()
+        labels, views = self._read("labels", labels), [z1, z2, *more_views]
+        loss, self._last.statistics = loss_of_views(views, threshold, settings, labels, self.gather_distributed)
         return loss
 
     def against_keys(
@@ -166,14 +166,14 @@ class HexLoss(nn.Module):
         """
         if self._awaits_epoch:
             self._warn_of_missing_epoch()
-        loss, self.statistics = hex_loss_with_keys(
+        loss, self._last.statistics = loss_with_keys(
             anchors,
             keys,
+            *self._current(),
             positives=positives,
             anchor_labels=self._read("anchor_labels", anchor_labels),
             key_labels=self._read("key_labels", key_labels),
-            return_statistics=True,
-            **self._current_settings(),
+            gather_distributed=self.gather_distributed,
         )
         return loss
 
@@ -182,17 +182,14 @@ class HexLoss(nn.Module):
         """Whether the loss is NT-Xent (InfoNCE) for now."""
         return self._warming_up
 
-    def _current_settings(self) -> dict[str, Any]:
+    def _current(self) -> tuple[Threshold, Settings]:
+        """The threshold and the settings of this epoch."""
         # The bare NT-Xent of the warm-up is a point of the importance formulation alone.
-        return {
-            "temperature": self.temperature,
-            "threshold": NO_HIERARCHY if self._warming_up else self._current_threshold,
-            "formulation": "importance" if self._warming_up else self.formulation,
-            "beta": self.beta,
-            "tau_plus": self.tau_plus,
-            "reduction": self.reduction,
-            "gather_distributed": self.gather_distributed,
-        }
+        threshold = NO_HIERARCHY if self._warming_up else self._current_threshold
+        formulation = "importance" if self._warming_up else self.formulation
+        return threshold, Settings.of(
+            threshold, 0, formulation, self.beta, self.tau_plus, self.temperature, self.reduction
+        )
 
     def _read(self, name: str, labels: Tensor | None) -> Tensor | None:
         """The labels, where the loss reads them in this epoch: callers pass them in each, the warm-up's too."""

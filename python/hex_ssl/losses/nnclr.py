@@ -49,11 +49,11 @@ def nnclr_loss(
         >>> nnclr_loss(torch.eye(4), torch.eye(4), temperature=1.0)  # log(e + 3) - 1
         tensor(0.7437)
     """
-    check_settings(temperature=temperature, reduction=reduction)
     check_rows("neighbours", neighbours)
     check_like("p", p, "neighbours", neighbours, same_rows=True)
     own = torch.arange(p.shape[0], device=p.device)
     if gather_distributed and is_distributed():
+        check_settings(temperature=temperature, reduction=reduction)
         counts = gather_counts(p.shape[0], p.device)
         own, p = own + sum(counts[: dist.get_rank()]), gather_rows(p, counts)
     return hex_loss_with_keys(

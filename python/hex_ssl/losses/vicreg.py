@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hex_ssl.distributed import gather_batches
-from hex_ssl.losses.precision import full_precision, without_autocast
+from hex_ssl.precision import full_precision, without_autocast
 from hex_ssl.validation import check_at_least, check_views
 
 VARIANCE_EPSILON = 1e-4

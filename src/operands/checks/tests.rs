@@ -143,12 +143,12 @@ fn what_does_not_fit_is_named() {
             COSINE,
             "expected `weights` to be float32, but got float64",
         ),
-        (|_| (), Threshold::Labels, "expected `anchor_labels` for the threshold \"labels\", but got none"),
-        (|_| (), Threshold::Given, "expected `epsilon` for the threshold \"given\", but got none"),
+        (|_| (), Threshold::Labels, "expected `anchor_labels` for the rule \"labels\", but got none"),
+        (|_| (), Threshold::Given, "expected `threshold` for the rule \"given\", but got none"),
         (
             |o| o.threshold = Some(floats(&[])),
             COSINE,
-            "expected `epsilon` only for the threshold \"given\", but the threshold is \"cosine\"",
+            "expected `threshold` only for the rule \"given\", but the rule is \"cosine\"",
         ),
     ];
     for (change, threshold, expected) in cases {

@@ -1,4 +1,4 @@
-"""The dtype that losses of torch operations compute in."""
+"""The dtype that torch's operations compute in."""
 
 from contextlib import AbstractContextManager, nullcontext
 
