@@ -31,6 +31,8 @@ pub struct Operands<M, I = M, T = M, W = M> {
     pub threshold: Option<T>,
     /// [M]: the loss is the sum of weight times anchor's loss, whatever the reduction.
     pub weights: Option<W>,
+    /// The temperature, 0-d, where it is no number of the problem's.
+    pub temperature: Option<T>,
 }
 
 impl<M, I, T, W> Operands<M, I, T, W> {
@@ -46,6 +48,7 @@ impl<M, I, T, W> Operands<M, I, T, W> {
             key_labels: None,
             threshold: None,
             weights: None,
+            temperature: None,
         }
     }
 
@@ -57,7 +60,7 @@ impl<M, I, T, W> Operands<M, I, T, W> {
         &'a self,
         matrix: impl Fn(&'a M) -> Result<M2>,
         integers: impl Fn(&'a I) -> Result<I2>,
-        threshold: impl Fn(&'a T) -> Result<T2>,
+        number: impl Fn(&'a T) -> Result<T2>,
         weights: impl Fn(&'a W) -> Result<W2>,
     ) -> Result<Operands<M2, I2, T2, W2>> {
         Ok(Operands {
@@ -68,8 +71,9 @@ impl<M, I, T, W> Operands<M, I, T, W> {
             ignored_index: self.ignored_index.as_ref().map(&integers).transpose()?,
             anchor_labels: self.anchor_labels.as_ref().map(&integers).transpose()?,
             key_labels: self.key_labels.as_ref().map(&integers).transpose()?,
-            threshold: self.threshold.as_ref().map(threshold).transpose()?,
+            threshold: self.threshold.as_ref().map(&number).transpose()?,
             weights: self.weights.as_ref().map(weights).transpose()?,
+            temperature: self.temperature.as_ref().map(&number).transpose()?,
         })
     }
 }

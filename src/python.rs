@@ -33,20 +33,23 @@ const DTYPES: &[(&str, Scalar)] =
 const REDUCTIONS: &[(&str, Reduction)] =
     &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
 
+/// Loss, statistics, gradients of anchors, keys and positives, derivative by the temperature.
+type Results = (Array, Array, Option<Array>, Option<Array>, Option<Array>, Option<Array>);
+
 /// Loss, statistics and gradients. See `_core.pyi`.
 #[pyfunction]
 pub fn evaluate(
     py: Python<'_>,
     call: Call<Array>,
-    outputs: (Array, Array, Option<Array>, Option<Array>, Option<Array>),
+    outputs: Results,
     scratch: &Bound<'_, PyAny>,
     backend: &str,
     allow_tf32: bool,
     threads: usize,
 ) -> PyResult<Option<String>> {
     let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
-    let (loss, statistics, anchors, keys, positives) = outputs;
-    let outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives] };
+    let (loss, statistics, anchors, keys, positives, temperature) = outputs;
+    let outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives], temperature };
     let allocate = allocator(scratch);
     let work = || dispatch::evaluate(&call.operands, &call.settings, means, outputs, allocate);
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
@@ -98,7 +101,7 @@ pub fn anchor_formula(
 ) -> PyResult<AnchorFormula> {
     let formulation = self::formulation(formulation, beta, tau_plus)?;
     let [global_shift, hierarchical_shift, global, weighted, weights, hierarchical, negatives] = sums;
-    let sums = Sums { global_shift, hierarchical_shift, global, weighted, weights, hierarchical, negatives };
+    let sums = Sums { global_shift, hierarchical_shift, global, weighted, weights, hierarchical, similarity: 0.0, negatives };
     let mut slopes = vec![0.0; positives.len()];
     let found = formula::anchor(formulation, temperature, &sums, &positives, &mut slopes);
     Ok((found.loss, found.defined, found.at_floor, found.global, found.weighted, found.weights, slopes))
@@ -109,6 +112,7 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
         ("importance", Formulation::Importance { beta, tau_plus }),
         ("official", Formulation::Official),
         ("decoupled", Formulation::Decoupled),
+        ("supervised", Formulation::Supervised),
     ];
     choose("formulation", name, &formulations)
 }
@@ -158,6 +162,7 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
             key_labels: next()?.extract()?,
             threshold: next()?.extract()?,
             weights: next()?.extract()?,
+            temperature: next()?.extract()?,
         };
         let offset: i64 = next()?.extract()?;
         let offset = usize::try_from(offset)
@@ -174,7 +179,8 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
         let formulation = formulation(next()?.extract()?, next()?.extract()?, next()?.extract()?)?;
         let temperature = next()?.extract()?;
         let reduction = choose("reduction", next()?.extract()?, REDUCTIONS)?;
-        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction } })
+        let towers = next()?.extract()?;
+        Ok(Self { operands, settings: Settings { offset, threshold, formulation, temperature, reduction, towers } })
     }
 }
 

@@ -53,7 +53,10 @@ fn evaluate_as<E: Element<Compute: ArrayElement>>(
     };
     let found =
         lend::<E, _>(problem, operands, |problem, operands| cpu::evaluate(problem, operands, gradients, threads))?;
-    let Evaluation { loss, losses, statistics } = found;
+    let Evaluation { loss, losses, statistics, temperature } = found;
+    if let Some(derivative) = &mut outputs.temperature {
+        write::<E::Compute>(derivative, &[temperature])?;
+    }
     match outputs.loss.shape.len() {
         0 => write::<E::Compute>(&mut outputs.loss, &[loss])?,
         _ => write::<E::Compute>(&mut outputs.loss, &losses)?,
@@ -75,7 +78,7 @@ fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
     write::<E::Compute>(&mut output, &found)
 }
 
-/// Runs the kernel on the memory of the operands. The threshold "given" is a number by then.
+/// Runs the kernel on the memory of the operands. The threshold "given" and the temperature are numbers by then.
 fn lend<E: Element, T>(
     problem: &Problem,
     operands: &Operands<Array>,
@@ -83,7 +86,9 @@ fn lend<E: Element, T>(
 ) -> Result<T> {
     let copies = operands.try_map(rows, integers, number, numbers)?;
     let threshold = copies.threshold.map_or(problem.threshold, |value| Threshold::Cosine { value });
-    let problem = Problem { threshold, ..*problem };
+    let temperature = copies.temperature.unwrap_or(problem.temperature);
+    let problem = Problem { threshold, temperature, ..*problem };
+    problem.validate()?;
     run(
         &problem,
         &copies.try_map(|&rows| Ok(rows), |&index| Ok(index), |&number| Ok(number), |all| Ok(all.as_slice()))?,

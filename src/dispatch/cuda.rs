@@ -124,6 +124,9 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
     if problem.pairing == Pairing::Towers || problem.formulation == Formulation::Supervised {
         return Err(Error::value("no CUDA kernel for this call: two towers and SupCon are the CPU kernel's alone"));
     }
+    if operands.temperature.is_some() {
+        return Err(Error::value("no CUDA kernel for this call: the temperature is a tensor"));
+    }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
     let variant = Variant::new(problem.dims, operand);

@@ -25,6 +25,8 @@ pub struct Settings {
     pub temperature: f64,
     /// The reduction.
     pub reduction: Reduction,
+    /// The views are two towers, compared with each other alone.
+    pub towers: bool,
 }
 
 /// Who may compute, and how.
@@ -46,6 +48,8 @@ pub struct Outputs {
     pub statistics: Array,
     /// Of anchors [M, D], keys [N, D] and positives [M, D], where wanted.
     pub gradients: [Option<Array>; 3],
+    /// The derivative by the temperature, 0-d, where wanted, along with the anchors' gradient.
+    pub temperature: Option<Array>,
 }
 
 /// What a fused kernel made of a call.
@@ -104,8 +108,8 @@ pub fn row_quantiles(
 /// # Errors
 /// [`Error::Value`] for what does not.
 pub fn checked<T: Described>(operands: &Operands<T>, settings: &Settings) -> Result<Problem> {
-    let Settings { offset, threshold, formulation, temperature, reduction, .. } = *settings;
-    let problem = operands.problem(offset, threshold, formulation, temperature, reduction)?;
+    let Settings { offset, threshold, formulation, temperature, reduction, towers } = *settings;
+    let problem = operands.problem(offset, threshold, formulation, temperature, reduction, towers)?;
     operands.check(&problem)?;
     problem.validate()?;
     Ok(problem)
@@ -125,8 +129,12 @@ impl Outputs {
                 expect_output(names[index], gradient, &[rows[index], problem.dims], operands)?;
             }
         }
+        if let Some(derivative) = &self.temperature {
+            expect_output("derivative by the temperature", derivative, &[], operands)?;
+        }
         let Wanted { anchors, keys, positives } = self.wanted();
-        let fits = (anchors || !keys && !positives)
+        let fits = (anchors || self.temperature.is_none())
+            && (anchors || !keys && !positives)
             && (operands.keys.is_some() || !keys)
             && (operands.positives.is_some() || !positives);
         match fits && !(each && anchors) {

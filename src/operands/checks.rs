@@ -35,6 +35,7 @@ impl<T: Described> Operands<T> {
         formulation: Formulation,
         temperature: f64,
         reduction: Reduction,
+        towers: bool,
     ) -> Result<Problem> {
         let (rows, dims) = self.check_matrices()?;
         let anchors = rows * self.views.len();
@@ -43,7 +44,7 @@ impl<T: Described> Operands<T> {
             keys: self.keys.as_ref().map_or(anchors, length),
             dims,
             square: self.keys.is_none(),
-            pairing: self.pairing(offset)?,
+            pairing: if towers { self.towers()? } else { self.pairing(offset)? },
             threshold,
             formulation,
             temperature,
@@ -62,6 +63,9 @@ impl<T: Described> Operands<T> {
         expect_integers("ignored_index", self.ignored_index.as_ref(), &[anchors], first)?;
         self.check_labels(problem)?;
         self.check_threshold(problem.threshold)?;
+        if let Some(temperature) = &self.temperature {
+            expect_number("temperature", temperature, first)?;
+        }
         if let Some(weights) = &self.weights {
             expect_shape("weights", weights, &[anchors], "")?;
             let expected = first.scalar().map(Scalar::computed);
@@ -103,6 +107,14 @@ impl<T: Described> Operands<T> {
             expect_like("positives", positives, first_name, first)?;
         }
         Ok((rows as usize, dims as usize))
+    }
+
+    fn towers(&self) -> Result<Pairing> {
+        let alone = self.keys.is_none() && self.positives.is_none() && self.positive_index.is_none();
+        match self.views.len() == 2 && alone && self.ignored_index.is_none() {
+            true => Ok(Pairing::Towers),
+            false => Err(Error::value("expected two views alone for `towers`, but got other operands")),
+        }
     }
 
     fn pairing(&self, offset: usize) -> Result<Pairing> {
@@ -148,9 +160,7 @@ impl<T: Described> Operands<T> {
             }
             (None, _) => Ok(()),
             (Some(number), Threshold::Given) => {
-                expect_shape("threshold", number, &[], "")?;
-                expect_floating("threshold", number)?;
-                expect_beside("threshold", number, &self.views[0])
+                expect_number("threshold", number, &self.views[0])
             }
             (Some(_), other) => Err(Error::value(format!(
                 "expected `threshold` only for the rule \"given\", but the rule is {:?}",
@@ -215,6 +225,12 @@ fn expect_floating(name: &str, operand: &impl Described) -> Result<()> {
         Some(_) => Ok(()),
         None => Err(wrong_dtype(name, "float64, float32, bfloat16 or float16", operand)),
     }
+}
+
+fn expect_number<T: Described>(name: &str, operand: &T, first: &T) -> Result<()> {
+    expect_shape(name, operand, &[], "")?;
+    expect_floating(name, operand)?;
+    expect_beside(name, operand, first)
 }
 
 fn expect_integers<T: Described>(name: &str, operand: Option<&T>, shape: &[i64], first: &T) -> Result<()> {

@@ -58,7 +58,7 @@ fn indexed() -> Operands<Given> {
 }
 
 fn check(operands: &Operands<Given>, threshold: Threshold) -> Result<Problem> {
-    let problem = operands.problem(0, threshold, Formulation::Decoupled, 0.5, Reduction::Mean)?;
+    let problem = operands.problem(0, threshold, Formulation::Decoupled, 0.5, Reduction::Mean, false)?;
     operands.check(&problem).map(|()| problem)
 }
 
