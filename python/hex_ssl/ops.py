@@ -45,7 +45,7 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
     keys_needed, positives_needed, *_ = needed
     if operands.one_loss_per_anchor:
         return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)[:2]
-    found = dispatch.evaluate(Operands(*operands[:WANTED], True, keys_needed, positives_needed))
+    found = dispatch.evaluate(Operands._make((*operands[:WANTED], True, keys_needed, positives_needed)))
     return _apply(_KnownGradients, found, *rows), found[1]
 
 
@@ -329,8 +329,8 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
 
     def autocast(views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, *others: Any) -> Any:
         with torch.autocast(views[0].device.type, enabled=False):
-            keys, positives, *views = _promoted((keys, positives, *views))
-            return operator(views, keys, positives, *others)
+            keys, positives, *promoted = _promoted((keys, positives, *views))
+            return operator(promoted, keys, positives, *others)
 
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
