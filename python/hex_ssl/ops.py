@@ -223,7 +223,7 @@ class _KnownGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative(any([each is not None for each in of_gradients]))
+        _refuse_second_derivative(any(each is not None for each in of_gradients))
         if grad_loss is None:
             return (None,) * len(ctx.needs_input_grad)
         if forward_ad._current_level >= 0:
