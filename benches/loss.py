@@ -2,6 +2,7 @@
 
     python benches/loss.py                     # everything; writes a table, a plot and JSON to benches/results/
     python benches/loss.py --rows 512 --quick  # a look
+    python benches/loss.py --host              # the host's time of a call alone
 
 Memory is the peak of resident bytes above what there was when the inputs stood ready, each in a process of its own.
 """
@@ -142,6 +143,54 @@ def measure_times(rows: int, dims: int, dtype: torch.dtype, quick: bool) -> tupl
     return {name: statistics.median(all_) for name, all_ in times.items()}, statistics.median(peaks)
 
 
+HOST_SHAPES = ((8, 128), (4, 32))
+HOST = (OURS, "lightly NTXentLoss", "a product and a sum")
+"""Whose time of a call is measured, in this order in each round. The last is what torch itself takes for any loss."""
+
+
+def measure_host(rows: int, dims: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Microseconds of a forward and backward so small that the host's work is what it takes.
+
+    "plain": after a step of a small network, which leaves the caches to a call as a training step does. "hot": the mean
+    of 20 of the same call. The tenth part of the rounds is faster than the figures: what others do on the machine only
+    adds.
+    """
+    z1, z2 = views(rows, dims, torch.float32)
+    network = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128))
+    images = torch.randn(64, 256)
+    losses = {name: (lambda a, b: (a * b).sum()) if name == HOST[-1] else peer(name) for name in HOST}
+    times: dict[str, dict[str, list[float]]] = {name: {"plain": [], "hot": []} for name in HOST}
+
+    def call(loss: Loss) -> None:
+        z1.grad = z2.grad = None
+        loss(z1, z2).backward()
+
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            network.zero_grad()
+            network(images).square().mean().backward()
+            times[name]["plain"].append(timed(lambda loss=loss: call(loss)))
+            times[name]["hot"].append(timed(lambda loss=loss: [call(loss) for _ in range(20)]) / 20)
+    return {
+        name: {how: statistics.quantiles(all_, n=10)[0] * 1e6 for how, all_ in ways.items()}
+        for name, ways in times.items()
+    }
+
+
+def host_table(quick: bool) -> str:
+    """The host's time of a call, one line for each peer and shape."""
+    lines = [
+        "\n### The host's time of a call, forward and backward, float32\n",
+        "Microseconds, the first decile of interleaved rounds: after other work (plain), and in a loop (hot).\n",
+        "| | N | D | plain | hot |",
+        "|---|---|---|---|---|",
+    ]
+    for rows, dims in HOST_SHAPES:
+        found = measure_host(rows, dims, 100 if quick else 2000)
+        lines += [f"| {name} | {rows} | {dims} | {at['plain']:.0f} | {at['hot']:.0f} |" for name, at in found.items()]
+    return "\n".join(lines)
+
+
 def check_values(values: dict[str, float], dtype: torch.dtype) -> None:
     """All forms of HEX must agree, and all forms of NT-Xent."""
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
@@ -227,14 +276,14 @@ def plot(results: list[dict[str, object]], path: Path) -> None:
     plt.close(figure)
 
 
-def save(results: list[dict[str, object]], name: str) -> None:
-    """Writes the table, the plot and the JSON."""
+def save(results: list[dict[str, object]], name: str, host: str) -> None:
+    """Writes the tables, the plot and the JSON."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     stem = folder / name
     command = " ".join(["python", os.path.relpath(__file__), *sys.argv[1:]])
     header = f"# Loss on the CPU: {name}\n\n{machine()}\n\n`{command}`\n"
-    stem.with_suffix(".md").write_text(header + table(results) + "\n")
+    stem.with_suffix(".md").write_text(header + host + "\n" + table(results) + "\n")
     stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
     plot(results, stem.with_suffix(".png"))
 
@@ -254,6 +303,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats, no memory, nothing saved")
     parser.add_argument("--name", default="loss-cpu", help="of the files of results, before the date")
     parser.add_argument("--resume", action="store_true", help="keep what a run of today has measured")
+    parser.add_argument("--host", action="store_true", help="the host's time of a call alone; nothing saved")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -261,6 +311,10 @@ def main() -> None:
         print(measure_memory_here(arguments.memory_of, arguments.rows[0], arguments.dims[0], dtype))
         return
     print(machine())
+    host = host_table(arguments.quick)
+    print(host, flush=True)
+    if arguments.host:
+        return
     name_of_results = f"{arguments.name}-{date.today()}"
     results = kept(name_of_results) if arguments.resume else []
     for name, dims, rows in product(arguments.dtype, arguments.dims, arguments.rows):
@@ -277,7 +331,7 @@ def main() -> None:
             result["bytes"] = {each: measure_memory(each, rows, dims, dtype) for each in names}
         print(table([result]), flush=True)
         if not arguments.quick:  # after each shape: what is measured is kept, whatever comes
-            save(results, name_of_results)
+            save(results, name_of_results, host)
 
 
 if __name__ == "__main__":

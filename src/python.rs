@@ -16,8 +16,8 @@ use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, ptx, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
-use crate::operands::{Described, Operands, Scalar};
 use crate::formula::{self, Sums};
+use crate::operands::{Described, Operands, Scalar};
 use crate::problem::{validate_weighting, Formulation, Reduction, Threshold};
 use crate::statistics::{self, Request};
 
@@ -74,13 +74,7 @@ pub fn row_quantiles(
 
 /// Whether settings are in their ranges. See `_core.pyi`.
 #[pyfunction]
-pub fn check_settings(
-    temperature: f64,
-    formulation: &str,
-    beta: f64,
-    tau_plus: f64,
-    reduction: &str,
-) -> PyResult<()> {
+pub fn check_settings(temperature: f64, formulation: &str, beta: f64, tau_plus: f64, reduction: &str) -> PyResult<()> {
     choose("reduction", reduction, REDUCTIONS)?;
     validate_weighting(temperature, self::formulation(formulation, beta, tau_plus)?).map_err(exception)
 }

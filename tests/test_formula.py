@@ -1,12 +1,11 @@
-"""The formula stands four times: in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`. All four on
-the same sums, number by number."""
+"""The formula stands four times, in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`: all four
+on the same sums, number by number."""
 
 import math
 from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
 
 from hex_ssl import _core, composite, functional
 from hex_ssl.operands import Operands
@@ -92,27 +91,27 @@ class Found(NamedTuple):
 def by_docstring(case: Case) -> Found:
     """By the docstring, and autograd."""
     *shifts, of_global, weighted, weights, hierarchical, negatives = case.sums()
-    t, beta, tau_plus, H = case.temperature, case.beta, case.tau_plus, hierarchical
+    t, beta, tau_plus = case.temperature, case.beta, case.tau_plus
     sums = [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (of_global, weighted, weights)]
     c = torch.tensor(case.positives, dtype=torch.float64, requires_grad=True)
     s = c / t
-    E = sums[0] * math.exp(shifts[0] / t)
-    floor = torch.full_like(s, H * math.exp(-1 / t))
-    Q = debiased = torch.zeros_like(s)
-    if H:
-        R = H * sums[1] / sums[2] * math.exp(shifts[1] / t)
-        debiased = (R - tau_plus * H * s.exp()) / (1 - tau_plus)
-        Q = torch.maximum(debiased, floor)
+    e = sums[0] * math.exp(shifts[0] / t)
+    floor = torch.full_like(s, hierarchical * math.exp(-1 / t))
+    q = debiased = torch.zeros_like(s)
+    if hierarchical:
+        r = hierarchical * sums[1] / sums[2] * math.exp(shifts[1] / t)
+        debiased = (r - tau_plus * hierarchical * s.exp()) / (1 - tau_plus)
+        q = torch.maximum(debiased, floor)
     if case.formulation == "importance":
-        losses = -torch.log(s.exp() / (s.exp() + E + Q))
+        losses = -torch.log(s.exp() / (s.exp() + e + q))
     else:
-        losses = -s + E.log() + (negatives * math.exp(-1 / t) if case.formulation == "official" else 0.0)
+        losses = -s + e.log() + (negatives * math.exp(-1 / t) if case.formulation == "official" else 0.0)
         if not case.global_:
             return Found(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, [0.0] * len(s))
     loss = losses.mean()
     slopes = torch.autograd.grad(loss, [c, *sums], allow_unused=True)
     by_global, by_weighted, by_weights = (0.0 if each is None else each.item() for each in slopes[1:])
-    floored = ((debiased <= floor).sum().item() if H else 0) if case.formulation == "importance" else 0
+    floored = ((debiased <= floor).sum().item() if hierarchical else 0) if case.formulation == "importance" else 0
     # From the derivatives by the sums to the factors of the exponentials.
     factors = (by_global / t if case.global_ else 0.0, by_weighted * (1 + beta) / t, -by_weights * beta / t)
     return Found(loss.item(), 1.0, floored, *factors, slopes[0].tolist())

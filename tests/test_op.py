@@ -372,3 +372,14 @@ def test_an_unknown_backend_lists_the_choices(monkeypatch: pytest.MonkeyPatch) -
     choices = '"auto", "cpu", "cuda", "composite"'
     with pytest.raises(ValueError, match=f'^expected HEX_SSL_BACKEND to be one of {choices}, but got "gpu"$'):
         functional.hex_loss(*torch.randn(2, 4, 3))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_loss_may_be_changed_in_place(reduction: str, backend: str) -> None:
+    z = torch.randn(2, 12, 5)
+    plain, changed = (z.clone().requires_grad_() for _ in range(2))
+    (functional.hex_loss(*plain, reduction=reduction) / 4).sum().backward()
+    loss = functional.hex_loss(*changed, reduction=reduction)
+    loss /= 4
+    loss.sum().backward()
+    assert torch.equal(changed.grad, plain.grad)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def _readable(operands: Operands) -> Operands:
         return operands
     threshold, value = _vector(operands.threshold), operands.threshold_value
     if threshold is not None and operands.threshold_rule != "given":
-        threshold, value = None, float(threshold)
+        value, threshold = float(threshold), None
     elif threshold is not None and threshold.dtype in (torch.bfloat16, torch.float16):
         threshold = threshold.float()
     return operands._replace(

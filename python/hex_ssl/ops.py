@@ -45,8 +45,9 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
     keys_needed, positives_needed, *_ = needed
     if operands.one_loss_per_anchor:
         return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)[:2]
-    found = dispatch.evaluate(Operands(*operands[:WANTED], True, keys_needed, positives_needed))
-    return _apply(_KnownGradients, found, *rows), found[1]
+    found = dispatch.evaluate(Operands._make((*operands[:WANTED], True, keys_needed, positives_needed)))
+    loss, *_ = _apply(_KnownGradients, found, *rows)
+    return loss, found[1]
 
 
 WANTED = Operands._fields.index("want_gradient")
@@ -205,45 +206,35 @@ class _DirectEvaluation(_Evaluation):
 
 
 class _KnownGradients(torch.autograd.Function):
-    """A loss that is one number, of plain tensors, whose gradients were found with it: the backward scales them."""
+    """A loss that is one number, of plain tensors, whose gradients were found with it: the backward scales them.
+
+    As in `_Evaluation` they are outputs, too.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, found: dispatch.Evaluation, keys: Tensor | None, positives: Tensor | None, *views: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor | None, ...]:
         loss, _, *gradients = found
-        ctx.save_for_backward(loss, *gradients)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*gradients)
         ctx.views, ctx.dtype = len(views), views[0].dtype
-        return loss
+        return loss, *gradients
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        loss, for_anchors, for_keys, for_positives = ctx.saved_tensors
+    def backward(ctx: Any, grad_loss: Tensor | None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative(any(each is not None for each in of_gradients))
+        if grad_loss is None:
+            return (None,) * len(ctx.needs_input_grad)
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
-        if torch.is_grad_enabled():
-            for_anchors, for_keys, for_positives = _apply(_GradientsOf, loss, for_anchors, for_keys, for_positives)
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
-        for_anchors = for_anchors * grad_loss
-        for_keys = None if for_keys is None else for_keys * grad_loss
-        for_positives = None if for_positives is None else for_positives * grad_loss
+        scaled: list[Any] = [None if each is None else each * grad_loss for each in ctx.saved_tensors]
+        for_anchors, for_keys, for_positives = scaled
         blocks = (None, for_keys, for_positives, *for_anchors.chunk(ctx.views))
         if ctx.dtype == for_anchors.dtype:
             return blocks
         return tuple([None if each is None else each.to(ctx.dtype) for each in blocks])
-
-
-class _GradientsOf(torch.autograd.Function):
-    """The gradients of a loss as they are, in the graph of a backward: a derivative of them would be a second one."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.set_materialize_grads(False)
-        return tuple(None if each is None else each.view_as(each) for each in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        _refuse_second_derivative(True)
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
@@ -329,8 +320,8 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
 
     def autocast(views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, *others: Any) -> Any:
         with torch.autocast(views[0].device.type, enabled=False):
-            keys, positives, *views = _promoted((keys, positives, *views))
-            return operator(views, keys, positives, *others)
+            keys, positives, *promoted = _promoted((keys, positives, *views))
+            return operator(promoted, keys, positives, *others)
 
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")

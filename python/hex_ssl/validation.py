@@ -1,4 +1,4 @@
-"""Checks of types, shapes, dtypes and devices before anything runs: what was expected, what came, in the caller's names.
+"""Checks of types, shapes, dtypes and devices before anything runs: what was expected and what came, by name.
 
 The ranges of the losses' numbers are checked in `src/problem.rs`, by each evaluation.
 """

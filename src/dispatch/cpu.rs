@@ -10,12 +10,7 @@ use crate::operands::{Operands, Scalar};
 use crate::problem::{Problem, Threshold};
 
 /// [`cpu::evaluate`] of arrays.
-pub(super) fn evaluate(
-    problem: &Problem,
-    operands: &Operands<Array>,
-    outputs: Outputs,
-    threads: usize,
-) -> Result<()> {
+pub(super) fn evaluate(problem: &Problem, operands: &Operands<Array>, outputs: Outputs, threads: usize) -> Result<()> {
     match scalar(&operands.views[0])? {
         Scalar::F64 => evaluate_as::<f64>(problem, operands, outputs, threads),
         Scalar::F32 => evaluate_as::<f32>(problem, operands, outputs, threads),
@@ -46,11 +41,7 @@ fn evaluate_as<E: Element<Compute: ArrayElement>>(
     threads: usize,
 ) -> Result<()> {
     let [anchors, keys, positives] = &mut outputs.gradients;
-    let gradients = Gradients {
-        anchors: gradient(anchors)?,
-        keys: gradient(keys)?,
-        positives: gradient(positives)?,
-    };
+    let gradients = Gradients { anchors: gradient(anchors)?, keys: gradient(keys)?, positives: gradient(positives)? };
     let found =
         lend::<E, _>(problem, operands, |problem, operands| cpu::evaluate(problem, operands, gradients, threads))?;
     let Evaluation { loss, losses, statistics, temperature } = found;

@@ -155,9 +155,7 @@ impl<T: Described> Operands<T> {
     /// The number comes with the threshold "given", and only with it.
     fn check_threshold(&self, threshold: Threshold) -> Result<()> {
         match (&self.threshold, threshold) {
-            (None, Threshold::Given) => {
-                Err(Error::value("expected `threshold` for the rule \"given\", but got none"))
-            }
+            (None, Threshold::Given) => Err(Error::value("expected `threshold` for the rule \"given\", but got none")),
             (None, _) => Ok(()),
             (Some(number), Threshold::Given) => {
                 expect_number("threshold", number, &self.views[0])

@@ -96,7 +96,7 @@ class Interpreter:
 
         Args:
             text: The PTX.
-            arguments: Tensors, whose addresses the kernel gets, 32-bit integers and floats, and the bytes of structures.
+            arguments: Tensors, whose addresses the kernel gets, 32-bit integers and floats, and structures as bytes.
             kernel: The kernel's name.
             blocks: The grid.
             threads: Of a block.
