@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, NTXentLoss, SupConLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 DIMS = 10
@@ -31,6 +31,8 @@ CRITERIA: dict[str, Any] = {
     "ntxent": lambda **more: NTXentLoss(**more),
     "hcl": lambda **more: HCLLoss(**more),
     "dcl": lambda **more: DCLLoss(**more),
+    "clip": lambda **more: CLIPLoss(**more),
+    "supcon": lambda **more: SupConLoss(**more),
 }
 VIEWS = {"adaptive": 3}
 
@@ -57,7 +59,8 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
     used = views[: VIEWS.get(name, 2)]
     # One forward for all views, as DDP wants it.
     z = model(torch.cat(used)).chunk(len(used))
-    given = {"labels": labels} if isinstance(criterion, HexLoss) and criterion.threshold.reads_labels else {}
+    supervised = isinstance(criterion, HexLoss) and criterion.threshold.reads_labels
+    given = {"labels": labels} if supervised or isinstance(criterion, SupConLoss) else {}
     loss = criterion(*z, **given)
     loss.backward()
     assert criterion.statistics is not None

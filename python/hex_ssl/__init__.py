@@ -17,21 +17,27 @@ if TYPE_CHECKING or "torch" in sys.modules:
     from hex_ssl import functional as functional
     from hex_ssl import thresholds as thresholds
     from hex_ssl._names import (
+        CLIPLoss,
         DCLLoss,
         HCLLoss,
         HexLoss,
+        InfoNCELoss,
         NTXentLoss,
         Statistics,
+        SupConLoss,
         hex_loss,
         show_config,
     )
     from hex_ssl._names import __version__ as __version__
 __all__ = [
+    "CLIPLoss",
     "DCLLoss",
     "HCLLoss",
     "HexLoss",
+    "InfoNCELoss",
     "NTXentLoss",
     "Statistics",
+    "SupConLoss",
     "functional",
     "hex_loss",
     "show_config",

@@ -9,10 +9,13 @@ from hex_ssl._torch_version import OLDEST_TORCH
 from hex_ssl.dispatch import backend as _backend
 from hex_ssl.dispatch import fallbacks as _fallbacks
 from hex_ssl.functional import hex_loss as hex_loss
+from hex_ssl.losses import CLIPLoss as CLIPLoss
 from hex_ssl.losses import DCLLoss as DCLLoss
 from hex_ssl.losses import HCLLoss as HCLLoss
 from hex_ssl.losses import HexLoss as HexLoss
+from hex_ssl.losses import InfoNCELoss as InfoNCELoss
 from hex_ssl.losses import NTXentLoss as NTXentLoss
+from hex_ssl.losses import SupConLoss as SupConLoss
 from hex_ssl.statistics import Statistics as Statistics
 
 __version__ = _core.__version__

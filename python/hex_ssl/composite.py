@@ -19,8 +19,8 @@ from hex_ssl.operands import Operands
 # cost more than the arithmetic); elsewhere many, since launches cost.
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
-Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-"""Loss, statistics [6], and the gradients for anchors, keys and positives; None where not wanted."""
+Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Loss, statistics [6], and the gradients for anchors, keys, positives and temperature; None where not wanted."""
 
 
 @torch.no_grad()
@@ -50,8 +50,9 @@ def evaluate(operands: Operands) -> Evaluation:
     else:
         divisor = defined.clamp(min=1.0) if operands.reduction == "mean" else divisor
         loss = anchors.loss.sum() / divisor
-    for_anchors, for_keys, for_positives = gradients.finish(rows, divisor)
-    return loss, _statistics(rows, threshold, anchors), for_anchors, for_keys, for_positives
+    for_anchors, for_keys, for_positives, for_temperature = gradients.finish(rows, divisor)
+    statistics = _statistics(rows, threshold, anchors)
+    return loss, statistics, for_anchors, for_keys, for_positives, for_temperature
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, operands: Operands) -> "_Rows":
-        _check_rows(operands)
+        check_rows(operands)
         dtype = operands.dtype
         anchors = _Directions.of(torch.cat(list(operands.views)), dtype)
         keys = anchors if operands.keys is None else _Directions.of(operands.keys, dtype)
@@ -171,7 +172,8 @@ class _Rows(NamedTuple):
         return similarities, positives
 
 
-def _check_rows(operands: Operands) -> None:
+def check_rows(operands: Operands) -> None:
+    """Refuses rows without a direction on the CPU, by the names of the views."""
     if operands.views[0].device.type != "cpu":
         return  # nothing waits for the device
     views = [f"z{1 + view}" if view < 2 else f"more_views[{view - 2}]" for view in range(len(operands.views))]
@@ -253,6 +255,7 @@ class Sums(NamedTuple):
     weighted: Tensor  # sum over H of exp((1 + beta) (c - hierarchical_shift) / t)
     weights: Tensor  # sum over H of exp(beta (c - hierarchical_shift) / t)
     hierarchical: Tensor  # |H|
+    similarity: Tensor  # sum over H of c
     negatives: Tensor  # |G| + |H|
 
 
@@ -270,17 +273,26 @@ class Formula(NamedTuple):
     global_: Tensor  # [C, 1]
     weighted: Tensor  # [C, 1]
     weights: Tensor  # [C, 1]
+    temperature: Tensor  # [C, 1]: the derivative by the temperature of floor and constant, which no similarity is in
 
 
 def formula(operands: Operands, sums: Sums, positives: Tensor) -> Formula:
     """One step from the sums over the negatives and the positives' similarities [C, P] to losses and derivatives."""
+    temperature = _temperature(operands, positives.dtype)
     if operands.formulation == "importance":
-        return _importance(operands.temperature, operands.beta, operands.tau_plus, sums, positives)
-    constant = math.exp(-1.0 / operands.temperature) if operands.formulation == "official" else 0.0
-    return _without_positive(operands.temperature, constant, sums, positives)
+        return _importance(temperature, operands.beta, operands.tau_plus, sums, positives)
+    if operands.formulation == "supervised":
+        return _supervised(temperature, sums, positives)
+    official = operands.formulation == "official"
+    constant = torch.exp(torch.full_like(sums.negatives, -1.0) / temperature) * sums.negatives if official else None
+    return _without_positive(temperature, constant, sums, positives)
 
 
-def _importance(temperature: float, beta: float, tau_plus: float, sums: Sums, positives: Tensor) -> Formula:
+def _temperature(operands: Operands, dtype: torch.dtype) -> float | Tensor:
+    return operands.temperature_value if operands.temperature is None else operands.temperature.to(dtype)
+
+
+def _importance(temperature: float | Tensor, beta: float, tau_plus: float, sums: Sums, positives: Tensor) -> Formula:
     """L_p = -s_p + log(exp(s_p) + E + Q_p), the mean over the positives p."""
     share, count, empty = 1.0 / positives.shape[1], sums.hierarchical, sums.hierarchical == 0
     logit = positives / temperature
@@ -308,23 +320,55 @@ def _importance(temperature: float, beta: float, tau_plus: float, sums: Sums, po
         global_=of_global.sum(1, keepdim=True),
         weighted=of_hierarchical * (1.0 + beta),
         weights=of_hierarchical * beta * sums.weighted / sums.weights.masked_fill(empty, 1.0),
+        temperature=torch.where(at_floor, scale * floor / temperature, 0.0).sum(1, keepdim=True),
     )
 
 
-def _without_positive(temperature: float, constant: float, sums: Sums, positives: Tensor) -> Formula:
-    """L_p = -s_p + log(E) + (|G| + |H|) constant; there is no loss without a global negative."""
+def _without_positive(temperature: float | Tensor, constant: Tensor | None, sums: Sums, positives: Tensor) -> Formula:
+    """L_p = -s_p + log(E) + constant; there is no loss without a global negative."""
     defined = sums.global_ > 0
     loss = sums.global_shift / temperature + sums.global_.log() - positives.mean(1, keepdim=True) / temperature
     none = torch.zeros_like(sums.global_)
+    constant = none if constant is None else constant
     attraction = defined.to(positives.dtype) / (-positives.shape[1] * temperature)
     return Formula(
-        loss=torch.where(defined, loss + sums.negatives * constant, 0.0),
+        loss=torch.where(defined, loss + constant, 0.0),
         defined=defined,
         at_floor=none,
         positives=attraction.expand_as(positives),
         global_=torch.where(defined, 1.0 / (temperature * sums.global_), 0.0),
         weighted=none,
         weights=none,
+        temperature=torch.where(defined, constant / (temperature * temperature), 0.0),
+    )
+
+
+def _supervised(temperature: float | Tensor, sums: Sums, positives: Tensor) -> Formula:
+    """L = log(sum over all others of exp(s)) - mean of s over the positives, those of the label among them."""
+    count = positives.shape[1] + sums.hierarchical
+    defined, share = count > 0, 1.0 / count.clamp(min=1.0)
+    log_global = sums.global_shift / temperature + sums.global_.log()
+    log_label = sums.hierarchical_shift / temperature + sums.weighted.log()
+    logit = positives / temperature
+    top = torch.cat([log_global, log_label, logit], 1).amax(1, keepdim=True)
+    positive = (logit - top).exp()
+    denominator = (log_global - top).exp() + (log_label - top).exp() + positive.sum(1, keepdim=True)
+    attraction = share * (positives.sum(1, keepdim=True) + sums.similarity) / temperature
+    scale = 1.0 / (temperature * denominator)
+    none = torch.zeros_like(top)
+
+    def coefficient(total: Tensor, shift: Tensor) -> Tensor:
+        return torch.where(defined & (total > 0), scale * (shift / temperature - top).exp(), 0.0)
+
+    return Formula(
+        loss=torch.where(defined, top + denominator.log() - attraction, 0.0),
+        defined=defined,
+        at_floor=none,
+        positives=scale * positive - share / temperature,
+        global_=coefficient(sums.global_, sums.global_shift),
+        weighted=coefficient(sums.weighted, sums.hierarchical_shift),
+        weights=torch.where(defined, share / temperature, 0.0),
+        temperature=none,
     )
 
 
@@ -338,7 +382,8 @@ class _Anchors(NamedTuple):
     defined: Tensor  # 1 or 0
     at_floor: Tensor  # fraction of its positives
     hierarchical: Tensor  # number of hierarchical negatives
-    positive: Tensor  # mean similarity of the positives
+    positive: Tensor  # sum of the similarities of the positives
+    positives: Tensor  # number of positives
     negative: Tensor  # sum of the similarities of the negatives
 
 
@@ -353,9 +398,14 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
     else:
         negative = similarities.sum(1)
     split = _split(operands, similarities, hierarchical)
+    similarity = torch.zeros_like(chunk.of(rows.columns.negatives))
+    if operands.formulation == "supervised":
+        assert hierarchical is not None
+        valid = hierarchical & (similarities > -math.inf)
+        similarity = similarities.masked_fill(~valid, 0.0).sum(1, keepdim=True)
     # Few numbers, in double precision where the device has it.
     wide = torch.float32 if similarities.device.type == "mps" else torch.float64
-    sums = Sums(*(each.to(wide) for each in (*split.sums, chunk.of(rows.columns.negatives))))
+    sums = Sums(*(each.to(wide) for each in (*split.sums, similarity, chunk.of(rows.columns.negatives))))
     found = Formula(*(each.to(dtype) for each in formula(operands, sums, positives.to(wide))))
     gradients.add(rows, chunk, split, found)
     return _Anchors(
@@ -363,7 +413,9 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
         defined=found.defined[:, 0],
         at_floor=found.at_floor[:, 0],
         hierarchical=sums.hierarchical[:, 0].to(dtype),
-        positive=positives.mean(1),
+        positive=positives.sum(1) + similarity[:, 0],
+        positives=torch.full_like(sums.hierarchical[:, 0], positives.shape[1], dtype=dtype)
+        + (sums.hierarchical[:, 0].to(dtype) if operands.formulation == "supervised" else 0.0),
         negative=negative,
     )
 
@@ -382,7 +434,7 @@ def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None
         """The largest similarity [C, 1], and (c - it) / t, minus infinity where there is no negative."""
         shift = side.amax(1, keepdim=True)
         shift = shift.masked_fill(shift == -math.inf, 0.0)
-        return shift, (side - shift).div_(operands.temperature)
+        return shift, (side - shift).div_(_temperature(operands, side.dtype))
 
     if hierarchical is None:
         shift, logits = shifted(similarities)
@@ -393,7 +445,8 @@ def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None
     of_global = logits.exp_()
     hierarchical_shift, logits = shifted(similarities.masked_fill(~hierarchical, -math.inf))
     # Not exp(0 * -inf), which is NaN.
-    weights = (operands.beta * logits).exp_() if operands.beta > 0.0 else (logits > -math.inf).to(logits.dtype)
+    beta = 0.0 if operands.formulation == "supervised" else operands.beta
+    weights = (beta * logits).exp_() if beta > 0.0 else (logits > -math.inf).to(logits.dtype)
     count = (logits > -math.inf).sum(1, keepdim=True, dtype=logits.dtype)
     weighted = logits.exp_().mul_(weights)
     exponentials = [of_global, weighted, weights]
@@ -407,6 +460,7 @@ class _Gradients(NamedTuple):
     anchors: Tensor | None
     keys: Tensor | None
     positives: Tensor | None
+    temperature: Tensor | None
 
     @classmethod
     def zeros(cls, rows: _Rows) -> "_Gradients":
@@ -414,18 +468,29 @@ class _Gradients(NamedTuple):
         wanted = operands.want_gradient and not operands.one_loss_per_anchor
         keys = rows.keys if operands.keys is not None and operands.want_keys_gradient else None
         positives = rows.positives if operands.want_positives_gradient else None
-        return cls(*(torch.zeros_like(of.unit) if wanted and of else None for of in (rows.anchors, keys, positives)))
+        anchors, *others = (
+            torch.zeros_like(of.unit) if wanted and of else None for of in (rows.anchors, keys, positives)
+        )
+        temperature = rows.anchors.unit.new_zeros(()) if wanted and operands.want_temperature_gradient else None
+        return cls(anchors, others[0], others[1], temperature)
 
     def add(self, rows: _Rows, chunk: _Chunk, split: _Split, found: Formula) -> None:
         if self.anchors is None:
             return
         coefficients = (found.global_, found.weighted, -found.weights)
-        by_positives, by_keys = found.positives, split.exponentials[0] * coefficients[0]
+        by_positives, by_keys, by_temperature = (
+            found.positives,
+            split.exponentials[0] * coefficients[0],
+            found.temperature,
+        )
         for exponentials, coefficient in zip(split.exponentials[1:], coefficients[1:], strict=False):
             by_keys.addcmul_(exponentials, coefficient)
         if rows.operands.weights is not None:
             weights = chunk.of(rows.operands.weights)[:, None]
             by_positives, by_keys = by_positives * weights, by_keys.mul_(weights)
+            by_temperature = by_temperature * weights
+        if self.temperature is not None:
+            self.temperature.add_(by_temperature.sum())
         if rows.columns.positives is not None:
             by_keys.scatter_add_(1, chunk.of(rows.columns.positives), by_positives)
         anchors = chunk.of(rows.anchors.unit)
@@ -439,12 +504,19 @@ class _Gradients(NamedTuple):
                 chunk.of(self.positives).add_(by_positives * anchors)
 
     def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor | None]:
-        """The gradients for the rows; None where not wanted."""
+        """The gradients for the rows and the temperature; None where not wanted."""
         directions = (rows.anchors, rows.keys, rows.positives)
-        return [
+        of_rows = [
             None if sums is None or of is None else of.gradient_for_rows(sums / divisor)
-            for sums, of in zip(self, directions, strict=True)
+            for sums, of in zip(self, directions, strict=False)
         ]
+        if self.temperature is None or self.anchors is None:
+            return [*of_rows, None]
+        # All but floor and constant depends on similarities and temperature through their ratio alone. Where the
+        # anchors are the keys, their gradients have each pair twice.
+        pairs = (self.anchors * rows.anchors.unit).sum() * (0.5 if rows.operands.keys is None else 1.0)
+        temperature = self.temperature - pairs / _temperature(rows.operands, pairs.dtype)
+        return [*of_rows, temperature / divisor]
 
 
 def _statistics(rows: _Rows, threshold: Tensor, anchors: _Anchors) -> Tensor:
@@ -454,7 +526,7 @@ def _statistics(rows: _Rows, threshold: Tensor, anchors: _Anchors) -> Tensor:
         [
             threshold,
             anchors.hierarchical.mean(),
-            anchors.positive.mean(),
+            anchors.positive.sum() / anchors.positives.sum(),
             (anchors.negative.sum() / negatives).masked_fill(negatives == 0, math.nan),
             anchors.at_floor.mean(),
             (1.0 - anchors.defined).sum(),

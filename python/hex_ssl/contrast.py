@@ -8,11 +8,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from hex_ssl.dispatch import join_directions
 from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
 from hex_ssl.operands import Operands
 from hex_ssl.ops import evaluate_call, row_quantiles
-from hex_ssl.thresholds import Threshold
-from hex_ssl.validation import check_settings, check_types
+from hex_ssl.thresholds import Threshold, check_labels_read
+from hex_ssl.validation import check_integers, check_settings, check_types
 
 
 class Settings(NamedTuple):
@@ -23,7 +24,7 @@ class Settings(NamedTuple):
     formulation: str
     beta: float
     tau_plus: float
-    temperature: float
+    temperature: float | Tensor
     reduction: str
 
     @classmethod
@@ -34,7 +35,7 @@ class Settings(NamedTuple):
         formulation: str,
         beta: float,
         tau_plus: float,
-        temperature: float,
+        temperature: float | Tensor,
         reduction: str,
     ) -> "Settings":
         """Resolves the threshold's rule in this epoch. The evaluation checks the ranges.
@@ -64,6 +65,19 @@ class Settings(NamedTuple):
         )
 
 
+def read_labels(
+    settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor
+) -> Tensor | None:
+    """The labels of the rows, where the threshold reads them."""
+    if settings.threshold_rule != "labels":
+        if labels is not None:
+            check_labels_read(name, threshold)
+        return None
+    if labels is None:
+        raise ValueError(f"expected `{name}` for the supervised threshold, but got None")
+    return check_integers(name, labels, rows.shape[0], rows)
+
+
 def contrast(
     anchors: Sequence[Tensor],
     settings: Settings,
@@ -75,12 +89,17 @@ def contrast(
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     threshold: Tensor | None = None,
+    weights: Tensor | None = None,
     offset: int = 0,
+    towers: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Loss and statistics [6] of the anchors. The pairing follows from what is given, as in `Operands`."""
     value = settings.threshold_value
     if isinstance(value, Tensor):
         threshold, value = value, 0.0
+    temperature, number = None, settings.temperature
+    if isinstance(number, Tensor):
+        temperature, number = number, 1.0
     operands = Operands(
         list(anchors),
         keys,
@@ -90,15 +109,17 @@ def contrast(
         anchor_labels,
         key_labels,
         threshold,
-        None,
+        weights,
+        temperature,
         offset,
         settings.threshold_rule,
         value,
         settings.formulation,
         settings.beta,
         settings.tau_plus,
-        settings.temperature,
+        number,
         settings.reduction,
+        towers,
         False,  # gradients are computed wherever autograd records
     )
     return evaluate_call(operands)
@@ -134,7 +155,8 @@ def contrast_gathered(
         threshold=threshold,
         offset=offset,
     )
-    return _share(loss, local, settings.reduction, anchors.shape[0])
+    positives = len(views) - 1 + local[1] if settings.formulation == "supervised" else 1.0
+    return _share(loss, local, settings.reduction, anchors.shape[0], positives)
 
 
 @_disable_dynamo
@@ -172,12 +194,51 @@ def contrast_with_shared_keys(
     return _share(loss, local, settings.reduction, anchors.shape[0])
 
 
-def _share(loss: Tensor, local: Tensor, reduction: str, anchors: int) -> tuple[Tensor, Tensor]:
+def _share(
+    loss: Tensor, local: Tensor, reduction: str, anchors: int, positives: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """A process's share of the joined batch's loss, and the joined batch's statistics."""
-    statistics, defined = join_statistics(local, anchors)
+    statistics, defined = join_statistics(local, anchors, positives)
     processes = dist.get_world_size()
     if reduction == "mean":
         loss = loss * (processes / defined.clamp(min=1))
     elif reduction == "sum":
         loss = loss * processes
     return loss, statistics
+
+
+@_disable_dynamo
+def contrast_towers_gathered(
+    z1: Tensor, z2: Tensor, settings: Settings, labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As :func:`contrast` of two towers, over the joined batch: each row against the other tower of all processes.
+
+    Reductions "mean" and "sum" give each process a share, as :func:`contrast_gathered`.
+    """
+    settings.check()
+    rows = z1.shape[0]
+    counts = gather_counts(rows, z1.device)
+    index = torch.arange(rows, device=z1.device)[:, None] + sum(counts[: dist.get_rank()])
+    key_labels = None if labels is None else gather_rows(labels, counts)
+    directions = [(z1, gather_rows(z2, counts)), (z2, gather_rows(z1, counts))]
+    threshold = None
+    if settings.threshold_rule == "adaptive":
+        value = settings.threshold_value
+        quantiles = [row_quantiles([anchors], keys, None, 0, value) for anchors, keys in directions]
+        settings, threshold = settings._replace(threshold_rule="given"), mean_over_processes(torch.cat(quantiles))
+    shares = settings._replace(reduction="none" if settings.reduction == "none" else "sum")
+    found = [
+        contrast(
+            [anchors],
+            shares,
+            keys=keys,
+            positive_index=index,
+            anchor_labels=labels,
+            key_labels=key_labels,
+            threshold=threshold,
+        )
+        for anchors, keys in directions
+    ]
+    losses, statistics = zip(*found, strict=True)
+    loss = torch.cat(losses) if settings.reduction == "none" else losses[0] + losses[1]
+    return _share(loss, join_directions(statistics), settings.reduction, 2 * rows)

@@ -5,7 +5,7 @@ All memory is allocated here, by torch: the extension allocates none.
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hex_ssl import composite
 from hex_ssl._extension import _core
-from hex_ssl.operands import Operands
+from hex_ssl.operands import Operands, quantile_operands
 from hex_ssl.precision import without_autocast
 
 BACKENDS = ("auto", "cpu", "cuda", "composite")
@@ -23,6 +23,8 @@ EMULATED = "emulated"
 Evaluation = composite.Evaluation
 Results = TypeVar("Results")
 
+TENSORS = Operands._fields.index("offset")
+"""So many of the operands are tensors, and come first."""
 PLAIN = (Tensor, torch.nn.Parameter)
 """The types of tensors without code of their own."""
 
@@ -67,6 +69,8 @@ def evaluate(operands: Operands) -> Evaluation:
         TypeError, ValueError: An operand or a setting does not fit.
         RuntimeError: A device fails.
     """
+    if operands.towers and not _has_kernel_of_towers(operands):
+        return _both_directions(operands)
     return _compute(operands, allocate, _core.evaluate, composite.evaluate)
 
 
@@ -77,6 +81,63 @@ def row_quantiles(operands: Operands) -> Tensor:
         TypeError, ValueError, RuntimeError: As :func:`evaluate`.
     """
     return _compute(operands, allocate_quantiles, _core.row_quantiles, composite.row_quantiles)
+
+
+def _has_kernel_of_towers(operands: Operands) -> bool:
+    """The CPU kernel alone looks at each pair once for both directions."""
+    return operands.views[0].device.type == "cpu" and backend() in ("auto", "cpu")
+
+
+def _both_directions(operands: Operands) -> Evaluation:
+    """Two towers as two evaluations, each of one tower's rows against the other's."""
+    composite.check_rows(operands)  # in the caller's names
+    first, second = operands.views
+    rows = first.shape[0]
+    if operands.threshold_rule == "adaptive":
+        value = operands.threshold_value
+        quantiles = [
+            row_quantiles(quantile_operands([anchors], keys, None, 0, value))
+            for anchors, keys in ((first, second), (second, first))
+        ]
+        operands = operands._replace(threshold_rule="given", threshold=torch.cat(quantiles).mean())
+    share = operands if operands.reduction == "none" else operands._replace(reduction="sum")
+    index = torch.arange(rows, device=first.device)[:, None]
+    labels, weights = (
+        (None, None) if each is None else each.split(rows) for each in (operands.anchor_labels, operands.weights)
+    )
+    found = [
+        evaluate(
+            share._replace(
+                views=[anchors],
+                keys=keys,
+                positive_index=index,
+                anchor_labels=labels[own],
+                key_labels=labels[1 - own],
+                weights=weights[own],
+                towers=False,
+                want_keys_gradient=operands.want_gradient,
+            )
+        )
+        for own, (anchors, keys) in enumerate(((first, second), (second, first)))
+    ]
+    there, back = found
+    joined = join_directions([there[1], back[1]])
+    divisor: Tensor | float = 1.0
+    if operands.reduction == "mean" and operands.weights is None:
+        divisor = (2 * rows - joined[-1]).clamp(min=1.0)
+    losses = [there[0], back[0]]
+    loss = torch.cat(losses) if operands.one_loss_per_anchor else (losses[0] + losses[1]) / divisor
+    if there[2] is None:
+        return loss, joined, None, None, None, None
+    gradient = torch.cat([there[2] + back[3], there[3] + back[2]]) / divisor  # type: ignore[operator]  # all are there
+    temperature = None if there[5] is None else (there[5] + back[5]) / divisor  # type: ignore[operator]
+    return loss, joined, gradient, None, None, temperature
+
+
+def join_directions(statistics: Sequence[Tensor]) -> Tensor:
+    """The statistics [6] of two evaluations of as many anchors each."""
+    *means, undefined = torch.stack(list(statistics)).unbind(1)
+    return torch.stack([*(each.mean() for each in means), undefined.sum()])
 
 
 def _compute(
@@ -109,7 +170,7 @@ def allocate(operands: Operands) -> Evaluation:
     loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
     statistics = _new_empty(rows, (6,), dtype=dtype)
     if each or not operands.want_gradient:
-        return loss, statistics, None, None, None
+        return loss, statistics, None, None, None, None
     return (
         loss,
         statistics,
@@ -120,6 +181,7 @@ def allocate(operands: Operands) -> Evaluation:
         _new_empty(rows, (anchors, dims), dtype=dtype)
         if positives is not None and operands.want_positives_gradient
         else None,
+        _new_empty(rows, (), dtype=dtype) if operands.want_temperature_gradient else None,
     )
 
 
@@ -135,8 +197,6 @@ def _readable(operands: Operands) -> Operands:
     threshold, value = _vector(operands.threshold), operands.threshold_value
     if threshold is not None and operands.threshold_rule != "given":
         value, threshold = float(threshold), None
-    elif threshold is not None and threshold.dtype in (torch.bfloat16, torch.float16):
-        threshold = threshold.float()
     return operands._replace(
         views=[_plain(view) for view in operands.views],
         keys=None if operands.keys is None else _plain(operands.keys),
@@ -145,19 +205,19 @@ def _readable(operands: Operands) -> Operands:
         ignored_index=_vector(operands.ignored_index),
         anchor_labels=_vector(operands.anchor_labels),
         key_labels=_vector(operands.key_labels),
-        threshold=threshold,
+        threshold=_number(threshold),
         weights=_vector(operands.weights),
+        temperature=_number(_vector(operands.temperature)),
         threshold_value=value,
     )
 
 
 def _is_readable(operands: Operands) -> bool:
     """Whether they are rows alone, as they stand: most calls."""
-    views, keys, positives, *others = operands[:9]
-    for each in others:
+    for each in operands[3:TENSORS]:
         if each is not None:
             return False
-    for each in (keys, positives, *views):
+    for each in (operands.keys, operands.positives, *operands.views):
         if each is not None and (type(each) not in PLAIN or _is_neg(each)):
             return False
     return True
@@ -165,6 +225,10 @@ def _is_readable(operands: Operands) -> bool:
 
 def _vector(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else _contiguous(_plain(tensor))
+
+
+def _number(tensor: Tensor | None) -> Tensor | None:
+    return tensor.float() if tensor is not None and tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _plain(tensor: Tensor) -> Tensor:

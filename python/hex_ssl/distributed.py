@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+POSITIVE_SIMILARITY = 2
+"""Its place among the statistics."""
+
 
 def is_distributed() -> bool:
     """Whether there is a process group with more than one process."""
@@ -86,23 +89,28 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return (total[0] / total[1]).to(values.dtype)
 
 
-def join_statistics(statistics: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
+def join_statistics(statistics: Tensor, anchors: int, positives: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
     """The statistics of the joined batch.
 
     Args:
         statistics: Those of this process's anchors, [6], in the order of :class:`hex_ssl.statistics.Statistics`.
         anchors: This process's number of anchors.
+        positives: Its mean number of positives of an anchor, where that may differ between processes.
 
     Returns:
         The statistics of all processes' anchors, and how many of those have a loss, 0-d.
     """
     *means, undefined = statistics.double().unbind()
-    # All but the last are means over the anchors, each of which has as many positives and negatives.
-    total = torch.stack([*(mean * anchors for mean in means), undefined, undefined.new_tensor(anchors)])
+    pairs = torch.as_tensor(positives, dtype=torch.float64, device=statistics.device) * anchors
+    # All but the last are means over the anchors; the similarity of positives is one over the pairs, maybe none.
+    counts = [pairs if index == POSITIVE_SIMILARITY else torch.full_like(pairs, anchors) for index in range(len(means))]
+    sums = [torch.where(count > 0, mean * count, 0.0) for mean, count in zip(means, counts, strict=True)]
+    total = torch.stack([*sums, undefined, pairs, torch.full_like(pairs, anchors)])
     dist.all_reduce(total)
-    *sums, undefined, anchors_of_all = total.unbind()
-    joined = torch.stack([*(each / anchors_of_all for each in sums), undefined]).to(statistics.dtype)
-    return joined, (anchors_of_all - undefined).to(statistics.dtype)
+    *sums, undefined, pairs, anchors_of_all = total.unbind()
+    divisors = [pairs if index == POSITIVE_SIMILARITY else anchors_of_all for index in range(len(sums))]
+    joined = torch.stack([*(each / count for each, count in zip(sums, divisors, strict=True)), undefined])
+    return joined.to(statistics.dtype), (anchors_of_all - undefined).to(statistics.dtype)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -1,33 +1,32 @@
 """The losses as functions without state. The formula stands once, in :func:`hex_loss`; the others are points of it."""
 
-import math
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys
+from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys, read_labels
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import FixedThreshold, Threshold, check_labels_read, threshold_from
+from hex_ssl.supervised import supcon_loss as supcon_loss
+from hex_ssl.thresholds import ALL_HIERARCHICAL as ALL_HIERARCHICAL
+from hex_ssl.thresholds import NO_HIERARCHY as NO_HIERARCHY
+from hex_ssl.thresholds import Threshold, threshold_from
+from hex_ssl.towers import clip_loss as clip_loss
+from hex_ssl.towers import infonce_loss as infonce_loss
 from hex_ssl.validation import check_integers, check_like, check_rows, check_views
-
-NO_HIERARCHY = FixedThreshold(math.inf, scale="cosine")
-"""No negative is hierarchical: the importance formulation is then NT-Xent (InfoNCE)."""
-ALL_HIERARCHICAL = FixedThreshold(-math.inf, scale="cosine")
-"""Every negative is hierarchical: the importance formulation is then HCL."""
 
 
 @overload
 def hex_loss(
-    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float = ..., threshold: Threshold | str = ...,
+    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
     formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
     reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def hex_loss(
-    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float = ..., threshold: Threshold | str = ...,
+    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
     formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
     reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[True],
@@ -36,7 +35,7 @@ def hex_loss(
     z1: Tensor,
     z2: Tensor,
     *more_views: Tensor,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     threshold: Threshold | str = "adaptive",
     formulation: str = "importance",
     beta: float = 1.0,
@@ -86,7 +85,7 @@ def hex_loss(
             dtypes, float64 apart: they are computed with in the widest.
         z2: Projections of the second views of the same samples, like `z1`.
         *more_views: Further views, each like `z1`.
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
         formulation: "importance", "official" or "decoupled".
         beta: Concentration of the importance weights, at least 0. Importance alone reads it.
@@ -135,7 +134,7 @@ def loss_of_views(
 ) -> tuple[Tensor, Tensor]:
     """:func:`hex_loss` by settings, and its statistics as one tensor, [6]."""
     check_views(views)
-    labels = _labels(settings, threshold, "labels", labels, views[0])
+    labels = read_labels(settings, threshold, "labels", labels, views[0])
     anchor_labels = None if labels is None else labels.repeat(len(views))
     if gather_distributed and is_distributed():
         return contrast_gathered(views, settings, anchor_labels)
@@ -146,7 +145,7 @@ def ntxent_loss(
     z1: Tensor,
     z2: Tensor,
     *more_views: Tensor,
-    temperature: float = 0.5,
+    temperature: float | Tensor = 0.5,
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
@@ -156,7 +155,7 @@ def ntxent_loss(
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         reduction: "mean", "sum" or "none".
         gather_distributed: Compare with the keys of all processes.
 
@@ -190,7 +189,7 @@ def hcl_loss(
     z1: Tensor,
     z2: Tensor,
     *more_views: Tensor,
-    temperature: float = 0.5,
+    temperature: float | Tensor = 0.5,
     beta: float = 1.0,
     tau_plus: float = 0.1,
     reduction: str = "mean",
@@ -202,7 +201,7 @@ def hcl_loss(
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         beta: Concentration on the negatives close to the anchor, at least 0.
         tau_plus: Probability that a negative is a false one, in [0, 1).
         reduction: "mean", "sum" or "none".
@@ -240,7 +239,7 @@ def dcl_loss(
     z1: Tensor,
     z2: Tensor,
     *more_views: Tensor,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
@@ -250,7 +249,7 @@ def dcl_loss(
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         reduction: "mean", "sum" or "none".
         gather_distributed: Compare with the keys of all processes.
 
@@ -285,7 +284,7 @@ def dcl_loss(
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
+    temperature: float | Tensor = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
     tau_plus: float = ..., reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
@@ -293,7 +292,7 @@ def hex_loss_with_keys(
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
+    temperature: float | Tensor = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
     tau_plus: float = ..., reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
@@ -306,7 +305,7 @@ def hex_loss_with_keys(
     ignored_index: Tensor | None = None,
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     threshold: Threshold | str = "adaptive",
     formulation: str = "importance",
     beta: float = 1.0,
@@ -332,7 +331,7 @@ def hex_loss_with_keys(
         anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
             like any other: an anchor without a label gets a number that no key has.
         key_labels: The keys' labels, [N], integers.
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         threshold: As for :func:`hex_loss`; an anchor's row is all keys, and its positive where given apart.
         formulation: "importance", "official" or "decoupled".
         beta: At least 0.
@@ -413,23 +412,12 @@ def loss_with_keys(
         "positives": positives,
         "positive_index": positive_index,
         "ignored_index": ignored_index,
-        "anchor_labels": _labels(settings, threshold, "anchor_labels", anchor_labels, anchors),
-        "key_labels": _labels(settings, threshold, "key_labels", key_labels, keys),
+        "anchor_labels": read_labels(settings, threshold, "anchor_labels", anchor_labels, anchors),
+        "key_labels": read_labels(settings, threshold, "key_labels", key_labels, keys),
     }
     if gather_distributed and is_distributed():
         return contrast_with_shared_keys(anchors, settings, **pairing)
     return contrast([anchors], settings, **pairing)
-
-
-def _labels(settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor) -> Tensor | None:
-    """The labels of the rows, where the threshold reads them."""
-    if settings.threshold_rule != "labels":
-        if labels is not None:
-            check_labels_read(name, threshold)
-        return None
-    if labels is None:
-        raise ValueError(f"expected `{name}` for the supervised threshold, but got None")
-    return check_integers(name, labels, rows.shape[0], rows)
 
 
 def _check_apart(keys: Tensor, positives: Tensor) -> None:

@@ -12,7 +12,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from hex_ssl import dispatch
 from hex_ssl.operands import Operands, quantile_operands
 
-Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """What the operator returns."""
 
 
@@ -35,17 +35,17 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
         return evaluate(*operands)[:2]
     if torch._C._are_functorch_transforms_active():
         # They do not reach an autograd function inside an operator.
-        return _recorded(_Evaluation, operands, operands.keys is not None, operands.positives is not None)[:2]
-    rows = (operands.keys, operands.positives, *operands.views)
+        given = [each is not None for each in (operands.keys, operands.positives, operands.temperature)]
+        return _recorded(_Evaluation, operands, given)[:2]
+    rows = (operands.keys, operands.positives, operands.temperature, *operands.views)
     if not _is_plain(rows):
         return evaluate(*operands)[:2]
     needed = [each is not None and each.requires_grad for each in rows]
     if not (torch.is_grad_enabled() and True in needed):
         return dispatch.evaluate(operands)[:2]
-    keys_needed, positives_needed, *_ = needed
     if operands.one_loss_per_anchor:
-        return _recorded(_DirectEvaluation, operands, keys_needed, positives_needed)[:2]
-    found = dispatch.evaluate(Operands._make((*operands[:WANTED], True, keys_needed, positives_needed)))
+        return _recorded(_DirectEvaluation, operands, needed[:3])[:2]
+    found = dispatch.evaluate(Operands._make((*operands[:WANTED], True, *needed[:3])))
     loss, *_ = _apply(_KnownGradients, found, *rows)
     return loss, found[1]
 
@@ -53,14 +53,17 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
 WANTED = Operands._fields.index("want_gradient")
 
 
-def _is_plain(rows: Sequence[Tensor | None]) -> bool:
+def _is_plain(inputs: Sequence[Tensor | None]) -> bool:
     """Nothing but autograd has a part in a call: no mode, no tracing, no subclass, no forward mode, no promotion."""
     if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return False
-    first = rows[2]
+    keys, positives, temperature, *views = inputs
+    first = views[0]
     assert first is not None
+    if temperature is not None and (type(temperature) not in dispatch.PLAIN or _is_wrapped(temperature)):
+        return False
     dtype = first.dtype
-    for each in rows:
+    for each in (keys, positives, *views):
         if each is None:
             continue
         if type(each) not in dispatch.PLAIN or each.dtype != dtype or _is_wrapped(each):
@@ -82,38 +85,47 @@ def _evaluate_fake(*inputs: Any) -> Evaluation:
 def _as_of_operator(found: dispatch.Evaluation) -> Evaluation:
     """An operator returns tensors: empty ones in place of None."""
     loss, statistics, *gradients = found
-    for_anchors, for_keys, for_positives = (loss.new_empty(0) if each is None else each for each in gradients)
-    return loss, statistics, for_anchors, for_keys, for_positives
+    tensors = (loss.new_empty(0) if each is None else each for each in gradients)
+    return cast(Evaluation, (loss, statistics, *tensors))
 
 
-def _evaluate_autograd(*inputs: Any) -> Any:
-    operands = Operands(*inputs)
+def _evaluate_autograd(*arguments: Any) -> Any:
+    operands = Operands(*arguments)
     # Under `forward_ad.dual_level` each input may have a tangent.
     forward_mode = forward_ad._current_level >= 0
-    rows = (operands.keys, operands.positives, *operands.views)
-    needed = [each is not None and (forward_mode or each.requires_grad) for each in rows]
+    inputs = (operands.keys, operands.positives, operands.temperature, *operands.views)
+    needed = [each is not None and (forward_mode or each.requires_grad) for each in inputs]
     if forward_mode or (torch.is_grad_enabled() and any(needed)):
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
                 "hex_ssl's operators do not support torch.func: call the losses of hex_ssl.functional, without "
                 "torch.compile(fullgraph=True)"
             )
-        loss, statistics, *gradients = _recorded(_Evaluation, operands, *needed[:2])
+        loss, statistics, *gradients = _recorded(_Evaluation, operands, needed[:3])
         return loss, statistics, *(each.detach() if each.requires_grad else each for each in gradients)
     with torch._C._AutoDispatchBelowAutograd():
         return evaluate(*operands)
 
 
-def _recorded(
-    function: type["_Evaluation"], operands: Operands, keys_needed: bool, positives_needed: bool
-) -> Evaluation:
+def _recorded(function: type["_Evaluation"], operands: Operands, needed: Sequence[bool]) -> Evaluation:
+    """`needed` is of keys, positives and temperature."""
+    keys, positives, temperature = needed
     settings = operands._replace(
-        want_gradient=True, want_keys_gradient=keys_needed, want_positives_gradient=positives_needed
+        want_gradient=True,
+        want_keys_gradient=keys,
+        want_positives_gradient=positives,
+        want_temperature_gradient=temperature,
     )
     if operands.one_loss_per_anchor:  # kept for the backward: tensors stay with autograd alone
-        settings = settings._replace(views=(), keys=None, positives=None)
-    found: Evaluation = _apply(function, settings, operands.keys, operands.positives, *operands.views)
-    return found
+        settings = settings._replace(views=(), keys=None, positives=None, temperature=None)
+    inputs = (operands.keys, operands.positives, operands.temperature, *operands.views)
+    return cast(Evaluation, _apply(function, settings, *inputs))
+
+
+def _with(operands: Operands, inputs: Sequence[Any]) -> Operands:
+    """The operands with the inputs of an autograd function."""
+    keys, positives, temperature, *views = inputs
+    return operands._replace(views=views, keys=keys, positives=positives, temperature=temperature)
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -132,26 +144,31 @@ class _Evaluation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(operands: Operands, keys: Tensor | None, positives: Tensor | None, *views: Tensor) -> Evaluation:
+    def forward(operands: Operands, *inputs: Tensor | None) -> Evaluation:
         with torch._C._AutoDispatchBelowAutograd():
-            found: Evaluation = evaluate(*operands._replace(views=views, keys=keys, positives=positives))
+            found: Evaluation = evaluate(*_with(operands, inputs))
         return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         operands, *rows = inputs
-        _, statistics, for_anchors, for_keys, for_positives = output
+        _, statistics, *gradients = output
         ctx.operands = operands if operands.one_loss_per_anchor else None
-        ctx.wanted = (True, operands.want_keys_gradient, operands.want_positives_gradient)
+        ctx.wanted = (
+            True,
+            operands.want_keys_gradient,
+            operands.want_positives_gradient,
+            operands.want_temperature_gradient,
+        )
         ctx.dtypes = [None if each is None else each.dtype for each in rows]
         ctx.in_forward_mode = False
         ctx.set_materialize_grads(False)
         if operands.one_loss_per_anchor:
-            ctx.mark_non_differentiable(statistics, for_anchors, for_keys, for_positives)
+            ctx.mark_non_differentiable(statistics, *gradients)
             saved = (statistics, *rows)
         else:
             # Not the inputs: what they were written over with, or whether autograd may keep them, does not matter.
-            saved = (for_anchors, for_keys, for_positives)
+            saved = tuple(gradients)
             unwanted = [each for each, wanted in zip(saved, ctx.wanted, strict=True) if not wanted]
             ctx.mark_non_differentiable(statistics, *unwanted)
         ctx.save_for_backward(*saved)
@@ -172,7 +189,7 @@ class _Evaluation(torch.autograd.Function):
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
         wanted = zip(saved, ctx.wanted, strict=True)
         scaled = [block * factor if needed and factor is not None else block for block, needed in wanted]
-        blocks = _blocks(scaled, len(ctx.dtypes) - 2)
+        blocks = _blocks(scaled, len(ctx.dtypes) - 3)
         needed = ctx.needs_input_grad[1:]
         columns = zip(blocks, ctx.dtypes, needed, strict=True)
         return None, *(block.to(dtype) if needed else None for block, dtype, needed in columns)
@@ -185,7 +202,7 @@ class _Evaluation(torch.autograd.Function):
             )
         ctx.in_forward_mode = True
         gradients = ctx.saved_tensors
-        pairs = zip(_blocks(gradients, len(tangents) - 2), tangents, strict=True)
+        pairs = zip(_blocks(gradients, len(tangents) - 3), tangents, strict=True)
         products = [(block * tangent).sum() for block, tangent in pairs if tangent is not None]
         # torch wants a tangent of each output that can be differentiated. Nobody reads those of the gradients.
         columns = zip(gradients, ctx.wanted, strict=True)
@@ -201,8 +218,8 @@ class _DirectEvaluation(_Evaluation):
     """The same without the operator, for plain tensors."""
 
     @staticmethod
-    def forward(operands: Operands, keys: Tensor | None, positives: Tensor | None, *views: Tensor) -> Evaluation:
-        return _evaluate(*operands._replace(views=views, keys=keys, positives=positives))
+    def forward(operands: Operands, *inputs: Tensor | None) -> Evaluation:
+        return _evaluate(*_with(operands, inputs))
 
 
 class _KnownGradients(torch.autograd.Function):
@@ -213,12 +230,18 @@ class _KnownGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, found: dispatch.Evaluation, keys: Tensor | None, positives: Tensor | None, *views: Tensor
+        ctx: Any,
+        found: dispatch.Evaluation,
+        keys: Tensor | None,
+        positives: Tensor | None,
+        temperature: Tensor | None,
+        *views: Tensor,
     ) -> tuple[Tensor | None, ...]:
         loss, _, *gradients = found
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*gradients)
         ctx.views, ctx.dtype = len(views), views[0].dtype
+        ctx.temperature_dtype = None if temperature is None else temperature.dtype
         return loss, *gradients
 
     @staticmethod
@@ -230,37 +253,33 @@ class _KnownGradients(torch.autograd.Function):
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
         # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
         scaled: list[Any] = [None if each is None else each * grad_loss for each in ctx.saved_tensors]
-        for_anchors, for_keys, for_positives = scaled
-        blocks = (None, for_keys, for_positives, *for_anchors.chunk(ctx.views))
+        for_anchors, for_keys, for_positives, for_temperature = scaled
+        if for_temperature is not None:
+            for_temperature = for_temperature.to(ctx.temperature_dtype)
         if ctx.dtype == for_anchors.dtype:
-            return blocks
-        return tuple([None if each is None else each.to(ctx.dtype) for each in blocks])
+            return None, for_keys, for_positives, for_temperature, *for_anchors.chunk(ctx.views)
+        rows = (for_keys, for_positives, *for_anchors.chunk(ctx.views))
+        keys, positives, *views = [None if each is None else each.to(ctx.dtype) for each in rows]
+        return None, keys, positives, for_temperature, *views
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
-    """The gradients of keys, positives and each view."""
-    for_anchors, for_keys, for_positives = gradients
-    return for_keys, for_positives, *for_anchors.chunk(views)
+    """The gradients of keys, positives, temperature and each view."""
+    for_anchors, for_keys, for_positives, for_temperature = gradients
+    return for_keys, for_positives, for_temperature, *for_anchors.chunk(views)
 
 
 class _WeightedGradients(torch.autograd.Function):
     """The gradients of the sum of weight * loss of the anchor: the backward of a loss for each anchor."""
 
     @staticmethod
-    def forward(
-        operands: Operands,
-        statistics: Tensor,
-        weights: Tensor,
-        keys: Tensor | None,
-        positives: Tensor | None,
-        *views: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(operands: Operands, statistics: Tensor, weights: Tensor, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         if operands.threshold_rule == "adaptive":
             # The forward has found it: no second search.
             operands = operands._replace(threshold_rule="given", threshold=statistics[0])
-        inputs = operands._replace(weights=weights.contiguous(), views=views, keys=keys, positives=positives)
+        weighted = _with(operands._replace(weights=weights.contiguous()), inputs)
         with torch._C._AutoDispatchBelowAutograd():
-            _, _, *gradients = evaluate(*inputs)
+            _, _, *gradients = evaluate(*weighted)
         return tuple(gradients)
 
     @staticmethod
@@ -345,7 +364,7 @@ def _promoted(rows: Sequence[Tensor | None]) -> list[Tensor | None]:
 _evaluate.__signature__ = inspect.signature(Operands).replace(return_annotation=Evaluation)  # type: ignore[attr-defined]
 
 evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
-"""Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
+"""Loss, statistics [6], the gradients for anchors [M, D], keys [N, D] and positives [M, D], and the temperature's, 0-d.
 
 The arguments are those of `hex_ssl.operands.Operands`, in order. The backend comes from HEX_SSL_BACKEND, and whether
 tf32 is allowed from torch's settings, both read at each call. `want_gradient` and what follows are set where autograd

@@ -266,3 +266,9 @@ def _check_range(start: float, lowest: float) -> None:
         raise ValueError(f"expected `start` to be a finite number, but got {start}")
     if not (math.isfinite(lowest) and lowest <= start):
         raise ValueError(f"expected `min` to be a finite number of at most `start` = {start}, but got {lowest}")
+
+
+NO_HIERARCHY = FixedThreshold(math.inf, scale="cosine")
+"""No negative is hierarchical: the importance formulation is then NT-Xent (InfoNCE)."""
+ALL_HIERARCHICAL = FixedThreshold(-math.inf, scale="cosine")
+"""Every negative is hierarchical: the importance formulation is then HCL."""

@@ -18,7 +18,12 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_settings(
-    *, temperature: float, reduction: str, formulation: str = "importance", beta: float = 0.0, tau_plus: float = 0.0
+    *,
+    temperature: float | Tensor,
+    reduction: str,
+    formulation: str = "importance",
+    beta: float = 0.0,
+    tau_plus: float = 0.0,
 ) -> None:
     """Checks the loss's numbers and choices before an evaluation does.
 
@@ -27,16 +32,27 @@ def check_settings(
         ValueError: One is out of its range.
     """
     check_types(temperature, formulation, beta, tau_plus, reduction)
-    _core.check_settings(temperature, formulation, beta, tau_plus, reduction)
+    # The range of a tensor is checked where it is read: on a GPU nowhere.
+    number = 1.0 if isinstance(temperature, Tensor) else temperature
+    _core.check_settings(number, formulation, beta, tau_plus, reduction)
 
 
-def check_types(temperature: float, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
-    """Checks that the loss's numbers are numbers, and its choices names.
+def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
+    """Checks that the loss's numbers are numbers, the temperature maybe a tensor, and its choices names.
 
     Raises:
         TypeError: One is not.
+        ValueError: The temperature is a tensor of another shape or dtype.
     """
-    check_number("temperature", temperature)
+    if isinstance(temperature, Tensor):
+        _check_tensor("temperature", temperature)
+        if temperature.dim() != 0 or temperature.dtype not in DTYPES:
+            raise ValueError(
+                "expected `temperature` to be a number, or a tensor of shape [] and a floating-point dtype, but got "
+                f"shape {list(temperature.shape)}, {_dtype(temperature.dtype)}"
+            )
+    else:
+        check_number("temperature", temperature)
     check_number("beta", beta)
     check_number("tau_plus", tau_plus)
     check_name("formulation", formulation)

@@ -44,7 +44,9 @@ class BaselineLoss(LossWithStatistics):
     beta: float = 1.0
     tau_plus: float = 0.1
 
-    def __init__(self, temperature: float, gather_distributed: bool, reduction: str, **weighting: float) -> None:
+    def __init__(
+        self, temperature: float | Tensor, gather_distributed: bool, reduction: str, **weighting: float
+    ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction, **weighting)  # type: ignore[arg-type]  # names of numbers
         self.temperature = temperature

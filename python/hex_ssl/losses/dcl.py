@@ -1,5 +1,7 @@
 """DCL as a module."""
 
+from torch import Tensor
+
 from hex_ssl.losses.baseline import BaselineLoss
 
 
@@ -7,7 +9,7 @@ class DCLLoss(BaselineLoss):
     """DCL, NT-Xent without the positive in the denominator: :func:`hex_ssl.functional.dcl_loss` as a module.
 
     Args:
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
 
@@ -29,5 +31,7 @@ class DCLLoss(BaselineLoss):
 
     formulation = "decoupled"
 
-    def __init__(self, temperature: float = 0.1, gather_distributed: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
+    ) -> None:
         super().__init__(temperature, gather_distributed, reduction)

@@ -1,5 +1,7 @@
 """HCL as a module."""
 
+from torch import Tensor
+
 from hex_ssl.functional import ALL_HIERARCHICAL
 from hex_ssl.losses.baseline import BaselineLoss
 
@@ -8,7 +10,7 @@ class HCLLoss(BaselineLoss):
     """HCL, all negatives reweighted by their hardness: :func:`hex_ssl.functional.hcl_loss` as a module.
 
     Args:
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         beta: Concentration on the negatives close to the anchor, at least 0.
         tau_plus: Probability that a negative is a false one, in [0, 1).
         gather_distributed: Compare with the keys of all processes.
@@ -36,7 +38,7 @@ class HCLLoss(BaselineLoss):
 
     def __init__(
         self,
-        temperature: float = 0.5,
+        temperature: float | Tensor = 0.5,
         beta: float = 1.0,
         tau_plus: float = 0.1,
         gather_distributed: bool = False,

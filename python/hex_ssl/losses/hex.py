@@ -29,7 +29,7 @@ class HexLoss(LossWithStatistics):
     be loaded, such as that of a run with another loss.
 
     Args:
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
         formulation: "importance", "official" or "decoupled".
         beta: Concentration of the importance weights, at least 0.
@@ -60,7 +60,7 @@ class HexLoss(LossWithStatistics):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         threshold: Threshold | str = "adaptive",
         formulation: str = "importance",
         beta: float = 1.0,

@@ -1,5 +1,7 @@
 """NT-Xent as a module."""
 
+from torch import Tensor
+
 from hex_ssl.losses.baseline import BaselineLoss
 
 
@@ -7,7 +9,7 @@ class NTXentLoss(BaselineLoss):
     """NT-Xent (InfoNCE), SimCLR's loss: :func:`hex_ssl.functional.ntxent_loss` as a module.
 
     Args:
-        temperature: Above 0.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
 
@@ -27,5 +29,7 @@ class NTXentLoss(BaselineLoss):
         tensor(1.1654)
     """
 
-    def __init__(self, temperature: float = 0.5, gather_distributed: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, temperature: float | Tensor = 0.5, gather_distributed: bool = False, reduction: str = "mean"
+    ) -> None:
         super().__init__(temperature, gather_distributed, reduction)

@@ -1,0 +1,55 @@
+"""InfoNCE of one direction as a module."""
+
+from torch import Tensor, nn
+
+from hex_ssl.towers import infonce_loss
+from hex_ssl.validation import check_settings
+
+
+class InfoNCELoss(nn.Module):
+    """InfoNCE of anchors against keys: :func:`hex_ssl.functional.infonce_loss` as a module.
+
+    Args:
+        temperature: Above 0: a number, or a parameter of shape [], which is then one of the module's.
+        gather_distributed: Compare with the keys of all processes.
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Source:
+        CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4.
+
+    Example:
+        >>> import torch
+        >>> InfoNCELoss(temperature=1.0)(torch.eye(4), torch.eye(4))  # log(e + 3) - 1
+        tensor(0.7437)
+    """
+
+    def __init__(
+        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        check_settings(temperature=temperature, reduction=reduction)
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+        self.reduction = reduction
+
+    def forward(
+        self, anchors: Tensor, keys: Tensor, positive_index: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """The loss of anchors [M, D] against keys [N, D]; see :func:`hex_ssl.functional.infonce_loss`."""
+        return infonce_loss(
+            anchors,
+            keys,
+            positive_index=positive_index,
+            temperature=self.temperature,
+            weights=weights,
+            reduction=self.reduction,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        names = ("temperature", "gather_distributed", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

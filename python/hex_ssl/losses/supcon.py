@@ -1,0 +1,53 @@
+"""SupCon as a module."""
+
+from torch import Tensor
+
+from hex_ssl.contrast import Settings
+from hex_ssl.losses.baseline import LossWithStatistics
+from hex_ssl.supervised import loss_of_labels
+from hex_ssl.thresholds import SupervisedThreshold
+from hex_ssl.validation import check_settings
+
+
+class SupConLoss(LossWithStatistics):
+    """SupCon, supervised contrast: :func:`hex_ssl.functional.supcon_loss` as a module.
+
+    Args:
+        temperature: Above 0: a number, or a parameter of shape [], which is then one of the module's.
+        gather_distributed: Compare with the rows of all processes.
+        reduction: "mean", "sum" or "none".
+
+    Attributes:
+        statistics: The :class:`Statistics` of the last forward; None before the first.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Source:
+        SupCon (Khosla et al. 2020, arXiv 2004.11362), equation 2.
+
+    Example:
+        >>> import torch
+        >>> SupConLoss(temperature=1.0)(torch.eye(4), labels=torch.tensor([0, 0, 1, 1]))  # log(3)
+        tensor(1.0986)
+    """
+
+    def __init__(
+        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        check_settings(temperature=temperature, reduction=reduction)
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+        self.reduction = reduction
+
+    def forward(self, z1: Tensor, *more_views: Tensor, labels: Tensor) -> Tensor:
+        """The loss of projections of one view or more, each [n, D], by the samples' labels [n]."""
+        settings = Settings.of(SupervisedThreshold(), 0, "supervised", 0.0, 0.0, self.temperature, self.reduction)
+        loss, self._last.statistics = loss_of_labels([z1, *more_views], settings, labels, self.gather_distributed)
+        return loss
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        names = ("temperature", "gather_distributed", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

@@ -1,0 +1,87 @@
+"""Supervised contrast: SupCon, by labels alone."""
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from hex_ssl.contrast import Settings, contrast, contrast_gathered
+from hex_ssl.distributed import is_distributed
+from hex_ssl.statistics import Statistics
+from hex_ssl.thresholds import SupervisedThreshold
+from hex_ssl.validation import check_integers, check_rows, check_views
+
+
+@overload
+def supcon_loss(
+    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: str = ...,
+    gather_distributed: bool = ..., return_statistics: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def supcon_loss(
+    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: str = ...,
+    gather_distributed: bool = ..., return_statistics: Literal[True],
+) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+def supcon_loss(
+    z1: Tensor,
+    *more_views: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor = 0.1,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    return_statistics: bool = False,
+) -> Tensor | tuple[Tensor, Statistics]:
+    """SupCon, supervised contrast: every row of an anchor's label is its positive (L_out of the paper).
+
+    The V views of n samples, one below the other, are the rows i, [V * n, D], L2-normalised here. With the cosine
+    similarity c_ij, s_ij = c_ij / temperature and P(i) the other rows of i's label, the sample's other views included::
+
+        L_i = log( sum_{j != i} exp(s_ij) ) - mean_{p in P(i)} s_ip
+
+    All other rows stand in the denominator, positives too. A row without a positive has no loss: it is left out of the
+    mean and counted in the statistics. No index is built: memory is O(N D).
+
+    Args:
+        z1: Projections, [n, D], float64, float32, bfloat16 or float16; any scale but zero.
+        *more_views: Further views of the same samples, like `z1`. One view is enough.
+        labels: The samples' labels, [n], integers. -1 is a label like any other.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        reduction: "mean" over the rows that have a loss, "sum", or "none".
+        gather_distributed: Compare with the rows of all processes. With reduction "mean" or "sum" the mean over the
+            processes of the losses is that of one process on the joined batch.
+        return_statistics: Also return the statistics. `hierarchical_negatives` is then the mean number of positives
+            besides the sample's other views.
+
+    Returns:
+        The loss, 0-d, or [V * n] for reduction "none" (0 where none is defined).
+
+    Raises:
+        TypeError: A view or `labels` is not a tensor.
+        ValueError: Shapes, dtypes or devices differ, an argument is out of its range, or a row is all zeros or not
+            finite.
+
+    Source:
+        SupCon (Khosla et al. 2020, arXiv 2004.11362), equation 2.
+
+    Example:
+        >>> import torch
+        >>> supcon_loss(torch.eye(4), labels=torch.tensor([0, 0, 1, 1]), temperature=1.0)  # log(3)
+        tensor(1.0986)
+    """
+    settings = Settings.of(SupervisedThreshold(), 0, "supervised", 0.0, 0.0, temperature, reduction)
+    loss, statistics = loss_of_labels([z1, *more_views], settings, labels, gather_distributed)
+    return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
+
+
+def loss_of_labels(
+    views: list[Tensor], settings: Settings, labels: Tensor, gather_distributed: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`supcon_loss` by settings, and its statistics as one tensor, [6]."""
+    if len(views) == 1:
+        check_rows("z1", views[0])
+    else:
+        check_views(views)
+    rows = views[0]
+    anchor_labels = check_integers("labels", labels, rows.shape[0], rows).repeat(len(views))
+    if gather_distributed and is_distributed():
+        return contrast_gathered(views, settings, anchor_labels)
+    return contrast(views, settings, anchor_labels=anchor_labels)

@@ -1,0 +1,227 @@
+"""Losses of two towers, such as images and texts: CLIP's, and InfoNCE of one direction."""
+
+import math
+from typing import Literal, overload
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from hex_ssl.contrast import Settings, contrast, contrast_towers_gathered, read_labels
+from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
+from hex_ssl.statistics import Statistics
+from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
+from hex_ssl.validation import check_integers, check_like, check_rows, check_views
+
+
+@overload
+def clip_loss(
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
+    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    return_statistics: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def clip_loss(
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
+    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    return_statistics: Literal[True],
+) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+def clip_loss(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    threshold: Threshold | str = NO_HIERARCHY,
+    formulation: str = "importance",
+    beta: float = 1.0,
+    tau_plus: float = 0.1,
+    labels: Tensor | None = None,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+    epoch: int | None = None,
+    return_statistics: bool = False,
+) -> Tensor | tuple[Tensor, Statistics]:
+    """CLIP's symmetric loss of two towers: the mean of InfoNCE from z1 to z2 and from z2 to z1.
+
+    Row i of one tower is the positive of row i of the other; its negatives are the other rows of the other tower. Rows
+    of the same tower are never compared. With the cosine similarities c_ij of row i of z1 and row j of z2::
+
+        L = -1 / (2 N) * sum_i ( log softmax_j(c_ij / temperature)_i + log softmax_j(c_ji / temperature)_i )
+
+    The CPU kernel looks at each pair once for both directions. On other devices each direction is an evaluation of its
+    own. With a threshold the hierarchical negatives of each row are weighted apart, as in
+    :func:`hex_ssl.functional.hex_loss`.
+
+    Args:
+        z1: Embeddings of one tower, [N, D], float64, float32, bfloat16 or float16; any scale but zero.
+        z2: Embeddings of the other tower, like `z1`.
+        temperature: Above 0: a number, or a tensor of shape [] beside the rows, which gets a gradient where it requires
+            one. CLIP's is `1 / logit_scale.exp()`.
+        threshold: As for :func:`hex_ssl.functional.hex_loss`. The default has no hierarchical negatives.
+        formulation: "importance", "official" or "decoupled".
+        beta: At least 0.
+        tau_plus: In [0, 1).
+        labels: The pairs' labels, [N], integers, for the supervised threshold alone.
+        reduction: "mean" over both directions, "sum", or "none".
+        gather_distributed: Compare with the other tower's rows of all processes. With reduction "mean" or "sum" the
+            mean over the processes of the losses is that of one process on the joined batch.
+        epoch: From 0; thresholds that change with the epoch need it.
+        return_statistics: Also return the statistics.
+
+    Returns:
+        The loss, 0-d, or [2 N] for reduction "none", those of `z1`'s rows first. With `return_statistics`: the loss and
+        its :class:`Statistics`.
+
+    Raises:
+        TypeError: An embedding is not a tensor.
+        ValueError: As :func:`hex_ssl.functional.hex_loss`.
+
+    Source:
+        CLIP (Radford et al. 2021, arXiv 2103.00020), figure 3.
+
+    Example:
+        >>> import torch
+        >>> images, texts = torch.eye(4, requires_grad=True), torch.eye(4)
+        >>> logit_scale = torch.zeros((), requires_grad=True)
+        >>> clip_loss(images, texts, temperature=1 / logit_scale.exp())  # log(e + 3) - 1
+        tensor(0.7437, grad_fn=...)
+    """
+    strategy = threshold_from(threshold)
+    settings = Settings.of(strategy, epoch, formulation, beta, tau_plus, temperature, reduction)
+    loss, statistics = loss_of_towers(z1, z2, strategy, settings, labels, gather_distributed)
+    return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
+
+
+def loss_of_towers(
+    z1: Tensor, z2: Tensor, threshold: Threshold, settings: Settings, labels: Tensor | None, gather_distributed: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`clip_loss` by settings, and its statistics as one tensor, [6]."""
+    check_views([z1, z2])
+    labels = read_labels(settings, threshold, "labels", labels, z1)
+    if gather_distributed and is_distributed():
+        return contrast_towers_gathered(z1, z2, settings, labels)
+    return contrast([z1, z2], settings, anchor_labels=None if labels is None else labels.repeat(2), towers=True)
+
+
+def infonce_loss(
+    anchors: Tensor,
+    keys: Tensor,
+    *,
+    positive_index: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    weights: Tensor | None = None,
+    reduction: str = "mean",
+    gather_distributed: bool = False,
+) -> Tensor:
+    """InfoNCE of one direction: each anchor finds its positives among the keys.
+
+    With cosine similarities c_ij of anchors and keys, L2-normalised here, and P(i) the anchor's positives::
+
+        L_i  = mean_{p in P(i)} L_ip
+        L_ip = -log( exp(s_ip) / (exp(s_ip) + sum_{n not in P(i)} exp(s_in)) ),  s_ij = c_ij / temperature
+
+    Hard negatives are further keys: `keys=torch.cat([positives, hard_negatives])`. Positives apart from the keys, a
+    queue of negatives, and weighted hierarchical negatives: :func:`hex_ssl.functional.hex_loss_with_keys`.
+
+    Args:
+        anchors: Queries, [M, D], float64, float32, bfloat16 or float16; any scale but zero.
+        keys: [N, D], dtype and device of `anchors`, N at least M without `positive_index`.
+        positive_index: Each anchor's positives as rows of `keys`, [M] or [M, P], integers. None: the positive of
+            anchor i is key i.
+        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        weights: Of the anchors, [M]: the mean is then sum(weights * losses) / sum(weights).
+        reduction: "mean", "sum" or "none".
+        gather_distributed: Compare with the keys of all processes; `positive_index` goes by this process's keys.
+
+    Returns:
+        The loss, 0-d, or [M] for reduction "none".
+
+    Raises:
+        TypeError: An embedding is not a tensor.
+        ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`; `weights` are negative, or sum to 0.
+
+    Source:
+        CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4; sentence-transformers calls it
+        MultipleNegativesRankingLoss, with `scale` = 1 / temperature.
+
+    Example:
+        >>> import torch
+        >>> questions, answers, hard = torch.eye(4)[:2], torch.eye(4)[:2], torch.eye(4)[2:]
+        >>> infonce_loss(questions, torch.cat([answers, hard]), temperature=1.0)  # log(e + 3) - 1
+        tensor(0.7437)
+    """
+    settings = Settings.of(NO_HIERARCHY, 0, "importance", 1.0, 0.1, temperature, reduction)
+    check_rows("anchors", anchors)
+    check_like("keys", keys, "anchors", anchors)
+    index = _positive_index(anchors, keys, positive_index)
+    if gather_distributed and is_distributed():
+        return _infonce_gathered(anchors, keys, index, settings, weights)
+    return _infonce(anchors, keys, index, settings, weights)
+
+
+def _positive_index(anchors: Tensor, keys: Tensor, index: Tensor | None) -> Tensor:
+    """Each anchor's positives as rows of the keys, [M, P]."""
+    rows = anchors.shape[0]
+    if index is not None:
+        index = check_integers("positive_index", index, rows, anchors, columns=True)
+        return index.unsqueeze(1) if index.dim() == 1 else index
+    if keys.shape[0] < rows:
+        raise ValueError(
+            f"expected `keys` to have at least {rows} rows, key i being the positive of anchor i, or `positive_index`, "
+            f"but got {keys.shape[0]} rows"
+        )
+    return torch.arange(rows, device=anchors.device)[:, None]
+
+
+@_disable_dynamo
+def _infonce_gathered(
+    anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, weights: Tensor | None
+) -> Tensor:
+    settings.check()
+    counts = gather_counts(keys.shape[0], keys.device)
+    gathered, index = gather_rows(keys, counts), index + sum(counts[: dist.get_rank()])
+    processes = dist.get_world_size()
+    share: float | Tensor = 1.0
+    if settings.reduction == "mean":
+        total = anchors.new_tensor(anchors.shape[0]) if weights is None else weights.detach().sum()
+        total = total.double()
+        dist.all_reduce(total)
+        share = processes / total.to(torch.float32 if anchors.dtype != torch.float64 else torch.float64)
+        settings = settings._replace(reduction="sum")
+    elif settings.reduction == "sum":
+        share = float(processes)
+    return _infonce(anchors, gathered, index, settings, weights) * share
+
+
+def _infonce(anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return contrast([anchors], settings, keys=keys, positive_index=index)[0]
+    weights = _checked_weights(weights, anchors)
+    if settings.reduction == "none":
+        return contrast([anchors], settings, keys=keys, positive_index=index)[0] * weights
+    if settings.reduction == "mean":
+        weights = weights / weights.sum()
+    return contrast([anchors], settings, keys=keys, positive_index=index, weights=weights)[0]
+
+
+def _checked_weights(weights: Tensor, anchors: Tensor) -> Tensor:
+    """The weights in the dtype of the arithmetic."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"expected `weights` to be a tensor, but got {type(weights).__name__}")
+    expected = [anchors.shape[0]]
+    if list(weights.shape) != expected or not weights.is_floating_point():
+        raise ValueError(
+            f"expected `weights` to have shape {expected} and a floating-point dtype, but got {list(weights.shape)}, "
+            f"{str(weights.dtype).removeprefix('torch.')}"
+        )
+    if weights.device != anchors.device:
+        raise ValueError(f"expected `weights` on {anchors.device} like `anchors`, but got them on {weights.device}")
+    if weights.requires_grad:
+        raise ValueError("expected `weights` without a gradient, but they require one: the loss has none for them")
+    # Numbers on a GPU are not looked at: nothing waits for the device.
+    if weights.device.type == "cpu" and not (bool((weights >= 0).all()) and 0.0 < float(weights.sum()) < math.inf):
+        raise ValueError("expected `weights` to be at least 0 and finite, and not all 0")
+    return weights.to(torch.float64 if anchors.dtype == torch.float64 else torch.float32)
