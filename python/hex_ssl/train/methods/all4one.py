@@ -126,7 +126,7 @@ class All4One(NeighbourContrast):
         centroid1, centroid2, shifted1, shifted2 = self._centroids(torch.cat(sequences)).chunk(4)
         centroid: Tensor = (self.centroid_loss(centroid1, shifted2) + self.centroid_loss(centroid2, shifted1)) / 2
         feature: Tensor = self.feature_loss(z1, z2, m1, m2)
-        self._figures = {
+        self.figures = {
             "projection_std": projection_std(z1, z2),
             "neighbour_loss": neighbour.detach(),
             "centroid_loss": centroid.detach(),

@@ -56,6 +56,7 @@ class Method(L.LightningModule):
 
     Attributes:
         settings_class: The class of the method's settings, a frozen dataclass.
+        figures: What the last `compute_loss` noted to be logged, by name; each 0-d, without gradient.
         gradient_cache: Takes the batch in parts where set, for a large batch in the memory of a small one.
         logs_figures: Whether a step logs its loss and `statistics()` by Lightning's `log_dict`. A run of `hex-ssl
             pretrain` logs their means over each epoch instead.
@@ -80,7 +81,7 @@ class Method(L.LightningModule):
         self.register_buffer("superclasses", superclasses, persistent=False)
         self.gradient_cache: GradientCache | None = None
         self.logs_figures = True
-        self._figures: dict[str, Tensor] = {}
+        self.figures: dict[str, Tensor] = {}
         self._labels_seen = False
         self._total_steps = float("inf")
 
@@ -173,7 +174,7 @@ class Method(L.LightningModule):
         deviation in the batch: 0 where all images have collapsed to one, 1 / sqrt(D) where they are spread evenly.
         Those of HEX are of :class:`hex_ssl.statistics.Statistics`.
         """
-        return dict(self._figures)
+        return dict(self.figures)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch; what it saw is in `statistics`.

@@ -52,9 +52,9 @@ class BesideHex(Method):
             batch: The batch, for its labels.
             **figures: What else to log.
         """
-        self._figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
+        self.figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
         if self.hex_loss is None or self.hex_loss.warming_up:
             return own
         beside = self.hex_loss(z1, z2, labels=self.labels_for(batch))
-        self._figures |= {"hex_loss": beside.detach(), **mean_statistics([self.hex_loss.statistics])}
+        self.figures |= {"hex_loss": beside.detach(), **mean_statistics([self.hex_loss.statistics])}
         return self.alpha * self.hex_factor * beside + (1 - self.alpha) * own

@@ -86,7 +86,7 @@ class MoCoV2(Method):
         for query, key, queue in zip(queries, keys, self._queues(), strict=True):
             losses.append(self._direction(query, key, queue, batch))
             statistics.append(self._statistics_of_hex())
-        self._figures = {
+        self.figures = {
             "projection_std": projection_std(*queries),
             "queue_fill": self._queues()[0].fill,
             "momentum": losses[0].new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),

@@ -64,7 +64,7 @@ class NNCLR(NeighbourContrast):
         p1, p2, z1, z2 = embeddings
         (neighbours1, found), (neighbours2, _) = (self.queue.neighbours(z) for z in (z1, z2))
         loss, statistics = self.neighbour_loss(neighbours1[:, 0], neighbours2[:, 0], p1, p2, batch)
-        self._figures = {
+        self.figures = {
             "projection_std": projection_std(z1, z2),
             "neighbour_purity": neighbour_purity(found[:, 0], batch.labels),
             "queue_fill": self.queue.fill,

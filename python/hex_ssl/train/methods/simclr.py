@@ -77,5 +77,5 @@ class SimCLR(Method):
         else:
             loss = self.hex_loss(*embeddings, labels=self.labels_for(batch))
             statistics = self.hex_loss.statistics
-        self._figures = {"projection_std": projection_std(*embeddings), **mean_statistics([statistics])}
+        self.figures = {"projection_std": projection_std(*embeddings), **mean_statistics([statistics])}
         return loss
