@@ -169,6 +169,8 @@ def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> Non
     with _claimed(folder.with_name(f"{job.key}.lock")), pytest.raises(BusyError):
         measure(job)
     assert not folder.exists()
+    with _claimed(folder.with_name(f"{job.key}.lock")):
+        pass  # it was let go of
 
 
 @pytest.mark.parametrize(
