@@ -383,7 +383,10 @@ def types_of(config: type[Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number."""
+    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number.
+
+    jsonargparse, which checks the command line, would take the text "3" for a number here too.
+    """
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind in (Union, UnionType):
         return any(_fits(value, each) for each in arguments)
