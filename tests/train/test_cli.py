@@ -51,6 +51,12 @@ def test_overrides_come_after_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert (config["loss"]["base"], config["loss"]["temperature"], config["run"]["epochs"]) == ("dcl", 0.7, 7)
 
 
+def test_settings_of_a_method_in_a_file_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "method.yaml").write_text("{name: nnclr, queue_size: 32}\n")
+    method = printed_config(capsys, "--method", str(tmp_path / "method.yaml"))["method"]
+    assert (method["name"], method["queue_size"], method["predictor_dim"]) == ("nnclr", 32, 4096)
+
+
 @pytest.mark.parametrize("option", ["--recipe", "--config"])
 def test_recipes_go_by_two_names(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capsys, option, "cifar/vicreg", "--run.epochs=3")

@@ -148,7 +148,7 @@ def _method_named(arguments: Sequence[str]) -> tuple[str, type[MethodSettings]]:
             named, origin = value, ""
         elif option in (*RECIPE_OPTIONS, "--method"):
             with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser says in its turn
-                found = parse_yaml(value) if option == "--method" else load_recipe(value).get("method")
+                found = _mapping(value) if option == "--method" else load_recipe(value).get("method")
                 if isinstance(found, dict) and "name" in found:
                     named, origin = found["name"], "" if option == "--method" else f"--recipe {value}: "
     try:
@@ -160,6 +160,12 @@ def _method_named(arguments: Sequence[str]) -> tuple[str, type[MethodSettings]]:
     except ValueError as error:
         raise ValueError(f"{origin}{error}") from error
     return named, settings
+
+
+def _mapping(value: str) -> Any:
+    """A group's settings as the command line has them: in YAML, or in a file of it."""
+    found = parse_yaml(value)
+    return load_recipe(found) if isinstance(found, str) else found
 
 
 def _commands(pretraining: type[Config]) -> Iterator[tuple[str, Parser]]:

@@ -299,10 +299,8 @@ class Config:
             ValueError: A group or a setting is unknown, or a value is of another type; the message names it.
         """
         _check_mapping("the configuration", groups)
-        known = cls._groups({})
-        for name, settings in groups.items():
-            if name in known:
-                _check_mapping(f"`{name}`", settings)
+        for each in fields(cls):
+            _check_mapping(f"`{each.name}`", groups.get(each.name, {}))
         known = cls._groups(groups)
         names = [*known, *(f"{group}.{each.name}" for group, config in known.items() for each in fields(config))]
         given = [name for name in groups if name not in known]
@@ -311,7 +309,7 @@ class Config:
             names += [name for name in given if name.startswith("method.")]
         if unknown := [name for name in given if name not in names]:
             if all(name.startswith("method.") for name in unknown):
-                raise ValueError(unknown_of_method(known["method"](), unknown, names))
+                raise ValueError(unknown_of_method(cls._method(groups), unknown, names))
             raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(unknown, names)}")
         for name, settings in groups.items():
             if known[name] is not UncheckedSettings:
@@ -330,11 +328,15 @@ class Config:
 
     @classmethod
     def _groups(cls, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The class of each group; that of `method` by the name in it, unless `of_method` has said which."""
-        known: dict[str, Any] = {group.name: group.type for group in fields(cls)}
-        if known["method"] is MethodSettings:
-            known["method"] = settings_class(groups.get("method", {}).get("name", SimCLRSettings.name))
-        return known
+        """The class of each group."""
+        return {**types_of(cls), "method": type(cls._method(groups))}
+
+    @classmethod
+    def _method(cls, groups: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
+        """The defaults of the method that is named in the groups, unless `of_method` has said which it is."""
+        if types_of(cls)["method"] is not MethodSettings:
+            return cls().method
+        return settings_class(groups.get("method", {}).get("name", SimCLRSettings.name))()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for YAML or JSON."""

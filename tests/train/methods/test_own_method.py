@@ -93,6 +93,10 @@ def test_settings_of_the_class_are_the_commands(folder: Path, capsys: pytest.Cap
         (["--method.name", "no_such_module:Align"], "No module named 'no_such_module'"),
         (["--method.name", "align_uniform:AlignUniformSettings"], "to name a subclass of hex_ssl.train.methods.base."),
         (["--recipe", "bad.yaml"], "--recipe bad.yaml: expected `method.uniformity` to be a number, but got 'much'"),
+        (
+            ["--recipe", "typo.yaml"],
+            f"--recipe typo.yaml: expected settings of {NAME}, hidden_dim, output_dim, uniformity",
+        ),
         (["--recipe", "lost.yaml"], "--recipe lost.yaml: expected `method.name` to be an importable"),
     ],
 )
@@ -100,6 +104,7 @@ def test_mistakes_are_named_before_anything_is_written(
     folder: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "bad.yaml").write_text(f"method: {{name: {NAME}, uniformity: much}}\n")
+    (folder / "typo.yaml").write_text(f"method: {{name: {NAME}, uniformty: 1}}\n")
     (folder / "lost.yaml").write_text("method: {name: 'no_such_module:Align'}\n")
     with pytest.raises(SystemExit) as exit_:
         main(["pretrain", "--method.name", NAME, *arguments])

@@ -102,8 +102,10 @@ class All4One(NeighbourContrast):
         if settings.positional_axis == "feature":
             code = sinusoidal_code(width, settings.neighbours).T
         self.register_buffer("code", code.contiguous(), persistent=False)
-        own = settings.attention_temperature
-        self.centroid_loss = NNCLRLoss(shared.get("temperature", 0.1) if own is None else own, gather_distributed=True)
+        temperature = settings.attention_temperature
+        self.centroid_loss = NNCLRLoss(
+            self.own_loss.temperature if temperature is None else temperature, gather_distributed=True
+        )
         self.feature_loss = FeatureContrastLoss(gather_distributed=True)
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ def method_class(name: str) -> type[Method]:
         >>> method_class("nnclr").settings_class().queue_size
         98304
     """
-    built_in = settings_class(name).method
-    found = import_own("method.name", built_in or name, OWN)
+    if built_in := settings_class(name).method:
+        module, _, class_name = built_in.partition(":")
+        known: type[Method] = getattr(import_module(module), class_name)
+        return known
+    found = import_own("method.name", name, OWN)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"expected `method.name` to name a subclass of {Method.__module__}.Method, but got {name}")
-    if not built_in:
-        _check_settings_class(name, found.settings_class)
+    _check_settings_class(name, found.settings_class)
     return found
 
 
