@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, OptimizerConfig
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, OptimizerConfig
 from hex_ssl.train.data import PretrainData
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods import Method, build_method
+from hex_ssl.train.methods.settings import SimCLRSettings
 from hex_ssl.train.optim import build_optimizer
 from loss import machine
 
@@ -95,7 +96,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, ob
     networks = {
         name: Steps(
             Config(
-                MethodConfig("simclr", hidden_dim=2048, output_dim=128),
+                SimCLRSettings(hidden_dim=2048, output_dim=128),
                 LossConfig(hex=hex_),  # type: ignore[arg-type]
                 BackboneConfig(arguments.backbone),
                 data_config,

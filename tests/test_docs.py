@@ -148,12 +148,18 @@ class UnderstoodError(Exception):
 def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     """Parses a command's arguments as the command does, and stops there."""
     *arguments, _, file = arguments if ">" in arguments else [*arguments, ">", None]
-    parser = cli_parser.build_parser()
-    parse = parser.parse_args
+    build = cli_parser.build_parser
 
-    def parse_only(arguments: list[str]) -> None:
-        parse(arguments)
-        raise UnderstoodError
+    def build_to_parse_only(arguments: list[str]) -> cli_parser.Parser:
+        parser = build(arguments)
+        parse = parser.parse_args
+
+        def parse_only(arguments: list[str]) -> None:
+            parse(arguments)
+            raise UnderstoodError
+
+        monkeypatch.setattr(parser, "parse_args", parse_only)
+        return parser
 
     said, complaint = io.StringIO(), io.StringIO()
     with (
@@ -161,8 +167,7 @@ def understand(arguments: list[str], monkeypatch: pytest.MonkeyPatch, output: st
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(complaint),
     ):
-        patch.setattr(parser, "parse_args", parse_only)
-        patch.setattr(cli_parser, "build_parser", lambda: parser)
+        patch.setattr(cli_parser, "build_parser", build_to_parse_only)
         try:
             cli.main(arguments)
         except UnderstoodError:

@@ -29,6 +29,7 @@ from hex_ssl.train.config import BackboneConfig, Config, RunConfig
 from hex_ssl.train.data import build_dataset
 from hex_ssl.train.data.images import decode_image
 from hex_ssl.train.evaluate.source import load_subject, open_source
+from hex_ssl.train.methods import build_method
 from hex_ssl.train.pretrain import load_method, prepare
 from hex_ssl.train.reading import read_checkpoint
 from hex_ssl.train.recipes import load_recipe
@@ -142,6 +143,25 @@ def test_a_backbone_that_names_another_than_its_run_is_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match="to hold the backbone of its run's configuration, but it names another"):
         load_subject(open_source(tmp_path), None)
     assert called == []
+
+
+def test_a_files_method_is_not_imported(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of a backbone's file, nor of a run folder or a recipe, before the method is asked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+    config = Config.from_dict({"method": {"name": "evil:Method", "width": 3}, "backbone": {"width": 4}})
+    path = tmp_path / "backbone.safetensors"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.as_dict()))
+    described = describe_backbone(config.backbone, 1, 8) | {"run": json.dumps(config.as_dict())}
+    save_backbone(build_backbone(config.backbone, 1, 8), path, described)
+    load_backbone(path)
+    load_subject(open_source(path), None)
+    load_subject(open_source(tmp_path), None)
+    Config.from_dict(load_recipe(tmp_path / "config.yaml"))
+    assert not mark.exists()
+    with pytest.raises(ValueError, match="to be an importable"):
+        build_method(config, 1, 8)
+    assert mark.exists()  # so asking does
 
 
 @pytest.mark.parametrize(

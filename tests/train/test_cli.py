@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 import hex_ssl
 from hex_ssl.train.cli import main
 from hex_ssl.train.config import Config
+from hex_ssl.train.methods import METHODS
 from hex_ssl.train.recipes import load_recipe
 
 
@@ -49,6 +49,12 @@ def test_overrides_come_after_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "own.yaml").write_text("loss: {base: dcl, temperature: 0.3}\nrun: {epochs: 7}\n")
     config = printed_config(capsys, "--config", str(tmp_path / "own.yaml"), "--loss.temperature", "0.7")
     assert (config["loss"]["base"], config["loss"]["temperature"], config["run"]["epochs"]) == ("dcl", 0.7, 7)
+
+
+def test_settings_of_a_method_in_a_file_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "method.yaml").write_text("{name: nnclr, queue_size: 32}\n")
+    method = printed_config(capsys, "--method", str(tmp_path / "method.yaml"))["method"]
+    assert (method["name"], method["queue_size"], method["predictor_dim"]) == ("nnclr", 32, 4096)
 
 
 @pytest.mark.parametrize("option", ["--recipe", "--config"])
@@ -134,7 +140,18 @@ def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -
         (["--run.virtual_batch_size", "300"], "to be a multiple of `data.batch_size` (256), but got 300"),
         (["--loss.hex", "fixed"], "`loss.threshold_arguments` of fixed"),
         (["--loss.threshold_arguments.quantil", "0.9"], "to be among ['quantile'], but got ['quantil']"),
-        (["--method.queue_size", "64"], "but got `method.queue_size`"),
+        (
+            ["--method.queue_size", "64"],
+            "expected settings of simclr, hidden_dim, output_dim, but got `method.queue_size`",
+        ),
+        (["--method.output_dims=9"], 'but got `method.output_dims`; did you mean "method.output_dim" for "method.outp'),
+        (["--method.output_dim", "x"], "expected `method.output_dim` to be a whole number, but got x"),
+        (["--method.output_dim", "0"], "expected `method.output_dim` to be at least 1, but got 0"),
+        (["--method", "{name: byol}", "--method.lamb", "1"], "momentum, final_momentum, but got `method.lamb`"),
+        (
+            ["--recipe", "quick/nnclr", "--method.name", "simclr"],
+            "--recipe quick/nnclr: expected settings of simclr, hidden_dim, output_dim, but got `method.predictor_dim`",
+        ),
         (["--run.accelerator", "abacus"], "abacus"),
     ],
 )
@@ -185,11 +202,15 @@ def test_mistakes_in_other_commands(arguments: list[str], expected: str, capsys:
     assert expected in fails(capsys, *arguments)
 
 
-def test_help_of_pretrain_lists_all_settings(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", [None, *METHODS])
+def test_help_of_pretrain_lists_all_settings_of_the_method(
+    name: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(["pretrain", "--help"])
-    listed = set(re.findall(r"^ +--([\w.]+) ", capsys.readouterr().out, re.MULTILINE))
-    assert listed >= {f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)}  # type: ignore[arg-type]
+        main(["pretrain", *(() if name is None else ("--method.name", name)), "--help"])
+    listed = set(re.findall(r"^ +--(\w+\.\w+) ", capsys.readouterr().out, re.MULTILINE))
+    settings = Config(method=METHODS[name or "simclr"]()).as_dict()
+    assert listed == {f"{group}.{setting}" for group in settings for setting in settings[group]}
 
 
 def test_recipe_with_a_key_twice_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from hex_ssl.train.backbones import list_backbones
 from hex_ssl.train.config import Config
+from hex_ssl.train.methods import METHODS
 from hex_ssl.train.recipes import list_recipes
 
 TEXT = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text()
-SETTINGS = {f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)}  # type: ignore[arg-type]
+SETTINGS = {f"{group}.{name}" for group, settings in Config().as_dict().items() for name in settings} | {
+    f"method.{each.name}" for settings in METHODS.values() for each in fields(settings)
+}
 
 
 def test_each_quick_recipe_is_shown_with_its_output() -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -276,6 +277,40 @@ def tell_of_claim(folder: Path, told: Any) -> None:
         told.put("claimed")
     except BlockingIOError as error:
         told.put(str(error))
+
+
+def test_claim_ends_with_its_process_though_one_that_it_forked_lives_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    process = context.Process(target=claim_and_fork, args=(tmp_path, told))
+    process.start()
+    forked = told.get()
+    try:
+        with pytest.raises(BlockingIOError, match=f"but process {process.pid} on "):
+            Claim(tmp_path)
+        process.kill()
+        process.join()
+        Claim(tmp_path).release()
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def claim_and_fork(folder: Path, told: Any) -> None:
+    claim = Claim(folder)
+    if forked := os.fork():
+        told.put(forked)
+    signal.pause()
+    claim.release()
+
+
+def test_folder_that_cannot_be_locked_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.warns(UserWarning, match=f"{tmp_path} cannot be locked .*No locks available.*: let no other process"):
+        claim = Claim(tmp_path)
+    claim.release()
 
 
 def test_failed_claim_holds_nothing(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

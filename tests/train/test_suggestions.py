@@ -5,9 +5,13 @@ from dataclasses import fields
 import pytest
 
 from hex_ssl.train.config import Config
+from hex_ssl.train.methods import METHODS
 from hex_ssl.train.suggestions import ALIASES, nearest, suggest
 
-KNOWN = [f"{group.name}.{each.name}" for group in fields(Config) for each in fields(group.type)]  # type: ignore[arg-type]
+KNOWN = [
+    *(f"{group}.{name}" for group, settings in Config().as_dict().items() for name in settings if group != "method"),
+    *{f"method.{each.name}" for settings in METHODS.values() for each in fields(settings)},
+]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Backbones: from images [N, C, H, W] to representations h [N, F]. The methods take any nn.Module that does that."""
 
 import difflib
-import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from hex_ssl.train.config import BackboneConfig, Config
 from hex_ssl.train.extras import train_extra
+from hex_ssl.train.own_code import import_own
 from hex_ssl.train.reading import reading
 
 with train_extra():
@@ -194,13 +194,7 @@ def list_backbones() -> list[str]:
 
 
 def _own_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
-    module, _, function = name.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'expected `backbone.name` to be an importable "module:function", but got "{name}": {error}'
-        ) from error
+    make = import_own("backbone.name", name, "module:function")
     backbone = make(in_channels, image_size, **arguments)
     if not isinstance(backbone, nn.Module):
         raise ValueError(f"expected {name} to return a torch.nn.Module, but got {type(backbone).__name__}")

@@ -63,8 +63,7 @@ def _run(arguments: list[str]) -> None:
     names_recipe = any(each.split("=")[0] in RECIPE_OPTIONS for each in arguments)
     if arguments[:1] == ["pretrain"] and not names_recipe:
         arguments = ["pretrain", "--recipe", DEFAULT_RECIPE, *arguments[1:]]
-    parser = build_parser()
-    parser.command = arguments[0] if arguments and arguments[0] in _commands() else ""
+    parser = build_parser(arguments)
     parsed = parser.parse_args(with_brackets(arguments))
     if parsed.version:
         print(_versions())

@@ -1,14 +1,16 @@
 """The parser of the command line, from the dataclasses of the settings: no torch, so that `--help` is quick."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, get_origin
 
 from hex_ssl.train.command_settings import AnalyzeConfig, DemoConfig, ReportConfig
-from hex_ssl.train.config import Config, choices, described
+from hex_ssl.train.config import Config, choices, described, types_of, unknown_of_method
 from hex_ssl.train.evaluate.settings import COMMANDS
 from hex_ssl.train.extras import train_extra
+from hex_ssl.train.methods.settings import MethodSettings, SimCLRSettings, UncheckedSettings, settings_class
 from hex_ssl.train.reproduce.settings import ReproduceConfig
 from hex_ssl.train.suggestions import suggest
 
@@ -39,6 +41,7 @@ SETTINGS: dict[str, type[Any]] = {
     "demo": DemoConfig,
 }
 """What each command is asked for."""
+COMMAND_NAMES = (*SETTINGS, "recipes", "datasets")
 UNFIT = re.compile(r'Parser key "([^"]+)":.*?(?:(?:Got|Given) value: |Unable to load config )(.*)', re.DOTALL)
 """jsonargparse's words for a value that does not fit."""
 
@@ -52,6 +55,9 @@ class Parser(ArgumentParser):
     command = ""
     """The command that is parsed; "" before there is one."""
 
+    config: type[Config] = Config
+    """The settings of `pretrain`, with those of the method that the command line names."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with exit code 2, for a message of the parser."""
         self.fail(self._in_a_line(message))
@@ -62,10 +68,13 @@ class Parser(ArgumentParser):
         lists = f"lists all settings of {self.command}" if self.command else "lists all commands"
         self.exit(2, f"error: {message}\ntip: `{prog} --help` {lists}\n")
 
+    def _settings(self) -> type[Any] | None:
+        return self.config if self.command == "pretrain" else SETTINGS.get(self.command)
+
     def _in_a_line(self, message: str) -> str:
         if unfit := UNFIT.search(message):
             key, value = unfit[1], unfit[2].partition("\n")[0].strip()
-            annotation = _annotation(SETTINGS.get(self.command), key.removeprefix(f"{self.command}."))
+            annotation = _annotation(self._settings(), key.removeprefix(f"{self.command}."))
             if is_dataclass(annotation):
                 names = [f"{key}.{each.name}" for each in fields(annotation)]
                 return f"expected `{key}` to be settings, such as `{names[0]}`, but got {value}"
@@ -78,9 +87,12 @@ class Parser(ArgumentParser):
             recipe = next((each for each in line.split() if each in list_recipes()), None)
             if recipe is not None and "recipe" in options:
                 return f'{line}; did you mean "--recipe {recipe}"?'
-            return line + suggest(re.findall(r"--([\w.-]+)", line), options)
+            given = re.findall(r"--([\w.-]+)", line)
+            if given and given[0].startswith("method."):
+                return unknown_of_method(self.config().method, given[:1], options)
+            return line + suggest(given, options)
         if unknown := re.search(r"invalid choice: '([^']*)'", line):
-            return line + suggest([unknown[1]], (*SETTINGS, "recipes", "datasets"))
+            return line + suggest([unknown[1]], COMMAND_NAMES)
         return line
 
 
@@ -91,27 +103,72 @@ class _Recipe(ActionConfigFile):
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
         try:
             recipe = load_recipe(value)
-            Config.check(recipe)
+            assert isinstance(parser, Parser)
+            parser.config.check(recipe)
         except (OSError, ValueError) as error:
             raise TypeError(f"--recipe {value}: {error}") from error
         ActionConfigFile.apply_config(parser, cfg, dest, yaml.safe_dump(recipe))
 
 
-def build_parser() -> Parser:
-    """The parser of all commands."""
+def build_parser(arguments: Sequence[str] = ()) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        arguments: The command line to be parsed: `pretrain` has the settings of the method that it names, itself or in
+            a recipe. A method of the user's is imported.
+
+    Raises:
+        SystemExit: There is no such method.
+    """
     parser = Parser(
         prog="hex-ssl", allow_abbrev=False, parser_mode="recipe", description="Self-supervised pretraining with HEX."
     )
+    parser.command = arguments[0] if arguments and arguments[0] in COMMAND_NAMES else ""
+    if parser.command == "pretrain":
+        try:
+            parser.config = Config.of_method(*_method_named(arguments))
+        except ValueError as error:
+            parser.fail(str(error))
     parser.add_argument("--version", action="store_true", help="show the versions of hex-ssl, torch and Python")
     commands = parser.add_subcommands(required=False)
-    for name, command in _commands():
-        command.command = name
+    for name, command in _commands(parser.config):
+        command.command, command.config = name, parser.config
         about = command.description or ""
         commands.add_subcommand(name, command, help=(about[0].lower() + about[1:]).rstrip("."))
     return parser
 
 
-def _commands() -> Iterator[tuple[str, Parser]]:
+def _method_named(arguments: Sequence[str]) -> tuple[str, type[MethodSettings]]:
+    """The method that a command line names last, and the class of its settings."""
+    named, origin = SimCLRSettings.name, ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option == "--method.name":
+            named, origin = value, ""
+        elif option in (*RECIPE_OPTIONS, "--method"):
+            with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser says in its turn
+                found = _mapping(value) if option == "--method" else load_recipe(value).get("method")
+                if isinstance(found, dict) and "name" in found:
+                    named, origin = found["name"], "" if option == "--method" else f"--recipe {value}: "
+    try:
+        settings = settings_class(named)
+        if settings is UncheckedSettings:
+            from hex_ssl.train.methods import method_class
+
+            settings = method_class(named).settings_class
+    except ValueError as error:
+        raise ValueError(f"{origin}{error}") from error
+    return named, settings
+
+
+def _mapping(value: str) -> Any:
+    """A group's settings as the command line has them: in YAML, or in a file of it."""
+    found = parse_yaml(value)
+    return load_recipe(found) if isinstance(found, str) else found
+
+
+def _commands(pretraining: type[Config]) -> Iterator[tuple[str, Parser]]:
     """Each command's parser, in the order in which `--help` lists them."""
     pretrain = _parser("Pretrains a backbone without labels.")
     pretrain.add_argument(
@@ -119,7 +176,7 @@ def _commands() -> Iterator[tuple[str, Parser]]:
         action=_Recipe,
         help=f"YAML file, or a recipe that `hex-ssl recipes` lists (default: {DEFAULT_RECIPE})",
     )
-    pretrain.add_class_arguments(Config, as_group=False)
+    pretrain.add_class_arguments(pretraining, as_group=False)
     yield "pretrain", pretrain
     for name, config in COMMANDS.items():
         evaluation = _parser(_summary(config))
@@ -184,5 +241,5 @@ def _list_options(config: type[Any], prefix: str = "--") -> set[str]:
 def _annotation(config: Any, key: str) -> Any:
     """The type of a setting by its dotted name; None where there is none, or where it is a group."""
     name, _, rest = key.partition(".")
-    annotation = next((each.type for each in fields(config) if each.name == name), None) if config else None
+    annotation = types_of(config).get(name) if config else None
     return _annotation(annotation, rest) if is_dataclass(annotation) and rest else annotation

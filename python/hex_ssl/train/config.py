@@ -4,81 +4,21 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 (`hex_ssl.train.backbones`, `hex_ssl.train.data`, `hex_ssl.train.methods`, `hex_ssl.train.optim`).
 """
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from reprlib import repr as shortened
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hex_ssl.train.methods.settings import MethodSettings, SimCLRSettings, UncheckedSettings, settings_class
 from hex_ssl.train.paths import expand_paths
+from hex_ssl.train.ranges import at_least as _at_least
+from hex_ssl.train.ranges import between as _between
 from hex_ssl.train.suggestions import suggest
 
 HIGHEST_SEED = 2**32 - 1
 """NumPy's generators take no higher one."""
-
-MethodName = Literal["simclr", "nnclr", "all4one", "barlow_twins", "byol", "mocov2", "vicreg", "simsiam"]
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """The method, its heads and what is its own.
-
-    Settings that are None have the default of the method's class in `hex_ssl.train.methods`; one that the method has no
-    use for is an error.
-
-    Args:
-        name: The method.
-        hidden_dim: Width of the projector's hidden layers.
-        output_dim: D, the width of the projections.
-        predictor_dim: NNCLR, All4One, BYOL, SimSiam: width of the predictor's hidden layer.
-        queue_size: NNCLR, All4One, MoCo v2: rows of the queue.
-        momentum: All4One, BYOL, MoCo v2: the momentum encoder's share of its old weights at the start.
-        final_momentum: All4One, BYOL, MoCo v2: that share at the end, reached on half a cosine.
-        symmetric: MoCo v2: the mean over both directions with a queue for each view, as solo-learn ("MoCo v2+").
-        lamb: Barlow Twins: weight of the off-diagonal terms.
-        scale: Barlow Twins: factor of the whole loss.
-        sync_statistics: Barlow Twins: take the batch statistics and the cross-correlation over all processes.
-        sim_weight: VICReg: weight of the invariance term.
-        var_weight: VICReg: weight of the variance term.
-        cov_weight: VICReg: weight of the covariance term.
-        half_variance: VICReg: mean of the two views' variance terms, as in its authors' code; otherwise their sum, as
-            in solo-learn.
-        neighbours: All4One: nearest neighbours of an image.
-        attention_temperature: All4One: temperature of the attention term; None: that of the loss.
-        positional_axis: All4One: the axis along which its sinusoidal code runs, "rank" of the neighbour, or "feature"
-            as in solo-learn.
-        transformer_learning_rate: All4One: the transformer's own, not scaled by the batch; None: that of the others.
-    """
-
-    name: MethodName = "simclr"
-    hidden_dim: int | None = None
-    output_dim: int | None = None
-    predictor_dim: int | None = None
-    queue_size: int | None = None
-    momentum: float | None = None
-    final_momentum: float | None = None
-    symmetric: bool | None = None
-    lamb: float | None = None
-    scale: float | None = None
-    sync_statistics: bool | None = None
-    sim_weight: float | None = None
-    var_weight: float | None = None
-    cov_weight: float | None = None
-    half_variance: bool | None = None
-    neighbours: int | None = None
-    attention_temperature: float | None = None
-    positional_axis: Literal["rank", "feature"] | None = None
-    transformer_learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_dim", "output_dim", "predictor_dim", "queue_size", "neighbours"):
-            _at_least(f"method.{name}", getattr(self, name), 1)
-        for name in ("momentum", "final_momentum"):
-            _between(f"method.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("lamb", "scale", "sim_weight", "var_weight", "cov_weight", "transformer_learning_rate"):
-            _at_least(f"method.{name}", getattr(self, name), 0.0)
-        _above("method.attention_temperature", self.attention_temperature, 0.0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +239,7 @@ class Config:
     """A whole pretraining run.
 
     Args:
-        method: The method, its heads and what is its own.
+        method: The method's name and its settings.
         loss: The loss and HEX's part in it.
         backbone: The network that is pretrained.
         data: The images.
@@ -307,7 +247,7 @@ class Config:
         run: The run and its folder.
     """
 
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: MethodSettings = field(default_factory=SimCLRSettings)
     loss: LossConfig = field(default_factory=LossConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -327,6 +267,8 @@ class Config:
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "Config":
         """A run from nested dictionaries, such as a recipe; what they leave out has its default.
 
+        The settings of a method of the user's stay as they are, `UncheckedSettings`: nothing is imported.
+
         Raises:
             ValueError: A group or a setting is unknown, or a value is of another type or out of its range; the message
                 names it.
@@ -339,8 +281,12 @@ class Config:
             ValueError: expected `loss.temperature` to be a number, but got '0.1'
         """
         cls.check(groups)
-        known = {group.name: group.type for group in fields(cls)}
-        return cls(**{name: known[name](**settings) for name, settings in groups.items()})  # type: ignore[operator]
+        known = cls._groups(groups)
+        if known["method"] is not UncheckedSettings:
+            return cls(**{name: known[name](**settings) for name, settings in groups.items()})
+        rest = cls.from_dict({name: settings for name, settings in groups.items() if name != "method"})
+        settings = dict(groups["method"])
+        return replace(rest, method=UncheckedSettings(name=settings.pop("name"), settings=settings))
 
     @classmethod
     def check(cls, groups: dict[str, dict[str, Any]]) -> None:
@@ -352,22 +298,62 @@ class Config:
         Raises:
             ValueError: A group or a setting is unknown, or a value is of another type; the message names it.
         """
-        known: dict[str, Any] = {group.name: group.type for group in fields(cls)}
         _check_mapping("the configuration", groups)
-        for name, settings in groups.items():
-            if name in known:
-                _check_mapping(f"`{name}`", settings)
+        for each in fields(cls):
+            _check_mapping(f"`{each.name}`", groups.get(each.name, {}))
+        known = cls._groups(groups)
         names = [*known, *(f"{group}.{each.name}" for group, config in known.items() for each in fields(config))]
         given = [name for name in groups if name not in known]
         given += [f"{name}.{setting}" for name in groups if name in known for setting in groups[name]]
+        if known["method"] is UncheckedSettings:
+            names += [name for name in given if name.startswith("method.")]
         if unknown := [name for name in given if name not in names]:
+            if all(name.startswith("method.") for name in unknown):
+                raise ValueError(unknown_of_method(cls._method(groups), unknown, names))
             raise ValueError(f"expected settings of a run, but got {', '.join(unknown)}{suggest(unknown, names)}")
         for name, settings in groups.items():
-            _check_types(name, known[name], settings)
+            if known[name] is not UncheckedSettings:
+                check_types(name, known[name], settings)
+
+    @classmethod
+    def of_method(cls, name: str, settings: type[MethodSettings]) -> type["Config"]:
+        """The configuration of runs of one method, for the parser of the command line.
+
+        Args:
+            name: The method.
+            settings: The class of its settings.
+        """
+        method = ("method", settings, field(default_factory=partial(settings, name=name)))
+        return make_dataclass("Config", [method], bases=(cls,), frozen=True, namespace={"__doc__": cls.__doc__})
+
+    @classmethod
+    def _groups(cls, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The class of each group."""
+        return {**types_of(cls), "method": type(cls._method(groups))}
+
+    @classmethod
+    def _method(cls, groups: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
+        """The defaults of the method that is named in the groups, unless `of_method` has said which it is."""
+        if types_of(cls)["method"] is not MethodSettings:
+            return cls().method
+        return settings_class(groups.get("method", {}).get("name", SimCLRSettings.name))()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The same as nested dictionaries, ready for YAML or JSON."""
-        return asdict(self)
+        return {**asdict(self), "method": self.method.as_dict()}
+
+
+def unknown_of_method(method: MethodSettings, unknown: Sequence[str], known: Iterable[str]) -> str:
+    """The text of an error about settings that a method does not have.
+
+    Args:
+        method: Settings that it has.
+        unknown: Their dotted names.
+        known: The dotted names of all settings.
+    """
+    own = [each.name for each in fields(method) if each.name != "name"]
+    expected = f"settings of {method.name}, {', '.join(own)}" if own else f"{method.name} to have no settings"
+    return f"expected {expected}, but got {', '.join(f'`{name}`' for name in unknown)}{suggest(unknown, known)}"
 
 
 def _check_mapping(what: str, found: Any) -> None:
@@ -375,16 +361,34 @@ def _check_mapping(what: str, found: Any) -> None:
         raise ValueError(f"expected {what} to hold names and values, but got {shortened(found)}")
 
 
-def _check_types(group: str, config: Any, settings: Mapping[str, Any]) -> None:
-    """Checks settings against the annotations of their dataclass."""
-    for setting in fields(config):
-        if setting.name in settings and not _fits(settings[setting.name], setting.type):
-            expected, found = described(setting.type), shortened(settings[setting.name])
-            raise ValueError(f"expected `{group}.{setting.name}` to be {expected}, but got {found}")
+def check_types(group: str, config: type[Any], settings: Mapping[str, Any]) -> None:
+    """Checks settings against the annotations of their dataclass.
+
+    Args:
+        group: Its name in a run's configuration.
+        config: The dataclass.
+        settings: Names, which it has, and values.
+
+    Raises:
+        ValueError: A value is of another type; the message names it.
+    """
+    for name, annotation in types_of(config).items():
+        if name in settings and not _fits(settings[name], annotation):
+            expected, found = described(annotation), shortened(settings[name])
+            raise ValueError(f"expected `{group}.{name}` to be {expected}, but got {found}")
+
+
+def types_of(config: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's settings, by name."""
+    hints = get_type_hints(config)
+    return {each.name: hints[each.name] for each in fields(config)}
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number."""
+    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number.
+
+    jsonargparse, which checks the command line, would take the text "3" for a number here too.
+    """
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind in (Union, UnionType):
         return any(_fits(value, each) for each in arguments)
@@ -399,6 +403,25 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if annotation is float else annotation)
+
+
+PLAIN = (bool, float, int, str, NoneType)
+"""Types of the values in a file."""
+
+
+def is_plain(annotation: Any) -> bool:
+    """Whether values of a type can stand in a file and on the command line, and their type can be checked.
+
+    Example:
+        >>> is_plain(dict[str, int | None]), is_plain(tuple[int, int])
+        (True, False)
+    """
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return all(isinstance(each, str) for each in arguments)
+    if kind in (Union, UnionType, list, dict):
+        return all(is_plain(each) for each in arguments)
+    return annotation in PLAIN
 
 
 def choices(annotation: Any) -> Iterator[str]:
@@ -428,18 +451,3 @@ def described(annotation: Any) -> str:
         return f"names, each with {described(arguments[1])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     return words[annotation]
-
-
-def _above(name: str, value: float | None, lowest: float) -> None:
-    if value is not None and not lowest < value < math.inf:
-        raise ValueError(f"expected `{name}` to be above {lowest}, but got {value}")
-
-
-def _at_least(name: str, value: float | None, lowest: float) -> None:
-    if value is not None and not lowest <= value < math.inf:
-        raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
-
-
-def _between(name: str, value: float | None, lowest: float, highest: float) -> None:
-    if value is not None and not lowest <= value <= highest:
-        raise ValueError(f"expected `{name}` to be in [{lowest}, {highest}], but got {value}")

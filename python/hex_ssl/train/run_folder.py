@@ -1,7 +1,5 @@
 """The folder of a run: who may write into it, and what stands where."""
 
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -10,14 +8,15 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from hex_ssl.train.bounded_yaml import load_yaml
 from hex_ssl.train.config import Config
@@ -34,9 +33,6 @@ LAST = "last"
 LOCK = ".lock"
 
 _PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
-
-_CLAIMED: dict[tuple[int, int, int], object] = {}
-"""What is claimed here, by process (a forked one has no share in it), device and inode of the folder."""
 
 
 def run_folder(config: Config) -> Path:
@@ -64,41 +60,42 @@ class Claim:
         OSError: The folder cannot be written.
     """
 
-    # A record lock, unlike `flock`, is not shared with forked processes: those that load images outlive a run that was
-    # killed by some seconds, in which it could not be resumed. But it does not bind its own process, which loses it
-    # where it closes the file once more: hence `_CLAIMED`, looked at before the file is opened.
+    # filelock closes its file in forked processes. Those that load images outlive a killed run by some seconds, in
+    # which it could not be resumed if the lock were also theirs.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        place = folder.stat()
-        key, mine = (os.getpid(), place.st_dev, place.st_ino), object()
-        if _CLAIMED.setdefault(key, mine) is not mine:  # in one step, whatever other threads do
-            raise BlockingIOError(
-                f"expected no other run to write into the run folder {folder}, but one of this process does"
-            )
-        with ExitStack() as held:
-            held.callback(_CLAIMED.pop, key)
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            held.callback(os.close, lock)
-            _lock(lock, folder)
-            self.release: Callable[[], object] = weakref.finalize(self, held.pop_all().close)
+        path, me = folder / LOCK, f"process {os.getpid()} on {platform.node()}"
+        lock = FileLock(
+            path, timeout=0, thread_local=False, fallback_to_soft=False, on_acquired=partial(_sign, path=path, owner=me)
+        )
+        try:
+            lock.acquire()
+        except Timeout as error:
+            owner = _owner(path)
+            other = "run to write" if owner == me else "process to write"
+            who = "one of this process" if owner == me else owner
+            raise BlockingIOError(f"expected no other {other} into the run folder {folder}, but {who} does") from error
+        except OSError as error:
+            if error.filename is not None:  # the file cannot be opened, or written
+                raise
+            warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=4)
+        self.release: Callable[[], object] = weakref.finalize(self, lock.release)
 
 
-def _lock(file: int, folder: Path) -> None:
-    """Locks a run folder's file for this process, and writes into it which process that is."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            owner = os.pread(file, 300, 0).decode(errors="replace")
-            raise BlockingIOError(
-                f"expected no other process to write into the run folder {folder}, but {owner or 'one'} does"
-            ) from error
-        warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=5)
-        return
-    with naming(folder / LOCK):
+def _sign(file: int, path: Path, owner: str) -> None:
+    """Writes into a locked file whose it is."""
+    with naming(path):
         os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        os.write(file, owner.encode())
+
+
+def _owner(path: Path) -> str:
+    """Whose a locked file is; on Windows nobody else can read it."""
+    try:
+        return path.read_bytes()[:300].decode(errors="replace") or "one"
+    except OSError:
+        return "one"
 
 
 def read_config(folder: str | Path) -> Config:

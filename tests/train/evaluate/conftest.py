@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hex_ssl.train.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, OptimizerConfig, RunConfig
+from hex_ssl.train.methods.settings import SimCLRSettings
 from hex_ssl.train.pretrain import pretrain
 
 
@@ -14,7 +15,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of 2 epochs whose checkpoints were kept: epochs 0, 1 and 2, and the last."""
     return pretrain(
         Config(
-            method=MethodConfig(name="simclr", hidden_dim=16, output_dim=8),
+            method=SimCLRSettings(hidden_dim=16, output_dim=8),
             backbone=BackboneConfig(width=4),
             data=DataConfig(name="hierarchy", image_size=16, batch_size=100, fraction=0.2, augment_on="device"),
             optimizer=OptimizerConfig(warmup_epochs=0.0),

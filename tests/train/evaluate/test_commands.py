@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hex_ssl.train.config import BackboneConfig, Config, DataConfig, MethodConfig, OptimizerConfig, RunConfig
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, OptimizerConfig, RunConfig
 from hex_ssl.train.evaluate import (
     FinetuneConfig,
     KNNConfig,
@@ -30,6 +30,7 @@ from hex_ssl.train.evaluate import (
 from hex_ssl.train.evaluate.commands import Measuring
 from hex_ssl.train.evaluate.source import ImageShape
 from hex_ssl.train.evaluate.splits import open_splits
+from hex_ssl.train.methods.settings import SimCLRSettings
 from hex_ssl.train.pretrain import load_method, pretrain
 from tests.train.data.layouts import LAYOUTS, TINY
 
@@ -245,7 +246,7 @@ def test_transfer_looks_for_all_datasets_first(folder: Path, tmp_path: Path) -> 
 def test_superclasses_are_of_the_run_s_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["inaturalist2021"](tmp_path / "images", monkeypatch)
     config = Config(
-        method=MethodConfig(hidden_dim=8, output_dim=4),
+        method=SimCLRSettings(hidden_dim=8, output_dim=4),
         backbone=BackboneConfig(width=4),
         data=DataConfig(
             "inaturalist2021", str(tmp_path / "images"), level="kingdom", image_size=8, batch_size=4, num_workers=0

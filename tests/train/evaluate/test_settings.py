@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from hex_ssl.train.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, TransferConfig
-from hex_ssl.train.evaluate.settings import LEARNING_RATES
 
 
 @pytest.mark.parametrize(
@@ -45,9 +44,3 @@ def test_protocols_say_what_they_are() -> None:
     assert "100 epochs, momentum 0.9, weight decay 0, batches of 256" in sgd
     assert "adamw on" in FinetuneConfig("r", optimizer="adamw").describe()
     assert "mixup 0.2" in FinetuneConfig("r", mixup=0.2).describe()
-
-
-def test_every_method_has_a_learning_rate() -> None:
-    from hex_ssl.train.methods import METHODS
-
-    assert set(LEARNING_RATES) == set(METHODS)

@@ -16,7 +16,8 @@ from hex_ssl.train.config import BackboneConfig
 from hex_ssl.train.data import PretrainData
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, run_finetune, run_knn, run_probe
-from hex_ssl.train.methods import Method, SimCLR
+from hex_ssl.train.methods import Method
+from hex_ssl.train.methods.simclr import SimCLR
 from hex_ssl.train.pretrain import pretrain
 
 from . import runs

@@ -99,7 +99,7 @@ def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path
 
 
 def changes(folder: Path) -> dict[Path, int]:
-    """When each file was last changed. (Who reads `.lock` in the process that has the lock has lost it.)"""
+    """When each file was last changed."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 

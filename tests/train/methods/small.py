@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, MethodConfig, RunConfig
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, LossConfig, RunConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods import Method, build_method
+from hex_ssl.train.methods import METHODS, Method, build_method
 
 HEADS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 32, "output_dim": 16},
@@ -24,7 +24,7 @@ HEADS: dict[str, dict[str, Any]] = {
 def small_config(name: str, settings: dict[str, Any] | None = None, **loss: Any) -> Config:
     """A method with small heads for 8x8 images; `loss` are settings of the loss."""
     return Config(
-        method=MethodConfig(name, **(HEADS[name] | (settings or {}))),  # type: ignore[arg-type]  # one of the names
+        method=METHODS[name](**(HEADS[name] | (settings or {}))),
         loss=LossConfig(**loss),
         backbone=BackboneConfig(width=4),
         data=DataConfig(image_size=8),

@@ -1,6 +1,6 @@
 """From configuration to methods: every setting arrives, and none that means nothing is taken."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +11,8 @@ from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
 from hex_ssl.momentum import MomentumEncoder
 from hex_ssl.queue import Queue
 from hex_ssl.thresholds import CosineThreshold, FixedThreshold, SupervisedThreshold
-from hex_ssl.train.config import LossConfig, MethodConfig
-from hex_ssl.train.methods import METHODS, Method, build_loss, build_method, build_threshold
+from hex_ssl.train.config import LossConfig
+from hex_ssl.train.methods import METHODS, Method, build_loss, build_method, build_threshold, method_class
 
 from .small import HEADS, small_config, small_method
 
@@ -24,13 +24,13 @@ def hex_losses(method: Method) -> list[HexLoss]:
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_by_name(name: str) -> None:
     method = small_method(name)
-    assert type(method) is METHODS[name]
+    assert type(method) is method_class(name)
+    assert type(method).settings_class is METHODS[name]
     assert hex_losses(method) == []
     assert method(torch.rand(3, 1, 8, 8)).shape == (3, 16)
 
 
 def test_every_named_method_is_there() -> None:
-    assert METHODS.keys() == set(fields(MethodConfig)[0].type.__args__)  # type: ignore[union-attr]
     assert METHODS.keys() == HEADS.keys()
 
 
@@ -106,33 +106,46 @@ def test_the_heads_have_the_widths_asked_for(name: str) -> None:
     ],
 )  # fmt: skip
 def test_defaults_are_those_of_the_methods_own_paper(name: str, expected: dict[str, Any]) -> None:
-    import inspect
-
-    parameters = inspect.signature(METHODS[name]).parameters
-    assert {key: parameters[key].default for key in expected} == expected
+    settings = METHODS[name]().as_dict()
+    assert {key: settings[key] for key in expected} == expected
 
 
-def test_every_setting_of_a_configuration_means_something_to_a_method() -> None:
-    import inspect
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_alone_has_the_defaults_of_its_settings(name: str) -> None:
+    heads = {key: size for key, size in HEADS[name].items() if key != "momentum"}
+    made: Any = method_class(name)
+    torch.manual_seed(0)
+    alone = made(nn.Flatten(), 64, METHODS[name](**heads))
+    assert alone.hex_loss is None
+    torch.manual_seed(0)
+    again = made(nn.Flatten(), 64, METHODS[name](**heads), hex_loss=HexLoss(temperature=0.2))
+    assert again.hex_loss.temperature == 0.2
+    torch.testing.assert_close(dict(again.state_dict()), dict(alone.state_dict()), rtol=0, atol=0)
 
-    taken = {name for method in METHODS.values() for name in inspect.signature(method).parameters}
-    assert {setting.name for setting in fields(MethodConfig)} - {"name"} <= taken
 
-
-def test_settings_without_a_meaning_are_errors() -> None:
-    config = small_config("simclr")
-    config = replace(config, method=replace(config.method, queue_size=64, lamb=0.1))
-    message = r"^expected settings of simclr, hidden_dim, output_dim, but got `method.queue_size`, `method.lamb`$"
+def test_settings_of_another_method_are_errors() -> None:
+    config = replace(small_config("simclr"), method=METHODS["nnclr"](name="simclr"))
+    message = "^expected `method` to be settings of simclr, SimCLRSettings, but got NNCLRSettings$"
     with pytest.raises(ValueError, match=message):
         build_method(config, channels=1)
+
+
+def test_simclr_has_one_loss() -> None:
+    made: Any = method_class("simclr")
+    for arguments in ({"loss": HexLoss()}, {"loss": DCLLoss(), "hex_loss": HexLoss()}):
+        with pytest.raises(ValueError, match="^expected HEX as `hex_loss`, and no other `loss` beside it, but got "):
+            made(nn.Flatten(), 64, **arguments)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output_dim": 20}, "^expected `output_dim` to be a multiple of 8, but got 20$"),
-        ({"queue_size": 4}, r"^expected `queue_size` to be at least `neighbours` \(5\), but got 4$"),
-        ({"positional_axis": "ranks"}, '^expected `positional_axis` to be "rank" or "feature", but got "ranks"$'),
+        ({"output_dim": 20}, "^expected `method.output_dim` to be a multiple of 8, but got 20$"),
+        ({"queue_size": 4}, r"^expected `method.queue_size` to be at least `method.neighbours` \(5\), but got 4$"),
+        (
+            {"positional_axis": "ranks"},
+            '^expected `method.positional_axis` to be "rank" or "feature", but got "ranks"$',
+        ),
     ],
 )
 def test_impossible_settings_of_all4one_are_errors(settings: dict[str, Any], message: str) -> None:
@@ -193,7 +206,7 @@ def test_wrong_threshold_arguments_are_errors(name: Any, arguments: dict[str, fl
 
 def test_alpha_out_of_range_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^expected `alpha` to be in \[0, 1\], but got 1.5$"):
-        METHODS["byol"](nn.Flatten(), 64, alpha=1.5)  # type: ignore[call-arg]
+        method_class("byol")(nn.Flatten(), 64, alpha=1.5)  # type: ignore[call-arg]
 
 
 def test_one_seed_one_backbone_whatever_the_method_and_loss() -> None:

@@ -1,13 +1,10 @@
 """docs/methods.md names every method, every option and every default that it states."""
 
-import inspect
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from hex_ssl.train.config import MethodConfig
 from hex_ssl.train.methods import METHODS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -22,13 +19,13 @@ def section(name: str) -> str:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_named_with_its_method(name: str) -> None:
-    parameters = inspect.signature(METHODS[name]).parameters
-    options = {each.name for each in fields(MethodConfig)} & parameters.keys()
+    settings = METHODS[name]().as_dict()
+    options = settings.keys() - {"name"}
     weights = {"sim_weight", "var_weight", "cov_weight"}  # in the formula, and their numbers together
     elsewhere = {"hidden_dim", "predictor_dim"} if name == "all4one" else set()  # as NNCLR's
     assert {option for option in options - weights if f"`{option}" not in section(name)} == elsewhere
     for option in options - elsewhere:
-        default = parameters[option].default
+        default = settings[option]
         if isinstance(default, int) and not isinstance(default, bool):
             assert str(default) in section(name), option
     assert re.search(r"arXiv \d{4}\.\d{5}", section(name))

@@ -23,7 +23,9 @@ from hex_ssl.losses import (
     vicreg_loss,
 )
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods import Method, MoCoV2
+from hex_ssl.train.methods import Method
+from hex_ssl.train.methods.mocov2 import MoCoV2
+from hex_ssl.train.methods.settings import MoCoV2Settings
 
 from .small import HEADS, part_of, random_batch, small_method, without_norms
 
@@ -42,9 +44,9 @@ def method_for(name: str, loss: str) -> Method:
     if name == "mocov2, symmetric":
         plain = small_method("mocov2", **LOSSES[loss])
         assert isinstance(plain, MoCoV2)
-        heads = {"hidden_dim": 32, "output_dim": 16, "queue_size": 96}
+        settings = MoCoV2Settings(hidden_dim=32, output_dim=16, queue_size=96, symmetric=True)
         torch.manual_seed(0)
-        both = MoCoV2(plain.backbone, 16, **heads, symmetric=True, hex_loss=plain.hex_loss)  # type: ignore[arg-type]
+        both = MoCoV2(plain.backbone, 16, settings, hex_loss=plain.hex_loss)
         return without_norms(both)
     return without_norms(small_method(name, **LOSSES[loss]))
 

@@ -24,8 +24,8 @@ def shortened(recipe: str, root: Path) -> Config:
     """A quick recipe with a smaller network, 66 steps long; BYOL's 176."""
     config = Config.from_dict(load_recipe(f"quick/{recipe}"))
     method = config.method
-    heads: dict[str, Any] = {name: size for name, size in HEADS.items() if getattr(method, name) is not None}
-    if method.momentum is not None:
+    heads: dict[str, Any] = {name: size for name, size in HEADS.items() if hasattr(method, name)}
+    if hasattr(method, "momentum"):
         heads["momentum"] = MOMENTUM
     epochs, batch_size = LENGTH.get(method.name, (6, 128))
     return replace(

@@ -22,8 +22,10 @@ from hex_ssl.losses import (
     vicreg_loss,
 )
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
-from hex_ssl.train.methods import All4One, Method, SimCLR
-from hex_ssl.train.methods.all4one import sinusoidal_code
+from hex_ssl.train.methods import Method
+from hex_ssl.train.methods.all4one import All4One, sinusoidal_code
+from hex_ssl.train.methods.settings import MoCoV2Settings, SimCLRSettings
+from hex_ssl.train.methods.simclr import SimCLR
 
 from .small import HEADS, part_of, random_batch, small_method, step, without_norms
 
@@ -303,10 +305,7 @@ def test_mocos_symmetric_loss_has_a_queue_for_each_view() -> None:
         type(method)(  # type: ignore[call-arg]
             small_method("mocov2").backbone,
             16,
-            hidden_dim=32,
-            output_dim=16,
-            queue_size=96,
-            symmetric=True,
+            MoCoV2Settings(hidden_dim=32, output_dim=16, queue_size=96, symmetric=True),
             temperature=T,
         )
     )
@@ -377,7 +376,9 @@ def test_simclr_takes_more_views_and_any_loss_of_them() -> None:
     batch = BATCH._replace(views=tuple(view.float() for view in views))
     embeddings = method.embed(batch.views)
     assert torch.equal(method.compute_loss(embeddings, batch), hex_loss(*embeddings))
-    plain = SimCLR(small_method("simclr").backbone, 16, torch.nn.MSELoss(), hidden_dim=8, output_dim=4)
+    plain = SimCLR(
+        small_method("simclr").backbone, 16, SimCLRSettings(hidden_dim=8, output_dim=4), loss=torch.nn.MSELoss()
+    )
     assert step(plain, part_of(random_batch(), slice(4))).ndim == 0
     assert plain.statistics().keys() == {"projection_std"}
 

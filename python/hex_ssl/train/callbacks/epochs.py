@@ -38,6 +38,7 @@ class EpochMetrics(L.Callback):
         self._learning_rate = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _as_method(pl_module).logs_figures = False
         if trainer.global_step == 0 and self.evaluation is not None:
             self._log(trainer, 0, self.evaluation(trainer, _as_method(pl_module)))
 

@@ -23,7 +23,6 @@ from hex_ssl.train.evaluate.knn import knn_accuracies, nearest_neighbours
 from hex_ssl.train.evaluate.linear import logistic_scores, train_linear
 from hex_ssl.train.evaluate.results import FIGURES, Results, Row, open_results
 from hex_ssl.train.evaluate.settings import (
-    LEARNING_RATES,
     EvaluationConfig,
     FinetuneConfig,
     FinetuneSettings,
@@ -363,7 +362,7 @@ def _part(kind: type[AnySettings], config: AnySettings) -> AnySettings:
 def _with_learning_rate(settings: Settings, source: Source) -> Settings:
     if not isinstance(settings, ProbeSettings) or settings.solver != "sgd" or settings.learning_rate is not None:
         return settings
-    rate = ANY_METHOD if source.config is None else LEARNING_RATES[source.config.method.name]
+    rate = ANY_METHOD if source.config is None else source.config.method.probe_learning_rate
     return replace(settings, learning_rate=rate)
 
 

@@ -3,20 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hex_ssl.train.config import MethodName
 from hex_ssl.train.paths import expand_path, expand_paths
-
-LEARNING_RATES: dict[MethodName, float] = {
-    "simclr": 1.0,
-    "nnclr": 0.3,
-    "all4one": 0.3,  # ours: solo-learn has none; NNCLR's, of which All4One is made
-    "barlow_twins": 0.1,
-    "byol": 0.3,
-    "mocov2": 3.0,
-    "vicreg": 0.3,
-    "simsiam": 30.0,
-}
-"""The linear probe's learning rate for each method. Source: solo-learn 9187ea3, scripts/linear/imagenet-100."""
 
 
 @dataclass(frozen=True)

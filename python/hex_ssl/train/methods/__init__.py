@@ -1,19 +1,23 @@
-"""Self-supervised methods as LightningModules, one file each, on one base."""
+"""Self-supervised methods as LightningModules, one file each, on one base.
 
-from hex_ssl.train.extras import train_extra
+`METHODS` lists them by name, `method_class` finds a method's class, and `build_method` makes the method of a
+configuration. The classes are in the modules of their names, such as `hex_ssl.train.methods.nnclr.NNCLR`.
+"""
 
-with train_extra():
-    from hex_ssl.train.methods.all4one import All4One as All4One
-    from hex_ssl.train.methods.barlow_twins import BarlowTwins as BarlowTwins
-    from hex_ssl.train.methods.base import Method as Method
-    from hex_ssl.train.methods.build import METHODS as METHODS
-    from hex_ssl.train.methods.build import build_hex_loss as build_hex_loss
-    from hex_ssl.train.methods.build import build_loss as build_loss
-    from hex_ssl.train.methods.build import build_method as build_method
-    from hex_ssl.train.methods.build import build_threshold as build_threshold
-    from hex_ssl.train.methods.byol import BYOL as BYOL
-    from hex_ssl.train.methods.mocov2 import MoCoV2 as MoCoV2
-    from hex_ssl.train.methods.nnclr import NNCLR as NNCLR
-    from hex_ssl.train.methods.simclr import SimCLR as SimCLR
-    from hex_ssl.train.methods.simsiam import SimSiam as SimSiam
-    from hex_ssl.train.methods.vicreg import VICReg as VICReg
+from typing import TYPE_CHECKING
+
+from hex_ssl._on_demand import on_demand
+from hex_ssl.train.methods.settings import METHODS as METHODS
+from hex_ssl.train.methods.settings import MethodSettings as MethodSettings
+
+if TYPE_CHECKING:
+    from hex_ssl.train.methods._names import Method as Method
+    from hex_ssl.train.methods._names import build_hex_loss as build_hex_loss
+    from hex_ssl.train.methods._names import build_loss as build_loss
+    from hex_ssl.train.methods._names import build_method as build_method
+    from hex_ssl.train.methods._names import build_threshold as build_threshold
+    from hex_ssl.train.methods._names import method_class as method_class
+else:
+    __getattr__ = on_demand(
+        __name__, ("Method", "build_hex_loss", "build_loss", "build_method", "build_threshold", "method_class")
+    )

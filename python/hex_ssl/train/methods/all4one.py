@@ -1,24 +1,24 @@
 """All4One, with HEX in its contrast of neighbours."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hex_ssl.losses import FeatureContrastLoss, HexLoss, NNCLRLoss
+from hex_ssl.losses import FeatureContrastLoss, NNCLRLoss
 from hex_ssl.momentum import MomentumEncoder
 from hex_ssl.queue import Queue
-from hex_ssl.train.config import OptimizerConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.base import Embeddings, Method, projection_std, two_views
+from hex_ssl.train.methods.base import Embeddings, projection_std, two_views
 from hex_ssl.train.methods.heads import mlp
-from hex_ssl.train.methods.neighbours import NeighbourContrast
+from hex_ssl.train.methods.neighbours import NeighbourContrast, SharedNeighbours
 from hex_ssl.train.methods.nnclr import neighbour_purity
+from hex_ssl.train.methods.settings import TRANSFORMER_HEADS, All4OneSettings
 
-HEADS, LAYERS = 8, 3
-"""Of the transformer."""
+LAYERS = 3
+"""Layers of the transformer."""
 
 
 def sinusoidal_code(positions: int, channels: int) -> Tensor:
@@ -41,7 +41,7 @@ def sinusoidal_code(positions: int, channels: int) -> Tensor:
     return code[:, :channels].float()
 
 
-class All4One(Method):
+class All4One(NeighbourContrast):
     """NNCLR's contrast of neighbours, a contrast of centroids of several neighbours, and one of features.
 
     A transformer makes of an image's k nearest neighbours, closest first, one centroid: its output for the first of
@@ -58,25 +58,8 @@ class All4One(Method):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        hidden_dim: Width of the projector's hidden layers.
-        output_dim: D, a multiple of 8, the transformer's heads.
-        predictor_dim: Width of the two predictors' hidden layers.
-        queue_size: Rows of the queue, which holds momentum projections of first views.
-        neighbours: k.
-        momentum: Of the momentum encoder at the start.
-        final_momentum: At the end.
-        temperature: Above 0.
-        attention_temperature: That of the centroid term; None: `temperature`. solo-learn always has 0.1.
-        positional_axis: The sinusoidal code's positions: the "rank" of the neighbour, as transformers have it, or, as
-            in solo-learn, the "feature", where the rank decides frequency and phase.
-        transformer_learning_rate: The transformer's own, not scaled by the batch; None: that of the others. solo-learn
-            has 0.1.
-        hex_loss: HEX, or None for the method alone.
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
-
-    Raises:
-        ValueError: `output_dim` is no multiple of 8, or the queue has fewer rows than `neighbours`.
+        settings: See :class:`hex_ssl.train.methods.settings.All4OneSettings`.
+        **shared: `temperature`, `hex_loss`, `optimizer` and `superclasses`, see :class:`NeighbourContrast`.
 
     Source:
         "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction" (Estepa et al.
@@ -84,10 +67,13 @@ class All4One(Method):
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = All4One(SmallResNet(in_channels=1, width=8), feature_dim=32, output_dim=64, queue_size=256)
+        >>> settings = All4OneSettings(queue_size=256)
+        >>> method = All4One(SmallResNet(in_channels=1, width=8), feature_dim=32, settings=settings)
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = All4OneSettings
 
     code: Tensor
 
@@ -95,45 +81,30 @@ class All4One(Method):
         self,
         backbone: nn.Module,
         feature_dim: int,
-        *,
-        hidden_dim: int = 2048,
-        output_dim: int = 256,
-        predictor_dim: int = 4096,
-        queue_size: int = 98304,
-        neighbours: int = 5,
-        momentum: float = 0.99,
-        final_momentum: float = 1.0,
-        temperature: float = 0.1,
-        attention_temperature: float | None = None,
-        positional_axis: Literal["rank", "feature"] = "rank",
-        transformer_learning_rate: float | None = None,
-        hex_loss: HexLoss | None = None,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        settings: All4OneSettings | None = None,
+        **shared: Unpack[SharedNeighbours],
     ) -> None:
-        super().__init__(backbone, optimizer, superclasses)
-        if output_dim % HEADS:
-            raise ValueError(f"expected `output_dim` to be a multiple of {HEADS}, but got {output_dim}")
-        if neighbours > queue_size:
-            raise ValueError(f"expected `queue_size` to be at least `neighbours` ({neighbours}), but got {queue_size}")
-        if positional_axis not in ("rank", "feature"):
-            raise ValueError(f'expected `positional_axis` to be "rank" or "feature", but got "{positional_axis}"')
-        self.projector = mlp(feature_dim, hidden_dim, hidden_dim, output_dim, output_norm="affine")
-        self.predictor = mlp(output_dim, predictor_dim, output_dim)
-        self.centroid_predictor = mlp(output_dim, predictor_dim, output_dim)
-        layer = nn.TransformerEncoderLayer(output_dim, HEADS, dim_feedforward=2 * output_dim, batch_first=True)
+        super().__init__(backbone, **shared)
+        settings = settings or All4OneSettings()
+        self.projector = mlp(
+            feature_dim, settings.hidden_dim, settings.hidden_dim, settings.output_dim, output_norm="affine"
+        )
+        width = settings.output_dim
+        self.predictor = mlp(width, settings.predictor_dim, width)
+        self.centroid_predictor = mlp(width, settings.predictor_dim, width)
+        layer = nn.TransformerEncoderLayer(width, TRANSFORMER_HEADS, dim_feedforward=2 * width, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
-        self.queue = Queue(queue_size, output_dim)
-        self.neighbours = neighbours
-        self.transformer_learning_rate = transformer_learning_rate
-        code = sinusoidal_code(neighbours, output_dim)
-        if positional_axis == "feature":
-            code = sinusoidal_code(output_dim, neighbours).T
+        self.momentum_encoder = MomentumEncoder(self._online, settings.momentum, settings.final_momentum)
+        self.queue = Queue(settings.queue_size, width)
+        self.neighbours = settings.neighbours
+        self.transformer_learning_rate = settings.transformer_learning_rate
+        code = sinusoidal_code(settings.neighbours, width)
+        if settings.positional_axis == "feature":
+            code = sinusoidal_code(width, settings.neighbours).T
         self.register_buffer("code", code.contiguous(), persistent=False)
-        self.contrast = NeighbourContrast(temperature, hex_loss)
+        temperature = settings.attention_temperature
         self.centroid_loss = NNCLRLoss(
-            temperature if attention_temperature is None else attention_temperature, gather_distributed=True
+            self.own_loss.temperature if temperature is None else temperature, gather_distributed=True
         )
         self.feature_loss = FeatureContrastLoss(gather_distributed=True)
 
@@ -152,14 +123,12 @@ class All4One(Method):
         """See :meth:`Method.compute_loss`. The transformer runs here: its input depends on the queue."""
         z1, z2, p1, p2, front1, front2, m1, m2 = embeddings
         (nearest1, found), (nearest2, _) = (self.queue.neighbours(m, self.neighbours) for m in (m1, m2))
-        hex_loss = self.contrast.hex_loss
-        labels = None if hex_loss is None else self.labels_for(hex_loss, batch)
-        neighbour: Tensor = self.contrast(nearest1[:, 0], nearest2[:, 0], p1, p2, labels)
+        neighbour, statistics = self.neighbour_loss(nearest1[:, 0], nearest2[:, 0], p1, p2, batch)
         sequences = (nearest1, nearest2, self._shifted(nearest1, front1), self._shifted(nearest2, front2))
         centroid1, centroid2, shifted1, shifted2 = self._centroids(torch.cat(sequences)).chunk(4)
         centroid: Tensor = (self.centroid_loss(centroid1, shifted2) + self.centroid_loss(centroid2, shifted1)) / 2
         feature: Tensor = self.feature_loss(z1, z2, m1, m2)
-        self._figures = {
+        self.figures = {
             "projection_std": projection_std(z1, z2),
             "neighbour_loss": neighbour.detach(),
             "centroid_loss": centroid.detach(),
@@ -167,7 +136,7 @@ class All4One(Method):
             "neighbour_purity": neighbour_purity(found[:, 0], batch.labels),
             "queue_fill": self.queue.fill,
             "momentum": z1.new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
-            **self.contrast.figures,
+            **statistics,
         }
         return (neighbour + centroid + feature) / 2
 

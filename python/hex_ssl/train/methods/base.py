@@ -1,8 +1,8 @@
 """What the methods share: a backbone, the parts of a step, labels for HEX, the figures to log, the optimizer."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self, TypedDict, cast
 
 import lightning as L
 import torch
@@ -14,15 +14,25 @@ from hex_ssl.losses import HexLoss
 from hex_ssl.queue import Queue
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import SupervisedThreshold
-from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.config import Config, LossConfig, OptimizerConfig
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods.finite import is_finite, not_finite
+from hex_ssl.train.methods.losses import build_hex_loss
+from hex_ssl.train.methods.settings import MethodSettings
 from hex_ssl.train.optim import configure_optimizer
 
 Embeddings = tuple[Tensor, ...]
 """What a method's loss sees of the images: tensors [N, ...], those that get a gradient first."""
 
 NO_LABEL = -1
+
+
+class Shared(TypedDict, total=False):
+    """What each method's constructor takes by name besides its own: see :class:`Method`."""
+
+    hex_loss: HexLoss | None
+    optimizer: OptimizerConfig | None
+    superclasses: Tensor | None
 
 
 class Method(L.LightningModule):
@@ -34,29 +44,83 @@ class Method(L.LightningModule):
     batch norm's statistics: that is done once per loss, in `after_loss`, and once per optimizer step, in
     `after_optimizer_step`.
 
+    A configuration builds it by `from_config`, as `Class(backbone, feature_dim, settings, **shared)`: `feature_dim` is
+    F, `settings` are of the class's `settings_class`, and `shared` are the arguments below that have names.
+
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
+        hex_loss: HEX, or None for the method alone.
         optimizer: The optimizer and its schedule.
         superclasses: int64 [classes], each class's superclass: what the supervised threshold goes by. None: the classes
             themselves.
 
     Attributes:
+        settings_class: The class of the method's settings, a frozen dataclass.
+        figures: What the last `compute_loss` noted to be logged, by name; each 0-d, without gradient.
         gradient_cache: Takes the batch in parts where set, for a large batch in the memory of a small one.
+        logs_figures: Whether a step logs its loss and `statistics()` by Lightning's `log_dict`. A run of `hex-ssl
+            pretrain` logs their means over each epoch instead.
     """
+
+    settings_class: ClassVar[type[MethodSettings]] = MethodSettings
 
     superclasses: Tensor | None
 
     def __init__(
-        self, backbone: nn.Module, optimizer: OptimizerConfig | None = None, superclasses: Tensor | None = None
+        self,
+        backbone: nn.Module,
+        *,
+        hex_loss: HexLoss | None = None,
+        optimizer: OptimizerConfig | None = None,
+        superclasses: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.hex_loss = hex_loss
         self.optimizer_config = optimizer or OptimizerConfig()
         self.register_buffer("superclasses", superclasses, persistent=False)
         self.gradient_cache: GradientCache | None = None
-        self._figures: dict[str, Tensor] = {}
+        self.logs_figures = True
+        self.figures: dict[str, Tensor] = {}
         self._labels_seen = False
         self._total_steps = float("inf")
+
+    @classmethod
+    def from_config(
+        cls, config: Config, backbone: nn.Module, feature_dim: int, superclasses: Tensor | None = None
+    ) -> Self:
+        """The method of a configuration.
+
+        Args:
+            config: The run, whose `method` holds settings of `settings_class`.
+            backbone: Images [N, C, H, W] to representations h [N, F].
+            feature_dim: F.
+            superclasses: int64 [classes], each class's superclass.
+
+        Raises:
+            ValueError: The method has no use for `loss.base`, or a setting is out of its range.
+        """
+        make: Callable[..., Self] = cls
+        losses = cls.loss_arguments(config.loss, config.run.epochs)
+        return make(
+            backbone, feature_dim, config.method, optimizer=config.optimizer, superclasses=superclasses, **losses
+        )
+
+    @classmethod
+    def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
+        """The constructor's arguments that come from a configuration's loss: `hex_loss`.
+
+        Args:
+            config: The loss.
+            epochs: Those of the run.
+
+        Raises:
+            ValueError: `loss.base` is not "own", or `loss.threshold_arguments` are not the threshold's.
+        """
+        if config.base != "own":
+            name = cls.settings_class.name or cls.__name__
+            raise ValueError(f'expected `loss.base` to be "own" for {name}, but got "{config.base}"')
+        return {"hex_loss": build_hex_loss(config, epochs)}
 
     def forward(self, images: Tensor) -> Tensor:
         """The backbone's representations h [N, F]."""
@@ -110,7 +174,7 @@ class Method(L.LightningModule):
         deviation in the batch: 0 where all images have collapsed to one, 1 / sqrt(D) where they are spread evenly.
         Those of HEX are of :class:`hex_ssl.statistics.Statistics`.
         """
-        return dict(self._figures)
+        return dict(self.figures)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch; what it saw is in `statistics`.
@@ -130,6 +194,9 @@ class Method(L.LightningModule):
         if not is_finite(loss):
             raise not_finite(f"{loss.item()}", place, batch, embeddings)
         self.after_loss(embeddings, batch)
+        if self.logs_figures and self._trainer is not None:
+            figures = {"loss": loss.detach(), **self.statistics()}
+            self.log_dict(figures, batch_size=len(batch.labels))  # waits for no device: Lightning keeps the tensors
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -157,15 +224,15 @@ class Method(L.LightningModule):
         """The optimizer, and its schedule stepped once per optimizer step."""
         return configure_optimizer(self.parameter_groups(), self.optimizer_config, self.trainer)
 
-    def labels_for(self, hex_loss: HexLoss, batch: Batch) -> Tensor | None:
-        """The superclass labels [N] where the threshold is supervised, else None.
+    def labels_for(self, batch: Batch) -> Tensor | None:
+        """The superclass labels [N] where HEX's threshold is supervised, else None.
 
         An image without a label gets one of its own: it has no hierarchical negatives and is none.
 
         Raises:
             ValueError: No image of the first batch has a label.
         """
-        if not isinstance(hex_loss.threshold, SupervisedThreshold):
+        if self.hex_loss is None or not isinstance(self.hex_loss.threshold, SupervisedThreshold):
             return None
         if not self._labels_seen and not bool((batch.labels >= 0).any()):
             raise ValueError("expected images with labels for HEX's supervised threshold, but got none in a batch")

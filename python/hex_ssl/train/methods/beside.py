@@ -1,13 +1,18 @@
 """Methods whose own loss HEX stands beside."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from hex_ssl.losses import HexLoss
-from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.config import LossConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.base import Method, mean_statistics, projection_std
+from hex_ssl.train.methods.base import Method, Shared, mean_statistics, projection_std
+
+
+class SharedBeside(Shared, total=False):
+    """What the constructors of these methods take by name: see :class:`BesideHex`."""
+
+    alpha: float
 
 
 class BesideHex(Method):
@@ -17,10 +22,8 @@ class BesideHex(Method):
 
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
-        hex_loss: HEX, or None for the method alone.
         alpha: HEX's share, in [0, 1].
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
 
     Raises:
         ValueError: `alpha` is out of its range.
@@ -28,19 +31,16 @@ class BesideHex(Method):
 
     hex_factor: ClassVar[float] = 1.0
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        hex_loss: HexLoss | None,
-        alpha: float,
-        optimizer: OptimizerConfig | None,
-        superclasses: Tensor | None,
-    ) -> None:
-        super().__init__(backbone, optimizer, superclasses)
+    def __init__(self, backbone: nn.Module, *, alpha: float = 0.1, **shared: Unpack[Shared]) -> None:
+        super().__init__(backbone, **shared)
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"expected `alpha` to be in [0, 1], but got {alpha}")
-        self.hex_loss = hex_loss
         self.alpha = alpha
+
+    @classmethod
+    def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
+        """`hex_loss` and `alpha`: see :meth:`Method.loss_arguments`."""
+        return {**super().loss_arguments(config, epochs), "alpha": config.alpha}
 
     def beside_hex(self, own: Tensor, z1: Tensor, z2: Tensor, batch: Batch, **figures: Tensor) -> Tensor:
         """The loss, after noting the figures to log.
@@ -52,9 +52,9 @@ class BesideHex(Method):
             batch: The batch, for its labels.
             **figures: What else to log.
         """
-        self._figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
+        self.figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
         if self.hex_loss is None or self.hex_loss.warming_up:
             return own
-        beside = self.hex_loss(z1, z2, labels=self.labels_for(self.hex_loss, batch))
-        self._figures |= {"hex_loss": beside.detach(), **mean_statistics([self.hex_loss.statistics])}
+        beside = self.hex_loss(z1, z2, labels=self.labels_for(batch))
+        self.figures |= {"hex_loss": beside.detach(), **mean_statistics([self.hex_loss.statistics])}
         return self.alpha * self.hex_factor * beside + (1 - self.alpha) * own

@@ -1,15 +1,17 @@
 """BYOL, with HEX beside its loss."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.losses import BYOLLoss, HexLoss
+from hex_ssl.losses import BYOLLoss
 from hex_ssl.momentum import MomentumEncoder
-from hex_ssl.train.config import OptimizerConfig
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods.base import Embeddings, two_views
-from hex_ssl.train.methods.beside import BesideHex
+from hex_ssl.train.methods.beside import BesideHex, SharedBeside
 from hex_ssl.train.methods.heads import mlp
+from hex_ssl.train.methods.settings import BYOLSettings
 
 
 class BYOL(BesideHex):
@@ -21,45 +23,33 @@ class BYOL(BesideHex):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        hidden_dim: Width of the projector's hidden layer.
-        output_dim: D.
-        predictor_dim: Width of the predictor's hidden layer.
-        momentum: Of the momentum encoder at the start.
-        final_momentum: At the end.
-        hex_loss: HEX, or None for the method alone.
-        alpha: HEX's share, in [0, 1].
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        settings: See :class:`hex_ssl.train.methods.settings.BYOLSettings`.
+        **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.
 
     Source:
         "Bootstrap your own latent" (Grill et al. 2020, arXiv 2006.07733).
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = BYOL(SmallResNet(in_channels=1, width=8), feature_dim=32, hidden_dim=64, output_dim=16)
+        >>> method = BYOL(SmallResNet(in_channels=1, width=8), feature_dim=32)
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = BYOLSettings
 
     def __init__(
         self,
         backbone: nn.Module,
         feature_dim: int,
-        *,
-        hidden_dim: int = 4096,
-        output_dim: int = 256,
-        predictor_dim: int = 4096,
-        momentum: float = 0.996,
-        final_momentum: float = 1.0,
-        hex_loss: HexLoss | None = None,
-        alpha: float = 0.1,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        settings: BYOLSettings | None = None,
+        **shared: Unpack[SharedBeside],
     ) -> None:
-        super().__init__(backbone, hex_loss, alpha, optimizer, superclasses)
-        self.projector = mlp(feature_dim, hidden_dim, output_dim)
-        self.predictor = mlp(output_dim, predictor_dim, output_dim)
-        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
+        super().__init__(backbone, **shared)
+        settings = settings or BYOLSettings()
+        self.projector = mlp(feature_dim, settings.hidden_dim, settings.output_dim)
+        self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
+        self.momentum_encoder = MomentumEncoder(self._online, settings.momentum, settings.final_momentum)
         self.loss = BYOLLoss()
 
     @property

@@ -14,6 +14,9 @@ def mlp(
 ) -> nn.Sequential:
     """Linear layers with ReLU between them.
 
+    Unlike torchvision's MLP it has no dropout, which counts as a layer in the names of the weights, and may have a norm
+    at its output.
+
     Args:
         *dims: Width of the input, of the hidden layers, of the output.
         batch_norm: Whether each hidden layer has batch norm before its ReLU.

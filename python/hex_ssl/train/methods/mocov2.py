@@ -1,16 +1,19 @@
 """MoCo v2, with HEX in place of its loss."""
 
+from typing import Any, Unpack
+
 import torch
 from torch import Tensor, nn
 
-from hex_ssl.losses import HexLoss, MoCoLoss
+from hex_ssl.losses import MoCoLoss
 from hex_ssl.momentum import MomentumEncoder
 from hex_ssl.queue import Queue
 from hex_ssl.statistics import Statistics
-from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.config import LossConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.base import Embeddings, Method, mean_statistics, projection_std, two_views
+from hex_ssl.train.methods.base import Embeddings, Method, Shared, mean_statistics, projection_std, two_views
 from hex_ssl.train.methods.heads import mlp
+from hex_ssl.train.methods.settings import MoCoV2Settings
 
 
 class MoCoV2(Method):
@@ -24,17 +27,9 @@ class MoCoV2(Method):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        hidden_dim: Width of the projector's hidden layer.
-        output_dim: D.
-        queue_size: Rows of each queue.
-        momentum: Of the momentum encoder at the start.
-        final_momentum: At the end.
-        symmetric: Take the mean over both directions, with a queue for each view, as solo-learn ("MoCo v2+"). Otherwise
-            the first view asks and the second answers, as in the paper, at half the cost.
-        temperature: Above 0.
-        hex_loss: HEX, or None for the method alone.
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        settings: See :class:`hex_ssl.train.methods.settings.MoCoV2Settings`.
+        temperature: Temperature of the method's own loss, above 0.
+        **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
 
     Source:
         "Improved Baselines with Momentum Contrastive Learning" (Chen et al. 2020, arXiv 2003.04297); MoCo (He et al.
@@ -42,34 +37,36 @@ class MoCoV2(Method):
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = MoCoV2(SmallResNet(in_channels=1, width=8), feature_dim=32, queue_size=256)
+        >>> settings = MoCoV2Settings(queue_size=256)
+        >>> method = MoCoV2(SmallResNet(in_channels=1, width=8), feature_dim=32, settings=settings)
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = MoCoV2Settings
 
     def __init__(
         self,
         backbone: nn.Module,
         feature_dim: int,
+        settings: MoCoV2Settings | None = None,
         *,
-        hidden_dim: int = 2048,
-        output_dim: int = 128,
-        queue_size: int = 65536,
-        momentum: float = 0.999,
-        final_momentum: float = 0.999,
-        symmetric: bool = False,
         temperature: float = 0.2,
-        hex_loss: HexLoss | None = None,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(backbone, optimizer, superclasses)
-        self.projector = mlp(feature_dim, hidden_dim, output_dim, batch_norm=False)
-        self.momentum_encoder = MomentumEncoder(self._online, momentum, final_momentum)
-        self.queues = nn.ModuleList(Queue(queue_size, output_dim) for _ in range(2 if symmetric else 1))
+        super().__init__(backbone, **shared)
+        settings = settings or MoCoV2Settings()
+        self.projector = mlp(feature_dim, settings.hidden_dim, settings.output_dim, batch_norm=False)
+        self.momentum_encoder = MomentumEncoder(self._online, settings.momentum, settings.final_momentum)
+        directions = 2 if settings.symmetric else 1
+        self.queues = nn.ModuleList(Queue(settings.queue_size, settings.output_dim) for _ in range(directions))
         self.loss = MoCoLoss(temperature, gather_distributed=True)
-        self.hex_loss = hex_loss
-        self.symmetric = symmetric
+        self.symmetric = settings.symmetric
+
+    @classmethod
+    def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
+        """`hex_loss` and `temperature`: see :meth:`Method.loss_arguments`."""
+        return {**super().loss_arguments(config, epochs), "temperature": config.temperature}
 
     @property
     def _online(self) -> nn.Module:
@@ -89,7 +86,7 @@ class MoCoV2(Method):
         for query, key, queue in zip(queries, keys, self._queues(), strict=True):
             losses.append(self._direction(query, key, queue, batch))
             statistics.append(self._statistics_of_hex())
-        self._figures = {
+        self.figures = {
             "projection_std": projection_std(*queries),
             "queue_fill": self._queues()[0].fill,
             "momentum": losses[0].new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
@@ -116,7 +113,7 @@ class MoCoV2(Method):
         negatives = queue.rows.to(queries.dtype)
         if self.hex_loss is None:
             return self.loss(queries, keys, negatives)
-        labels = self.labels_for(self.hex_loss, batch)
+        labels = self.labels_for(batch)
         return self.hex_loss.against_keys(
             queries,
             negatives,

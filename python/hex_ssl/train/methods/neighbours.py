@@ -1,49 +1,65 @@
-"""The contrast of neighbours that NNCLR and All4One share."""
+"""Methods that contrast an image's neighbours: NNCLR and All4One."""
+
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from hex_ssl.losses import HexLoss, NNCLRLoss
-from hex_ssl.train.methods.base import mean_statistics
+from hex_ssl.losses import NNCLRLoss
+from hex_ssl.train.config import LossConfig
+from hex_ssl.train.data.batch import Batch
+from hex_ssl.train.methods.base import Method, Shared, mean_statistics
 
 
-class NeighbourContrast(nn.Module):
-    """Half the loss of each view's neighbours with the other view's predictions.
+class SharedNeighbours(Shared, total=False):
+    """What the constructors of these methods take by name: see :class:`NeighbourContrast`."""
+
+    temperature: float
+
+
+class NeighbourContrast(Method):
+    """A method whose loss contrasts each view's neighbours with the other view's predictions.
 
     Without HEX, and in its warm-up: NNCLR's loss. With HEX: that of SimCLR on the neighbours as first and the
     predictions as second views (HEX supplement, S7.3.2). There both are anchors, and neighbours are also compared with
     neighbours: another loss than NNCLR's, not NNCLR's with a term more. No gradient goes through the neighbours.
 
     Args:
-        temperature: Of NNCLR's loss.
-        hex_loss: HEX, or None.
+        backbone: Images [N, C, H, W] to representations h [N, F].
+        temperature: Temperature of the method's own loss, above 0.
+        **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
     """
 
-    def __init__(self, temperature: float, hex_loss: HexLoss | None) -> None:
-        super().__init__()
+    def __init__(self, backbone: nn.Module, *, temperature: float = 0.1, **shared: Unpack[Shared]) -> None:
+        super().__init__(backbone, **shared)
         self.own_loss = NNCLRLoss(temperature, gather_distributed=True)
-        self.hex_loss = hex_loss
-        self.figures: dict[str, Tensor] = {}
 
-    def forward(
-        self, neighbours1: Tensor, neighbours2: Tensor, p1: Tensor, p2: Tensor, labels: Tensor | None
-    ) -> Tensor:
-        """The loss, 0-d.
+    @classmethod
+    def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
+        """`hex_loss` and `temperature`: see :meth:`Method.loss_arguments`."""
+        return {**super().loss_arguments(config, epochs), "temperature": config.temperature}
+
+    def neighbour_loss(
+        self, neighbours1: Tensor, neighbours2: Tensor, p1: Tensor, p2: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Half the loss of each view's neighbours with the other view's predictions, and HEX's statistics.
 
         Args:
             neighbours1: Nearest neighbours of the first views' projections, [N, D].
             neighbours2: Those of the second views.
             p1: Predictions of the first views, [N, D].
             p2: Those of the second views.
-            labels: For the supervised threshold, [N].
+            batch: The batch, for its labels.
+
+        Returns:
+            The loss, 0-d, and the statistics by name, none without HEX.
         """
         pairs = ((neighbours1, p2), (neighbours2, p1))
-        self.figures = {}
+        labels = self.labels_for(batch)
         if self.hex_loss is None or self.hex_loss.warming_up:
             first, second = (self.own_loss(neighbours.to(p.dtype), p) for neighbours, p in pairs)
-            return (first + second) / 2
+            return (first + second) / 2, {}
         losses, statistics = [], []
         for neighbours, p in pairs:
             losses.append(self.hex_loss(neighbours.to(p.dtype), p, labels=labels))
             statistics.append(self.hex_loss.statistics)
-        self.figures = mean_statistics(statistics)
-        return (losses[0] + losses[1]) / 2
+        return (losses[0] + losses[1]) / 2, mean_statistics(statistics)

@@ -1,17 +1,18 @@
 """NNCLR, with HEX in place of its loss."""
 
+from typing import Unpack
+
 from torch import Tensor, nn
 
-from hex_ssl.losses import HexLoss
 from hex_ssl.queue import Queue
-from hex_ssl.train.config import OptimizerConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.base import Embeddings, Method, projection_std, two_views
+from hex_ssl.train.methods.base import Embeddings, projection_std, two_views
 from hex_ssl.train.methods.heads import mlp
-from hex_ssl.train.methods.neighbours import NeighbourContrast
+from hex_ssl.train.methods.neighbours import NeighbourContrast, SharedNeighbours
+from hex_ssl.train.methods.settings import NNCLRSettings
 
 
-class NNCLR(Method):
+class NNCLR(NeighbourContrast):
     """As SimCLR, but the positive of a view is the nearest neighbour, in a queue, of the other view.
 
     The projector has three layers with batch norm, also on its output; the predictor two with batch norm between. The
@@ -21,14 +22,8 @@ class NNCLR(Method):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        hidden_dim: Width of the projector's hidden layers.
-        output_dim: D.
-        predictor_dim: Width of the predictor's hidden layer.
-        queue_size: Rows of the queue.
-        temperature: Above 0.
-        hex_loss: HEX, or None for the method alone.
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        settings: See :class:`hex_ssl.train.methods.settings.NNCLRSettings`.
+        **shared: `temperature`, `hex_loss`, `optimizer` and `superclasses`, see :class:`NeighbourContrast`.
 
     Source:
         "With a Little Help from My Friends" (Dwibedi et al. 2021, arXiv 2104.14548).
@@ -36,30 +31,28 @@ class NNCLR(Method):
     Example:
         >>> import torch
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = NNCLR(SmallResNet(in_channels=1, width=8), feature_dim=32, queue_size=256)
+        >>> settings = NNCLRSettings(queue_size=256)
+        >>> method = NNCLR(SmallResNet(in_channels=1, width=8), feature_dim=32, settings=settings)
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = NNCLRSettings
 
     def __init__(
         self,
         backbone: nn.Module,
         feature_dim: int,
-        *,
-        hidden_dim: int = 2048,
-        output_dim: int = 256,
-        predictor_dim: int = 4096,
-        queue_size: int = 98304,
-        temperature: float = 0.1,
-        hex_loss: HexLoss | None = None,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        settings: NNCLRSettings | None = None,
+        **shared: Unpack[SharedNeighbours],
     ) -> None:
-        super().__init__(backbone, optimizer, superclasses)
-        self.projector = mlp(feature_dim, hidden_dim, hidden_dim, output_dim, output_norm="affine")
-        self.predictor = mlp(output_dim, predictor_dim, output_dim)
-        self.queue = Queue(queue_size, output_dim)
-        self.contrast = NeighbourContrast(temperature, hex_loss)
+        super().__init__(backbone, **shared)
+        settings = settings or NNCLRSettings()
+        self.projector = mlp(
+            feature_dim, settings.hidden_dim, settings.hidden_dim, settings.output_dim, output_norm="affine"
+        )
+        self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
+        self.queue = Queue(settings.queue_size, settings.output_dim)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
         """p1, p2, z1, z2; no gradient goes through z1 and z2 beside that through the predictions."""
@@ -70,14 +63,12 @@ class NNCLR(Method):
         """See :meth:`Method.compute_loss`."""
         p1, p2, z1, z2 = embeddings
         (neighbours1, found), (neighbours2, _) = (self.queue.neighbours(z) for z in (z1, z2))
-        hex_loss = self.contrast.hex_loss
-        labels = None if hex_loss is None else self.labels_for(hex_loss, batch)
-        loss: Tensor = self.contrast(neighbours1[:, 0], neighbours2[:, 0], p1, p2, labels)
-        self._figures = {
+        loss, statistics = self.neighbour_loss(neighbours1[:, 0], neighbours2[:, 0], p1, p2, batch)
+        self.figures = {
             "projection_std": projection_std(z1, z2),
             "neighbour_purity": neighbour_purity(found[:, 0], batch.labels),
             "queue_fill": self.queue.fill,
-            **self.contrast.figures,
+            **statistics,
         }
         return loss
 

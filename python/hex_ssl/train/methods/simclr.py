@@ -1,13 +1,17 @@
 """SimCLR, with NT-Xent or with a loss in its place: HEX, HCL, DCL."""
 
+from typing import Any, Unpack
+
 import torch
 from torch import Tensor, nn
 
 from hex_ssl.losses import HexLoss, NTXentLoss
-from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.train.config import LossConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.base import Embeddings, Method, mean_statistics, projection_std
+from hex_ssl.train.methods.base import Embeddings, Method, Shared, mean_statistics, projection_std
 from hex_ssl.train.methods.heads import mlp
+from hex_ssl.train.methods.losses import build_loss
+from hex_ssl.train.methods.settings import SimCLRSettings
 
 
 class SimCLR(Method):
@@ -18,37 +22,47 @@ class SimCLR(Method):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        loss: Called as `loss(z1, z2)` with projections [N, D]: any of `hex_ssl.losses`, or one like them. HexLoss is
-            also told the labels, which its supervised threshold alone reads, and the epoch. None: NT-Xent.
-        hidden_dim: Width of the projector's hidden layer.
-        output_dim: D.
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        settings: See :class:`hex_ssl.train.methods.settings.SimCLRSettings`.
+        loss: In place of NT-Xent, called as `loss(z1, z2)` with projections [N, D]: HCL, DCL, or one like them, but
+            HEX, which is `hex_loss`. None: NT-Xent with a temperature of 0.1.
+        **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
+
+    Raises:
+        ValueError: `loss` is HEX, or stands beside `hex_loss`.
 
     Source:
         "A Simple Framework for Contrastive Learning of Visual Representations" (Chen et al. 2020, arXiv 2002.05709).
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = SimCLR(SmallResNet(in_channels=1, width=8), feature_dim=32, loss=HexLoss(temperature=0.1))
+        >>> method = SimCLR(SmallResNet(in_channels=1, width=8), feature_dim=32, hex_loss=HexLoss(temperature=0.1))
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = SimCLRSettings
 
     def __init__(
         self,
         backbone: nn.Module,
         feature_dim: int,
-        loss: nn.Module | None = None,
+        settings: SimCLRSettings | None = None,
         *,
-        hidden_dim: int = 2048,
-        output_dim: int = 128,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        loss: nn.Module | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(backbone, optimizer, superclasses)
-        self.projector = mlp(feature_dim, hidden_dim, output_dim, batch_norm=False)
+        super().__init__(backbone, **shared)
+        settings = settings or SimCLRSettings()
+        if isinstance(loss, HexLoss) or (loss is not None and self.hex_loss is not None):
+            raise ValueError(f"expected HEX as `hex_loss`, and no other `loss` beside it, but got {loss} as `loss`")
+        self.projector = mlp(feature_dim, settings.hidden_dim, settings.output_dim, batch_norm=False)
         self.loss = NTXentLoss(temperature=0.1, gather_distributed=True) if loss is None else loss
+
+    @classmethod
+    def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
+        """`hex_loss`, or without HEX `loss`: see :meth:`Method.loss_arguments`."""
+        loss = build_loss(config, epochs)
+        return {"hex_loss" if isinstance(loss, HexLoss) else "loss": loss}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
         """Projections of each view; all views go through the backbone as one batch, as in the authors' code."""
@@ -58,10 +72,10 @@ class SimCLR(Method):
     def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """See :meth:`Method.compute_loss`."""
         loss: Tensor
-        if isinstance(self.loss, HexLoss):
-            loss = self.loss(*embeddings, labels=self.labels_for(self.loss, batch))
+        if self.hex_loss is None:
+            loss, statistics = self.loss(*embeddings), getattr(self.loss, "statistics", None)
         else:
-            loss = self.loss(*embeddings)
-        seen = mean_statistics([getattr(self.loss, "statistics", None)])
-        self._figures = {"projection_std": projection_std(*embeddings), **seen}
+            loss = self.hex_loss(*embeddings, labels=self.labels_for(batch))
+            statistics = self.hex_loss.statistics
+        self.figures = {"projection_std": projection_std(*embeddings), **mean_statistics([statistics])}
         return loss

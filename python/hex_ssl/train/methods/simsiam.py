@@ -1,15 +1,15 @@
 """SimSiam, with HEX beside its loss."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from hex_ssl.losses import HexLoss, SimSiamLoss
-from hex_ssl.train.config import OptimizerConfig
+from hex_ssl.losses import SimSiamLoss
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods.base import Embeddings, two_views
-from hex_ssl.train.methods.beside import BesideHex
+from hex_ssl.train.methods.beside import BesideHex, SharedBeside
 from hex_ssl.train.methods.heads import mlp
+from hex_ssl.train.methods.settings import SimSiamSettings
 
 
 class SimSiam(BesideHex):
@@ -23,13 +23,8 @@ class SimSiam(BesideHex):
     Args:
         backbone: Images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
-        hidden_dim: Width of the projector's hidden layers.
-        output_dim: D.
-        predictor_dim: Width of the predictor's hidden layer.
-        hex_loss: HEX, or None for the method alone.
-        alpha: HEX's share, in [0, 1].
-        optimizer: The optimizer and its schedule.
-        superclasses: See :class:`Method`.
+        settings: See :class:`hex_ssl.train.methods.settings.SimSiamSettings`.
+        **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.
 
     Source:
         "Exploring Simple Siamese Representation Learning" (Chen and He 2021, arXiv 2011.10566).
@@ -37,28 +32,26 @@ class SimSiam(BesideHex):
     Example:
         >>> import torch
         >>> from hex_ssl.train.backbones import SmallResNet
-        >>> method = SimSiam(SmallResNet(in_channels=1, width=8), feature_dim=32, hidden_dim=64, output_dim=64)
+        >>> method = SimSiam(SmallResNet(in_channels=1, width=8), feature_dim=32)
         >>> method(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 32])
     """
+
+    settings_class = SimSiamSettings
 
     def __init__(
         self,
         backbone: nn.Module,
         feature_dim: int,
-        *,
-        hidden_dim: int = 2048,
-        output_dim: int = 2048,
-        predictor_dim: int = 512,
-        hex_loss: HexLoss | None = None,
-        alpha: float = 0.1,
-        optimizer: OptimizerConfig | None = None,
-        superclasses: Tensor | None = None,
+        settings: SimSiamSettings | None = None,
+        **shared: Unpack[SharedBeside],
     ) -> None:
-        super().__init__(backbone, hex_loss, alpha, optimizer, superclasses)
+        super().__init__(backbone, **shared)
+        settings = settings or SimSiamSettings()
         # The batch norms take away any bias before them.
-        self.projector = mlp(feature_dim, hidden_dim, hidden_dim, output_dim, bias=False, output_norm="plain")
-        self.predictor = mlp(output_dim, predictor_dim, output_dim)
+        dims = (feature_dim, settings.hidden_dim, settings.hidden_dim, settings.output_dim)
+        self.projector = mlp(*dims, bias=False, output_norm="plain")
+        self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
         self.loss = SimSiamLoss()
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:

@@ -269,14 +269,13 @@ def check_losses(experiment: Experiment) -> None:
     Raises:
         ValueError: The message names the row.
     """
-    from hex_ssl.train.methods.build import build_hex_loss, build_loss
+    from hex_ssl.train.methods.build import method_class
 
     for scale in experiment.scales:
         for group, row, dataset in experiment.cells(scale):
             config = experiment.config(scale, group.name, row.name, dataset.name)
-            build = build_loss if config.method.name == "simclr" else build_hex_loss
             try:
-                build(config.loss, config.run.epochs)
+                method_class(config.method.name).loss_arguments(config.loss, config.run.epochs)
             except ValueError as error:
                 place = f"groups.{group.name}.rows.{row.name}, scale {scale}"
                 raise ValueError(f"{experiment.name}: {place}: {error}") from error

@@ -17,6 +17,28 @@ FORMAT = 1
 LATER = {"data.level", "run.weights"}
 """Settings that are younger than the first results: left out where they are None, so that results keep their names."""
 
+FIRST_METHOD_SETTINGS = (
+    "hidden_dim",
+    "output_dim",
+    "predictor_dim",
+    "queue_size",
+    "momentum",
+    "final_momentum",
+    "symmetric",
+    "lamb",
+    "scale",
+    "sync_statistics",
+    "sim_weight",
+    "var_weight",
+    "cov_weight",
+    "half_variance",
+    "neighbours",
+    "attention_temperature",
+    "positional_axis",
+    "transformer_learning_rate",
+)
+"""What `method` held in the first results, None where it was another method's: so results keep their names."""
+
 Record = dict[str, Any]
 
 
@@ -68,8 +90,9 @@ def key_of(description: Mapping[str, Any]) -> str:
         'simclr-own-seed0-'
     """
     config = description["config"]
+    config = {**config, "method": {**dict.fromkeys(FIRST_METHOD_SETTINGS), **config["method"]}}
     loss = config["loss"]["base"] if config["loss"]["hex"] == "off" else f"hex-{config['loss']['hex']}"
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps({**description, "config": config}, sort_keys=True).encode()).hexdigest()[:12]
     return f"{config['method']['name']}-{loss}-seed{config['run']['seed']}-{digest}"
 
 

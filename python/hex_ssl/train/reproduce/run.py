@@ -1,6 +1,5 @@
 """One run: pretraining, evaluation, and the file with its figures."""
 
-import fcntl
 import os
 import platform
 import shutil
@@ -23,6 +22,7 @@ from hex_ssl.train.run_folder import BACKBONE, CHECKPOINTS, last_checkpoint, pac
 
 with train_extra():
     import pyarrow.parquet as pq
+    from filelock import FileLock, Timeout
 
 FIGURES = ("top1", "top5", "superclass_top1", "superclass_top5")
 
@@ -139,9 +139,9 @@ def _budget(run: Run) -> dict[str, int | str]:
 def _claimed(lock: Path) -> Iterator[None]:
     """The run for this process alone; the system lets go of it however the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(lock.stem) from error
+    try:
+        held = FileLock(lock, timeout=0, thread_local=False, fallback_to_soft=False).acquire()
+    except Timeout as error:
+        raise BusyError(lock.stem) from error
+    with held:
         yield

@@ -205,14 +205,13 @@ def _split(images: Images, split: str) -> str:
 
 def _protocols(plan: Plan) -> list[str]:
     """How the metrics of the table were taken."""
-    from hex_ssl.train.evaluate.settings import LEARNING_RATES, KNNSettings, ProbeSettings
+    from hex_ssl.train.evaluate.settings import KNNSettings, ProbeSettings
 
     shown = {metric.split(".")[0] for metric in plan.experiment.metrics}
     found = []
     if "probe" in shown:
         probe = ProbeSettings(**plan.scale.evaluation["probe"])
-        methods = dict.fromkeys(job.config.method.name for job in plan.jobs)
-        rates = [probe.learning_rate or LEARNING_RATES[method] for method in methods]
+        rates = dict.fromkeys(probe.learning_rate or job.config.method.probe_learning_rate for job in plan.jobs)
         found += [replace(probe, learning_rate=rate).describe() for rate in rates]
     if "knn" in shown:
         found.append(KNNSettings(**plan.scale.evaluation["knn"]).describe())

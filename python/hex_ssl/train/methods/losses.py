@@ -1,0 +1,92 @@
+"""From configuration to losses: what HEX is, and what SimCLR minimises."""
+
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl.thresholds import NAMED, CosineThreshold, FixedThreshold, Threshold
+from hex_ssl.train.config import LossConfig
+
+
+def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
+    """The threshold strategy of a configuration.
+
+    Args:
+        config: Its name, `hex`, and arguments.
+        epochs: Those of the run: over so many the cosine falls unless its `max_epochs` says otherwise.
+
+    Raises:
+        ValueError: `loss.hex` is "off", or `loss.threshold_arguments` has a key that the strategy does not know, or
+            lacks one that it needs.
+
+    Example:
+        >>> build_threshold(LossConfig(hex="adaptive", threshold_arguments={"quantile": 0.95}))
+        AdaptiveThreshold(quantile=0.95)
+    """
+    if config.hex == "off":
+        raise ValueError('expected `loss.hex` to name a threshold, but got "off"')
+    strategy = FixedThreshold if config.hex == "fixed" else NAMED[config.hex]
+    known = [field.name for field in fields(strategy)]  # type: ignore[arg-type]  # each strategy is a dataclass
+    arguments: dict[str, Any] = dict(config.threshold_arguments)
+    unknown = sorted(arguments.keys() - set(known))
+    if unknown:
+        raise ValueError(f"expected `loss.threshold_arguments` of {config.hex} to be among {known}, but got {unknown}")
+    if strategy is CosineThreshold and epochs is not None:
+        arguments.setdefault("max_epochs", epochs)
+    try:
+        return strategy(**arguments)
+    except TypeError as error:
+        raise ValueError(f"`loss.threshold_arguments` of {config.hex}: {error}") from error
+
+
+def build_hex_loss(config: LossConfig, epochs: int | None = None) -> HexLoss | None:
+    """HEX of a configuration, over all processes there are; None where it is off.
+
+    Args:
+        config: The loss.
+        epochs: Those of the run.
+
+    Example:
+        >>> build_hex_loss(LossConfig(hex="fixed", threshold_arguments={"value": 0.9})).threshold
+        FixedThreshold(value=0.9, scale='minmax')
+    """
+    if config.hex == "off":
+        return None
+    return HexLoss(
+        config.temperature,
+        threshold=build_threshold(config, epochs),
+        formulation=config.formulation,
+        beta=config.beta,
+        tau_plus=config.tau_plus,
+        warmup_epochs=config.warmup_epochs,
+        gather_distributed=True,
+    )
+
+
+def build_loss(config: LossConfig, epochs: int | None = None) -> nn.Module:
+    """SimCLR's loss of a configuration: HEX, or without it NT-Xent, HCL or DCL, over all processes there are.
+
+    Args:
+        config: The loss.
+        epochs: Those of the run.
+
+    Returns:
+        A module called as `loss(z1, z2)`, HEX also with `labels=`.
+
+    Raises:
+        ValueError: `loss.base` is not "own" beside HEX.
+
+    Example:
+        >>> type(build_loss(LossConfig(base="dcl"))).__name__
+        'DCLLoss'
+    """
+    hex_loss = build_hex_loss(config, epochs)
+    if hex_loss is not None:
+        if config.base != "own":
+            raise ValueError(f'expected `loss.base` to be "own" where `loss.hex` is not "off", but got "{config.base}"')
+        return hex_loss
+    if config.base == "hcl":
+        return HCLLoss(config.temperature, config.beta, config.tau_plus, gather_distributed=True)
+    return {"own": NTXentLoss, "dcl": DCLLoss}[config.base](config.temperature, gather_distributed=True)
