@@ -170,7 +170,7 @@ def test_opcheck(name: str, reduction: str, monkeypatch: pytest.MonkeyPatch) -> 
     utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
     # The last one calls NaN, the threshold where labels decide, unequal to itself.
     utilities += [] if name == "apart" else ["test_aot_dispatch_dynamic"]
-    torch.library.opcheck(torch.ops.hex_ssl.train.evaluate.default, inputs, test_utils=utilities)
+    torch.library.opcheck(torch.ops.hex_ssl.evaluate.default, inputs, test_utils=utilities)
 
 
 @fused

@@ -126,9 +126,11 @@ def by_rust(case: Case) -> Found:
 
 def by_composite(case: Case) -> Found:
     """By `composite.formula`."""
-    settings = ("cosine", 0.0, case.formulation, case.beta, case.tau_plus, case.temperature, "mean", True)
-    operands = Operands([], *[None] * 8, 0, *settings)
-    sums = composite.Sums(*(torch.tensor([[each]], dtype=torch.float64) for each in case.sums()))
+    settings = ("cosine", 0.0, case.formulation, case.beta, case.tau_plus, case.temperature, "mean", False, True)
+    operands = Operands([], *[None] * 9, 0, *settings)
+    *of_negatives, count = case.sums()
+    similarity = 0.0  # of the hierarchical negatives: SupCon alone asks for it
+    sums = composite.Sums(*(torch.tensor([[each]], dtype=torch.float64) for each in (*of_negatives, similarity, count)))
     found = composite.formula(operands, sums, torch.tensor([case.positives], dtype=torch.float64))
     floored = found.at_floor.item() * len(case.positives)
     factors = (found.global_.item(), found.weighted.item(), found.weights.item())

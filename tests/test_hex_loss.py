@@ -234,8 +234,8 @@ def test_views_among_other_keys(
 
     def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
         loss, statistics, *_ = ops.evaluate(
-            list(anchors.chunk(views)), keys, None, None, None, labels, key_labels, None, None, offset,
-            threshold, value, formulation, settings.beta, settings.tau_plus, settings.temperature, "mean", True,
+            list(anchors.chunk(views)), keys, None, None, None, labels, key_labels, None, None, None, offset,
+            threshold, value, formulation, settings.beta, settings.tau_plus, settings.temperature, "mean", False, True,
         )  # fmt: skip
         return loss, Statistics(*statistics.tolist())
 

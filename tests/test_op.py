@@ -36,11 +36,12 @@ def op_arguments(
         "key_labels",
         "threshold",
         "weights",
+        "temperature",
     )
     value = {"adaptive": 0.9, "labels": 0.0}.get(rule, 0.3)
     return (
         views, *(given.get(name) for name in tensors), given.get("offset", 0),
-        rule, value, formulation, 1.0, 0.1, 0.2, reduction, True,
+        rule, value, formulation, 1.0, 0.1, 0.2, reduction, given.get("towers", False), True,
     )  # fmt: skip
 
 
@@ -61,6 +62,12 @@ def op_cases() -> dict[str, tuple[Any, ...]]:
         "index": op_arguments(
             [z1], keys=keys, positive_index=torch.arange(12)[:, None], ignored_index=torch.arange(12).roll(1)
         ),
+        "temperature": op_arguments([z1, z2], temperature=torch.tensor(0.2, dtype=torch.float64, requires_grad=True)),
+        "temperature, none": op_arguments(
+            [z1, z2], reduction="none", temperature=torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+        ),
+        "towers": op_arguments([z1, z2], towers=True),
+        "supervised": op_arguments([z1, z2], rule="labels", formulation="supervised", anchor_labels=labels),
         "float32": op_arguments([z1.detach().float().requires_grad_(), z2.detach().float()]),
         "bfloat16": op_arguments([z1.detach().bfloat16().requires_grad_(), z2.detach().bfloat16().requires_grad_()]),
     }
@@ -71,8 +78,8 @@ def op_cases() -> dict[str, tuple[Any, ...]]:
 def test_opcheck(case: str, backend: str) -> None:
     utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
     # The last one calls NaN, the threshold where labels decide, unequal to itself.
-    utilities += ["test_aot_dispatch_dynamic"] if case != "labels" else []
-    torch.library.opcheck(torch.ops.hex_ssl.train.evaluate.default, op_cases()[case], test_utils=utilities)
+    utilities += ["test_aot_dispatch_dynamic"] if case not in ("labels", "supervised") else []  # NaN: no threshold
+    torch.library.opcheck(torch.ops.hex_ssl.evaluate.default, op_cases()[case], test_utils=utilities)
 
 
 @of_fake_tensors
