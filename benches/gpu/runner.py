@@ -1,0 +1,122 @@
+"""Runs steps one after the other, each a process with a time limit, within a budget for all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu import records
+
+BENCHES = Path(__file__).parents[1]
+ROOT = BENCHES.parent
+TAIL = 3000
+"""Characters that are kept of what a failed step printed."""
+GRACE = 5.0
+"""Seconds for a killed process to go; one that hangs in the driver is left behind."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A program of a call.
+
+    Attributes:
+        name: Of its results.
+        command: A module, and its arguments.
+        limit: Seconds after which it is ended.
+        least: It is not begun with fewer seconds left.
+        environment: Variables of its own.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    least: float = 8.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner:
+    """One call.
+
+    Args:
+        folder: Where the results go: `results.jsonl`, and `log.txt` with what the steps printed.
+        seconds: The budget for all steps.
+        environment: Variables of every step.
+        after: Called after each step, to write the table anew.
+    """
+
+    def __init__(
+        self, folder: Path, seconds: float, environment: Mapping[str, str], after: Callable[[], object] = lambda: None
+    ) -> None:
+        self.end, self.environment, self.after = time.monotonic() + seconds, environment, after
+        self.results, self.log = folder / "results.jsonl", folder / "log.txt"
+
+    def run(self, steps: Sequence[Step]) -> bool:
+        """Runs the steps in order; whether all were done. Those that no time is left for are written down, too."""
+        done = [self._run(step) for step in steps]
+        return all(done)
+
+    def _run(self, step: Step) -> bool:
+        begun, left = time.time(), self.end - time.monotonic()
+        allowed = min(step.limit, left - GRACE)
+        if allowed < min(step.least, step.limit):
+            status, reason = "skipped", f"{max(0.0, left):.0f} seconds left"
+        else:
+            written = self._written(step)
+            status, reason = self._process(step, allowed)
+            if status == "done" and self._written(step) == written:
+                status, reason = "nothing written", ""
+        seconds = round(time.time() - begun, 1)
+        record = {"status": status, "reason": reason, "begun": begun, "seconds": seconds, "limit": round(allowed, 1)}
+        records.append(self.results, {"step": step.name, "kind": "step", **record})
+        print(f"{step.name}: {status} ({seconds} s)", flush=True)
+        self.after()
+        return status == "done"
+
+    def _written(self, step: Step) -> int:
+        return sum(record["step"] == step.name for record in records.read(self.results))
+
+    def _process(self, step: Step, allowed: float) -> tuple[str, str]:
+        """How it ended in a word, and what it said last where that was not well."""
+        environment = {**os.environ, **self.environment, **step.environment}
+        environment |= {
+            records.RESULTS: str(self.results.resolve()),
+            records.STEP: step.name,
+            records.DEADLINE: str(time.time() + allowed),
+            "PYTHONPATH": os.pathsep.join([str(BENCHES), str(ROOT / "python"), str(ROOT)]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self.log.open("a+", errors="replace") as log:
+            log.write(f"===== {step.name}\n")
+            log.flush()
+            start = log.tell()
+            command = [sys.executable, "-m", *step.command]
+            # A session of its own: its own children end with it.
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                code: int | None = process.wait(allowed)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _end(process)
+            log.seek(start)
+            said = log.read()[-TAIL:].strip()
+        if code is None:
+            return "time limit", said
+        if code < 0:
+            return signal.Signals(-code).name, said
+        return ("done", "") if code == 0 else ("failed", said)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process, and what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
