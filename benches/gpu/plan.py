@@ -41,6 +41,10 @@ REPEATED = {"agreement float16", "agreement, all sizes", "peers 512", "peers 327
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 
 
+REHEARSED_VARIANTS = ("columns-32", "no-products")
+"""One that computes the same, and one that does not."""
+
+
 def wgmma_steps() -> list[Step]:
     """The kernels of sm_90a and of mma.sync, each in processes of its own; or one that says that there is no choice."""
     if not wgmma.is_there():
@@ -59,9 +63,7 @@ def speed(rehearse: bool, data: str | None) -> list[Step]:
     """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
     from gpu.variants import VARIANTS
 
-    names = [variant.name for variant in VARIANTS]
-    if rehearse:  # one of each sort is prepared
-        names = [names[0], "no-products", "wgmma"]
+    names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
     return [
         Step("machine", ("gpu.machine",), 25),
         *(Step(f"variant {name}", ("gpu.speed", name), 25) for name in names),

@@ -30,14 +30,12 @@ Kernel = tuple[str, bool, int]
 
 
 def nvrtc() -> str:
-    """The version of NVRTC that the extension has found."""
+    """The version of NVRTC that the extension has found, or why there is none."""
     try:
         _core.cuda_cubin((99, 0), 32, "bfloat16", False)
-    except RuntimeError as error:
-        found = re.search(r"NVRTC (\d+\.\d+)", str(error))
-        if found:
-            return found.group(1)
-        raise
+    except RuntimeError as error:  # it knows no such GPU, and says so with its version
+        found = re.match(r"NVRTC (\d+\.\d+) has no code", str(error))
+        return found.group(1) if found else str(error)
     raise RuntimeError("expected compute capability 99.0 to be unknown to NVRTC")
 
 

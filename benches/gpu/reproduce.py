@@ -25,35 +25,40 @@ def scales() -> tuple[str, ...]:
 
 
 def runs(folder: Path) -> None:
-    """Each small JSON file of the results."""
+    """What the runs left: each small JSON file, and the last line of each file of metrics."""
     for path in sorted(folder.rglob("*.json")):
         if path.stat().st_size < 1 << 16:
             emit("run", file=str(path.relative_to(folder)), content=json.loads(path.read_text()))
+    for path in sorted(folder.rglob("metrics.jsonl")):
+        lines = path.read_text().splitlines()
+        if lines:
+            emit("run", file=str(path.relative_to(folder)), content=json.loads(lines[-1]))
 
 
-def train(scale: str, data: str | None, folder: Path) -> None:
+def train(scale: str, folder: Path, *options: str) -> None:
     """The experiment, interrupted as by Ctrl-C when time is over."""
     command = [sys.executable, "-c", "from hex_ssl.cli import main; raise SystemExit(main())", "reproduce", "cifar100"]
-    command += ["--scale", scale, "--out", str(folder), *([] if data is None else ["--data", data])]
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | {"HEX_SSL_BACKEND": "auto"})
+    command += ["--scale", scale, "--out", str(folder), *options]
+    process = subprocess.Popen(command, env=os.environ | {"HEX_SSL_BACKEND": "auto"})
     try:
         process.wait(max(1.0, left() - MARGIN))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         process.wait(MARGIN)
-    emit("note", text=f"reproduce cifar100 --scale {scale}: exit {process.returncode}")
+    emit("note", text=f"hex-ssl reproduce cifar100 --scale {scale}: exit {process.returncode}")
     runs(folder)
 
 
 def main(data: str | None) -> None:
-    """Trains where there are a scale, and images."""
-    if "gpu" not in scales():
-        emit("note", text="this version has no `hex-ssl reproduce cifar100 --scale gpu`: nothing was trained")
-    elif data is None or REHEARSAL:
-        emit("note", text="no CIFAR-100 was given (--data): nothing was trained")
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            train("gpu", data, Path(folder))
+    """Trains where there is such a scale; without images it is hex-ssl that says so."""
+    options = [] if data is None else ["--data", data]
+    with tempfile.TemporaryDirectory() as folder:
+        if REHEARSAL:
+            train("smoke", Path(folder), "--list")
+        elif "gpu" in scales():
+            train("gpu", Path(folder), *options)
+        else:
+            emit("note", text="this version has no `hex-ssl reproduce cifar100 --scale gpu`: nothing was trained")
 
 
 if __name__ == "__main__":

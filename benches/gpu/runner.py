@@ -14,6 +14,8 @@ from gpu import records
 
 BENCHES = Path(__file__).parents[1]
 ROOT = BENCHES.parent
+PATHS = (str(BENCHES), str(ROOT / "python"), str(ROOT))
+"""Where the steps' modules, the package and its tests are."""
 TAIL = 3000
 """Characters that are kept of what a failed step printed."""
 GRACE = 5.0
@@ -87,7 +89,7 @@ class Runner:
             records.RESULTS: str(self.results.resolve()),
             records.STEP: step.name,
             records.DEADLINE: str(time.time() + allowed),
-            "PYTHONPATH": os.pathsep.join([str(BENCHES), str(ROOT / "python"), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [*PATHS, os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
         }
         with self.log.open("a+", errors="replace") as log:

@@ -139,6 +139,15 @@ def prepare(variant: Variant, built: Path, folder: Path, capabilities: Sequence[
     (to / MADE_FROM).write_text(json.dumps(prepared.ingredients()))
 
 
+def pretend(folder: Path, names: Sequence[str]) -> None:
+    """The installed extension in place of variants, for a rehearsal."""
+    for name in names:
+        to = folder / VARIANTS_FOLDER / name
+        to.mkdir(parents=True)
+        shutil.copy(ROOT / "python" / "hex_ssl" / EXTENSION, to / EXTENSION)
+        (to / MADE_FROM).write_text(json.dumps(prepared.ingredients()))
+
+
 def problem(variant: Variant, folder: Path) -> str:
     """Why a variant cannot be measured; empty where it can."""
     made_from = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
