@@ -10,7 +10,6 @@ A call writes `results.jsonl` (a line for each result, at once), `report.md` (a 
 """
 
 import argparse
-import os
 import shutil
 import signal
 import subprocess
@@ -58,8 +57,10 @@ def environment(asked: argparse.Namespace) -> dict[str, str]:
     """Of every step."""
     prepared = asked.prepared.resolve()
     found = {"HEX_SSL_CACHE": str(prepared / "cubins"), "GPU_CHECK_PREPARED": str(prepared)}
+    found["HEX_SSL_BACKEND"] = "cuda"  # nothing falls back unseen
     if asked.rehearse:
-        found |= {records.REHEARSE: "1", "HEX_SSL_GPU_REHEARSAL": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        found |= {"HEX_SSL_BACKEND": "cpu", "HEX_SSL_GPU_REHEARSAL": "cpu", "TRITON_INTERPRET": "1"}
+        found |= {records.REHEARSE: "1", "CUDA_VISIBLE_DEVICES": ""}
     return found
 
 
@@ -96,16 +97,10 @@ def call(asked: argparse.Namespace) -> int:
 
 def prepare(asked: argparse.Namespace) -> int:
     """Compiles all kernels that the calls need, and builds the variants; 1 where something is left out."""
-    from gpu import prepared, variants, wgmma
+    from gpu import prepared, variants
 
-    failed = []
-    for setting in wgmma.settings():
-        os.environ |= setting
-        prepared.compile_all(asked.prepared / prepared.CUBINS, asked.capabilities, prepared.KERNELS)
-        for name in setting:
-            del os.environ[name]
-    if not asked.no_variants:
-        failed = variants.prepare_all(asked.prepared, WORK, asked.capabilities)
+    prepared.compile_all(asked.prepared / prepared.CUBINS, asked.capabilities, prepared.KERNELS)
+    failed = [] if asked.no_variants else variants.prepare_all(asked.prepared, WORK, asked.capabilities[:1])
     print("\n".join([*failed, f"prepared: {asked.prepared}"]))
     return int(bool(failed))
 
@@ -124,7 +119,9 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("--prepared", type=Path, default=PREPARED, help="the folder that `prepare` filled")
         each.add_argument("--data", help="folder with CIFAR-100, for the training of call 2")
     each = commands.add_parser("prepare")
-    each.add_argument("--capabilities", nargs="+", default=["9.0", "8.0"], help="of the GPUs")
+    each.add_argument(
+        "--capabilities", nargs="+", default=["9.0", "8.0"], help="of the GPUs; variants are for the first alone"
+    )
     each.add_argument("--no-variants", action="store_true", help="the shipped kernels alone")
     each.add_argument("--prepared", type=Path, default=PREPARED)
     return made

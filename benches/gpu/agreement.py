@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ def poisoned() -> Iterator[None]:
     """Memory of `torch.empty` comes filled with NaN."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        if not torch.empty(64, device=DEVICE).isnan().all():
+        first = torch.empty(64, device=DEVICE)
+        if not (first.isnan().all() and first.new_empty(64).isnan().all()):
             raise RuntimeError("expected torch.empty to be filled with NaN, but it is not")
         yield
     finally:
@@ -34,12 +36,8 @@ def poisoned() -> Iterator[None]:
 
 def reference(rows: Tensor) -> Step:
     """By torch's operations in float64."""
-    before = os.environ["HEX_SSL_BACKEND"]
-    os.environ["HEX_SSL_BACKEND"] = "composite"
-    try:
+    with patch.dict(os.environ, HEX_SSL_BACKEND="composite"):
         return step(rows.double())
-    finally:
-        os.environ["HEX_SSL_BACKEND"] = before
 
 
 def errors(found: Step, expected: Step) -> dict[str, float]:

@@ -38,7 +38,7 @@ def read(folder: Path) -> list[tuple[float, list[float]]]:
     """Seconds since 1970, and the numbers behind the timestamp. Lines that are none are left out."""
     path = folder / "clocks.csv"
     rows = []
-    for row in csv.reader(path.open()) if path.exists() else []:
+    for row in csv.reader(path.read_text().splitlines() if path.exists() else []):
         with suppress(ValueError):
             when, *numbers = (each.strip() for each in row)
             rows.append((datetime.strptime(when, "%Y/%m/%d %H:%M:%S.%f").timestamp(), [float(x) for x in numbers]))

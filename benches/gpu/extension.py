@@ -3,12 +3,13 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
+from unittest.mock import patch
 
 NAME = "hex_ssl._core"
 INSTEAD = "GPU_CHECK_EXTENSION"
@@ -34,23 +35,29 @@ def take_the_place() -> None:
         sys.modules[NAME] = load(Path(path))
 
 
-class _Counted:
-    """An extension whose evaluations are counted."""
+class Watched:
+    """An extension whose evaluations are counted, and whose last scratch memory is kept."""
 
     def __init__(self, core: ModuleType) -> None:
         self.core, self.calls = core, 0
+        self.scratch: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.core, name)
 
-    def evaluate(self, *arguments: Any) -> Any:
+    def evaluate(self, call: Any, outputs: Any, scratch: Callable[[int], Any], *others: Any) -> Any:
         """As the extension's."""
+
+        def kept(size: int) -> Any:
+            self.scratch = scratch(size)
+            return self.scratch
+
         self.calls += 1
-        return self.core.evaluate(*arguments)
+        return self.core.evaluate(call, outputs, kept, *others)
 
 
 @contextmanager
-def used(core: ModuleType, environment: Mapping[str, str]) -> Iterator[None]:
+def used(core: ModuleType, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Watched]:
     """hex_ssl computes by `core` for a while, with these variables set.
 
     Raises:
@@ -58,15 +65,8 @@ def used(core: ModuleType, environment: Mapping[str, str]) -> Iterator[None]:
     """
     from hex_ssl import dispatch
 
-    before, counted = dispatch._core, _Counted(core)
-    variables = {name: os.environ.get(name) for name in environment}
-    dispatch._core = counted  # type: ignore[assignment]
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        dispatch._core = before
-        for name, value in variables.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    if not counted.calls:
-        raise RuntimeError("expected the variant to compute, but the installed extension did")
+    watched = Watched(core)
+    with patch.object(dispatch, "_core", watched), patch.dict(os.environ, environment):
+        yield watched
+    if not watched.calls:
+        raise RuntimeError("expected another extension to compute, but the installed one did")

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import torch  # noqa: F401 -- NVRTC comes with it, and the extension finds it so
 
+from gpu import wgmma
 from hex_ssl import _core
 
 CUBINS, MANIFEST = "cubins", "prepared.json"
@@ -55,6 +56,8 @@ def compile_all(folder: Path, capabilities: Iterable[str], kernels: Iterable[Ker
         binary, found = core.cuda_cubin((major, minor), dims, dtype, tf32)
         took = "there already" if found else f"{time.monotonic() - start:.0f} s"
         name = "tf32" if tf32 else dtype
+        if wgmma.compile_ahead(core, (major, minor), dtype, tf32, dims):
+            name += " (and wgmma)"
         print(f"{capability}, {name}, {dims} dimensions: {len(binary) / 1e3:.0f} KB, {took}", flush=True)
 
     with ThreadPoolExecutor(2) as pool:

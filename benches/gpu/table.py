@@ -1,5 +1,6 @@
 """A page of what was found, beside what was predicted."""
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -147,15 +148,14 @@ def counters(results: list[Record]) -> Lines:
 
 
 def training(results: list[Record]) -> Lines:
-    """Steps of a ResNet-18."""
-    rows = [
-        [r["loss"], r["precision"], r["backbone"], r["batch"], number(r["step_ms"]), number(r["images_per_second"])]
-        for r in of(results, "training", what="loop")
-    ]
-    parts = [f"- {name}: {1e3 * seconds:.3g} ms" for r in of(results, "training", what="parts")
-             for name, seconds in r["seconds"].items()]  # fmt: skip
-    runs = [f"- {r['file']}: {str(r['content'].get('metrics', ''))[:300]}" for r in of(results, "run")]
-    return [*grid(["loss", "precision", "backbone", "batch", "step ms", "images/s"], rows), "", *parts, *runs]
+    """A batch through a ResNet-18, and its parts."""
+    rows = [[r["part"], number(r["ms"]), f"{r['images_per_second']:,.0f}"] for r in of(results, "training")]
+    return grid(["part", "ms a batch", "images/s"], rows)
+
+
+def runs(results: list[Record]) -> Lines:
+    """What the training of call 2 has reached."""
+    return grid(["file", "figures"], ([r["file"], json.dumps(r["content"])[:400]] for r in of(results, "run")))
 
 
 def variants(results: list[Record]) -> Lines:
@@ -177,7 +177,8 @@ SECTIONS: dict[str, tuple[str, Callable[[list[Record]], Lines]]] = {
     "variant": ("Variants", variants),
     "test": ("Tests and compute-sanitizer", suite),
     "counters": ("Counters", counters),
-    "training": ("Training", training),
+    "training": ("A training step", training),
+    "run": ("Training", runs),
 }
 
 

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 SETTING = "HEX_SSL_CUDA_WGMMA"
 
@@ -12,9 +13,15 @@ def is_there() -> bool:
     return spec is not None and SETTING.encode() in Path(str(spec.origin)).read_bytes()
 
 
-def settings() -> list[dict[str, str]]:
-    """The environments in which the extension may run other kernels."""
-    return [{SETTING: "0"}, {SETTING: "1"}] if is_there() else [{}]
+def compile_ahead(core: ModuleType, capability: tuple[int, int], dtype: str, tf32: bool, dims: int) -> bool:
+    """The kernels for sm_90a into the cache; whether there are any for such rows."""
+    if capability != (9, 0) or not is_there():
+        return False
+    try:
+        core.cuda_cubin(capability, dims, dtype, tf32, wgmma=True)
+    except ValueError:  # not for such rows
+        return False
+    return True
 
 
 if __name__ == "__main__":

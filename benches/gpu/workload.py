@@ -1,7 +1,6 @@
 """What is computed and how it is timed: the device, rows, losses, a step, a graph of it, medians."""
 
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,6 @@ from gpu.extension import take_the_place
 from gpu.records import REHEARSAL
 
 take_the_place()
-if REHEARSAL:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-os.environ["HEX_SSL_BACKEND"] = "cpu" if REHEARSAL else "cuda"  # nothing falls back unseen
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
