@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,9 +67,8 @@ def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rehearsal]
 def test_a_call_is_rehearsed(call: str, rehearsals: dict[str, Rehearsal]) -> None:
     found = rehearsals[call]
     steps = plan.knowledge(True) if call == "knowledge" else plan.speed(True, None)
-    assert [(record["step"], record["status"]) for record in found.of("step")] == [(s.name, "done") for s in steps], (
-        found.output
-    )
+    ended = {record["step"]: record["status"] for record in found.of("step")}
+    assert ended == {step.name: "done" for step in steps}, found.output
     assert found.status == 0
     assert {path.name for path in found.folder.iterdir()} - {"pretended"} == {
         "results.jsonl", "report.md", "clocks.csv", "log.txt"
@@ -183,6 +183,19 @@ def test_a_step_that_fails_costs_itself_alone(faulty: Path) -> None:
         assert words in page
 
 
+def test_steps_that_run_together(faulty: Path) -> None:
+    steps = [step("work"), *(replace(step(what), together="all") for what in ("crash", "fail", "work")), step("work")]
+    assert not Runner(faulty, 1000, {}).run(steps)
+    results = [
+        (record["step"], record["status"]) for record in records.of(records.read(faulty / "results.jsonl"), "step")
+    ]
+    assert (results[0], results[-1]) == (("work", "done"), ("work", "done"))
+    assert sorted(results[1:-1]) == [("crash", "SIGSEGV"), ("fail", "failed"), ("work", "done")]
+    log = (faulty / "log.txt").read_text()
+    assert log.count("===== work\n") == 3
+    assert "===== fail\nTraceback" in log
+
+
 def test_the_budget_holds(faulty: Path) -> None:
     Runner(faulty, GRACE + 3, {}).run([step("work", 2), step("hang"), step("work"), step("hang", 2)])
     results = list(records.of(records.read(faulty / "results.jsonl"), "step"))
@@ -202,8 +215,7 @@ def test_an_interrupted_call_leaves_its_results(tmp_path: Path) -> None:
         [*command, "--out", out, "--only", "machine", "training"],
         env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    log = out / "log.txt"
-    while not (log.exists() and "===== training" in log.read_text()):
+    while not any(records.of(records.read(out / "results.jsonl"), "step", step="machine")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -283,7 +295,10 @@ def test_targets() -> None:
     clean = [{"kind": "sanitizer", "tool": name, "clean": True} for name in ("memcheck", "racecheck")]
     assert judged([*clean, {"kind": "coverage", "missing": []}], "compute-sanitizer") is True
     assert judged([*clean, {"kind": "coverage", "missing": ["maxima"]}], "compute-sanitizer") is False
+    parts = [{"kind": "coverage", "missing": ["wgmma_sums"]}, {"kind": "coverage", "missing": ["sums"]}]
+    assert judged([*clean, *parts], "compute-sanitizer") is True
     assert judged(clean[:1], "compute-sanitizer") is None
+    assert judged([clean[0], {**clean[1], "clean": None}, parts[0]], "compute-sanitizer") is None
     right = {"kind": "agreement", "dtype": "bfloat16", "rows": 512, "agrees": True, "bits_equal": True}
     assert judged([right], "agreement") is None
     assert judged([right, {**right, "bits_equal": False}], "agreement") is False

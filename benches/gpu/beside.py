@@ -1,4 +1,4 @@
-"""Step: `python -m gpu.beside ROWS`: HexLoss beside everything else that computes it, at one number of rows.
+"""Step: `python -m gpu.beside ROWS...`: HexLoss beside everything else that computes it, at some numbers of rows.
 
 `python -m gpu.beside others`: NT-Xent, HCL, a queue, and float32, each beside its best plain form.
 """
@@ -32,7 +32,7 @@ from peers import (
 
 BYTES_OF_EAGER = 7.8 * 4
 """Peak bytes for each element of the N x N matrix: measured on the CPU."""
-COMPILATION = 45.0
+COMPILATION = 30.0
 """Seconds that a compiler may take: it is not begun with fewer left."""
 
 topk, quantile = {"threshold": threshold_by_topk}, {"threshold": threshold_by_quantile}
@@ -194,7 +194,8 @@ if __name__ == "__main__":
         others()
     else:
         # Triton's interpreter has no arithmetic for bfloat16.
-        rows, dtype = (64, "tf32") if REHEARSAL else (int(sys.argv[1]), "bfloat16")
-        names = sys.argv[2:]
-        peers = [peer for peer in PEERS if applies(peer, rows) and (not names or peer.name in names)]
-        compare(peers, views(rows, dtype), 2e-2, rows=rows, dtype=dtype, shape="")
+        for size, dtype in [("64", "tf32")] if REHEARSAL else [(size, "bfloat16") for size in sys.argv[1:]]:
+            rows = int(size)
+            with precision(dtype):
+                peers = [peer for peer in PEERS if applies(peer, rows)]
+                compare(peers, views(rows, dtype), 2e-2, rows=rows, dtype=dtype, shape="")

@@ -23,7 +23,7 @@ def logged(folder: Path) -> Iterator[None]:
         records.append(folder / "results.jsonl", {"step": "clocks", "kind": "note", "text": "no nvidia-smi here"})
         yield
         return
-    command = [tool, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits", f"-lms={MILLISECONDS}"]
+    command = [tool, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits", f"--loop-ms={MILLISECONDS}"]
     with (folder / "clocks.csv").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:

@@ -24,6 +24,7 @@ METRICS = {
     "smsp__average_warps_issue_stalled_wait_per_issue_active.ratio": "stalled: fixed latency",
 }
 """ncu's names, and ours."""
+SECTIONS = ["--section", "SpeedOfLight", "--section", "MemoryWorkloadAnalysis", "--section", "WarpStateStats"]
 
 
 def counters(output: str) -> list[dict[str, object]]:
@@ -45,11 +46,14 @@ def main(rows: str, **told: object) -> None:
         emit("note", text="no ncu here")
         return
     # The clocks are left as they are.
-    command = [tool, "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base"]
-    command = [tool, "--clock-control", "none", "--csv", "--print-units", "base", "--metrics", ",".join(METRICS)]
-    command += ["--kernel-name", f"regex:^({KERNELS})$", "--launch-count", "12"]
-    code, output = toolbox.run([*command, *toolbox.bare(rows)], 300)
-    launches = counters(output)
+    command = [tool, "--clock-control", "none", "--csv", "--print-units", "base"]
+    command += ["--kernel-name", f"regex:({KERNELS})", "--launch-count", "12"]
+    launches: list[dict[str, object]] = []
+    for chosen in (["--metrics", ",".join(METRICS)], SECTIONS):  # the second where one of the names is not known
+        code, output = toolbox.run([*command, *chosen, *toolbox.bare(rows)], 300)
+        launches = counters(output)
+        if launches:
+            break
     for launch in launches:
         emit("counters", rows=int(rows), **launch, **told)
     if not launches:

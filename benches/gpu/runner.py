@@ -1,14 +1,18 @@
-"""Runs steps one after the other, each a process with a time limit, within a budget for all."""
+"""Runs steps, each a process with a time limit, within a budget for all."""
 
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 
 from gpu import records
 
@@ -32,6 +36,7 @@ class Step:
         limit: Seconds after which it is ended.
         least: It is not begun with fewer seconds left.
         environment: Variables of its own.
+        together: Runs at once with its neighbours that have the same word here: what measures no time.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Step:
     limit: float
     least: float = 8.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    together: str = ""
 
 
 class Runner:
@@ -56,11 +62,35 @@ class Runner:
     ) -> None:
         self.end, self.environment, self.after = time.monotonic() + seconds, environment, after
         self.results, self.log = folder / "results.jsonl", folder / "log.txt"
+        self._lock, self._running = Lock(), set[subprocess.Popen[bytes]]()
 
     def run(self, steps: Sequence[Step]) -> bool:
         """Runs the steps in order; whether all were done. Those that no time is left for are written down, too."""
-        done = [self._run(step) for step in steps]
+        done: list[bool] = []
+        try:
+            for together, group in groupby(steps, lambda step: step.together):
+                if together:
+                    with ThreadPoolExecutor() as pool:
+                        done += self._all(pool, list(group))
+                else:
+                    done += [self._run(step) for step in group]
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         return all(done)
+
+    def _all(self, pool: ThreadPoolExecutor, steps: Sequence[Step]) -> list[bool]:
+        futures = [pool.submit(self._run, step) for step in steps]
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        for process in list(self._running):
+            _end(process)
 
     def _run(self, step: Step) -> bool:
         begun, left = time.time(), self.end - time.monotonic()
@@ -74,9 +104,10 @@ class Runner:
                 status, reason = "nothing written", ""
         seconds = round(time.time() - begun, 1)
         record = {"status": status, "reason": reason, "begun": begun, "seconds": seconds, "limit": round(allowed, 1)}
-        records.append(self.results, {"step": step.name, "kind": "step", **record})
-        print(f"{step.name}: {status} ({seconds} s)", flush=True)
-        self.after()
+        with self._lock:
+            records.append(self.results, {"step": step.name, "kind": "step", **record})
+            print(f"{step.name}: {status} ({seconds} s)", flush=True)
+            self.after()
         return status == "done"
 
     def _written(self, step: Step) -> int:
@@ -92,23 +123,25 @@ class Runner:
             "PYTHONPATH": os.pathsep.join(filter(None, [*PATHS, os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
         }
-        with self.log.open("a+", errors="replace") as log:
-            log.write(f"===== {step.name}\n")
-            log.flush()
-            start = log.tell()
-            command = [sys.executable, "-m", *step.command]
+        command = [sys.executable, "-m", *step.command]
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
             # A session of its own: its own children end with it.
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
             )
+            self._running.add(process)
             try:
                 code: int | None = process.wait(allowed)
             except subprocess.TimeoutExpired:
                 code = None
             finally:
                 _end(process)
-            log.seek(start)
-            said = log.read()[-TAIL:].strip()
+                self._running.discard(process)
+                output.seek(0)
+                said = output.read().strip()
+                with self._lock, self.log.open("a") as log:
+                    log.write(f"===== {step.name}\n{said}\n")
+        said = said[-TAIL:]
         if code is None:
             return "time limit", said
         if code < 0:

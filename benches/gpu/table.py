@@ -133,7 +133,8 @@ def suite(results: list[Record]) -> Lines:
     lines += [f"- {r['test']}: {r['outcome']}: {r['said'][-300:]!r}" for r in found if r["outcome"] == "failed"]
     for r in of(results, "sanitizer"):
         said = "" if r["clean"] else repr(r["said"][:600])
-        lines.append(f"- {r['tool']} at {', '.join(r['rows'])} rows: {'clean' if r['clean'] else 'NOT CLEAN'} {said}")
+        word = {True: "clean", False: "NOT CLEAN", None: "not ended"}[r["clean"]]
+        lines.append(f"- {r['step']}: {r['tool']} at {', '.join(r['rows'])} rows: {word} {said}")
     for r in of(results, "coverage"):
         lines.append(f"- kernels that the sanitizer's script does not launch: {', '.join(r['missing']) or 'none'}")
     return lines
