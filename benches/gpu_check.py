@@ -10,11 +10,11 @@ A call writes `results.jsonl` (a line for each result, at once), `report.md` (a 
 """
 
 import argparse
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -23,8 +23,8 @@ BENCHES = Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 sys.path[:0] = [str(BENCHES), str(ROOT / "python"), str(ROOT)]
 
-from gpu import clocks, plan, records, table  # noqa: E402
-from gpu.runner import Runner  # noqa: E402
+from gpu import clocks, plan, prepared, records, table, variants  # noqa: E402
+from gpu.runner import Runner, Step  # noqa: E402
 
 PREPARED = ROOT / "runs" / "gpu"
 WORK = ROOT / "runs" / "gpu-build"
@@ -53,6 +53,33 @@ def folder(asked: argparse.Namespace) -> Path:
     return chosen
 
 
+def chosen_of(steps: list[Step], names: list[str]) -> list[Step]:
+    """The steps of these names; all without any.
+
+    Raises:
+        SystemExit: There is no step of a name.
+    """
+    known = [step.name for step in steps]
+    for name in names:
+        if name not in known:
+            raise SystemExit(f'expected `--only` to name steps ({", ".join(known)}), but got "{name}"')
+    return [step for step in steps if not names or step.name in names]
+
+
+def capability(text: str) -> str:
+    """A compute capability such as 9.0."""
+    if not re.fullmatch(r"\d+\.\d", text):
+        raise argparse.ArgumentTypeError(f'expected a compute capability such as 9.0, but got "{text}"')
+    return text
+
+
+def existing(text: str) -> str:
+    """A folder that there is, whole: the steps work in the checkout."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, but there is no {text}")
+    return str(Path(text).resolve())
+
+
 def environment(asked: argparse.Namespace) -> dict[str, str]:
     """Of every step."""
     prepared = asked.prepared.resolve()
@@ -66,17 +93,17 @@ def environment(asked: argparse.Namespace) -> dict[str, str]:
 
 def call(asked: argparse.Namespace) -> int:
     """Runs the steps of a call; 0 where all were done."""
-    start, results = time.monotonic(), folder(asked)
-    command = " ".join(["python", "benches/gpu_check.py", *sys.argv[1:]])
-    after = lambda: table.write(results, asked.call, command)  # noqa: E731
-    if asked.rehearse and asked.call == "speed":
-        from gpu import variants
+    steps = plan.knowledge(asked.rehearse) if asked.call == "knowledge" else plan.speed(asked.rehearse, asked.data)
+    chosen, results = chosen_of(steps, asked.only), folder(asked)
+    command = " ".join(["python", "benches/gpu_check.py", *sys.argv[1:]]).replace(str(ROOT), ".")
 
+    def after() -> Path:
+        return table.write(results, asked.call, command)
+
+    if asked.rehearse and asked.call == "speed":
         asked.prepared = results / "pretended"
         variants.pretend(asked.prepared, plan.REHEARSED_VARIANTS)
-    runner = Runner(results, asked.seconds - (time.monotonic() - start), environment(asked), after)
-    steps = plan.knowledge(asked.rehearse) if asked.call == "knowledge" else plan.speed(asked.rehearse, asked.data)
-    chosen = [step for step in steps if not asked.only or step.name in asked.only]
+    runner = Runner(results, asked.seconds, environment(asked), after)
     if asked.rehearse:  # on however slow and busy a machine
         chosen = [replace(step, limit=asked.seconds) for step in chosen]
 
@@ -91,14 +118,16 @@ def call(asked: argparse.Namespace) -> int:
     except KeyboardInterrupt as error:
         text = f"interrupted{f' by {error}' if str(error) else ''}"
         records.append(runner.results, {"step": "call", "kind": "note", "text": text})
+    late = prepared.compiled_since(asked.prepared / prepared.CUBINS)
+    if late:
+        text = f"{len(late)} kernel files were compiled here, which takes time: `prepare` can do so before"
+        records.append(runner.results, {"step": "call", "kind": "note", "text": text})
     print(f"\n{after().read_text()}\nwritten: {results}")
     return 0 if done else 1
 
 
 def prepare(asked: argparse.Namespace) -> int:
     """Compiles all kernels that the calls need, and builds the variants; 1 where something is left out."""
-    from gpu import prepared, variants
-
     prepared.compile_all(asked.prepared / prepared.CUBINS, asked.capabilities, prepared.KERNELS)
     failed = [] if asked.no_variants else variants.prepare_all(asked.prepared, WORK, asked.capabilities[:1])
     print("\n".join([*failed, f"prepared: {asked.prepared}"]))
@@ -117,10 +146,14 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps alone")
         each.add_argument("--rehearse", action="store_true", help="on the CPU, tiny: no figure means anything")
         each.add_argument("--prepared", type=Path, default=PREPARED, help="the folder that `prepare` filled")
-        each.add_argument("--data", help="folder with CIFAR-100, for the training of call 2")
+        each.add_argument("--data", type=existing, help="folder with CIFAR-100, for the training of call 2")
     each = commands.add_parser("prepare")
     each.add_argument(
-        "--capabilities", nargs="+", default=["9.0", "8.0"], help="of the GPUs; variants are for the first alone"
+        "--capabilities",
+        type=capability,
+        nargs="+",
+        default=["9.0", "8.0"],
+        help="of the GPUs; variants are for the first alone",
     )
     each.add_argument("--no-variants", action="store_true", help="the shipped kernels alone")
     each.add_argument("--prepared", type=Path, default=PREPARED)

@@ -143,6 +143,12 @@ elif what == "fail":
     raise RuntimeError("its last words")
 elif what == "work":
     emit("work", text="done")
+elif what == "half":
+    emit("work", text="done")
+    with open(os.environ["GPU_CHECK_RESULTS"], "a") as results:
+        results.write('{"step": "half", "ki')
+        results.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -196,6 +202,19 @@ def test_steps_that_run_together(faulty: Path) -> None:
     assert "===== fail\nTraceback" in log
 
 
+def test_half_a_line_and_a_page_that_cannot_be_written(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def after() -> None:
+        raise ValueError("no page")
+
+    assert not Runner(faulty, 1000, {}, after).run([step("work"), step("half"), step("work")])
+    results = records.read(faulty / "results.jsonl")
+    assert [(record["step"], record["kind"]) for record in results][:3] == [
+        ("work", "work"), ("work", "step"), ("half", "work")
+    ]  # fmt: skip
+    assert [record["status"] for record in records.of(results, "step", step="work")] == ["done", "done"]
+    assert "ValueError: no page" in capsys.readouterr().err
+
+
 def test_the_budget_holds(faulty: Path) -> None:
     Runner(faulty, GRACE + 3, {}).run([step("work", 2), step("hang"), step("work"), step("hang", 2)])
     results = list(records.of(records.read(faulty / "results.jsonl"), "step"))
@@ -227,6 +246,22 @@ def test_an_interrupted_call_leaves_its_results(tmp_path: Path) -> None:
     again = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
     assert again.stderr == f"expected `--out` to be a folder without results, but {out} has some\n"
     assert again.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["knowledge", "--only", "peer"], "expected `--only` to name steps (machine, agreement bfloat16, "),
+        (["speed", "--data", "no/folder"], "argument --data: expected a folder, but there is no no/folder"),
+        (["prepare", "--capabilities", "90"], 'expected a compute capability such as 9.0, but got "90"'),
+    ],
+)
+def test_what_is_asked_for_must_be_there(arguments: list[str], text: str, tmp_path: Path) -> None:
+    command = [sys.executable, BENCHES / "gpu_check.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode != 0
+    assert text in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_wrong_is_not_in_agreement() -> None:

@@ -4,6 +4,7 @@ import sys
 
 from gpu import wgmma
 from gpu.runner import Step
+from gpu.variants import VARIANTS
 
 CALLS = ("knowledge", "speed")
 SIZES = ("512", "1024", "2048", "4096", "16384", "32768", "65536")
@@ -61,7 +62,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
         Step("other losses", ("gpu.beside", "others"), 40),
         Step("counters", ("gpu.counters", "8192"), 60),
-        Step("training", ("gpu.training",), 60),
+        Step("training", ("gpu.training",), 60, environment={"HEX_SSL_BACKEND": "auto"}),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
     ]  # fmt: skip
@@ -70,8 +71,6 @@ def knowledge(rehearse: bool) -> list[Step]:
 
 def speed(rehearse: bool, data: str | None) -> list[Step]:
     """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
-    from gpu.variants import VARIANTS
-
     names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
     return [
         Step("machine", ("gpu.machine",), 60),

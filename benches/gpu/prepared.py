@@ -15,10 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-import torch  # noqa: F401 -- NVRTC comes with it, and the extension finds it so
-
 from gpu import wgmma
-from hex_ssl import _core
 
 CUBINS, MANIFEST = "cubins", "prepared.json"
 KERNELS = [("bfloat16", False, 128), ("float32", False, 128), ("float32", True, 128), ("float16", False, 128)]
@@ -30,10 +27,19 @@ KERNELS += [(dtype, False, dims) for dtype, sizes in {
 Kernel = tuple[str, bool, int]
 
 
+def installed() -> ModuleType:
+    """The extension."""
+    import torch  # noqa: F401 -- NVRTC comes with it, and the extension finds it so
+
+    from hex_ssl import _core
+
+    return _core
+
+
 def nvrtc() -> str:
     """The version of NVRTC that the extension has found, or why there is none."""
     try:
-        _core.cuda_cubin((99, 0), 32, "bfloat16", False)
+        installed().cuda_cubin((99, 0), 32, "bfloat16", False)
     except RuntimeError as error:  # it knows no such GPU, and says so with its version
         found = re.match(r"NVRTC (\d+\.\d+) has no code", str(error))
         return found.group(1) if found else str(error)
@@ -42,21 +48,24 @@ def nvrtc() -> str:
 
 def ingredients() -> dict[str, str]:
     """What the names of the cache's files depend on, beside the options."""
-    return {"sources": hashlib.sha256(_core.cuda_sources().encode()).hexdigest(), "nvrtc": nvrtc()}
+    return {"sources": hashlib.sha256(installed().cuda_sources().encode()).hexdigest(), "nvrtc": nvrtc()}
 
 
-def compile_all(folder: Path, capabilities: Iterable[str], kernels: Iterable[Kernel], core: ModuleType = _core) -> None:
+def compile_all(
+    folder: Path, capabilities: Iterable[str], kernels: Iterable[Kernel], core: ModuleType | None = None
+) -> None:
     """Compiles what is not in the folder yet, two at a time, and writes what is there to its manifest."""
     os.environ["HEX_SSL_CACHE"] = str(folder)
+    extension = core or installed()
 
     def one(capability: str, kernel: Kernel) -> None:
         dtype, tf32, dims = kernel
         major, minor = (int(number) for number in capability.split("."))
         start = time.monotonic()
-        binary, found = core.cuda_cubin((major, minor), dims, dtype, tf32)
+        binary, found = extension.cuda_cubin((major, minor), dims, dtype, tf32)
         took = "there already" if found else f"{time.monotonic() - start:.0f} s"
         name = "tf32" if tf32 else dtype
-        if wgmma.compile_ahead(core, (major, minor), dtype, tf32, dims):
+        if wgmma.compile_ahead(extension, (major, minor), dtype, tf32, dims):
             name += " (and wgmma)"
         print(f"{capability}, {name}, {dims} dimensions: {len(binary) / 1e3:.0f} KB, {took}", flush=True)
 

@@ -4,12 +4,15 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 RESULTS, STEP, DEADLINE, REHEARSE = "GPU_CHECK_RESULTS", "GPU_CHECK_STEP", "GPU_CHECK_DEADLINE", "GPU_CHECK_REHEARSE"
 """The runner's words to a step, in environment variables."""
 
+BENCHES = Path(__file__).parents[1]
+ROOT = BENCHES.parent
 REHEARSAL = os.environ.get(REHEARSE) == "1"
 """Whether the CPU stands in for the GPU."""
 
@@ -27,18 +30,22 @@ def emit(kind: str, **found: Any) -> None:
 
 
 def append(path: Path, record: Record) -> None:
-    """Adds a line in one write: what a process wrote before it died is whole."""
-    line = (json.dumps(record) + "\n").encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line)
-    finally:
-        os.close(handle)
+    """Adds a line in one write: what a process wrote before it died is whole. Paths are those in the checkout."""
+    line = (json.dumps(record).replace(str(ROOT), ".") + "\n").encode()
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        is_whole = file.read(1) in (b"", b"\n")  # else a process died while it wrote
+        file.write(line if is_whole else b"\n" + line)
 
 
 def read(path: Path) -> list[Record]:
-    """All results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All results so far, but for a line that is not whole: its process was killed meanwhile, or is writing it now."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def of(results: list[Record], kind: str, **wanted: Any) -> Iterator[Record]:

@@ -12,8 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from gpu.records import REHEARSAL, emit, left
-from gpu.runner import ROOT
+from gpu.records import REHEARSAL, ROOT, emit, left
 
 MARGIN = 15.0
 """Seconds for a run to write its last checkpoint."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,9 +16,8 @@ from pathlib import Path
 from threading import Lock
 
 from gpu import records
+from gpu.records import BENCHES, ROOT
 
-BENCHES = Path(__file__).parents[1]
-ROOT = BENCHES.parent
 PATHS = (str(BENCHES), str(ROOT / "python"), str(ROOT))
 """Where the steps' modules, the package and its tests are."""
 TAIL = 3000
@@ -107,7 +107,10 @@ class Runner:
         with self._lock:
             records.append(self.results, {"step": step.name, "kind": "step", **record})
             print(f"{step.name}: {status} ({seconds} s)", flush=True)
-            self.after()
+            try:
+                self.after()
+            except Exception:  # the results are there, and the other steps are yet to come
+                traceback.print_exc()
         return status == "done"
 
     def _written(self, step: Step) -> int:

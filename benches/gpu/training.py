@@ -8,8 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from gpu.records import REHEARSAL, emit
-from gpu.runner import BENCHES
+from gpu.records import BENCHES, REHEARSAL, emit
 
 SCRIPT = BENCHES / "train.py"
 OPTIONS = {"--device": "cuda", "--batch": "512", "--repeats": "2", "--steps": "30"}

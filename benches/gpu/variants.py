@@ -4,6 +4,7 @@ They are built on a machine with Rust and without a GPU, an extension each; its 
 the names of `kernels/parameters.cu` and `plan.rs`.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from gpu import prepared, wgmma
 from gpu.extension import load
-from gpu.runner import ROOT
+from gpu.records import ROOT
 
 EXTENSION, MADE_FROM, VARIANTS_FOLDER = "_core.abi3.so", "made_from.json", "variants"
+INSTALLED = ROOT / "python" / "hex_ssl" / EXTENSION
 SOURCES = ("src", "Cargo.toml", "Cargo.lock", ".cargo")
 
 
@@ -110,7 +112,7 @@ def extension(variant: Variant, work: Path) -> Path:
         subprocess.CalledProcessError: It does not compile.
     """
     if not variant.changes:
-        return ROOT / "python" / "hex_ssl" / EXTENSION
+        return INSTALLED
     tree = work / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
@@ -126,6 +128,11 @@ def extension(variant: Variant, work: Path) -> Path:
     return work / "target" / "release" / "libhex_ssl.so"
 
 
+def made_from() -> dict[str, str]:
+    """What a variant is a variant of: the extension, which is built anew with any change of its sources."""
+    return {"extension": hashlib.sha256(INSTALLED.read_bytes()).hexdigest()}
+
+
 def prepare(variant: Variant, built: Path, folder: Path, capabilities: Sequence[str]) -> None:
     """Puts an extension where `speed` looks for it, with what it was made from, and compiles its kernels."""
     to = folder / VARIANTS_FOLDER / variant.name
@@ -134,7 +141,7 @@ def prepare(variant: Variant, built: Path, folder: Path, capabilities: Sequence[
     shutil.copy(built, to / EXTENSION)
     core = load(to / EXTENSION)
     prepared.compile_all(folder / prepared.CUBINS, capabilities, prepared.KERNELS[:1], core)
-    (to / MADE_FROM).write_text(json.dumps(prepared.ingredients()))
+    (to / MADE_FROM).write_text(json.dumps(made_from()))
 
 
 def pretend(folder: Path, names: Sequence[str]) -> None:
@@ -142,17 +149,17 @@ def pretend(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         to = folder / VARIANTS_FOLDER / name
         to.mkdir(parents=True)
-        shutil.copy(ROOT / "python" / "hex_ssl" / EXTENSION, to / EXTENSION)
-        (to / MADE_FROM).write_text(json.dumps(prepared.ingredients()))
+        shutil.copy(INSTALLED, to / EXTENSION)
+        (to / MADE_FROM).write_text(json.dumps(made_from()))
 
 
 def problem(variant: Variant, folder: Path) -> str:
     """Why a variant cannot be measured; empty where it can."""
-    made_from = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
-    if not made_from.exists():
+    path = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
+    if not path.exists():
         return "not prepared"
-    if json.loads(made_from.read_text()) != prepared.ingredients():
-        return "prepared from other sources than the extension's: prepare it again"
+    if json.loads(path.read_text()) != made_from():
+        return "prepared for another extension than the installed one: prepare it again"
     if variant.environment and not wgmma.is_there():
         return f"this extension does not read {', '.join(variant.environment)}"
     return ""
