@@ -450,22 +450,32 @@ def test_tf32_reaches_the_kernels(emulate: Emulate) -> None:
 BENCHES = Path(__file__).parents[1] / "benches"
 
 
-def test_the_gpu_check_runs_dry(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, BENCHES / "gpu_check.py", "--dry-run", "--out", tmp_path / "check.json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "check.json").read_text())
-    parts = report["parts"]
-    assert all(part["ok"] for part in parts.values()), done.stdout
-    assert {"machine", "rates", "tests", "sanitizer"} < set(parts)
-    for name in [name for name in parts if name.startswith("N = ")]:
-        result = parts[name]["result"]
-        assert result["disagree"] == []
-        assert len(result["peers"]) == 10
-        assert all(peer["seconds"] > 0 for peer in result["peers"].values()), result
-    assert [target["found"] for target in report["targets"]] == [None] * 5
-    assert "written:" in done.stdout
+def test_kernels_compiled_ahead_are_found_on_another_machine(compiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "cubins").mkdir()
+    shutil.copy(compiled, tmp_path / "cubins")
+    prepare = "import sys; from pathlib import Path; from gpu import prepared; "
+    prepare += "prepared.compile_all(Path('cubins'), ['9.0'], [('bfloat16', False, 32)]); print(prepared.state())"
+    packages = Path(_core.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHES), str(packages)])}
+    done = subprocess.run(
+        [sys.executable, "-c", prepare], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [
+        f"9.0, bfloat16, 32 dimensions: {len(compiled.read_bytes()[:-32]) / 1e3:.0f} KB, there already",
+        "{'matches': True, 'reason': '', 'files': 1}",
+    ], done.stderr
+    # As they travel: package and cache elsewhere, another home, another folder to work in.
+    there = tmp_path / "there"
+    shutil.copytree(packages / "hex_ssl", there / "python" / "hex_ssl")
+    shutil.move(tmp_path / "cubins", there / "cubins")
+    code = "import torch; from hex_ssl import _core; "
+    code += "print(_core.cuda_cubin((9, 0), 32, 'bfloat16', False)[1], _core.__file__)"
+    names = {"PYTHONPATH": "python", "HEX_SSL_CACHE": "cubins"}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(there), **{k: str(there / v) for k, v in names.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"True {there}/python/hex_ssl/{Path(_core.__file__).name}\n", done.stderr
 
 
 @pytest.mark.parametrize("kernel", ["sums", "pulls"])

@@ -10,6 +10,12 @@ from hex_ssl import functional
 from . import DEVICE
 
 TEMPERATURE = 0.2
+TOLERANCES = {
+    torch.float32: (1e-5, 1e-6, 2e-3),
+    torch.bfloat16: (1e-4, 1e-5, 1e-2),
+    torch.float16: (1e-4, 1e-5, 5e-3),
+}
+"""Of the loss, relative; of the threshold, absolute; of the gradient, relative to its norm."""
 
 
 class Step(NamedTuple):
@@ -47,11 +53,7 @@ def assert_close(found: Step, expected: Step, dtype: torch.dtype) -> None:
 
     Of a few rows a similarity next to the threshold falls on the other side: the gradient is compared as a whole.
     """
-    loss, threshold, gradient = {
-        torch.float32: (1e-5, 1e-6, 2e-3),
-        torch.bfloat16: (1e-4, 1e-5, 1e-2),
-        torch.float16: (1e-4, 1e-5, 5e-3),
-    }[dtype]
+    loss, threshold, gradient = TOLERANCES[dtype]
     torch.testing.assert_close(found.loss.cpu(), expected.loss.cpu(), rtol=loss, atol=0)
     torch.testing.assert_close(found.threshold.cpu(), expected.threshold.cpu(), rtol=0, atol=threshold)
     ours, theirs = found.gradient.double().cpu(), expected.gradient.double().cpu()

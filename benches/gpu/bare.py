@@ -1,0 +1,51 @@
+"""`python -m gpu.bare [--every] ROWS...`: forward and backward and little else, for ncu and compute-sanitizer.
+
+With --every: further settings, which launch the kernels that the usual case does not.
+"""
+
+import sys
+from typing import Any
+
+import torch
+
+from gpu.workload import DEVICE, synchronize, views
+from hex_ssl import functional, ops
+from hex_ssl.thresholds import FixedThreshold
+
+SETTINGS: list[dict[str, Any]] = [
+    {"threshold": FixedThreshold(0.6)},
+    {"threshold": "supervised"},
+    {"temperature": 0.02},
+    {"beta": 2.0},
+    {"formulation": "official"},
+]
+"""Of `hex_loss`: thresholds of each row, precise shifts, exponents and formulations besides the usual ones."""
+
+
+def every_kernel(rows: int) -> None:
+    """Settings, keys, positives and quantiles that launch every kernel."""
+    z1, z2 = views(rows)
+    labels = torch.arange(rows // 2, device=DEVICE) % 10
+    for settings in SETTINGS:
+        given = {"labels": labels} if settings.get("threshold") == "supervised" else {}
+        functional.hex_loss(z1, z2, **settings, **given).backward()
+    keys = torch.cat([z1.detach(), z2.detach()]).requires_grad_()
+    functional.hex_loss_with_keys(z1, keys, positives=z2).backward()
+    index = torch.arange(rows // 2, device=DEVICE)[:, None] + rows // 2
+    functional.hex_loss_with_keys(z1, keys, positive_index=index).backward()
+    ops.row_quantiles([z1.detach(), z2.detach()], None, None, 0, 0.9)
+
+
+def main(arguments: list[str]) -> None:
+    """All sizes, in bfloat16 and in float32."""
+    every = "--every" in arguments
+    for rows in (int(each) for each in arguments if each != "--every"):
+        for dtype in ("bfloat16", "float32") if every else ("bfloat16",):
+            functional.hex_loss(*views(rows, dtype), temperature=0.2).backward()
+        if every:
+            every_kernel(rows)
+    synchronize()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,80 @@
+"""The steps of the two calls, by value: the later ones get the time that the earlier ones leave."""
+
+import sys
+
+from gpu import wgmma
+from gpu.runner import Step
+from gpu.variants import VARIANTS
+
+CALLS = ("knowledge", "speed")
+SIZES = ("512", "1024", "2048", "4096", "16384", "32768", "65536")
+FEW = ("254", "2050", "8192")
+REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "peers 512", "peers 32768 and 65536",
+            "own times, other dtypes"}  # fmt: skip
+"""Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
+REHEARSED_VARIANTS = ("columns-32", "no-products")
+"""One that computes the same, and one that does not."""
+
+
+def correctness() -> list[Step]:
+    """What measures no time, all at once."""
+    dtypes = ("bfloat16", "float32", "tf32", "float16")
+    steps = [
+        *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, together="correctness") for dtype in dtypes),
+        Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, together="correctness"),
+        Step("coverage", ("gpu.sanitizer",), 45, together="correctness"),
+        Step("tests", ("gpu.suite",), 110, together="correctness"),
+    ]
+    steps += [
+        Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 110, together="correctness") for tool in ("memcheck", "racecheck")
+    ]
+    if not wgmma.is_there():
+        return [*steps, Step("sm_90a", ("gpu.wgmma",), 10, least=2, together="correctness")]
+    wanted = {"environment": {wgmma.SETTING: "1"}, "together": "correctness"}
+    return [
+        *steps,
+        Step("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75, **wanted),  # type: ignore[arg-type]
+        Step("sm_90a coverage", ("gpu.sanitizer",), 45, **wanted),  # type: ignore[arg-type]
+        *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 110, **wanted)  # type: ignore[arg-type]
+          for tool in ("memcheck", "racecheck")),
+    ]  # fmt: skip
+
+
+def sm_90a_times() -> list[Step]:
+    """HexLoss by the kernels for sm_90a, and by those of mma.sync in the same call."""
+    rows = ("--rows", "8192", "65536", "32768", "512", "--data", "shuffled")
+    return [
+        Step(f"sm_90a={value} times", ("gpu.own", *rows), 20, environment={wgmma.SETTING: value})
+        for value in ("1", "0")
+        if wgmma.is_there()
+    ]
+
+
+def knowledge(rehearse: bool) -> list[Step]:
+    """Call 1: is it right, how fast is it, and beside whom."""
+    steps = [
+        Step("machine", ("gpu.machine",), 60),
+        *correctness(),
+        Step("own times", ("gpu.own",), 70),
+        Step("peers 8192", ("gpu.beside", "8192"), 110),
+        Step("peers 512", ("gpu.beside", "512"), 80),
+        *sm_90a_times(),
+        Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
+        Step("other losses", ("gpu.beside", "others"), 40),
+        Step("counters", ("gpu.counters", "8192"), 60),
+        Step("training", ("gpu.training",), 60, environment={"HEX_SSL_BACKEND": "auto"}),
+        Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
+                                         "--data", "shuffled"), 25),
+    ]  # fmt: skip
+    return [step for step in steps if not (rehearse and step.name in REPEATED)]
+
+
+def speed(rehearse: bool, data: str | None) -> list[Step]:
+    """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
+    names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
+    return [
+        Step("machine", ("gpu.machine",), 60),
+        *(Step(f"variant {name}", ("gpu.speed", name), 25) for name in names),
+        Step("winner", ("gpu.speed", "winner"), 40),
+        Step("reproduce", ("gpu.reproduce", *([data] if data else [])), sys.maxsize, least=30),
+    ]

@@ -1,0 +1,157 @@
+"""What was predicted before any GPU had run the kernels, and what they are to reach. Held against what was found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gpu.records import Record, of
+
+MODEL_MS = {512: 0.04, 8192: 0.45, 32768: 4.6, 65536: 17.0}
+"""Of today's design (mma.sync), D = 128, bfloat16, shuffled data: shared memory bounds it, at 1.75 GHz on 132
+multiprocessors."""
+MODEL_WGMMA_MS = {8192: 0.14, 32768: 1.65, 65536: 6.4}
+"""With the kernels for sm_90a throughout, and sums and survivors in one pass."""
+MODEL_KERNELS_MS = {"sums": 3.0, "survivors": 3.0, "gradient": 6.2}
+"""At 65,536 rows: cycles of shared memory of a tile (1,290 and 2,700) times tiles, by 132 multiprocessors."""
+MODEL_KERNELS_WGMMA_MS = {"sums": 2.0, "gradient": 3.4}
+MODEL_RATES = {"bfloat16": 790e12, "tf32": 395e12, "copy": 4.3e12}
+"""FLOP/s and bytes/s."""
+
+EAGER = ("eager, topk, where", "eager, topk", "eager, torch.quantile")
+COMPILED = ("compiled, topk, where", "compiled, topk")
+GRAPHS = ("compiled in a graph, topk, where",)
+TRITON = ("Triton tiled InfoNCE",)
+DIMS, MATRIX_PRODUCTS = 128, 6
+"""The floor is 6 N^2 D operations: similarities once for the sums and once for the gradient, and the gradient."""
+
+Results = list[Record]
+Found = tuple[str, bool | None]
+"""What was found, and whether the target is met; None where it was not measured."""
+
+
+def own_ms(results: Results, rows: int, graph: bool = False, step: str = "own times") -> float | None:
+    """HexLoss, bfloat16, shuffled."""
+    found = of(results, "own", rows=rows, dtype="bfloat16", data="shuffled", dims=DIMS, step=step)
+    return next((record["graph_ms" if graph else "eager_ms"] for record in found), None)
+
+
+def best(results: Results, rows: int, names: tuple[str, ...], dtype: str = "bfloat16") -> float | None:
+    """The best time among peers."""
+    found = of(results, "peer", rows=rows, dtype=dtype, shape="")
+    return min((record["ms"] for record in found if record["name"] in names and "ms" in record), default=None)
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    """None where either was not measured."""
+    return None if above is None or below is None else above / below
+
+
+def floor_ms(results: Results, rows: int) -> float | None:
+    """6 N^2 D operations at the card's own measured rate."""
+    rate = next((record["per_second"] for record in of(results, "rate", what="bfloat16")), None)
+    return None if rate is None else 1e3 * MATRIX_PRODUCTS * rows**2 * DIMS / rate
+
+
+def at_least(value: float | None, least: float, unit: str = "x") -> Found:
+    """Judges a number that is to be large."""
+    return ("not measured", None) if value is None else (f"{value:.3g} {unit}", value >= least)
+
+
+def at_most(value: float | None, most: float, unit: str = "x") -> Found:
+    """Judges a number that is to be small."""
+    return ("not measured", None) if value is None else (f"{value:.3g} {unit}", value <= most)
+
+
+def agreement(results: Results) -> Found:
+    """Every dtype and size, and every repeat."""
+    found = list(of(results, "agreement"))
+    wrong = [f"{r['dtype']} at {r['rows']}" for r in found if not (r["agrees"] and r["bits_equal"])]
+    asked = {("bfloat16", rows) for rows in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)}
+    asked |= {(dtype, rows) for dtype in ("float32", "tf32", "float16") for rows in (254, 2050, 8192)}
+    lacking = asked - {(r["dtype"], r["rows"]) for r in found}
+    if wrong:
+        return f"wrong: {', '.join(wrong)}", False
+    if lacking:
+        return f"{len(found)} right, {len(lacking)} of {len(asked)} not measured", None
+    return f"all {len(found)} right", True
+
+
+def sanitized(results: Results) -> Found:
+    """Both tools, over every kernel."""
+    ended = [record for record in of(results, "sanitizer") if record["clean"] is not None]
+    dirty = sorted({record["tool"] for record in ended if not record["clean"]})
+    ran = sorted({record["tool"] for record in ended})
+    # Of the kernels of mma.sync, and of those for sm_90a where there are any.
+    missing = [set(record["missing"]) for record in of(results, "coverage")]
+    if dirty:
+        return f"not clean: {', '.join(dirty)}", False
+    if ran != ["memcheck", "racecheck"] or not missing:
+        return f"ran: {', '.join(ran) or 'none'}", None
+    lacking = sorted(set.intersection(*missing))
+    return ("clean, every kernel", True) if not lacking else (f"clean, but not run: {', '.join(lacking)}", False)
+
+
+def one_table(results: Results) -> Found:
+    """NT-Xent, HCL, a queue and float32 beside their peers."""
+    shapes = {(record["group"], record["dtype"]) for record in of(results, "peer") if "ms" in record}
+    lacking = {("ntxent", "bfloat16"), ("hcl", "bfloat16"), ("moco", "bfloat16"), ("hex", "float32")} - shapes
+    lacking_names = ", ".join(" ".join(each) for each in sorted(lacking))
+    return (f"lacking: {lacking_names}", None) if lacking else ("all there", True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be reached, and how it is read off the results."""
+
+    text: str
+    judge: Callable[[Results], Found]
+
+
+def targets() -> list[Target]:
+    """For D = 128, bfloat16, forward and backward, shuffled data."""
+    ours = ("HexLoss",)
+    found = [Target("agreement with float64 and bit-equal repeats at all sizes", agreement)]
+    found += [
+        Target(f"{rows} rows, mma.sync: at most 1.3 x the model of {model} ms",
+               lambda r, rows=rows, model=model: at_most(ratio(own_ms(r, rows, step=mma_step(r)), model), 1.3))
+        for rows, model in MODEL_MS.items()
+    ]  # fmt: skip
+    found += [
+        Target(f"{rows} rows, wgmma: at least 0.5 of the floor's speed",
+               lambda r, rows=rows: at_least(ratio(floor_ms(r, rows), own_ms(r, rows, step=WGMMA_STEP)), 0.5))
+        for rows in (32768, 65536)
+    ]  # fmt: skip
+    found += [
+        Target("8192 rows: at least 15 x the best eager form",
+               lambda r: at_least(ratio(best(r, 8192, EAGER), best(r, 8192, ours)), 15)),
+        Target("8192 rows: at least 4 x torch.compile",
+               lambda r: at_least(ratio(best(r, 8192, COMPILED + GRAPHS), best(r, 8192, ours)), 4)),
+    ]  # fmt: skip
+    found += [
+        Target(f"{rows} rows: faster than the Triton peer",
+               lambda r, rows=rows: at_least(ratio(best(r, rows, TRITON), best(r, rows, ours)), 1))
+        for rows in (512, 8192, 32768, 65536)
+    ]  # fmt: skip
+    found += [
+        Target("65536 rows: under 100 MB above the inputs", lambda r: at_most(megabytes(r, 65536), 100, "MB")),
+        Target("512 rows: no slower than torch.compile",
+               lambda r: at_least(ratio(best(r, 512, COMPILED), best(r, 512, ours)), 1)),
+        Target("512 rows: in a graph, faster than torch.compile in a graph",
+               lambda r: at_least(ratio(best(r, 512, GRAPHS), best(r, 512, ("HexLoss, in a graph",))), 1)),
+        Target("NT-Xent, HCL, a queue and float32 in the same table", one_table),
+        Target("compute-sanitizer clean (memcheck, racecheck) over every kernel", sanitized),
+    ]  # fmt: skip
+    return found
+
+
+WGMMA_STEP, MMA_STEP = "sm_90a=1 times", "sm_90a=0 times"
+
+
+def mma_step(results: Results) -> str:
+    """The step that timed the kernels of mma.sync."""
+    return MMA_STEP if any(of(results, "own", step=MMA_STEP)) else "own times"
+
+
+def megabytes(results: Results, rows: int) -> float | None:
+    """Above the inputs, in a step of HexLoss."""
+    found = of(results, "own", rows=rows, dtype="bfloat16", data="shuffled", step="own times")
+    return next((record["bytes"] / 1e6 for record in found if record["bytes"] is not None), None)

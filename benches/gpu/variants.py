@@ -1,0 +1,180 @@
+"""Other forms of the kernels, as small changes of `src/cuda`, each with what it is expected to bring.
+
+They are built on a machine with Rust and without a GPU, an extension each; its cubins come into the cache. Sizes have
+the names of `kernels/parameters.cu` and `plan.rs`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu import prepared, wgmma
+from gpu.extension import load
+from gpu.records import ROOT
+
+EXTENSION, MADE_FROM, VARIANTS_FOLDER = "_core.abi3.so", "made_from.json", "variants"
+INSTALLED = ROOT / "python" / "hex_ssl" / EXTENSION
+SOURCES = ("src", "Cargo.toml", "Cargo.lock", ".cargo")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A pattern that is found exactly once in the files of a kind under `src/cuda`, and what takes its place."""
+
+    pattern: str
+    replacement: str
+    files: str
+
+
+def size(name: str, number: int) -> Change:
+    """Another number for a size that launches and kernels share."""
+    return Change(rf"(?m)^#define {name} \d+", f"#define {name} {number}", "kernels/parameters.cu")
+
+
+def constant(name: str, value: str) -> Change:
+    """Another value for a constant of the host."""
+    return Change(rf"const {name}: usize = [^;]+;", f"const {name}: usize = {value};", "**/*.rs")
+
+
+def empty(function: str, body: str = "") -> Change:
+    """A function of `device.cu` that does nothing: what is left out is told by the time that is left."""
+    pattern = rf"(?m)^(DEVICE \w+ {function}\(.*\)) \{{\n(?:.*\n)*?\}}"
+    return Change(pattern, rf"\1 {{ {body} }}", "kernels/device.cu")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form.
+
+    Attributes:
+        name: Of its folder.
+        expected: What it should bring, written before it was measured.
+        changes: Of the sources.
+        same: Whether it computes the same; else it leaves a stage out and is timed alone.
+        environment: Variables while it runs, for what is chosen so.
+    """
+
+    name: str
+    expected: str
+    changes: tuple[Change, ...] = ()
+    same: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = "return;"
+VARIANTS = [
+    Variant("columns-32", "slower by a tenth: twice the barriers", (size("COLUMNS", 32),)),
+    Variant("columns-128", "sums 0.9 of its time, if the registers hold: half the barriers", (size("COLUMNS", 128),)),
+    Variant("resident-1", "sums slower by a third: nothing hides a barrier", (size("SHORT_ROW_RESIDENT", 1),)),
+    Variant("threads-128", "equal: half the warps in lockstep, twice the copies", (size("THREADS", 128),)),
+    Variant("chunk-64", "gradient 1.5 of its time: similarities twice", (size("MAX_CHUNK", 64),)),
+    Variant("sample-512", "select half, survivors slightly more", (constant("SAMPLE", "512"),)),
+    Variant("sample-2048", "select twice, fewer survivors: slower below 16,384 rows", (constant("SAMPLE", "2048"),)),
+    Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),)),
+    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("MOST", "16"),)),
+    Variant("no-exponentials", "sums 0.9 of its time", (empty("exp2_approximate", "return x;"),), same=False),
+    Variant("no-products", "little: shared memory bounds", (empty("multiply_bf16", NOTHING),), same=False),
+    Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",
+            (empty("load_matrices", "r[0] = r[1] = r[2] = r[3] = shared_address(row);"),), same=False),
+    Variant("no-copies", "sums 0.9 of its time", (empty("copy_async", NOTHING),), same=False),
+    Variant("wgmma", "gradient 3.0 to 3.7 ms, sums 1.8 to 2.2 ms at 65,536 rows", environment={wgmma.SETTING: "1"}),
+]  # fmt: skip
+
+
+def apply(variant: Variant, root: Path) -> None:
+    """Changes the sources under `root`.
+
+    Raises:
+        ValueError: A pattern is not found exactly once: the sources have changed, and the variant must follow.
+    """
+    for change in variant.changes:
+        found = 0
+        for path in sorted((root / "src" / "cuda").glob(change.files)):
+            text, count = re.subn(change.pattern, change.replacement, path.read_text())
+            found += count
+            if count:
+                path.write_text(text)
+        if found != 1:
+            raise ValueError(f"{variant.name}: expected {change.pattern!r} once in {change.files}, but found {found}")
+
+
+def extension(variant: Variant, work: Path) -> Path:
+    """Builds its extension, where there is anything to build.
+
+    Raises:
+        ValueError: The sources have changed.
+        subprocess.CalledProcessError: It does not compile.
+    """
+    if not variant.changes:
+        return INSTALLED
+    tree = work / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tree / name)
+    apply(variant, tree)
+    # Quick to build: only kernels and launches matter here.
+    profile = {"LTO": "off", "OPT_LEVEL": "1", "CODEGEN_UNITS": "8", "STRIP": "symbols"}
+    environment = os.environ | {f"CARGO_PROFILE_RELEASE_{key}": value for key, value in profile.items()}
+    environment["CARGO_TARGET_DIR"] = str(work / "target")
+    subprocess.run(["cargo", "build", "--release", "--lib", "--quiet"], cwd=tree, env=environment, check=True)
+    return work / "target" / "release" / "libhex_ssl.so"
+
+
+def made_from() -> dict[str, str]:
+    """What a variant is a variant of: the extension, which is built anew with any change of its sources."""
+    return {"extension": hashlib.sha256(INSTALLED.read_bytes()).hexdigest()}
+
+
+def prepare(variant: Variant, built: Path, folder: Path, capabilities: Sequence[str]) -> None:
+    """Puts an extension where `speed` looks for it, with what it was made from, and compiles its kernels."""
+    to = folder / VARIANTS_FOLDER / variant.name
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    shutil.copy(built, to / EXTENSION)
+    core = load(to / EXTENSION)
+    prepared.compile_all(folder / prepared.CUBINS, capabilities, prepared.KERNELS[:1], core)
+    (to / MADE_FROM).write_text(json.dumps(made_from()))
+
+
+def pretend(folder: Path, names: Sequence[str]) -> None:
+    """The installed extension in place of variants, for a rehearsal."""
+    for name in names:
+        to = folder / VARIANTS_FOLDER / name
+        to.mkdir(parents=True)
+        shutil.copy(INSTALLED, to / EXTENSION)
+        (to / MADE_FROM).write_text(json.dumps(made_from()))
+
+
+def problem(variant: Variant, folder: Path) -> str:
+    """Why a variant cannot be measured; empty where it can."""
+    path = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
+    if not path.exists():
+        return "not prepared"
+    if json.loads(path.read_text()) != made_from():
+        return "prepared for another extension than the installed one: prepare it again"
+    if variant.environment and not wgmma.is_there():
+        return f"this extension does not read {', '.join(variant.environment)}"
+    return ""
+
+
+def prepare_all(folder: Path, work: Path, capabilities: Sequence[str]) -> list[str]:
+    """Builds and compiles all; what went wrong, of those that are left out."""
+    failed = []
+    for variant in VARIANTS:
+        if variant.environment and not wgmma.is_there():
+            continue
+        try:
+            prepare(variant, extension(variant, work), folder, capabilities)
+            print(f"variant {variant.name}: ready", flush=True)
+        except (RuntimeError, ValueError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(folder / VARIANTS_FOLDER / variant.name, ignore_errors=True)
+            failed.append(f"variant {variant.name}: {error}")
+    return failed

@@ -1,0 +1,382 @@
+"""`benches/gpu_check.py` without a GPU: both calls rehearsed, and what a call does with a step that fails."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+BENCHES = ROOT / "benches"
+sys.path.append(str(BENCHES))
+
+from gpu import clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
+from gpu.runner import GRACE, Runner, Step  # noqa: E402
+
+Record = dict[str, Any]
+
+
+def environment() -> dict[str, str]:
+    """With pretended tools of NVIDIA's on the path."""
+    path = os.pathsep.join([str(ROOT / "tests" / "nvidia_tools"), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+
+
+class Rehearsal(NamedTuple):
+    """What a rehearsed call left."""
+
+    status: int
+    output: str
+    results: list[Record]
+    report: str
+    folder: Path
+
+    def of(self, kind: str, **wanted: object) -> list[Record]:
+        """The results of a kind."""
+        return list(records.of(self.results, kind, **wanted))
+
+
+@pytest.fixture(scope="module")
+def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rehearsal]:
+    """Both calls, side by side."""
+    folder = tmp_path_factory.mktemp("gpu_check")
+    running = {}
+    for call in plan.CALLS:
+        command = [sys.executable, BENCHES / "gpu_check.py", call, "--rehearse", "--seconds", "1500"]
+        command += ["--out", folder / call, "--prepared", folder / "prepared"]
+        running[call] = subprocess.Popen(
+            command, env=environment(), cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    found = {}
+    for call, process in running.items():
+        output = process.communicate()[0]
+        results, report = records.read(folder / call / "results.jsonl"), (folder / call / "report.md").read_text()
+        found[call] = Rehearsal(process.returncode, output, results, report, folder / call)
+    return found
+
+
+@pytest.mark.parametrize("call", plan.CALLS)
+def test_a_call_is_rehearsed(call: str, rehearsals: dict[str, Rehearsal]) -> None:
+    found = rehearsals[call]
+    steps = plan.knowledge(True) if call == "knowledge" else plan.speed(True, None)
+    ended = {record["step"]: record["status"] for record in found.of("step")}
+    assert ended == {step.name: "done" for step in steps}, found.output
+    assert found.status == 0
+    assert {path.name for path in found.folder.iterdir()} - {"pretended"} == {
+        "results.jsonl", "report.md", "clocks.csv", "log.txt"
+    }  # fmt: skip
+    assert "no GPU: a rehearsal on the CPU" in found.report
+    assert f"torch {torch.__version__.partition('+')[0]}" in found.report
+    assert found.of("machine")[0]["versions"]["torch"] in torch.__version__
+    assert {record["what"] for record in found.of("rate")} == {"bfloat16", "float16", "tf32", "float32", "copy"}
+    # The clock was logged while steps ran.
+    assert "1755 MHz, 612 W" in found.report
+
+
+def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
+    found = rehearsals["knowledge"]
+    agreement = found.of("agreement")
+    assert {(r["dtype"], r["rows"]) for r in agreement} == {
+        (dtype, rows) for dtype in ("bfloat16", "float32", "tf32") for rows in (64, 254)
+    }
+    assert all(record["agrees"] and record["bits_equal"] for record in agreement)
+    assert [record["data"] for record in found.of("own")] == ["shuffled", "periodic"]
+    assert all(record["eager_ms"] > 0 and record["graph_ms"] > 0 and record["kernels"] for record in found.of("own"))
+    peers = found.of("peer")
+    assert [record["name"] for record in peers if record["step"] == "peers 8192"] == [
+        "HexLoss", "HexLoss, in a graph", "eager, topk, where", "eager, topk", "NTXentLoss",
+        "lightly NTXentLoss (restated)", "Triton tiled InfoNCE", "chunked torch ops", "compiled, topk, where",
+        "compiled in a graph, topk, where", "compiled, topk", "eager, torch.quantile",
+    ]  # fmt: skip
+    without_triton = [record for record in peers if "Triton" not in record["name"]]
+    assert all(record.get("agrees") for record in without_triton), without_triton
+    assert {"hex", "ntxent", "hcl", "moco"} == {record["group"] for record in without_triton}
+    tests = found.of("test")
+    assert len(tests) >= 3
+    assert {record["outcome"] for record in tests} == {"passed"}
+    assert [record["clean"] for record in found.of("sanitizer", tool="memcheck")] == [True]
+    assert len(found.of("coverage")[0]["missing"]) == found.of("coverage")[0]["kernels"]  # the CPU launches none
+    counters = found.of("counters")
+    assert [record["kernel"] for record in counters] == ["rows", "select", "survivors", "sums", "gradient"]
+    assert all(record["ns"] == 1234.5 and "memory %" not in record for record in counters)
+    assert len({record["part"] for record in found.of("training")}) >= 5
+    assert all(record["ms"] > 0 and record["images_per_second"] > 0 for record in found.of("training"))
+    assert found.report.count("not measured | - |") >= 10
+    assert "NOT MET" not in found.report
+
+
+def test_what_the_second_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
+    found = rehearsals["speed"]
+    variants_found = found.of("variant")
+    assert [(record["name"], record["agrees"]) for record in variants_found] == [
+        ("columns-32", True),
+        ("no-products", None),
+    ]
+    assert all(record["ratio"] > 0 and record["kernels"] and record["shipped_kernels"] for record in variants_found)
+    assert {record["variant"] for record in found.of("counters")} == {"columns-32"}
+    assert "variant wgmma: not prepared" in found.report
+    assert "hex-ssl reproduce cifar100 --scale smoke: exit 0" in found.report
+
+
+# Steps that do what a step must not.
+FAULTY = """
+import os, signal, subprocess, sys, time
+from gpu.records import emit
+what = sys.argv[1]
+if what == "crash":
+    emit("before", text="written before the crash")
+    os.kill(os.getpid(), signal.SIGSEGV)
+elif what == "hang":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    emit("child", pid=child.pid)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+elif what == "fail":
+    raise RuntimeError("its last words")
+elif what == "work":
+    emit("work", text="done")
+elif what == "half":
+    emit("work", text="done")
+    with open(os.environ["GPU_CHECK_RESULTS"], "a") as results:
+        results.write('{"step": "half", "ki')
+        results.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of results; `faulty` is a module of steps."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def step(what: str, limit: float = 600.0, least: float = 1.0) -> Step:
+    """A step of that module."""
+    return Step(what, ("faulty", what), limit, least)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def test_a_step_that_fails_costs_itself_alone(faulty: Path) -> None:
+    steps = [step("crash"), step("hang", 4), step("nothing"), step("fail"), step("work")]
+    assert not Runner(faulty, 1000, {}).run(steps)
+    results = records.read(faulty / "results.jsonl")
+    ended = {record["step"]: record["status"] for record in records.of(results, "step")}
+    assert ended == {
+        "crash": "SIGSEGV", "hang": "time limit", "nothing": "nothing written", "fail": "failed", "work": "done"
+    }  # fmt: skip
+    assert [record["text"] for record in records.of(results, "before")] == ["written before the crash"]
+    (failed,) = records.of(results, "step", step="fail")
+    assert failed["reason"].endswith("RuntimeError: its last words")
+    assert not any(is_running(record["pid"]) for record in records.of(results, "child"))
+    # The table is written of whatever there is.
+    page = table.write(faulty, "knowledge", "command").read_text()
+    for words in ("| crash | SIGSEGV |", "| hang | time limit |", "its last words", "The machine was not described."):
+        assert words in page
+
+
+def test_steps_that_run_together(faulty: Path) -> None:
+    steps = [step("work"), *(replace(step(what), together="all") for what in ("crash", "fail", "work")), step("work")]
+    assert not Runner(faulty, 1000, {}).run(steps)
+    results = [
+        (record["step"], record["status"]) for record in records.of(records.read(faulty / "results.jsonl"), "step")
+    ]
+    assert (results[0], results[-1]) == (("work", "done"), ("work", "done"))
+    assert sorted(results[1:-1]) == [("crash", "SIGSEGV"), ("fail", "failed"), ("work", "done")]
+    log = (faulty / "log.txt").read_text()
+    assert log.count("===== work\n") == 3
+    assert "===== fail\nTraceback" in log
+
+
+def test_half_a_line_and_a_page_that_cannot_be_written(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def after() -> None:
+        raise ValueError("no page")
+
+    assert not Runner(faulty, 1000, {}, after).run([step("work"), step("half"), step("work")])
+    results = records.read(faulty / "results.jsonl")
+    assert [(record["step"], record["kind"]) for record in results][:3] == [
+        ("work", "work"), ("work", "step"), ("half", "work")
+    ]  # fmt: skip
+    assert [record["status"] for record in records.of(results, "step", step="work")] == ["done", "done"]
+    assert "ValueError: no page" in capsys.readouterr().err
+
+
+def test_the_budget_holds(faulty: Path) -> None:
+    Runner(faulty, GRACE + 3, {}).run([step("work", 2), step("hang"), step("work"), step("hang", 2)])
+    results = list(records.of(records.read(faulty / "results.jsonl"), "step"))
+    # How many seconds are left for which step is the machine's; that none gets more than there are, and that what has
+    # no time left is told, is not.
+    assert results[1]["limit"] <= 3
+    assert results[1]["status"] in ("time limit", "skipped")
+    assert [record["status"] for record in results[2:]] == ["skipped", "skipped"]
+    assert results[2]["reason"].endswith("seconds left")
+    assert sum(record["seconds"] for record in results) >= 0
+
+
+def test_an_interrupted_call_leaves_its_results(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, BENCHES / "gpu_check.py", "knowledge", "--rehearse", "--seconds", "1500"]
+    process = subprocess.Popen(
+        [*command, "--out", out, "--only", "machine", "training"],
+        env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while not any(records.of(records.read(out / "results.jsonl"), "step", step="machine")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate()[0]
+    assert process.returncode == 1, output
+    report = (out / "report.md").read_text()
+    assert "- call: interrupted by SIGTERM" in report
+    assert "| machine | done |" in report
+    again = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
+    assert again.stderr == f"expected `--out` to be a folder without results, but {out} has some\n"
+    assert again.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["knowledge", "--only", "peer"], "expected `--only` to name steps (machine, agreement bfloat16, "),
+        (["speed", "--data", "no/folder"], "argument --data: expected a folder, but there is no no/folder"),
+        (["prepare", "--capabilities", "90"], 'expected a compute capability such as 9.0, but got "90"'),
+    ],
+)
+def test_what_is_asked_for_must_be_there(arguments: list[str], text: str, tmp_path: Path) -> None:
+    command = [sys.executable, BENCHES / "gpu_check.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode != 0
+    assert text in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_is_not_in_agreement() -> None:
+    from gpu import agreement
+    from tests.gpu.on_device import Step as Found
+
+    expected = Found(torch.tensor(2.0), torch.tensor(0.5), torch.randn(20, 8, dtype=torch.float64))
+    assert agreement.agrees(agreement.errors(expected, expected), "float32")
+    worse = [
+        expected._replace(loss=expected.loss * 1.001),
+        expected._replace(threshold=expected.threshold + 1e-4),
+        expected._replace(gradient=expected.gradient * 1.02),
+        expected._replace(gradient=expected.gradient.index_fill(0, torch.tensor([3]), float("nan"))),
+    ]
+    for found in worse:
+        for dtype in ("float32", "bfloat16"):
+            assert not agreement.agrees(agreement.errors(found, expected), dtype)
+
+
+def test_memory_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import agreement
+
+    monkeypatch.setattr(agreement, "DEVICE", torch.device("cpu"))
+    with agreement.poisoned():
+        assert torch.empty(100).isnan().all()
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    with pytest.raises(RuntimeError, match="to be filled with NaN"), agreement.poisoned():
+        pass
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def judged(results: list[Record], text: str) -> bool | None:
+    """Whether the one target whose text begins so is met."""
+    (target,) = [target for target in predictions.targets() if target.text.startswith(text)]
+    return target.judge(results)[1]
+
+
+def own(rows: int, ms: float, **told: object) -> Record:
+    """A result of the step for HexLoss's own times."""
+    record = {"kind": "own", "step": "own times", "rows": rows, "dims": 128, "dtype": "bfloat16", "data": "shuffled"}
+    return {**record, "eager_ms": ms, "graph_ms": ms, "bytes": 90_000_000, "kernels": {}, "missed": 3, **told}
+
+
+def peer(name: str, rows: int, ms: float) -> Record:
+    """A result of a step for peers."""
+    return {"kind": "peer", "name": name, "rows": rows, "dtype": "bfloat16", "shape": "", "group": "hex", "ms": ms}
+
+
+def test_targets() -> None:
+    assert all(target.judge([])[1] is None for target in predictions.targets())
+    assert judged([own(8192, 0.58)], "8192 rows, mma.sync") is True
+    assert judged([own(8192, 0.59)], "8192 rows, mma.sync") is False
+    rate = {"kind": "rate", "what": "bfloat16", "per_second": 800e12}  # the floor is 4.12 ms
+    fast, slow = (own(65536, ms, step=predictions.WGMMA_STEP) for ms in (8.2, 8.3))
+    assert judged([rate, fast], "65536 rows, wgmma") is True
+    assert judged([rate, slow], "65536 rows, wgmma") is False
+    assert judged([fast], "65536 rows, wgmma") is None
+    assert judged([own(65536, 9.0)], "65536 rows: under 100 MB") is True
+    assert judged([own(65536, 9.0, bytes=123_000_000)], "65536 rows: under 100 MB") is False
+    ours = peer("HexLoss", 8192, 0.5)
+    eager = [peer("eager, topk", 8192, 8.0), peer("eager, topk, where", 8192, 7.4)]
+    assert judged([ours, eager[0]], "8192 rows: at least 15 x the best eager") is True
+    assert judged([ours, *eager], "8192 rows: at least 15 x the best eager") is False
+    assert judged([ours, peer("compiled, topk", 8192, 2.0)], "8192 rows: at least 4 x torch.compile") is True
+    assert judged([ours, peer("Triton tiled InfoNCE", 8192, 0.4)], "8192 rows: faster than the Triton") is False
+    clean = [{"kind": "sanitizer", "tool": name, "clean": True} for name in ("memcheck", "racecheck")]
+    assert judged([*clean, {"kind": "coverage", "missing": []}], "compute-sanitizer") is True
+    assert judged([*clean, {"kind": "coverage", "missing": ["maxima"]}], "compute-sanitizer") is False
+    parts = [{"kind": "coverage", "missing": ["wgmma_sums"]}, {"kind": "coverage", "missing": ["sums"]}]
+    assert judged([*clean, *parts], "compute-sanitizer") is True
+    assert judged(clean[:1], "compute-sanitizer") is None
+    assert judged([clean[0], {**clean[1], "clean": None}, parts[0]], "compute-sanitizer") is None
+    right = {"kind": "agreement", "dtype": "bfloat16", "rows": 512, "agrees": True, "bits_equal": True}
+    assert judged([right], "agreement") is None
+    assert judged([right, {**right, "bits_equal": False}], "agreement") is False
+
+
+def test_clocks_of_a_step(tmp_path: Path) -> None:
+    lines = ["2026/11/26 19:00:00.000, 345, 2619, 80.5, 30, 0"]
+    lines += [f"2026/11/26 19:00:0{second}.000, {1700 + second}, 2619, 60{second}.5, 50, 98" for second in (1, 2, 3)]
+    (tmp_path / "clocks.csv").write_text("\n".join([*lines, "No devices were found", "2026/11/26 19:0"]))
+    rows = clocks.read(tmp_path)
+    assert len(rows) == 4
+    start = rows[0][0]
+    assert clocks.during(rows, start, 10) == "1702 MHz, 604 W"
+    assert clocks.during(rows, start, 0.5) == "-"
+
+
+def test_every_variant_is_of_these_sources(tmp_path: Path) -> None:
+    for variant in variants.VARIANTS:
+        shutil.copytree(ROOT / "src" / "cuda", tmp_path / "src" / "cuda", dirs_exist_ok=True)
+        variants.apply(variant, tmp_path)
+        changed = [
+            path
+            for path in (ROOT / "src" / "cuda").rglob("*.*")
+            if path.read_text() != (tmp_path / path.relative_to(ROOT)).read_text()
+        ]
+        assert len(changed) == len({change.files for change in variant.changes})
+    unknown = variants.Variant("unknown", "nothing", (variants.size("COLUMN", 3),))
+    with pytest.raises(ValueError, match=r"unknown: expected .* once in kernels/parameters.cu, but found 0"):
+        variants.apply(unknown, tmp_path)
+
+
+@pytest.mark.parametrize(("part", "text"), [("sources", "an extension of other sources"), ("nvrtc", "another NVRTC")])
+def test_kernels_of_something_else_are_told(
+    part: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEX_SSL_CACHE", str(tmp_path))
+    assert prepared.state() == {
+        "matches": False, "reason": "nothing was prepared: kernels are compiled when first used"
+    }  # fmt: skip
+    (tmp_path / "other.cubin").write_bytes(b"compiled by a call")
+    manifest = {**prepared.ingredients(), "files": []}
+    (tmp_path / prepared.MANIFEST).write_text(json.dumps({**manifest, part: "12.9"}))
+    state = prepared.state()
+    assert not state["matches"]
+    assert str(state["reason"]).startswith(f"prepared by {text}: 12.9, not ")
+    assert prepared.compiled_since(tmp_path) == ["other.cubin"]
