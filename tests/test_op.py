@@ -89,6 +89,14 @@ def test_opcheck_of_the_quantiles(backend: str) -> None:
     torch.library.opcheck(torch.ops.hex_ssl.row_quantiles.default, ([z1], torch.randn(7, 4), z2, 0, 0.5))
 
 
+def test_quantiles_of_one_view_against_other_keys(backend: str) -> None:
+    # So each process finds its part of the threshold where positives are rows of the keys.
+    anchors, keys = torch.randn(9, 4, dtype=torch.float64), torch.randn(21, 4, dtype=torch.float64)
+    found = ops.row_quantiles([anchors], keys, None, 0, 0.9)
+    cosines = torch.nn.functional.cosine_similarity(anchors[:, None], keys, dim=2)
+    torch.testing.assert_close(found, cosines.quantile(0.9, dim=1, interpolation="nearest"), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("factor", [2.5, -1.0, 0.0, 1e-3])
 def test_upstream_gradient(factor: float, dtype: torch.dtype, backend: str) -> None:
