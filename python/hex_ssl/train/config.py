@@ -7,6 +7,7 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from reprlib import repr as shortened
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -184,7 +185,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer. The learning rate rises linearly, then falls on half a cosine, changing at each step.
+    """The optimizer and its schedule. The learning rate rises linearly, then falls as the schedule says.
 
     Args:
         name: "sgd", "lars" or "adamw".
@@ -197,7 +198,13 @@ class OptimizerConfig:
         clip_trust: "lars": keep each layer's rate at or below the learning rate.
         warmup_epochs: Epochs until the highest learning rate.
         warmup_start: Learning rate of the first step.
-        final_learning_rate: Learning rate at the end.
+        schedule: After the warm-up: "cosine", half of one, changing at each step; "step", a fall at each milestone;
+            "exponential", a steady fall; "constant".
+        final_learning_rate: "cosine": learning rate at the end.
+        milestones: "step": epochs, counted from the start, at which the rate falls, such as [60, 80].
+        decay_factor: "step": factor at each milestone; "exponential": factor of an epoch. In (0, 1].
+        clip_norm: Largest norm of the gradient of all parameters together: a longer one is shortened to it. None: as
+            long as it is.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "adamw"
@@ -210,7 +217,11 @@ class OptimizerConfig:
     clip_trust: bool = True
     warmup_epochs: float = 3.0
     warmup_start: float = 0.0
+    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
     final_learning_rate: float = 0.0
+    milestones: list[float] = field(default_factory=list)
+    decay_factor: float = 0.1
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         lowest_is_0 = (
@@ -224,6 +235,21 @@ class OptimizerConfig:
         )
         for name in lowest_is_0:
             _at_least(f"optimizer.{name}", getattr(self, name), 0.0)
+        _above("optimizer.clip_norm", self.clip_norm, 0.0)
+        if not 0.0 < self.decay_factor <= 1.0:
+            raise ValueError(f"expected `optimizer.decay_factor` to be in (0, 1], but got {self.decay_factor}")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if self.schedule != "cosine" and self.final_learning_rate:
+            raise ValueError(
+                f'expected `optimizer.final_learning_rate` to be 0 where `optimizer.schedule` is "{self.schedule}", '
+                f"but got {self.final_learning_rate}"
+            )
+        rising = all(before < after for before, after in pairwise([0.0, *self.milestones]))
+        if (self.schedule == "step") != bool(self.milestones) or not rising:
+            wanted = "epochs above 0 that rise" if self.schedule == "step" else f'empty for "{self.schedule}"'
+            raise ValueError(f"expected `optimizer.milestones` to be {wanted}, but got {self.milestones}")
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,13 @@ class Method(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step(self.global_step)  # which Lightning raises only when this has returned
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clips by the configuration's norm where there is one, else as the trainer says."""
+        if self.optimizer_config.clip_norm is None:
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        else:
+            self.clip_gradients(optimizer, self.optimizer_config.clip_norm, "norm")
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule stepped once per optimizer step."""
         return configure_optimizer(self.parameter_groups(), self.optimizer_config, self.trainer)
