@@ -277,9 +277,13 @@ class RunConfig:
         devices: Processes per node, one per device.
         nodes: Lightning's `num_nodes`.
         strategy: Lightning's: "auto", "ddp", ...
-        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...
+        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...; "auto": "bf16-mixed" on a GPU, "16-mixed" on
+            one without bfloat16, else "32-true". `config.yaml` in the run folder has what "auto" was.
         channels_last: Keep images and convolutions with the channels last in memory: the same numbers but for rounding,
-            and faster on most CPUs, and on GPUs in half precision.
+            and faster on most CPUs, and on GPUs in half precision. "auto": on a GPU.
+        compile: Compile the networks and the views made on the device by torch.compile: the same numbers but for
+            rounding, faster on a GPU after a first step that takes up to minutes. "auto": on a GPU, where Triton and a
+            C compiler are there.
         sync_batchnorm: Take batch norm's statistics over all processes.
         deterministic: Deterministic kernels where there are any.
         loggers: Besides the metrics files: "tensorboard", "wandb".
@@ -303,8 +307,9 @@ class RunConfig:
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
-    channels_last: bool = False
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = False
     sync_batchnorm: bool = True
     deterministic: bool = True
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
