@@ -6,7 +6,8 @@
 
 Each repeat runs a block of steps of each contender, the order turning from repeat to repeat:
 
-- bare step: network, loss, backward and optimizer on one batch that stands ready, without Lightning;
+- bare step: network, loss, backward and optimizer on one batch that stands ready, without Lightning, in the same
+  precision, compiled or not, and with buffers kept as in the loop;
 - loop, views on the device / in the workers: `hex_ssl.train`'s own, as `hex-ssl pretrain` runs it, with the callbacks
   of a run, but without an evaluation;
 - loop in lightly's way: see `lightly_loop.py`;
@@ -39,6 +40,8 @@ import torch
 from torch import Tensor
 
 import lightly_loop
+from hex_ssl.train import speed
+from hex_ssl.train.buffers import kept_buffers
 from hex_ssl.train.callbacks import EpochMetrics
 from hex_ssl.train.config import (
     BackboneConfig,
@@ -119,7 +122,6 @@ class Bench:
         """A run of SimCLR for one epoch."""
         self.runs += 1
         settings = self.settings
-        half = {"precision": "bf16-mixed"} if settings.bf16 else {}
         return Config(
             MethodConfig("simclr", hidden_dim=2048, output_dim=128),
             LossConfig(hex=hex_, temperature=TEMPERATURE),  # type: ignore[arg-type]
@@ -137,10 +139,11 @@ class Bench:
                 root=str(self.folder),
                 epochs=1,
                 accelerator="gpu" if self.device.type == "cuda" else self.device.type,
+                precision="bf16-mixed" if settings.bf16 else "32-true",
                 channels_last=settings.channels_last,
+                compile=settings.compile,
                 deterministic=settings.deterministic,
                 progress=False,
-                **half,
             ),
         )
 
@@ -212,6 +215,8 @@ class Parts:
         self.deterministic = config.run.deterministic
         self.data, self.method = build(config)
         self.plain = build(plain)[1].to(device)
+        if config.run.compile:
+            speed.compile_networks(self.method, self.data)
         self.method.to(device)
         self.optimizer = build_optimizer(self.method.parameter_groups(), config.optimizer)
         self.loader = PretrainData(replace(config.data, num_workers=0), 0)
@@ -277,16 +282,18 @@ class Parts:
         """Seconds of one call, the mean of a block."""
         before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        filled, torch.utils.deterministic.fill_uninitialized_memory = True, False  # type: ignore[attr-defined]
-        run()
-        wait(self.device)
-        start = self.clock()
-        for _ in range(self.steps):
-            run()
-        wait(self.device)
-        taken = (self.clock() - start) / self.steps
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        with kept_buffers():
+            for _ in range(2):
+                run()
+            wait(self.device)
+            start = self.clock()
+            for _ in range(self.steps):
+                run()
+            wait(self.device)
+            taken = (self.clock() - start) / self.steps
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
         return taken
 
 
@@ -342,6 +349,8 @@ def arguments() -> argparse.Namespace:
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--bf16", action=flag, help="default: on a GPU")
     parser.add_argument("--channels-last", action=flag, help="default: on a GPU")
+    parser.add_argument("--compile", action=flag, help="default: on a GPU")
+    parser.add_argument("--backend", default=speed.BACKEND, help="of torch.compile; aot_eager for a rehearsal")
     parser.add_argument("--deterministic", action=flag, default=True)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--label", default="", help="a word for the files' names, such as before")
@@ -355,6 +364,7 @@ def arguments() -> argparse.Namespace:
         "steps": 100 if on_gpu else 8,
         "bf16": on_gpu,
         "channels_last": on_gpu,
+        "compile": on_gpu,
     }
     for name, value in defaults.items():
         if getattr(found, name) is None:
@@ -367,6 +377,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measures, prints, saves."""
     settings = arguments()
+    speed.BACKEND = settings.backend
     if settings.clock == "cpu":
         torch.set_num_threads(1)
     texts, record = [], {}
