@@ -5,7 +5,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +101,7 @@ class Run:
                 _quiet_lightning(self.checkpoint),
                 _determinism(self.config.run.deterministic),
                 _interruptions(),
-                kept_buffers(),
+                kept_buffers() if self.trainer.strategy.root_device.type == "cpu" else nullcontext(),
             ):
                 self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
             # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to

@@ -44,6 +44,21 @@ def warmup_cosine(
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long a run and its parts are, in optimizer steps.
+
+    Attributes:
+        warmup_steps: Of the linear rise.
+        total_steps: Of the run.
+        steps_per_epoch: Of an epoch.
+    """
+
+    warmup_steps: int
+    total_steps: int
+    steps_per_epoch: float = 1.0
+
+
+@dataclass(frozen=True)
 class _Share:
     """A group's learning rate at a step as a share of its highest, which is how torch's LambdaLR wants it."""
 
@@ -61,7 +76,7 @@ class _Share:
         return self.after(step)
 
 
-def _after_warmup(config: OptimizerConfig, highest: float, final: float, lengths: "Lengths") -> Callable[[int], float]:
+def _after_warmup(config: OptimizerConfig, highest: float, final: float, lengths: Lengths) -> Callable[[int], float]:
     """The share of the highest rate at a step after the warm-up."""
     per_epoch = lengths.steps_per_epoch
     if config.schedule == "constant":
@@ -71,30 +86,11 @@ def _after_warmup(config: OptimizerConfig, highest: float, final: float, lengths
         return lambda step: config.decay_factor ** bisect_right(falls, step)
     if config.schedule == "exponential":
         return lambda step: config.decay_factor ** ((step - lengths.warmup_steps) / per_epoch)
-    return lambda step: (
-        warmup_cosine(step, lengths.warmup_steps, lengths.total_steps, highest, final=final) / highest
-        if highest
-        else 0.0
-    )
+    return lambda step: warmup_cosine(step, lengths.warmup_steps, lengths.total_steps, highest, final=final) / highest
 
 
 def _constant(step: int) -> float:
     return 1.0
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long a run and its parts are, in optimizer steps.
-
-    Attributes:
-        warmup_steps: Of the linear rise.
-        total_steps: Of the run.
-        steps_per_epoch: Of an epoch.
-    """
-
-    warmup_steps: int
-    total_steps: int
-    steps_per_epoch: float = 1.0
 
 
 class RunSchedule(LambdaLR):
