@@ -84,8 +84,7 @@ def test_freed_buffers_stay_within_and_go_back_after() -> None:
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(3):
-            torch.zeros(2**24)
+        torch.ones(2**24)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     def resident() -> int:
@@ -94,7 +93,6 @@ def test_freed_buffers_stay_within_and_go_back_after() -> None:
     faults()
     start = resident()
     with kept_buffers():
-        faults()
-        assert faults() < 3_000
+        assert min(faults() for _ in range(5)) < 1_000
         assert resident() > start + 2**25
     assert resident() < start + 2**25
