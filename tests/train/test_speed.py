@@ -63,14 +63,14 @@ def test_compiled_run_has_the_checkpoints_of_any_other(
 ) -> None:
     """Traced and differentiated ahead as for inductor, whose kernels take minutes to build."""
     monkeypatch.setattr(speed, "BACKEND", "aot_eager")
-    plain = pretrain(make_config(name="plain", recipe="byol_hex", accelerator="cpu", precision="auto"))
+    plain = pretrain(make_config(name="plain", recipe="mocov2_hex", accelerator="cpu", precision="auto"))
     assert yaml.safe_load((plain / "config.yaml").read_text())["run"]["precision"] == "32-true"
     torch._dynamo.reset()
     counters.clear()
-    first = make_config(name="compiled", recipe="byol_hex", compile=True, keep_every=1)
+    first = make_config(name="compiled", recipe="mocov2_hex", compile=True, keep_every=1)
     compiled = pretrain(first)
-    # Backbone, projector and predictor with a gradient, the momentum encoder without.
-    assert 4 <= counters["stats"]["unique_graphs"] <= 8
+    # The backbone, the projector and the momentum encoder, each once: no epoch, step or evaluation compiles anew.
+    assert counters["stats"]["unique_graphs"] == 3
     for one, other in zip(read_metrics(compiled), read_metrics(plain), strict=True):
         assert one["knn_accuracy"] == pytest.approx(other["knn_accuracy"], abs=0.02)
         assert one.get("loss") == pytest.approx(other.get("loss"), rel=1e-3)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from hex_ssl.momentum import MomentumEncoder
 from hex_ssl.train.config import Config, RunConfig
@@ -64,17 +63,17 @@ def _can_compile() -> bool:
 def compile_networks(method: Method, data: PretrainData) -> None:
     """Compiles a method's networks at their first use, and the views that the device makes.
 
-    Each network stays the module that it is, so that checkpoints are the same with and without.
+    Each network stays the module that it is, so that checkpoints are the same with and without, and its hooks stay
+    outside of what is compiled.
 
     Args:
         method: Its backbone, its heads and the network that follows them.
         data: Its views.
     """
     for child in method.children():
-        network = child.encoder if isinstance(child, MomentumEncoder) else child
+        network: Any = child.encoder if isinstance(child, MomentumEncoder) else child
         if any(True for _ in network.parameters()):
-            assert isinstance(network, nn.Module)
-            network.compile(backend=BACKEND, dynamic=False)
+            network.forward = torch.compile(network.forward, backend=BACKEND, dynamic=False)
     views = getattr(data, "views", None)
     if views is not None:
         views.compile(backend=BACKEND)

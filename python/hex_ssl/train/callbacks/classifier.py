@@ -138,7 +138,6 @@ class OnlineClassifier(L.Callback):
         targets = self.superclasses[labels.clamp(min=0)]
         return targets.where(labels >= 0, -1)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled backbone is compiled without it
     def _collect(self, module: nn.Module, inputs: Any, h: Tensor) -> None:
         if module.training:
             self._rows.append(h.detach())
