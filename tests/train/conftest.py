@@ -13,6 +13,13 @@ from hex_ssl.train.recipes import load_recipe
 
 MakeConfig = Callable[..., Config]
 
+TIMES = ("seconds", "images_per_second")
+
+
+def untimed(rows: list[Any]) -> list[Any]:
+    """Rows of metrics without what two equal runs have otherwise."""
+    return [{name: figure for name, figure in row.items() if name not in TIMES} for row in rows]
+
 
 def short_config(root: Path, name: str = "run", recipe: str = "simclr_hex", **run: Any) -> Config:
     """A quick recipe, shortened."""

@@ -1,15 +1,26 @@
 """Optimizers against their formulas, their groups, and the schedule."""
 
 import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hex_ssl.train.config import OptimizerConfig
-from hex_ssl.train.optim import build_optimizer, build_schedule, configure_optimizer, images_per_step, warmup_cosine
+from hex_ssl.train.backbones import build_backbone
+from hex_ssl.train.config import BackboneConfig, OptimizerConfig
+from hex_ssl.train.optim import (
+    Lengths,
+    build_optimizer,
+    build_schedule,
+    configure_optimizer,
+    images_per_step,
+    warmup_cosine,
+)
 
 
 def network() -> nn.Sequential:
@@ -20,7 +31,7 @@ def network() -> nn.Sequential:
 def gradients(module: nn.Module, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     for parameter in module.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 def lars_by_formula(
@@ -73,6 +84,35 @@ def test_lars_leaves_a_matrix_of_zeros_to_sgd() -> None:
     assert torch.allclose(layer.weight, torch.full((2, 2), -0.1))
 
 
+class Operators(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def test_lars_goes_over_all_parameters_at_once() -> None:
+    """A ResNet-18 has 62 parameters: one by one they take over 500 operators, and the same bits come out."""
+    networks = [build_backbone(BackboneConfig("resnet18"), 3, 32) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    config = OptimizerConfig("lars", 0.4)
+    at_once, one_by_one = (build_optimizer([{"params": each.parameters()}], config) for each in networks)
+    for group in one_by_one.param_groups:
+        group["foreach"] = False
+    for step in range(3):
+        for network in networks:
+            gradients(network, step)
+        with Operators() as operators:
+            at_once.step()
+        one_by_one.step()
+    assert operators.count <= 40
+    for found, expected in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 @pytest.mark.parametrize("all_decay", [False, True])
 def test_biases_and_norms_decay_only_where_asked(name: Any, kind: type[torch.optim.Optimizer], all_decay: bool) -> None:
@@ -101,7 +141,7 @@ def test_groups_have_rules_of_their_own() -> None:
     optimizer = build_optimizer(groups, config, images_per_step=512)
     assert [group["lr"] for group in optimizer.param_groups] == [0.6, 0.6, 0.1, 0.6]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0.0, 0.0, 0.0]
-    schedule = build_schedule(optimizer, config, warmup_steps=3, total_steps=5, scale=2.0)
+    schedule = build_schedule(optimizer, config, Lengths(warmup_steps=3, total_steps=5), scale=2.0)
     seen = []
     for _ in range(6):
         seen.append([group["lr"] for group in optimizer.param_groups])
@@ -116,7 +156,7 @@ def test_groups_have_rules_of_their_own() -> None:
 def test_longer_run_goes_on_at_its_own_rates() -> None:
     def scheduled(total: int) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = build_optimizer([{"params": network().parameters()}], OptimizerConfig("sgd", 0.5))
-        return optimizer, build_schedule(optimizer, OptimizerConfig("sgd", 0.5), 2, total)
+        return optimizer, build_schedule(optimizer, OptimizerConfig("sgd", 0.5), Lengths(2, total))
 
     def steps(optimizer: torch.optim.Optimizer, schedule: Any, count: int) -> list[float]:
         seen = []
@@ -142,18 +182,94 @@ def test_nothing_to_train_is_an_error() -> None:
 
 
 def test_schedule_rises_linearly_then_falls_on_a_half_cosine() -> None:
-    rates = [warmup_cosine(step, 5, 13, highest=0.4, start=0.1, final=0.02) for step in range(15)]
-    assert rates[:6] == pytest.approx([0.1, 0.175, 0.25, 0.325, 0.4, 0.4])
-    assert rates[9] == pytest.approx(0.21)
-    assert rates[13:] == pytest.approx([0.02, 0.02])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[6] == pytest.approx(0.02 + 0.38 * (1 + math.cos(math.pi / 8)) / 2)
+    found = [warmup_cosine(step, 5, 13, highest=0.4, start=0.1, final=0.02) for step in range(15)]
+    assert found[:6] == pytest.approx([0.1, 0.175, 0.25, 0.325, 0.4, 0.4])
+    assert found[9] == pytest.approx(0.21)
+    assert found[13:] == pytest.approx([0.02, 0.02])
+    assert found[5:] == sorted(found[5:], reverse=True)
+    assert found[6] == pytest.approx(0.02 + 0.38 * (1 + math.cos(math.pi / 8)) / 2)
 
 
 @pytest.mark.parametrize(("warmup", "first"), [(0, 1.0), (1, 1.0), (5, 0.0)])
 def test_schedule_without_warmup_or_without_cosine(warmup: int, first: float) -> None:
     assert warmup_cosine(0, warmup, 5) == first
     assert warmup_cosine(99, warmup, 5) == 0.0
+
+
+STEPS_PER_EPOCH = 4
+
+
+def rates(optimizer: torch.optim.Optimizer, schedule: LRScheduler, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_torch"),
+    [
+        ({"schedule": "step", "milestones": [2, 3]}, lambda sgd: MultiStepLR(sgd, [2, 3], gamma=0.1)),
+        (
+            {"schedule": "exponential", "decay_factor": 0.8},
+            lambda sgd: ExponentialLR(sgd, 0.8),
+        ),
+        ({"schedule": "constant"}, lambda sgd: MultiStepLR(sgd, [99])),
+    ],
+)
+def test_schedules_are_those_of_torch_at_each_epoch(settings: Any, by_torch: Any) -> None:
+    sgd = torch.optim.SGD(network().parameters(), lr=0.5)
+    expected = rates(sgd, by_torch(sgd), 5)
+    config = OptimizerConfig("sgd", 0.5, **settings)
+    optimizer = build_optimizer([{"params": network().parameters()}], config)
+    schedule = build_schedule(optimizer, config, Lengths(0, 5 * STEPS_PER_EPOCH, STEPS_PER_EPOCH))
+    assert rates(optimizer, schedule, 5 * STEPS_PER_EPOCH)[::STEPS_PER_EPOCH] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "after"),
+    [
+        ({"schedule": "step", "milestones": [2, 2.5]}, [0.5] * 4 + [0.05] * 2 + [0.005] * 2),
+        ({"schedule": "exponential", "decay_factor": 0.5}, [0.5 * 0.5 ** (step / 4) for step in range(8)]),
+        ({"schedule": "constant"}, [0.5] * 8),
+    ],
+)
+def test_schedules_begin_with_the_warmup(settings: Any, after: list[float]) -> None:
+    config = OptimizerConfig("sgd", 0.5, warmup_epochs=1, warmup_start=0.2, **settings)
+    shown = trainer(max_epochs=3, estimated_stepping_batches=3 * STEPS_PER_EPOCH)
+    found = configure_optimizer([{"params": network().parameters()}], config, shown)
+    schedule = found["lr_scheduler"]["scheduler"]
+    assert rates(found["optimizer"], schedule, 12) == pytest.approx([0.2, 0.3, 0.4, 0.5, *after])
+
+
+def test_epochs_of_a_trainer_that_counts_steps() -> None:
+    config = OptimizerConfig("sgd", 0.5, warmup_epochs=1)
+    shown = trainer(max_epochs=-1, estimated_stepping_batches=20, num_training_batches=12)
+    found = configure_optimizer([{"params": network().parameters()}], config, shown)
+    expected = [warmup_cosine(step, 4, 20, 0.5) for step in range(20)]
+    assert rates(found["optimizer"], found["lr_scheduler"]["scheduler"], 20) == pytest.approx(expected)
+    endless = trainer(max_epochs=-1, estimated_stepping_batches=math.inf)
+    with pytest.raises(ValueError, match="expected the trainer to have `max_epochs` or `max_steps`"):
+        configure_optimizer([{"params": network().parameters()}], config, endless)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "step"}, "`optimizer.milestones` to be epochs above 0 that rise, but got []"),
+        ({"schedule": "step", "milestones": [0, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
+        ({"schedule": "step", "milestones": [4, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
+        ({"milestones": [4]}, '`optimizer.milestones` to be empty for "cosine", but got [4]'),
+        ({"schedule": "constant", "final_learning_rate": 0.1}, "`optimizer.final_learning_rate` to be 0 where"),
+        ({"schedule": "exponential", "decay_factor": 0.0}, "`optimizer.decay_factor` to be in (0, 1], but got 0.0"),
+        ({"clip_norm": 0.0}, "`optimizer.clip_norm` to be above 0.0, but got 0.0"),
+    ],
+)
+def test_settings_that_contradict_the_schedule(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OptimizerConfig(**settings)
 
 
 def trainer(**settings: Any) -> Any:
@@ -173,8 +289,8 @@ def test_learning_rate_follows_the_global_batch() -> None:
     found = configure_optimizer([{"params": network().parameters()}], config, trainer())
     scheduler = found["lr_scheduler"]["scheduler"]
     assert found["lr_scheduler"]["interval"] == "step"
-    rates = [warmup_cosine(step, 20, 100, 1.5, 0.3) for step in range(100)]
-    assert [scheduler.lr_lambdas[0](step) * 1.5 for step in range(100)] == pytest.approx(rates)
+    expected = [warmup_cosine(step, 20, 100, 1.5, 0.3) for step in range(100)]
+    assert [scheduler.lr_lambdas[0](step) * 1.5 for step in range(100)] == pytest.approx(expected)
 
 
 def test_batch_of_unknown_size_cannot_scale() -> None:

@@ -7,12 +7,14 @@ Plain dataclasses, without torch: each part is turned into an object where that 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import partial
+from itertools import pairwise
 from reprlib import repr as shortened
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hex_ssl.train.methods.settings import MethodSettings, SimCLRSettings, UncheckedSettings, settings_class
 from hex_ssl.train.paths import expand_paths
+from hex_ssl.train.ranges import above as _above
 from hex_ssl.train.ranges import at_least as _at_least
 from hex_ssl.train.ranges import between as _between
 from hex_ssl.train.suggestions import suggest
@@ -124,7 +126,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer. The learning rate rises linearly, then falls on half a cosine, changing at each step.
+    """The optimizer and its schedule. The learning rate rises linearly, then falls as the schedule says.
 
     Args:
         name: "sgd", "lars" or "adamw".
@@ -137,7 +139,13 @@ class OptimizerConfig:
         clip_trust: "lars": keep each layer's rate at or below the learning rate.
         warmup_epochs: Epochs until the highest learning rate.
         warmup_start: Learning rate of the first step.
-        final_learning_rate: Learning rate at the end.
+        schedule: After the warm-up: "cosine", half of one, changing at each step; "step", a fall at each milestone;
+            "exponential", a steady fall; "constant".
+        final_learning_rate: "cosine": learning rate at the end.
+        milestones: "step": epochs, counted from the start, at which the rate falls, such as [60, 80].
+        decay_factor: "step": factor at each milestone; "exponential": factor of an epoch. In (0, 1].
+        clip_norm: Largest norm of the gradient of all parameters together: a longer one is shortened to it. None: as
+            long as it is.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "adamw"
@@ -150,7 +158,11 @@ class OptimizerConfig:
     clip_trust: bool = True
     warmup_epochs: float = 3.0
     warmup_start: float = 0.0
+    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
     final_learning_rate: float = 0.0
+    milestones: list[float] = field(default_factory=list)
+    decay_factor: float = 0.1
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         lowest_is_0 = (
@@ -164,6 +176,21 @@ class OptimizerConfig:
         )
         for name in lowest_is_0:
             _at_least(f"optimizer.{name}", getattr(self, name), 0.0)
+        _above("optimizer.clip_norm", self.clip_norm, 0.0)
+        if not 0.0 < self.decay_factor <= 1.0:
+            raise ValueError(f"expected `optimizer.decay_factor` to be in (0, 1], but got {self.decay_factor}")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if self.schedule != "cosine" and self.final_learning_rate:
+            raise ValueError(
+                f'expected `optimizer.final_learning_rate` to be 0 where `optimizer.schedule` is "{self.schedule}", '
+                f"but got {self.final_learning_rate}"
+            )
+        rising = all(before < after for before, after in pairwise([0.0, *self.milestones]))
+        if (self.schedule == "step") != bool(self.milestones) or not rising:
+            wanted = "epochs above 0 that rise" if self.schedule == "step" else f'empty for "{self.schedule}"'
+            raise ValueError(f"expected `optimizer.milestones` to be {wanted}, but got {self.milestones}")
 
 
 @dataclass(frozen=True)
@@ -191,9 +218,13 @@ class RunConfig:
         devices: Processes per node, one per device.
         nodes: Lightning's `num_nodes`.
         strategy: Lightning's: "auto", "ddp", ...
-        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...
+        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...; "auto": "bf16-mixed" on a GPU, "16-mixed" on
+            one without bfloat16, else "32-true". `config.yaml` in the run folder has what "auto" was.
         channels_last: Keep images and convolutions with the channels last in memory: the same numbers but for rounding,
-            and faster on most CPUs, and on GPUs in half precision.
+            and faster on most CPUs, and on GPUs in half precision. "auto": on a GPU.
+        compile: Compile the networks and the views made on the device by torch.compile: the same numbers but for
+            rounding, faster on a GPU after a first step that takes up to minutes. "auto": on a GPU, where Triton and a
+            C compiler are there.
         sync_batchnorm: Take batch norm's statistics over all processes.
         deterministic: Deterministic kernels where there are any.
         loggers: Besides the metrics files: "tensorboard", "wandb".
@@ -217,8 +248,9 @@ class RunConfig:
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
-    channels_last: bool = False
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = False
     sync_batchnorm: bool = True
     deterministic: bool = True
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)

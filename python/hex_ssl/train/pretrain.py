@@ -5,7 +5,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ with train_extra():
     import lightning as L
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import Callback, RichProgressBar
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
     from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -25,9 +25,11 @@ with train_extra():
 
     from hex_ssl.gradient_cache import GradientCache
     from hex_ssl.train.backbones import describe_backbone
+    from hex_ssl.train.buffers import kept_buffers
     from hex_ssl.train.callbacks import (
         AtomicCheckpoints,
         Checkpoints,
+        EpochBar,
         EpochLines,
         EpochMetrics,
         MetricsFiles,
@@ -54,6 +56,7 @@ with train_extra():
         read_config,
         run_folder,
     )
+    from hex_ssl.train.speed import compile_networks, uses_gpu, without_auto
     from hex_ssl.train.weights import load_weights
 
 
@@ -94,7 +97,12 @@ class Run:
             SystemExit: SIGTERM, with code 143, after a checkpoint.
         """
         try:
-            with _quiet_lightning(self.checkpoint), _determinism(self.config.run.deterministic), _interruptions():
+            with (
+                _quiet_lightning(self.checkpoint),
+                _determinism(self.config.run.deterministic),
+                _interruptions(),
+                kept_buffers() if self.trainer.strategy.root_device.type == "cpu" else nullcontext(),
+            ):
                 self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
             # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to
             # train.
@@ -136,7 +144,7 @@ def build(config: Config, start: Callable[[nn.Module], object] | None = None) ->
     loaded = config.run.virtual_batch_size or config.data.batch_size
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses, start)
-    if config.run.channels_last:  # the images follow the first convolution
+    if config.run.channels_last is True:  # the images follow the first convolution
         method.to(memory_format=torch.channels_last)
     if loaded > config.data.batch_size:
         method.gradient_cache = GradientCache(config.data.batch_size)
@@ -156,6 +164,7 @@ def prepare(config: Config) -> Run:
         ValueError: The configuration contradicts itself, the data, the device, or the run to be resumed; or the run's
             checkpoint, or `run.weights`, cannot be read or is of another network.
     """
+    config = without_auto(config, _earlier(config))
     folder, checkpoint, begun = run_folder(config), last_checkpoint(config), {}
 
     def begin(backbone: nn.Module) -> None:
@@ -171,6 +180,8 @@ def prepare(config: Config) -> Run:
     metrics = trainer.loggers[0]
     assert isinstance(metrics, MetricsFiles)
     metrics.resumed_step = _step_of(checkpoint, method, config.run.epochs)
+    if config.run.compile:
+        compile_networks(method, data)
     claim = claim_run_folder(config, images, begun) if trainer.is_global_zero else None
     return Run(config, data, method, folder, checkpoint, trainer, claim)
 
@@ -226,6 +237,16 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
     return method.eval()
 
 
+def _earlier(config: Config) -> Config | None:
+    """The run to be resumed as it was begun; None where there is none."""
+    if config.run.existing != "resume" or not (run_folder(config) / CONFIG).is_file():
+        return None
+    try:
+        return read_config(run_folder(config))
+    except ValueError:  # damaged, or of another version: `check_run_folder` says how
+        return None
+
+
 @contextmanager
 def _machine_named(run: RunConfig) -> Iterator[None]:
     """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
@@ -239,6 +260,7 @@ def _machine_named(run: RunConfig) -> Iterator[None]:
 
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
     run, loggers, callbacks = config.run, _loggers(config, folder), _callbacks(config, data, folder)
+    assert run.precision != "auto"
     with _machine_named(run), _quiet_lightning(), _determinism(run.deterministic):
         trainer = L.Trainer(
             accelerator=run.accelerator,
@@ -279,7 +301,7 @@ def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callbac
     callbacks.append(metrics := EpochMetrics(evaluation, run.knn_every))
     callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every))
     if run.progress:
-        callbacks.append(RichProgressBar() if shows_progress_bar() else EpochLines(metrics))
+        callbacks.append(EpochBar(metrics) if shows_progress_bar() else EpochLines(metrics))
     return callbacks
 
 
@@ -306,7 +328,7 @@ def _syncs_batch_norm(config: Config) -> bool:
     run = config.run
     if not run.sync_batchnorm or run.devices * run.nodes == 1:
         return False
-    on_gpu = run.accelerator in ("gpu", "cuda") or (run.accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = uses_gpu(run)
     if not on_gpu:
         warnings.warn(
             "torch's SyncBatchNorm needs GPUs: batch norm takes its statistics in each process apart", stacklevel=4

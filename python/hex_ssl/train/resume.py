@@ -10,6 +10,7 @@ MAY_CHANGE = {
     "run.root",
     "run.name",
     "run.accelerator",
+    "run.compile",
     "run.loggers",
     "run.profiler",
     "run.checkpoint_minutes",

@@ -1,5 +1,6 @@
 """Numbers that are not finite: in the images, in the loss, in the weights."""
 
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from hex_ssl.train.backbones import build_backbone, describe_backbone
 from hex_ssl.train.callbacks import save_backbone
+from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.config import BackboneConfig
 from hex_ssl.train.data import PretrainData
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.evaluate import FinetuneConfig, KNNConfig, ProbeConfig, run_finetune, run_knn, run_probe
-from hex_ssl.train.methods import Method
+from hex_ssl.train.methods import Method, base, finite
 from hex_ssl.train.methods.simclr import SimCLR
 from hex_ssl.train.pretrain import pretrain
 
@@ -62,6 +64,57 @@ def test_input_that_is_not_finite_is_named(
     monkeypatch.setattr(PretrainData, "on_after_batch_transfer", spoilt)
     message = r"but got none in step 7 \(epoch 2, batch 3 of it\): the views of training image (\d+) are not finite"
     assert check_stopped(tmp_path, expected, message, monkeypatch).endswith(f"image {images[0]} are not finite")
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU taken for a device that works ahead."""
+    monkeypatch.setattr(base, "works_ahead", lambda device: True)
+    monkeypatch.setattr(finite, "SECONDS", math.inf)
+
+
+def test_late_look_names_the_first_step_and_saves_nothing_after_it(
+    late: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss = SimCLR.compute_loss
+
+    def spoilt(self: Method, embeddings: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        loss = compute_loss(self, embeddings, batch)
+        return loss * torch.nan if self.global_step == STEP else loss
+
+    def refused(self: Method, embeddings: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        if self.global_step <= STEP:
+            return spoilt(self, embeddings, batch)
+        return sum(each.sum() for each in embeddings) * torch.nan  # type: ignore[return-value]  # weights are NaN
+
+    monkeypatch.setattr(SimCLR, "compute_loss", refused)
+    message = re.escape(
+        "expected a finite loss, but got nan in step 7 (epoch 2, batch 3 of it): views and embeddings are finite; "
+        "seen after 2 steps, of which nothing is saved: the last checkpoint is of before"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        pretrain(runs.tiny(tmp_path, checkpoint_minutes=60.0))
+    assert runs.step_of(tmp_path / "run") == runs.STEPS
+    assert [row["epoch"] for row in read_metrics(tmp_path / "run")][-1] == 1
+
+
+def test_late_look_names_the_images() -> None:
+    views, embeddings = (torch.ones(3, 1, 2, 2), torch.ones(3, 1, 2, 2)), (torch.ones(3, 4), torch.ones(2, 4))
+    batch = Batch(views, torch.zeros(3), torch.tensor([5, 3, 8]))
+    look, one = finite.LateLook(), torch.tensor(1.0)
+    look.note(one, "step 1", batch, embeddings)
+    spoilt = tuple(view.clone() for view in views)
+    spoilt[1][2, 0, 1, 1] = -torch.inf
+    look.note(one * torch.nan, "step 2", batch._replace(views=spoilt, indices=torch.tensor([6, 4, 9])), embeddings)
+    look.note(one * torch.inf, "step 3", batch, (embeddings[0] * torch.nan,))
+    with pytest.raises(FloatingPointError, match="got nan in step 2: the views of training image 9 are not .* 2 steps"):
+        look.look()
+    look.look()  # what was seen is forgotten
+    short = Batch(tuple(view[:2] for view in views), torch.zeros(2), torch.tensor([1, 2]))
+    look.note(one, "step 4", batch, embeddings)
+    look.note(one * torch.inf, "step 5", short, (embeddings[1] * torch.nan,))
+    with pytest.raises(FloatingPointError, match="got inf in step 5: .* makes of training images 1, 2 is not"):
+        look.look()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

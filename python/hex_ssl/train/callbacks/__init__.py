@@ -9,6 +9,7 @@ with train_extra():
     from hex_ssl.train.callbacks.epochs import EpochMetrics as EpochMetrics
     from hex_ssl.train.callbacks.evaluation import OnlineEvaluation as OnlineEvaluation
     from hex_ssl.train.callbacks.export import save_backbone as save_backbone
+    from hex_ssl.train.callbacks.lines import EpochBar as EpochBar
     from hex_ssl.train.callbacks.lines import EpochLines as EpochLines
     from hex_ssl.train.callbacks.lines import shows_progress_bar as shows_progress_bar
     from hex_ssl.train.callbacks.metrics import MetricsFiles as MetricsFiles

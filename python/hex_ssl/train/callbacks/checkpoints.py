@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from hex_ssl.train.methods import Method
 from hex_ssl.train.reading import read_checkpoint
 from hex_ssl.train.whole_file import whole_file
 
@@ -96,12 +97,15 @@ class Checkpoints(L.Callback):
 
 
 def check_weights(trainer: L.Trainer) -> None:
-    """Looks at the parameters and at what else is saved with them, such as the running statistics of a batch norm.
+    """Looks at the losses since the last look, then at the parameters and at what else is saved with them, such as the
+    running statistics of a batch norm.
 
     Raises:
-        FloatingPointError: Some are not finite; the message has the step and the first such tensor.
+        FloatingPointError: Some are not finite; the message has the step and, of the latter, the first such tensor.
     """
     module = trainer.lightning_module
+    if isinstance(module, Method):
+        module.look_at_losses()
     saved = {name: each for name, each in module.state_dict().items() if isinstance(each, Tensor)}
     finite = torch.stack([each.isfinite().all().to(module.device) for each in saved.values()])
     if not bool(finite.all()):

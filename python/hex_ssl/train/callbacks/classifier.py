@@ -82,13 +82,13 @@ class OnlineClassifier(L.Callback):
         """
         classifiers, optimizer = self._built(h)
         optimizer.param_groups[0]["lr"] = self.learning_rate * (1 + math.cos(math.pi * share_done)) / 2
-        labelled = labels >= 0
-        h, labels = h[labelled], labels[labelled]
+        # Without choosing the labelled rows, whose number a GPU's process would wait for.
+        count = (labels >= 0).sum().clamp(min=1)
         with torch.enable_grad(), torch.autocast(h.device.type, enabled=False):
             # The sum over no image is 0, with a gradient: every process takes part in what follows.
             losses = [
-                F.cross_entropy(classifiers[name](h), self._targets(name, labels), reduction="sum")
-                / max(len(labels), 1)
+                F.cross_entropy(classifiers[name](h), self._targets(name, labels), ignore_index=-1, reduction="sum")
+                / count
                 for name in self.sizes
             ]
             gradients = torch.autograd.grad(torch.stack(losses).sum(), list(classifiers.parameters()))
@@ -134,7 +134,8 @@ class OnlineClassifier(L.Callback):
         if name == "classifier_accuracy":
             return labels
         assert self.superclasses is not None
-        targets = self.superclasses.to(labels.device)[labels]
+        self.superclasses = self.superclasses.to(labels.device)
+        targets = self.superclasses[labels.clamp(min=0)]
         return targets.where(labels >= 0, -1)
 
     def _collect(self, module: nn.Module, inputs: Any, h: Tensor) -> None:

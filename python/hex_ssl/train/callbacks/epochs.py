@@ -1,5 +1,6 @@
 """One line of metrics per epoch."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hex_ssl.distributed import is_distributed
+from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods import Method
 
 Evaluation = Callable[[L.Trainer, Method], dict[str, float]]
 
 
 class EpochMetrics(L.Callback):
-    """Logs, at each epoch's end, the epoch's means of the loss and of what the method tells, and the evaluation.
+    """Logs, at each epoch's end, the epoch's means of the loss and of what the method tells, how long it took, and the
+    evaluation.
+
+    `seconds` are those of the epoch's training, without the evaluation; `images_per_second` counts an image once,
+    whatever its views, over all processes. Of an epoch that was resumed, both are of the part since then.
+
+    The figures stay on the device until the epoch's end, so that no step waits for them.
 
     The sums are in the checkpoint: an epoch that was interrupted and resumed has the same line as any other. The line
     stands in the files before the epoch's checkpoint is written.
@@ -33,14 +41,20 @@ class EpochMetrics(L.Callback):
         self.evaluation = evaluation
         self.every = every
         self.figures: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # by the names of their elements
         self._batches = 0
+        self._started = time.monotonic()
+        self._images = 0
         self._learning_rate = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _as_method(pl_module).logs_figures = False
         if trainer.global_step == 0 and self.evaluation is not None:
             self._log(trainer, 0, self.evaluation(trainer, _as_method(pl_module)))
+        self._started, self._images = time.monotonic(), 0  # of an epoch that is resumed, which has no start
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started, self._images = time.monotonic(), 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -50,44 +64,62 @@ class EpochMetrics(L.Callback):
         )  # afterwards, the schedule has moved on
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         loss: Tensor = outputs["loss"].detach() * trainer.accumulate_grad_batches  # which Lightning divided it by
         figures = {
             "loss": loss,
             **_as_method(pl_module).statistics(),
-            "learning_rate": loss.new_tensor(self._learning_rate, dtype=torch.float64),
+            "learning_rate": loss.new_full((), self._learning_rate, dtype=torch.float64),
         }
-        for name, value in figures.items():
-            value = value.detach().to(loss.device, torch.float64)
-            # Restored sums come on the CPU.
-            self._sums[name] = self._sums[name].to(loss.device) + value if name in self._sums else value
+        values = torch.stack([each.detach().to(loss.device, torch.float64) for each in figures.values()])
+        names = tuple(figures)
+        # Restored sums come on the CPU.
+        self._sums[names] = self._sums[names].to(loss.device) + values if names in self._sums else values
         self._batches += 1
-        pl_module.log("loss", loss, prog_bar=True, logger=False)
+        self._images += len(batch.indices)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        figures = {name: float(total) / self._batches for name, total in self._joined_sums().items()}
+        done, method = trainer.current_epoch + 1, _as_method(pl_module)
+        method.look_at_losses()
+        figures = {name: total / self._batches for name, total in self._totals().items()}
+        figures |= self._speed(trainer)
         self._sums, self._batches = {}, 0
         if self.evaluation is not None and (done % self.every == 0 or done == trainer.max_epochs):
-            figures |= self.evaluation(trainer, _as_method(pl_module))
+            figures |= self.evaluation(trainer, method)
         self._log(trainer, done, figures)
+
+    def mean_loss(self) -> float | None:
+        """This process's mean loss of the epoch so far, for which it waits; None before the first batch."""
+        sums = [values[names.index("loss")] for names, values in self._sums.items()]
+        return float(torch.stack(sums).sum()) / self._batches if sums else None
 
     def state_dict(self) -> dict[str, Any]:
         """The sums over the epoch so far; over several processes their mean, so all have to call this."""
-        return {"sums": {name: total.cpu() for name, total in self._joined_sums().items()}, "batches": self._batches}
+        totals = {name: torch.tensor(total, dtype=torch.float64) for name, total in self._totals().items()}
+        return {"sums": totals, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from saved sums."""
-        self._sums, self._batches = dict(state_dict["sums"]), int(state_dict["batches"])
+        sums = state_dict["sums"]
+        self._sums = {tuple(sums): torch.stack(list(sums.values()))} if sums else {}
+        self._batches = int(state_dict["batches"])
 
-    def _joined_sums(self) -> dict[str, Tensor]:
-        """The sums; over several processes their mean."""
-        if not (self._sums and is_distributed()):
-            return self._sums
-        sums = torch.stack(list(self._sums.values()))
-        dist.all_reduce(sums)
-        return dict(zip(self._sums, (sums / dist.get_world_size()).unbind(), strict=True))
+    def _totals(self) -> dict[str, float]:
+        """The sums by name; over several processes their mean. All are read at once."""
+        found: dict[str, float] = {}
+        for names, values in self._sums.items():
+            if is_distributed():
+                dist.all_reduce(values := values.clone())
+                values = values / dist.get_world_size()
+            for name, total in zip(names, values.tolist(), strict=True):
+                found[name] = found.get(name, 0.0) + total
+        return found
+
+    def _speed(self, trainer: L.Trainer) -> dict[str, float]:
+        """Seconds of the epoch's training and images per second over all processes, of a resumed epoch since then."""
+        seconds = time.monotonic() - self._started
+        return {"seconds": seconds, "images_per_second": self._images * trainer.world_size / seconds}
 
     def _log(self, trainer: L.Trainer, epoch: int, figures: dict[str, float]) -> None:
         self.figures = figures

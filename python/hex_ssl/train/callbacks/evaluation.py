@@ -50,7 +50,8 @@ class OnlineEvaluation:
             ValueError: Weights are finite, but the representation of an image is not.
         """
         check_weights(trainer)
-        with trainer.precision_plugin.forward_context():
+        # A compiled network would be compiled anew for each size of these batches.
+        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             bank, test = (self._features(trainer, method, "train"), self._features(trainer, method, "test"))
         correct = self._neighbours(Features(*(_gathered(each) for each in bank)), test)
         if self.classifier is not None:

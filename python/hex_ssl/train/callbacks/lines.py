@@ -1,19 +1,44 @@
-"""The epochs of a run as lines of text, for output that is no terminal."""
+"""How a run shows that it goes on: a bar in a terminal, else a line of text per epoch."""
 
 import sys
 import time
 
 import lightning as L
 import rich
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from hex_ssl.train.callbacks.epochs import EpochMetrics
+
+SECONDS = 2.0
+"""Between two looks of the bar at the loss."""
 
 
 def shows_progress_bar() -> bool:
     """Whether standard output can show a bar that moves: a terminal or a notebook, not a file or a pipe."""
     console = rich.get_console()
     return console.is_jupyter or (sys.stdout.isatty() and not console.is_dumb_terminal)
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, with the epoch's mean loss so far, which it reads every two seconds: each look waits.
+
+    Args:
+        metrics: Whose loss is shown.
+    """
+
+    def __init__(self, metrics: EpochMetrics) -> None:
+        super().__init__()
+        self.metrics = metrics
+        self._shown: dict[str, float] = {}
+        self._read_at = -SECONDS
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:  # type: ignore[override]
+        """What stands beside the bar."""
+        if time.monotonic() - self._read_at >= SECONDS:
+            loss = self.metrics.mean_loss()
+            self._shown = {} if loss is None else {"loss": loss}
+            self._read_at = time.monotonic()
+        return self._shown
 
 
 class EpochLines(ProgressBar):

@@ -135,7 +135,7 @@ class All4One(NeighbourContrast):
             "feature_loss": feature.detach(),
             "neighbour_purity": neighbour_purity(found[:, 0], batch.labels),
             "queue_fill": self.queue.fill,
-            "momentum": z1.new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
+            "momentum": z1.new_full((), self.momentum_encoder.momentum, dtype=torch.float64),
             **statistics,
         }
         return (neighbour + centroid + feature) / 2

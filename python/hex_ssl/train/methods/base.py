@@ -16,7 +16,7 @@ from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import SupervisedThreshold
 from hex_ssl.train.config import Config, LossConfig, OptimizerConfig
 from hex_ssl.train.data.batch import Batch
-from hex_ssl.train.methods.finite import is_finite, not_finite
+from hex_ssl.train.methods.finite import LateLook, is_finite, not_finite, works_ahead
 from hex_ssl.train.methods.losses import build_hex_loss
 from hex_ssl.train.methods.settings import MethodSettings
 from hex_ssl.train.optim import configure_optimizer
@@ -82,6 +82,7 @@ class Method(L.LightningModule):
         self.gradient_cache: GradientCache | None = None
         self.logs_figures = True
         self.figures: dict[str, Tensor] = {}
+        self._late_look = LateLook()
         self._labels_seen = False
         self._total_steps = float("inf")
 
@@ -180,7 +181,8 @@ class Method(L.LightningModule):
         """The loss of a batch; what it saw is in `statistics`.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite. Nothing has learned from it.
+            FloatingPointError: The loss is NaN or infinite. On a CPU, nothing has learned from it. On a device that
+                works ahead it may be that of an earlier step, see `look_at_losses`; nothing is saved after that step.
         """
         cache = self.gradient_cache
         embeddings = self.embed(batch.views) if cache is None else cache.embed(self, batch.views)
@@ -191,13 +193,28 @@ class Method(L.LightningModule):
             if is_finite(*embeddings):
                 raise
             raise not_finite("none", place, batch, embeddings) from error  # the kernel on the CPU refuses such rows
-        if not is_finite(loss):
+        if works_ahead(loss.device):
+            self._late_look.note(loss, place, batch, embeddings)
+        elif not is_finite(loss):
             raise not_finite(f"{loss.item()}", place, batch, embeddings)
         self.after_loss(embeddings, batch)
         if self.logs_figures and self._trainer is not None:
             figures = {"loss": loss.detach(), **self.statistics()}
             self.log_dict(figures, batch_size=len(batch.labels))  # waits for no device: Lightning keeps the tensors
         return loss
+
+    def look_at_losses(self) -> None:
+        """Looks at the losses since the last look, where the device works ahead: at an epoch's end, before each
+        checkpoint, and every ten seconds.
+
+        Raises:
+            FloatingPointError: One is NaN or infinite; the message has the first such step.
+        """
+        self._late_look.look()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing is saved after a loss that is not finite."""
+        self.look_at_losses()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's, and on through the networks where the batch was taken in parts."""
@@ -219,6 +236,13 @@ class Method(L.LightningModule):
         """Lightning's, then the method's own part."""
         super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step(self.global_step)  # which Lightning raises only when this has returned
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clips by the configuration's norm where there is one, else as the trainer says."""
+        if self.optimizer_config.clip_norm is None:
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        else:
+            self.clip_gradients(optimizer, self.optimizer_config.clip_norm, "norm")
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule stepped once per optimizer step."""

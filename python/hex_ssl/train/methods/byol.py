@@ -66,7 +66,7 @@ class BYOL(BesideHex):
         """See :meth:`Method.compute_loss`."""
         p1, p2, z1, z2, m1, m2 = embeddings
         own: Tensor = self.loss(p1, m2) + self.loss(p2, m1)
-        momentum = own.new_tensor(self.momentum_encoder.momentum, dtype=torch.float64)
+        momentum = own.new_full((), self.momentum_encoder.momentum, dtype=torch.float64)
         return self.beside_hex(own, z1, z2, batch, momentum=momentum)
 
     def after_optimizer_step(self, step: int) -> None:

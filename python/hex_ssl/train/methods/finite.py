@@ -1,5 +1,6 @@
 """A step whose loss is not finite: where it is, and where that begins."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,14 @@ from hex_ssl.train.data.batch import Batch
 
 NAMED = 5
 """Images that an error names."""
+
+SECONDS = 10.0
+"""Between two looks at the losses of a device that works ahead."""
+
+
+def works_ahead(device: torch.device) -> bool:
+    """Whether a look at a number makes the process wait for the device, which has other steps queued."""
+    return device.type != "cpu"
 
 
 def is_finite(*tensors: Tensor) -> bool:
@@ -30,22 +39,79 @@ def not_finite(loss: str, place: str, batch: Batch, embeddings: Sequence[Tensor]
         >>> print(not_finite("nan", "step 8", Batch(views, torch.zeros(2), torch.tensor([5, 3])), views))
         expected a finite loss, but got nan in step 8: the views of training image 3 are not finite
     """
-    if rows := _rows_not_finite(batch.views, batch):
-        origin = f"the views of {_images(rows)} are not finite"
-    elif rows := _rows_not_finite(embeddings, batch):
-        origin = f"the views are finite, but what the network makes of {_images(rows)} is not"
-    else:
-        origin = "views and embeddings are finite"
+    origin = _origin(_largest(batch.views, batch), _largest(embeddings, batch), batch.indices)
     return FloatingPointError(f"expected a finite loss, but got {loss} in {place}: {origin}")
 
 
-def _rows_not_finite(tensors: Sequence[Tensor], batch: Batch) -> list[int]:
-    indices = batch.indices.cpu()
-    found = torch.zeros(len(indices), dtype=torch.bool)
-    for each in tensors:
-        if len(each) == len(found):
-            found |= ~each.detach().isfinite().reshape(len(each), -1).all(dim=1).cpu()
-    return sorted(indices[found].tolist())
+class LateLook:
+    """Notes on the device which loss was the first that is not finite, and looks there now and then.
+
+    A look at each loss would keep the process from queueing the next step while the device works on this one.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[str] = []
+        self._looked_at = time.monotonic()
+        self._first: tuple[Tensor, ...] | None = None
+
+    def note(self, loss: Tensor, place: str, batch: Batch, embeddings: Sequence[Tensor]) -> None:
+        """Notes a step; every ten seconds, looks.
+
+        Args:
+            loss: The step's loss, 0-d.
+            place: Which step it is of.
+            batch: The step's batch.
+            embeddings: What the loss saw of it, each [N, ...].
+
+        Raises:
+            FloatingPointError: See :meth:`look`.
+        """
+        late = time.monotonic() - self._looked_at >= SECONDS
+        if late or (self._first is not None and len(self._first[-1]) != len(batch.indices)):
+            self.look()
+        number = torch.full((), len(self._places), device=loss.device)
+        now = (loss.detach(), number, _largest(batch.views, batch), _largest(embeddings, batch), batch.indices)
+        if self._first is None:
+            self._first = now
+        else:
+            still_finite = self._first[0].isfinite()
+            self._first = tuple(torch.where(still_finite, *pair) for pair in zip(now, self._first, strict=True))
+        self._places.append(place)
+
+    def look(self) -> None:
+        """Looks at the steps noted since the last look, and forgets them.
+
+        Raises:
+            FloatingPointError: A loss was not finite; the message has the first of them.
+        """
+        first, places = self._first, self._places
+        self._first, self._places, self._looked_at = None, [], time.monotonic()
+        if first is None or is_finite(first[0]):
+            return
+        loss, number, *origin = first
+        place = places[int(number)]
+        raise FloatingPointError(
+            f"expected a finite loss, but got {loss.item()} in {place}: {_origin(*origin)}; seen after "
+            f"{len(places) - int(number)} steps, of which nothing is saved: the last checkpoint is of before"
+        )
+
+
+def _largest(tensors: Sequence[Tensor], batch: Batch) -> Tensor:
+    """The largest absolute value of each image, [n, N]; not finite where a value is not."""
+    count = len(batch.indices)
+    rows = [each.detach().reshape(count, -1) for each in tensors if len(each) == count]
+    norms = [torch.linalg.vector_norm(each, torch.inf, dim=1) for each in rows if each.is_floating_point()]
+    return torch.stack(norms) if norms else torch.zeros(0, count, device=batch.indices.device)
+
+
+def _origin(views: Tensor, embeddings: Tensor, indices: Tensor) -> str:
+    """Where it began, from the largest values of the images' views and embeddings."""
+    in_views, in_embeddings = (sorted(indices[~each.isfinite().all(dim=0)].tolist()) for each in (views, embeddings))
+    if in_views:
+        return f"the views of {_images(in_views)} are not finite"
+    if in_embeddings:
+        return f"the views are finite, but what the network makes of {_images(in_embeddings)} is not"
+    return "views and embeddings are finite"
 
 
 def _images(rows: list[int]) -> str:

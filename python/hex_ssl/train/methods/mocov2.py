@@ -89,7 +89,7 @@ class MoCoV2(Method):
         self.figures = {
             "projection_std": projection_std(*queries),
             "queue_fill": self._queues()[0].fill,
-            "momentum": losses[0].new_tensor(self.momentum_encoder.momentum, dtype=torch.float64),
+            "momentum": losses[0].new_full((), self.momentum_encoder.momentum, dtype=torch.float64),
             **mean_statistics(statistics),
         }
         return torch.stack(losses).mean()

@@ -1,5 +1,6 @@
 """From configuration to optimizer: groups of parameters, and the learning rate by the size of the batch."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from hex_ssl.train.config import OptimizerConfig
 from hex_ssl.train.extras import train_extra
-from hex_ssl.train.optim.schedule import build_schedule
+from hex_ssl.train.optim.schedule import Lengths, build_schedule
 
 if TYPE_CHECKING:
     import lightning as L
@@ -18,7 +19,7 @@ REFERENCE_BATCH = 256
 
 Group = dict[str, Any]
 """`params`, and where they differ from the others: `learning_rate` (its own, not scaled by the batch), `decay` (False:
-none), `constant_learning_rate` (True: no warm-up and no cosine)."""
+none), `constant_learning_rate` (True: no schedule)."""
 
 
 def build_optimizer(
@@ -64,7 +65,12 @@ def build_optimizer(
     with train_extra():
         from timm.optim.lars import Lars  # here: timm takes over a second to import
     return Lars(
-        split, lr=rate, momentum=config.momentum, trust_coeff=config.trust_coefficient, trust_clip=config.clip_trust
+        split,
+        lr=rate,
+        momentum=config.momentum,
+        trust_coeff=config.trust_coefficient,
+        trust_clip=config.clip_trust,
+        foreach=True,  # asked for: by itself timm chooses it neither on a CPU nor for a rate that is a tensor
     )
 
 
@@ -120,7 +126,16 @@ def configure_optimizer(groups: Iterable[Group], config: OptimizerConfig, traine
     """
     images = images_per_step(trainer) if config.scale_learning_rate else REFERENCE_BATCH
     optimizer = build_optimizer(groups, config, images)
-    total_steps = int(trainer.estimated_stepping_batches)
-    warmup_steps = round(total_steps * config.warmup_epochs / (trainer.max_epochs or 1))
-    schedule = build_schedule(optimizer, config, warmup_steps, total_steps, _scale(config, images))
+    schedule = build_schedule(optimizer, config, _lengths(config, trainer), _scale(config, images))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _lengths(config: OptimizerConfig, trainer: "L.Trainer") -> Lengths:
+    if trainer.estimated_stepping_batches == math.inf:
+        raise ValueError("expected the trainer to have `max_epochs` or `max_steps`, but got neither: see the schedule")
+    total = int(trainer.estimated_stepping_batches)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        per_epoch = total / trainer.max_epochs
+    else:  # a trainer with `max_steps` alone
+        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return Lengths(round(config.warmup_epochs * per_epoch), total, per_epoch)

@@ -1,6 +1,8 @@
-"""The learning rate over a run: a linear rise, then half a cosine, changing at each optimizer step."""
+"""The learning rate over a run: a linear rise, then a fall by one of several rules, by the optimizer step."""
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,20 +44,49 @@ def warmup_cosine(
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long a run and its parts are, in optimizer steps.
+
+    Attributes:
+        warmup_steps: Of the linear rise.
+        total_steps: Of the run.
+        steps_per_epoch: Of an epoch.
+    """
+
+    warmup_steps: int
+    total_steps: int
+    steps_per_epoch: float = 1.0
+
+
+@dataclass(frozen=True)
 class _Share:
     """A group's learning rate at a step as a share of its highest, which is how torch's LambdaLR wants it."""
 
     highest: float
     start: float
-    final: float
     warmup_steps: int
-    total_steps: int
+    after: Callable[[int], float]
+    """The share at a step after the warm-up."""
 
     def __call__(self, step: int) -> float:
         if self.highest == 0.0:
             return 0.0
-        rate = warmup_cosine(step, self.warmup_steps, self.total_steps, self.highest, self.start, self.final)
-        return rate / self.highest
+        if step < self.warmup_steps:
+            return warmup_cosine(step, self.warmup_steps, self.warmup_steps, self.highest, self.start) / self.highest
+        return self.after(step)
+
+
+def _after_warmup(config: OptimizerConfig, highest: float, final: float, lengths: Lengths) -> Callable[[int], float]:
+    """The share of the highest rate at a step after the warm-up."""
+    per_epoch = lengths.steps_per_epoch
+    if config.schedule == "constant":
+        return _constant
+    if config.schedule == "step":
+        falls = [round(each * per_epoch) for each in config.milestones]
+        return lambda step: config.decay_factor ** bisect_right(falls, step)
+    if config.schedule == "exponential":
+        return lambda step: config.decay_factor ** ((step - lengths.warmup_steps) / per_epoch)
+    return lambda step: warmup_cosine(step, lengths.warmup_steps, lengths.total_steps, highest, final=final) / highest
 
 
 def _constant(step: int) -> float:
@@ -67,6 +98,9 @@ class RunSchedule(LambdaLR):
 
     LambdaLR would restore the old length, and a finished run that gets more epochs would train them at the last rate.
     Here the rate of each step, the first one included, is the one that a run of the new length has at that step.
+
+    torch's SequentialLR of LinearLR and another would not do: it refuses a rise from 0, it starts each group at a share
+    of its own rate, it leaves no group constant, and it finds a rate from the one before, which is of the old length.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,15 +117,21 @@ class RunSchedule(LambdaLR):
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, warmup_steps: int, total_steps: int, scale: float = 1.0
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, lengths: Lengths, scale: float = 1.0
 ) -> RunSchedule:
-    """`warmup_cosine` for each of an optimizer's groups, to be stepped after each optimizer step.
+    """The schedule of each of an optimizer's groups, to be stepped after each optimizer step.
+
+    After the linear rise of `warmup_cosine`, with e the epochs since the start and w those of the warm-up:
+
+        cosine       as `warmup_cosine`
+        step         highest * decay_factor ^ (number of `milestones` at or before e)
+        exponential  highest * decay_factor ^ (e - w)
+        constant     highest
 
     Args:
         optimizer: Its groups' `lr` is their highest rate; those with a true `constant_learning_rate` keep it.
-        config: The first and the last rate.
-        warmup_steps: Steps of the rise.
-        total_steps: Steps of the run.
+        config: The rule and its numbers.
+        lengths: Of the run.
         scale: Factor of the first and the last rate, that of the learning rate: `images_per_step` / 256 or 1.
     """
     start, final = config.warmup_start * scale, config.final_learning_rate * scale
@@ -100,7 +140,7 @@ def build_schedule(
         [
             _constant
             if group.get("constant_learning_rate")
-            else _Share(group["lr"], start, final, warmup_steps, total_steps)
+            else _Share(group["lr"], start, lengths.warmup_steps, _after_warmup(config, group["lr"], final, lengths))
             for group in optimizer.param_groups
         ],
     )

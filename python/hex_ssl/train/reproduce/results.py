@@ -9,13 +9,21 @@ from typing import Any
 
 from hex_ssl.train.config import Config
 from hex_ssl.train.resume import MAY_CHANGE
+from hex_ssl.train.speed import without_auto
 from hex_ssl.train.whole_file import write_whole
 
 FORMAT = 1
 """Raised when a field of the JSON changes its meaning."""
 
-LATER = {"data.level", "run.weights"}
-"""Settings that are younger than the first results: left out where they are None, so that results keep their names."""
+LATER: dict[str, Any] = {
+    "data.level": None,
+    "run.weights": None,
+    "optimizer.schedule": "cosine",
+    "optimizer.milestones": [],
+    "optimizer.decay_factor": 0.1,
+    "optimizer.clip_norm": None,
+}
+"""Settings that are younger than the first results: left out at these values, so that results keep their names."""
 
 FIRST_METHOD_SETTINGS = (
     "hidden_dim",
@@ -72,9 +80,9 @@ def describe_run(
         group: {
             name: value
             for name, value in settings.items()
-            if f"{group}.{name}" not in MAY_CHANGE and not (value is None and f"{group}.{name}" in LATER)
+            if f"{group}.{name}" not in MAY_CHANGE and LATER.get(f"{group}.{name}", ...) != value
         }
-        for group, settings in config.as_dict().items()
+        for group, settings in without_auto(config).as_dict().items()
     }
     images = {"trained_on": vars(trained_on), "evaluated_on": vars(evaluated_on)}
     return json.loads(json.dumps({"config": kept, **images, "evaluation": evaluation}))
