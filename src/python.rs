@@ -106,8 +106,11 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
         ("importance", Formulation::Importance { beta, tau_plus }),
         ("official", Formulation::Official),
         ("decoupled", Formulation::Decoupled),
-        ("supervised", Formulation::Supervised),
     ];
+    // SupCon's: the losses that take a formulation's name offer the others.
+    if name == "supervised" {
+        return Ok(Formulation::Supervised);
+    }
     choose("formulation", name, &formulations)
 }
 

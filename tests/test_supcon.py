@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hex_ssl import SupConLoss
-from hex_ssl.functional import supcon_loss
+from hex_ssl.functional import hex_loss, supcon_loss
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
 
@@ -87,6 +87,8 @@ def test_errors() -> None:
         supcon_loss(z, labels=torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="expected `labels` to have an integer dtype"):
         supcon_loss(z, labels=torch.zeros(6))
+    with pytest.raises(ValueError, match="SupCon is hex_ssl.SupConLoss"):
+        hex_loss(z, z, formulation="supervised", threshold="supervised", labels=torch.arange(6))
     with pytest.raises(TypeError, match="labels"):
         supcon_loss(z)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="row 2 of `z1`"):

@@ -58,7 +58,8 @@ class Settings(NamedTuple):
         """
         check_settings(
             temperature=self.temperature,
-            formulation=self.formulation,
+            # SupCon's has no settings of its own.
+            formulation="decoupled" if self.formulation == "supervised" else self.formulation,
             beta=self.beta,
             tau_plus=self.tau_plus,
             reduction=self.reduction,

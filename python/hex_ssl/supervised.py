@@ -7,8 +7,7 @@ from torch import Tensor
 from hex_ssl.contrast import Settings, contrast, contrast_gathered
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import SupervisedThreshold
-from hex_ssl.validation import check_integers, check_rows, check_views
+from hex_ssl.validation import check_integers, check_rows, check_types, check_views
 
 
 @overload
@@ -67,9 +66,15 @@ def supcon_loss(
         >>> supcon_loss(torch.eye(4), labels=torch.tensor([0, 0, 1, 1]), temperature=1.0)  # log(3)
         tensor(1.0986)
     """
-    settings = Settings.of(SupervisedThreshold(), 0, "supervised", 0.0, 0.0, temperature, reduction)
+    settings = supcon_settings(temperature, reduction)
     loss, statistics = loss_of_labels([z1, *more_views], settings, labels, gather_distributed)
     return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
+
+
+def supcon_settings(temperature: float | Tensor, reduction: str) -> Settings:
+    """SupCon as a point of the losses: the positives are the "hierarchical negatives", all of weight 1."""
+    check_types(temperature, "importance", 0.0, 0.0, reduction)
+    return Settings("labels", 0.0, "supervised", 0.0, 0.0, temperature, reduction)
 
 
 def loss_of_labels(

@@ -42,7 +42,7 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
 
     Raises:
         TypeError: One is not.
-        ValueError: The temperature is a tensor of another shape or dtype.
+        ValueError: The temperature is a tensor of another shape or dtype, or the formulation is another loss's.
     """
     if isinstance(temperature, Tensor):
         _check_tensor("temperature", temperature)
@@ -56,6 +56,11 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
     check_number("beta", beta)
     check_number("tau_plus", tau_plus)
     check_name("formulation", formulation)
+    if formulation == "supervised":
+        raise ValueError(
+            'expected `formulation` to be one of "importance", "official", "decoupled", but got "supervised": '
+            "SupCon is hex_ssl.SupConLoss"
+        )
     check_name("reduction", reduction)
 
 

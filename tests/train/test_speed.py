@@ -58,6 +58,8 @@ def test_recipes_leave_it_to_the_machine() -> None:
         assert (run.precision, run.channels_last, run.compile) == ("auto", "auto", "auto")
 
 
+# Torch's tracer looks at the gradient of a tensor that it has made itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_run_has_the_checkpoints_of_any_other(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +75,9 @@ def test_compiled_run_has_the_checkpoints_of_any_other(
     assert 2 <= counters["stats"]["unique_graphs"] <= 4
     for one, other in zip(read_metrics(compiled), read_metrics(plain), strict=True):
         assert one["knn_accuracy"] == pytest.approx(other["knn_accuracy"], abs=0.02)
-        assert one.get("loss") == pytest.approx(other.get("loss"), rel=1e-3)
+        assert one.keys() == other.keys()
+        if "loss" in other:  # all but the row of the untrained network
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
     assert load_method(compiled).state_dict().keys() == load_method(plain).state_dict().keys()
     longer = replace(first, run=replace(first.run, epochs=3, compile=False, existing="resume"))
     assert read_metrics(pretrain(longer))[-1]["epoch"] == 3

@@ -2,10 +2,8 @@
 
 from torch import Tensor
 
-from hex_ssl.contrast import Settings
 from hex_ssl.losses.baseline import LossWithStatistics
-from hex_ssl.supervised import loss_of_labels
-from hex_ssl.thresholds import SupervisedThreshold
+from hex_ssl.supervised import loss_of_labels, supcon_settings
 from hex_ssl.validation import check_settings
 
 
@@ -43,7 +41,7 @@ class SupConLoss(LossWithStatistics):
 
     def forward(self, z1: Tensor, *more_views: Tensor, labels: Tensor) -> Tensor:
         """The loss of projections of one view or more, each [n, D], by the samples' labels [n]."""
-        settings = Settings.of(SupervisedThreshold(), 0, "supervised", 0.0, 0.0, self.temperature, self.reduction)
+        settings = supcon_settings(self.temperature, self.reduction)
         loss, self._last.statistics = loss_of_labels([z1, *more_views], settings, labels, self.gather_distributed)
         return loss
 
