@@ -6,8 +6,8 @@ import torch
 
 from hex_ssl import _core
 
-# As the emulated chip's.
-CAPABILITY = (8, 6)
+# As the emulated chips'.
+CAPABILITY, HOPPER = (8, 6), (9, 0)
 OPERANDS = {
     "BF16": (torch.bfloat16, False),
     "F16": (torch.float16, False),
@@ -15,6 +15,8 @@ OPERANDS = {
     "SPLIT_TF32": (torch.float32, False),
 }
 """What the kernels multiply, by the dtype of the rows and whether tf32 is allowed."""
+WGMMA = "_WGMMA"
+"""Stands behind the operand of variants that have the kernels for sm_90a."""
 
 
 def operand_of(dtype: torch.dtype) -> str:
@@ -32,7 +34,7 @@ def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -
 
     Args:
         cache: The folder where compiled kernels are kept, by content.
-        operand: One of `OPERANDS`.
+        operand: One of `OPERANDS`, `WGMMA` behind it where the kernels for sm_90a are meant too.
         dims: Dimensions of the rows.
         sources: The kernels' sources, where these are not the extension's own.
 
@@ -42,6 +44,7 @@ def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -
     Raises:
         RuntimeError: There is no NVRTC, or it refuses the sources.
     """
-    dtype, tf32 = OPERANDS[operand]
-    name = str(dtype).removeprefix("torch.")
-    return _core.cuda_ptx(CAPABILITY, dims, name, tf32, sources or _core.cuda_sources(), cache)
+    wgmma = operand.endswith(WGMMA)
+    dtype, tf32 = OPERANDS[operand.removesuffix(WGMMA)]
+    name, capability = str(dtype).removeprefix("torch."), HOPPER if wgmma else CAPABILITY
+    return _core.cuda_ptx(capability, dims, name, tf32, sources or _core.cuda_sources(), cache, wgmma)
