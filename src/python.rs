@@ -319,7 +319,7 @@ pub fn cuda_ptx(
     py.allow_threads(|| ptx(variant, capability, sources, &folder)).map_err(exception)
 }
 
-/// What the assembler says of the kernels. See `_core.pyi`.
+/// What the assembler says of sources of kernels. See `_core.pyi`.
 #[pyfunction]
 pub fn cuda_remarks(
     py: Python<'_>,
@@ -327,10 +327,11 @@ pub fn cuda_remarks(
     dims: usize,
     dtype: &str,
     allow_tf32: bool,
+    sources: &str,
     wgmma: bool,
 ) -> PyResult<String> {
     let variant = cuda_variant(dims, dtype, allow_tf32, wgmma)?;
-    py.allow_threads(|| remarks(variant, capability)).map_err(exception)
+    py.allow_threads(|| remarks(variant, capability, sources)).map_err(exception)
 }
 
 /// The sources of the kernels for GPUs. See `_core.pyi`.

@@ -16,6 +16,7 @@ import torch
 from hex_ssl import _core
 
 from .cubins import TABLE, compile_variant, digest, resources, run_tool, variants
+from .ptx.kernels import without
 
 pytest.importorskip("triton", reason="its package has the tools, as torch's for CUDA has NVRTC")
 WRITTEN_WITH = torch.version.cuda == "13.0"
@@ -100,6 +101,44 @@ def test_the_table_of_spills() -> None:
     for operand, dims in random.Random(digest()).sample(list(variants()), 2):
         expected = json.loads(TABLE.read_text())["variants"][f"{operand}_{dims}"]
         assert compile_variant(operand, dims) == expected, f"{operand}, {dims} dimensions"
+
+
+# The kernels for sm_90a, and the bytes of the stack that each may take, by its variant. A few numbers of a loop, which
+# are stored and read once in each of its rounds.
+HOPPER_KERNELS = ("tiles", "note_coefficients", "sums_wgmma", "survivors_wgmma", "select_wgmma", "gradient_wgmma")
+HOPPER_VARIANTS = [("bfloat16", 64), ("bfloat16", 128), ("bfloat16", 192), ("bfloat16", 256), ("float16", 128)]
+HOPPER_SPILLS = {("gradient_wgmma", 128): 56, ("gradient_wgmma", 256): 16}
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="written with NVRTC 13.0")
+def test_products_of_warpgroups_are_not_serialised() -> None:
+    only = without(_core.cuda_sources(), KERNELS)
+
+    def remarks(variant: tuple[str, int]) -> str:
+        dtype, dims = variant
+        return _core.cuda_remarks((9, 0), dims, dtype, False, only, True)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = dict(zip(HOPPER_VARIANTS, pool.map(remarks, HOPPER_VARIANTS), strict=True))
+    for (dtype, dims), text in said.items():
+        # C7510 to C7520: what keeps wgmma from running beside other instructions. Results are right all the same.
+        assert not re.search(r"C75\d\d", text), f"{dtype}, {dims} dimensions: {text}"
+        found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", text, re.DOTALL)
+        assert {name for name, _, _ in found} == set(HOPPER_KERNELS)
+        for name, stack, registers in found:
+            assert int(stack) <= HOPPER_SPILLS.get((name, dims), 0), f"{name} of {dtype}, {dims} dimensions"
+            # Of the launch, before warps hand theirs on: 168 for each of 384 threads.
+            assert int(registers) <= (168 if name.startswith(("sums", "survivors", "gradient")) else 255)
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="written with NVRTC 13.0")
+def test_a_product_in_flight_across_a_loop_is_told() -> None:
+    # The remark that the test above looks for: there are some where ptxas finds fault.
+    text = _core.cuda_sources()
+    wait = "        wait_for_products<0>(sum);\n        memory.release(last);"
+    assert text.count(wait) == 1
+    only = without(text.replace(wait, "        memory.release(last);"), {*KERNELS, *HOPPER_KERNELS} - {"gradient_wgmma"})
+    assert re.search(r"C75\d\d", _core.cuda_remarks((9, 0), 64, "bfloat16", False, only, True))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -123,8 +123,10 @@ def cuda_ptx(
     Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
     """
 
-def cuda_remarks(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, wgmma: bool) -> str:
-    """What ptxas says of the kernels of `cuda_cubin`, compiled anew: registers, spills and warnings. For the tests.
+def cuda_remarks(
+    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, wgmma: bool
+) -> str:
+    """What ptxas says of `sources` compiled by the options of `cuda_cubin`: registers, spills, warnings. For the tests.
 
     Raises as `cuda_cubin`.
     """

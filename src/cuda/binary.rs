@@ -50,15 +50,15 @@ pub fn ptx(variant: Variant, capability: (u32, u32), sources: &str, folder: &Pat
     Ok(String::from_utf8_lossy(&text).into())
 }
 
-/// What the assembler says of a variant's kernels: registers and spills, and why it serialises products. Compiles them
-/// anew. For the tests.
+/// What the assembler says of `sources` in place of [`SOURCES`]: registers and spills, and why it serialises products. For
+/// the tests.
 ///
 /// # Errors
 /// As [`cubin`].
-pub fn remarks(variant: Variant, capability: (u32, u32)) -> Result<String> {
+pub fn remarks(variant: Variant, capability: (u32, u32), sources: &str) -> Result<String> {
     let mut recipe = Recipe::of(variant, capability)?;
     recipe.options.push("--ptxas-options=-v".into());
-    recipe.compiler.remarks(recipe.sources, &recipe.options)
+    recipe.compiler.remarks(sources, &recipe.options)
 }
 
 /// What `load` makes of the cubin.

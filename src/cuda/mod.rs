@@ -29,7 +29,7 @@ use std::ffi::c_void;
 pub use binary::{cubin, ptx, remarks};
 pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
-pub use hopper::{Hopper, BY_DEFAULT as HOPPER_BY_DEFAULT};
+pub use hopper::{is_asked_for as hopper_is_asked_for, Hopper};
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
 pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
 

@@ -18,7 +18,7 @@ use crate::operands::Operands;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
 /// Up to this many keys quantiles are found without a sample.
-const DIRECT: usize = 1024;
+pub(super) const DIRECT: usize = 1024;
 /// Largest sample.
 const SAMPLE: usize = 1024;
 /// The survivors of the rows of one launch take this many bytes at most, but for those of one tile.
@@ -148,7 +148,7 @@ struct SampledColumns {
 }
 
 impl Search {
-    fn new(problem: &Problem, quantile: f64) -> Self {
+    fn new(problem: &Problem, quantile: f64, block_rows: usize) -> Self {
         let (keys, rank) = (problem.keys, quantile_rank(problem.row_length(), quantile));
         if keys <= DIRECT {
             return Self { rank, sample: None };
@@ -162,8 +162,8 @@ impl Search {
         let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
         let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
         let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / TILE_ROWS * TILE_ROWS)
-            .clamp(TILE_ROWS, problem.anchors.next_multiple_of(TILE_ROWS));
+        let rows = (SURVIVORS / (4 * capacity) / block_rows * block_rows)
+            .clamp(block_rows, problem.anchors.next_multiple_of(block_rows));
         let stride = keys / columns;
         Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
     }
@@ -198,7 +198,7 @@ impl<'a> Plan<'a> {
         let (general, hopper) = (is_general(problem), variant.hopper);
         let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
         let search = match threshold {
-            Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile)),
+            Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile, block_rows)),
             _ => None,
         };
         let sample = search.and_then(|search| search.sample);
@@ -218,7 +218,9 @@ impl<'a> Plan<'a> {
         let rows = problem.anchors;
         let splits = match hopper {
             Some(hopper) => splits(anchors.padded as usize / block_rows, blocks(problem.keys, hopper.columns), 1, chip),
-            None => splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip),
+            None => {
+                splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip)
+            }
         };
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
@@ -306,10 +308,11 @@ impl<'a> Plan<'a> {
         for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
             *to = *view;
         }
-        // Survivors are done with when the gradient begins.
+        // Survivors are done with when the gradient begins: they stand in its place where there is room, else with its parts.
         let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
-        let partial = scratch.take(partials[0].max(partials[1]).max(survivors));
-        parameters.survivors = partial;
+        let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
+        let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
+        parameters.survivors = if in_output { buffers.anchors_gradient.cast() } else { partial };
         Self { problem, chip, tiles, hopper, parameters, search, general, partial, scratch_bytes: scratch.used() }
     }
 
@@ -364,8 +367,6 @@ impl<'a> Plan<'a> {
         }
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
-            let tiles = blocks(rows, TILE_ROWS);
-            let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
@@ -373,17 +374,36 @@ impl<'a> Plan<'a> {
                 rank: search.rank as i32,
                 ..Launch::default()
             };
-            self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)?;
+            self.survivors(executor, rows, launch)?;
             self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
         // Always launched; where no row failed, all that it does is the mean.
+        if let Some(hopper) = self.hopper {
+            let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
+            let launch = Launch { rank: search.rank as i32, ..Launch::default() };
+            return self.run(executor, "select_wgmma", [blocks, 1, 1], hopper.select_shared_bytes(), launch);
+        }
         let blocks = all.min(2 * self.chip.multiprocessors as usize);
         select(mode::FAILED_ROWS, blocks, keys, 1, search.rank)
     }
 
+    fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<()> {
+        let keys = self.problem.keys;
+        if let Some(hopper) = self.hopper {
+            let blocks_of_rows = blocks(rows, hopper::STRIP_ROWS);
+            let splits = splits(blocks_of_rows, blocks(keys, hopper.columns), 1, self.chip);
+            let (grid, shared_bytes) = ([blocks_of_rows, splits, 1], hopper.strip_shared_bytes());
+            return self.run_wgmma(executor, "survivors_wgmma", grid, shared_bytes, launch);
+        }
+        let tiles = blocks(rows, TILE_ROWS);
+        let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
+        self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)
+    }
+
     fn sums(&self, executor: &dyn Executor) -> Result<()> {
         if let Some(hopper) = self.hopper {
-            let grid = [self.parameters.anchors.padded as usize / hopper::STRIP_ROWS, self.parameters.splits as usize, 1];
+            let grid =
+                [self.parameters.anchors.padded as usize / hopper::STRIP_ROWS, self.parameters.splits as usize, 1];
             return self.run_wgmma(executor, "sums_wgmma", grid, hopper.strip_shared_bytes(), Launch::default());
         }
         let kernel = if self.general { "sums_general" } else { "sums" };
@@ -530,7 +550,9 @@ fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Op
         Some(hopper) => {
             splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip)
         }
-        None => splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip),
+        None => {
+            splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip)
+        }
     };
     wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
 }
@@ -555,7 +577,7 @@ impl Matrix {
 
 impl Buffers {
     /// No memory at all, to lay out a problem.
-    fn nowhere(problem: &Problem) -> Self {
+    pub(super) fn nowhere(problem: &Problem) -> Self {
         let views = match problem.pairing {
             Pairing::Views { views, .. } => views,
             Pairing::Indexed { .. } | Pairing::Apart => 1,

@@ -19,6 +19,7 @@ pub const SOURCES: &str = concat!(
     include_str!("kernels/hopper_device.cu"),
     include_str!("kernels/hopper.cu"),
     include_str!("kernels/hopper_sums.cu"),
+    include_str!("kernels/hopper_select.cu"),
     include_str!("kernels/hopper_gradient.cu"),
 );
 

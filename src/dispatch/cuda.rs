@@ -17,10 +17,9 @@ const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
 /// Shared memory as on the smallest supported chip, and few enough multiprocessors that every plan splits its columns
 /// somewhere.
 const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
-/// As above, with what sm_90a has: emulated where its kernels are asked for.
-const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 4, shared_bytes: 227 * 1024 };
-/// 1 lets calls take the kernels for sm_90a where they can, 0 forbids it. Read at each call.
-const WGMMA: &str = "HEX_SSL_CUDA_WGMMA";
+/// Emulated where the kernels for sm_90a are asked for: with what these need, and few enough multiprocessors that rings of
+/// stages go round.
+const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 2, shared_bytes: 227 * 1024 };
 
 /// The kernels that compute a problem, loaded and ready.
 pub(super) struct Kernels {
@@ -55,7 +54,7 @@ impl Kernels {
     /// # Errors
     /// As [`Kernels::on_gpu`].
     pub(super) fn emulated(problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
-        let chip = if asks_for_wgmma()? { EMULATED_HOPPER } else { EMULATED_CHIP };
+        let chip = if cuda::hopper_is_asked_for()? { EMULATED_HOPPER } else { EMULATED_CHIP };
         let variant = supported(problem, operands, chip, allow_tf32)?;
         let path = env::var_os(EMULATOR).ok_or_else(|| {
             Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
@@ -131,16 +130,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
     let variant = Variant::new(problem.dims, operand);
     cuda::supports(problem, operands.views.len(), chip, variant)
         .map_err(|reason| Error::value(format!("no CUDA kernel for this call: {reason}")))?;
-    Ok(if asks_for_wgmma()? { variant.on_hopper(problem, chip) } else { variant })
-}
-
-fn asks_for_wgmma() -> Result<bool> {
-    match env::var_os(WGMMA).as_ref().map(|value| value.to_string_lossy()).as_deref() {
-        None => Ok(cuda::HOPPER_BY_DEFAULT),
-        Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(other) => Err(Error::value(format!("expected {WGMMA} to be 0 or 1, but got \"{other}\""))),
-    }
+    Ok(if cuda::hopper_is_asked_for()? { variant.on_hopper(problem, chip) } else { variant })
 }
 
 /// Where everything lies. The outputs' addresses are still to come.

@@ -84,7 +84,7 @@ void add_scratch(Collector& to, const Parameters& p) {
 
 // Survivors and partial gradients take turns in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
-    if (kernel == "survivors" || kernel == "pick") {
+    if (kernel.starts_with("survivors") || kernel == "pick") {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
     const bool gradient = kernel.starts_with("gradient");

@@ -7,6 +7,8 @@ import torch
 
 from hex_ssl import _core
 
+from .kernels import without
+
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
 
@@ -187,11 +189,69 @@ MUTATIONS |= {
 }
 
 
+IN_FLIGHT = "in flight|which nobody wrote|race"
+HOPPER_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"hopper{file}.cu", text, replacement, complaint=complaint)
+    for file, name, text, replacement, complaint in (
+        # The inline PTX.
+        ("_device", "rows not transposed", '", adds, 1, 1, 1;', '", adds, 1, 1, 0;', None),
+        ("_device", "no fence", '{ asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }', "{}", "wgmma.fence"),
+        ("_device", "a group is not closed", '{ asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }', "{}",
+         "in flight"),
+        ("_device", "a group too few is waited for", ': OPERANDS_64(c) : "n"(pending) :', ': OPERANDS_64(c) : "n"(pending + 1) :',
+         "in flight"),
+        ("_device", "barriers are not published", 'asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");\n    '
+         'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");', "", "before a fence of its mbarrier"),
+        ("_device", "stores are not published", 'publish_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }',
+         "publish_stores() {}", "without fence.proxy.async after it"),
+        ("_device", "too many registers", "aligned.u32 240", "aligned.u32 248", "a hang"),
+        ("_device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
+        ("", "a stride of half the rows", "descriptor(address, 16, 1024)", "descriptor(address, 16, 512)", None),
+        # The ring.
+        ("", "a row's chunks in their own order", "((chunk ^ row) & 7)", "(chunk & 7)", None),
+        ("", "a copy's bytes are not expected", "TILE_BYTES + NOTE_BYTES);", "TILE_BYTES);", IN_FLIGHT),
+        ("", "a stage is filled before it is empty", "barrier_wait(empty(turn.stage), turn.parity);", "",
+         f"{IN_FLIGHT}|product may read"),
+        ("", "a stage is read before it is full", "{ barrier_wait(full(turn.stage), turn.parity); }", "{}", IN_FLIGHT),
+        ("", "the parity stays", "turn.parity ^= 1;", "", f"{IN_FLIGHT}|a hang|product may read"),
+        ("", "every lane releases a stage", "if (lane_of_thread() == 0) barrier_arrive", "barrier_arrive", "an arrival more|race|hang"),
+        ("", "pairs of the other row are excluded", "bits[pair / 2 % 2]", "bits[pair % 2]", None),
+        ("", "a column too many", "column + column_of_bit(bit) >= columns.count", "column + column_of_bit(bit) > columns.count", None),
+        # The kernels.
+        ("_sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
+        ("_sums", "a stage is released while it is read", "wait_for_products<0>(c1);\n        scale_strip(c1, inverse[1], "
+         "memory.notes_of(turn.stage));\n        memory.release(turn.stage);", "memory.release(turn.stage);\n        "
+         "wait_for_products<0>(c1);\n        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));",
+         f"{IN_FLIGHT}|product may read"),
+        ("_sums", "strips exchanged", "(consumer * 2 + strip) * 64 + row_in_strip(); }", "(consumer + strip * 2) * 64 + row_in_strip(); }",
+         None),
+        ("_select", "all lanes keep from one place on", "from_lane(start, lane | 3) + up_to - inside", "from_lane(start, lane | 3)",
+         None),
+        ("_select", "failed rows stay failed", "count = p.header->failed, warp", "count = 0 * p.header->failed, warp",
+         "read of quantiles.*, which nobody wrote"),
+        ("_gradient", "another rounding of similarities", "c = similarity(c, own.inverse[half], inverse);",
+         "c = product(product(c, own.inverse[half]), inverse);", None),
+        ("_gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
+        ("_gradient", "another stage is released", "memory.release(last);", "memory.release(turn.stage);",
+         f"{IN_FLIGHT}|product may read|a hang"),
+        ("_gradient", "derivatives replaced while they are multiplied", "wait_for_products<0>(sum);\n        memory.release(last);",
+         "memory.release(last);", "in flight"),
+        ("_gradient", "the last turn is kept", "if (consumer == 0) hand_turn_on(0);", "", "deadlock|a hang"),
+    )
+}  # fmt: skip
+"""In the kernels for sm_90a."""
+# Which the tests of these do not launch.
+UNUSED = (
+    "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "copy_quantiles",
+    "gradient", "gradient_general",
+)  # fmt: skip
+
+
 def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS`.
+        name: One of `MUTATIONS` or `HOPPER_MUTATIONS`.
 
     Returns:
         The sources in one text, as the extension has them.
@@ -199,7 +259,7 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = MUTATIONS[name]
+    mutation = (MUTATIONS | HOPPER_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -207,4 +267,7 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    return whole.replace(part, part.replace(mutation.text, mutation.replacement))
+    whole = whole.replace(part, part.replace(mutation.text, mutation.replacement))
+    if name in MUTATIONS:
+        return whole
+    return without(whole, UNUSED)

@@ -57,7 +57,8 @@ template <int rows, int stages, int notes> struct BlockMemory {
         OWN_BYTES = rows * ROW_BYTES,
         NOTE_BYTES = notes * WGMMA_COLUMNS * 4,
         NOTES_AT = OWN_BYTES + stages * TILE_BYTES,
-        BARRIERS_AT = NOTES_AT + stages * NOTE_BYTES
+        BARRIERS_AT = NOTES_AT + stages * NOTE_BYTES,
+        END_AT = BARRIERS_AT + (2 * stages + 2) * 8
     };
     u32 address;  // in shared memory, a multiple of 1,024
 
@@ -204,6 +205,9 @@ DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int
 }
 DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
 
+// Where a row of a tile has its 16-byte chunk.
+DEVICE int place_in_tile(int row, int chunk) { return chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) & 7) * 16; }
+
 // The sides' rows once more, as tiles, and the notes that do not wait for coefficients. A thread for each 16 bytes.
 KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     const i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
@@ -215,8 +219,8 @@ KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     const Tiles& to = of_keys ? p.key_tiles : p.anchor_tiles;
     if ((of_keys && p.square) || row >= side.padded) return;
     const int tile = row / WGMMA_COLUMNS, place = row % WGMMA_COLUMNS;
-    const int swizzled = chunk / 8 * PANEL_BYTES + place * 128 + ((chunk ^ place) & 7) * 16;
-    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + swizzled) = *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
+    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_in_tile(place, chunk)) =
+        *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
     if (chunk > 0) return;
     to.notes[((i64)tile * NOTES + INVERSE_LENGTH) * WGMMA_COLUMNS + place] = side.cards[row].inverse_length;
 }
