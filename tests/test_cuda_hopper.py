@@ -177,16 +177,16 @@ def check_ties(dtype: torch.dtype) -> None:
     row = torch.randn(64, generator=generator).to(dtype)
     # Few keys at the threshold; and all of them, too many to keep.
     for rows, value, above in ((keys, 0.99, 13), (keys[:1].repeat(1300, 1), 0.5, 0)):
-        anchors, positives = row.repeat(5, 1).requires_grad_(), torch.randn(64, generator=generator).repeat(5, 1)
+        anchors, positives = row.repeat(5, 1).requires_grad_(), -row.repeat(5, 1)
         loss, found = functional.hex_loss_with_keys(
-            anchors, rows, positives=positives.to(dtype), threshold=AdaptiveThreshold(value), return_statistics=True
+            anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
         )
         assert found.hierarchical_negatives == above
         loss.backward()
         assert anchors.grad is not None
         exact = anchors.detach().double().requires_grad_()
-        settings = Settings(threshold="cosine", value=found.threshold + 1e-4)
-        candidates = torch.cat([rows.double(), positives.to(dtype).double()])
+        settings = Settings(threshold="cosine", value=found.threshold.item() + 1e-4)
+        candidates = torch.cat([rows, positives]).double()
         expected = evaluate(exact, candidates, apart_layout(5, 1300), settings).reduced("mean")
         expected.backward()
         assert exact.grad is not None
