@@ -138,6 +138,24 @@ def test_a_row_without_a_direction(value: float, emulate: Emulate) -> None:
     assert math.isnan(functional.hex_loss(*z.chunk(2), **arguments(COSINE)).item())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(threshold="minmax", value=0.75),
+        Settings(threshold="adaptive", value=0.93),
+        Settings(threshold="cosine", value=0.7, beta=2.0),
+    ],
+    ids=["minmax", "few keys", "beta"],
+)
+def test_other_calls_take_the_kernels_of_every_chip(
+    settings: Settings, emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The rule is in `src/cuda/hopper.rs`: these would be wrong by the kernels for sm_90a.
+    emulate(BF16, 64)
+    monkeypatch.setenv("HEX_SSL_CUDA_WGMMA", "1")
+    assert_views_like_reference(decided(35, 2, 64, settings, BF16, draw=gapped), 2, settings)
+
+
 # Adaptive thresholds.
 
 
@@ -162,11 +180,13 @@ SCHEDULES = {
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """Rings that go round, brackets that hit and miss, keys' gradients; and pairs that are no negatives."""
+    """Pairs that are no negatives; rings that go round, brackets that hit and miss, keys' gradients; equal similarities."""
+    for samples, value in ((65, 0.7), (5, -math.inf)):
+        settings = Settings(threshold="cosine", value=value, temperature=0.5)
+        z = gapped(samples, 2, 64, torch.Generator().manual_seed(2)).to(dtype)
+        assert_views_like_reference(z, 2, settings)
     adaptive = Settings(threshold="adaptive", value=0.997, temperature=0.5)
     assert_apart_like_reference(*queue(64, dtype, adaptive), adaptive)
-    settings = Settings(threshold="cosine", value=0.7, temperature=0.5)
-    assert_views_like_reference(gapped(65, 2, 64, torch.Generator().manual_seed(2)).to(dtype), 2, settings)
     check_ties(dtype)
 
 

@@ -1,8 +1,8 @@
 //! The kernels for sm_90a (`kernels/hopper*.cu`): which calls take them, and the sizes of their tiles and blocks.
 //!
-//! They multiply with `wgmma`, as only compute capability 9.0 does. All kernels that compare similarities with a threshold
-//! do so then, since tensor cores may round these products otherwise than those of `mma.sync`: a pair is above the
-//! threshold for all of them or for none.
+//! They multiply with `wgmma`, as only compute capability 9.0 does. All kernels that compare similarities with a
+//! threshold do so then, since tensor cores may round these products otherwise than those of `mma.sync`: a pair is above
+//! the threshold for all of them or for none.
 
 use std::env;
 
@@ -122,8 +122,8 @@ impl Hopper {
 }
 
 impl Variant {
-    /// With the kernels for sm_90a, where a chip runs them and they compute the call: any pairing, reduction and weights of
-    /// anchors, but one threshold for all pairs and the shifts and weights of the usual case.
+    /// With the kernels for sm_90a, where a chip runs them and they compute the call: any pairing, reduction and weights
+    /// of anchors, but one threshold for all pairs and the shifts and weights of the usual case.
     #[must_use]
     pub fn on_hopper(self, problem: &Problem, chip: Chip) -> Self {
         let fits = |hopper: &Hopper| hopper.most_shared_bytes() <= chip.shared_bytes;

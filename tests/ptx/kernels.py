@@ -32,7 +32,7 @@ def padded(dims: int) -> int:
 
 
 def without(sources: str, names: Iterable[str]) -> str:
-    """The sources with these kernels as templates that nobody uses: they are not compiled, which takes most of the time."""
+    """The sources with these kernels as templates that nobody uses. They are not compiled, which saves the time."""
     chosen = "|".join(names)
     return re.sub(rf"\nKERNEL\(\w+, \w+\) (?=({chosen})\()", "\ntemplate <int> __global__ void ", sources)
 

@@ -1,7 +1,7 @@
 // What the kernels for sm_90a share: tiles that bulk copies bring, and products of whole warpgroups (wgmma) on them.
 //
-// A block is three warpgroups of 128 threads. The first one brings tiles of columns into a ring of stages, the other two
-// multiply their own rows by them. Who waits for whom:
+// A block is three warpgroups of 128 threads. The first one brings tiles of columns into a ring of stages, the other
+// two multiply their own rows by them. Who waits for whom:
 //   full[stage]   the producer's copies of a stage have landed: consumers wait for it.
 //   empty[stage]  all eight consumer warps are done with a stage: the producer waits for it.
 //   own           the block's own rows are there.
@@ -99,8 +99,8 @@ template <int rows, int stages, int notes> struct BlockMemory {
             barrier_wait(empty(turn.stage), turn.parity);
             barrier_expect(full(turn.stage), TILE_BYTES + NOTE_BYTES);
             copy_bulk(tile(turn.stage), columns.rows + (i64)tile_index * TILE_BYTES, TILE_BYTES, full(turn.stage));
-            copy_bulk(address + NOTES_AT + turn.stage * NOTE_BYTES, columns.notes + (i64)tile_index * NOTES * WGMMA_COLUMNS,
-                      NOTE_BYTES, full(turn.stage));
+            copy_bulk(notes_of(turn.stage), columns.notes + (i64)tile_index * NOTES * WGMMA_COLUMNS, NOTE_BYTES,
+                      full(turn.stage));
             next(turn);
         }
     }
@@ -163,7 +163,8 @@ DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row,
 
 // Bits of a thread's columns: 2 of each 8. 0 where another lane has the column.
 DEVICE u32 bit_of_lane(int column) {
-    return (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4 ? 1u << (column / 8 * 2 + column % 2) : 0;
+    const bool is_own = (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4;
+    return is_own ? 1u << (column / 8 * 2 + column % 2) : 0;
 }
 DEVICE int column_of_bit(int bit) { return bit / 2 * 8 + lane_of_thread() % 4 * 2 + bit % 2; }
 
@@ -198,9 +199,12 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
 }
 
 // Whether any pair of the warp is no negative: of the thread's two rows from `row` on, in `bits`.
-DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys, u32 (&bits)[2]) {
+DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
+                          u32 (&bits)[2]) {
     row = anew(row);
-    UNROLL for (int half = 0; half < 2; half++) bits[half] = excluded_columns(p, columns, row + half * 8, column, rows_are_keys);
+    UNROLL for (int half = 0; half < 2; half++) {
+        bits[half] = excluded_columns(p, columns, row + half * 8, column, rows_are_keys);
+    }
     return any((bits[0] | bits[1]) != 0);
 }
 DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
@@ -222,7 +226,8 @@ KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_in_tile(place, chunk)) =
         *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
     if (chunk > 0) return;
-    to.notes[((i64)tile * NOTES + INVERSE_LENGTH) * WGMMA_COLUMNS + place] = side.cards[row].inverse_length;
+    float* notes = to.notes + (i64)tile * NOTES * WGMMA_COLUMNS;
+    notes[INVERSE_LENGTH * WGMMA_COLUMNS + place] = side.cards[row].inverse_length;
 }
 
 #endif

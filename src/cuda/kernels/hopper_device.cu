@@ -56,7 +56,7 @@ DEVICE void copy_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
 // What this thread stored to shared memory, for products that come after the next barrier.
 DEVICE void publish_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A number that the compiler takes for a new one, so that nothing made of it moves out of a loop and takes registers there.
+// A number that the compiler takes for a new one: what is made of it does not move out of a loop, to take registers there.
 DEVICE int anew(int x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -79,12 +79,20 @@ DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240
 
 // Products.
 
-#define REGISTERS_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define REGISTERS_64 REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_96 REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define REGISTERS_128 REGISTERS_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define EIGHT(d, i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define REGISTERS_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define REGISTERS_64 \
+    REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_96 \
+    REGISTERS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_128 \
+    REGISTERS_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define EIGHT(d, i) FOUR(d, i), FOUR(d, i + 4)
 #define OPERANDS_32(d, i) EIGHT(d, i), EIGHT(d, i + 8), EIGHT(d, i + 16), EIGHT(d, i + 24)
 #define OPERANDS_64(d) OPERANDS_32(d, 0), OPERANDS_32(d, 32)
 #define OPERANDS_96(d) OPERANDS_64(d), OPERANDS_32(d, 64)
@@ -96,12 +104,14 @@ DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240
 // and warp w: row 16 w + l / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (l % 4) + i % 2.
 template <int accumulates> DEVICE void multiply_tiles(float (&c)[PAIRS], u64 a, u64 b) {
 #if WGMMA_COLUMNS == 128
-    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %66, 0;\n" MULTIPLY("128", REGISTERS_64) "%64, %65, adds, 1, 1, 0, 0;\n}"
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %66, 0;\n" MULTIPLY("128", REGISTERS_64)
+                 "%64, %65, adds, 1, 1, 0, 0;\n}"
                  : OPERANDS_64(c)
                  : "l"(a), "l"(b), "n"(accumulates)
                  : "memory");
 #else
-    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %34, 0;\n" MULTIPLY("64", REGISTERS_32) "%32, %33, adds, 1, 1, 0, 0;\n}"
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %34, 0;\n" MULTIPLY("64", REGISTERS_32)
+                 "%32, %33, adds, 1, 1, 0, 0;\n}"
                  : OPERANDS_32(c, 0)
                  : "l"(a), "l"(b), "n"(accumulates)
                  : "memory");
@@ -143,8 +153,8 @@ template <int pending> DEVICE void wait_for_products(float (&c)[128]) {
     asm volatile("wgmma.wait_group.sync.aligned %128;" : OPERANDS_128(c) : "n"(pending) : "memory");
 }
 
-// A matrix in shared memory, offsets in bytes: bits 0-13 where it starts, 16-29 the leading and 32-45 the stride offset, all
-// in 16 bytes; 1 in bits 62-63 is the 128-byte swizzle.
+// A matrix in shared memory, offsets in bytes: bits 0-13 where it starts, 16-29 the leading and 32-45 the stride offset,
+// all in 16 bytes; 1 in bits 62-63 is the 128-byte swizzle.
 DEVICE u64 descriptor(u32 address, u32 leading, u32 stride) {
     return (u64)((address & 0x3ffff) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | 1ull << 62;
 }

@@ -54,7 +54,8 @@ DEVICE void derive(float& c, const StripRows& own, int half, float exponent, flo
     c = similarity(c, own.inverse[half], inverse);
     const float exponential = exp2_approximate(c * exponent - exponent);
     const float outside = own.global[half] * inverse + global;
-    const float inside = exponential * (own.weighted[half] * inverse + weighted) - (own.weights[half] * inverse + weights);
+    const float steeper = own.weighted[half] * inverse + weighted;
+    const float inside = exponential * steeper - (own.weights[half] * inverse + weights);
     c = exponential * (c > limit ? inside : outside);
 }
 
@@ -71,7 +72,8 @@ DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent
 }
 
 // Pairs that are no negatives have no derivative.
-DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys, float (&c)[PAIRS]) {
+DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
+                                      float (&c)[PAIRS]) {
     u32 bits[2];
     if (!find_excluded(p, columns, row, column, rows_are_keys, bits)) return;
     UNROLL for (int i = 0; i < PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
@@ -84,7 +86,9 @@ DEVICE void round_strip(u32 (&rounded)[PAIRS / 2], const float (&c)[PAIRS]) {
 // sum += derivatives times the rows of a tile, as one group.
 DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[PAIRS / 2], u64 tile) {
     begin_products();
-    UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) add_product(sum, derivatives + 4 * k, tile + further(k * 16 * 128));
+    UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) {
+        add_product(sum, derivatives + 4 * k, tile + further(k * 16 * 128));
+    }
     commit_products();
 }
 

@@ -1,6 +1,6 @@
-// Quantiles on sm_90a: the kernels of `select.cu` whose similarities the threshold is made of, by the products that the
-// sums and the gradient are computed by. With other products a similarity might be above the threshold here and not there:
-// where many are equal, as in a collapsed representation, the mean of the quantiles is one of them.
+// Quantiles on sm_90a: the kernels of `select.cu` whose similarities the threshold is made of, by the products that sums
+// and gradient are computed by. With other products a similarity might be above the threshold here and not there: where
+// many are equal, as in a collapsed representation, the mean of the quantiles is one of them.
 //
 // The sample's bracket may come from anywhere: `survivors_wgmma` counts what is above and inside of it.
 
@@ -50,7 +50,8 @@ DEVICE void count_pair(u32& above, u32& not_below, float c, float low, float hig
 }
 
 // Keeps the similarities in the bracket of row `half`, in the places that its four lanes reserve together.
-DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int half, u32 inside, const Brackets& own, float (&c)[PAIRS]) {
+DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int half, u32 inside, const Brackets& own,
+                        float (&c)[PAIRS]) {
     const int lane = lane_of_thread();
     u32 up_to = inside;
     UNROLL for (int distance = 1; distance < 4; distance *= 2) {
@@ -104,7 +105,8 @@ KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
         UNROLL for (int half = 0; half < 2; half++) {
             u32 above = own[strip].above[half];
             UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above += exchange(above, lanes);
-            if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row_of_strip(first, consumer, strip) + half * 8], above);
+            const int row = row_of_strip(first, consumer, strip) + half * 8;
+            if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row], above);
         }
     }
 }
@@ -129,7 +131,8 @@ DEVICE void gather_rows(const Parameters& p, u8* strip, int first, int count) {
     for (int i = threadIdx.x; i < SELECT_STRIP * ROW_CHUNKS; i += THREADS) {
         const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
         const u32 index = p.failed[first + row < count ? first + row : first];
-        *(uint4*)(strip + place_in_tile(row, chunk)) = *(const uint4*)(p.anchors.rows + (i64)index * ROW_BYTES + chunk * 16);
+        const u8* from = p.anchors.rows + (i64)index * ROW_BYTES + chunk * 16;
+        *(uint4*)(strip + place_in_tile(row, chunk)) = *(const uint4*)from;
     }
     publish_stores();
 }
@@ -141,7 +144,8 @@ DEVICE void count_strip_digit(StripSelection& shared, int row, float c, int pass
 }
 
 // By the warpgroup that multiplies, all columns. `index`: of the thread's two rows, -1 where there is none.
-DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSelection& shared, const int (&index)[2], int pass, Turn& turn) {
+DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSelection& shared, const int (&index)[2],
+                        int pass, Turn& turn) {
     const int tiles = (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, row = row_in_strip();
     float inverse[2];
     u32 prefix[2];
@@ -166,7 +170,8 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
     }
     if (p.pairing != APART || lane_of_thread() % 4 != 0) return;
     UNROLL for (int half = 0; half < 2; half++) {
-        if (index[half] >= 0) count_strip_digit(shared, row + half * 8, p.positive_similarities[index[half]], pass, prefix[half]);
+        if (index[half] < 0) continue;
+        count_strip_digit(shared, row + half * 8, p.positive_similarities[index[half]], pass, prefix[half]);
     }
 }
 

@@ -10,7 +10,9 @@
 using StripMemory = BlockMemory<WGMMA_STRIP_ROWS, WGMMA_STRIP_STAGES, 1>;
 
 // The first row of a thread in strip 0 or 1 of its consumer.
-DEVICE int row_of_strip(int first, int consumer, int strip) { return first + (consumer * 2 + strip) * 64 + row_in_strip(); }
+DEVICE int row_of_strip(int first, int consumer, int strip) {
+    return first + (consumer * 2 + strip) * 64 + row_in_strip();
+}
 
 // The producer's side of a block of strips.
 DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int first, Part part) {
@@ -23,7 +25,8 @@ DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int fir
 
 // The consumers' side: calls `visit(similarities, 0 or 1 for the strip, first column)`. `inverse`: of the thread's rows.
 template <class Visit>
-DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, const float (&inverse)[2][2], Visit visit) {
+DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, const float (&inverse)[2][2],
+                         Visit visit) {
     float c0[PAIRS], c1[PAIRS];
     const u64 left0 = rows_at(memory.address + strip_at(consumer * 2));
     const u64 left1 = rows_at(memory.address + strip_at(consumer * 2 + 1));
