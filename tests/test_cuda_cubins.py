@@ -137,7 +137,9 @@ def test_a_product_in_flight_across_a_loop_is_told() -> None:
     text = _core.cuda_sources()
     wait = "        wait_for_products<0>(sum);\n        memory.release(last);"
     assert text.count(wait) == 1
-    only = without(text.replace(wait, "        memory.release(last);"), {*KERNELS, *HOPPER_KERNELS} - {"gradient_wgmma"})
+    only = without(
+        text.replace(wait, "        memory.release(last);"), {*KERNELS, *HOPPER_KERNELS} - {"gradient_wgmma"}
+    )
     assert re.search(r"C75\d\d", _core.cuda_remarks((9, 0), 64, "bfloat16", False, only, True))
 
 

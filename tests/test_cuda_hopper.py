@@ -160,7 +160,7 @@ def test_other_calls_take_the_kernels_of_every_chip(
 
 
 def queue(dims: int, dtype: torch.dtype, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """21 anchors, ten of them in groups, 1,298 keys and the anchors' positives, of which nothing is near the threshold."""
+    """21 anchors, ten of them in groups, 1,298 keys, the anchors' positives; and nothing near the threshold."""
     chosen = torch.cat([torch.arange(0, 50, 5), torch.arange(335, 346)])
     others = torch.ones(1340, dtype=torch.bool).index_fill(0, torch.cat([chosen, chosen + 670]), False)
     for seed in range(100):
@@ -180,7 +180,7 @@ SCHEDULES = {
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """Pairs that are no negatives; rings that go round, brackets that hit and miss, keys' gradients; equal similarities."""
+    """Pairs that are no negatives; rings that go round, brackets that hit and miss, keys' gradients; ties."""
     for samples, value in ((65, 0.7), (5, -math.inf)):
         settings = Settings(threshold="cosine", value=value, temperature=0.5)
         z = gapped(samples, 2, 64, torch.Generator().manual_seed(2)).to(dtype)
@@ -230,12 +230,11 @@ def test_quantiles(kind: str, quantile: float, emulate: Emulate) -> None:
     if kind == "ties":
         keys = keys[torch.randint(3, (1300,), generator=generator)]
     keys = keys.to(BF16)
-    anchors, positives, offset = torch.randn(2, 21, 64, generator=generator).to(BF16).unbind() + (0,)
-    views = [anchors]
+    views, offset = [torch.randn(21, 64, generator=generator).to(BF16)], 0
+    positives: Tensor | None = torch.randn(21, 64, generator=generator).to(BF16)
     if kind == "with the anchors":
-        positives, offset = None, 130
-        anchors = keys[130:152]
-        views = list(anchors.chunk(2))
+        views, offset, positives = list(keys[130:152].chunk(2)), 130, None
+    anchors = torch.cat(views)
     found = row_quantiles(views, keys, positives, offset, quantile)
     rows = torch.nn.functional.normalize(anchors.double()) @ torch.nn.functional.normalize(keys.double()).T
     if positives is not None:

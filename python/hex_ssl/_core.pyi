@@ -100,8 +100,8 @@ def cuda_cubin(
 ) -> tuple[bytes, bool]:
     """The CUDA kernels for rows of `dims` numbers of `dtype`, compiled for a compute capability, such as (9, 0).
 
-    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run. `wgmma`: with the kernels for
-    sm_90a, which calls take where HEX_SSL_CUDA_WGMMA is 1.
+    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run. `wgmma`: with the kernels
+    for sm_90a, which calls take where HEX_SSL_CUDA_WGMMA is 1.
 
     Returns the cubin, and whether it came from the cache.
 

@@ -198,8 +198,8 @@ HOPPER_MUTATIONS = {
         ("device", "rows not transposed", '", adds, 1, 1, 1;', '", adds, 1, 1, 0;', IN_FLIGHT),
         ("device", "no fence", 'asm volatile("wgmma.fence.sync.aligned;" ::: "memory");', "", "wgmma.fence"),
         ("device", "open groups", 'asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");', "", "in flight"),
-        ("device", "a group too few is waited for", 'OPERANDS_64(c) : "n"(pending)', 'OPERANDS_64(c) : "n"(pending + 1)',
-         "in flight"),
+        ("device", "a group too few is waited for", 'OPERANDS_64(c) : "n"(pending)',
+         'OPERANDS_64(c) : "n"(pending + 1)', "in flight"),
         ("device", "barriers are not published", """asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");""", "", "before a fence of its mbarrier"),
         ("device", "stores are not published", '{ asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }', "{}",
@@ -215,7 +215,7 @@ HOPPER_MUTATIONS = {
         ("ring", "the parity stays", "turn.parity ^= 1;", "", EARLY),
         ("ring", "every lane releases a stage", "if (lane_of_thread() == 0) barrier_arrive", "barrier_arrive", EARLY),
         ("ring", "pairs of the other row are excluded", "bits[pair / 2 % 2]", "bits[pair % 2]", None),
-        ("ring", "a column too many", "column_of_bit(bit) >= columns.count", "column_of_bit(bit) > columns.count", None),
+        ("ring", "a column too many", "(bit) >= columns.count", "(bit) > columns.count", None),
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
         ("sums", "a stage is released while it is read", """wait_for_products<0>(c1);
