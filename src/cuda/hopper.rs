@@ -199,7 +199,7 @@ mod tests {
         for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
             assert!(!takes(128, Operand::Bf16, Chip { capability, ..H100 }));
         }
-        assert!(!takes(128, Operand::Bf16, Chip { shared_bytes: 200 * 1024, ..H100 }));
+        assert!(!takes(128, Operand::Bf16, Chip { shared_bytes: 190 * 1024, ..H100 }));
         assert!(!takes(256, Operand::Bf16, Chip { shared_bytes: 220 * 1024, ..H100 }));
     }
 
