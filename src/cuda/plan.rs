@@ -2,7 +2,7 @@
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
 //! With more than 1,024 keys the quantiles take four kernels instead of one: `select` on a sample, `survivors`, `pick`,
-//! and `select` on the rows that these failed on.
+//! and `select` on the rows that these failed on. Kernels for sm_90a may stand for some of these: `hopper.rs`.
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
@@ -308,7 +308,7 @@ impl<'a> Plan<'a> {
         for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
             *to = *view;
         }
-        // Survivors are done with when the gradient begins: they stand in its place where there is room, else with its parts.
+        // Survivors are done with when the gradient begins: they stand in its place where there is room.
         let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));

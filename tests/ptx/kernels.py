@@ -19,6 +19,11 @@ OPERANDS = {
 """What the kernels multiply, by the dtype of the rows and whether tf32 is allowed."""
 WGMMA = "_WGMMA"
 """Stands behind the operand of variants that have the kernels for sm_90a."""
+UNUSED = (
+    "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "gradient",
+    "gradient_general",
+)  # fmt: skip
+"""What no call launches beside the kernels for sm_90a."""
 
 
 def operand_of(dtype: torch.dtype) -> str:
@@ -55,4 +60,5 @@ def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -
     wgmma = operand.endswith(WGMMA)
     dtype, tf32 = OPERANDS[operand.removesuffix(WGMMA)]
     name, capability = str(dtype).removeprefix("torch."), HOPPER if wgmma else CAPABILITY
-    return _core.cuda_ptx(capability, dims, name, tf32, sources or _core.cuda_sources(), cache, wgmma)
+    sources = sources or _core.cuda_sources()
+    return _core.cuda_ptx(capability, dims, name, tf32, without(sources, UNUSED) if wgmma else sources, cache, wgmma)

@@ -7,8 +7,6 @@ import torch
 
 from hex_ssl import _core
 
-from .kernels import without
-
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
 
@@ -238,11 +236,6 @@ HOPPER_MUTATIONS = {
     )
 }  # fmt: skip
 """In the kernels for sm_90a."""
-# Which the tests of these do not launch.
-UNUSED = (
-    "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "copy_quantiles",
-    "gradient", "gradient_general",
-)  # fmt: skip
 
 
 def mutated(name: str) -> str:
@@ -265,7 +258,4 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    whole = whole.replace(part, part.replace(mutation.text, mutation.replacement))
-    if name in MUTATIONS:
-        return whole
-    return without(whole, UNUSED)
+    return whole.replace(part, part.replace(mutation.text, mutation.replacement))
