@@ -131,6 +131,22 @@ def test_products_of_warpgroups_are_not_serialised() -> None:
             assert int(registers) <= (168 if name.startswith(("sums", "survivors", "gradient")) else 255)
 
 
+def test_a_cubin_for_sm_90a(pytestconfig: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The whole module, as a GPU gets it: the other kernels beside those of this architecture.
+    assert pytestconfig.cache is not None
+    monkeypatch.setenv("HEX_SSL_CACHE", str(pytestconfig.cache.mkdir("cuda_cubins")))
+    (tmp_path / "kernels.cubin").write_bytes(_core.cuda_cubin((9, 0), 64, "float16", False, True)[0])
+    found = resources(tmp_path / "kernels.cubin")
+    assert found.keys() == KERNELS | set(HOPPER_KERNELS)
+    assert not WRITTEN_WITH or not any(taken["STACK"] for taken in found.values())
+    code = run_tool("cuobjdump", "-sass", tmp_path / "kernels.cubin")
+    for instruction in (
+        "HGMMA.64x128x16.F32 R", "HGMMA.64x64x16.F32 R", "UBLKCP.S.G", "USETMAXREG.TRY_ALLOC", "USETMAXREG.DEALLOC",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT", "WARPGROUP.DEPBAR",
+    ):  # fmt: skip
+        assert instruction in code, instruction
+
+
 @pytest.mark.skipif(not WRITTEN_WITH, reason="written with NVRTC 13.0")
 def test_a_serialised_product_is_told() -> None:
     # That there is a remark to look for, where an accumulator is touched while its product runs.
