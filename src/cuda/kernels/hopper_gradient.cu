@@ -127,8 +127,6 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
     const int consumer = warpgroup - 1, strip = first + consumer * 64;
     const StripRows own = strip_rows(p, rows, strip);
     const float exponent = p.exponent, limit = p.header->limit;
-    const u64 left = rows_at(memory.address + strip_at(consumer));
-    const u64 tile_rows = rows_at(memory.tile(0)), tile_columns = columns_at(memory.tile(0));
     float sum[DIMS / 2], c[PAIRS];
     u32 derivatives[PAIRS / 2];
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
@@ -146,7 +144,7 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
     // The first round has no derivatives to multiply yet. No part is empty.
     memory.wait_for(turn);
     wait_for_turn(consumer);
-    multiply_rows(c, left, tile_rows);
+    multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(0)));
     wait_for_products<0>(c);
     hand_turn_on(consumer);
     derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
@@ -156,8 +154,8 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
         memory.next(turn);
         memory.wait_for(turn);
         wait_for_turn(consumer);
-        multiply_rows(c, left, tile_rows + further(turn.stage * TILE_BYTES));
-        multiply_derivatives(sum, derivatives, tile_columns + further(last * TILE_BYTES));
+        multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(turn.stage)));
+        multiply_derivatives(sum, derivatives, columns_at(memory.tile(last)));
         wait_for_products<1>(c);
         hand_turn_on(consumer);
         derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
@@ -166,7 +164,7 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
         finish_derivatives(tile);
     }
     wait_for_turn(consumer);
-    multiply_derivatives(sum, derivatives, tile_columns + further(turn.stage * TILE_BYTES));
+    multiply_derivatives(sum, derivatives, columns_at(memory.tile(turn.stage)));
     if (consumer == 0) hand_turn_on(0);
     wait_for_products<0>(sum);
     write_strip(l, rows, strip, sum);
