@@ -28,7 +28,7 @@ mod _core {
 
     #[pymodule_export]
     use super::python::{
-        anchor_formula, backend_for, check, check_settings, cuda_cubin, cuda_ptx, cuda_sources, evaluate,
+        anchor_formula, backend_for, check, check_settings, cuda_cubin, cuda_ptx, cuda_remarks, cuda_sources, evaluate,
         row_quantiles, similarity_statistics,
     };
 

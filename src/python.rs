@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::border::{Array, Border, Torch};
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, ptx, Operand, Variant, SOURCES};
+use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::formula::{self, Sums};
@@ -322,20 +322,24 @@ pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> 
 
 /// The compiled CUDA kernels for a GPU that need not be there. See `_core.pyi`.
 #[pyfunction]
+#[pyo3(signature = (capability, dims, dtype, allow_tf32, wgmma=false))]
 pub fn cuda_cubin<'py>(
     py: Python<'py>,
     capability: (u32, u32),
     dims: usize,
     dtype: &str,
     allow_tf32: bool,
+    wgmma: bool,
 ) -> PyResult<(Bound<'py, PyBytes>, bool)> {
-    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    let variant = cuda_variant(dims, dtype, allow_tf32, wgmma)?;
     let binary = py.allow_threads(|| cubin(variant, capability)).map_err(exception)?;
     Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
 }
 
 /// The PTX that the compiler makes of sources of kernels. See `_core.pyi`.
 #[pyfunction]
+#[pyo3(signature = (capability, dims, dtype, allow_tf32, sources, folder, wgmma=false))]
+#[allow(clippy::too_many_arguments)]
 pub fn cuda_ptx(
     py: Python<'_>,
     capability: (u32, u32),
@@ -344,9 +348,25 @@ pub fn cuda_ptx(
     allow_tf32: bool,
     sources: &str,
     folder: PathBuf,
+    wgmma: bool,
 ) -> PyResult<String> {
-    let variant = cuda_variant(dims, dtype, allow_tf32)?;
+    let variant = cuda_variant(dims, dtype, allow_tf32, wgmma)?;
     py.allow_threads(|| ptx(variant, capability, sources, &folder)).map_err(exception)
+}
+
+/// What the assembler says of sources of kernels. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_remarks(
+    py: Python<'_>,
+    capability: (u32, u32),
+    dims: usize,
+    dtype: &str,
+    allow_tf32: bool,
+    sources: &str,
+    wgmma: bool,
+) -> PyResult<String> {
+    let variant = cuda_variant(dims, dtype, allow_tf32, wgmma)?;
+    py.allow_threads(|| remarks(variant, capability, sources)).map_err(exception)
 }
 
 /// The sources of the kernels for GPUs. See `_core.pyi`.
@@ -355,11 +375,19 @@ pub fn cuda_sources() -> &'static str {
     SOURCES
 }
 
-fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool) -> PyResult<Variant> {
+fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool, wgmma: bool) -> PyResult<Variant> {
     let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
-    Operand::of(scalar, allow_tf32)
-        .map(|operand| Variant::new(dims, operand))
-        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))
+    let operand = Operand::of(scalar, allow_tf32)
+        .ok_or_else(|| PyValueError::new_err("expected `dtype` to have CUDA kernels, but got float64"))?;
+    let variant = Variant::new(dims, operand);
+    if !wgmma {
+        return Ok(variant);
+    }
+    let hopper = Hopper::of(variant).ok_or_else(|| {
+        let text = "expected 64, 128, 192 or 256 padded dimensions of 16 bits for `wgmma`";
+        PyValueError::new_err(format!("{text}, but got {} of {dtype}", variant.dims))
+    })?;
+    Ok(Variant { hopper: Some(hopper), ..variant })
 }
 
 fn exception(error: Error) -> PyErr {

@@ -65,12 +65,15 @@ def emulate(emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: p
         dims: int,
         operand: str | None = None,
         *,
+        wgmma: bool = False,
         mutation: str | None = None,
         schedule: Schedule = own_schedule,
     ) -> None:
-        emulation.load(operand or kernels.operand_of(dtype), kernels.padded(dims), mutation)
+        operand = operand or kernels.operand_of(dtype)
+        emulation.load(operand + kernels.WGMMA if wgmma else operand, kernels.padded(dims), mutation)
         emulation.interpreter.schedule(schedule)
         monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
+        monkeypatch.setenv("HEX_SSL_CUDA_WGMMA", str(int(wgmma)))
         monkeypatch.setenv("HEX_SSL_CUDA_EMULATOR", str(emulation.interpreter.path))
 
     before = torch.are_deterministic_algorithms_enabled()

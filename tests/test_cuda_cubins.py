@@ -16,6 +16,7 @@ import torch
 from hex_ssl import _core
 
 from .cubins import TABLE, compile_variant, digest, resources, run_tool, variants
+from .ptx.kernels import without
 
 pytest.importorskip("triton", reason="its package has the tools, as torch's for CUDA has NVRTC")
 WRITTEN_WITH = torch.version.cuda == "13.0"
@@ -100,6 +101,59 @@ def test_the_table_of_spills() -> None:
     for operand, dims in random.Random(digest()).sample(list(variants()), 2):
         expected = json.loads(TABLE.read_text())["variants"][f"{operand}_{dims}"]
         assert compile_variant(operand, dims) == expected, f"{operand}, {dims} dimensions"
+
+
+# The kernels for sm_90a, and the bytes of the stack that each may take, by its variant. A few numbers of a loop, which
+# are stored and read once in each of its rounds.
+HOPPER_KERNELS = ("tiles", "note_coefficients", "sums_wgmma", "survivors_wgmma", "select_wgmma", "gradient_wgmma")
+HOPPER_VARIANTS = [("bfloat16", 64), ("bfloat16", 128), ("bfloat16", 192), ("bfloat16", 256), ("float16", 128)]
+HOPPER_SPILLS = {("gradient_wgmma", 128): 32, ("gradient_wgmma", 256): 8}
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="written with NVRTC 13.0")
+def test_products_of_warpgroups_are_not_serialised() -> None:
+    only = without(_core.cuda_sources(), KERNELS)
+
+    def remarks(variant: tuple[str, int]) -> str:
+        dtype, dims = variant
+        return _core.cuda_remarks((9, 0), dims, dtype, False, only, True)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = dict(zip(HOPPER_VARIANTS, pool.map(remarks, HOPPER_VARIANTS), strict=True))
+    for (dtype, dims), text in said.items():
+        # C7510 to C7520: what keeps wgmma from running beside other instructions. Results are right all the same.
+        assert not re.search(r"C75\d\d", text), f"{dtype}, {dims} dimensions: {text}"
+        found = re.findall(r"entry function '(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", text, re.DOTALL)
+        assert {name for name, _, _ in found} == set(HOPPER_KERNELS)
+        for name, stack, registers in found:
+            assert int(stack) <= HOPPER_SPILLS.get((name, dims), 0), f"{name} of {dtype}, {dims} dimensions"
+            # Of the launch, before warps hand theirs on: 168 for each of 384 threads.
+            assert int(registers) <= (168 if name.startswith(("sums", "survivors", "gradient")) else 255)
+
+
+def test_a_cubin_for_sm_90a(pytestconfig: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The whole module, as a GPU gets it: the other kernels beside those of this architecture.
+    assert pytestconfig.cache is not None
+    monkeypatch.setenv("HEX_SSL_CACHE", str(pytestconfig.cache.mkdir("cuda_cubins")))
+    (tmp_path / "kernels.cubin").write_bytes(_core.cuda_cubin((9, 0), 64, "float16", False, True)[0])
+    found = resources(tmp_path / "kernels.cubin")
+    assert found.keys() == KERNELS | set(HOPPER_KERNELS)
+    assert not WRITTEN_WITH or not any(taken["STACK"] for taken in found.values())
+    code = run_tool("cuobjdump", "-sass", tmp_path / "kernels.cubin")
+    for instruction in (
+        "HGMMA.64x128x16.F32 R", "HGMMA.64x64x16.F32 R", "UBLKCP.S.G", "USETMAXREG.TRY_ALLOC", "USETMAXREG.DEALLOC",
+        "SYNCS.PHASECHK.TRANS64.TRYWAIT", "WARPGROUP.DEPBAR",
+    ):  # fmt: skip
+        assert instruction in code, instruction
+
+
+@pytest.mark.skipif(not WRITTEN_WITH, reason="written with NVRTC 13.0")
+def test_a_serialised_product_is_told() -> None:
+    # That there is a remark to look for, where an accumulator is touched while its product runs.
+    text, wait = _core.cuda_sources(), "wait_for_products<1>(c);\n        hand_turn_on(consumer);"
+    assert text.count(wait) == 1
+    only = without(text.replace(wait, f"sum[0] += 1.0f; {wait}"), {*KERNELS, *HOPPER_KERNELS} - {"gradient_wgmma"})
+    assert "C7514" in _core.cuda_remarks((9, 0), 64, "bfloat16", False, only, True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

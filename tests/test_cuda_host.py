@@ -114,6 +114,13 @@ def test_a_gpu_without_kernels_is_named() -> None:
         cubin(dtype="float64")
 
 
+def test_kernels_for_sm_90a_are_of_some_rows_alone() -> None:
+    text = r"^expected 64, 128, 192 or 256 padded dimensions of 16 bits for `wgmma`, but got {} of {}$"
+    for dims, padded, dtype in ((70, 96, "bfloat16"), (257, 288, "float16"), (64, 64, "float32")):
+        with pytest.raises(ValueError, match=text.format(padded, dtype)):
+            _core.cuda_cubin((9, 0), dims, dtype, False, True)
+
+
 def test_nvrtc_is_torchs(compiled: Path) -> None:
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libnvrtc" in line}
     packages = Path(torch.__file__).parents[1]
@@ -169,7 +176,7 @@ def fake_drivers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {"FAKE_MAJOR": "9"},
             "cuda",
             "cuda",
-            r"^the fused kernels run on Fake GPU \(9\.0\), compiled by NVRTC",
+            r"^the fused kernels run on Fake GPU \(9\.0, without wgmma\), compiled by NVRTC",
         ),
         (
             "whole",
@@ -273,6 +280,13 @@ def test_the_emulator_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ValueError, match=r"^the CUDA kernels compute in float32, bfloat16 and float16, not in float64$"
     ):
         functional.hex_loss(z1.double(), z2.double())
+
+
+def test_wgmma_is_a_yes_or_a_no(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(torch.float32, 64)
+    monkeypatch.setenv("HEX_SSL_CUDA_WGMMA", "yes")
+    with pytest.raises(ValueError, match=r'^expected HEX_SSL_CUDA_WGMMA to be 0 or 1, but got "yes"$'):
+        functional.hex_loss(*torch.randn(2, 8, 64))
 
 
 def test_each_reason_is_told_once() -> None:

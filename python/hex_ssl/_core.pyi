@@ -19,6 +19,7 @@ __all__ = [
     "check_settings",
     "cuda_cubin",
     "cuda_ptx",
+    "cuda_remarks",
     "cuda_sources",
     "evaluate",
     "row_quantiles",
@@ -118,22 +119,40 @@ def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
     Raises ValueError where `backend` does not run on such a device, RuntimeError where "cuda" cannot run here.
     """
 
-def cuda_cubin(capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool) -> tuple[bytes, bool]:
+def cuda_cubin(
+    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, wgmma: bool = False
+) -> tuple[bytes, bool]:
     """The CUDA kernels for rows of `dims` numbers of `dtype`, compiled for a compute capability, such as (9, 0).
 
-    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run.
+    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run. `wgmma`: with the kernels
+    for sm_90a, which calls take where HEX_SSL_CUDA_WGMMA is 1.
 
     Returns the cubin, and whether it came from the cache.
 
-    Raises ValueError for float64, RuntimeError where there is no NVRTC or it does not know the capability.
+    Raises ValueError for float64 and for `wgmma` with rows that it has no kernels for, RuntimeError where there is no
+    NVRTC or it does not know the capability.
     """
 
 def cuda_ptx(
-    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, folder: str | PathLike[str]
+    capability: tuple[int, int],
+    dims: int,
+    dtype: str,
+    allow_tf32: bool,
+    sources: str,
+    folder: str | PathLike[str],
+    wgmma: bool = False,
 ) -> str:
     """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
 
     Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
+    """
+
+def cuda_remarks(
+    capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, sources: str, wgmma: bool
+) -> str:
+    """What ptxas says of `sources` compiled by the options of `cuda_cubin`: registers, spills, warnings. For the tests.
+
+    Raises as `cuda_cubin`.
     """
 
 def cuda_sources() -> str:

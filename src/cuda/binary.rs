@@ -50,6 +50,17 @@ pub fn ptx(variant: Variant, capability: (u32, u32), sources: &str, folder: &Pat
     Ok(String::from_utf8_lossy(&text).into())
 }
 
+/// What the assembler says of `sources` in place of [`SOURCES`]: registers and spills, and why it serialises products. For
+/// the tests.
+///
+/// # Errors
+/// As [`cubin`].
+pub fn remarks(variant: Variant, capability: (u32, u32), sources: &str) -> Result<String> {
+    let mut recipe = Recipe::of(variant, capability)?;
+    recipe.options.push("--ptxas-options=-v".into());
+    recipe.compiler.remarks(sources, &recipe.options)
+}
+
 /// What `load` makes of the cubin.
 ///
 /// # Errors
@@ -98,6 +109,10 @@ impl Recipe<'_> {
     fn of(variant: Variant, capability: (u32, u32)) -> Result<Self> {
         let compiler = check(capability)?;
         let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
+        if variant.hopper.is_some() {
+            // What only this architecture has, and no later one.
+            options[0].push('a');
+        }
         options.extend(variant.options());
         Ok(Self { compiler, sources: SOURCES, options })
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::driver::{Attribute, Driver, Entered, Handle};
 use super::nvrtc::Compiler;
 use super::torch::TorchCuda;
-use super::{binary, cache, Chip, Executor, Variant};
+use super::{binary, cache, hopper, Chip, Executor, Variant};
 use crate::error::{Error, Result};
 
 /// A GPU that runs the kernels.
@@ -60,7 +60,15 @@ impl Device {
         let (major, minor) = self.chip.capability;
         let compiler = self.compiler.version();
         let kept = cache::folder().map_or("not on disk".into(), |folder| format!("in {}", folder.display()));
-        format!("the fused kernels run on {} ({major}.{minor}), compiled by NVRTC {compiler}, kept {kept}", self.name)
+        let products = match hopper::is_asked_for() {
+            _ if self.chip.capability != hopper::CAPABILITY => "",
+            Ok(true) => ", with wgmma",
+            _ => ", without wgmma",
+        };
+        let name = &self.name;
+        format!(
+            "the fused kernels run on {name} ({major}.{minor}{products}), compiled by NVRTC {compiler}, kept {kept}"
+        )
     }
 
     /// The kernels of a variant, compiled where no cubin is at hand.

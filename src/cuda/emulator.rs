@@ -60,7 +60,7 @@ impl Executor for Emulator {
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
-        let (operand, name) = (c_string(self.variant.operand.name())?, c_string(kernel)?);
+        let (operand, name) = (c_string(&self.variant.name())?, c_string(kernel)?);
         let mut message = vec![0_u8; 2048];
         // SAFETY: the arguments are those of the kernel, and their memory the CPU's, by the caller of `evaluate`; the
         // message ends in a zero, within the bytes that there are.

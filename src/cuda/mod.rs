@@ -14,6 +14,7 @@ mod cache;
 mod device;
 mod driver;
 mod emulator;
+mod hopper;
 mod library;
 mod memory;
 mod nvrtc;
@@ -25,9 +26,10 @@ mod variant;
 
 use std::ffi::c_void;
 
-pub use binary::{cubin, ptx};
+pub use binary::{cubin, ptx, remarks};
 pub use device::{Device, Launcher, Module};
 pub use emulator::Emulator;
+pub use hopper::{is_asked_for as hopper_is_asked_for, Hopper};
 pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
 pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
 

@@ -109,6 +109,16 @@ impl Compiler {
         Ok(text)
     }
 
+    /// Compiles a program as [`Compiler::cubin`] and returns what the compiler says of it.
+    ///
+    /// # Errors
+    /// As [`Compiler::cubin`].
+    pub fn remarks(&self, source: &str, options: &[String]) -> Result<String> {
+        let program = self.program(source, options)?;
+        let log = program.text(self.functions.log_size, self.functions.log)?;
+        Ok(String::from_utf8_lossy(&log).trim_end_matches('\0').into())
+    }
+
     fn program(&self, source: &str, options: &[String]) -> Result<Program<'_>> {
         let c_string = |text: &str| CString::new(text).map_err(|_| Error::runtime("a NUL in a kernel's source"));
         let source = c_string(source)?;

@@ -38,6 +38,14 @@ told! {
 }
 
 told! {
+    /// A side's rows once more, as the kernels for sm_90a read them.
+    Tiles {
+        rows: *mut c_void,
+        notes: *mut c_void,
+    }
+}
+
+told! {
     /// What every launch of an evaluation is told.
     Parameters {
         views: [Matrix; MAX_VIEWS],
@@ -90,6 +98,8 @@ told! {
         precise_shifts: i32,
         capacity: i32,
         splits: i32,
+        anchor_tiles: Tiles,
+        key_tiles: Tiles,
     }
 }
 
@@ -192,6 +202,7 @@ mod tests {
         let known = structures(source);
         for (name, size, fields) in [
             ("Side", size_of::<Side>(), Side::FIELDS),
+            ("Tiles", size_of::<Tiles>(), Tiles::FIELDS),
             ("Parameters", size_of::<Parameters>(), Parameters::FIELDS),
             ("Launch", size_of::<Launch>(), Launch::FIELDS),
         ] {

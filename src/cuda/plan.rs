@@ -2,14 +2,15 @@
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
 //! With more than 1,024 keys the quantiles take four kernels instead of one: `select` on a sample, `survivors`, `pick`,
-//! and `select` on the rows that these failed on.
+//! and `select` on the rows that these failed on. Kernels for sm_90a may stand for some of these: `hopper.rs`.
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
 use std::ptr::{from_mut, null, null_mut};
 
+use super::hopper::{self, Hopper};
 use super::memory::Scratch;
-use super::parameters::{Launch, Parameters, Side};
+use super::parameters::{Launch, Parameters, Side, Tiles};
 use super::sizes::*;
 use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS};
 use crate::error::Result;
@@ -17,7 +18,7 @@ use crate::operands::Operands;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
 /// Up to this many keys quantiles are found without a sample.
-const DIRECT: usize = 1024;
+pub(super) const DIRECT: usize = 1024;
 /// Largest sample.
 const SAMPLE: usize = 1024;
 /// The survivors of the rows of one launch take this many bytes at most, but for those of one tile.
@@ -86,6 +87,10 @@ pub fn evaluate(
     if !wanted.anchors {
         return Ok(());
     }
+    if plan.hopper.is_some() {
+        let rows = plan.parameters.anchors.padded + plan.parameters.keys.padded;
+        plan.run(executor, "note_coefficients", [blocks(rows as usize, THREADS), 1, 1], 0, Launch::default())?;
+    }
     plan.gradient(executor, 0, &plan.parameters.anchors, buffers.anchors_gradient)?;
     if wanted.keys && !problem.square {
         plan.gradient(executor, 1, &plan.parameters.keys, buffers.keys_gradient)?;
@@ -143,7 +148,7 @@ struct SampledColumns {
 }
 
 impl Search {
-    fn new(problem: &Problem, quantile: f64) -> Self {
+    fn new(problem: &Problem, quantile: f64, block_rows: usize) -> Self {
         let (keys, rank) = (problem.keys, quantile_rank(problem.row_length(), quantile));
         if keys <= DIRECT {
             return Self { rank, sample: None };
@@ -157,8 +162,8 @@ impl Search {
         let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
         let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
         let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / TILE_ROWS * TILE_ROWS)
-            .clamp(TILE_ROWS, problem.anchors.next_multiple_of(TILE_ROWS));
+        let rows = (SURVIVORS / (4 * capacity) / block_rows * block_rows)
+            .clamp(block_rows, problem.anchors.next_multiple_of(block_rows));
         let stride = keys / columns;
         Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
     }
@@ -169,6 +174,7 @@ struct Plan<'a> {
     problem: &'a Problem,
     chip: Chip,
     tiles: TileSizes,
+    hopper: Option<Hopper>,
     parameters: Parameters,
     search: Option<Search>,
     /// Thresholds, exponents or shifts are not those of the usual case.
@@ -189,10 +195,10 @@ impl<'a> Plan<'a> {
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let precise_shifts = needs_precise_shifts(problem, threshold, beta);
-        let general =
-            precise_shifts || beta != 1.0 || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
+        let (general, hopper) = (is_general(problem), variant.hopper);
+        let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
         let search = match threshold {
-            Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile)),
+            Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile, block_rows)),
             _ => None,
         };
         let sample = search.and_then(|search| search.sample);
@@ -201,7 +207,7 @@ impl<'a> Plan<'a> {
         let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
         let mut scratch = Scratch::new(buffers.scratch);
         let header = scratch.take(HEADER_BYTES);
-        let mut side = |count: usize| scratch.side(count, TILE_ROWS, tiles.row_bytes, general);
+        let mut side = |count: usize| scratch.side(count, block_rows, tiles.row_bytes, general);
         let anchors = side(problem.anchors);
         let keys = if problem.square { anchors } else { side(problem.keys) };
         let apart = if problem.pairing == Pairing::Apart {
@@ -210,15 +216,19 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits =
-            splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip);
+        let splits = match hopper {
+            Some(hopper) => splits(anchors.padded as usize / block_rows, blocks(problem.keys, hopper.columns), 1, chip),
+            None => {
+                splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip)
+            }
+        };
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
             parts.map(
                 |(is_wanted, side)| {
                     if is_wanted && wanted.anchors {
-                        partial_bytes(problem, side, &tiles, chip)
+                        partial_bytes(problem, side, &tiles, hopper, chip)
                     } else {
                         0
                     }
@@ -284,15 +294,26 @@ impl<'a> Plan<'a> {
             precise_shifts: i32::from(precise_shifts),
             capacity: sample.map_or(0, |sample| sample.capacity) as i32,
             splits: splits as i32,
+            anchor_tiles: Tiles::NONE,
+            key_tiles: Tiles::NONE,
         };
+        if hopper.is_some() {
+            let mut tiles_of = |side: &Side| Tiles {
+                rows: scratch.take(side.padded as usize * tiles.row_bytes),
+                notes: scratch.take(Hopper::note_bytes(side.padded as usize)),
+            };
+            parameters.anchor_tiles = tiles_of(&anchors);
+            parameters.key_tiles = if problem.square { parameters.anchor_tiles } else { tiles_of(&keys) };
+        }
         for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
             *to = *view;
         }
-        // Survivors are done with when the gradient begins.
+        // Survivors are done with when the gradient begins: they stand in its place where there is room.
         let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
-        let partial = scratch.take(partials[0].max(partials[1]).max(survivors));
-        parameters.survivors = partial;
-        Self { problem, chip, tiles, parameters, search, general, partial, scratch_bytes: scratch.used() }
+        let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
+        let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
+        parameters.survivors = if in_output { buffers.anchors_gradient.cast() } else { partial };
+        Self { problem, chip, tiles, hopper, parameters, search, general, partial, scratch_bytes: scratch.used() }
     }
 
     /// Prepares the rows, and finds what the similarities of hierarchical negatives exceed.
@@ -301,6 +322,10 @@ impl<'a> Plan<'a> {
         let others = if self.problem.square { 0 } else { p.keys.padded } + p.apart.padded;
         let rows = (p.anchors.padded + others) as usize;
         self.run(executor, "rows", [blocks(rows, WARPS), 1, 1], 0, Launch::default())?;
+        if let Some(hopper) = self.hopper {
+            let threads = hopper.tile_threads(rows - p.apart.padded as usize);
+            self.run(executor, "tiles", [blocks(threads, THREADS), 1, 1], 0, Launch::default())?;
+        }
         let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
         if self.problem.pairing == Pairing::Apart && (self.search.is_some() || min_max) {
             self.run(executor, "positives", [blocks(anchors, WARPS), 1, 1], 0, Launch::default())?;
@@ -342,8 +367,6 @@ impl<'a> Plan<'a> {
         }
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
-            let tiles = blocks(rows, TILE_ROWS);
-            let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
@@ -351,15 +374,38 @@ impl<'a> Plan<'a> {
                 rank: search.rank as i32,
                 ..Launch::default()
             };
-            self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)?;
+            self.survivors(executor, rows, launch)?;
             self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
         // Always launched; where no row failed, all that it does is the mean.
+        if let Some(hopper) = self.hopper {
+            let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
+            let launch = Launch { rank: search.rank as i32, ..Launch::default() };
+            return self.run(executor, "select_wgmma", [blocks, 1, 1], hopper.select_shared_bytes(), launch);
+        }
         let blocks = all.min(2 * self.chip.multiprocessors as usize);
         select(mode::FAILED_ROWS, blocks, keys, 1, search.rank)
     }
 
+    fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<()> {
+        let keys = self.problem.keys;
+        if let Some(hopper) = self.hopper {
+            let blocks_of_rows = blocks(rows, hopper::STRIP_ROWS);
+            let splits = splits(blocks_of_rows, blocks(keys, hopper.columns), 1, self.chip);
+            let (grid, shared_bytes) = ([blocks_of_rows, splits, 1], hopper.strip_shared_bytes());
+            return self.run_wgmma(executor, "survivors_wgmma", grid, shared_bytes, launch);
+        }
+        let tiles = blocks(rows, TILE_ROWS);
+        let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
+        self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)
+    }
+
     fn sums(&self, executor: &dyn Executor) -> Result<()> {
+        if let Some(hopper) = self.hopper {
+            let grid =
+                [self.parameters.anchors.padded as usize / hopper::STRIP_ROWS, self.parameters.splits as usize, 1];
+            return self.run_wgmma(executor, "sums_wgmma", grid, hopper.strip_shared_bytes(), Launch::default());
+        }
         let kernel = if self.general { "sums_general" } else { "sums" };
         let p = &self.parameters;
         self.run_tiles(executor, kernel, &p.anchors, p.splits as usize, 1, Launch::default())
@@ -368,7 +414,7 @@ impl<'a> Plan<'a> {
     /// Of the anchors (0) or of the keys (1).
     fn gradient(&self, executor: &dyn Executor, number: i32, side: &Side, out: *mut f32) -> Result<()> {
         let kernel = if self.general { "gradient_general" } else { "gradient" };
-        let splits = gradient_splits(self.problem, side, &self.tiles, self.chip);
+        let splits = gradient_splits(self.problem, side, &self.tiles, self.hopper, self.chip);
         // Without other parts the sums stand where the gradient will.
         let partial = if splits == 1 { out.cast() } else { self.partial };
         let launch = Launch {
@@ -380,7 +426,12 @@ impl<'a> Plan<'a> {
             splits: splits as i32,
             ..Launch::default()
         };
-        self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
+        if let Some(hopper) = self.hopper {
+            let grid = [blocks(side.count as usize, hopper::GRADIENT_ROWS), splits, 1];
+            self.run_wgmma(executor, "gradient_wgmma", grid, hopper.gradient_shared_bytes(), launch)?;
+        } else {
+            self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
+        }
         self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
     }
 
@@ -408,12 +459,47 @@ impl<'a> Plan<'a> {
         kernel: &str,
         grid: [usize; 3],
         shared_bytes: usize,
+        launch: Launch,
+    ) -> Result<()> {
+        self.run_blocks(executor, kernel, grid, THREADS, shared_bytes, launch)
+    }
+
+    /// In blocks of three warpgroups.
+    fn run_wgmma(
+        &self,
+        executor: &dyn Executor,
+        kernel: &str,
+        grid: [usize; 3],
+        shared_bytes: usize,
+        launch: Launch,
+    ) -> Result<()> {
+        self.run_blocks(executor, kernel, grid, hopper::THREADS, shared_bytes, launch)
+    }
+
+    fn run_blocks(
+        &self,
+        executor: &dyn Executor,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
         mut launch: Launch,
     ) -> Result<()> {
         let mut parameters = self.parameters;
         let mut arguments = [from_mut(&mut parameters).cast(), from_mut(&mut launch).cast()];
-        executor.launch(kernel, grid.map(|n| n as u32), THREADS as u32, shared_bytes as u32, &mut arguments)
+        executor.launch(kernel, grid.map(|n| n as u32), threads as u32, shared_bytes as u32, &mut arguments)
     }
+}
+
+/// Whether thresholds, exponents or shifts are not those of the usual case.
+pub(super) fn is_general(problem: &Problem) -> bool {
+    let threshold = comparable(problem.threshold);
+    let beta = match problem.formulation {
+        Formulation::Importance { beta, .. } => beta,
+        Formulation::Official | Formulation::Decoupled => 1.0,
+    };
+    let of_each_anchor = matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
+    of_each_anchor || beta != 1.0 || needs_precise_shifts(problem, threshold, beta)
 }
 
 /// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
@@ -458,19 +544,30 @@ fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
     blocks(Variant::padded(problem.dims), tiles.chunk)
 }
 
-fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
+fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
     let other = problem.anchors + problem.keys - side.count as usize;
-    let wished =
-        splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip);
+    let wished = match hopper {
+        Some(hopper) => {
+            splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip)
+        }
+        None => {
+            splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip)
+        }
+    };
     wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
 }
 
 /// Bytes of partial gradients of a side.
-fn partial_bytes(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
-    match gradient_splits(problem, side, tiles, chip) {
+fn partial_bytes(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
+    match gradient_splits(problem, side, tiles, hopper, chip) {
         1 => 0,
         splits => splits * side.count as usize * problem.dims * 4,
     }
+}
+
+impl Tiles {
+    /// No tiles.
+    const NONE: Self = Self { rows: null_mut(), notes: null_mut() };
 }
 
 impl Matrix {
@@ -480,7 +577,7 @@ impl Matrix {
 
 impl Buffers {
     /// No memory at all, to lay out a problem.
-    fn nowhere(problem: &Problem) -> Self {
+    pub(super) fn nowhere(problem: &Problem) -> Self {
         let views = match problem.pairing {
             Pairing::Views { views, .. } => views,
             Pairing::Indexed { .. } | Pairing::Apart => 1,

@@ -1,5 +1,6 @@
 //! What one compilation of the kernels is for.
 
+use super::hopper::Hopper;
 use super::Scalar;
 
 /// Largest padded dimension that the kernels take in 16-bit operands; half of it in 32-bit ones.
@@ -15,6 +16,11 @@ pub const SOURCES: &str = concat!(
     include_str!("kernels/sums.cu"),
     include_str!("kernels/anchors.cu"),
     include_str!("kernels/gradient.cu"),
+    include_str!("kernels/hopper_device.cu"),
+    include_str!("kernels/hopper.cu"),
+    include_str!("kernels/hopper_sums.cu"),
+    include_str!("kernels/hopper_select.cu"),
+    include_str!("kernels/hopper_gradient.cu"),
 );
 
 /// What the tensor cores multiply.
@@ -68,17 +74,24 @@ pub struct Variant {
     pub dims: usize,
     /// The operand.
     pub operand: Operand,
+    /// With the kernels for sm_90a, and for that architecture alone.
+    pub hopper: Option<Hopper>,
 }
 
 impl Variant {
     /// For rows of `dims` numbers.
     pub fn new(dims: usize, operand: Operand) -> Self {
-        Self { dims: Self::padded(dims), operand }
+        Self { dims: Self::padded(dims), operand, hopper: None }
     }
 
     /// The dimensions of rows of `dims` numbers in the kernels' memory.
     pub fn padded(dims: usize) -> usize {
         dims.next_multiple_of(32)
+    }
+
+    /// What tells it from others of the same dimensions, such as "BF16" or "BF16_WGMMA".
+    pub fn name(&self) -> String {
+        format!("{}{}", self.operand.name(), if self.hopper.is_some() { "_WGMMA" } else { "" })
     }
 
     /// Bytes of a row in the kernels' memory.
@@ -88,6 +101,9 @@ impl Variant {
 
     /// The compiler's options, besides the architecture's.
     pub fn options(&self) -> Vec<String> {
-        vec![format!("-DDIMS={}", self.dims), format!("-DOPERAND={}", self.operand.name()), "-std=c++17".into()]
+        let mut options =
+            vec![format!("-DDIMS={}", self.dims), format!("-DOPERAND={}", self.operand.name()), "-std=c++17".into()];
+        options.extend(self.hopper.iter().flat_map(Hopper::options));
+        options
     }
 }

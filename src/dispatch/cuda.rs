@@ -17,6 +17,9 @@ const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
 /// Shared memory as on the smallest supported chip, and few enough multiprocessors that every plan splits its columns
 /// somewhere.
 const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
+/// Emulated where the kernels for sm_90a are asked for: with what these need, and few enough multiprocessors that rings of
+/// stages go round.
+const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 2, shared_bytes: 227 * 1024 };
 
 /// The kernels that compute a problem, loaded and ready.
 pub(super) struct Kernels {
@@ -51,12 +54,13 @@ impl Kernels {
     /// # Errors
     /// As [`Kernels::on_gpu`].
     pub(super) fn emulated(problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
-        let variant = supported(problem, operands, EMULATED_CHIP, allow_tf32)?;
+        let chip = if cuda::hopper_is_asked_for()? { EMULATED_HOPPER } else { EMULATED_CHIP };
+        let variant = supported(problem, operands, chip, allow_tf32)?;
         let path = env::var_os(EMULATOR).ok_or_else(|| {
             Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
         })?;
         let emulator = Emulator::new(Path::new(&path), variant)?;
-        Ok(Self { chip: EMULATED_CHIP, variant, place: Place::Emulator(emulator) })
+        Ok(Self { chip, variant, place: Place::Emulator(emulator) })
     }
 
     /// [`cuda::evaluate`] of arrays.
@@ -132,7 +136,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
     let variant = Variant::new(problem.dims, operand);
     cuda::supports(problem, operands.views.len(), chip, variant)
         .map_err(|reason| Error::value(format!("no CUDA kernel for this call: {reason}")))?;
-    Ok(variant)
+    Ok(if cuda::hopper_is_asked_for()? { variant.on_hopper(problem, chip) } else { variant })
 }
 
 /// Where everything lies. The outputs' addresses are still to come.

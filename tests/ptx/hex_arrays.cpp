@@ -59,6 +59,13 @@ void add_inputs(Collector& to, const Parameters& p) {
 void add_scratch(Collector& to, const Parameters& p) {
     const i64 anchors = p.anchors.count, pairs = anchors * p.positives;
     to.output(p.header, sizeof(layout::Header), "header");
+    const auto tiles = [&](const layout::Tiles& t, const Side& s, const std::string& name) {
+        constexpr i64 NOTES = 4;
+        to.output(t.rows, s.padded * to.padded_dims * to.element, name + ".rows");
+        to.output(t.notes, s.padded * NOTES * 4, name + ".notes");
+    };
+    if (p.anchor_tiles.rows) tiles(p.anchor_tiles, p.anchors, "anchor_tiles");
+    if (p.key_tiles.rows && !p.square) tiles(p.key_tiles, p.keys, "key_tiles");
     to.side(p.anchors, "anchors");
     if (!p.square) to.side(p.keys, "keys");
     if (p.pairing == layout::APART) to.side(p.apart, "apart");
@@ -77,7 +84,7 @@ void add_scratch(Collector& to, const Parameters& p) {
 
 // Survivors and partial gradients take turns in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
-    if (kernel == "survivors" || kernel == "pick") {
+    if (kernel.starts_with("survivors") || kernel == "pick") {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
     const bool gradient = kernel.starts_with("gradient");

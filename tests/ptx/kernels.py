@@ -1,13 +1,15 @@
 """The PTX of hex_ssl's kernels, by the product's own compilation."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from hex_ssl import _core
 
-# As the emulated chip's.
-CAPABILITY = (8, 6)
+# As the emulated chips'.
+CAPABILITY, HOPPER = (8, 6), (9, 0)
 OPERANDS = {
     "BF16": (torch.bfloat16, False),
     "F16": (torch.float16, False),
@@ -15,6 +17,13 @@ OPERANDS = {
     "SPLIT_TF32": (torch.float32, False),
 }
 """What the kernels multiply, by the dtype of the rows and whether tf32 is allowed."""
+WGMMA = "_WGMMA"
+"""Stands behind the operand of variants that have the kernels for sm_90a."""
+UNUSED = (
+    "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "gradient",
+    "gradient_general",
+)  # fmt: skip
+"""What no call launches beside the kernels for sm_90a."""
 
 
 def operand_of(dtype: torch.dtype) -> str:
@@ -27,12 +36,18 @@ def padded(dims: int) -> int:
     return -(-dims // 32) * 32
 
 
+def without(sources: str, names: Iterable[str]) -> str:
+    """The sources with these kernels as templates that nobody uses. They are not compiled, which saves the time."""
+    chosen = "|".join(names)
+    return re.sub(rf"\nKERNEL\(\w+, \w+\) (?=({chosen})\()", "\ntemplate <int> __global__ void ", sources)
+
+
 def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -> str:
     """The PTX of one variant.
 
     Args:
         cache: The folder where compiled kernels are kept, by content.
-        operand: One of `OPERANDS`.
+        operand: One of `OPERANDS`, `WGMMA` behind it where the kernels for sm_90a are meant too.
         dims: Dimensions of the rows.
         sources: The kernels' sources, where these are not the extension's own.
 
@@ -42,6 +57,8 @@ def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -
     Raises:
         RuntimeError: There is no NVRTC, or it refuses the sources.
     """
-    dtype, tf32 = OPERANDS[operand]
-    name = str(dtype).removeprefix("torch.")
-    return _core.cuda_ptx(CAPABILITY, dims, name, tf32, sources or _core.cuda_sources(), cache)
+    wgmma = operand.endswith(WGMMA)
+    dtype, tf32 = OPERANDS[operand.removesuffix(WGMMA)]
+    name, capability = str(dtype).removeprefix("torch."), HOPPER if wgmma else CAPABILITY
+    sources = sources or _core.cuda_sources()
+    return _core.cuda_ptx(capability, dims, name, tf32, without(sources, UNUSED) if wgmma else sources, cache, wgmma)

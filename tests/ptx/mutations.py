@@ -187,11 +187,62 @@ MUTATIONS |= {
 }
 
 
+IN_FLIGHT = "in flight|which nobody wrote|race"
+EARLY = f"{IN_FLIGHT}|product may read|an arrival more|a hang"
+HOPPER_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"hopper_{file}.cu".replace("_ring", ""), text, replacement, complaint=complaint)
+    for file, name, text, replacement, complaint in (
+        # The inline PTX.
+        ("device", "rows not transposed", '", adds, 1, 1, 1;', '", adds, 1, 1, 0;', IN_FLIGHT),
+        ("device", "no fence", 'asm volatile("wgmma.fence.sync.aligned;" ::: "memory");', "", "wgmma.fence"),
+        ("device", "open groups", 'asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");', "", "in flight"),
+        ("device", "a group too few is waited for", 'OPERANDS_64(c) : "n"(pending)',
+         'OPERANDS_64(c) : "n"(pending + 1)', "in flight"),
+        ("device", "barriers are not published", """asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");""", "", "before a fence of its mbarrier"),
+        ("device", "stores are not published", '{ asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }', "{}",
+         "without fence.proxy.async after it"),
+        ("device", "too many registers", "aligned.u32 240", "aligned.u32 248", "a hang"),
+        ("device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
+        # Tiles and ring.
+        ("ring", "a stride of half the rows", "descriptor(address, 16, 1024)", "descriptor(address, 16, 512)", None),
+        ("ring", "a row's chunks in their own order", "((chunk ^ row) & 7)", "(chunk & 7)", None),
+        ("ring", "a copy's bytes are not expected", "TILE_BYTES + NOTE_BYTES);", "TILE_BYTES);", EARLY),
+        ("ring", "a stage is filled early", "barrier_wait(empty(turn.stage), turn.parity);", "", EARLY),
+        ("ring", "a stage is read early", "barrier_wait(full(turn.stage), turn.parity);", "", EARLY),
+        ("ring", "the parity stays", "turn.parity ^= 1;", "", EARLY),
+        ("ring", "every lane releases a stage", "if (lane_of_thread() == 0) barrier_arrive", "barrier_arrive", EARLY),
+        ("ring", "pairs of the other row are excluded", "bits[pair / 2 % 2]", "bits[pair % 2]", None),
+        ("ring", "a column too many", "(bit) >= columns.count", "(bit) > columns.count", None),
+        # The kernels.
+        ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
+        ("sums", "a stage is released while it is read", """wait_for_products<0>(c1);
+        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));
+        memory.release(turn.stage);""", """memory.release(turn.stage);
+        wait_for_products<0>(c1);
+        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));""", EARLY),
+        ("sums", "strips exchanged", "(consumer * 2 + strip) * 64 + row_in_strip();\n}",
+         "(consumer + strip * 2) * 64 + row_in_strip();\n}", None),
+        ("select", "all lanes keep from one place on", " + up_to - inside;", ";", "which nobody wrote"),
+        ("select", "failed rows stay failed", "= p.header->failed,", "= 0 * p.header->failed,",
+         "read of quantiles.*, which nobody wrote"),
+        ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], inverse)",
+         "product(product(c, own.inverse[half]), inverse)", None),
+        ("gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
+        ("gradient", "another stage is released", "memory.release(last);", "memory.release(turn.stage);", EARLY),
+        ("gradient", "derivatives replaced while they are multiplied", """wait_for_products<0>(sum);
+        memory.release(last);""", "memory.release(last);", "in flight"),
+        ("gradient", "the last turn is kept", "if (consumer == 0) hand_turn_on(0);", "", "deadlock|a hang"),
+    )
+}  # fmt: skip
+"""In the kernels for sm_90a."""
+
+
 def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS`.
+        name: One of `MUTATIONS` or `HOPPER_MUTATIONS`.
 
     Returns:
         The sources in one text, as the extension has them.
@@ -199,7 +250,7 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = MUTATIONS[name]
+    mutation = (MUTATIONS | HOPPER_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),

@@ -158,7 +158,7 @@ UNKNOWN = [
     "mov.u32 %r1, nothing;",
     "bra $nowhere;",
     ".local .b8 depot[16];",
-    "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f0,%f1,%f2,%f3}, %q0, %q1, %p0, 1, 1, 0, 0;",
+    "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.bf16 {%f0,%f1,%f2,%f3}, %q0, %q1, %p0, 1, 1, 0, 0;",
     "fence.acq_rel.gpu;",
 ]  # fmt: skip
 

@@ -101,11 +101,13 @@ def multiply(interpreter: Interpreter, body: str, a: Tensor, b: Tensor) -> Tenso
     return out.view(4, 8, 4, 2, 2).permute(0, 3, 1, 2, 4).reshape(64, 8)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("seed", range(3))
-def test_warpgroup_products(seed: int, interpreter: Interpreter) -> None:
+def test_warpgroup_products(seed: int, dtype: torch.dtype, interpreter: Interpreter) -> None:
     interpreter.schedule(Schedule(seed))
-    a, b = torch.randint(-9, 9, (64, 16)).bfloat16(), torch.randint(-9, 9, (8, 16)).bfloat16()
-    assert multiply(interpreter, PRODUCT, a, b).equal(a.float() @ b.float().T)
+    a, b = torch.randint(-9, 9, (64, 16)).to(dtype), torch.randint(-9, 9, (8, 16)).to(dtype)
+    body = PRODUCT.replace("bf16", "f16") if dtype == torch.float16 else PRODUCT
+    assert multiply(interpreter, body, a, b).equal(a.float() @ b.float().T)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ struct SharedMatrix {
 struct Shape {
     int columns;
     bool left_is_shared, left_transposed, right_transposed;
+    float (*number)(u16);  // of the factors' 16 bits
 
     size_t accumulators() const { return columns / 2; }
     SharedMatrix left(u64 descriptor) const { return {descriptor, !left_transposed}; }
@@ -118,7 +119,7 @@ void retire(Warp& warp, const AsyncProduct& product, const Shape& shape) {
     const auto element = [&](u32 at) {
         u16 x;
         memcpy(&x, shared.data(shared.place(at, 2, "wgmma")), 2);
-        return from_bf16(x);
+        return shape.number(x);
     };
     float a[16][K];
     for (int row = 0; row < 16 && shape.left_is_shared; row++) {
@@ -129,7 +130,7 @@ void retire(Warp& warp, const AsyncProduct& product, const Shape& shape) {
         const int r = (int)at / LANES, lane = (int)at % LANES;
         for (int half = 0; half < 2; half++) {
             const u16 x = (u16)(product.fragment[at] >> 16 * half);
-            a[lane / 4 + r % 2 * 8][lane % 4 * 2 + half + r / 2 * 8] = from_bf16(x);
+            a[lane / 4 + r % 2 * 8][lane % 4 * 2 + half + r / 2 * 8] = shape.number(x);
         }
     }
     std::vector<std::array<float, K>> b(shape.columns);
@@ -156,12 +157,15 @@ void retire(Warp& warp, const AsyncProduct& product, const Shape& shape) {
     }
 }
 
-// wgmma.mma_async.sync.aligned.m64nNk16.f32.bf16.bf16 {accumulators}, left, right, scale, 1, 1{, transposed}, transposed
+// wgmma.mma_async.sync.aligned.m64nNk16.f32.type.type {accumulators}, left, right, scale, 1, 1{, transposed}, transposed
 void decode_product(Decoding& d) {
     d.expect({"sync", "aligned"});
     const std::string size = d.word();
-    d.expect({"f32", "bf16", "bf16"});
+    d.expect({"f32"});
+    const std::string type = d.one_of({"bf16", "f16"});
+    d.expect({type.c_str()});
     Shape shape{};
+    shape.number = type == "bf16" ? [](u16 x) { return (float)from_bf16(x); } : [](u16 x) { return (float)from_f16(x); };
     int used = 0;
     if (sscanf(size.c_str(), "m64n%dk16%n", &shape.columns, &used) != 1 || used != (int)size.size()) d.unknown(size);
     if (shape.columns % 8 || shape.columns < 8 || shape.columns > 256) d.unknown(size);

@@ -80,6 +80,12 @@ struct Side {
     int padded;
 };
 
+// A side's rows once more, as the kernels for sm_90a read them: `hopper.cu`.
+struct Tiles {
+    u8* rows;  // [padded][DIMS] operands, swizzled
+    float* notes;  // of each tile, several numbers for each row
+};
+
 // Written by one thread, read by all of later launches.
 struct Header {
     double epsilon;
@@ -143,6 +149,8 @@ struct Parameters {
     int precise_shifts;  // not 1 for all
     int capacity;  // of survivors, each row
     int splits;  // of the columns in `sums`
+    Tiles anchor_tiles;  // null but on sm_90a
+    Tiles key_tiles;  // the anchors' where the problem is square
 };
 
 // What differs from launch to launch of one kernel.

@@ -1,0 +1,256 @@
+//! The kernels for sm_90a (`kernels/hopper*.cu`): which calls take them, and the sizes of their tiles and blocks.
+//!
+//! They multiply with `wgmma`, as only compute capability 9.0 does. All kernels that compare similarities with a
+//! threshold do so then, since tensor cores may round these products otherwise than those of `mma.sync`: a pair is above
+//! the threshold for all of them or for none.
+
+use std::env;
+
+use super::plan::{is_general, DIRECT};
+use super::{Chip, Operand, Variant};
+use crate::error::{Error, Result};
+use crate::problem::{Problem, Threshold};
+
+/// 1 lets calls take these kernels, 0 forbids it. Read at each call.
+const SWITCH: &str = "HEX_SSL_CUDA_WGMMA";
+/// Where nothing is said. No GPU has run these kernels yet.
+const BY_DEFAULT: bool = false;
+/// The only compute capability whose GPUs run code for sm_90a.
+pub const CAPABILITY: (u32, u32) = (9, 0);
+/// Threads of a block: one warpgroup that copies, two that multiply.
+pub const THREADS: usize = 384;
+/// Rows of a block of the kernels without a gradient: two strips of 64 for each warpgroup that multiplies.
+pub const STRIP_ROWS: usize = 256;
+/// Rows of a block of the gradient: one strip each.
+pub const GRADIENT_ROWS: usize = 128;
+/// Rows of a block of the kernel that selects quantiles, and the shared memory that it counts their digits in.
+pub const SELECT_ROWS: usize = 64;
+const SELECTION_BYTES: usize = SELECT_ROWS * 257 * 4 + SELECT_ROWS * 8 + 72;
+const SELECT_STAGES: usize = 2;
+/// Numbers of a column beside its row: what the gradient reads. The other kernels read the first.
+const NOTES: usize = 4;
+/// Shared memory starts somewhere, tiles on a multiple of this.
+const ALIGNMENT: usize = 1024;
+const NUMBER: usize = size_of::<f32>();
+
+/// Whether calls may take these kernels.
+///
+/// # Errors
+/// [`Error::Value`] where the environment says neither yes nor no.
+pub fn is_asked_for() -> Result<bool> {
+    match env::var_os(SWITCH).as_ref().map(|value| value.to_string_lossy()).as_deref() {
+        None => Ok(BY_DEFAULT),
+        Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(Error::value(format!("expected {SWITCH} to be 0 or 1, but got \"{other}\""))),
+    }
+}
+
+/// The sizes that depend on the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hopper {
+    row_bytes: usize,
+    /// Columns of a tile.
+    pub columns: usize,
+    strip_stages: usize,
+    gradient_stages: usize,
+}
+
+impl Hopper {
+    /// For a variant's rows; none where there are no such kernels.
+    pub fn of(variant: Variant) -> Option<Self> {
+        let is_supported =
+            matches!(variant.operand, Operand::Bf16 | Operand::F16) && matches!(variant.dims, 64 | 128 | 192 | 256);
+        is_supported.then(|| Self {
+            row_bytes: variant.row_bytes(),
+            // As many as leave room for 4 stages: in registers beside the gradient's sums, and in shared memory.
+            columns: if variant.dims <= 128 { 128 } else { 64 },
+            strip_stages: if variant.dims <= 192 { 4 } else { 3 },
+            gradient_stages: 4,
+        })
+    }
+
+    /// The sizes as the compiler is told them.
+    pub fn options(&self) -> Vec<String> {
+        let sizes = [
+            ("THREADS", THREADS),
+            ("COLUMNS", self.columns),
+            ("STRIP_ROWS", STRIP_ROWS),
+            ("STRIP_STAGES", self.strip_stages),
+            ("GRADIENT_ROWS", GRADIENT_ROWS),
+            ("GRADIENT_STAGES", self.gradient_stages),
+            ("SELECT_STAGES", SELECT_STAGES),
+            ("SELECTION_BYTES", SELECTION_BYTES),
+        ];
+        sizes.iter().map(|(name, size)| format!("-DWGMMA_{name}={size}")).collect()
+    }
+
+    /// Shared memory of a block of the kernels without a gradient.
+    pub fn strip_shared_bytes(&self) -> usize {
+        self.shared_bytes(STRIP_ROWS, self.strip_stages, 1)
+    }
+
+    /// Shared memory of a block of the gradient.
+    pub fn gradient_shared_bytes(&self) -> usize {
+        self.shared_bytes(GRADIENT_ROWS, self.gradient_stages, NOTES)
+    }
+
+    /// Shared memory of a block of the selection.
+    pub fn select_shared_bytes(&self) -> usize {
+        self.shared_bytes(self.columns, SELECT_STAGES, 1) + SELECTION_BYTES
+    }
+
+    fn most_shared_bytes(&self) -> usize {
+        self.strip_shared_bytes().max(self.gradient_shared_bytes()).max(self.select_shared_bytes())
+    }
+
+    /// A block's own rows, the ring of stages with so many numbers for each column, and the mbarriers.
+    fn shared_bytes(&self, rows: usize, stages: usize, notes: usize) -> usize {
+        let stage = self.columns * (self.row_bytes + notes * NUMBER);
+        ALIGNMENT + rows * self.row_bytes + stages * stage + (2 * stages + 2) * 8
+    }
+
+    /// Bytes of the notes on a side of that many rows.
+    pub fn note_bytes(padded: usize) -> usize {
+        padded * NOTES * NUMBER
+    }
+
+    /// Threads of the kernel `tiles`: one for each 16 bytes of the rows.
+    pub fn tile_threads(&self, rows: usize) -> usize {
+        rows * self.row_bytes / 16
+    }
+}
+
+impl Variant {
+    /// With the kernels for sm_90a, where a chip runs them and they compute the call: any pairing, reduction and weights
+    /// of anchors, but one threshold for all pairs and the shifts and weights of the usual case.
+    #[must_use]
+    pub fn on_hopper(self, problem: &Problem, chip: Chip) -> Self {
+        let fits = |hopper: &Hopper| hopper.most_shared_bytes() <= chip.shared_bytes;
+        let hopper = Hopper::of(self).filter(fits);
+        Self { hopper: hopper.filter(|_| chip.capability == CAPABILITY && takes(problem)), ..self }
+    }
+}
+
+/// Whether they compute a problem.
+fn takes(problem: &Problem) -> bool {
+    // Quantiles of few keys are found by `select`, whose products are those of mma.sync.
+    !is_general(problem) && (!matches!(problem.threshold, Threshold::Adaptive { .. }) || problem.keys > DIRECT)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::cell::RefCell;
+    use std::ffi::c_void;
+
+    use super::*;
+    use crate::cuda::{evaluate, scratch_bytes, Buffers, Executor};
+    use crate::problem::{Formulation, Pairing, Reduction, Wanted};
+
+    const H100: Chip = Chip { capability: CAPABILITY, multiprocessors: 132, shared_bytes: 227 * 1024 };
+    const BETA_1: Formulation = Formulation::Importance { beta: 1.0, tau_plus: 0.1 };
+    const ADAPTIVE: Threshold = Threshold::Adaptive { quantile: 0.99 };
+
+    fn square(rows: usize, threshold: Threshold) -> Problem {
+        Problem {
+            anchors: rows,
+            keys: rows,
+            dims: 128,
+            square: true,
+            pairing: Pairing::Views { views: 2, offset: 0 },
+            threshold,
+            formulation: BETA_1,
+            temperature: 0.1,
+            reduction: Reduction::Mean,
+        }
+    }
+
+    fn variant(dims: usize, operand: Operand, problem: &Problem, chip: Chip) -> Variant {
+        Variant::new(dims, operand).on_hopper(problem, chip)
+    }
+
+    /// The names of the kernels that an evaluation launches.
+    fn launched(problem: &Problem, chip: Chip) -> Vec<String> {
+        struct Names(RefCell<Vec<String>>);
+        impl Executor for Names {
+            fn launch(&self, kernel: &str, _: [u32; 3], _: u32, _: u32, _: &mut [*mut c_void]) -> Result<()> {
+                self.0.borrow_mut().push(kernel.into());
+                Ok(())
+            }
+        }
+        let names = Names(RefCell::default());
+        let wanted = Wanted { anchors: true, keys: !problem.square, positives: true };
+        let variant = variant(problem.dims, Operand::Bf16, problem, chip);
+        evaluate(problem, &Buffers::nowhere(problem), wanted, chip, variant, &names).unwrap();
+        names.0.into_inner()
+    }
+
+    #[test]
+    fn only_their_chip_and_their_rows_take_these_kernels() {
+        let problem = square(2048, Threshold::Given);
+        let takes = |dims, operand, chip| variant(dims, operand, &problem, chip).hopper.is_some();
+        for dims in (1..=512).step_by(15) {
+            let padded = Variant::padded(dims);
+            assert_eq!(takes(dims, Operand::Bf16, H100), [64, 128, 192, 256].contains(&padded), "{dims} dimensions");
+            assert_eq!(takes(dims, Operand::F16, H100), takes(dims, Operand::Bf16, H100));
+            assert!(!takes(dims, Operand::Tf32, H100) && !takes(dims, Operand::SplitTf32, H100));
+        }
+        for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
+            assert!(!takes(128, Operand::Bf16, Chip { capability, ..H100 }));
+        }
+        assert!(!takes(128, Operand::Bf16, Chip { shared_bytes: 190 * 1024, ..H100 }));
+        assert!(!takes(256, Operand::Bf16, Chip { shared_bytes: 220 * 1024, ..H100 }));
+    }
+
+    #[test]
+    fn all_kernels_that_compare_with_a_threshold_multiply_alike() {
+        let (few, many) = (1024, 1026);
+        let taken = [
+            square(few, Threshold::Cosine { value: 0.5 }),
+            square(few, Threshold::MinMax { value: 1.0 }),
+            square(few, Threshold::Given),
+            square(many, ADAPTIVE),
+            Problem { formulation: Formulation::Official, ..square(many, ADAPTIVE) },
+            Problem { square: false, pairing: Pairing::Apart, anchors: 10, ..square(many, ADAPTIVE) },
+            Problem {
+                square: false,
+                pairing: Pairing::Indexed { positives: 3 },
+                anchors: 10,
+                ..square(many, ADAPTIVE)
+            },
+        ];
+        let refused = [
+            square(few, ADAPTIVE),
+            square(many, Threshold::MinMax { value: 0.5 }),
+            square(many, Threshold::Labels),
+            Problem { formulation: Formulation::Importance { beta: 2.0, tau_plus: 0.1 }, ..square(many, ADAPTIVE) },
+            Problem { temperature: 0.01, ..square(many, ADAPTIVE) },
+        ];
+        let compares = |name: &&String| {
+            ["survivors", "sums", "gradient", "ranges", "maxima"].iter().any(|kernel| name.starts_with(kernel))
+        };
+        for (problem, with_wgmma) in taken.iter().map(|p| (p, true)).chain(refused.iter().map(|p| (p, false))) {
+            let names = launched(problem, H100);
+            assert!(names.iter().filter(compares).all(|name| name.ends_with("_wgmma") == with_wgmma), "{names:?}");
+            // A sample may be looked at by other products, the rows that it failed on not.
+            let samples =
+                if matches!(problem.threshold, Threshold::Adaptive { .. }) && problem.keys > DIRECT { 1 } else { 0 };
+            let selections = names.iter().filter(|&name| name == "select").count();
+            assert!(!with_wgmma || selections == samples, "{names:?}");
+            assert_eq!(with_wgmma, names.iter().any(|name| name == "tiles"));
+            assert!(launched(problem, Chip { capability: (10, 0), ..H100 })
+                .iter()
+                .all(|name| !name.ends_with("_wgmma")));
+        }
+    }
+
+    #[test]
+    fn rows_twice_stay_below_100_megabytes() {
+        let problem = square(65_536, ADAPTIVE);
+        let wanted = Wanted { anchors: true, keys: false, positives: false };
+        let bytes = scratch_bytes(&problem, wanted, H100, variant(128, Operand::Bf16, &problem, H100));
+        let gradient = problem.anchors * problem.dims * NUMBER;
+        assert!(bytes + gradient < 100_000_000, "{bytes} bytes and {gradient} of the gradient");
+    }
+}

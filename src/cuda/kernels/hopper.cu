@@ -1,0 +1,233 @@
+// What the kernels for sm_90a share: tiles that bulk copies bring, and products of whole warpgroups (wgmma) on them.
+//
+// A block is three warpgroups of 128 threads. The first one brings tiles of columns into a ring of stages, the other
+// two multiply their own rows by them. Who waits for whom:
+//   full[stage]   the producer's copies of a stage have landed: consumers wait for it.
+//   empty[stage]  all eight consumer warps are done with a stage: the producer waits for it.
+//   own           the block's own rows are there.
+//   turns         named barriers 1 and 2: the two consumers issue their products one after the other, so that one's
+//                 exponentials run beside the other's products.
+// An mbarrier's wait on a parity succeeds when the phase before the current one has it. So consumers begin with 0, the
+// producer with 1 (all stages are empty), and each turns it over when it comes round the ring.
+//
+// A product reads its factors until it is waited for: registers and stages are free only after that. Every round of a
+// loop waits for all of its products. With one in flight across the end of a loop ptxas serialises them all.
+//
+// `../hopper.rs` has the sizes: WGMMA_THREADS, WGMMA_COLUMNS of a tile, WGMMA_STRIP_ROWS and WGMMA_GRADIENT_ROWS of a
+// block, and the stages of each kernel's ring.
+
+#ifdef WGMMA_COLUMNS
+
+enum Note { INVERSE_LENGTH, GLOBAL, WEIGHTED, WEIGHTS };
+
+// Rows with their dimensions as the inner index: 1,024 bytes from 8 rows to the next; the leading offset is not used.
+DEVICE u64 rows_at(u32 address) { return descriptor(address, 16, 1024); }
+// The same bytes with the rows as the inner index: from 64 dimensions to the next there is a panel.
+DEVICE u64 columns_at(u32 address) { return descriptor(address, PANEL_BYTES, 1024); }
+// To add to a descriptor.
+DEVICE u64 further(u32 bytes) { return bytes >> 4; }
+
+// c = the products of 64 rows with those of a tile, as one group. In the order of the dimensions, 16 at a time: the
+// same bits in every kernel here.
+DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
+    begin_products();
+    multiply_tiles<0>(c, a, b);
+    UNROLL for (int k = 1; k < DIMS / 16; k++) {
+        const u64 step = further(k / 4 * PANEL_BYTES + k % 4 * 32);
+        multiply_tiles<1>(c, a + step, b + step);
+    }
+    commit_products();
+}
+
+// Where the strip of 64 rows lies in consecutive tiles.
+DEVICE u32 strip_at(int strip) { return strip * 64 / WGMMA_COLUMNS * TILE_BYTES + strip * 64 % WGMMA_COLUMNS * 128; }
+
+DEVICE int warpgroup_of_thread() { return (int)from_lane(threadIdx.x / 128, 0); }
+// A thread's first row in its strip; the other one is 8 further.
+DEVICE int row_in_strip() { return threadIdx.x / LANES % 4 * 16 + lane_of_thread() / 4; }
+
+// A stage of the ring, and the parity of its phase.
+struct Turn {
+    u32 stage, parity;
+};
+
+// A block's shared memory: `rows` of its own, then the ring, then of each stage `notes` arrays, then the mbarriers.
+template <int rows, int stages, int notes> struct BlockMemory {
+    enum : u32 {
+        OWN_BYTES = rows * ROW_BYTES,
+        NOTE_BYTES = notes * WGMMA_COLUMNS * 4,
+        NOTES_AT = OWN_BYTES + stages * TILE_BYTES,
+        BARRIERS_AT = NOTES_AT + stages * NOTE_BYTES,
+        END_AT = BARRIERS_AT + (2 * stages + 2) * 8
+    };
+    u32 address;  // in shared memory, a multiple of 1,024
+
+    DEVICE u32 full(u32 stage) const { return address + BARRIERS_AT + stage * 8; }
+    DEVICE u32 empty(u32 stage) const { return address + BARRIERS_AT + (stages + stage) * 8; }
+    DEVICE u32 own() const { return address + BARRIERS_AT + 2 * stages * 8; }
+    DEVICE u32 tile(u32 stage) const { return address + OWN_BYTES + stage * TILE_BYTES; }
+    DEVICE u32 notes_of(u32 stage) const { return address + NOTES_AT + stage * NOTE_BYTES; }
+
+    // From the first multiple of 1,024 on. By all threads.
+    DEVICE BlockMemory(u8* memory, int consumer_warps) {
+        address = (shared_address(memory) + 1023) & ~1023u;
+        if (threadIdx.x == 0) {
+            for (int stage = 0; stage < stages; stage++) {
+                barrier_init(full(stage), 1);
+                barrier_init(empty(stage), consumer_warps);
+            }
+            barrier_init(own(), 1);
+            publish_barriers();
+        }
+        sync_threads();
+    }
+
+    DEVICE void next(Turn& turn) const {
+        if (++turn.stage < stages) return;
+        turn.stage = 0;
+        turn.parity ^= 1;
+    }
+
+    // The producer's side, one thread: the block's own rows.
+    DEVICE void bring_rows(const Tiles& from, int first) const {
+        barrier_expect(own(), OWN_BYTES);
+        copy_bulk(address, from.rows + (i64)first * ROW_BYTES, OWN_BYTES, own());
+    }
+    // The tiles `from` to `to` with their notes, each as soon as its stage is empty.
+    DEVICE void bring_tiles(const Tiles& columns, int from, int to, Turn& turn) const {
+        for (int tile_index = from; tile_index < to; tile_index++) {
+            barrier_wait(empty(turn.stage), turn.parity);
+            barrier_expect(full(turn.stage), TILE_BYTES + NOTE_BYTES);
+            copy_bulk(tile(turn.stage), columns.rows + (i64)tile_index * TILE_BYTES, TILE_BYTES, full(turn.stage));
+            copy_bulk(notes_of(turn.stage), columns.notes + (i64)tile_index * NOTES * WGMMA_COLUMNS, NOTE_BYTES,
+                      full(turn.stage));
+            next(turn);
+        }
+    }
+
+    // The consumers' side.
+    DEVICE void wait_for(const Turn& turn) const { barrier_wait(full(turn.stage), turn.parity); }
+    // Of a warp that reads the stage no more.
+    DEVICE void release(u32 stage) const {
+        sync_warp();
+        if (lane_of_thread() == 0) barrier_arrive(empty(stage));
+    }
+};
+
+// The tiles of a part of the columns.
+struct Part {
+    int from, to;
+};
+DEVICE Part part_of(const Side& columns, int part, int parts) {
+    const int tiles = (columns.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS;
+    return {(int)((i64)tiles * part / parts), (int)((i64)tiles * (part + 1) / parts)};
+}
+
+// What a thread has of a strip's products.
+
+// Calls `f(number, its row (0 or 1), its column in the tile)`.
+template <class F> DEVICE void each_of_strip(float (&c)[PAIRS], F f) {
+    const int first = lane_of_thread() % 4 * 2;
+    UNROLL for (int i = 0; i < PAIRS; i++) f(c[i], i / 2 % 2, i / 4 * 8 + first + i % 2);
+}
+
+// Two neighbouring columns' notes at once, as a thread has them of each 8 columns.
+DEVICE float2 two_notes(u32 notes, int note, int block) {
+    return load_shared(notes + (note * WGMMA_COLUMNS + block * 8 + lane_of_thread() % 4 * 2) * 4);
+}
+
+// Products to similarities, as `similarity` does.
+DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes) {
+    UNROLL for (int block = 0; block < WGMMA_COLUMNS / 8; block++) {
+        const float2 other = two_notes(notes, INVERSE_LENGTH, block);
+        UNROLL for (int half = 0; half < 2; half++) {
+            float& first = c[block * 4 + half * 2];
+            float& second = c[block * 4 + half * 2 + 1];
+            first = similarity(first, inverse[half], other.x);
+            second = similarity(second, inverse[half], other.y);
+        }
+    }
+}
+
+// Whether any pair of a strip with a tile may be no negative.
+DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+    if (column + WGMMA_COLUMNS > columns.count) return true;
+    if (p.pairing == APART) return false;
+    if (p.pairing == INDEXED) return true;
+    // Places of anchors among the keys that differ by a multiple of the rows of a view; 2^29 rows at most. Whether there
+    // is a multiple from `least` on, WGMMA_COLUMNS + 62 numbers further at most.
+    const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
+    const int above = least % p.view_rows;  // 0 or of the sign of `least`
+    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
+}
+
+// Bits of a thread's columns: 2 of each 8. 0 where another lane has the column.
+DEVICE u32 bit_of_lane(int column) {
+    const bool is_own = (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4;
+    return is_own ? 1u << (column / 8 * 2 + column % 2) : 0;
+}
+DEVICE int column_of_bit(int bit) { return bit / 2 * 8 + lane_of_thread() % 4 * 2 + bit % 2; }
+
+// The columns of a tile that are no negatives of a row.
+DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+    u32 bits = 0;
+    if (column + WGMMA_COLUMNS > columns.count) {
+        UNROLL for (int bit = 0; bit < PAIRS / 2; bit++) {
+            if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
+        }
+    }
+    if (!rows_are_keys) {
+        if (row >= p.anchors.count) return bits;
+        ROLLED for (int k = 0; k < p.excluded; k++) {
+            const int key = excluded_key(p, row, k);
+            if (key >= 0) bits |= bit_of_lane(key - column);
+        }
+    } else if (p.pairing == VIEWS) {
+        const int anchor = row - p.offset;
+        if (anchor < 0 || anchor >= p.anchors.count) return bits;
+        ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - p.offset - column);
+    } else if (p.pairing == INDEXED) {
+        ROLLED for (int bit = 0; bit < PAIRS / 2; bit++) {
+            const int anchor = column + column_of_bit(bit);
+            if (anchor >= p.anchors.count) break;
+            ROLLED for (int k = 0; k < p.excluded; k++) {
+                if (excluded_key(p, anchor, k) == row) bits |= 1u << bit;
+            }
+        }
+    }
+    return bits;
+}
+
+// Whether any pair of the warp is no negative: of the thread's two rows from `row` on, in `bits`.
+DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
+                          u32 (&bits)[2]) {
+    row = anew(row);
+    UNROLL for (int half = 0; half < 2; half++) {
+        bits[half] = excluded_columns(p, columns, row + half * 8, column, rows_are_keys);
+    }
+    return any((bits[0] | bits[1]) != 0);
+}
+DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
+
+// Where a row of a tile has its 16-byte chunk.
+DEVICE int place_in_tile(int row, int chunk) { return chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) & 7) * 16; }
+
+// The sides' rows once more, as tiles, and the notes that do not wait for coefficients. A thread for each 16 bytes.
+KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
+    const i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
+    int row = (int)(at / ROW_CHUNKS);
+    const int chunk = (int)(at % ROW_CHUNKS);
+    const bool of_keys = row >= p.anchors.padded;
+    if (of_keys) row -= p.anchors.padded;
+    const Side& side = of_keys ? p.keys : p.anchors;
+    const Tiles& to = of_keys ? p.key_tiles : p.anchor_tiles;
+    if ((of_keys && p.square) || row >= side.padded) return;
+    const int tile = row / WGMMA_COLUMNS, place = row % WGMMA_COLUMNS;
+    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_in_tile(place, chunk)) =
+        *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
+    if (chunk > 0) return;
+    float* notes = to.notes + (i64)tile * NOTES * WGMMA_COLUMNS;
+    notes[INVERSE_LENGTH * WGMMA_COLUMNS + place] = side.cards[row].inverse_length;
+}
+
+#endif

@@ -1,0 +1,173 @@
+// The gradient on sm_90a: the sum of `gradient.cu`, for the calls of the kernel `gradient`.
+//
+// A block has WGMMA_GRADIENT_ROWS = 128 rows and a part of the columns, each consumer a strip of 64 rows. A consumer's
+// round for tile j:
+//   1. it waits for tile j and for its turn, and begins two products: similarities with tile j, and the last round's
+//      derivatives times tile j - 1;
+//   2. when the similarities are there, the turn goes to the other consumer;
+//   3. derivatives of the similarities, while the other product and then those of the other consumer run;
+//   4. when its other product is done, stage j - 1 is empty, and registers are free for the derivatives, rounded to 16
+//      bits: the accumulator's layout of 16 columns is that of a left factor of 16 rows.
+
+#ifdef WGMMA_COLUMNS
+
+using GradientMemory = BlockMemory<WGMMA_GRADIENT_ROWS, WGMMA_GRADIENT_STAGES, NOTES>;
+
+// The notes that are coefficients, once these are known: times the inverse length, and for float16 times the scale of
+// the derivatives, a power of two. A thread for each row, of anchors and then of keys.
+KERNEL(THREADS, 2) note_coefficients(const Parameters p, const Launch l) {
+    int row = blockIdx.x * THREADS + threadIdx.x;
+    const bool of_keys = row >= p.anchors.padded;
+    if (of_keys) row -= p.anchors.padded;
+    const Side& side = of_keys ? p.keys : p.anchors;
+    if ((of_keys && p.square) || row >= side.padded) return;
+    const Card card = side.cards[row];
+    const float factor = card.inverse_length * (OPERAND == F16 ? p.header->gradient_scale : 1.0f);
+    float* notes = (of_keys ? p.key_tiles : p.anchor_tiles).notes + (i64)(row / WGMMA_COLUMNS) * NOTES * WGMMA_COLUMNS;
+    const int place = row % WGMMA_COLUMNS;
+    notes[GLOBAL * WGMMA_COLUMNS + place] = card.global * factor;
+    notes[WEIGHTED * WGMMA_COLUMNS + place] = card.weighted * factor;
+    notes[WEIGHTS * WGMMA_COLUMNS + place] = card.weights * factor;
+}
+
+// What a thread knows of its two rows; coefficients times the scale of the derivatives.
+struct StripRows {
+    float inverse[2], global[2], weighted[2], weights[2];
+};
+
+DEVICE StripRows strip_rows(const Parameters& p, const Side& rows, int first) {
+    const float scale = OPERAND == F16 ? p.header->gradient_scale : 1.0f;
+    StripRows own;
+    UNROLL for (int half = 0; half < 2; half++) {
+        const Card card = rows.cards[first + row_in_strip() + half * 8];
+        own.inverse[half] = card.inverse_length;
+        own.global[half] = card.global * scale;
+        own.weighted[half] = card.weighted * scale;
+        own.weights[half] = card.weights * scale;
+    }
+    return own;
+}
+
+// The derivative of `gradient`, times the column's inverse length, in place of the product.
+DEVICE void derive(float& c, const StripRows& own, int half, float exponent, float limit, float inverse, float global,
+                   float weighted, float weights) {
+    c = similarity(c, own.inverse[half], inverse);
+    const float exponential = exp2_approximate(c * exponent - exponent);
+    const float outside = own.global[half] * inverse + global;
+    const float steeper = own.weighted[half] * inverse + weighted;
+    const float inside = exponential * steeper - (own.weights[half] * inverse + weights);
+    c = exponential * (c > limit ? inside : outside);
+}
+
+DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
+    UNROLL for (int block = 0; block < WGMMA_COLUMNS / 8; block++) {
+        const float2 inverse = two_notes(notes, INVERSE_LENGTH, block), global = two_notes(notes, GLOBAL, block);
+        const float2 weighted = two_notes(notes, WEIGHTED, block), weights = two_notes(notes, WEIGHTS, block);
+        UNROLL for (int half = 0; half < 2; half++) {
+            float* pair = c + block * 4 + half * 2;
+            derive(pair[0], own, half, exponent, limit, inverse.x, global.x, weighted.x, weights.x);
+            derive(pair[1], own, half, exponent, limit, inverse.y, global.y, weighted.y, weights.y);
+        }
+    }
+}
+
+// Pairs that are no negatives have no derivative.
+DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
+                                      float (&c)[PAIRS]) {
+    u32 bits[2];
+    if (!find_excluded(p, columns, row, column, rows_are_keys, bits)) return;
+    UNROLL for (int i = 0; i < PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
+}
+
+DEVICE void round_strip(u32 (&rounded)[PAIRS / 2], const float (&c)[PAIRS]) {
+    UNROLL for (int i = 0; i < PAIRS / 2; i++) rounded[i] = pack(c[2 * i], c[2 * i + 1]);
+}
+
+// sum += derivatives times the rows of a tile, as one group.
+DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[PAIRS / 2], u64 tile) {
+    begin_products();
+    UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) {
+        add_product(sum, derivatives + 4 * k, tile + further(k * 16 * 128));
+    }
+    commit_products();
+}
+
+// To the partial sums of a part of the columns.
+DEVICE void write_strip(const Launch& l, const Side& rows, int first, const float (&sum)[DIMS / 2]) {
+    UNROLL for (int half = 0; half < 2; half++) {
+        const int row = anew(first) + row_in_strip() + half * 8;
+        if (row >= rows.count) continue;
+        float* out = l.partial + ((i64)blockIdx.y * l.partial_rows + row) * l.partial_dims;
+        UNROLL for (int i = 0; i < DIMS / 2; i++) {
+            const int dim = i / 4 * 8 + lane_of_thread() % 4 * 2 + i % 2;
+            if (i / 2 % 2 == half && dim < l.partial_dims) out[dim] = sum[i];
+        }
+    }
+}
+
+KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
+    SHARED_MEMORY(shared);
+    const GradientMemory memory(shared, 8);
+    const bool of_keys = l.side == 1;
+    const Side& rows = of_keys ? p.keys : p.anchors;
+    const Side& columns = of_keys ? p.anchors : p.keys;
+    const Tiles& column_tiles = of_keys ? p.anchor_tiles : p.key_tiles;
+    const int first = blockIdx.x * WGMMA_GRADIENT_ROWS;
+    const Part part = part_of(columns, blockIdx.y, gridDim.y);
+    const int warpgroup = warpgroup_of_thread();
+    if (warpgroup == 0) {
+        give_registers();
+        if (threadIdx.x > 0) return;
+        Turn turn = {0, 1};
+        memory.bring_rows(of_keys ? p.key_tiles : p.anchor_tiles, first);
+        memory.bring_tiles(column_tiles, part.from, part.to, turn);
+        return;
+    }
+    take_registers();
+    const int consumer = warpgroup - 1, strip = first + consumer * 64;
+    const StripRows own = strip_rows(p, rows, strip);
+    const float exponent = p.exponent, limit = p.header->limit;
+    float sum[DIMS / 2], c[PAIRS];
+    u32 derivatives[PAIRS / 2];
+    UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
+    Turn turn = {0, 0};
+    barrier_wait(memory.own(), 0);
+    if (consumer == 1) hand_turn_on(1);
+    // Where registers are free: when the last round's derivatives are multiplied.
+    const auto finish_derivatives = [&](int tile) {
+        const int column = tile * WGMMA_COLUMNS;
+        if (strip_may_exclude(p, columns, strip, column, of_keys)) {
+            drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
+        }
+        round_strip(derivatives, c);
+    };
+    // The first round has no derivatives to multiply yet. No part is empty.
+    memory.wait_for(turn);
+    wait_for_turn(consumer);
+    multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(0)));
+    wait_for_products<0>(c);
+    hand_turn_on(consumer);
+    derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+    finish_derivatives(part.from);
+    for (int tile = part.from + 1; tile < part.to; tile++) {
+        const u32 last = turn.stage;
+        memory.next(turn);
+        memory.wait_for(turn);
+        wait_for_turn(consumer);
+        multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(turn.stage)));
+        multiply_derivatives(sum, derivatives, columns_at(memory.tile(last)));
+        wait_for_products<1>(c);
+        hand_turn_on(consumer);
+        derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+        wait_for_products<0>(sum);
+        memory.release(last);
+        finish_derivatives(tile);
+    }
+    wait_for_turn(consumer);
+    multiply_derivatives(sum, derivatives, columns_at(memory.tile(turn.stage)));
+    if (consumer == 0) hand_turn_on(0);
+    wait_for_products<0>(sum);
+    write_strip(l, rows, strip, sum);
+}
+
+#endif

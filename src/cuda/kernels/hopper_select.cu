@@ -1,0 +1,227 @@
+// Quantiles on sm_90a: the kernels of `select.cu` whose similarities the threshold is made of, by the products that sums
+// and gradient are computed by. With other products a similarity might be above the threshold here and not there: where
+// many are equal, as in a collapsed representation, the mean of the quantiles is one of them.
+//
+// The sample's bracket may come from anywhere: `survivors_wgmma` counts what is above and inside of it.
+
+#ifdef WGMMA_COLUMNS
+
+// Whole rows, as `keep_rows`: the anchor itself is exactly 1, what is no key is NaN. Of the rows `row` and 8 further.
+DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[PAIRS]) {
+    const int keys = p.keys.count;
+    if (column + WGMMA_COLUMNS > keys) {
+        each_of_strip(c, [&](float& s, int, int at) { s = column + at < keys ? s : not_a_number(); });
+    }
+    if (p.pairing != VIEWS) return;
+    UNROLL for (int half = 0; half < 2; half++) {
+        const int anchor = row + half * 8;
+        const u32 bit = anchor < p.anchors.count ? bit_of_lane(own_key(p, anchor) - column) : 0;
+        if (!bit) continue;
+        UNROLL for (int i = 0; i < PAIRS; i++) {
+            if (i / 2 % 2 == half && bit >> (i / 4 * 2 + i % 2) & 1) c[i] = 1.0f;
+        }
+    }
+}
+
+// A thread's two rows of a strip.
+struct Brackets {
+    float low[2], high[2];
+    u32 above[2];
+};
+
+DEVICE Brackets brackets_of(const Parameters& p, const Launch& l, int row) {
+    Brackets own;
+    UNROLL for (int half = 0; half < 2; half++) {
+        const int anchor = row + half * 8;
+        const bool is_anchor = anchor < p.anchors.count;
+        own.low[half] = !is_anchor ? infinity() : l.mode & 1 ? p.lows[anchor] : -infinity();
+        own.high[half] = is_anchor && l.mode & 2 ? p.highs[anchor] : infinity();
+        own.above[half] = 0;
+    }
+    return own;
+}
+
+// With predicates: as numbers of 0 or 1 they take twice the instructions.
+DEVICE void count_pair(u32& above, u32& not_below, float c, float low, float high) {
+    asm("{\n.reg .pred over, within;\nsetp.gt.f32 over, %2, %4;\nsetp.ge.f32 within, %2, %3;\n"
+        "@over add.u32 %0, %0, 1;\n@within add.u32 %1, %1, 1;\n}"
+        : "+r"(above), "+r"(not_below)
+        : "f"(c), "f"(low), "f"(high));
+}
+
+// Keeps the similarities in the bracket of row `half`, in the places that its four lanes reserve together.
+DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int half, u32 inside, const Brackets& own,
+                        float (&c)[PAIRS]) {
+    const int lane = lane_of_thread();
+    u32 up_to = inside;
+    UNROLL for (int distance = 1; distance < 4; distance *= 2) {
+        const u32 lower = from_lane(up_to, lane % 4 >= distance ? lane - distance : lane);
+        if (lane % 4 >= distance) up_to += lower;
+    }
+    u32 start = 0;
+    if (lane % 4 == 3 && up_to > 0) start = atomic_add(&p.inside[anchor], up_to);
+    start = from_lane(start, lane | 3) + up_to - inside;
+    if (inside == 0) return;
+    float* kept = p.survivors + (i64)(anchor - l.first_row) * p.capacity;
+    UNROLL for (int i = 0; i < PAIRS; i++) {
+        if (i / 2 % 2 != half || !(c[i] >= own.low[half] && c[i] <= own.high[half])) continue;
+        if (start < (u32)p.capacity) kept[start] = c[i];
+        start++;
+    }
+}
+
+// Counts each row's similarities above its bracket, and keeps those in it: `survivors`.
+KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
+    SHARED_MEMORY(shared);
+    const StripMemory memory(shared, 8);
+    const int first = l.first_row + blockIdx.x * WGMMA_STRIP_ROWS;
+    const Part part = part_of(p.keys, blockIdx.y, gridDim.y);
+    const int warpgroup = warpgroup_of_thread();
+    if (warpgroup == 0) {
+        bring_strips(p, memory, first, part);
+        return;
+    }
+    take_registers();
+    const int consumer = warpgroup - 1;
+    float inverse[2][2];
+    load_inverses(p, first, consumer, inverse);
+    Brackets own[2];
+    UNROLL for (int strip = 0; strip < 2; strip++) own[strip] = brackets_of(p, l, row_of_strip(first, consumer, strip));
+    sweep_strips(memory, consumer, part, inverse, [&](float (&c)[PAIRS], int strip, int column) {
+        const int row = row_of_strip(first, consumer, strip);
+        keep_row_pairs(p, row, column, c);
+        u32 above[2] = {0, 0}, not_below[2] = {0, 0};
+        each_of_strip(c, [&](float& s, int half, int) {
+            count_pair(above[half], not_below[half], s, own[strip].low[half], own[strip].high[half]);
+        });
+        UNROLL for (int half = 0; half < 2; half++) {
+            own[strip].above[half] += above[half];
+            // Rows that are no anchors have nothing inside.
+            const u32 inside = not_below[half] - above[half];
+            if (any(inside != 0)) keep_inside(p, l, row + half * 8, half, inside, own[strip], c);
+        }
+    });
+    UNROLL for (int strip = 0; strip < 2; strip++) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            u32 above = own[strip].above[half];
+            UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above += exchange(above, lanes);
+            const int row = row_of_strip(first, consumer, strip) + half * 8;
+            if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row], above);
+        }
+    }
+}
+
+// The rows that the brackets failed on: `select` of FAILED_ROWS, 64 rows for each block. One warpgroup copies, one
+// multiplies; all threads bring the rows and look for digits.
+#define SELECT_STRIP 64
+
+using SelectMemory = BlockMemory<WGMMA_COLUMNS, WGMMA_SELECT_STAGES, 1>;
+
+struct StripSelection {
+    u32 counts[SELECT_STRIP * HISTOGRAM];
+    u32 prefix[SELECT_STRIP];
+    u32 rank[SELECT_STRIP];
+    double sums[WARPS];
+    u32 last;
+};
+static_assert(sizeof(StripSelection) <= WGMMA_SELECTION_BYTES, "sizes");
+
+// Rows of the scratch memory to a strip in shared memory. Where there are none any more, the first one.
+DEVICE void gather_rows(const Parameters& p, u8* strip, int first, int count) {
+    for (int i = threadIdx.x; i < SELECT_STRIP * ROW_CHUNKS; i += THREADS) {
+        const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
+        const u32 index = p.failed[first + row < count ? first + row : first];
+        const u8* from = p.anchors.rows + (i64)index * ROW_BYTES + chunk * 16;
+        *(uint4*)(strip + place_in_tile(row, chunk)) = *(const uint4*)from;
+    }
+    publish_stores();
+}
+
+DEVICE void count_strip_digit(StripSelection& shared, int row, float c, int pass, u32 prefix) {
+    const u32 key = ordered(c);
+    if (pass > 0 && key >> (32 - 8 * pass) != prefix) return;
+    atomic_add(&shared.counts[row * HISTOGRAM + (key >> (24 - 8 * pass) & (DIGITS - 1))], 1);
+}
+
+// By the warpgroup that multiplies, all columns. `index`: of the thread's two rows, -1 where there is none.
+DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSelection& shared, const int (&index)[2],
+                        int pass, Turn& turn) {
+    const int tiles = (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, row = row_in_strip();
+    float inverse[2];
+    u32 prefix[2];
+    UNROLL for (int half = 0; half < 2; half++) {
+        inverse[half] = index[half] < 0 ? 0.0f : p.anchors.cards[index[half]].inverse_length;
+        prefix[half] = shared.prefix[row + half * 8];
+    }
+    const u64 left = rows_at(memory.address), right = rows_at(memory.tile(0));
+    for (int tile = 0; tile < tiles; tile++) {
+        float c[PAIRS];
+        memory.wait_for(turn);
+        multiply_rows(c, left, right + further(turn.stage * TILE_BYTES));
+        wait_for_products<0>(c);
+        scale_strip(c, inverse, memory.notes_of(turn.stage));
+        memory.release(turn.stage);
+        memory.next(turn);
+        each_of_strip(c, [&](float& s, int half, int at) {
+            const int key = tile * WGMMA_COLUMNS + at;
+            if (index[half] < 0 || key >= p.keys.count) return;
+            count_strip_digit(shared, row + half * 8, key == own_key(p, index[half]) ? 1.0f : s, pass, prefix[half]);
+        });
+    }
+    if (p.pairing != APART || lane_of_thread() % 4 != 0) return;
+    UNROLL for (int half = 0; half < 2; half++) {
+        if (index[half] < 0) continue;
+        count_strip_digit(shared, row + half * 8, p.positive_similarities[index[half]], pass, prefix[half]);
+    }
+}
+
+KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
+    SHARED_MEMORY(memory_start);
+    const SelectMemory memory(memory_start, 4);
+    u8* const strip = memory_start + (memory.address - shared_address(memory_start));
+    StripSelection& shared = *(StripSelection*)(strip + SelectMemory::END_AT);
+    const int count = p.header->failed, warp = warp_of_thread();
+    const bool multiplies = warpgroup_of_thread() == 1;
+    Turn turn = {0, multiplies ? 0u : 1u};
+    for (int first = blockIdx.x * SELECT_STRIP; first < count; first += gridDim.x * SELECT_STRIP) {
+        int index[2];
+        UNROLL for (int half = 0; half < 2; half++) {
+            const int at = first + row_in_strip() + half * 8;
+            index[half] = at < count ? (int)p.failed[at] : -1;
+        }
+        gather_rows(p, strip, first, count);
+        if (threadIdx.x < SELECT_STRIP) {
+            shared.prefix[threadIdx.x] = 0;
+            shared.rank[threadIdx.x] = l.rank;
+        }
+        for (int pass = 0; pass < 4; pass++) {
+            for (int i = threadIdx.x; i < SELECT_STRIP * HISTOGRAM; i += THREADS) shared.counts[i] = 0;
+            sync_threads();
+            if (multiplies) {
+                count_strip(p, memory, shared, index, pass, turn);
+            } else if (threadIdx.x == 0) {
+                memory.bring_tiles(p.key_tiles, 0, (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, turn);
+            }
+            sync_threads();
+            for (int row = warp * (SELECT_STRIP / WARPS); row < (warp + 1) * (SELECT_STRIP / WARPS); row++) {
+                u32 digit, rest;
+                find_digit(shared.counts + row * HISTOGRAM, shared.rank[row], digit, rest);
+                sync_warp();
+                if (lane_of_thread() == 0) {
+                    shared.prefix[row] = shared.prefix[row] << 8 | digit;
+                    shared.rank[row] = rest;
+                }
+            }
+            sync_threads();
+        }
+        if (multiplies && lane_of_thread() % 4 == 0) {
+            UNROLL for (int half = 0; half < 2; half++) {
+                if (index[half] >= 0) p.quantiles[index[half]] = from_ordered(shared.prefix[row_in_strip() + half * 8]);
+            }
+        }
+        sync_threads();
+    }
+    if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
+}
+
+#endif

@@ -1,0 +1,126 @@
+// The sums on sm_90a: those of the kernel `sums`, for the same calls.
+//
+// A block has WGMMA_STRIP_ROWS = 256 rows and a part of the columns, each consumer two strips of 64 rows. In a round it
+// waits for the tile and for its turn, begins the products of both strips, and hands the turn on when the first one is
+// done: the exponentials of its first strip run beside the products of its second one, and those of its second strip
+// beside the other consumer's products.
+
+#ifdef WGMMA_COLUMNS
+
+using StripMemory = BlockMemory<WGMMA_STRIP_ROWS, WGMMA_STRIP_STAGES, 1>;
+
+// The first row of a thread in strip 0 or 1 of its consumer.
+DEVICE int row_of_strip(int first, int consumer, int strip) {
+    return first + (consumer * 2 + strip) * 64 + row_in_strip();
+}
+
+// The producer's side of a block of strips.
+DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int first, Part part) {
+    give_registers();
+    if (threadIdx.x > 0) return;
+    Turn turn = {0, 1};
+    memory.bring_rows(p.anchor_tiles, first);
+    memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
+}
+
+// The consumers' side: calls `visit(similarities, 0 or 1 for the strip, first column)`. `inverse`: of the thread's rows.
+template <class Visit>
+DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, const float (&inverse)[2][2],
+                         Visit visit) {
+    float c0[PAIRS], c1[PAIRS];
+    const u64 left0 = rows_at(memory.address + strip_at(consumer * 2));
+    const u64 left1 = rows_at(memory.address + strip_at(consumer * 2 + 1));
+    const u64 right = rows_at(memory.tile(0));
+    Turn turn = {0, 0};
+    barrier_wait(memory.own(), 0);
+    if (consumer == 1) hand_turn_on(1);
+    for (int tile = part.from; tile < part.to; tile++) {
+        memory.wait_for(turn);
+        wait_for_turn(consumer);
+        multiply_rows(c0, left0, right + further(turn.stage * TILE_BYTES));
+        multiply_rows(c1, left1, right + further(turn.stage * TILE_BYTES));
+        wait_for_products<1>(c0);
+        hand_turn_on(consumer);
+        scale_strip(c0, inverse[0], memory.notes_of(turn.stage));
+        visit(c0, 0, tile * WGMMA_COLUMNS);
+        wait_for_products<0>(c1);
+        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));
+        memory.release(turn.stage);
+        visit(c1, 1, tile * WGMMA_COLUMNS);
+        memory.next(turn);
+    }
+    // The other one's last turn, which nobody takes.
+    if (consumer == 0) wait_for_turn(0);
+}
+
+DEVICE void load_inverses(const Parameters& p, int first, int consumer, float (&inverse)[2][2]) {
+    UNROLL for (int strip = 0; strip < 2; strip++) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            inverse[strip][half] = p.anchors.cards[row_of_strip(first, consumer, strip) + half * 8].inverse_length;
+        }
+    }
+}
+
+// Takes back what was added of the similarities that are no negatives', and makes them minus infinity.
+DEVICE void drop_excluded_pairs(const Parameters& p, int row, int column, Sums (&sums)[2], float (&c)[PAIRS]) {
+    u32 bits[2];
+    if (!find_excluded(p, p.keys, row, column, false, bits)) return;
+    UNROLL for (int i = 0; i < PAIRS; i++) {
+        if (!is_excluded(bits, i)) continue;
+        sums[i / 2 % 2].similarities -= c[i];
+        c[i] = -infinity();
+    }
+}
+
+// With predicates: a branch takes more instructions.
+DEVICE void add_pair(Sums& sums, float c, float exponential, float limit) {
+    asm("{\n.reg .pred above;\nsetp.gt.f32 above, %4, %5;\n"
+        "@above fma.rn.f32 %1, %6, %6, %1;\n@above add.f32 %2, %2, %6;\n@above add.f32 %3, %3, 0f3f800000;\n"
+        "@!above add.f32 %0, %0, %6;\n}"
+        : "+f"(sums.global), "+f"(sums.weighted), "+f"(sums.weights), "+f"(sums.hierarchical)
+        : "f"(c), "f"(limit), "f"(exponential));
+}
+
+KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
+    SHARED_MEMORY(shared);
+    const StripMemory memory(shared, 8);
+    const int first = blockIdx.x * WGMMA_STRIP_ROWS;
+    const Part part = part_of(p.keys, blockIdx.y, gridDim.y);
+    const int warpgroup = warpgroup_of_thread();
+    if (warpgroup == 0) {
+        bring_strips(p, memory, first, part);
+        return;
+    }
+    take_registers();
+    const int consumer = warpgroup - 1;
+    const float exponent = p.exponent, limit = p.header->limit;
+    float inverse[2][2];
+    load_inverses(p, first, consumer, inverse);
+    Sums all[2][2] = {};
+    sweep_strips(memory, consumer, part, inverse, [&](float (&c)[PAIRS], int strip, int column) {
+        Sums tile[2] = {};
+        each_of_strip(c, [&](float& s, int half, int) { tile[half].similarities += s; });
+        const int start = first + (consumer * 2 + strip) * 64;
+        if (strip_may_exclude(p, p.keys, start, column, false)) {
+            drop_excluded_pairs(p, start + row_in_strip(), column, tile, c);
+        }
+        each_of_strip(c, [&](float& s, int half, int) {
+            add_pair(tile[half], s, exp2_approximate(s * exponent - exponent), limit);
+        });
+        UNROLL for (int half = 0; half < 2; half++) {
+            Sums& sums = all[strip][half];
+            sums.global += tile[half].global;
+            sums.weighted += tile[half].weighted;
+            sums.weights += tile[half].weights;
+            sums.hierarchical += tile[half].hierarchical;
+            sums.similarities += tile[half].similarities;
+        }
+    });
+    UNROLL for (int strip = 0; strip < 2; strip++) {
+        OwnRows own;
+        UNROLL for (int half = 0; half < 2; half++) own.index[half] = row_of_strip(first, consumer, strip) + half * 8;
+        write_sums(p, own, all[strip]);
+    }
+}
+
+#endif

@@ -1,0 +1,268 @@
+"""The CUDA kernels for sm_90a, their PTX executed on the CPU, against the reference."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from hex_ssl import functional
+from hex_ssl.ops import evaluate as evaluate_op
+from hex_ssl.ops import row_quantiles
+from hex_ssl.thresholds import AdaptiveThreshold
+
+from .batches import decided, gapped, is_decided
+from .compare import (
+    arguments,
+    assert_apart_like_reference,
+    assert_index_like_reference,
+    assert_like_reference,
+    assert_loss,
+    assert_views_like_reference,
+)
+from .conftest import Emulate
+from .ptx import kernels
+from .ptx.emulation import Emulation
+from .ptx.interpreter import Schedule
+from .ptx.mutations import HOPPER_MUTATIONS
+from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, nearest_quantile, views_layout
+
+BF16, F16 = torch.bfloat16, torch.float16
+COSINE = Settings(threshold="cosine", value=0.7)
+TRUNCATING = Schedule(seed=5, extra_bits=1)
+"""As real tensor cores are reported to round: mma.sync and wgmma give similarities of other bits then."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_ahead(emulation: Emulation, request: pytest.FixtureRequest) -> None:
+    """Compile while the first tests run, where there are many."""
+    chosen = {item.name for item in request.session.items}
+    for name, mutation in HOPPER_MUTATIONS.items():
+        if f"{test_a_planted_bug_is_seen.__name__}[{name}]" in chosen:
+            emulation.start(kernels.operand_of(mutation.dtype) + kernels.WGMMA, 64, name)
+
+
+def test_every_instruction_is_known(emulation: Emulation) -> None:
+    emulation.load("BF16" + kernels.WGMMA, 64)
+    emulation.interpreter.decode("BF16_WGMMA_64")
+
+
+# Rows of a whole and of half a tile, padded dimensions, every number of panels.
+@pytest.mark.parametrize(
+    ("dtype", "samples", "dims"),
+    [(BF16, 5, 64), (BF16, 129, 40), (BF16, 64, 128), (BF16, 75, 100), (F16, 75, 64), (BF16, 33, 192), (F16, 33, 250)],
+    ids=str,
+)
+def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) -> None:
+    emulate(dtype, dims if dims > 64 else 64, wgmma=True)
+    assert_views_like_reference(decided(samples, 2, dims, COSINE, dtype, draw=gapped), 2, COSINE)
+
+
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
+@pytest.mark.parametrize("value", [0.7, math.inf, -math.inf])
+def test_thresholds(value: float, formulation: str, emulate: Emulate) -> None:
+    emulate(BF16, 64, wgmma=True)
+    settings = Settings(threshold="cosine", value=value, formulation=formulation, temperature=0.3, tau_plus=0.05)
+    assert_views_like_reference(decided(35, 2, 64, settings, BF16, draw=gapped), 2, settings)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_reductions_and_weights(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64, wgmma=True)
+    z = decided(40, 3, 64, COSINE, dtype, draw=gapped)
+    assert_views_like_reference(z, 3, COSINE, reduction="none")
+    weights = torch.linspace(0.0, 2.0, 120)
+
+    def call(reduction: str, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        loss, _, gradient, *_ = evaluate_op(
+            list(z.chunk(3)), None, None, None, None, None, None, None, weights,
+            0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, reduction, True,
+        )  # fmt: skip
+        return loss, gradient
+
+    expected = z.double().requires_grad_()
+    of_each = evaluate(expected, expected, views_layout(40, 3), COSINE).reduced("none")
+    (of_each * weights).sum().backward()
+    loss, gradient = call("none", weights)
+    assert_loss(loss, (of_each * weights).sum(), COSINE, dtype, 120)
+    assert expected.grad is not None
+    assert (gradient.double() - expected.grad).norm() < (1e-2 if dtype == BF16 else 2e-3) * expected.grad.norm()
+
+
+def test_a_threshold_on_the_device(emulate: Emulate) -> None:
+    emulate(BF16, 64, wgmma=True)
+    z = gapped(35, 2, 64, torch.Generator().manual_seed(1)).to(BF16)
+    given = ["importance", 1.0, 0.1, 0.1, "mean", True]
+    inputs = [list(z.chunk(2)), None, None, None, None, None, None]
+    for_tensor = evaluate_op(*inputs, torch.tensor(0.3125), None, 0, "given", 0.0, *given)
+    for_number = evaluate_op(*inputs, None, None, 0, "cosine", 0.3125, *given)
+    assert all(one.equal(other) for one, other in zip(for_tensor, for_number, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_keys_by_index(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64, wgmma=True)
+    generator = torch.Generator().manual_seed(29)
+    anchors, keys = gapped(300, 1, 64, generator).to(dtype).split([140, 160])
+    orders = torch.stack([torch.randperm(160, generator=generator) for _ in range(140)])
+    ignored = torch.where(torch.arange(140) % 3 == 0, -1, orders[:, 3])
+    assert_index_like_reference(anchors, keys, orders[:, :3], ignored, COSINE)
+    assert_index_like_reference(anchors, keys, orders[:, :1], None, COSINE)
+
+
+@pytest.mark.parametrize("offset", [0, 37])
+def test_gathered_keys(offset: int, emulate: Emulate) -> None:
+    # As a process of several calls the operator: its anchors stand in all keys, from its offset on.
+    emulate(BF16, 64, wgmma=True)
+    keys = gapped(151, 2, 64, torch.Generator().manual_seed(3)).to(BF16)
+    anchors = keys[offset : offset + 70].clone()
+
+    def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
+        loss, statistics, *_ = evaluate_op(
+            list(anchors.chunk(2)), keys, None, None, None, None, None, None, None,
+            offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", True,
+        )  # fmt: skip
+        return loss, Statistics(*statistics.tolist())
+
+    def reference(anchors: Tensor, keys: Tensor) -> Evaluation:
+        return evaluate(anchors, keys, views_layout(35, 2, len(keys), offset), COSINE)
+
+    assert_like_reference(call, reference, [anchors, keys], COSINE)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan], ids=str)
+def test_a_row_without_a_direction(value: float, emulate: Emulate) -> None:
+    emulate(BF16, 64, wgmma=True)
+    z = torch.randn(80, 64).to(BF16)
+    z[5] = value
+    assert math.isnan(functional.hex_loss(*z.chunk(2), **arguments(COSINE)).item())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(threshold="minmax", value=0.75),
+        Settings(threshold="adaptive", value=0.93),
+        Settings(threshold="cosine", value=0.7, beta=2.0),
+    ],
+    ids=["minmax", "few keys", "beta"],
+)
+def test_other_calls_take_the_kernels_of_every_chip(
+    settings: Settings, emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The rule is in `src/cuda/hopper.rs`: these would be wrong by the kernels for sm_90a.
+    emulate(BF16, 64)
+    monkeypatch.setenv("HEX_SSL_CUDA_WGMMA", "1")
+    assert_views_like_reference(decided(35, 2, 64, settings, BF16, draw=gapped), 2, settings)
+
+
+# Adaptive thresholds.
+
+
+def queue(dims: int, dtype: torch.dtype, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """21 anchors, ten of them in groups, 1,298 keys, the anchors' positives; and nothing near the threshold."""
+    chosen = torch.cat([torch.arange(0, 50, 5), torch.arange(335, 346)])
+    others = torch.ones(1340, dtype=torch.bool).index_fill(0, torch.cat([chosen, chosen + 670]), False)
+    for seed in range(100):
+        z = gapped(670, 2, dims, torch.Generator().manual_seed(seed)).to(dtype)
+        anchors, keys, positives = z[chosen], z[others], z[chosen + 670]
+        candidates = torch.cat([keys, positives])
+        if is_decided(evaluate(anchors, candidates, apart_layout(21, len(keys)), settings), dtype):
+            return anchors, keys, positives
+    raise AssertionError("no batch is decided")
+
+
+SCHEDULES = {
+    "in order": Schedule(seed=1, resident_blocks=1),
+    "lanes at random": Schedule(seed=2, random_lanes=True, resident_blocks=3),
+    "products that cut sums off": TRUNCATING,
+}
+
+
+def check_core(dtype: torch.dtype) -> None:
+    """Pairs that are no negatives; rings that go round, brackets that hit and miss, keys' gradients; ties."""
+    for samples, value in ((65, 0.7), (5, -math.inf)):
+        settings = Settings(threshold="cosine", value=value, temperature=0.5)
+        z = gapped(samples, 2, 64, torch.Generator().manual_seed(2)).to(dtype)
+        assert_views_like_reference(z, 2, settings)
+    adaptive = Settings(threshold="adaptive", value=0.997, temperature=0.5)
+    assert_apart_like_reference(*queue(64, dtype, adaptive), adaptive)
+    check_ties(dtype)
+
+
+def check_ties(dtype: torch.dtype) -> None:
+    """One threshold for all anchors, which is a similarity: no pass has that pair above it."""
+    generator = torch.Generator().manual_seed(8)
+    keys = torch.randn(1300, 64, generator=generator).to(dtype)
+    row = torch.randn(64, generator=generator).to(dtype)
+    # Few keys at the threshold; and all of them, too many to keep.
+    for rows, value, above in ((keys, 0.99, 13), (keys[:1].repeat(1300, 1), 0.5, 0)):
+        anchors, positives = row.repeat(5, 1).requires_grad_(), -row.repeat(5, 1)
+        loss, found = functional.hex_loss_with_keys(
+            anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
+        )
+        assert found.hierarchical_negatives == above
+        loss.backward()
+        assert anchors.grad is not None
+        exact = anchors.detach().double().requires_grad_()
+        settings = Settings(threshold="cosine", value=found.threshold.item() + 1e-4)
+        candidates = torch.cat([rows, positives]).double()
+        expected = evaluate(exact, candidates, apart_layout(5, 1300), settings).reduced("mean")
+        expected.backward()
+        assert exact.grad is not None
+        assert_loss(loss, expected, settings, dtype)
+        assert (anchors.grad.double() - exact.grad).norm() < 1e-2 * exact.grad.norm()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_the_core_is_right(dtype: torch.dtype, schedule: str, emulate: Emulate) -> None:
+    emulate(dtype, 64, wgmma=True, schedule=SCHEDULES[schedule])
+    check_core(dtype)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("kind", ["spread", "ties", "with the anchors"])
+def test_quantiles(kind: str, quantile: float, emulate: Emulate) -> None:
+    emulate(BF16, 64, wgmma=True)
+    generator = torch.Generator().manual_seed(4)
+    keys = torch.randn(1300, 64, generator=generator)
+    if kind == "ties":
+        keys = keys[torch.randint(3, (1300,), generator=generator)]
+    keys = keys.to(BF16)
+    views, offset = [torch.randn(21, 64, generator=generator).to(BF16)], 0
+    positives: Tensor | None = torch.randn(21, 64, generator=generator).to(BF16)
+    if kind == "with the anchors":
+        views, offset, positives = list(keys[130:152].chunk(2)), 130, None
+    anchors = torch.cat(views)
+    found = row_quantiles(views, keys, positives, offset, quantile)
+    rows = torch.nn.functional.normalize(anchors.double()) @ torch.nn.functional.normalize(keys.double()).T
+    if positives is not None:
+        apart = torch.nn.functional.cosine_similarity(anchors.double(), positives.double())
+        rows = torch.cat([rows, apart[:, None]], 1)
+    expected = torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)
+
+
+def test_same_bits(emulate: Emulate) -> None:
+    anchors, keys, positives = torch.randn(1400, 64).to(BF16).split([50, 1300, 50])
+    anchors.requires_grad_()
+    found = []
+    for seed in (1, 2):
+        emulate(BF16, 64, wgmma=True, schedule=Schedule(seed, resident_blocks=3))
+        anchors.grad = None
+        loss = functional.hex_loss_with_keys(anchors, keys, positives=positives)
+        loss.backward()
+        assert anchors.grad is not None
+        found.append((loss.detach(), anchors.grad))
+    assert all(one.equal(other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", HOPPER_MUTATIONS)
+def test_a_planted_bug_is_seen(name: str, emulate: Emulate) -> None:
+    mutation = HOPPER_MUTATIONS[name]
+    emulate(mutation.dtype, 64, wgmma=True, mutation=name, schedule=TRUNCATING)
+    # Wrong numbers are the reference's to see, the rest the interpreter's.
+    expected = RuntimeError if mutation.complaint else AssertionError
+    with pytest.raises(expected, match=mutation.complaint):
+        check_core(mutation.dtype)
