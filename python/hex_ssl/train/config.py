@@ -159,7 +159,9 @@ class DataConfig:
         num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
             else the cores there are.
         augmentation: Policy of the views, as `hex_ssl.train.data.POLICIES` lists them; "auto": the dataset's own.
-        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time.
+        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time, where
+            images in memory stay, and for which workers decode and crop the others. "auto": on the device for images in
+            memory, and wherever there is a GPU.
         fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
     """
 
@@ -170,7 +172,7 @@ class DataConfig:
     batch_size: int = 256
     num_workers: int | None = None
     augmentation: str = "auto"
-    augment_on: Literal["workers", "device"] = "workers"
+    augment_on: Literal["auto", "workers", "device"] = "auto"
     fraction: float = 1.0
 
     def __post_init__(self) -> None:

@@ -30,14 +30,6 @@ def test_steps_are_in_solo_learns_order() -> None:
     assert (steps[4].threshold, steps[0].interpolation) == (128, v2.InterpolationMode.BICUBIC)
 
 
-def test_crops_alone_are_torchvisions_crops() -> None:
-    torch.manual_seed(11)
-    expected = v2.functional.pil_to_tensor(
-        v2.RandomResizedCrop(16, interpolation=v2.InterpolationMode.BICUBIC)(PICTURE)
-    )
-    assert torch.equal(WorkerView(PhotoView(), 16, crop_only=True)(PICTURE, 11), expected)
-
-
 def test_blur_is_pillows_with_a_radius_of_its_own() -> None:
     torch.manual_seed(3)
     radius = float(torch.empty(1).uniform_(0.1, 2.0))

@@ -12,10 +12,10 @@ from hex_ssl.train.config import DataConfig
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.data.batched_views import BatchedView
 from hex_ssl.train.data.catalogue import build_dataset, dataset_card
+from hex_ssl.train.data.device_views import DeviceViews
 from hex_ssl.train.data.digit_views import DigitView
-from hex_ssl.train.data.draws import draw_keys
-from hex_ssl.train.data.evaluation_images import EvaluationImages, as_float, normalise, square
-from hex_ssl.train.data.images import UNLABELLED, ImageDataset
+from hex_ssl.train.data.evaluation_images import EvaluationImages, square
+from hex_ssl.train.data.images import UNLABELLED, ArrayImages, ImageDataset
 from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
 from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, find_policy
 from hex_ssl.train.data.subset import stratified_rows
@@ -41,6 +41,7 @@ class PretrainData(L.LightningDataModule):
         superclasses: int64 [classes], the superclass of each, or None.
         train, test: The splits; `test` is None where there is none.
         rows: int64, the training images that the fraction leaves.
+        views: What makes the views that are made on the device; its `compile` compiles them.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
@@ -68,7 +69,8 @@ class PretrainData(L.LightningDataModule):
         name = self.card.augmentation if config.augmentation == "auto" else config.augmentation
         self.policy = find_policy(name, self.image_size)
         self.work = self._work()
-        self._device_views = self._build_device_views()
+        self.views = DeviceViews(self._makers(), self.card.mean, self.card.std, seed)
+        self._memory: dict[torch.device, Tensor] = {}
         self._resumed = (0, 0)
         EpochSampler(self.rows, config.batch_size, seed, self._position)  # says now whether the batch is too large
 
@@ -81,13 +83,14 @@ class PretrainData(L.LightningDataModule):
             return None
 
     def _work(self) -> Work:
-        if self.config.augment_on == "workers":
+        stays, place = isinstance(self.train, ArrayImages), self.config.augment_on
+        if place == "workers" or (place == "auto" and not stays and not torch.cuda.is_available()):
             return "views"
-        return "images" if self.train.in_memory and self.train.size is not None else "crops"
+        return "images" if stays else "crops"
 
-    def _build_device_views(self) -> list[BatchedView | DigitView]:
+    def _makers(self) -> list[BatchedView | DigitView | None]:
         if self.work == "views":
-            return []
+            return [None for _ in self.policy]
         crop = self.work == "images"
         return [
             BatchedView(view, self.image_size, crop) if isinstance(view, PhotoView) else view for view in self.policy
@@ -176,24 +179,22 @@ class PretrainData(L.LightningDataModule):
         """Makes what is left to make of the views, on the device, and normalises them."""
         if not isinstance(batch, LoadedBatch):
             return batch
-        views = [as_float(images) for images in batch.images]
-        if self._device_views:
-            views = [
-                make(self._base(views[0 if len(views) == 1 else number]), self._keys(batch, number))
-                for number, make in enumerate(self._device_views)
-            ]
-        double = self.trainer is not None and self.trainer.precision == "64-true"
-        normalised = [normalise(view.double() if double else view, self.card.mean, self.card.std) for view in views]
-        return Batch(tuple(normalised), batch.labels, batch.indices)
+        images = batch.images
+        if self.work == "images":
+            images = (self._images_on(batch.indices.device).index_select(0, batch.indices),) * len(self.policy)
+        if self.trainer is not None and self.trainer.precision == "64-true":
+            self.views.dtype = torch.float64
+        return Batch(self.views(images, batch.indices, batch.epoch), batch.labels, batch.indices)
 
-    def _base(self, images: Tensor) -> Tensor:
-        """Images for a view that does not crop have its size already."""
-        if isinstance(self._device_views[0], DigitView) and images.shape[-1] != self.image_size:
-            return torch.stack([square(image, self.image_size, whole=True) for image in images])
-        return images
-
-    def _keys(self, batch: LoadedBatch, view: int) -> Tensor:
-        return draw_keys(self.seed, batch.epoch, batch.indices, view)
+    def _images_on(self, device: torch.device) -> Tensor:
+        """All training images in the device's memory, as they are or, for views that do not crop, of the views' size."""
+        if device not in self._memory:
+            assert isinstance(self.train, ArrayImages)
+            images = self.train.images
+            if isinstance(self.policy[0], DigitView) and self.train.size != (self.image_size, self.image_size):
+                images = torch.stack([square(image, self.image_size, whole=True) for image in images])
+            self._memory[device] = images.to(device)
+        return self._memory[device]
 
 
 def own_size(dataset: ImageDataset) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.train.data.images import MOST_CLASSES, UNLABELLED, ImageDataset, decode_image, within
+from hex_ssl.train.data.jpeg import decode_pixels
 from hex_ssl.train.reading import reading
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
@@ -69,12 +70,21 @@ class Parquet(ImageDataset):
 
     def image(self, index: int) -> Image.Image:
         """The image, in colour."""
+        return decode_image(*self._source(index))
+
+    def pixels(self, index: int) -> Image.Image | Tensor:
+        """See `ImageDataset`."""
+        return decode_pixels(*self._source(index))
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        """Where the image comes from, and what to call it."""
+        name = f"row {index} of {self.files[0].parent}"
         encoded = self.encoded[index].as_py()
         if encoded is not None:
-            return decode_image(encoded, name=f"row {index} of {self.files[0].parent}")
+            return encoded, name
         with reading(self.files[0].parent, f"to name a file in row {index}"):  # which may be no UTF-8
             file = self.files_beside[index].as_py()
-        return decode_image(self.root / within(self.root, file))
+        return self.root / within(self.root, file), name
 
 
 def find_parquet(root: Path, split: str) -> list[Path]:
