@@ -55,8 +55,10 @@ def test_crops_of_pixels_are_those_of_the_picture_but_for_rounding() -> None:
         found, expected = crop(pixels, key), crop(decode_image(encoded()), key)
         assert found.shape == expected.shape == (3, 32, 32)
         differences.append((found.int() - expected.int()).abs())
-    assert torch.stack(differences).max() <= 1
-    assert (torch.stack(differences) > 0).float().mean() < 0.03
+    off = torch.stack(differences)
+    assert off.max() <= 2
+    assert (off > 0).float().mean() < 0.02
+    assert (off > 1).float().mean() < 1e-4
 
 
 def pixels_of(image: Image.Image | Tensor) -> Tensor:

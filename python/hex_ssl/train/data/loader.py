@@ -13,7 +13,7 @@ from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import square
 from hex_ssl.train.data.images import ImageDataset
 from hex_ssl.train.data.lost_batch import end_on_lost_batch
-from hex_ssl.train.data.policies import PhotoView, Policy
+from hex_ssl.train.data.policies import PhotoView, Policy, view_sizes
 from hex_ssl.train.data.worker_crops import WorkerCrop
 from hex_ssl.train.data.worker_views import WorkerView
 
@@ -46,7 +46,7 @@ class TrainingImages(Dataset[LoadedBatch]):
     Args:
         dataset: The images.
         policy: How the views are drawn.
-        size: S, side of the views.
+        size: S, side of the views that have no size of their own.
         seed: Decides all draws, with the epoch, the row and the number of the view.
         work: How much of the views to make.
     """
@@ -58,7 +58,10 @@ class TrainingImages(Dataset[LoadedBatch]):
         self.seed = seed
         self.work = work
         make = WorkerCrop if work == "crops" else WorkerView
-        self.makers = [make(view, size) if isinstance(view, PhotoView) else view for view in policy]
+        self.makers = [
+            make(view, side) if isinstance(view, PhotoView) else view
+            for view, side in zip(policy, view_sizes(policy, size), strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,8 +80,9 @@ class TrainingImages(Dataset[LoadedBatch]):
     def _make(self, view: int, images: list[Any], keys: Tensor) -> Tensor:
         make = self.makers[view]
         if not isinstance(make, DigitView):
-            # As one, not stacked: channels that are last in memory stay so.
-            return torch.cat([make(image, key)[None] for image, key in zip(images, keys.tolist(), strict=True)])
+            # The channels last, as decoders have them.
+            made = [make(image, key).permute(1, 2, 0) for image, key in zip(images, keys.tolist(), strict=True)]
+            return torch.stack(made).permute(0, 3, 1, 2)
         squares = torch.stack([square(image, self.size, whole=True) for image in images])
         if self.work == "crops":
             return squares

@@ -17,7 +17,7 @@ from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.evaluation_images import EvaluationImages, square
 from hex_ssl.train.data.images import UNLABELLED, ArrayImages, ImageDataset
 from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
-from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, find_policy
+from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, Policy, find_policy, own_policy, view_sizes
 from hex_ssl.train.data.subset import stratified_rows
 
 PROBED = 64
@@ -36,7 +36,8 @@ class PretrainData(L.LightningDataModule):
 
     Attributes:
         channels: C.
-        image_size: S, side of the views in pixels.
+        image_size: S, side in pixels of the views that have no size of their own, and of the images evaluated.
+        policy: How each view is drawn.
         classes: How many there are, 0 without labels.
         superclasses: int64 [classes], the superclass of each, or None.
         train, test: The splits; `test` is None where there is none.
@@ -66,8 +67,7 @@ class PretrainData(L.LightningDataModule):
         self.image_size = _checked_size(config.image_size or own_size(self.train))
         self.classes = self.train.classes
         self.superclasses = self.train.superclasses
-        name = self.card.augmentation if config.augmentation == "auto" else config.augmentation
-        self.policy = find_policy(name, self.image_size)
+        self.policy = self._find_policy()
         self.work = self._work()
         self.views = DeviceViews(self._makers(), self.card.mean, self.card.std, seed)
         self._memory: dict[torch.device, Tensor] = {}
@@ -82,6 +82,20 @@ class PretrainData(L.LightningDataModule):
                 raise
             return None
 
+    def _find_policy(self) -> Policy:
+        if not self.config.views:
+            name = self.card.augmentation if self.config.augmentation == "auto" else self.config.augmentation
+            return find_policy(name, self.image_size)
+        policy = own_policy(self.config.views)
+        for size in view_sizes(policy, self.image_size):
+            _checked_size(size)
+        return policy
+
+    @property
+    def view_sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+        return view_sizes(self.policy, self.image_size)
+
     def _work(self) -> Work:
         stays, place = isinstance(self.train, ArrayImages), self.config.augment_on
         if place == "workers" or (place == "auto" and not stays and not torch.cuda.is_available()):
@@ -93,7 +107,8 @@ class PretrainData(L.LightningDataModule):
             return [None for _ in self.policy]
         crop = self.work == "images"
         return [
-            BatchedView(view, self.image_size, crop) if isinstance(view, PhotoView) else view for view in self.policy
+            BatchedView(view, size, crop) if isinstance(view, PhotoView) else view
+            for view, size in zip(self.policy, self.view_sizes, strict=True)
         ]
 
     @property
