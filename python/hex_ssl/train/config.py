@@ -150,7 +150,8 @@ class DataConfig:
     """The images and how they reach the method.
 
     Args:
-        name: The dataset, as `hex-ssl datasets` lists them.
+        name: The dataset, as `hex-ssl datasets` lists them, or "module:function" for a function of yours that returns a
+            torch Dataset, see `hex_ssl.train.data.own_dataset`.
         root: Folder that holds it, `~` and variables such as `$HOME` replaced; None where it comes with a package.
         level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
             "family" of inaturalist2021; None: the card's default.
@@ -165,6 +166,7 @@ class DataConfig:
         augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time, where
             images in memory stay, and for which workers decode and crop the others. "auto": on the device for images in
             memory, and wherever there is a GPU.
+        arguments: Further arguments of your function, such as {year: 2024}.
         fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
     """
 
@@ -177,6 +179,7 @@ class DataConfig:
     augmentation: str = "auto"
     views: list[dict[str, int | float | list[float]]] = field(default_factory=list)
     augment_on: Literal["auto", "workers", "device"] = "auto"
+    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
     fraction: float = 1.0
 
     def __post_init__(self) -> None:

@@ -13,10 +13,10 @@ from torchvision.transforms.v2 import functional as F
 
 from hex_ssl.train.data import POLICIES, BatchedView, PhotoView
 from hex_ssl.train.data.batched_views import draw_crops
-from hex_ssl.train.data.colours import Jitter, grey_of, hue_turned, jittered, solarized
+from hex_ssl.train.data.colours import Jitter, grey_of, jittered, solarized
 from hex_ssl.train.data.device_views import DeviceViews
 from hex_ssl.train.data.draws import Draws, draw_keys
-from hex_ssl.train.data.resampling import blur_matrices, crop_matrices, flipped, resampled
+from hex_ssl.train.data.resampling import blur_matrices, crop_matrices, resampled
 
 STILL = PhotoView(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), jitter=0.0, grey=0.0, flip=0.0)
 IMAGES = torch.rand(24, 3, 40, 50, generator=torch.Generator().manual_seed(0))

@@ -284,7 +284,7 @@ def test_images_of_several_sizes_or_large_ones_stay_encoded(tmp_path: Path, size
 
 
 def photographs(root: Path, count: int = 40) -> int:
-    """Two shards of images that cannot be compressed, one of them in a file beside; returns the bytes that they take."""
+    """Two shards of images that cannot be compressed, one of them in a file beside. Returns how many bytes."""
     generator, written = np.random.default_rng(0), 0
     for shard in range(2):
         images: list[dict[str, Any]] = []

@@ -120,7 +120,10 @@ def test_views_of_ones_own() -> None:
         ({"brightness": -0.1}, r"`data.views\[1\].brightness` to be in \[0, inf\], but got -0.1"),
         ({"hue": 0.6}, r"`data.views\[1\].hue` to be in \[0, 0.5\], but got 0.6"),
         ({"flip": [0.5]}, r"`data.views\[1\].flip` to be in \[0, 1\], but got \[0.5\]"),
-        ({"crop_scale": 0.2}, r"`data.views\[1\].crop_scale` to be two numbers in \[0.001, 1\], the smaller .* got 0.2"),
+        (
+            {"crop_scale": 0.2},
+            r"`data.views\[1\].crop_scale` to be two numbers in \[0.001, 1\], the smaller .* got 0.2",
+        ),
         ({"crop_scale": [0.0, 1.0]}, r"`data.views\[1\].crop_scale` to be two numbers .* but got \[0.0, 1.0\]"),
         ({"blur_sigma": [2.0, 0.1]}, r"`data.views\[1\].blur_sigma` to be two numbers .* but got \[2.0, 0.1\]"),
         ({"size": 3}, r"`data.views\[1\].size` to be a whole number of at least 4, but got 3"),

@@ -57,7 +57,9 @@ class BatchedView:
         height, width = images.shape[2:]
         draws = Draws(keys, ahead=DRAWN_BESIDE_THE_CROP + self.crop * (2 * CROP_ATTEMPTS + 2))
         view = self.view
-        boxes = draw_crops(draws, height, width, view.crop_scale, view.crop_ratio, self._log_ratio) if self.crop else None
+        boxes = (
+            draw_crops(draws, height, width, view.crop_scale, view.crop_ratio, self._log_ratio) if self.crop else None
+        )
         drawn = _draw(view, draws)
         images = images.transpose(1, 2)
         if boxes is not None:
@@ -93,16 +95,13 @@ def _draw(view: PhotoView, draws: Draws) -> _Drawn:
     numbers = draws.uniform(DRAWN_BESIDE_THE_CROP)
     order = numbers[:, 4:8]
     brightness, contrast, saturation, hue, *_, jitter, grey, blur, sigma, solarize, flip = numbers.unbind(dim=1)
-    factors = [
+    brightness, contrast, saturation = (
         between(number, max(0.0, 1.0 - largest), 1.0 + largest)
-        for number, largest in (
-            (brightness, view.brightness),
-            (contrast, view.contrast),
-            (saturation, view.saturation),
-        )
-    ]
+        for number, largest in ((brightness, view.brightness), (contrast, view.contrast), (saturation, view.saturation))
+    )
+    hue = between(hue, -view.hue, view.hue)
     return _Drawn(
-        Jitter(*factors, between(hue, -view.hue, view.hue), order, jitter < view.jitter),
+        Jitter(brightness, contrast, saturation, hue, order, jitter < view.jitter),
         grey=grey < view.grey,
         blur=blur < view.blur,
         sigma=between(sigma, *view.blur_sigma),

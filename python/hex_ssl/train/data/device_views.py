@@ -40,9 +40,7 @@ class DeviceViews:
         (torch.Size([4, 1, 8, 8]), False)
     """
 
-    def __init__(
-        self, makers: Sequence[Maker], mean: tuple[float, ...], std: tuple[float, ...], seed: int
-    ) -> None:
+    def __init__(self, makers: Sequence[Maker], mean: tuple[float, ...], std: tuple[float, ...], seed: int) -> None:
         self.makers = tuple(makers[makers.index(each)] for each in makers)  # equal ones are compiled once
         self.mean = mean
         self.std = std

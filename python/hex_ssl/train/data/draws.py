@@ -18,7 +18,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
-_Numbers = TypeVar("_Numbers", int, Tensor)
+_Numbers = TypeVar("_Numbers", int, Tensor, int | Tensor)
 
 
 def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | Tensor = 0) -> Tensor:

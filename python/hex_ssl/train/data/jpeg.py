@@ -56,8 +56,9 @@ def _encoded(source: Path | bytes) -> np.ndarray:
         if not stat.S_ISREG(source.stat().st_mode):
             return np.empty(0, np.uint8)
         with source.open("rb") as file:
-            beginning = file.read(len(BEGINNING))
-        return np.fromfile(source, np.uint8) if beginning == BEGINNING else np.empty(0, np.uint8)
+            is_jpeg = file.read(len(BEGINNING)) == BEGINNING
+            file.seek(0)
+            return np.fromfile(file, np.uint8) if is_jpeg else np.empty(0, np.uint8)
     except OSError:
         return np.empty(0, np.uint8)
 
@@ -71,7 +72,7 @@ def _is_ordinary(encoded: np.ndarray) -> bool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", UserWarning)
         try:
-            with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            with Image.open(io.BytesIO(encoded.data), formats=("JPEG",)) as image:
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 return image.format == "JPEG" and image.mode in ("RGB", "L") and upright
         except Exception:  # whatever it stumbles over, `decode_image` says

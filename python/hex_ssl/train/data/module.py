@@ -59,8 +59,8 @@ class PretrainData(L.LightningDataModule):
         super().__init__()
         self.config = config
         self.seed = seed
-        self.card = dataset_card(config.name)
-        self.train = build_dataset(config.name, "train", config.root, config.level)
+        self.train = build_dataset(config.name, "train", config.root, config.level, config.arguments)
+        self.card = dataset_card(config.name).with_channels(self.train.channels)
         self.test = self._build_test()
         self.rows = stratified_rows(self.train.labels, config.fraction, seed)
         self.channels = self.train.channels
@@ -76,7 +76,7 @@ class PretrainData(L.LightningDataModule):
 
     def _build_test(self) -> ImageDataset | None:
         try:
-            return build_dataset(self.config.name, "test", self.config.root, self.config.level)
+            return build_dataset(self.config.name, "test", self.config.root, self.config.level, self.config.arguments)
         except FileNotFoundError:
             if self.card.splits:  # a dataset that has a test split, which is to be put in its place
                 raise
@@ -202,7 +202,7 @@ class PretrainData(L.LightningDataModule):
         return Batch(self.views(images, batch.indices, batch.epoch), batch.labels, batch.indices)
 
     def _images_on(self, device: torch.device) -> Tensor:
-        """All training images in the device's memory, as they are or, for views that do not crop, of the views' size."""
+        """All training images in the device's memory; of the views' size where these do not crop."""
         if device not in self._memory:
             assert isinstance(self.train, ArrayImages)
             images = self.train.images

@@ -149,7 +149,9 @@ def own_policy(views: Sequence[Mapping[str, Any]]) -> Policy:
                 f"{suggest(unknown, known)}"
             )
         checked = {name: _checked(f"data.views[{number}].{name}", name, value) for name, value in settings.items()}
-        made += [PhotoView(**{name: each for name, each in checked.items() if name != "count"})] * checked.get("count", 1)
+        made += [PhotoView(**{name: each for name, each in checked.items() if name != "count"})] * checked.get(
+            "count", 1
+        )
     if len(made) < 2:
         raise ValueError(f"expected `data.views` to give at least 2 views of each image, but got {len(made)}")
     return tuple(made)
@@ -166,6 +168,8 @@ def _checked(place: str, name: str, value: Any) -> Any:
     pair = isinstance(getattr(PhotoView, name), tuple)
     described = f"two numbers in [{low:g}, {high:g}], the smaller one first" if pair else f"in [{low:g}, {high:g}]"
     fits = len(numbers) == 1 + pair and isinstance(value, (list, tuple)) == pair
-    if not (fits and all(low <= each <= high and each < math.inf for each in numbers) and sorted(numbers) == [*numbers]):
+    if not (
+        fits and all(low <= each <= high and each < math.inf for each in numbers) and sorted(numbers) == [*numbers]
+    ):
         raise ValueError(f"expected `{place}` to be {described}, but got {value}")
     return tuple(map(float, numbers)) if pair else float(value)
