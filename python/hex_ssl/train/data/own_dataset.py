@@ -17,9 +17,9 @@ class OwnImages(ImageDataset):
 
     Args:
         dataset: Has a length, and by number an image, or a tuple whose first item is one: a PIL image, taken in
-            colour, or a tensor [C, H, W], C 1 or 3, uint8 or floating point in [0, 1]. Labels are its attribute `targets` or
-            `labels`, one whole number for each image, -1 without; class names are its attribute `classes`. Without
-            labels in such an attribute the images have none: to find them, each image would have to be decoded.
+            colour, or a tensor [C, H, W], C 1 or 3, uint8 or floating point in [0, 1]. Labels are its attribute
+            `targets` or `labels`, one whole number for each image, -1 without; class names are its attribute `classes`.
+            Without labels in such an attribute the images have none: to find them, all would have to be decoded.
         name: What to call it in errors.
 
     Raises:
