@@ -338,6 +338,14 @@ def test_compiled_views_are_the_same() -> None:
     assert 5 < len(kernels) <= 15
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.15)])
+def test_views_have_the_images_dtype(dtype: torch.dtype, tolerance: float) -> None:
+    view = BatchedView(PhotoView(blur=0.5), 16)
+    found = view(IMAGES.to(dtype), keys())
+    assert found.dtype == dtype
+    assert (found.float() - view(IMAGES, keys())).abs().quantile(0.99) < tolerance
+
+
 def test_images_given_are_left_as_they_are() -> None:
     images = IMAGES[..., :40].clone()
     BatchedView(PhotoView(blur=1.0, solarize=1.0), 40, crop=False)(images, keys())

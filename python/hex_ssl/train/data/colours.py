@@ -53,9 +53,10 @@ def jittered(images: Tensor, jitter: Jitter) -> Tensor:
     Returns:
         [N, H, C, W] in [0, 1].
     """
-    for number, (brightness, contrast, saturation, brightness_after) in enumerate(_parts(jitter)):
+    for number, (brightness, contrast, saturation, brightness_after) in enumerate(_parts(jitter, images.dtype)):
         if number == HUES_PART and images.shape[2] == 3:
-            images = torch.where(_wide(jitter.happens), hue_turned(images, jitter.hue), images)
+            turned = hue_turned(images, jitter.hue.to(images.dtype))
+            images = torch.where(_wide(jitter.happens), turned, images)
         if number % 2:
             mean = grey_of(images.mean(dim=(1, 3), keepdim=True))
             images = torch.lerp(mean, images, contrast).clamp(0.0, 1.0)
@@ -65,7 +66,7 @@ def jittered(images: Tensor, jitter: Jitter) -> Tensor:
     return images
 
 
-def _parts(jitter: Jitter) -> list[tuple[Tensor, ...]]:
+def _parts(jitter: Jitter, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
     """Factors of brightness, contrast, saturation and brightness again in each of the parts, each [N, 1, 1, 1]."""
     earlier = jitter.order[:, :, None] <= jitter.order[:, None, :]  # [N, i, j]: i comes before j, or is j
     # The part of brightness and saturation follows from whether the contrast and the hue come before them. The
@@ -76,7 +77,7 @@ def _parts(jitter: Jitter) -> list[tuple[Tensor, ...]]:
     first = brightness & earlier[:, BRIGHTNESS, SATURATION]
     own = torch.stack((first, contrast, saturation, brightness & ~first), dim=1) & jitter.happens  # [parts, 4, N]
     factors = torch.stack((jitter.brightness, jitter.contrast, jitter.saturation, jitter.brightness))
-    each = (1.0 + own * (factors - 1.0)).view(PARTS * 4, -1, 1, 1, 1).unbind()
+    each = (1.0 + own * (factors - 1.0)).to(dtype).view(PARTS * 4, -1, 1, 1, 1).unbind()
     return [each[4 * number : 4 * number + 4] for number in range(PARTS)]
 
 
@@ -94,11 +95,11 @@ def hue_turned(images: Tensor, turn: Tensor) -> Tensor:
     chroma = value - images.amin(dim=2, keepdim=True)
     red, green, blue = images.split(1, dim=2)
     # The hue in sixths of the circle: which colour is the largest, and which way the others pull it.
-    safe = chroma.clamp(min=1e-20)
+    safe = chroma.clamp(min=torch.finfo(images.dtype).tiny)
     pull = torch.where(value == green, (blue - red).add(safe, alpha=2.0), (red - green).add(safe, alpha=4.0))
     hue = torch.where(value == red, green - blue, pull) / safe + _wide(6.0 * turn)
     # Each channel of a hue is a trapezium along the circle, shifted by two sixths.
-    place = (hue + torch.arange(5.0, 0.0, -2.0, device=images.device).view(-1, 1)) % 6.0
+    place = (hue + torch.arange(5.0, 0.0, -2.0, device=images.device, dtype=images.dtype).view(-1, 1)) % 6.0
     return torch.addcmul(value, chroma, torch.minimum(place, 4.0 - place).clamp(0.0, 1.0), value=-1.0)
 
 

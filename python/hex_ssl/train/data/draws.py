@@ -89,7 +89,7 @@ class Draws:
         self.keys = keys
         self.drawn = 0
         self.ahead = ahead
-        self._ready = self._draw(0, ahead)
+        self._ready = self._draw(0, ahead) if ahead else keys
 
     def __len__(self) -> int:
         return len(self.keys)
