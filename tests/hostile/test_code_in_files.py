@@ -25,9 +25,11 @@ from hex_ssl.train.analysis.snapshots import subject_from_arrays
 from hex_ssl.train.backbones import build_backbone, describe_backbone, load_backbone
 from hex_ssl.train.callbacks import save_backbone
 from hex_ssl.train.cli import main
-from hex_ssl.train.config import BackboneConfig, Config, RunConfig
+from hex_ssl.train.config import BackboneConfig, Config, DataConfig, RunConfig
 from hex_ssl.train.data import build_dataset
 from hex_ssl.train.data.images import decode_image
+from hex_ssl.train.evaluate.commands import prepare as prepare_evaluation
+from hex_ssl.train.evaluate.settings import KNNConfig
 from hex_ssl.train.evaluate.source import load_subject, open_source
 from hex_ssl.train.methods import build_method
 from hex_ssl.train.pretrain import load_method, prepare
@@ -133,6 +135,28 @@ def test_a_backbones_file_calls_no_function_unless_told(tmp_path: Path) -> None:
     assert called == []
     assert load_backbone(path, own_code=True)(torch.zeros(3, 1, 4, 4)).shape == (3, 2)
     assert called == [(1, 4)]
+
+
+def images(split: str) -> object:
+    """A dataset of the user's, which leaves a mark."""
+    asked.append(split)
+    return torch.utils.data.TensorDataset(torch.rand(4, 1, 8, 8))
+
+
+asked: list[str] = []
+
+
+def test_a_backbones_file_calls_no_function_for_images_unless_told(tmp_path: Path) -> None:
+    config = Config(backbone=BackboneConfig(width=4), data=DataConfig(name=f"{__name__}:images", batch_size=2))
+    path = tmp_path / "backbone.safetensors"
+    described = describe_backbone(config.backbone, 1, 8)
+    save_backbone(build_backbone(config.backbone, 1, 8), path, {**described, "run": json.dumps(config.as_dict())})
+    with pytest.raises(ValueError, match='names the function "tests.hostile.test_code_in_files:images" of its images'):
+        prepare_evaluation(KNNConfig(source=str(path)))
+    assert asked == []
+    with pytest.raises(ValueError, match="to have labels, but it has none"):
+        prepare_evaluation(KNNConfig(source=str(path), dataset=config.data.name))
+    assert asked
 
 
 def test_a_backbone_that_names_another_than_its_run_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ class DataConfig:
     """The images and how they reach the method.
 
     Args:
-        name: The dataset, as `hex-ssl datasets` lists them.
+        name: The dataset, as `hex-ssl datasets` lists them, or "module:function" for a function of yours that returns a
+            torch Dataset, see `hex_ssl.train.data.own_dataset`.
         root: Folder that holds it, `~` and variables such as `$HOME` replaced; None where it comes with a package.
         level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
             "family" of inaturalist2021; None: the card's default.
@@ -101,7 +102,13 @@ class DataConfig:
         num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
             else the cores there are.
         augmentation: Policy of the views, as `hex_ssl.train.data.POLICIES` lists them; "auto": the dataset's own.
-        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time.
+        views: Views of your own in place of a policy's: a list of mappings, each with settings of
+            `hex_ssl.train.data.PhotoView`, such as {crop_scale: [0.2, 1.0], blur: 0.5}, and `count`, how many such
+            views to draw (1).
+        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time, where
+            images in memory stay, and for which workers decode and crop the others. "auto": on the device for images in
+            memory, and wherever there is a GPU.
+        arguments: Further arguments of your function, such as {year: 2024}.
         fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
     """
 
@@ -112,7 +119,9 @@ class DataConfig:
     batch_size: int = 256
     num_workers: int | None = None
     augmentation: str = "auto"
-    augment_on: Literal["workers", "device"] = "workers"
+    views: list[dict[str, int | float | list[float]]] = field(default_factory=list)
+    augment_on: Literal["auto", "workers", "device"] = "auto"
+    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
@@ -122,6 +131,8 @@ class DataConfig:
         _at_least("data.num_workers", self.num_workers, 0)
         if not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"expected `data.fraction` to be in (0, 1], but got {self.fraction}")
+        if self.views and self.augmentation != "auto":
+            raise ValueError(f'expected `data.augmentation` or `data.views`, but got "{self.augmentation}" and views')
 
 
 @dataclass(frozen=True)

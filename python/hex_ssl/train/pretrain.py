@@ -57,6 +57,7 @@ with train_extra():
         run_folder,
     )
     from hex_ssl.train.speed import compile_networks, uses_gpu, without_auto
+    from hex_ssl.train.views import check_views
     from hex_ssl.train.weights import load_weights
 
 
@@ -144,6 +145,7 @@ def build(config: Config, start: Callable[[nn.Module], object] | None = None) ->
     loaded = config.run.virtual_batch_size or config.data.batch_size
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses, start)
+    check_views(config.method.name, method, data)
     if config.run.channels_last is True:  # the images follow the first convolution
         method.to(memory_format=torch.channels_last)
     if loaded > config.data.batch_size:

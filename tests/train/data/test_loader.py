@@ -19,14 +19,14 @@ def sampler(epoch: int = 0, done: int = 0, seed: int = 0, **settings: int) -> Ep
 
 
 def rows_of(sampler: EpochSampler) -> list[int]:
-    return [row for _, row in sampler]
+    return [row for _, rows in sampler for row in rows.tolist()]
 
 
 def test_an_epoch_has_each_row_at_most_once() -> None:
     places = list(sampler(epoch=3))
-    assert {epoch for epoch, _ in places} == {3}
-    rows = [row for _, row in places]
-    assert len(set(rows)) == len(rows) == len(sampler()) == 100
+    assert [(epoch, len(rows)) for epoch, rows in places] == [(3, 10)] * len(sampler()) == [(3, 10)] * 10
+    rows = rows_of(sampler(epoch=3))
+    assert len(set(rows)) == len(rows) == 100
     assert set(rows) < set(range(100, 203))
     assert rows != sorted(rows)
 

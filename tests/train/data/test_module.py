@@ -14,6 +14,7 @@ from hex_ssl.train.config import DataConfig
 from hex_ssl.train.data import POLICIES, Batch, BatchedView, Digits, DigitView, PretrainData, WorkerView
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.loader import LoadedBatch
+from hex_ssl.train.data.worker_crops import WorkerCrop
 from tests.train.data.layouts import LAYOUTS, TINY, picture
 from tests.train.data.test_parquet import rows as encoded_rows
 from tests.train.data.test_parquet import write as write_parquet
@@ -92,6 +93,29 @@ def test_photographs_in_the_workers(tmp_path: Path) -> None:
             torch.testing.assert_close(view[row], expected, rtol=0, atol=1e-5)
 
 
+def test_images_in_memory_stay_on_the_device() -> None:
+    """Only labels and rows are loaded; the images are copied once, and a batch is one selection."""
+    data = PretrainData(DataConfig(name="hierarchy", batch_size=8), seed=1)
+    assert data.work == "images"
+    loaded = next(iter(data.train_dataloader()))
+    assert loaded.images == ()
+    taken: list[int] = []
+    data.train.image = taken.append  # type: ignore[method-assign,assignment]
+    data.on_after_batch_transfer(loaded, 0)
+    kept = data._images_on(loaded.indices.device)
+    assert (taken, kept.dtype) == ([], torch.uint8)
+    assert data._images_on(loaded.indices.device) is kept
+
+
+@pytest.mark.parametrize(("gpu", "work"), [(True, "crops"), (False, "views")])
+def test_files_are_augmented_on_a_gpu_where_there_is_one(
+    gpu: bool, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    config = DataConfig(name="folder", root=str(noise_folder(tmp_path)), batch_size=4, image_size=24, num_workers=0)
+    assert PretrainData(config, seed=1).work == work
+
+
 def test_files_are_cropped_in_the_workers_and_coloured_on_the_device(tmp_path: Path) -> None:
     config = DataConfig(
         name="folder", root=str(noise_folder(tmp_path)), batch_size=4, image_size=24, num_workers=0, augment_on="device"
@@ -101,7 +125,7 @@ def test_files_are_cropped_in_the_workers_and_coloured_on_the_device(tmp_path: P
     loaded = next(iter(data.train_dataloader()))
     assert [(images.dtype, images.shape) for images in loaded.images] == [(torch.uint8, (4, 3, 24, 24))] * 2
     keys = draw_keys(1, 0, loaded.indices, 1)
-    crop = WorkerView(POLICIES["symmetric"][1], 24, crop_only=True)
+    crop = WorkerCrop(POLICIES["symmetric"][1], 24)
     index = int(loaded.indices[2])
     assert torch.equal(loaded.images[1][2], crop(data.train.image(index), int(keys[2])))
     batch = data.on_after_batch_transfer(loaded, 0)

@@ -1,8 +1,12 @@
 """Images in parquet files, as Hugging Face writes them."""
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -277,3 +281,104 @@ def test_images_of_several_sizes_or_large_ones_stay_encoded(tmp_path: Path, size
     assert not dataset.in_memory
     assert [dataset.image(row).size for row in range(2)] == sizes
     assert [dataset.image(row).getpixel((0, 0)) for row in range(2)] == [(0, 0, 0), (1, 1, 1)]
+
+
+def photographs(root: Path, count: int = 40) -> int:
+    """Two shards of images that cannot be compressed, one of them in a file beside. Returns how many bytes."""
+    generator, written = np.random.default_rng(0), 0
+    for shard in range(2):
+        images: list[dict[str, Any]] = []
+        for _ in range(count // 2):
+            file = BytesIO()
+            Image.fromarray(generator.integers(0, 256, (80, 100, 3), np.uint8)).save(file, format="png")
+            images.append({"bytes": file.getvalue(), "path": None})
+            written += len(file.getvalue())
+        if shard:
+            (root / "beside.png").write_bytes(images[3]["bytes"])
+            images[3] = {"bytes": None, "path": "beside.png"}
+        write(root / f"train-{shard}.parquet", images, label=list(range(count // 2)))
+    return written
+
+
+@pytest.fixture
+def mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the copies, where even few images are mapped."""
+    monkeypatch.setattr("hex_ssl.train.data.parquet.IN_MEMORY", 1000)
+    monkeypatch.setenv("HEX_SSL_CACHE", str(tmp_path / "copies"))
+    return tmp_path / "copies"
+
+
+POOLS: list[Any] = []
+"""What tables were allocated in has to live as long as they."""
+
+
+@contextmanager
+def counted_memory() -> Iterator[Any]:
+    """Counts what pyarrow allocates meanwhile."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    POOLS.append(pool)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(before)
+
+
+def test_many_images_are_mapped_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    written = photographs(root)
+    with counted_memory() as pool:
+        kept = build_dataset("parquet", root=root)
+        assert pool.bytes_allocated() > 0.9 * written
+    monkeypatch.setattr("hex_ssl.train.data.parquet.IN_MEMORY", 1000)
+    monkeypatch.setattr("hex_ssl.train.data.mapped_images.ROWS", 2)
+    monkeypatch.setenv("HEX_SSL_CACHE", str(tmp_path / "copies"))
+    with counted_memory() as pool:
+        dataset = build_dataset("parquet", root=root)
+        assert pool.bytes_allocated() < 0.05 * written
+        assert pool.max_memory() < 0.5 * written  # while they were copied, too
+    for row in range(40):
+        assert dataset.image(row) == kept.image(row)  # type: ignore[attr-defined]
+    assert torch.equal(dataset.labels, kept.labels)
+
+
+def test_a_copy_is_made_once_for_the_same_files(
+    mapping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "train.parquet", rows(*range(30)))
+    build_dataset("parquet", root=tmp_path)
+    (copy,) = mapping.glob("*.arrow")
+    assert f"copying 0.0 GB of images of {tmp_path} to {copy}, once" in capsys.readouterr().err
+    build_dataset("parquet", root=tmp_path)
+    assert capsys.readouterr().err == ""
+    write(tmp_path / "train.parquet", rows(*range(30, 61)))
+    changed = build_dataset("parquet", root=tmp_path)
+    assert len(list(mapping.glob("*.arrow"))) == 2
+    assert shade_of(changed, 0) == 30
+
+
+def test_another_process_maps_the_copy_itself(mapping: Path, tmp_path: Path) -> None:
+    photographs(tmp_path)
+    dataset = build_dataset("parquet", root=tmp_path)
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 10_000
+    assert pickle.loads(sent).image(23) == dataset.image(23)  # type: ignore[attr-defined]
+
+
+def test_no_room_for_a_copy(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5))
+    with pytest.raises(OSError, match=r"expected .*copies to have 0.0 GB free for a copy of the images of .*, but it"):
+        build_dataset("parquet", root=tmp_path)
+    assert not list(mapping.glob("*.arrow*"))
+
+
+def test_a_damaged_copy_is_named(mapping: Path, tmp_path: Path) -> None:
+    photographs(tmp_path)
+    build_dataset("parquet", root=tmp_path)
+    (copy,) = mapping.glob("*.arrow")
+    copy.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"\.arrow to be a copy of images \(without that file, it is made anew\)"):
+        build_dataset("parquet", root=tmp_path)

@@ -1,6 +1,7 @@
 """Views by torchvision's transforms, and the policies of solo-learn."""
 
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from hex_ssl.train.config import DataConfig
 from hex_ssl.train.data import POLICIES, DigitView, PhotoView, WorkerView, find_policy
+from hex_ssl.train.data.policies import own_policy, view_sizes
 from hex_ssl.train.data.worker_views import GaussianBlur
 
 PICTURE = F.to_pil_image(torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)))
@@ -28,14 +31,6 @@ def test_steps_are_in_solo_learns_order() -> None:
     assert isinstance(steps[1].transforms[0], v2.ColorJitter)
     assert isinstance(steps[3].transforms[0], GaussianBlur)
     assert (steps[4].threshold, steps[0].interpolation) == (128, v2.InterpolationMode.BICUBIC)
-
-
-def test_crops_alone_are_torchvisions_crops() -> None:
-    torch.manual_seed(11)
-    expected = v2.functional.pil_to_tensor(
-        v2.RandomResizedCrop(16, interpolation=v2.InterpolationMode.BICUBIC)(PICTURE)
-    )
-    assert torch.equal(WorkerView(PhotoView(), 16, crop_only=True)(PICTURE, 11), expected)
 
 
 def test_blur_is_pillows_with_a_radius_of_its_own() -> None:
@@ -69,6 +64,7 @@ COMMON = {
     "grey": 0.2,
     "blur_sigma": (0.1, 2.0),
     "flip": 0.5,
+    "size": None,
 }
 NAMES = ("brightness", "contrast", "saturation", "hue", "blur", "solarize")
 
@@ -107,3 +103,42 @@ def test_large_pictures_are_cropped_not_squeezed() -> None:
     shown = [view(picture, key)[0].float().mean() / 255 for key in range(40)]
     assert min(shown) == 0.0
     assert max(shown) == 1.0
+
+
+def test_views_of_ones_own() -> None:
+    policy = own_policy([{"crop_scale": [0.2, 1], "blur": 1, "count": 2}, {"size": 16, "flip": 0.0, "hue": 0.5}])
+    large = PhotoView(crop_scale=(0.2, 1.0), blur=1.0)
+    assert policy == (large, large, PhotoView(size=16, flip=0.0, hue=0.5))
+    assert view_sizes(policy, 32) == (32, 32, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blurr": 1}, r"settings of a view in `data.views\[1\]`, but got blurr; did you mean"),
+        ({"blur": 1.5}, r"`data.views\[1\].blur` to be in \[0, 1\], but got 1.5"),
+        ({"brightness": -0.1}, r"`data.views\[1\].brightness` to be in \[0, inf\], but got -0.1"),
+        ({"hue": 0.6}, r"`data.views\[1\].hue` to be in \[0, 0.5\], but got 0.6"),
+        ({"flip": [0.5]}, r"`data.views\[1\].flip` to be in \[0, 1\], but got \[0.5\]"),
+        (
+            {"crop_scale": 0.2},
+            r"`data.views\[1\].crop_scale` to be two numbers in \[0.001, 1\], the smaller .* got 0.2",
+        ),
+        ({"crop_scale": [0.0, 1.0]}, r"`data.views\[1\].crop_scale` to be two numbers .* but got \[0.0, 1.0\]"),
+        ({"blur_sigma": [2.0, 0.1]}, r"`data.views\[1\].blur_sigma` to be two numbers .* but got \[2.0, 0.1\]"),
+        ({"size": 3}, r"`data.views\[1\].size` to be a whole number of at least 4, but got 3"),
+        ({"count": 1.0}, r"`data.views\[1\].count` to be a whole number of at least 1, but got 1.0"),
+        ({"solarize": float("nan")}, r"`data.views\[1\].solarize` to be in \[0, 1\], but got nan"),
+        ({"brightness": float("inf")}, r"`data.views\[1\].brightness` to be in \[0, inf\], but got inf"),
+    ],
+)
+def test_settings_of_views_that_are_wrong(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        own_policy([{}, settings])
+
+
+def test_one_view_is_too_few() -> None:
+    with pytest.raises(ValueError, match="expected `data.views` to give at least 2 views of each image, but got 1"):
+        own_policy([{}])
+    with pytest.raises(ValueError, match='expected `data.augmentation` or `data.views`, but got "symmetric" and views'):
+        DataConfig(augmentation="symmetric", views=[{}, {}])

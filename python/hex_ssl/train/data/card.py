@@ -1,6 +1,6 @@
 """What is known of a dataset before its files are there: its card, one YAML file each in `cards`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -82,6 +82,13 @@ class Card:
     class_names: tuple[str, ...] = ()
     superclass_names: tuple[str, ...] = ()
     superclass_of: tuple[int, ...] = ()
+
+    def with_channels(self, channels: int) -> "Card":
+        """Where the card is of a dataset of yours, one for that many channels: grey has the mean of the colours'."""
+        if channels != 1 or len(self.mean) == 1 or ":" not in self.name:
+            return self
+        mean, std = ((sum(each) / len(each),) for each in (self.mean, self.std))
+        return replace(self, mean=mean, std=std, channels=1)
 
     def lines(self) -> list[tuple[str, str]]:
         """The card as rows of a heading and a text, for a person to read."""

@@ -49,10 +49,65 @@ smaller than 224 pixels, else 224, or `data.image_size`. Its steps are: crop (bi
 flip. Cells are probabilities where nothing else is said, and hold both where the two views differ. All policies are
 solo-learn's but `hierarchy` and `digits` (affine maps, contrast, noise and an erased square, for grey images).
 
-`data.augment_on: workers` draws an image at a time with torchvision's transforms, in the processes that load the
-images. `device` draws a batch at a time, each image for itself, on the device that trains: all of it for images in
-memory of one size, all but the crop for others. The two draw differently from one seed, but alike in distribution.
-Either way order and views follow from `run.seed`, the epoch, the image and the number of the view alone."""
+`data.augment_on: device` draws a batch at a time, each image for itself, on the device that trains, and nothing in it
+waits for the device. Images in memory (digits, hierarchy, CIFAR, STL-10, small ones in parquet) are copied there once,
+as bytes; the loading processes decode and crop the others, and send bytes. `workers` draws an image at a time with
+torchvision's transforms, in the processes that load the images. `auto`, the default, is `device` for images in memory,
+and wherever there is a GPU. The two draw differently from one seed, but alike in distribution: say which of them, if a
+run is to go on on another machine. Either way order and views follow from `run.seed`, the epoch, the image and the
+number of the view alone.
+
+`data.views` says views of your own in place of a policy, see [pretraining.md](pretraining.md#views-of-your-own)."""
+
+OWN = """\
+## Images of your own
+
+Folders and parquet files need no code: `folder` and `parquet` below. Anything else is a function of yours,
+`data.name: module:function`. It is called with the split, `train` or `test` (for which it may return None), with
+`root` where `data.root` is set, and with `data.arguments`. It returns a torch Dataset with a length: by number a PIL
+image or a tensor [C, H, W], uint8 or in [0, 1], or a tuple that begins with one. The images are to be as they are,
+without random transforms and not normalised: small ones are kept, and hex-ssl draws the views. Labels are the
+Dataset's attribute `targets` or `labels`, class names its `classes`.
+
+```python
+import torch
+from hex_ssl.train.data.own_dataset import OwnImages
+
+
+class Stripes:
+    classes = ["upright", "lying"]
+
+    def __init__(self, count):
+        self.targets = torch.arange(count) % 2
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        image = (torch.arange(24) // 3 % 2).expand(3, 24, 24).float()
+        return image if self.targets[index] == 0 else image.mT
+
+
+def make(split, count=1000):
+    return Stripes(count if split == "train" else 100)
+
+
+print(OwnImages(make("train"), "stripes:make").class_names)
+```
+
+```text
+('upright', 'lying')
+```
+
+In a file `stripes.py`, which Python finds, these are the images of
+
+    hex-ssl pretrain --data.name stripes:make --data.arguments.count 500
+
+A run folder's configuration is yours, and so is the function it names. The file of a lone backbone may be anyone's: an
+evaluation calls no function that it names unless you name it too (`--dataset stripes:make`).
+
+Encoded images of parquet files beyond 1 GiB are copied once to a file in `~/.cache/hex-ssl`, or `$HEX_SSL_CACHE`, and
+mapped from there, not held in memory: it takes as much room as the images, and may be deleted."""
 
 POLICY_HEADINGS = (
     "policy",
@@ -76,7 +131,7 @@ def cards_markdown() -> str:
     cards = [load_card(name) for name in card_names()]
     table = _table(HEADINGS, map(card_row, cards))
     policies = _table(POLICY_HEADINGS, _policy_rows())
-    return "\n\n".join([INTRODUCTION, table, SUPERCLASSES, IMAGES, VIEWS, policies, *map(_section, cards)]) + "\n"
+    return "\n\n".join([INTRODUCTION, table, SUPERCLASSES, OWN, IMAGES, VIEWS, policies, *map(_section, cards)]) + "\n"
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

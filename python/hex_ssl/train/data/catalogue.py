@@ -1,8 +1,9 @@
 """The datasets by name, each from its files."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from hex_ssl.train.data.digits import Digits
 from hex_ssl.train.data.folder import Folder
 from hex_ssl.train.data.hierarchy import Hierarchy
 from hex_ssl.train.data.images import FileImages, ImageDataset, small_in_memory
+from hex_ssl.train.data.own_dataset import own_dataset
 from hex_ssl.train.data.superclasses import SUPERCLASSES, read_superclasses
 from hex_ssl.train.data.torchvision_sets import Builder
 from hex_ssl.train.extras import train_extra
@@ -67,7 +69,11 @@ READ: dict[str, Builder] = {
 
 
 def build_dataset(
-    name: str, split: str = "train", root: str | Path | None = None, level: str | None = None
+    name: str,
+    split: str = "train",
+    root: str | Path | None = None,
+    level: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """A split of a dataset, from its files.
 
@@ -75,10 +81,11 @@ def build_dataset(
     numbers of images or classes than the card says is a `CardWarning`.
 
     Args:
-        name: One of `list_datasets()`.
+        name: One of `list_datasets()`, or "module:function", see `hex_ssl.train.data.own_dataset`.
         split: "train" or "test".
         root: Folder that holds the files; not needed for what comes with a package.
         level: Which level of the classes' tree the superclasses are, where the card names several.
+        arguments: Further arguments of a function of yours.
 
     Returns:
         (image, label) by row, with `labels`, `classes`, `superclasses` and the names of both.
@@ -97,6 +104,11 @@ def build_dataset(
         choices = ", ".join(f'"{each}"' for each in SPLITS)
         raise ValueError(f'expected `split` to be one of {choices}, but got "{split}"')
     _check_level(card, level, root)
+    if ":" in name:
+        own = own_dataset(name, split, None if root is None else str(root), arguments or {})
+        return own if root is None else _with_superclasses(own, Path(root).expanduser())
+    if arguments:
+        raise ValueError(f"expected `data.arguments` to be empty for {name}, but got {dict(arguments)}")
     if name in GENERATED:
         dataset = GENERATED[name](split)
         return dataset if root is None else _with_superclasses(dataset, Path(root).expanduser())

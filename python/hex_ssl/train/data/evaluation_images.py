@@ -105,7 +105,12 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
         >>> normalise(torch.ones(1, 3, 1, 1), (0.5, 0.0, 1.0), (0.5, 1.0, 1.0)).flatten()
         tensor([1., 1., 0.])
     """
-    if not len(mean) == len(std) == images.shape[1]:
-        raise ValueError(f"expected a mean and a std for each of {images.shape[1]} channels, but got {mean} and {std}")
+    check_statistics(images.shape[1], mean, std)
     means, stds = (torch.tensor(each, dtype=images.dtype, device=images.device)[:, None, None] for each in (mean, std))
     return (images - means) / stds
+
+
+def check_statistics(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Checks that there are a mean and a deviation for each channel."""
+    if not len(mean) == len(std) == channels:
+        raise ValueError(f"expected a mean and a std for each of {channels} channels, but got {mean} and {std}")

@@ -3,29 +3,32 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import square
 from hex_ssl.train.data.images import ImageDataset
 from hex_ssl.train.data.lost_batch import end_on_lost_batch
-from hex_ssl.train.data.policies import PhotoView, Policy
+from hex_ssl.train.data.policies import PhotoView, Policy, view_sizes
+from hex_ssl.train.data.worker_crops import WorkerCrop
 from hex_ssl.train.data.worker_views import WorkerView
 
 Work = Literal["views", "crops", "images"]
 """What the loading processes make: whole views, their crops alone, or nothing, images all being of one size."""
 
-Place = tuple[int, int]
-"""An epoch and an image's row."""
+Places = tuple[int, np.ndarray]
+"""An epoch and the rows of a batch of images, int64."""
 
 
 class LoadedBatch(NamedTuple):
     """A batch of N images as it comes from the loading processes.
 
     Attributes:
-        images: One tensor [N, C, H, W] for each view, or one for all where the device crops.
+        images: A tensor [N, C, H, W] for each view; none where the device takes the images from its own memory.
         labels: int64 [N], -1 without.
         indices: int64 [N], rows of the training split.
         epoch: int64, 0-d.
@@ -43,7 +46,7 @@ class TrainingImages(Dataset[LoadedBatch]):
     Args:
         dataset: The images.
         policy: How the views are drawn.
-        size: S, side of the views.
+        size: S, side of the views that have no size of their own.
         seed: Decides all draws, with the epoch, the row and the number of the view.
         work: How much of the views to make.
     """
@@ -54,29 +57,32 @@ class TrainingImages(Dataset[LoadedBatch]):
         self.size = size
         self.seed = seed
         self.work = work
+        make = WorkerCrop if work == "crops" else WorkerView
         self.makers = [
-            WorkerView(view, size, crop_only=work == "crops") if isinstance(view, PhotoView) else view
-            for view in policy
+            make(view, side) if isinstance(view, PhotoView) else view
+            for view, side in zip(policy, view_sizes(policy, size), strict=True)
         ]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, places: list[Place]) -> LoadedBatch:
-        """A batch; a data loader hands over all of its places at once."""
-        epoch, indices = places[0][0], torch.tensor([row for _, row in places])
-        images = [self.dataset.image(row) for _, row in places]
-        if self.work == "images":
-            made: tuple[Tensor, ...] = (torch.stack([_as_tensor(image) for image in images]),)
-        else:
+    def __getitem__(self, places: Places) -> LoadedBatch:
+        """A batch."""
+        epoch, indices = places[0], torch.from_numpy(places[1])
+        made: tuple[Tensor, ...] = ()
+        if self.work != "images":
+            load = self.dataset.pixels if self.work == "crops" else self.dataset.image
+            images = [load(row) for row in indices.tolist()]
             keys = [draw_keys(self.seed, epoch, indices, view) for view in range(len(self.policy))]
             made = tuple(self._make(view, images, key) for view, key in enumerate(keys))
         return LoadedBatch(made, self.dataset.labels[indices], indices, torch.tensor(epoch))
 
     def _make(self, view: int, images: list[Any], keys: Tensor) -> Tensor:
         make = self.makers[view]
-        if isinstance(make, WorkerView):
-            return torch.stack([make(image, key) for image, key in zip(images, keys.tolist(), strict=True)])
+        if not isinstance(make, DigitView):
+            # The channels last, as decoders have them.
+            made = [make(image, key).permute(1, 2, 0) for image, key in zip(images, keys.tolist(), strict=True)]
+            return torch.stack(made).permute(0, 3, 1, 2)
         squares = torch.stack([square(image, self.size, whole=True) for image in images])
         if self.work == "crops":
             return squares
@@ -84,7 +90,7 @@ class TrainingImages(Dataset[LoadedBatch]):
 
 
 class EpochSampler(DistributedSampler[LoadedBatch]):
-    """Shuffled rows for one process, each with its epoch, from some batch of the epoch on.
+    """Batches of shuffled rows for one process, each with its epoch, from some batch of the epoch on.
 
     The order follows from seed and epoch. Batch k of all processes together is the same whatever their number, if the
     batches of all together are as large. A last batch that would be smaller is left out.
@@ -125,14 +131,15 @@ class EpochSampler(DistributedSampler[LoadedBatch]):
             )
 
     def __len__(self) -> int:
-        return self.batches * self.batch_size
+        return self.batches
 
-    def __iter__(self) -> Iterator[Place]:  # type: ignore[override]  # a place says more than a row
+    def __iter__(self) -> Iterator[Places]:  # type: ignore[override]  # a batch says more than a row
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(int(draw_keys(self.seed, epoch, -1)))
-        order = torch.randperm(len(self.rows), generator=generator)[: len(self) * self.num_replicas]
-        rows = self.rows[order[self.rank :: self.num_replicas]]
-        return iter([(epoch, row) for row in rows[done * self.batch_size :].tolist()])
+        count = self.batches * self.batch_size * self.num_replicas
+        order = torch.randperm(len(self.rows), generator=generator)[:count]
+        rows = self.rows[order[self.rank :: self.num_replicas]].view(self.batches, self.batch_size)
+        return iter([(epoch, batch) for batch in rows[done:].numpy()])
 
 
 class TrainLoader(DataLoader[LoadedBatch]):
@@ -145,12 +152,11 @@ class TrainLoader(DataLoader[LoadedBatch]):
     def __init__(self, dataset: TrainingImages, sampler: EpochSampler, workers: int, pin_memory: bool) -> None:
         super().__init__(
             dataset,
-            batch_size=sampler.batch_size,
+            batch_size=None,  # the sampler's items are whole batches
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            drop_last=True,
             collate_fn=as_it_is,
             worker_init_fn=end_on_lost_batch,
             # One of its own: else each iteration would draw from torch's generator, a resumed run's one time more.
@@ -171,9 +177,3 @@ class TrainLoader(DataLoader[LoadedBatch]):
 def as_it_is(batch: Any) -> LoadedBatch:
     """A batch that is one already."""
     return cast(LoadedBatch, batch)
-
-
-def _as_tensor(image: Any) -> Tensor:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"expected an image in memory, but got {type(image).__name__}")
-    return image

@@ -12,12 +12,12 @@ from hex_ssl.train.config import DataConfig
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.data.batched_views import BatchedView
 from hex_ssl.train.data.catalogue import build_dataset, dataset_card
+from hex_ssl.train.data.device_views import DeviceViews
 from hex_ssl.train.data.digit_views import DigitView
-from hex_ssl.train.data.draws import draw_keys
-from hex_ssl.train.data.evaluation_images import EvaluationImages, as_float, normalise, square
-from hex_ssl.train.data.images import UNLABELLED, ImageDataset
+from hex_ssl.train.data.evaluation_images import EvaluationImages, square
+from hex_ssl.train.data.images import UNLABELLED, ArrayImages, ImageDataset
 from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
-from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, find_policy
+from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, Policy, find_policy, own_policy, view_sizes
 from hex_ssl.train.data.subset import stratified_rows
 
 PROBED = 64
@@ -36,11 +36,13 @@ class PretrainData(L.LightningDataModule):
 
     Attributes:
         channels: C.
-        image_size: S, side of the views in pixels.
+        image_size: S, side in pixels of the views that have no size of their own, and of the images evaluated.
+        policy: How each view is drawn.
         classes: How many there are, 0 without labels.
         superclasses: int64 [classes], the superclass of each, or None.
         train, test: The splits; `test` is None where there is none.
         rows: int64, the training images that the fraction leaves.
+        views: What makes the views that are made on the device; its `compile` compiles them.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
@@ -57,40 +59,56 @@ class PretrainData(L.LightningDataModule):
         super().__init__()
         self.config = config
         self.seed = seed
-        self.card = dataset_card(config.name)
-        self.train = build_dataset(config.name, "train", config.root, config.level)
+        self.train = build_dataset(config.name, "train", config.root, config.level, config.arguments)
+        self.card = dataset_card(config.name).with_channels(self.train.channels)
         self.test = self._build_test()
         self.rows = stratified_rows(self.train.labels, config.fraction, seed)
         self.channels = self.train.channels
         self.image_size = _checked_size(config.image_size or own_size(self.train))
         self.classes = self.train.classes
         self.superclasses = self.train.superclasses
-        name = self.card.augmentation if config.augmentation == "auto" else config.augmentation
-        self.policy = find_policy(name, self.image_size)
+        self.policy = self._find_policy()
         self.work = self._work()
-        self._device_views = self._build_device_views()
+        self.views = DeviceViews(self._makers(), self.card.mean, self.card.std, seed)
+        self._memory: dict[torch.device, Tensor] = {}
         self._resumed = (0, 0)
         EpochSampler(self.rows, config.batch_size, seed, self._position)  # says now whether the batch is too large
 
     def _build_test(self) -> ImageDataset | None:
         try:
-            return build_dataset(self.config.name, "test", self.config.root, self.config.level)
+            return build_dataset(self.config.name, "test", self.config.root, self.config.level, self.config.arguments)
         except FileNotFoundError:
             if self.card.splits:  # a dataset that has a test split, which is to be put in its place
                 raise
             return None
 
-    def _work(self) -> Work:
-        if self.config.augment_on == "workers":
-            return "views"
-        return "images" if self.train.in_memory and self.train.size is not None else "crops"
+    def _find_policy(self) -> Policy:
+        if not self.config.views:
+            name = self.card.augmentation if self.config.augmentation == "auto" else self.config.augmentation
+            return find_policy(name, self.image_size)
+        policy = own_policy(self.config.views)
+        for size in view_sizes(policy, self.image_size):
+            _checked_size(size)
+        return policy
 
-    def _build_device_views(self) -> list[BatchedView | DigitView]:
+    @property
+    def view_sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+        return view_sizes(self.policy, self.image_size)
+
+    def _work(self) -> Work:
+        stays, place = isinstance(self.train, ArrayImages), self.config.augment_on
+        if place == "workers" or (place == "auto" and not stays and not torch.cuda.is_available()):
+            return "views"
+        return "images" if stays else "crops"
+
+    def _makers(self) -> list[BatchedView | DigitView | None]:
         if self.work == "views":
-            return []
+            return [None for _ in self.policy]
         crop = self.work == "images"
         return [
-            BatchedView(view, self.image_size, crop) if isinstance(view, PhotoView) else view for view in self.policy
+            BatchedView(view, size, crop) if isinstance(view, PhotoView) else view
+            for view, size in zip(self.policy, self.view_sizes, strict=True)
         ]
 
     @property
@@ -176,24 +194,22 @@ class PretrainData(L.LightningDataModule):
         """Makes what is left to make of the views, on the device, and normalises them."""
         if not isinstance(batch, LoadedBatch):
             return batch
-        views = [as_float(images) for images in batch.images]
-        if self._device_views:
-            views = [
-                make(self._base(views[0 if len(views) == 1 else number]), self._keys(batch, number))
-                for number, make in enumerate(self._device_views)
-            ]
-        double = self.trainer is not None and self.trainer.precision == "64-true"
-        normalised = [normalise(view.double() if double else view, self.card.mean, self.card.std) for view in views]
-        return Batch(tuple(normalised), batch.labels, batch.indices)
+        images = batch.images
+        if self.work == "images":
+            images = (self._images_on(batch.indices.device).index_select(0, batch.indices),) * len(self.policy)
+        if self.trainer is not None and self.trainer.precision == "64-true":
+            self.views.dtype = torch.float64
+        return Batch(self.views(images, batch.indices, batch.epoch), batch.labels, batch.indices)
 
-    def _base(self, images: Tensor) -> Tensor:
-        """Images for a view that does not crop have its size already."""
-        if isinstance(self._device_views[0], DigitView) and images.shape[-1] != self.image_size:
-            return torch.stack([square(image, self.image_size, whole=True) for image in images])
-        return images
-
-    def _keys(self, batch: LoadedBatch, view: int) -> Tensor:
-        return draw_keys(self.seed, batch.epoch, batch.indices, view)
+    def _images_on(self, device: torch.device) -> Tensor:
+        """All training images in the device's memory; of the views' size where these do not crop."""
+        if device not in self._memory:
+            assert isinstance(self.train, ArrayImages)
+            images = self.train.images
+            if isinstance(self.policy[0], DigitView) and self.train.size != (self.image_size, self.image_size):
+                images = torch.stack([square(image, self.image_size, whole=True) for image in images])
+            self._memory[device] = images.to(device)
+        return self._memory[device]
 
 
 def own_size(dataset: ImageDataset) -> int:

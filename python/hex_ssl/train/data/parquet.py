@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.train.data.images import MOST_CLASSES, UNLABELLED, ImageDataset, decode_image, within
+from hex_ssl.train.data.jpeg import decode_pixels
+from hex_ssl.train.data.mapped_images import IN_MEMORY, copy_of, encoded_size, mapped
 from hex_ssl.train.reading import reading
 
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
@@ -29,7 +31,8 @@ class Parquet(ImageDataset):
     The image column is a struct of `bytes`, an encoded image, and `path`, its file below the folder where the bytes
     are left out, as the `Image` feature has it; or it holds the encoded images themselves. Labels are whole numbers,
     -1 or null without, named by the `ClassLabel` feature. The classes, and the superclass of each, are those of the
-    training split. The encoded images are kept in memory.
+    training split. Encoded images of up to 1 GiB are kept in memory; more are mapped from a copy of them, see
+    `hex_ssl.train.data.mapped_images`.
 
     Args:
         root: One file, or a folder: with the files of a split in a subfolder or with a name that begins with
@@ -46,6 +49,7 @@ class Parquet(ImageDataset):
         self.files = find_parquet(root, split)
         self.root = root if root.is_dir() else root.parent
         table = _read(self.files)
+        self.mapped = table.mapped
         self.encoded: Any = table.columns["bytes"]
         self.files_beside: Any = table.columns["path"]
         empty = pc.and_(pc.is_null(self.encoded), pc.is_null(self.files_beside)).to_numpy().nonzero()[0]
@@ -67,14 +71,34 @@ class Parquet(ImageDataset):
                 superclass_names=trained.names["superclass"],
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the copy itself."""
+        mapped = ("encoded", "files_beside") if self.mapped is not None else ()
+        return {name: value for name, value in self.__dict__.items() if name not in mapped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.mapped is not None:
+            table = mapped(self.mapped)
+            self.encoded, self.files_beside = table["bytes"], table["path"]
+
     def image(self, index: int) -> Image.Image:
         """The image, in colour."""
+        return decode_image(*self._source(index))
+
+    def pixels(self, index: int) -> Image.Image | Tensor:
+        """See `ImageDataset`."""
+        return decode_pixels(*self._source(index))
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        """Where the image comes from, and what to call it."""
+        name = f"row {index} of {self.files[0].parent}"
         encoded = self.encoded[index].as_py()
         if encoded is not None:
-            return decode_image(encoded, name=f"row {index} of {self.files[0].parent}")
+            return encoded, name
         with reading(self.files[0].parent, f"to name a file in row {index}"):  # which may be no UTF-8
             file = self.files_beside[index].as_py()
-        return decode_image(self.root / within(self.root, file))
+        return self.root / within(self.root, file), name
 
 
 def find_parquet(root: Path, split: str) -> list[Path]:
@@ -120,12 +144,14 @@ class _Table:
         rows: How many there are.
         columns: "bytes" and "path" of the images, and "label" and "superclass" where there are any.
         names: The names of the labels and of the superclasses.
+        mapped: The copy of the images, where they are mapped.
     """
 
     file: Path
     rows: int
     columns: dict[str, Any]
     names: dict[str, list[str]]
+    mapped: Path | None
 
     def labels(self, kind: str) -> Tensor:
         """int64 [rows], of "label" or "superclass", -1 without."""
@@ -145,13 +171,16 @@ def _read(files: list[Path], images: bool = True) -> _Table:
             f"expected {files[0]} to have a column of images, such as `image`, which holds encoded images or a struct "
             f"of `bytes` and `path`, but got {found}"
         )
+    size = encoded_size(files, names["image"]) if images else 0
+    copy = copy_of(files, names["image"], size, _images) if size > IN_MEMORY else None
+    read = {kind: name for kind, name in names.items() if kind != "image" or copy is None}
     rows, shards = 0, list[dict[str, Any]]()
     for file in files:
         with reading(file, f"to be a parquet file with the columns {', '.join(names.values())}"):
-            table = pq.read_table(file, columns=list(names.values()))
-            columns = {kind: table[name] for kind, name in names.items()}
-        rows += table.num_rows
-        shards.append(_images(columns.pop("image"), names["image"], file) if images else {})
+            table = pq.read_table(file, columns=list(read.values()))
+            columns = {kind: table[name] for kind, name in read.items()}
+            rows += pq.read_metadata(file).num_rows
+        shards.append(_images(columns.pop("image"), names["image"], file) if "image" in columns else {})
         shards[-1] |= {kind: _integers(column, names[kind], file) for kind, column in columns.items()}
     with reading(files[0], "to name its classes as `ClassLabel` does"):
         called = {kind: _class_names(schema, names.get(kind)) for kind in ("label", "superclass")}
@@ -159,7 +188,10 @@ def _read(files: list[Path], images: bool = True) -> _Table:
         kind: pa.chunked_array([c for shard in shards for c in shard[kind].chunks], shards[0][kind].type)
         for kind in shards[0]
     }
-    return _Table(files[0], rows, joined, called)
+    if copy is not None:
+        table = mapped(copy)
+        joined |= {kind: table[kind] for kind in ("bytes", "path")}
+    return _Table(files[0], rows, joined, called, copy)
 
 
 def _training_labels(root: Path) -> _Table | None:

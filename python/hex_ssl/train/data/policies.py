@@ -5,13 +5,22 @@ smaller than 224 pixels, else 224 (Kokilepersaud et al. 2025, section 7.3.2; the
 default policies).
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 from hex_ssl.train.data.digit_views import DigitView
+from hex_ssl.train.suggestions import suggest
 
 SMALL_IMAGE = 64
 """The largest side in pixels at which "asymmetric" and "vicreg" mean their CIFAR variants."""
+
+SMALLEST_VIEW = 4
+"""The smallest side of a view in pixels."""
+
+SMALLEST_NUMBER = 1e-3
+"""The smallest share, ratio or standard deviation: none of them may be 0."""
 
 LARGEST_VIEW = 224
 """Side of the views of larger images."""
@@ -32,6 +41,7 @@ class PhotoView:
         blur_sigma: Its standard deviation in pixels.
         solarize: Probability that all values from 128 on are inverted.
         flip: Probability that left and right change places.
+        size: Side of the view in pixels; None: that of the run's views, `data.image_size`.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -46,6 +56,7 @@ class PhotoView:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
     flip: float = 0.5
+    size: int | None = None
 
 
 View: TypeAlias = PhotoView | DigitView
@@ -96,3 +107,69 @@ def find_policy(name: str, image_size: int) -> Policy:
         choices = ", ".join(f'"{each}"' for each in ("auto", *FAMILIES, *POLICIES))
         raise ValueError(f'expected `data.augmentation` to be one of {choices}, but got "{name}"')
     return POLICIES[name]
+
+
+def view_sizes(policy: Policy, image_size: int) -> tuple[int, ...]:
+    """Side of each view of a policy in pixels.
+
+    Args:
+        policy: The views.
+        image_size: The side of those that have no size of their own.
+    """
+    sizes = [view.size if isinstance(view, PhotoView) else None for view in policy]
+    return tuple(image_size if size is None else size for size in sizes)
+
+
+PROBABILITIES = ("jitter", "grey", "blur", "solarize", "flip")
+STRENGTHS = ("brightness", "contrast", "saturation", "hue")
+HIGHEST = {"crop_scale": 1.0, "hue": 0.5, **dict.fromkeys(PROBABILITIES, 1.0)}
+"""The highest values that settings of a view may have."""
+
+
+def own_policy(views: Sequence[Mapping[str, Any]]) -> Policy:
+    """A policy from settings, as `data.views` has them.
+
+    Args:
+        views: For each view, settings of `PhotoView`; with `count`, that many views.
+
+    Raises:
+        ValueError: A setting is unknown or out of its range, or there are fewer than two views.
+
+    Example:
+        >>> large, _, small, *_ = own_policy([{"count": 2}, {"crop_scale": [0.05, 0.14], "size": 96, "count": 6}])
+        >>> large == PhotoView(), small.size
+        (True, 96)
+    """
+    made: list[View] = []
+    for number, settings in enumerate(views):
+        known = [*(each.name for each in fields(PhotoView)), "count"]
+        if unknown := [name for name in settings if name not in known]:
+            raise ValueError(
+                f"expected settings of a view in `data.views[{number}]`, but got {', '.join(unknown)}"
+                f"{suggest(unknown, known)}"
+            )
+        checked = {name: _checked(f"data.views[{number}].{name}", name, value) for name, value in settings.items()}
+        made += [PhotoView(**{name: each for name, each in checked.items() if name != "count"})] * checked.get(
+            "count", 1
+        )
+    if len(made) < 2:
+        raise ValueError(f"expected `data.views` to give at least 2 views of each image, but got {len(made)}")
+    return tuple(made)
+
+
+def _checked(place: str, name: str, value: Any) -> Any:
+    if name in ("size", "count"):
+        least = 1 if name == "count" else SMALLEST_VIEW
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"expected `{place}` to be a whole number of at least {least}, but got {value}")
+        return value
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    low, high = float(name in ("crop_ratio", "crop_scale", "blur_sigma")) * SMALLEST_NUMBER, HIGHEST.get(name, math.inf)
+    pair = isinstance(getattr(PhotoView, name), tuple)
+    described = f"two numbers in [{low:g}, {high:g}], the smaller one first" if pair else f"in [{low:g}, {high:g}]"
+    fits = len(numbers) == 1 + pair and isinstance(value, (list, tuple)) == pair
+    if not (
+        fits and all(low <= each <= high and each < math.inf for each in numbers) and sorted(numbers) == [*numbers]
+    ):
+        raise ValueError(f"expected `{place}` to be {described}, but got {value}")
+    return tuple(map(float, numbers)) if pair else float(value)

@@ -40,7 +40,6 @@ class WorkerView:
     Args:
         view: How it is drawn.
         size: S, its side in pixels.
-        crop_only: Leave everything but the crop to the device.
 
     Example:
         >>> draw = WorkerView(PhotoView(), size=32)
@@ -49,13 +48,9 @@ class WorkerView:
         (torch.Size([3, 32, 32]), True)
     """
 
-    def __init__(self, view: PhotoView, size: int, crop_only: bool = False) -> None:
-        steps: list[v2.Transform] = [
-            v2.RandomResizedCrop(size, view.crop_scale, view.crop_ratio, v2.InterpolationMode.BICUBIC)
-        ]
-        if not crop_only:
-            steps += _after_crop(view)
-        self.transform = v2.Compose([*steps, v2.PILToTensor()])
+    def __init__(self, view: PhotoView, size: int) -> None:
+        crop = v2.RandomResizedCrop(size, view.crop_scale, view.crop_ratio, v2.InterpolationMode.BICUBIC)
+        self.transform = v2.Compose([crop, *_after_crop(view), v2.PILToTensor()])
 
     def __call__(self, image: Image.Image | Tensor, key: int) -> Tensor:
         """uint8 [C, S, S] of a PIL image or a tensor [C, H, W]."""

@@ -86,7 +86,9 @@ class Evaluation:
     def open(self, place: "Place") -> Splits:
         """The images of a dataset."""
         config = self.config
-        return open_splits(place.name, place.root, self.source.shape, config.holdout, config.seed, place.level)
+        return open_splits(
+            place.name, place.root, self.source.shape, config.holdout, config.seed, place.level, dict(place.arguments)
+        )
 
     def _measure(self, measuring: "Measuring", dataset: str, announce: Announce | None) -> None:
         subject, config = measuring.subject, self.config
@@ -374,6 +376,7 @@ class Place(NamedTuple):
     name: str
     root: str | None
     level: str | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
@@ -388,12 +391,17 @@ def _place_of(source: Source, given: str | None, root: str | None) -> Place:
     config = DataConfig() if source.config is None else source.config.data
     if given is None and source.config is None:
         raise ValueError(f"expected `dataset` to be given, for {source.path} does not say what it was trained on")
+    if given is None and ":" in config.name and source.path.suffix == ".safetensors":
+        raise ValueError(
+            f'expected `dataset` to be given, for {source.path} names the function "{config.name}" of its images: '
+            "if the file is yours, name it, or evaluate its run folder"
+        )
     name, _, own_root = (given or config.name).partition("=")
     folder = own_root or root or config.root
-    level = config.level if name == config.name else None
+    level, arguments = (config.level, tuple(config.arguments.items())) if name == config.name else (None, ())
     if folder is not None and not own_root and (Path(folder) / name).is_dir():
-        return Place(name, str(Path(folder) / name), level)
-    return Place(name, folder, level)
+        return Place(name, str(Path(folder) / name), level, arguments)
+    return Place(name, folder, level, arguments)
 
 
 def _protocol(config: EvaluationConfig, settings: Mapping[str, Settings], source: Source) -> dict[str, Any]:

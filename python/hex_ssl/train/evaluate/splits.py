@@ -1,9 +1,10 @@
 """Labelled images of a dataset to train and to test with: as they are, or as crops and flips."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -160,6 +161,7 @@ def open_splits(
     holdout: float = 0.0,
     seed: int = 0,
     level: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Splits:
     """The labelled images of a dataset, of the shape that a network takes, normalised by the statistics of its card.
 
@@ -170,6 +172,7 @@ def open_splits(
         holdout: Share of the training images that is tested on, in place of the test images, and not trained on.
         seed: Decides which.
         level: Which level of the classes' tree the superclasses are, as for `build_dataset`.
+        arguments: Of a function of yours, as for `build_dataset`.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
@@ -182,7 +185,7 @@ def open_splits(
         (1293, 144, '10 % of the training images, held out')
     """
     card = dataset_card(name)
-    train = _labelled(build_dataset(name, "train", root, level), card, shape, "train")
+    train = _labelled(build_dataset(name, "train", root, level, arguments), card, shape, "train")
     if len(train.labels.unique()) < 2:
         raise ValueError(f"expected the training images of {name} to be of at least 2 classes, but all are of one")
     if holdout:
@@ -193,7 +196,10 @@ def open_splits(
         train, test = some_rows(train, kept), some_rows(train, held_out)
         tested = f"{100 * holdout:g} % of the training images, held out"
     else:
-        test, tested = _labelled(build_dataset(name, "test", root, level), card, shape, "test"), "the test images"
+        test, tested = (
+            _labelled(build_dataset(name, "test", root, level, arguments), card, shape, "test"),
+            "the test images",
+        )
     dataset = train.dataset
     view, shown = _crop_and_flip(card, shape.size), _shown(card, train)
     return Splits(name, train, test, tested, dataset.classes, dataset.superclasses, view, shown)
@@ -226,6 +232,7 @@ def _labelled(dataset: ImageDataset, card: Card, shape: ImageShape, split: str) 
     rows = (dataset.labels != UNLABELLED).nonzero().flatten()
     if len(rows) == 0:
         raise ValueError(f"expected the {split} split of {card.name} to have labels, but it has none")
+    card = card.with_channels(dataset.channels)
     mean, std = card.mean, card.std
     if dataset.channels != shape.channels:
         if {dataset.channels, shape.channels} != {1, 3}:

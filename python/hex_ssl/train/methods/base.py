@@ -56,6 +56,7 @@ class Method(L.LightningModule):
 
     Attributes:
         settings_class: The class of the method's settings, a frozen dataclass.
+        view_count: The number of views of an image that the method takes. None: any.
         figures: What the last `compute_loss` noted to be logged, by name; each 0-d, without gradient.
         gradient_cache: Takes the batch in parts where set, for a large batch in the memory of a small one.
         logs_figures: Whether a step logs its loss and `statistics()` by Lightning's `log_dict`. A run of `hex-ssl
@@ -63,6 +64,7 @@ class Method(L.LightningModule):
     """
 
     settings_class: ClassVar[type[MethodSettings]] = MethodSettings
+    view_count: ClassVar[int | None] = 2
 
     superclasses: Tensor | None
 

@@ -1,5 +1,6 @@
 """SimCLR, with NT-Xent or with a loss in its place: HEX, HCL, DCL."""
 
+from itertools import groupby
 from typing import Any, Unpack
 
 import torch
@@ -41,6 +42,7 @@ class SimCLR(Method):
     """
 
     settings_class = SimCLRSettings
+    view_count = None
 
     def __init__(
         self,
@@ -65,8 +67,12 @@ class SimCLR(Method):
         return {"hex_loss" if isinstance(loss, HexLoss) else "loss": loss}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Projections of each view; all views go through the backbone as one batch, as in the authors' code."""
-        z: Tensor = self.projector(self.backbone(torch.cat(views)))
+        """Projections of each view; all views go through the backbone as one batch, as in the authors' code.
+
+        Views of another size (multi-crop) are a batch of their own.
+        """
+        alike = [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
+        z: Tensor = self.projector(torch.cat([self.backbone(torch.cat(group)) for group in alike]))
         return tuple(z.chunk(len(views)))
 
     def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:

@@ -1,0 +1,123 @@
+"""What the device makes of a loaded batch: normalised views, without waiting for the device once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hex_ssl.train.data.batched_views import BatchedView
+from hex_ssl.train.data.digit_views import DigitView
+from hex_ssl.train.data.draws import draw_keys
+from hex_ssl.train.data.evaluation_images import as_float, check_statistics
+
+PART = 64
+"""Images that a CPU takes at a time: so many fit its cache, and their memory is used again."""
+
+Maker = BatchedView | DigitView | None
+"""What draws a view; None where it is drawn already."""
+
+
+class DeviceViews:
+    """Normalised views of images in memory, or of what the loading processes have made of them.
+
+    Args:
+        makers: What draws each view.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        seed: The run's, from which all draws follow, with the epoch, the image's row and the number of the view.
+
+    Attributes:
+        dtype: Of the views.
+        memory_format: How the views lie in memory.
+
+    Example:
+        >>> from hex_ssl.train.data import PhotoView
+        >>> views = DeviceViews([BatchedView(PhotoView(), 8)] * 2, (0.5,), (0.25,), seed=0)
+        >>> images = torch.randint(0, 256, (4, 1, 10, 10), dtype=torch.uint8)
+        >>> first, second = views((images, images), torch.arange(4), torch.tensor(0))
+        >>> first.shape, torch.equal(first, second)
+        (torch.Size([4, 1, 8, 8]), False)
+    """
+
+    def __init__(self, makers: Sequence[Maker], mean: tuple[float, ...], std: tuple[float, ...], seed: int) -> None:
+        self.makers = tuple(makers[makers.index(each)] for each in makers)  # equal ones are compiled once
+        self.mean = mean
+        self.std = std
+        self.seed = seed
+        self.dtype = torch.float32
+        self.memory_format = torch.contiguous_format
+        self._make: Callable[..., Tensor] = _make
+        self._constants: dict[torch.device, _Constants] = {}
+
+    def compile(self, **options: Any) -> None:
+        """Compiles what makes a view, once for each kind of view and number of images: a few kernels in all.
+
+        Args:
+            **options: Of `torch.compile`.
+        """
+        self._make = torch.compile(_make, **{"dynamic": False, **options})
+
+    def __call__(self, images: Sequence[Tensor], indices: Tensor, epoch: Tensor) -> tuple[Tensor, ...]:
+        """The views, each [N, C, S, S], normalised.
+
+        Args:
+            images: What each view is made of, [N, C, H, W], uint8 in [0, 255] or floating point in [0, 1].
+            indices: int64 [N], the images' rows.
+            epoch: int64, 0-d.
+        """
+        constants = self._constants_on(images[0])
+        return tuple(
+            self._view(maker, each, indices, epoch, constants, number)
+            for maker, each, number in zip(self.makers, images, constants.numbers, strict=True)
+        )
+
+    def _view(
+        self, maker: Maker, images: Tensor, indices: Tensor, epoch: Tensor, constants: "_Constants", number: Tensor
+    ) -> Tensor:
+        parts = max(1, len(images) // PART) if images.device.type == "cpu" else 1
+        made = [
+            self._make(maker, some, rows, epoch, number, constants.mean, constants.std, self.seed, self.memory_format)
+            for some, rows in zip(images.chunk(parts), indices.chunk(parts), strict=True)
+        ]
+        return made[0] if parts == 1 else torch.cat(made)
+
+    def _constants_on(self, images: Tensor) -> "_Constants":
+        """Numbers that are on the device already: to copy them for each batch, the program would wait for it."""
+        found = self._constants.get(images.device)
+        if found is None or found.mean.dtype != self.dtype:
+            check_statistics(images.shape[1], self.mean, self.std)
+            mean, std = (
+                torch.tensor(each, dtype=self.dtype, device=images.device)[:, None, None]
+                for each in (self.mean, self.std)
+            )
+            # Tensors, as the views are, so that one compiled program serves several views.
+            numbers = tuple(torch.tensor(number, device=images.device) for number in range(len(self.makers)))
+            found = _Constants(mean, std, numbers)
+            self._constants[images.device] = found
+        return found
+
+
+class _Constants(NamedTuple):
+    """Mean and deviation [C, 1, 1], and the number of each view, 0-d."""
+
+    mean: Tensor
+    std: Tensor
+    numbers: tuple[Tensor, ...]
+
+
+def _make(
+    maker: Maker,
+    images: Tensor,
+    indices: Tensor,
+    epoch: Tensor,
+    number: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    seed: int,
+    memory_format: torch.memory_format,
+) -> Tensor:
+    view = as_float(images)
+    if maker is not None:
+        view = maker(view, draw_keys(seed, epoch, indices, number))
+    return ((view - mean) / std).contiguous(memory_format=memory_format)

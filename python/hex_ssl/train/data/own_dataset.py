@@ -1,0 +1,142 @@
+"""A torch Dataset of the user's as the images of a run: `data.name: module:function`."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hex_ssl.train.data.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from hex_ssl.train.data.images import UNLABELLED, ImageDataset, in_colour, small_in_memory
+
+
+class OwnImages(ImageDataset):
+    """The images of any map-style Dataset, and the labels that it lists.
+
+    Args:
+        dataset: Has a length, and by number an image, or a tuple whose first item is one: a PIL image, taken in
+            colour, or a tensor [C, H, W], C 1 or 3, uint8 or floating point in [0, 1]. Labels are its attribute
+            `targets` or `labels`, one whole number for each image, -1 without; class names are its attribute `classes`.
+            Without labels in such an attribute the images have none: to find them, all would have to be decoded.
+        name: What to call it in errors.
+
+    Raises:
+        ValueError: It is none, it is empty, or its labels or its first image are something else.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> images = OwnImages(TensorDataset(torch.rand(5, 1, 8, 8)), "mine:numbers")
+        >>> len(images), images.channels, images[0][0].shape, images.classes
+        (5, 1, torch.Size([1, 8, 8]), 0)
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise ValueError(f"expected {name} to return a Dataset with a length, but got {type(dataset).__name__}")
+        if len(dataset) == 0:
+            raise ValueError(f"expected {name} to return a Dataset with images, but it is empty")
+        self.dataset = dataset
+        self.name = name
+        labels, names = _labels(dataset, name), [str(each) for each in getattr(dataset, "classes", [])]
+        classes = max(len(names), int(labels.max()) + 1)
+        first = self._first_of(0)
+        channels = first.shape[0] if isinstance(first, Tensor) and first.ndim == 3 else 3
+        super().__init__(labels, classes, class_names=names if len(names) == classes else (), channels=channels)
+        self.image(0)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        """The image, in colour where it is a PIL image.
+
+        Raises:
+            ValueError: It is no such image, or has other channels than the first.
+        """
+        image = self._first_of(index)
+        if isinstance(image, Image.Image):
+            return in_colour(image)
+        described = self._unlike(image)
+        if described:
+            raise ValueError(
+                f"expected item {index} of {self.name} to be a PIL image or a tensor [{self.channels}, H, W], uint8 or "
+                f"floating point in [0, 1], without transforms that normalise, but got {described}"
+            )
+        tensor: Tensor = image
+        return tensor if tensor.dtype == torch.uint8 else tensor.float()
+
+    def _first_of(self, index: int) -> Any:
+        item = self.dataset[index]
+        return item[0] if isinstance(item, (tuple, list)) else item
+
+    def _unlike(self, image: Any) -> str:
+        """What an item is, where it is no image; empty where it is one."""
+        if not isinstance(image, Tensor):
+            return type(image).__name__
+        if image.ndim != 3 or image.shape[0] != self.channels or self.channels not in (1, 3):
+            return f"a tensor {list(image.shape)}"
+        if image.dtype == torch.uint8:
+            return ""
+        if not image.is_floating_point():
+            return f"{image.dtype}"
+        low, high = image.min().item(), image.max().item()
+        return "" if low >= 0.0 and high <= 1.0 else f"values of {low:g} to {high:g}"
+
+
+def own_dataset(name: str, split: str, root: str | None, arguments: Mapping[str, Any]) -> ImageDataset:
+    """The images of a split that a function of the user's returns.
+
+    Args:
+        name: "module:function".
+        split: "train" or "test", with which it is called; for "test" it may return None.
+        root: Given to it as `root` where it is not None.
+        arguments: Its further arguments.
+
+    Returns:
+        An `ImageDataset` as it is, any other Dataset as `OwnImages`; small images are kept decoded.
+
+    Raises:
+        FileNotFoundError: There is no such split.
+        ValueError: There is no such function, or it returns something else.
+    """
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f'expected `data.name` to be an importable "module:function", but got "{name}": {error}'
+        ) from error
+    made = make(split, **({} if root is None else {"root": root}), **arguments)
+    if made is None and split != "train":
+        raise FileNotFoundError(f"{name} has no {split} split")
+    return made if isinstance(made, ImageDataset) else small_in_memory(OwnImages(made, name))
+
+
+def own_card(name: str) -> Card:
+    """What is known of a user's dataset: that nothing is."""
+    return Card(
+        name=name,
+        title=name,
+        about="yours",
+        splits={},
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        statistics="ImageNet's, as usual",
+        augmentation="symmetric",
+        licence="yours",
+        citation="yours",
+        source="yours",
+    )
+
+
+def _labels(dataset: Any, name: str) -> Tensor:
+    found = next((getattr(dataset, each) for each in ("targets", "labels") if hasattr(dataset, each)), None)
+    if found is None:
+        return torch.full((len(dataset),), UNLABELLED)
+    try:
+        labels = torch.as_tensor(found)
+        whole = labels.ndim == 1 and not labels.is_floating_point() and len(labels) == len(dataset)
+    except (TypeError, ValueError, RuntimeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"expected the labels of {name} to be a whole number for each of its {len(dataset)} images")
+    return labels.long()
