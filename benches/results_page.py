@@ -1,4 +1,4 @@
-"""What `docs/results.md` takes from the finished runs in `results/cifar100-small`: two sentences and the tables.
+"""What `docs/results.md` takes from the finished runs in `results.jsonl` beside it: two sentences and the tables.
 
     python benches/results_page.py
 
@@ -13,7 +13,7 @@ from hex_ssl.train.reproduce.plan import Cell, Plan
 from hex_ssl.train.reproduce.settings import ReproduceConfig
 from hex_ssl.train.reproduce.table import paired_difference, write_table
 
-KEPT = Path(__file__).parent / "results/cifar100-small"
+KEPT = Path(__file__).parents[1] / "docs/results.jsonl"
 OURS = "cifar100"
 PAPERS = {"table7": "Table 7", "table8": "Table 8", "table10": "Table 10", "figure7": "Figure 7"}
 """Those of the paper's experiments of which there are runs at `small`."""

@@ -1,7 +1,7 @@
 """Draws the documentation's pictures: `python docs/pictures/draw.py [FOLDER]`.
 
-Figure 7 is of the results that are kept in `benches/results`, the others are of generated embeddings. A generated batch
-has the shape that the paper hopes for: superclasses, classes in them, images in these, two views of each.
+Figure 7 is of the results that are kept in `docs/results.jsonl`, the others are of generated embeddings. A generated
+batch has the shape that the paper hopes for: superclasses, classes in them, images in these, two views of each.
 """
 
 import math
@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 FOLDER = Path(__file__).parent
-KEPT = FOLDER.parents[1] / "benches/results/cifar100-small"
+KEPT = FOLDER.parent / "results.jsonl"
 IMAGES, DIMS, SUPERCLASSES, CLASSES = 256, 128, 5, 20
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 SPREADS, TAU_PLUS = (0.3, 0.5, 0.65, 0.8, 0.95, 1.1, 1.3, 1.6, 2.0), (0.0, 0.02, 0.1, 0.2)

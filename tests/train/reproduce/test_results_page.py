@@ -1,6 +1,5 @@
 """The documentation's results are those of the finished runs that are kept beside them."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from benches.results_page import KEPT, OURS, PAPERS, plan_of, pooled, seconds, section
+from hex_ssl.train.reproduce.results import read_results
 from tests.train.reproduce.test_table import numbers
 
 PAGE = (Path(__file__).parents[3] / "docs/results.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_tables_are_those_of_the_kept_results(experiment: str) -> None:
 
 def test_each_kept_result_is_in_a_table() -> None:
     planned = {job.key for experiment in (OURS, *PAPERS) for job in plan_of(experiment).jobs}
-    assert planned == {path.stem for path in KEPT.glob("*.json")}
+    assert planned == read_results(KEPT).keys()
 
 
 @pytest.mark.parametrize("sentence", [pooled, seconds])
@@ -36,14 +36,14 @@ def test_differences_beyond_three_standard_errors_are_counted() -> None:
 
 
 def test_seconds_are_those_of_the_kept_results() -> None:
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")]
+    records = [*read_results(KEPT).values()]
     for images in (20_000, 4_000):
         took = [each["seconds"]["pretraining"] for each in records if each["budget"]["training_images"] == images]
         assert re.search(rf"{min(took)} to {max(took)} s .*with {images:,}", seconds())
 
 
 def test_sentence_on_the_defaults_is_numpys() -> None:
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in KEPT.glob("*.json")]
+    records = [*read_results(KEPT).values()]
     defaults = {"base": "own", "threshold_arguments": {}, "formulation": "importance", "beta": 1.0, "tau_plus": 0.1}
     found: dict[str, dict[tuple[object, ...], list[float]]] = {"off": {}, "adaptive": {}}
     for record in records:

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from hex_ssl.train.reproduce.experiment import check_losses, load_experiment
-from hex_ssl.train.reproduce.plan import Plan, check_data, make_plan, results_folder
-from hex_ssl.train.reproduce.results import Record, read_result
+from hex_ssl.train.reproduce.plan import Plan, check_data, make_plan, results_file
+from hex_ssl.train.reproduce.results import Record, read_results
 from hex_ssl.train.reproduce.settings import ReproduceConfig
 from hex_ssl.train.reproduce.table import write_table
 from hex_ssl.train.whole_file import write_whole
@@ -22,21 +22,21 @@ def prepare(asked: ReproduceConfig) -> Plan:
     """
     experiment = load_experiment(asked.experiment)
     plan = make_plan(experiment, asked)
-    done = finished(plan, results_folder(asked))
+    done = finished(plan, results_file(asked))
     if not asked.list:
         check_losses(experiment)
         check_data([job for job in plan.jobs if job.key not in done])
     return plan
 
 
-def finished(plan: Plan, folder: Path) -> dict[str, Record]:
+def finished(plan: Plan, results: Path) -> dict[str, Record]:
     """The plan's runs that are done, by key.
 
     Raises:
-        ValueError: A file holds something else.
+        ValueError: A line of the file is no finished run.
     """
-    found = {job.key: read_result(folder, job.key) for job in plan.jobs}
-    return {key: record for key, record in found.items() if record is not None}
+    found = read_results(results)
+    return {job.key: found[job.key] for job in plan.jobs if job.key in found}
 
 
 def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
@@ -52,8 +52,8 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     from hex_ssl.train.reproduce.picture import draw_picture
     from hex_ssl.train.reproduce.runner import Finished, run_jobs
 
-    folder = results_folder(asked)
-    done = finished(plan, folder)
+    results = results_file(asked)
+    done = finished(plan, results)
     left = [job for job in plan.jobs if job.key not in done]
     failures: list[Finished] = []
     passed = len(done)
@@ -66,14 +66,14 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
             failures.append(ended)
             print(ended.trace or ended.error, file=sys.stderr, flush=True)
 
-    print(f"{len(done)} of {len(plan.jobs)} runs are done; results: {folder}", flush=True)
+    print(f"{len(done)} of {len(plan.jobs)} runs are done; results: {results}", flush=True)
     deadline = math.inf if asked.time_limit is None else time.monotonic() + 60 * asked.time_limit
     stopped, unstarted = False, 0
     try:
         unstarted = run_jobs(left, asked.jobs, deadline, announce)
     except KeyboardInterrupt:
         stopped = True
-    done = finished(plan, folder)
+    done = finished(plan, results)
     text = write_table(plan, done)
     path = Path(asked.out) / f"{plan.experiment.name}-{plan.scale.name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +90,9 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     return 130 if stopped else int(bool(failures))
 
 
-def list_rows(plan: Plan, folder: Path) -> str:
+def list_rows(plan: Plan, results: Path) -> str:
     """A line for each row: how many of its runs are done."""
-    done = finished(plan, folder)
+    done = finished(plan, results)
     lines = [
         [f"{cell.group}/{cell.row}", cell.dataset, f"{sum(key in done for key in keys.values())}/{len(keys)}"]
         for cell, keys in plan.cells.items()

@@ -52,7 +52,7 @@ class Job:
         trained_on: The run's images.
         evaluated_on: Those of the evaluation.
         evaluation: Settings of "knn" and "probe".
-        results: Folder for the figures.
+        results: The file of the finished runs.
         keep_checkpoints: Keep checkpoints and backbone.
     """
 
@@ -116,9 +116,9 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
     return Plan(experiment, scale, cells, list(jobs.values()))
 
 
-def results_folder(asked: ReproduceConfig) -> Path:
-    """Where the figures of finished runs are."""
-    return Path(asked.out) / "results" if asked.results is None else Path(asked.results)
+def results_file(asked: ReproduceConfig) -> Path:
+    """Where the finished runs are."""
+    return Path(asked.out) / "results.jsonl" if asked.results is None else Path(asked.results)
 
 
 def check_data(jobs: Sequence[Job]) -> None:
@@ -161,7 +161,7 @@ def _job(config: Config, scale: Scale, dataset: Dataset, asked: ReproduceConfig)
         trained_on,
         evaluated_on,
         evaluation,
-        results_folder(asked),
+        results_file(asked),
         asked.keep_checkpoints,
     )
 

@@ -1,6 +1,5 @@
 """One run: pretraining, evaluation, and the file with its figures."""
 
-import fcntl
 import os
 import platform
 import shutil
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.evaluate import TransferConfig
@@ -18,7 +18,7 @@ from hex_ssl.train.evaluate.settings import KNNSettings, ProbeSettings
 from hex_ssl.train.extras import train_extra
 from hex_ssl.train.pretrain import Run, prepare
 from hex_ssl.train.reproduce.plan import Job, Place
-from hex_ssl.train.reproduce.results import read_result, write_result
+from hex_ssl.train.reproduce.results import read_results, write_result
 from hex_ssl.train.run_folder import BACKBONE, CHECKPOINTS, last_checkpoint, package_versions, run_folder
 
 with train_extra():
@@ -45,7 +45,7 @@ def measure(job: Job) -> bool:
     """
     folder = run_folder(job.config)
     with _claimed(folder.with_name(folder.name + ".lock")):
-        if read_result(job.results, job.key) is not None:
+        if job.key in read_results(job.results):
             return False
         for place in (job.trained_on, job.evaluated_on):
             cut_rows(place)
@@ -73,7 +73,7 @@ def measure(job: Job) -> bool:
                 "threads": torch.get_num_threads(),
             },
         }
-        write_result(job.results, job.key, record)
+        write_result(job.results, record)
         if not job.keep_checkpoints:
             shutil.rmtree(folder / CHECKPOINTS)
             (folder / BACKBONE).unlink()
@@ -139,9 +139,9 @@ def _budget(run: Run) -> dict[str, int | str]:
 def _claimed(lock: Path) -> Iterator[None]:
     """The run for this process alone; the system lets go of it however the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(lock.stem) from error
+    try:
+        claim = FileLock(lock).acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(lock.stem) from error
+    with claim:
         yield

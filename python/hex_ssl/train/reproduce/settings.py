@@ -17,7 +17,7 @@ class ReproduceConfig:
         scale: "smoke": seconds, figures mean nothing; "small": 2 cores and CIFAR-100; "paper": the paper's recipe.
         data: Folder that holds the datasets, each in it or in a folder of its name.
         out: Folder for runs and table.
-        results: Folder of the finished runs' figures, one JSON file for each; None: `results` in `out`.
+        results: File of the finished runs, a line of JSON for each; None: `results.jsonl` in `out`.
         group: Only this group of rows.
         rows: Only rows whose name matches this pattern, such as "hex*"; for a difference, the baseline row too.
         seeds: These in place of the scale's.
