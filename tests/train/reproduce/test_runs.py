@@ -16,6 +16,7 @@ from hex_ssl.train.reproduce.plan import Job, make_plan
 from hex_ssl.train.reproduce.results import key_of, read_results
 from hex_ssl.train.reproduce.run import BusyError, _claimed, measure
 from hex_ssl.train.reproduce.settings import ReproduceConfig
+from hex_ssl.train.reproduce.time_limit import Deadline
 
 
 def jobs_of(file: Path, out: Path) -> list[Job]:
@@ -67,7 +68,7 @@ def test_runs_table_and_nothing_left_to_do(
         assert record["environment"]["processor"] == processor()
         assert str(tmp_path) not in json.dumps(record)
         assert not (out / "runs" / key / "checkpoints").exists()
-    monkeypatch.setattr(runner, "measure", lambda job: pytest.fail("it was done"))
+    monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it was done"))
     assert reproduce(experiment_file, out, "--seeds", "0", "--results", str(results)) == 0
     assert reproduce(experiment_file, out, "--list", "--results", str(results)) == 0
     assert "losses/simclr  digits  1/2" in capsys.readouterr().out
@@ -99,7 +100,7 @@ def test_stopped_run_goes_on_from_its_checkpoint(
 def test_failed_run_is_told_and_the_others_go_on(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_with_hex(job: Job) -> bool:
+    def fail_with_hex(job: Job, deadline: Deadline) -> bool:
         if job.config.loss.hex != "off":
             raise RuntimeError("no luck")
         return measure(job)
@@ -114,7 +115,7 @@ def test_failed_run_is_told_and_the_others_go_on(
 def test_interrupt_leaves_a_table_and_status_130(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(job: Job) -> bool:
+    def interrupted(job: Job, deadline: Deadline) -> bool:
         raise SystemExit(1)  # as Lightning ends after Ctrl-C
 
     monkeypatch.setattr(runner, "measure", interrupted)
@@ -125,8 +126,8 @@ def test_interrupt_leaves_a_table_and_status_130(
 def test_no_run_starts_after_the_time_limit(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce(experiment_file, tmp_path / "out", "--time_limit", "0") == 0
-    assert "4 runs were not started within the time limit" in capsys.readouterr().out
+    assert reproduce(experiment_file, tmp_path / "out", "--minutes", "0") == 0
+    assert "the time is over: 0 runs were stopped, 4 not started" in capsys.readouterr().out
 
 
 def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     group = list(load_experiment(name).groups.values())[-1]
     row = [row for row in group.rows.values() if row.name != row.baseline][-1]
     baseline = group.rows[row.baseline]
-    for rows, *more in ([row.name], [baseline.name], ["*", "--time_limit", "0"]):
+    for rows, *more in ([row.name], [baseline.name], ["*", "--minutes", "0"]):
         options = ("--group", group.name, "--epochs", "1", "--rows", rows, *more)
         assert reproduce(Path(name), tmp_path, *options) == 0
     table = (tmp_path / f"{name}-smoke.md").read_text()

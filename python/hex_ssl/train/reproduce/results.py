@@ -105,8 +105,9 @@ def read_results(path: Path) -> dict[str, Record]:
 
 
 def _key_of_record(record: Record) -> str:
-    images = [Images(**record[part]) for part in ("trained_on", "evaluated_on")]
-    return key_of(describe_run(Config.from_dict(record["config"]), *images, record["evaluation"]))
+    trained_on, evaluated_on = (Images(**record[part]) for part in ("trained_on", "evaluated_on"))
+    config = Config.from_dict(record["config"])
+    return key_of(describe_run(config, trained_on, evaluated_on, record["evaluation"]))
 
 
 def write_result(path: Path, record: Record) -> None:
