@@ -16,7 +16,7 @@ from hex_ssl.train.reproduce.settings import ReproduceConfig, ScaleName
 from hex_ssl.train.reproduce.table import NOTHING, Records, mean_deviation, paired_difference, write_table
 
 KEPT = Path(__file__).parents[1] / "docs/results.jsonl"
-OURS = "cifar100"
+OURS, STEPS = "cifar100", "steps"
 PAPERS = {"table7": "Table 7", "table8": "Table 8", "table10": "Table 10", "figure7": "Figure 7"}
 """Those of the paper's experiments of which there are runs at `small`."""
 
@@ -77,19 +77,22 @@ def _mean_at(epoch: int, name: str, histories: list[dict[str, list[float | None]
 
 
 def section(experiment: str) -> str:
-    """An experiment's part of the page: of ours the tables alone, of the paper's all, below a heading."""
+    """An experiment's part of the page: of ours the tables and notes, of the paper's all, below a heading."""
     plan = plan_of(experiment)
     text = write_table(plan, finished(plan, KEPT)).strip()
     if experiment == OURS:
         return text[text.index("## ") :]
     title, rest = text.removeprefix("# ").split("\n\n", 1)
     deeper = re.sub("^## ", "### ", rest, flags=re.MULTILINE)
+    if experiment == STEPS:
+        return deeper[deeper.index("### ") :]
     return f"## The paper's {PAPERS[experiment]} at this scale\n\n{title}. {deeper}"
 
 
 def seconds() -> str:
-    """The sentence on what the runs took."""
-    records = [record for experiment in (OURS, *PAPERS) for record in finished(plan_of(experiment), KEPT).values()]
+    """The sentence on what the runs of ten epochs took."""
+    plans = map(plan_of, (OURS, STEPS, *PAPERS))
+    records = [each for plan in plans for each in finished(plan, KEPT).values() if each["budget"]["epochs"] == 10]
     assert {record["environment"]["threads"] for record in records} == {1}
     took: dict[int, list[float]] = {}
     for record in records:
@@ -127,4 +130,4 @@ def pooled() -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join([lead(), seconds(), pooled(), *map(section, (OURS, *PAPERS))]))
+    print("\n\n".join([lead(), seconds(), pooled(), *map(section, (OURS, STEPS, *PAPERS))]))

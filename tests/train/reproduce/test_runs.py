@@ -127,7 +127,7 @@ def test_no_run_starts_after_the_time_limit(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(experiment_file, tmp_path / "out", "--minutes", "0") == 0
-    assert "the time is over: 0 runs were stopped, 4 not started" in capsys.readouterr().out
+    assert "the time is over: 0 stopped, 4 not started" in capsys.readouterr().out
 
 
 def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     for picture in draw_picture(plan, done, path.with_suffix("")):
         print(f"picture: {picture}")
     if stopped or unstarted:
-        print(f"the time is over: {stopped} runs were stopped, {unstarted} not started; the same command goes on")
+        print(f"the time is over: {stopped} stopped, {unstarted} not started; the same command goes on")
     if interrupted:
         print("interrupted: the same command goes on")
     for each in failures:
