@@ -13,7 +13,7 @@ from statistics import mean
 from hex_ssl.train.reproduce.command import finished, prepare
 from hex_ssl.train.reproduce.plan import Cell, Plan
 from hex_ssl.train.reproduce.settings import ReproduceConfig, ScaleName
-from hex_ssl.train.reproduce.table import NOTHING, Records, mean_deviation, paired_difference, write_table
+from hex_ssl.train.reproduce.table import NOTHING, Records, figures_of, mean_deviation, paired_difference, write_table
 
 KEPT = Path(__file__).parents[1] / "docs/results.jsonl"
 OURS, STEPS = "cifar100", "steps"
@@ -129,5 +129,45 @@ def pooled() -> str:
     )
 
 
+def repeated() -> str:
+    """The sentence on further seeds of the runs on 4,000 images, from the sixth on."""
+    plan = plan_of(STEPS)
+    records = finished(plan, KEPT)
+
+    def figures(row: str, metric: str) -> dict[int, float]:
+        found = figures_of(plan.cells[Cell("few", row, "labelled")], metric, records)
+        return {seed: value for seed, value in found.items() if seed > 4}
+
+    seeds = figures("simclr", "probe.top1").keys() & figures("hex", "probe.top1").keys()
+    by = {
+        metric: paired_difference(figures("hex", metric), figures("simclr", metric))
+        for metric in ("probe.top1", "knn.top1")
+    }
+    return (
+        f"With {len(seeds)} new seeds HEX differs by {by['probe.top1']} points by the probe and by {by['knn.top1']} by "
+        "k-NN."
+    )
+
+
+def geometry() -> str:
+    """A table of what the last epochs of the experiment on steps had: means over seeds."""
+    plan = plan_of(STEPS)
+    records = finished(plan, KEPT)
+    lines = ["| images | steps | threshold | hierarchical negatives | similarity of negatives, HEX | SimCLR |"]
+    lines.append("|---|---|---|---|---|---|")
+    for group, dataset, rows in (("few", "labelled", ("", "_long")), ("many", "cifar100", ("_short", ""))):
+        for suffix in rows:
+            hex_, simclr = (
+                [records[key] for key in plan.cells[Cell(group, name + suffix, dataset)].values() if key in records]
+                for name in ("hex", "simclr")
+            )
+            names = ("threshold", "hierarchical_negatives", "negative_similarity")
+            cells = [f"{mean(each['last_epoch'][name] for each in hex_):.2f}" for name in names]
+            cells.append(f"{mean(each['last_epoch']['negative_similarity'] for each in simclr):.2f}")
+            budget = hex_[0]["budget"]
+            lines.append(f"| {budget['training_images']:,} | {budget['steps']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print("\n\n".join([lead(), seconds(), pooled(), *map(section, (OURS, STEPS, *PAPERS))]))
+    print("\n\n".join([lead(), seconds(), pooled(), repeated(), geometry(), *map(section, (OURS, STEPS, *PAPERS))]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benches import results_page
-from benches.results_page import KEPT, OURS, PAPERS, STEPS, lead, plan_of, pooled, seconds, section
+from benches.results_page import KEPT, OURS, PAPERS, STEPS, geometry, lead, plan_of, pooled, repeated, seconds, section
 from hex_ssl.train.reproduce.results import read_results, write_result
 from tests.train.reproduce.test_table import numbers
 
@@ -26,7 +26,7 @@ def test_each_kept_result_is_in_a_table() -> None:
     assert planned <= read_results(KEPT).keys() <= planned | more
 
 
-@pytest.mark.parametrize("sentence", [lead, pooled, seconds])
+@pytest.mark.parametrize("sentence", [geometry, lead, pooled, repeated, seconds])
 def test_sentences_are_in_the_page(sentence: Callable[[], str]) -> None:
     assert " ".join(sentence().split()) in " ".join(PAGE.split())
 
