@@ -50,8 +50,12 @@ lint: setup docs .venv/.group-lint ## Formatting, clippy, ruff, mypy, the extens
 	python -m mypy.stubtest hex_ssl._core
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-docs: .venv/.group-docs ## The documentation as a site in site/; a warning is an error
+docs: .venv/.group-docs docs/pictures/.drawn ## The documentation as a site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
+
+docs/pictures/.drawn: $(wildcard docs/pictures/draw.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
+	python docs/pictures/draw.py
+	touch $@
 
 bench: setup .venv/.group-peers ## Time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py

@@ -1,6 +1,6 @@
 """Time and peak memory of the loss, forward and backward, beside its peers: one process, runs interleaved, medians.
 
-    python benches/loss.py                     # everything; writes a table, a plot and JSON to benches/results/
+    python benches/loss.py                     # everything; writes a table and JSON to benches/results/
     python benches/loss.py --rows 512 --quick  # a look
     python benches/loss.py --host              # the host's time of a call alone
 
@@ -255,29 +255,8 @@ def table(results: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: list[dict[str, object]], path: Path) -> None:
-    """Times over N at D = 128 in float32, doubly logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    chosen = [result for result in results if result["dims"] == 128 and result["dtype"] == "float32"]
-    for name in PEERS:
-        points = [(result["rows"], result["seconds"][name] * 1e3) for result in chosen if name in result["seconds"]]
-        if points:
-            wide = 2.5 if name == OURS else 1.2
-            axes.loglog(*zip(*points, strict=True), marker="o", linewidth=wide, label=name)
-    axes.set(xlabel="rows (2 x batch size)", ylabel="ms, forward and backward", title="D = 128, float32")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def save(results: list[dict[str, object]], name: str, host: str) -> None:
-    """Writes the tables, the plot and the JSON."""
+    """Writes the tables and the JSON."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     stem = folder / name
@@ -285,7 +264,6 @@ def save(results: list[dict[str, object]], name: str, host: str) -> None:
     header = f"# Loss on the CPU: {name}\n\n{machine()}\n\n`{command}`\n"
     stem.with_suffix(".md").write_text(header + host + "\n" + table(results) + "\n")
     stem.with_suffix(".json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
-    plot(results, stem.with_suffix(".png"))
 
 
 def kept(name: str) -> list[dict[str, object]]:

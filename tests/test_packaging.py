@@ -96,7 +96,7 @@ def test_the_demo_installs_no_tools(tmp_path: Path) -> None:
 
 
 def test_each_target_installs_its_groups(tmp_path: Path) -> None:
-    groups = {"test-python": "build test", "lint": "build docs lint", "docs": "docs", "bench": "build peers"}
+    groups = {"test-python": "build test", "lint": "build docs lint", "docs": "build docs", "bench": "build peers"}
     groups |= {
         "test": "build docs lint test",
         "wheel": "wheel",

@@ -1,9 +1,11 @@
 """Draws the documentation's pictures: `python docs/pictures/draw.py [FOLDER]`.
 
-Figure 7 is of the results that are kept in `benches/results`, the others are of generated embeddings. A generated batch
-has the shape that the paper hopes for: superclasses, classes in them, images in these, two views of each.
+Speed and Figure 7 are of measured results, in `benches/results` and `docs/results.jsonl`; the others are of generated
+embeddings. A generated batch has the shape that the paper hopes for: superclasses, classes in them, images in these,
+two views of each.
 """
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -25,9 +27,20 @@ matplotlib.use("svg")
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "hex_ssl", "font.size": 9})
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 FOLDER = Path(__file__).parent
-KEPT = FOLDER.parents[1] / "benches/results/cifar100-small"
+KEPT = FOLDER.parent / "results.jsonl"
+MEASURED = FOLDER.parents[1] / "benches/results/loss-cpu-intel-2026-11-24.json"
+EAGER = ("eager, torch.quantile", "eager, topk", "eager, topk, where")
+SPEED_LINES = {
+    "HexLoss": (("HexLoss",), "o-", "#ef6c00"),
+    "HEX, best of three eager forms": (EAGER, "s-", "#3f51b5"),
+    "HEX, best of two compiled": (("compiled, topk", "compiled, topk, where"), "^-", "#7986cb"),
+    "lightly's NTXentLoss": (("lightly NTXentLoss",), "D-", "#757575"),
+}
+"""Lines of the picture of speed: the names in the file, of which the best is drawn; style; colour."""
+
 IMAGES, DIMS, SUPERCLASSES, CLASSES = 256, 128, 5, 20
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 SPREADS, TAU_PLUS = (0.3, 0.5, 0.65, 0.8, 0.95, 1.1, 1.3, 1.6, 2.0), (0.0, 0.02, 0.1, 0.2)
@@ -163,6 +176,29 @@ def draw_figure7(axes: Axes) -> None:
     draw_panel(axes, panel, plan.experiment.picture.label)
 
 
+def draw_speed(figure: Figure) -> None:
+    """Time and peak memory of a loss over batch sizes: D = 128, float32."""
+    results = json.loads(MEASURED.read_text(encoding="utf-8"))["results"]
+    chosen = [each for each in results if (each["dims"], each["dtype"]) == (128, "float32")]
+    time, memory = figure.subplots(1, 2)
+    for axes, what, unit in ((time, "seconds", 1e-3), (memory, "bytes", 1e6)):
+        for label, (names, style, colour) in SPEED_LINES.items():
+            best = {
+                each["rows"] // 2: min(each[what][name] for name in names if name in each[what]) / unit
+                for each in chosen
+                if any(name in each[what] for name in names)
+            }
+            axes.loglog([*best], [*best.values()], style, color=colour, label=label, markersize=4)
+        axes.set(xlabel="batch size (images)")
+        sizes = [each["rows"] // 2 for each in chosen]
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+    time.set(ylabel="milliseconds", title="Forward and backward")
+    memory.set(ylabel="MB above the inputs", title="Peak memory")
+    time.legend(fontsize=8)
+
+
 PICTURES = {
     "split": draw_split,
     "quantile": draw_quantile,
@@ -179,8 +215,15 @@ def main(folder: Path) -> None:
     for name, draw in PICTURES.items():
         figure, axes = plt.subplots(figsize=(4.5, 3.4), layout="constrained")
         draw(axes)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        plt.close(figure)
+        _save(figure, folder / f"{name}.svg")
+    figure = plt.figure(figsize=(8, 3.4), layout="constrained")
+    draw_speed(figure)
+    _save(figure, folder / "speed.svg")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 if __name__ == "__main__":

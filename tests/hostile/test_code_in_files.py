@@ -35,7 +35,7 @@ from hex_ssl.train.methods import build_method
 from hex_ssl.train.pretrain import load_method, prepare
 from hex_ssl.train.reading import read_checkpoint
 from hex_ssl.train.recipes import load_recipe
-from hex_ssl.train.reproduce.results import read_result
+from hex_ssl.train.reproduce.results import read_results
 from hex_ssl.train.run_folder import read_config
 from tests.train.data.layouts import LAYOUTS
 
@@ -408,9 +408,12 @@ def test_a_tree_of_classes_has_an_end(
 
 
 def test_deep_results_are_named(tmp_path: Path) -> None:
-    (tmp_path / "key.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"key.json to hold the result of a run, but it does not: RecursionError"):
-        read_result(tmp_path, "key")
+    results = tmp_path / "results.jsonl"
+    results.write_text("[" * 100_000)
+    with pytest.raises(
+        ValueError, match=r"line 1 of .*results.jsonl to be the result of a run, but got RecursionError"
+    ):
+        read_results(results)
 
 
 @pytest.mark.parametrize(

@@ -165,12 +165,12 @@ def _reproduce(settings: "Namespace") -> None:
             print(f"{name:10}  {load_experiment(name).title}")
         return
     from hex_ssl.train.reproduce.command import list_rows, prepare, reproduce
-    from hex_ssl.train.reproduce.plan import results_folder
+    from hex_ssl.train.reproduce.plan import results_file
 
     asked = _checked(lambda: ReproduceConfig(**settings))
     plan = _checked(lambda: prepare(asked))
     if asked.list:
-        print(list_rows(plan, results_folder(asked)))
+        print(list_rows(plan, results_file(asked)))
     elif status := reproduce(plan, asked):
         sys.exit(status)
 

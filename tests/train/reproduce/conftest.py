@@ -40,6 +40,7 @@ scales:
     evaluation:
       knn: {}
   small: *smoke
+  gpu: *smoke
   paper: *smoke
 """
 

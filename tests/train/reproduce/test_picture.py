@@ -1,6 +1,5 @@
 """The picture of an experiment: its points against NumPy, and its files."""
 
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +13,7 @@ from hex_ssl.train.reproduce.command import finished
 from hex_ssl.train.reproduce.experiment import load_experiment
 from hex_ssl.train.reproduce.picture import Point, read_panels
 from hex_ssl.train.reproduce.plan import make_plan
+from hex_ssl.train.reproduce.results import read_results
 from hex_ssl.train.reproduce.settings import ReproduceConfig
 from tests.train.reproduce.conftest import EXPERIMENT
 
@@ -22,9 +22,10 @@ def test_points_of_figure_7_are_mean_and_deviation_of_the_kept_results() -> None
     plan = plan_of("figure7")
     (panel,) = read_panels(plan, finished(plan, KEPT))
     assert (panel.title, panel.metric) == ("SimCLR, CIFAR-100 (20,000 training images)", "linear top-1")
+    records = read_results(KEPT)
     found: dict[tuple[str, int], list[float]] = {}
     for key in {job.key for job in plan.jobs}:
-        record = json.loads((KEPT / f"{key}.json").read_text(encoding="utf-8"))
+        record = records[key]
         line = "SimCLR" if record["config"]["loss"]["hex"] == "off" else "SimCLR + HEX"
         point = (line, record["config"]["data"]["batch_size"])
         found.setdefault(point, []).append(100 * record["metrics"]["probe.top1"])

@@ -1,13 +1,11 @@
 """`hex-ssl reproduce`: plan, runs, table, picture."""
 
-import math
 import sys
-import time
 from pathlib import Path
 
 from hex_ssl.train.reproduce.experiment import check_losses, load_experiment
-from hex_ssl.train.reproduce.plan import Plan, check_data, make_plan, results_folder
-from hex_ssl.train.reproduce.results import Record, read_result
+from hex_ssl.train.reproduce.plan import Plan, check_data, check_device, make_plan, results_file
+from hex_ssl.train.reproduce.results import Record, read_results
 from hex_ssl.train.reproduce.settings import ReproduceConfig
 from hex_ssl.train.reproduce.table import write_table
 from hex_ssl.train.whole_file import write_whole
@@ -18,25 +16,28 @@ def prepare(asked: ReproduceConfig) -> Plan:
 
     Raises:
         FileNotFoundError: There is no such experiment, or images are missing.
-        ValueError: The experiment, the options or the results so far are not as they should be.
+        ValueError: The experiment, the options or the results so far are not as they should be, or the runs need a GPU
+            where there is none.
     """
     experiment = load_experiment(asked.experiment)
     plan = make_plan(experiment, asked)
-    done = finished(plan, results_folder(asked))
+    done = finished(plan, results_file(asked))
     if not asked.list:
+        left = [job for job in plan.jobs if job.key not in done]
         check_losses(experiment)
-        check_data([job for job in plan.jobs if job.key not in done])
+        check_data(left)
+        check_device(left)
     return plan
 
 
-def finished(plan: Plan, folder: Path) -> dict[str, Record]:
+def finished(plan: Plan, results: Path) -> dict[str, Record]:
     """The plan's runs that are done, by key.
 
     Raises:
-        ValueError: A file holds something else.
+        ValueError: A line of the file is no finished run.
     """
-    found = {job.key: read_result(folder, job.key) for job in plan.jobs}
-    return {key: record for key, record in found.items() if record is not None}
+    found = read_results(results)
+    return {job.key: found[job.key] for job in plan.jobs if job.key in found}
 
 
 def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
@@ -51,29 +52,30 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     """
     from hex_ssl.train.reproduce.picture import draw_picture
     from hex_ssl.train.reproduce.runner import Finished, run_jobs
+    from hex_ssl.train.reproduce.time_limit import Deadline
 
-    folder = results_folder(asked)
-    done = finished(plan, folder)
+    results = results_file(asked)
+    done = finished(plan, results)
     left = [job for job in plan.jobs if job.key not in done]
     failures: list[Finished] = []
-    passed = len(done)
+    passed, stopped = len(done), 0
 
     def announce(ended: Finished) -> None:
-        nonlocal passed
+        nonlocal passed, stopped
         passed += ended.outcome in ("done", "there")
+        stopped += ended.outcome == "out of time"
         print(f"{passed}/{len(plan.jobs)}  {ended.job.key}  {ended.outcome}  {ended.seconds:.0f} s", flush=True)
         if ended.outcome == "failed":
             failures.append(ended)
             print(ended.trace or ended.error, file=sys.stderr, flush=True)
 
-    print(f"{len(done)} of {len(plan.jobs)} runs are done; results: {folder}", flush=True)
-    deadline = math.inf if asked.time_limit is None else time.monotonic() + 60 * asked.time_limit
-    stopped, unstarted = False, 0
+    print(f"{len(done)} of {len(plan.jobs)} runs are done; results: {results}", flush=True)
+    interrupted, unstarted = False, 0
     try:
-        unstarted = run_jobs(left, asked.jobs, deadline, announce)
+        unstarted = run_jobs(left, asked.jobs, Deadline(asked.minutes), announce)
     except KeyboardInterrupt:
-        stopped = True
-    done = finished(plan, folder)
+        interrupted = True
+    done = finished(plan, results)
     text = write_table(plan, done)
     path = Path(asked.out) / f"{plan.experiment.name}-{plan.scale.name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,18 +83,18 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     print(f"\n{text}\ntable: {path}")
     for picture in draw_picture(plan, done, path.with_suffix("")):
         print(f"picture: {picture}")
-    if unstarted:
-        print(f"{unstarted} runs were not started within the time limit: the same command goes on")
-    if stopped:
-        print("stopped: the same command goes on")
+    if stopped or unstarted:
+        print(f"the time is over: {stopped} stopped, {unstarted} not started; the same command goes on")
+    if interrupted:
+        print("interrupted: the same command goes on")
     for each in failures:
         print(f"failed: {each.job.key}: {each.error}", file=sys.stderr)
-    return 130 if stopped else int(bool(failures))
+    return 130 if interrupted else int(bool(failures))
 
 
-def list_rows(plan: Plan, folder: Path) -> str:
+def list_rows(plan: Plan, results: Path) -> str:
     """A line for each row: how many of its runs are done."""
-    done = finished(plan, folder)
+    done = finished(plan, results)
     lines = [
         [f"{cell.group}/{cell.row}", cell.dataset, f"{sum(key in done for key in keys.values())}/{len(keys)}"]
         for cell, keys in plan.cells.items()

@@ -14,7 +14,10 @@
             rows: NAME: {title, set, at, baseline, paper}
                 at: Settings for some scales alone, by scale.
                 paper: The paper's figures in percent, by dataset and metric.
-    scales: For each of smoke, small and paper: {recipe, set, seeds, datasets, evaluation}
+    scales: For smoke, small, gpu and paper, or some of them: {recipe, set, seeds, stages, datasets, evaluation}, or
+        null where the extended file has a scale that this one has not.
+        stages: Lists of patterns of rows, such as "losses/hex*": only these rows, and all seeds of a list before the
+            next list. It may be left out: all rows at once.
         datasets: NAME: {title, data, train_rows, evaluate}
             data: Settings of a run's `data`; a `root` is below the folder of all data.
             train_rows: The root is one parquet file, so many first rows of which are the training images.
@@ -36,7 +39,7 @@ from hex_ssl.train.config import Config
 from hex_ssl.train.recipes import find_packaged, list_packaged, load_extended, load_recipe, merged
 
 FOLDER = Path(str(files("hex_ssl.train.reproduce"))) / "experiments"
-SCALES = ("smoke", "small", "paper")
+SCALES = ("smoke", "small", "gpu", "paper")
 SHARE = "share_of_epochs"
 
 METRICS = {
@@ -111,14 +114,30 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Rows whose runs are made together.
+
+    Args:
+        patterns: Of their names, GROUP/ROW.
+    """
+
+    patterns: tuple[str, ...] = ("*",)
+
+    def has(self, group: str, row: str) -> bool:
+        """Whether a row is among them."""
+        return any(fnmatchcase(f"{group}/{row}", pattern) for pattern in self.patterns)
+
+
+@dataclass(frozen=True)
 class Scale:
     """A budget.
 
     Args:
-        name: "smoke", "small" or "paper".
+        name: Of `SCALES`.
         recipe: The settings that the runs start from.
         set: Settings of all runs.
         seeds: Of each row's runs.
+        stages: The rows, in the order in which they are run.
         datasets: By name.
         evaluation: Settings of "knn" and "probe".
     """
@@ -127,6 +146,7 @@ class Scale:
     recipe: Settings
     set: Settings
     seeds: tuple[int, ...]
+    stages: tuple[Stage, ...]
     datasets: Mapping[str, Dataset]
     evaluation: Mapping[str, Settings]
 
@@ -215,10 +235,10 @@ class Experiment:
             raise ValueError(f"{self.name}: groups.{group}.rows.{row}, scale {scale}, {dataset}: {error}") from error
 
     def cells(self, scale: str) -> Iterator[tuple[Group, Row, Dataset]]:
-        """Every row of every group on each of its datasets that the scale has."""
-        datasets = self.scales[scale].datasets
+        """Every row of the scale's stages on each of its group's datasets that the scale has."""
+        datasets, stages = self.scales[scale].datasets, self.scales[scale].stages
         for group in self.groups.values():
-            for row in group.rows.values():
+            for row in (row for row in group.rows.values() if any(stage.has(group.name, row.name) for stage in stages)):
                 yield from ((group, row, datasets[name]) for name in group.datasets if name in datasets)
 
 
@@ -345,13 +365,23 @@ class _Node:
 def _read(name: str, node: _Node) -> Experiment:
     parts = node.keys(("title", "source", "metrics", "groups", "scales"), ("picture",))
     metrics = tuple(each.one_of(METRICS) for each in parts["metrics"].elements())
-    scales = {each: _scale(each, value) for each, value in parts["scales"].keys(SCALES).items()}
+    scales = {
+        each: _scale(each, value) for each, value in parts["scales"].keys((), SCALES).items() if value.value is not None
+    }
+    if not scales:
+        raise parts["scales"].error(f"some of {', '.join(SCALES)}")
     known = tuple({dataset: None for scale in scales.values() for dataset in scale.datasets})
     groups = {each: _group(each, value, known, metrics) for each, value in parts["groups"].items().items()}
     missing = {metric.split(".")[0] for metric in metrics}
     for scale in scales.values():
         if not missing <= scale.evaluation.keys():
             raise parts["scales"].items()[scale.name].items()["evaluation"].error(f"settings of {', '.join(missing)}")
+    names = [f"{group.name}/{row}" for group in groups.values() for row in group.rows]
+    for scale in scales.values():
+        for pattern in (each for stage in scale.stages for each in stage.patterns):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                stages = parts["scales"].items()[scale.name].items()["stages"]
+                raise stages.error(f'patterns that match some of {", ".join(names)}, and "{pattern}" does')
     picture = _picture(parts["picture"], groups) if "picture" in parts else None
     return Experiment(name, parts["title"].as_a(str), parts["source"].as_a(str), metrics, groups, scales, picture)
 
@@ -396,7 +426,7 @@ def _row(
 
 
 def _scale(name: str, node: _Node) -> Scale:
-    parts = node.keys(("recipe", "seeds", "datasets", "evaluation"), ("set",))
+    parts = node.keys(("recipe", "seeds", "datasets", "evaluation"), ("set", "stages"))
     datasets = parts["datasets"].items()
     try:
         recipe = load_recipe(parts["recipe"].as_a(str))
@@ -407,9 +437,16 @@ def _scale(name: str, node: _Node) -> Scale:
         recipe,
         _settings(parts.get("set")),
         tuple(each.as_a(int) for each in parts["seeds"].elements()),
+        _stages(parts.get("stages")),
         {each: _dataset(each, value, tuple(datasets)) for each, value in datasets.items()},
         _evaluation(parts["evaluation"]),
     )
+
+
+def _stages(node: _Node | None) -> tuple[Stage, ...]:
+    if node is None:
+        return (Stage(),)
+    return tuple(Stage(tuple(pattern.as_a(str) for pattern in each.elements())) for each in node.elements())
 
 
 def _dataset(name: str, node: _Node, names: tuple[str, ...]) -> Dataset:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hex_ssl.train.config import Config
 from hex_ssl.train.data.catalogue import GENERATED
@@ -52,7 +55,7 @@ class Job:
         trained_on: The run's images.
         evaluated_on: Those of the evaluation.
         evaluation: Settings of "knn" and "probe".
-        results: Folder for the figures.
+        results: The file of the finished runs.
         keep_checkpoints: Keep checkpoints and backbone.
     """
 
@@ -74,7 +77,7 @@ class Plan:
         experiment: The experiment.
         scale: Its scale.
         cells: The key of each cell's run, by seed.
-        jobs: Each run once: all of the first seed, then those of the second, and so on.
+        jobs: Each run once: stage by stage, in each all of the first seed, then those of the second, and so on.
     """
 
     experiment: Experiment
@@ -91,9 +94,11 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
         asked: Scale, rows, seeds and folders.
 
     Raises:
-        FileNotFoundError: A dataset's folder is missing.
-        ValueError: Nothing matches, or `data` is needed.
+        ValueError: The experiment has no such scale, or nothing matches.
     """
+    if asked.scale not in experiment.scales:
+        known = ", ".join(experiment.scales)
+        raise ValueError(f'expected `scale` to be one of {known} in {experiment.name}, but got "{asked.scale}"')
     scale = experiment.scales[asked.scale]
     if asked.group is not None and asked.group not in experiment.groups:
         raise ValueError(f'expected `group` to be one of {", ".join(experiment.groups)}, but got "{asked.group}"')
@@ -105,20 +110,20 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
     if not chosen:
         names = ", ".join(dict.fromkeys(row.name for _, row, _ in experiment.cells(asked.scale)))
         raise ValueError(f'expected `rows` to match some of {names}, but got "{asked.rows}"')
-    cells: dict[Cell, dict[int, str]] = {}
+    cells: dict[Cell, dict[int, str]] = {Cell(group.name, row.name, dataset.name): {} for group, row, dataset in chosen}
     jobs: dict[str, Job] = {}
-    for seed in asked.seeds or scale.seeds:
-        for group, row, dataset in chosen:
+    for stage, seed in product(scale.stages, asked.seeds or scale.seeds):
+        for group, row, dataset in (each for each in chosen if stage.has(each[0].name, each[1].name)):
             config = experiment.config(scale.name, group.name, row.name, dataset.name, seed, asked.epochs)
             job = _job(config, scale, dataset, asked)
-            cells.setdefault(Cell(group.name, row.name, dataset.name), {})[seed] = job.key
+            cells[Cell(group.name, row.name, dataset.name)][seed] = job.key
             jobs.setdefault(job.key, job)
     return Plan(experiment, scale, cells, list(jobs.values()))
 
 
-def results_folder(asked: ReproduceConfig) -> Path:
-    """Where the figures of finished runs are."""
-    return Path(asked.out) / "results" if asked.results is None else Path(asked.results)
+def results_file(asked: ReproduceConfig) -> Path:
+    """Where the finished runs are."""
+    return Path(asked.out) / "results.jsonl" if asked.results is None else Path(asked.results)
 
 
 def check_data(jobs: Sequence[Job]) -> None:
@@ -137,6 +142,22 @@ def check_data(jobs: Sequence[Job]) -> None:
             raise ValueError(f"expected `data` to be the folder that holds {_wanted(place.images)}, but got None")
         if source is not None and not source.exists():
             raise FileNotFoundError(f"expected `data` to hold {_wanted(place.images)}, but there is no {source}")
+
+
+def check_device(jobs: Sequence[Job]) -> None:
+    """Says that there is no GPU where runs ask for one, before the first run.
+
+    Args:
+        jobs: The runs that are to be made.
+
+    Raises:
+        ValueError: There is none.
+    """
+    asking = [job for job in jobs if job.config.run.accelerator in ("gpu", "cuda")]
+    if asking and not torch.cuda.is_available():
+        raise ValueError(
+            f"expected a GPU, which {len(asking)} of the runs ask for, but torch {torch.__version__} sees none"
+        )
 
 
 def _wanted(images: Images) -> str:
@@ -161,7 +182,7 @@ def _job(config: Config, scale: Scale, dataset: Dataset, asked: ReproduceConfig)
         trained_on,
         evaluated_on,
         evaluation,
-        results_folder(asked),
+        results_file(asked),
         asked.keep_checkpoints,
     )
 

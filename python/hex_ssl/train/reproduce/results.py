@@ -1,4 +1,8 @@
-"""Finished runs: one JSON file each, named by what was run, so that equal runs of several rows are one."""
+"""Finished runs: one JSON Lines file, in which a run is found by what was run.
+
+A line has the whole configuration. It is read as a configuration of today, in which a setting that is younger than the
+line has its default; so a run keeps its line when settings are added, and loses it when a value that it had is changed.
+"""
 
 import hashlib
 import json
@@ -7,45 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from hex_ssl.train.config import Config
 from hex_ssl.train.resume import MAY_CHANGE
 from hex_ssl.train.speed import without_auto
 from hex_ssl.train.whole_file import write_whole
 
 FORMAT = 1
-"""Raised when a field of the JSON changes its meaning."""
-
-LATER: dict[str, Any] = {
-    "data.level": None,
-    "run.weights": None,
-    "optimizer.schedule": "cosine",
-    "optimizer.milestones": [],
-    "optimizer.decay_factor": 0.1,
-    "optimizer.clip_norm": None,
-}
-"""Settings that are younger than the first results: left out at these values, so that results keep their names."""
-
-FIRST_METHOD_SETTINGS = (
-    "hidden_dim",
-    "output_dim",
-    "predictor_dim",
-    "queue_size",
-    "momentum",
-    "final_momentum",
-    "symmetric",
-    "lamb",
-    "scale",
-    "sync_statistics",
-    "sim_weight",
-    "var_weight",
-    "cov_weight",
-    "half_variance",
-    "neighbours",
-    "attention_temperature",
-    "positional_axis",
-    "transformer_learning_rate",
-)
-"""What `method` held in the first results, None where it was another method's: so results keep their names."""
+"""Raised when a field of a line changes its meaning."""
 
 Record = dict[str, Any]
 
@@ -71,16 +45,14 @@ def describe_run(
     """All that moves a figure of a run, and nothing else; ready for JSON.
 
     Args:
-        config: The run.
+        config: The run. Settings that are None are left out: None is their default.
         trained_on: Its images.
         evaluated_on: Those of its evaluation.
         evaluation: The settings of each protocol.
     """
     kept = {
         group: {
-            name: value
-            for name, value in settings.items()
-            if f"{group}.{name}" not in MAY_CHANGE and LATER.get(f"{group}.{name}", ...) != value
+            name: value for name, value in settings.items() if value is not None and f"{group}.{name}" not in MAY_CHANGE
         }
         for group, settings in without_auto(config).as_dict().items()
     }
@@ -98,38 +70,60 @@ def key_of(description: Mapping[str, Any]) -> str:
         'simclr-own-seed0-'
     """
     config = description["config"]
-    config = {**config, "method": {**dict.fromkeys(FIRST_METHOD_SETTINGS), **config["method"]}}
     loss = config["loss"]["base"] if config["loss"]["hex"] == "off" else f"hex-{config['loss']['hex']}"
-    digest = hashlib.sha256(json.dumps({**description, "config": config}, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
     return f"{config['method']['name']}-{loss}-seed{config['run']['seed']}-{digest}"
 
 
-def result_path(folder: Path, key: str) -> Path:
-    """The file of a run."""
-    return folder / f"{key}.json"
+def read_results(path: Path) -> dict[str, Record]:
+    """The finished runs by today's name (`key_of`); none where there is no file.
 
-
-def write_result(folder: Path, key: str, record: Record) -> None:
-    """Saves a finished run, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "key": key, **record}, indent=2, allow_nan=False)
-    write_whole(result_path(folder, key), text + "\n")
-
-
-def read_result(folder: Path, key: str) -> Record | None:
-    """A finished run; None where it is not finished.
+    Args:
+        path: The file.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: It is a folder, or a line is no finished run; the message has the line's number.
     """
-    path = result_path(folder, key)
+    if path.is_dir():
+        raise ValueError(f"expected `results` to be a file of JSON lines, but got the folder {path}")
     if not path.is_file():
-        return None
-    try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-        known = (record["format"], record["key"]) == (FORMAT, key) and isinstance(record["metrics"], dict)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"expected {path} to hold the result of a run, but it does not: {error!r}") from error
-    if not known:
-        raise ValueError(f"expected {path} to hold the result of {key} in format {FORMAT}, but it holds another")
-    return record
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
+        try:
+            record = json.loads(line)
+            if record["format"] != FORMAT:
+                raise ValueError(f"format {record['format']}, where {FORMAT} was expected")
+            if not isinstance(record["metrics"], dict):
+                raise TypeError("`metrics` is no mapping")
+            found[_key_of_record(record)] = record
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            text = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"expected line {number} of {path} to be the result of a run, but got {text[:500]}"
+            ) from error
+    return found
+
+
+def _key_of_record(record: Record) -> str:
+    trained_on, evaluated_on = (Images(**record[part]) for part in ("trained_on", "evaluated_on"))
+    config = Config.from_dict(record["config"])
+    return key_of(describe_run(config, trained_on, evaluated_on, record["evaluation"]))
+
+
+def write_result(path: Path, record: Record) -> None:
+    """Adds a finished run, whole or not at all, whatever other processes add at the same time.
+
+    Args:
+        path: The file; it and its folder are made where they are not there.
+        record: `metrics`, what `describe_run` has, and what else there is to say.
+
+    Raises:
+        OSError: The file cannot be written; it is as it was.
+        ValueError: A figure is not finite.
+    """
+    line = json.dumps({"format": FORMAT, **record}, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        write_whole(path, f"{before}{line}\n")

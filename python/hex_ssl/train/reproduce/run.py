@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.evaluate import TransferConfig
@@ -17,50 +19,57 @@ from hex_ssl.train.evaluate.settings import KNNSettings, ProbeSettings
 from hex_ssl.train.extras import train_extra
 from hex_ssl.train.pretrain import Run, prepare
 from hex_ssl.train.reproduce.plan import Job, Place
-from hex_ssl.train.reproduce.results import read_result, write_result
+from hex_ssl.train.reproduce.results import read_results, write_result
+from hex_ssl.train.reproduce.time_limit import Deadline, StopAtDeadline
 from hex_ssl.train.run_folder import BACKBONE, CHECKPOINTS, last_checkpoint, package_versions, run_folder
 
 with train_extra():
     import pyarrow.parquet as pq
-    from filelock import FileLock, Timeout
 
 FIGURES = ("top1", "top5", "superclass_top1", "superclass_top5")
+HISTORY = ("loss", "threshold", "hierarchical_negatives", "positive_similarity", "negative_similarity")
+"""What a result keeps of each epoch."""
 
 
 class BusyError(Exception):
     """Another process is at this run."""
 
 
-def measure(job: Job) -> bool:
+def measure(job: Job, deadline: Deadline | None = None) -> bool:
     """Pretrains, evaluates and saves the figures; goes on where an earlier process was stopped.
 
     Args:
         job: The run.
+        deadline: When to stop.
 
     Returns:
         Whether there was anything to do.
 
     Raises:
         BusyError: Another process is at it.
+        OutOfTimeError: The deadline came; a later call goes on.
     """
-    folder = run_folder(job.config)
+    folder, deadline = run_folder(job.config), deadline or Deadline()
     with _claimed(folder.with_name(folder.name + ".lock")):
-        if read_result(job.results, job.key) is not None:
+        if job.key in read_results(job.results):
             return False
         for place in (job.trained_on, job.evaluated_on):
             cut_rows(place)
         start = time.perf_counter()
         resumed = last_checkpoint(job.config) is not None
         run = prepare(job.config)
+        run.trainer.callbacks.append(StopAtDeadline(deadline, folder / CHECKPOINTS))  # type: ignore[attr-defined]
         run.train()
+        deadline.check()
         trained = time.perf_counter()
-        metrics = _evaluate(job, folder)
+        knn, metrics = _knn_over_epochs(job, folder), _evaluate(job, folder)
         seconds = {"pretraining": trained - start, "evaluation": time.perf_counter() - trained}
         record = {
             "metrics": metrics,
             "seed": job.config.run.seed,
             "budget": _budget(run),
             "last_epoch": (read_metrics(folder) or [{}])[-1],
+            "history": _history(folder) | knn,
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "resumed": resumed,
             **job.description,
@@ -73,7 +82,7 @@ def measure(job: Job) -> bool:
                 "threads": torch.get_num_threads(),
             },
         }
-        write_result(job.results, job.key, record)
+        write_result(job.results, record)
         if not job.keep_checkpoints:
             shutil.rmtree(folder / CHECKPOINTS)
             (folder / BACKBONE).unlink()
@@ -106,7 +115,27 @@ def cut_rows(place: Place) -> None:
         os.replace(beside, place.root / f"{split}.parquet")
 
 
+def _history(folder: Path) -> dict[str, list[float | None]]:
+    """Figures of each epoch, to four digits."""
+    rows = [row for row in read_metrics(folder) if "loss" in row]
+    values = {name: [row.get(name) for row in rows] for name in HISTORY}
+    return {name: [None if value is None else float(f"{value:.4g}") for value in each] for name, each in values.items()}
+
+
+def _knn_over_epochs(job: Job, folder: Path) -> dict[str, dict[str, float]]:
+    """The k-NN accuracy of the checkpoints that the run kept, by epoch; nothing where it kept none."""
+    if not job.config.run.keep_every or "knn" not in job.evaluation:
+        return {}
+    rows = _measured(job, folder, ["knn"], "all")
+    return {"knn.top1": {str(row["epoch"]): row["top1"] for row in rows}}
+
+
 def _evaluate(job: Job, folder: Path) -> dict[str, float]:
+    rows = _measured(job, folder, [*job.evaluation], "last")
+    return {f"{row['by']}.{name}": row[name] for row in rows for name in FIGURES if name in row}
+
+
+def _measured(job: Job, folder: Path, by: list[str], epochs: str) -> list[dict[str, Any]]:
     name, root = job.evaluated_on.images.name, job.evaluated_on.root
     protocols = {
         "knn": KNNSettings(**job.evaluation.get("knn", {})),
@@ -114,13 +143,13 @@ def _evaluate(job: Job, folder: Path) -> dict[str, float]:
     }
     config = TransferConfig(
         str(folder),
+        epochs=epochs,
         datasets=[name if root is None else f"{name}={root}"],
-        by=list(job.evaluation),  # type: ignore[arg-type]  # checked where the experiment was read
+        by=by,  # type: ignore[arg-type]  # checked where the experiment was read
         num_workers=job.config.data.num_workers,
         **protocols,  # type: ignore[arg-type]
     )
-    rows = prepare_evaluation(config).run().rows
-    return {f"{row['by']}.{name}": row[name] for row in rows for name in FIGURES if name in row}
+    return prepare_evaluation(config).run().rows
 
 
 def _budget(run: Run) -> dict[str, int | str]:
@@ -140,8 +169,8 @@ def _claimed(lock: Path) -> Iterator[None]:
     """The run for this process alone; the system lets go of it however the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(lock, timeout=0, thread_local=False, fallback_to_soft=False).acquire()
+        claim = FileLock(lock).acquire(timeout=0)
     except Timeout as error:
         raise BusyError(lock.stem) from error
-    with held:
+    with claim:
         yield

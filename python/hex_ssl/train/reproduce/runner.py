@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_limits
 from hex_ssl.train.errors import error_line
 from hex_ssl.train.reproduce.plan import Job
 from hex_ssl.train.reproduce.run import BusyError, measure
+from hex_ssl.train.reproduce.time_limit import Deadline, OutOfTimeError
 
-Outcome = Literal["done", "there", "busy", "failed"]
+Outcome = Literal["done", "there", "busy", "out of time", "failed"]
 
 
 class Finished(NamedTuple):
@@ -25,7 +26,8 @@ class Finished(NamedTuple):
 
     Attributes:
         job: The run.
-        outcome: "done", "there" where an earlier process had done it, "busy" where another is at it, or "failed".
+        outcome: "done", "there" where an earlier process had done it, "busy" where another is at it,
+            "out of time" where it can go on, or "failed".
         seconds: How long it took.
         error: What went wrong, in a line; empty where nothing did.
         trace: The same at length, where it is a fault of this program.
@@ -41,13 +43,13 @@ class Finished(NamedTuple):
 Announce = Callable[[Finished], None]
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, deadline: float, announce: Announce) -> int:
+def run_jobs(jobs: Sequence[Job], processes: int, deadline: Deadline, announce: Announce) -> int:
     """Makes runs in their order. One that fails does not stop the others.
 
     Args:
         jobs: The runs.
         processes: So many side by side, each with its share of the cores; 1: in this process.
-        deadline: Of `time.monotonic`; no run starts after it.
+        deadline: No run starts after it, and those under way stop.
         announce: Called as each run ends.
 
     Returns:
@@ -58,25 +60,23 @@ def run_jobs(jobs: Sequence[Job], processes: int, deadline: float, announce: Ann
     """
     waiting = list(jobs)
     if processes == 1:
-        while waiting and time.monotonic() < deadline:
-            announce(_attempt(waiting.pop(0)))
+        while waiting and not deadline.passed():
+            announce(_attempt(waiting.pop(0), deadline))
         return len(waiting)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    workers = [_Worker(threads) for _ in range(min(processes, len(waiting)))]
+    workers = [_Worker(threads, deadline) for _ in range(min(processes, len(waiting)))]
     try:
-        _run_side_by_side(waiting, workers, threads, deadline, announce)
+        _run_side_by_side(waiting, workers, deadline, announce)
     finally:
         for worker in workers:
             worker.stop()
     return len(waiting)
 
 
-def _run_side_by_side(
-    waiting: list[Job], workers: "list[_Worker]", threads: int, deadline: float, announce: Announce
-) -> None:
+def _run_side_by_side(waiting: list[Job], workers: "list[_Worker]", deadline: Deadline, announce: Announce) -> None:
     while True:
         for worker in workers:
-            if worker.job is None and waiting and time.monotonic() < deadline:
+            if worker.job is None and waiting and not deadline.passed():
                 worker.start(waiting.pop(0))
         busy = {worker.pipe: worker for worker in workers if worker.job is not None}
         if not busy:
@@ -86,17 +86,19 @@ def _run_side_by_side(
             finished = worker.finish()
             if finished.error == _DIED:
                 worker.stop()
-                workers[workers.index(worker)] = _Worker(threads)
+                workers[workers.index(worker)] = _Worker(worker.threads, deadline)
             announce(finished)
 
 
-def _attempt(job: Job) -> Finished:
+def _attempt(job: Job, deadline: Deadline) -> Finished:
     start = time.monotonic()
     try:
-        outcome: Outcome = "done" if measure(job) else "there"
+        outcome: Outcome = "done" if measure(job, deadline) else "there"
         return Finished(job, outcome, time.monotonic() - start)
     except BusyError:
         return Finished(job, "busy", time.monotonic() - start)
+    except OutOfTimeError:
+        return Finished(job, "out of time", time.monotonic() - start)
     except SystemExit as error:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from error
     except Exception as error:
@@ -121,10 +123,11 @@ class _Told:
 class _Worker:
     """A process that makes one run after another."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, deadline: Deadline) -> None:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other, threads))
+        self.threads = threads
+        self.process = context.Process(target=_work, args=(other, threads, deadline))
         self.process.start()
         other.close()
         self.job: Job | None = None
@@ -152,7 +155,7 @@ class _Worker:
         self.process.join()
 
 
-def _work(pipe: Connection, threads: int) -> None:
+def _work(pipe: Connection, threads: int, deadline: Deadline) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     torch.set_num_threads(threads)
     with threadpool_limits(threads):
@@ -161,5 +164,5 @@ def _work(pipe: Connection, threads: int) -> None:
                 job: Job = pipe.recv()
             except EOFError:
                 return
-            finished = _attempt(job)
+            finished = _attempt(job, deadline)
             pipe.send(_Told(finished.outcome, finished.seconds, finished.error, finished.trace))

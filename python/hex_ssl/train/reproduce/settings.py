@@ -5,7 +5,7 @@ from typing import Literal
 
 from hex_ssl.train.paths import expand_paths
 
-ScaleName = Literal["smoke", "small", "paper"]
+ScaleName = Literal["smoke", "small", "gpu", "paper"]
 
 
 @dataclass(frozen=True)
@@ -14,16 +14,18 @@ class ReproduceConfig:
 
     Args:
         experiment: Its name, as `hex-ssl reproduce` lists them, or a YAML file of yours.
-        scale: "smoke": seconds, figures mean nothing; "small": 2 cores and CIFAR-100; "paper": the paper's recipe.
+        scale: "smoke": seconds, figures mean nothing; "small": 2 cores and CIFAR-100; "gpu": one
+            GPU, CIFAR-100 and a ResNet-18; "paper": the paper's recipe.
         data: Folder that holds the datasets, each in it or in a folder of its name.
         out: Folder for runs and table.
-        results: Folder of the finished runs' figures, one JSON file for each; None: `results` in `out`.
+        results: File of the finished runs, a line of JSON for each; None: `results.jsonl` in `out`.
         group: Only this group of rows.
         rows: Only rows whose name matches this pattern, such as "hex*"; for a difference, the baseline row too.
         seeds: These in place of the scale's.
         epochs: So many in place of the scale's.
-        jobs: Processes side by side, each with its share of the cores.
-        time_limit: Minutes after which no further run starts; None: no limit.
+        jobs: Runs side by side, each in a process with its share of the cores, on the same GPU if there is one.
+        minutes: Minutes after which the command ends: runs under way save a checkpoint, from which the same command
+            goes on. An evaluation under way is finished. None: no limit.
         keep_checkpoints: Keep checkpoints and backbone of a run after its evaluation.
         list: Only list the rows, and how many of their runs are done.
     """
@@ -38,7 +40,7 @@ class ReproduceConfig:
     seeds: list[int] = field(default_factory=list)
     epochs: int | None = None
     jobs: int = 1
-    time_limit: float | None = None
+    minutes: float | None = None
     keep_checkpoints: bool = False
     list: bool = False
 
@@ -48,7 +50,7 @@ class ReproduceConfig:
             raise ValueError(f"expected `jobs` to be at least 1, but got {self.jobs}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"expected `epochs` to be at least 1, but got {self.epochs}")
-        if self.time_limit is not None and not self.time_limit >= 0:
-            raise ValueError(f"expected `time_limit` to be at least 0, but got {self.time_limit}")
+        if self.minutes is not None and not self.minutes >= 0:
+            raise ValueError(f"expected `minutes` to be at least 0, but got {self.minutes}")
         if len(set(self.seeds)) < len(self.seeds) or any(seed < 0 for seed in self.seeds):
             raise ValueError(f"expected `seeds` to be different numbers from 0, but got {self.seeds}")

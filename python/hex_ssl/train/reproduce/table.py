@@ -150,7 +150,11 @@ def _notes(plan: Plan, records: Records) -> str:
     ]
     if scale.name == "smoke":
         lines.append("Smoke runs show that all of it works; their figures mean nothing.")
-    if scale.name != "paper" and any(experiment.groups[cell.group].rows[cell.row].paper for cell in plan.cells):
+    if (
+        scale.name != "paper"
+        and "paper" in experiment.scales
+        and any(experiment.groups[cell.group].rows[cell.row].paper for cell in plan.cells)
+    ):
         lines.append(
             f"The paper's figures are of another budget ({_budget(experiment, 'paper')}) and not to be compared with "
             "ours one by one."
