@@ -4,18 +4,17 @@ Parquet cannot be mapped itself: its values lie in compressed pages, so that rea
 a page or a whole group of rows. As Hugging Face's `datasets` does, the images are copied once, as they are encoded.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from hex_ssl.train.reading import reading
 from hex_ssl.train.whole_file import whole_file
@@ -73,7 +72,7 @@ def copy_of(files: list[Path], column: str, size: int, images: Any) -> Path:
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(path.with_suffix(".lock")):  # other processes of the run want the same file
+    with FileLock(path.with_suffix(".lock")):  # other processes of the run want the same file
         if not path.exists():
             _check_room(folder, size, files[0].parent)
             print(f"copying {size / 1e9:.1f} GB of images of {files[0].parent} to {path}, once", file=sys.stderr)
@@ -120,11 +119,3 @@ def _check_room(folder: Path, size: int, source: Path) -> None:
             f"expected {folder} to have {size / 1e9:.1f} GB free for a copy of the images of {source}, but it has "
             f"{free / 1e9:.1f} GB; {CACHE} names another folder"
         )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
