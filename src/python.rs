@@ -95,7 +95,8 @@ pub fn anchor_formula(
 ) -> PyResult<AnchorFormula> {
     let formulation = self::formulation(formulation, beta, tau_plus)?;
     let [global_shift, hierarchical_shift, global, weighted, weights, hierarchical, negatives] = sums;
-    let sums = Sums { global_shift, hierarchical_shift, global, weighted, weights, hierarchical, similarity: 0.0, negatives };
+    let sums =
+        Sums { global_shift, hierarchical_shift, global, weighted, weights, hierarchical, similarity: 0.0, negatives };
     let mut slopes = vec![0.0; positives.len()];
     let found = formula::anchor(formulation, temperature, &sums, &positives, &mut slopes);
     Ok((found.loss, found.defined, found.at_floor, found.global, found.weighted, found.weights, slopes))

@@ -165,7 +165,8 @@ fn statistics<C: Float>(
         hierarchical: hierarchical / count,
         positive_similarity: similarity / pairs,
         negative_similarity: prepared.negative_similarity(problem, positives, negatives),
-        floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64 / positives.len().max(1) as f64,
+        floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64
+            / positives.len().max(1) as f64,
         undefined: anchors.iter().filter(|anchor| !anchor.defined).count() as f64,
     }
 }

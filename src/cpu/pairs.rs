@@ -38,9 +38,7 @@ impl Pairs {
                 offset: None,
                 tower: None,
             },
-            Pairing::Towers => {
-                Self { tower: Some(problem.anchors / 2), ..Self::views(problem.anchors, 2, 0) }
-            }
+            Pairing::Towers => Self { tower: Some(problem.anchors / 2), ..Self::views(problem.anchors, 2, 0) },
         }
     }
 

@@ -332,7 +332,10 @@ fn check_against_reference(case: &Case) {
     let at_temperature = |change: f64| at(&case.clone().with(|problem| problem.temperature += change));
     let slope = (at_temperature(1e-6) - at_temperature(-1e-6)) / 2e-6;
     let off = (outcome.evaluation.temperature - slope).abs();
-    assert!(off <= 1e-6 * slope.abs() + 1e-8, "derivative with respect to the temperature: off by {off:e} of {slope:e}");
+    assert!(
+        off <= 1e-6 * slope.abs() + 1e-8,
+        "derivative with respect to the temperature: off by {off:e} of {slope:e}"
+    );
     if case.problem.square || !matches!(case.problem.pairing, Pairing::Views { .. }) {
         assert_close(&outcome.anchors, &differences(|case| &mut case.anchors), 1e-7, "anchors' gradient");
         assert_close(&outcome.keys, &differences(|case| &mut case.keys), 1e-7, "keys' gradient");
@@ -427,7 +430,8 @@ fn towers_are_two_problems_of_one_direction() {
     for (samples, threads) in [(64, 1), (65, 3), (128, 2), (257, 2), (300, 4)] {
         for threshold in [Threshold::Adaptive { quantile: 0.9 }, Threshold::Cosine { value: 0.4 }, Threshold::Labels] {
             let dims = 6;
-            let both = Case::towers(samples, dims).with(|p| *p = Problem { threshold, reduction: Reduction::Sum, ..*p });
+            let both =
+                Case::towers(samples, dims).with(|p| *p = Problem { threshold, reduction: Reduction::Sum, ..*p });
             let (first, second) = both.anchors.split_at(samples * dims);
             let (first_labels, second_labels) = both.anchor_labels.split_at(samples);
             let direction = |anchors: &[f64], keys: &[f64], labels: &[i64], key_labels: &[i64], number: f64| {

@@ -496,7 +496,7 @@ pub(super) fn is_general(problem: &Problem) -> bool {
     let threshold = comparable(problem.threshold);
     let beta = match problem.formulation {
         Formulation::Importance { beta, .. } => beta,
-        Formulation::Official | Formulation::Decoupled => 1.0,
+        Formulation::Official | Formulation::Decoupled | Formulation::Supervised => 1.0,
     };
     let of_each_anchor = matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
     of_each_anchor || beta != 1.0 || needs_precise_shifts(problem, threshold, beta)

@@ -157,9 +157,7 @@ impl<T: Described> Operands<T> {
         match (&self.threshold, threshold) {
             (None, Threshold::Given) => Err(Error::value("expected `threshold` for the rule \"given\", but got none")),
             (None, _) => Ok(()),
-            (Some(number), Threshold::Given) => {
-                expect_number("threshold", number, &self.views[0])
-            }
+            (Some(number), Threshold::Given) => expect_number("threshold", number, &self.views[0]),
             (Some(_), other) => Err(Error::value(format!(
                 "expected `threshold` only for the rule \"given\", but the rule is {:?}",
                 other.name()
