@@ -9,7 +9,6 @@ from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.config import Config
 from hex_ssl.train.methods import METHODS
 from hex_ssl.train.pretrain import prepare
-from hex_ssl.train.views import TAKE_TWO
 
 
 def multi_crop(root: Path, backbone: str = "small_resnet", **method: Any) -> Config:
@@ -45,11 +44,10 @@ def test_views_of_two_sizes(tmp_path: Path) -> None:
 
 
 def test_methods_of_two_views_say_so(tmp_path: Path) -> None:
-    for method in TAKE_TWO:
+    for method in set(METHODS) - {"simclr"}:
         with pytest.raises(ValueError, match=f"to give 2 views of each image, which {method} takes, but got 5"):
             prepare(multi_crop(tmp_path, name=method))
     assert list(tmp_path.iterdir()) == []
-    assert {*TAKE_TWO, "simclr"} == set(METHODS)
 
 
 def test_backbones_of_one_size_say_so(tmp_path: Path) -> None:

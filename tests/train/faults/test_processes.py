@@ -12,31 +12,31 @@ from typing import Any
 import pytest
 
 from hex_ssl.train.config import Config
-from hex_ssl.train.data.loader import LoadedBatch, Place, TrainingImages
+from hex_ssl.train.data.loader import LoadedBatch, Places, TrainingImages
 from hex_ssl.train.methods import Method
 from hex_ssl.train.pretrain import prepare
 
 from . import runs
 
 TRAINING_STEP = Method.training_step
-LOAD = TrainingImages.__getitems__
+LOAD = TrainingImages.__getitem__
 
 
 def train_with_dying_loader(config: Config) -> None:
     """The process that loads images dies in the second epoch."""
 
-    def dying(self: TrainingImages, places: list[Place]) -> LoadedBatch:
-        if places[0][0] == 1:
+    def dying(self: TrainingImages, places: Places) -> LoadedBatch:
+        if places[0] == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return LOAD(self, places)
 
-    TrainingImages.__getitems__ = dying  # type: ignore[method-assign]
+    TrainingImages.__getitem__ = dying  # type: ignore[method-assign]
     runs.train(config)
 
 
 def test_loader_process_that_dies_stops_the_run(tmp_path: Path) -> None:
     config = runs.tiny(tmp_path)
-    config = replace(config, data=replace(config.data, num_workers=1))
+    config = replace(config, data=replace(config.data, num_workers=1, augment_on="workers"))
     told = runs.end_of(train_with_dying_loader, config)
     assert told.startswith("RuntimeError: DataLoader worker (pid")
     assert runs.step_of(tmp_path / "run") == runs.STEPS
@@ -47,16 +47,16 @@ def test_loader_process_that_dies_stops_the_run(tmp_path: Path) -> None:
 def train_with_batch_that_cannot_be_sent(config: Config) -> None:
     """A batch of the second epoch cannot be sent, as where there is no room for it in /dev/shm."""
 
-    def unsendable(self: TrainingImages, places: list[Place]) -> Any:
-        return (lambda: None) if places[0][0] == 1 else LOAD(self, places)
+    def unsendable(self: TrainingImages, places: Places) -> Any:
+        return (lambda: None) if places[0] == 1 else LOAD(self, places)
 
-    TrainingImages.__getitems__ = unsendable  # type: ignore[method-assign]
+    TrainingImages.__getitem__ = unsendable  # type: ignore[method-assign]
     runs.train(config)
 
 
 def test_batch_that_cannot_be_sent_stops_the_run(tmp_path: Path) -> None:
     config = runs.tiny(tmp_path)
-    config = replace(config, data=replace(config.data, num_workers=1))
+    config = replace(config, data=replace(config.data, num_workers=1, augment_on="workers"))
     told = runs.end_of(train_with_batch_that_cannot_be_sent, config)
     assert told.startswith("RuntimeError: DataLoader worker (pid")
     assert runs.step_of(tmp_path / "run") == runs.STEPS
