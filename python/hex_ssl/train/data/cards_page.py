@@ -38,7 +38,8 @@ for evaluation. It returns colour images with 8 bits per channel, as a viewer sh
 - Images are turned upright, according to their EXIF orientation. (torchvision's `ImageFolder` ignores it.)
 - Transparent pixels are shown on white. (`convert("RGB")` shows the colour that transparency hides.)
 - Images with more than 8 bits are scaled. White is 65,535 in 16-bit images, the file's own maximum in PGM, and 1.0 in
-  floating-point images. Images whose white is unknown are refused: signed or 32-bit values, or floats outside [0, 1]."""
+  floating-point images. Images without a known white are refused: signed or
+  32-bit values, or floats outside [0, 1]."""
 
 VIEWS = """\
 ## Views
