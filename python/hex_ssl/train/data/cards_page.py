@@ -9,55 +9,57 @@ from hex_ssl.train.data.policies import POLICIES, PhotoView
 INTRODUCTION = """\
 # Datasets
 
-`hex-ssl datasets` prints the table, `hex-ssl datasets NAME` a card. ROOT is the folder given as `data.root`; nothing is
-downloaded for you, and a dataset that is missing ends with a message that says what to put where. (This page is written
-by `hex_ssl.train.data.cards_page.cards_markdown`.)
+`hex-ssl datasets` prints the table, and `hex-ssl datasets NAME` prints a card. ROOT is the folder given as `data.root`.
+Nothing is downloaded for you. If a dataset is missing, the error message says which files to put where.
+(`hex_ssl.train.data.cards_page.cards_markdown` generates this page.)
 
-`?` depends on the files; a size of `-` means images of various sizes. Their views are as large as the median of the
-images' shorter sides (64 images are looked at), at most 224 pixels. Where a split holds other numbers of images or
-classes than its card says, a warning names both. `hex-ssl pretrain`, and an evaluation, begin with a line on what they
-found: images, how many have a label, and classes."""
+`?` depends on the files. A size of `-` means that images vary in size. Their views are then as large as the median of
+the images' shorter sides (of 64 images), but at most 224 pixels. If a split holds other numbers of images or classes
+than its card says, a warning names both. `hex-ssl pretrain` and the evaluations first print what they found: the number
+of images, how many have a label, and the number of classes."""
 
 SUPERCLASSES = """\
 ## Superclasses
 
-Superclasses are what `loss.hex: supervised` and the superclass evaluations use. Where a card names several levels,
-`data.level` chooses one, such as `--data.level family`.
+`loss.hex: supervised` and the superclass evaluations use superclasses. If a card names several levels, `data.level`
+chooses one, such as `--data.level family`.
 
-A file `superclasses.csv` in ROOT says those of any dataset, in place of its own: UTF-8, a line `class,superclass` for
-each class, or with a semicolon or a tab in place of the comma. A class is called as its folder is, or by its name where
-no other class has that name, or by its number where classes have no names. Lines of classes that the dataset lacks,
-such as a heading, say nothing; a class without a line or with two is an error."""
+A file `superclasses.csv` in ROOT sets the superclasses of any dataset and replaces its own. It is UTF-8, with a line
+`class,superclass` for each class. A semicolon or a tab may replace the comma. A class is identified by the name of its
+folder, by its own name if no other class has that name, or by its number if classes have no names. Lines for classes
+that the dataset lacks, such as a heading, are ignored. A class with no line or with two lines is an error."""
 
 IMAGES = """\
 ## Images
 
-Whatever an image comes from, and whether it is trained on or evaluated, it is decoded by one function,
-`hex_ssl.train.data.images.decode_image`, to 8 bits a channel in colour, as a viewer shows it:
+A single function, `hex_ssl.train.data.images.decode_image`, decodes all images, whatever their source, for training and
+for evaluation. It returns colour images with 8 bits per channel, as a viewer shows them:
 
-- upright: turned as its EXIF orientation says. (torchvision's `ImageFolder` leaves it as it is stored.)
-- transparent pixels on white. (`convert("RGB")` shows the colour that transparency hides.)
-- more than 8 bits scaled: white is 65,535 in 16-bit images, a PGM's own maximum, 1.0 in floating-point ones. Where
-  white is not known, the image is refused: values with a sign or of 32 bits, or floats outside [0, 1]."""
+- Images are turned upright, according to their EXIF orientation. (torchvision's `ImageFolder` ignores it.)
+- Transparent pixels are shown on white. (`convert("RGB")` shows the colour that transparency hides.)
+- Images with more than 8 bits are scaled. White is 65,535 in 16-bit images, the file's own maximum in PGM, and 1.0 in
+  floating-point images. Images without a known white are refused: signed or
+  32-bit values, or floats outside [0, 1]."""
 
 VIEWS = """\
 ## Views
 
-`data.augmentation` names a policy; `auto` is the dataset's own, and `asymmetric` and `vicreg` are their `_cifar`
-variants for views of up to 64 pixels, else their `_imagenet` variants. A view is as large as the images where these are
-smaller than 224 pixels, else 224, or `data.image_size`. Its steps are: crop (bicubic), jitter, grey, blur, solarise,
-flip. Cells are probabilities where nothing else is said, and hold both where the two views differ. All policies are
-solo-learn's but `hierarchy` and `digits` (affine maps, contrast, noise and an erased square, for grey images).
+`data.augmentation` names a policy. `auto` is the dataset's own policy. `asymmetric` and `vicreg` stand for their
+`_cifar` variants for views of up to 64 pixels, and for their `_imagenet` variants otherwise. A view is as large as the
+images, but at most 224 pixels, unless `data.image_size` is set. The steps are crop (bicubic), jitter, grey, blur,
+solarise and flip, in this order. Cells are probabilities unless the heading says otherwise. Two values mean that the
+two views differ. All policies are solo-learn's except `hierarchy` and `digits` (affine maps, contrast, noise and an
+erased square, for grey images).
 
-`data.augment_on: device` draws a batch at a time, each image for itself, on the device that trains, and nothing in it
-waits for the device. Images in memory (digits, hierarchy, CIFAR, STL-10, small ones in parquet) are copied there once,
-as bytes; the loading processes decode and crop the others, and send bytes. `workers` draws an image at a time with
-torchvision's transforms, in the processes that load the images. `auto`, the default, is `device` for images in memory,
-and wherever there is a GPU. The two draw differently from one seed, but alike in distribution: say which of them, if a
-run is to go on on another machine. Either way order and views follow from `run.seed`, the epoch, the image and the
-number of the view alone.
+With `data.augment_on: device`, the device that trains augments a whole batch at a time, with separate random numbers
+for each image, and never waits for the device. Images in memory (digits, hierarchy, CIFAR, STL-10, small sets in
+parquet) are copied to the device once, as bytes. For other images the DataLoader workers decode and crop, and send
+bytes. With `workers`, the DataLoader workers augment one image at a time with torchvision's transforms. The default,
+`auto`, is `device` for images in memory and on machines with a GPU. With the same seed the two give different views,
+but from the same distribution, so name one of them if a run is to be resumed on another machine. In both cases, order
+and views depend only on `run.seed`, the epoch, the image and the number of the view.
 
-`data.views` says views of your own in place of a policy, see [pretraining.md](pretraining.md#views-of-your-own)."""
+`data.views` defines your own views in place of a policy: see [pretraining.md](pretraining.md#views-of-your-own)."""
 
 OWN = """\
 ## Images of your own
