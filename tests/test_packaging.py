@@ -1,4 +1,4 @@
-"""What is installed: for every Python that the package promises, and by each make target only what it needs."""
+"""Installed packages: all that exist for every supported Python, and for each make target only those it needs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""From configuration to methods: every setting arrives, and none that means nothing is taken."""
+"""Building methods from a configuration: every setting has its effect, and settings without any are refused."""
 
 from dataclasses import replace
 from typing import Any
