@@ -36,7 +36,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
 
     The backbone's keys may have a prefix, such as `backbone.` in a checkpoint of a run, `module.` of DataParallel, or
     `module.encoder_q.` of MoCo. The prefix with the most of them is used; between equals, a momentum encoder's is not.
-    Keys without this prefix and heads (`HEADS`) are left out. All other keys must match.
+    Keys without this prefix are left out, and so are heads (`HEADS`). All other keys must match.
 
     Args:
         backbone: The network; changed in place.

@@ -43,8 +43,7 @@ def effective_rank(features: ArrayLike) -> float:
 def singular_values(features: ArrayLike) -> NDArray[np.float64]:
     """The singular values of [N, D] in falling order, min(N, D) of them.
 
-    They come from the smaller of the two Gram matrices, in double precision, and are exact to about 1e-8 of the
-        largest.
+    They come from the smaller Gram matrix in double precision, with errors of about 1e-8 of the largest.
 
     Raises:
         ValueError: The shape is not [N, D], or a number is not finite.

@@ -48,8 +48,7 @@ def measure(
 
     Returns:
         The figures of `COLUMNS`, None for those that do not exist; the similarities; the ranks within superclasses, or
-        within
-        classes where there are no superclasses.
+        within classes if there are no superclasses.
 
     Raises:
         ValueError: An image's features are all zero or not finite.

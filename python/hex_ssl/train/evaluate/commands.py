@@ -50,7 +50,7 @@ class Evaluation:
     Attributes:
         config: The command.
         settings: The protocols by name.
-        source: Where the networks come from.
+        source: The source of the networks.
         epochs: Epochs of the networks to evaluate.
         places: Locations of the datasets.
         results: Earlier results, to which new ones are added.

@@ -49,8 +49,7 @@ def nearest_neighbours(
 
     Returns:
         The neighbours. Besides the inputs, memory is needed for a normalised, or centred, copy of each, and for `block`
-        * N
-        similarities.
+        * N similarities.
 
     Raises:
         ValueError: A number or a name is out of its range, the widths differ, or a row is not finite. With the cosine,

@@ -49,7 +49,7 @@ class Results:
 
     Args:
         command: "knn", "probe", "finetune" or "transfer".
-        source: What was evaluated.
+        source: The path that was evaluated.
         protocol: Everything that affects a figure and is the same for each row; ready for JSON.
         path: The file.
         rows: One row for each network, dataset, share of the labels and setting.
@@ -125,7 +125,7 @@ def open_results(command: str, source: Path, folder: Path, protocol: dict[str, A
 
     Args:
         command: "knn", "probe", "finetune" or "transfer".
-        source: What is evaluated.
+        source: The source that is evaluated.
         folder: The run folder.
         protocol: Everything that affects a figure and is the same for each row.
         output: The file; None: one in the folder `evaluation`, named by the protocol's digest, so that each protocol

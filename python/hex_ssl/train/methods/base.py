@@ -196,7 +196,7 @@ class Method(L.LightningModule):
         self.after_loss(embeddings, batch)
         if self.logs_figures and self._trainer is not None:
             figures = {"loss": loss.detach(), **self.statistics()}
-            self.log_dict(figures, batch_size=len(batch.labels))  # without waiting for the device: it keeps tensors
+            self.log_dict(figures, batch_size=len(batch.labels))  # does not wait: Lightning keeps tensors
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

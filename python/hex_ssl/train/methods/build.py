@@ -96,8 +96,7 @@ def build_method(
         start: Called with the backbone before the method is built around it, for example to load weights.
 
     Returns:
-        The method. Its backbone is initialised first: with the same seed, every method and loss starts from the same
-            backbone.
+        The method. Its backbone is initialised first, so that all methods and losses start alike with the same seed.
 
     Raises:
         ValueError: There is no such method, it does not support a setting, or a setting is out of its range.

@@ -28,8 +28,7 @@ class MethodSettings:
     Attributes:
         method: Location of the class of a method of this package, as "module:Class".
         probe_learning_rate: Learning rate of the linear probe by SGD, for 256 images per step. Source: solo-learn
-            9187ea3,
-            scripts/linear/imagenet-100.
+            9187ea3, scripts/linear/imagenet-100.
     """
 
     method: ClassVar[str] = ""
@@ -104,7 +103,7 @@ class All4OneSettings(MethodSettings):
         queue_size: Number of rows of the queue, which holds momentum projections of first views.
         neighbours: k, the number of nearest neighbours of an image.
         momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
-        final_momentum: That share at the end of the run. It rises on half a cosine.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
         attention_temperature: Temperature of the centroid term; None: that of the loss. solo-learn always uses 0.1.
         positional_axis: Positions of the sinusoidal code: the "rank" of the neighbour, as in transformers, or the
             "feature", as in solo-learn, where the rank decides frequency and phase.
@@ -183,7 +182,7 @@ class BYOLSettings(MethodSettings):
         output_dim: D, the width of the projections.
         predictor_dim: Width of the predictor's hidden layer.
         momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
-        final_momentum: That share at the end of the run. It rises on half a cosine.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.byol:BYOL"
@@ -210,7 +209,7 @@ class MoCoV2Settings(MethodSettings):
         output_dim: D, the width of the projections.
         queue_size: Number of rows of each queue.
         momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
-        final_momentum: That share at the end of the run. It rises on half a cosine.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
         symmetric: Average over both directions, with a queue for each view, as solo-learn does ("MoCo v2+"). Otherwise
             the first view is the query and the second the key, as in the paper, at half the cost.
     """
@@ -303,8 +302,7 @@ METHODS: dict[str, type[MethodSettings]] = {
 class UncheckedSettings(MethodSettings):
     """The settings of a user's own method as read from a file, unchecked.
 
-    Checking them needs an import of the module that the file names. Reading a file imports nothing, so `build_method`
-        checks them.
+    Checking them would import the module that the file names, so `build_method` does it later.
 
     Args:
         name: The method, as "module:Class".
