@@ -58,8 +58,7 @@ class BoundedLoader(yaml.SafeLoader):
         for key, _ in mapping.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            # `1` and `0x1` are the same key. `<<` is not a value: it names what to merge, and keys beside it override
-            # that.
+            # `1` and `0x1` are the same key. `<<` names what to merge, and the keys beside it override that.
             same = key.value if key.tag == MERGE else self.construct_object(key)
             first = found.setdefault((key.tag == MERGE, same), key.start_mark)
             if first is not key.start_mark:

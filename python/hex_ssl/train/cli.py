@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         _run(arguments)
     except KeyboardInterrupt:
         _stop("stopped")
-    except BrokenPipeError:  # such as of `hex-ssl recipes | head`
+    except BrokenPipeError:  # for example by `hex-ssl recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the output
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:

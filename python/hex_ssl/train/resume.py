@@ -35,7 +35,7 @@ Settings = Mapping[str, Any]
 
 
 def check_settings(was: Settings, wanted: Settings) -> None:
-    """Compares the settings of a run with those that it is to be resumed with.
+    """Compares the settings of a run with those to resume it with.
 
     Args:
         was: Settings of the run, read from its folder. They may come from an earlier version, or be damaged.
@@ -67,7 +67,7 @@ def check_settings(was: Settings, wanted: Settings) -> None:
 
 
 def check_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compares the images of a run with those that it is to be resumed with.
+    """Compares the images of a run with those to resume it with.
 
     Args:
         was: Fingerprint of the run's images, see `hex_ssl.train.data.fingerprint`.

@@ -86,7 +86,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
         if same := [name for each, name in names.items() if each == meant or each.endswith(f".{meant}")]:
             return same
     for near in difflib.get_close_matches(whole, names, n=3, cutoff=NEAR):
-        if difflib.SequenceMatcher(None, last, _last_part(near)).ratio() >= NEAR:  # not the group alone
+        if difflib.SequenceMatcher(None, last, _last_part(near)).ratio() >= NEAR:  # similar beyond the group
             return [names[near]]
     parts = sorted({_last_part(each) for each in names})
     near_parts = difflib.get_close_matches(last, parts, n=1, cutoff=NEAR)

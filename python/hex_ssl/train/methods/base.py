@@ -190,7 +190,7 @@ class Method(L.LightningModule):
         except ValueError as error:
             if is_finite(*embeddings):
                 raise
-            raise not_finite("none", place, batch, embeddings) from error  # the kernel on the CPU refuses such rows
+            raise not_finite("none", place, batch, embeddings) from error  # the CPU kernel refuses such rows
         if not is_finite(loss):
             raise not_finite(f"{loss.item()}", place, batch, embeddings)
         self.after_loss(embeddings, batch)

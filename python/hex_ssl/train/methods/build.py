@@ -42,7 +42,7 @@ def method_class(name: str) -> type[Method]:
 def _check_settings_class(name: str, settings: Any) -> None:
     """Checks that the settings of a user's own method can be read from a file and from the command line."""
     is_settings = isinstance(settings, type) and issubclass(settings, MethodSettings)
-    if not (is_settings and "__dataclass_fields__" in vars(settings)):  # which a subclass without the decorator lacks
+    if not (is_settings and "__dataclass_fields__" in vars(settings)):  # missing in a subclass without the decorator
         raise ValueError(
             f"expected `settings_class` of {name} to be a dataclass that extends MethodSettings, but got {settings}"
         )
