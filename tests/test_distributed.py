@@ -1,4 +1,4 @@
-"""W gloo processes equal one process on the joined batch: losses, statistics and gradients, also if uneven."""
+"""W gloo processes equal one process on the joined batch, even or uneven: losses, statistics and gradients."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Installed packages: all that exist for every supported Python, and for each make target only those it needs."""
+"""Installed packages: they exist for every supported Python, and each make target installs only what it needs."""
 
 import os
 import re

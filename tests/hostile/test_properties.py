@@ -1,4 +1,4 @@
-"""Any input gives a finite result or a clear error. `HYPOTHESIS_EXAMPLES` sets the number of examples."""
+"""Any input gives a finite result or a clear error. `HYPOTHESIS_EXAMPLES` sets the number of inputs."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Building methods from a configuration: every setting has its effect, and settings without any are refused."""
+"""Building methods from a configuration: every setting has an effect, and a setting without one is refused."""
 
 from dataclasses import replace
 from typing import Any
