@@ -1,6 +1,6 @@
-# `make` alone says what there is. Each target installs into .venv what it needs and is not there yet: the package itself
-# (.venv/.built), and dependency groups of pyproject.toml (.venv/.group-NAME). Versions of every tool and package:
-# constraints.txt.
+# `make` alone lists the targets. Each target installs what it needs into .venv if it is missing: the package itself
+# (.venv/.built), and dependency groups of pyproject.toml (.venv/.group-NAME). constraints.txt has the versions of all
+# tools and packages.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -14,33 +14,33 @@ demo test-python: export OMP_WAIT_POLICY := PASSIVE
 
 RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 
-# One pip at a time in one environment; cargo and pytest's programs use the cores by themselves.
+# Only one pip may run in an environment, and cargo and pytest use all cores themselves.
 .NOTPARALLEL:
 
 .PHONY: help setup dev demo test test-rust test-python test-torch lint docs bench wheel fuzz valgrind audit clean
 
-help: ## This list
+help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-setup: .venv/.built ## The environment .venv: the package with its extra `train`, the extension built in release mode
+setup: .venv/.built ## Make the environment .venv: the package with its extra `train`, the extension built in release mode
 
-dev: setup .venv/.group-test .venv/.group-lint .venv/.group-docs ## The same, and what tests, linters and documentation need
+dev: setup .venv/.group-test .venv/.group-lint .venv/.group-docs ## The same, with the packages for tests, linters and documentation
 
 demo: setup ## Pretrain on digits with and without HEX, evaluate, draw (3 minutes on 2 cores)
 	hex-ssl demo
 
-test: lint test-rust test-python ## Everything: lint, types, Rust tests, Python tests, doctests, README, examples
+test: lint test-rust test-python ## Run everything: lint, types, Rust tests, Python tests, doctests, README, examples
 
-test-rust: ## The kernel's own tests, without Python or libtorch
+test-rust: ## Run the kernel's own tests, without Python or libtorch
 	cargo test --no-default-features --quiet
 
-test-python: setup .venv/.group-test ## pytest over tests, docstrings and README
+test-python: setup .venv/.group-test ## Run pytest over tests, docstrings and README
 	pytest
 
-test-torch: ## The suite with another torch, its own environment: make test-torch TORCH=2.6.0 [BORDER=tch] [TESTS="tests/test_op.py"]
+test-torch: ## Run the suite with another torch in its own environment: make test-torch TORCH=2.6.0 [BORDER=tch] [TESTS="tests/test_op.py"]
 	BORDER=$(BORDER) packaging/other_torch.sh "$(TORCH)" $(TESTS)
 
-lint: setup docs .venv/.group-lint ## Formatting, clippy, ruff, mypy, the extension against its stub, the documentation
+lint: setup docs .venv/.group-lint ## Check formatting, clippy, ruff, mypy, the extension against its stub, and the documentation
 	cargo fmt --check
 	cargo clippy --quiet --release --all-targets -- -D warnings
 	cargo clippy --quiet --release --no-default-features --features tch -- -D warnings
@@ -50,43 +50,43 @@ lint: setup docs .venv/.group-lint ## Formatting, clippy, ruff, mypy, the extens
 	python -m mypy.stubtest hex_ssl._core
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-docs: .venv/.group-docs docs/pictures/.drawn ## The documentation as a site in site/; a warning is an error
+docs: .venv/.group-docs docs/pictures/.drawn ## Build the documentation as a site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
 
 docs/pictures/.drawn: $(wildcard docs/pictures/draw.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
 	python docs/pictures/draw.py
 	touch $@
 
-bench: setup .venv/.group-peers ## Time and memory of the loss against its peers (needs an idle machine)
+bench: setup .venv/.group-peers ## Measure time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
 
-# As old a glibc as torch's own wheels ask for.
+# The oldest glibc that torch's own wheels support.
 MANYLINUX ?= manylinux_2_28
-wheel: .venv/.group-wheel ## Wheel and sdist in dist/, each tried in a clean environment outside the tree
+wheel: .venv/.group-wheel ## Build wheel and sdist in dist/, and try each in a clean environment outside the tree
 	rm -rf dist
 	maturin build --release --quiet --sdist --zig --compatibility $(MANYLINUX) --out dist
 	packaging/clean_install.sh dist/*.whl
 	packaging/clean_install.sh dist/*.tar.gz
 
 MINUTES ?= 60
-fuzz: setup .venv/.group-fuzz ## Feed everything that parses bytes for MINUTES=60 in all; findings stay in target/fuzz/findings
+fuzz: setup .venv/.group-fuzz ## Fuzz everything that parses bytes, for MINUTES=60 in total; findings stay in target/fuzz/findings
 	python -m fuzz.all $(MINUTES)
 
-# Valgrind hides AVX-512, so that AVX2 code runs; the tests left out take hours there.
-valgrind: ## The kernel's tests under valgrind: no bad access, nothing lost (20 minutes and more)
+# Valgrind hides AVX-512, so AVX2 code runs. The tests that are left out would take hours.
+valgrind: ## Run the kernel's tests under valgrind: no bad access, no leak (20 minutes or more)
 	PROPTEST_CASES=4 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --error-exitcode=9 --leak-check=full \
 	--errors-for-leak-kinds=definite --fair-sched=yes" cargo test --no-default-features --lib -- --test-threads=1 \
 	cpu::float cpu::schedule cpu::threads cpu::select statistics problem cuda \
 	cpu::tests::lengths cpu::tests::rows_without cpu::tests::duplicates cpu::tests::weights cpu::tests::any_shape
 
-# Each part fails where it cannot ask its database: an audit that could not look is no clean one. What is left out:
-# memory corruption by torch.jit.script, which is not called; torch 2.13 mends it, tch holds torch at 2.11.0.
-audit: .venv/.group-audit ## Licences, sources and known vulnerabilities of all dependencies (needs the network)
+# Each part fails if it cannot reach its database: an audit that could not look is not a clean one. One finding is left
+# out: memory corruption by torch.jit.script, which is not called. torch 2.13 fixes it, but tch needs torch 2.11.0.
+audit: .venv/.group-audit ## Check licences, sources and known vulnerabilities of all dependencies (needs the network)
 	cargo install --quiet --locked --root target/tools --version 0.20.2 cargo-deny
 	target/tools/bin/cargo-deny check
 	pip-audit --strict --no-deps --disable-pip --requirement constraints.txt --ignore-vuln PYSEC-2025-194
 
-clean: ## Removes what was built and installed
+clean: ## Remove everything that was built and installed
 	rm -rf .venv .venv-torch-* target dist
 
 .venv/.created: constraints.txt
@@ -99,7 +99,7 @@ clean: ## Removes what was built and installed
 	pip install --group $*
 	touch $@
 
-# The extension in place, in the tree.
+# Builds the extension in place, in the tree.
 .venv/.built: .venv/.group-build $(RUST)
 	maturin develop --release --quiet --extras train
 	touch $@

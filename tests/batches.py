@@ -1,8 +1,8 @@
-"""Batches of embeddings whose membership decisions no rounding can turn over.
+"""Batches of embeddings whose membership decisions do not depend on rounding.
 
 A similarity within rounding of the threshold may fall on either side in float32, and a
-reweighted sum within rounding of its floor may or may not have a gradient. Both are right,
-and neither can be compared. So batches are drawn until the reference keeps its distance.
+reweighted sum within rounding of its floor may or may not have a gradient. Both results are correct, and they cannot be
+compared. So batches are drawn until the reference is far enough from such ties.
 """
 
 from collections.abc import Callable

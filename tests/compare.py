@@ -1,4 +1,4 @@
-"""Call the package with a `Settings`, and assert that value, gradient and statistics are the reference's."""
+"""Calls the package with a `Settings`, and asserts that value, gradient and statistics equal the reference's."""
 
 import math
 from collections.abc import Callable, Sequence

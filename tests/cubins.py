@@ -1,7 +1,7 @@
-"""What the kernels' cubins take of a chip: `python -m tests.cubins` compiles every variant and writes `cubins.json`.
+"""The resources of the kernels' cubins. `python -m tests.cubins` compiles every variant and writes `cubins.json`.
 
-That takes minutes, too long for each run of the tests. `test_cuda_cubins.py` has the budget, and holds the table
-against the sources and a few variants that it compiles itself.
+That takes minutes, too long for each run of the tests. `test_cuda_cubins.py` has the budget. It checks the table
+against the sources and against a few variants that it compiles itself.
 """
 
 import hashlib

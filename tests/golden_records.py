@@ -1,4 +1,4 @@
-"""The golden numbers, as records that know their settings and check whoever computes them."""
+"""The golden numbers, as records that have their settings and check any implementation."""
 
 import json
 import math

@@ -1,10 +1,8 @@
 """The loss in float64, written twice from its formulas and never from the package.
 
-`evaluate_by_loops` follows the definition number by number. `evaluate` is the same on
-dense matrices, for autograd and for large batches; the tests hold it against the loops.
-Both take a `Layout`, which says for each anchor who is in its row, who its positives are
-and who its negatives, so that views, indexed positives, positives given apart and gathered
-keys are all one case.
+`evaluate_by_loops` follows the definition number by number. `evaluate` computes the same on dense matrices, for
+autograd and for large batches; the tests compare it with the loops. Both take a `Layout`, which lists each anchor's
+row, positives and negatives. So views, indexed positives, separate positives and gathered keys are all one case.
 """
 
 import math

@@ -1,6 +1,7 @@
-"""What NVRTC makes of the CUDA kernels for real chips: registers, shared memory, instructions. No GPU is needed.
+"""The CUDA kernels compiled by NVRTC for real chips: registers, shared memory, instructions. No GPU is needed.
 
-Spills and registers are judged with NVRTC 13.0, with which the kernels were written; with another it compiles and fits.
+Spills and registers are checked with NVRTC 13.0, for which the kernels were written. With other versions, the kernels
+must compile and fit the chip.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The CUDA kernels, their PTX executed on the CPU, against the reference. tests/gpu has what takes a GPU."""
+"""The CUDA kernels, executed as PTX on the CPU, against the reference. tests/gpu has the tests that need a GPU."""
 
 import math
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""The host side of the CUDA kernels, without a GPU: NVRTC, the cache of cubins, the driver, who computes what.
+"""The host side of the CUDA kernels, without a GPU: NVRTC, the cache of cubins, the driver, the choice of backend.
 
-What the kernels compute is in `test_cuda_emulation.py`, what the compiler makes of them in `test_cuda_cubins.py`.
+`test_cuda_emulation.py` tests the kernels' results, and `test_cuda_cubins.py` tests their compiled code.
 """
 
 import json

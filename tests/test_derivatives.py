@@ -1,4 +1,4 @@
-"""torch's own checks of derivatives over every loss and reduction: each passes, or raises what the docs say."""
+"""torch's own checks of derivatives over every loss and reduction: each passes, or raises the documented error."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

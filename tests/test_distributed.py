@@ -1,4 +1,4 @@
-"""W gloo processes are one process on the joined batch: losses, statistics and DDP's gradients, uneven batches too."""
+"""W gloo processes equal one process on the joined batch, even or uneven: losses, statistics and gradients."""
 
 import warnings
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The documentation's code runs, prints what it shows, and its commands are understood.
+"""The documentation's code runs and prints the output shown, and its commands parse.
 
-A page's Python blocks run in order, as one program, in an empty folder. A ```text block behind one is what it printed.
-What cannot run has `<!-- not run: why -->` above it, which the site shows as a sentence.
+A page's Python blocks run in order, as one program, in an empty folder. A ```text block after one is its output.
+A block that cannot run has `<!-- not run: why -->` above it, which the site shows as a sentence.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What bad input is told, word for word. Bad rows are in `test_numerics`, strategies in `test_thresholds`."""
+"""The error messages for bad input, word for word. Bad rows are in `test_numerics`, strategies in `test_thresholds`."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Every example runs, in its seconds-long mode, and says what it should."""
+"""Every example runs in its short mode and prints what it should."""
 
 import re
 import subprocess

@@ -1,5 +1,5 @@
-"""The formula stands four times, in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`: all four
-on the same sums, number by number."""
+"""The formula is written four times: in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`. This
+compares all four on the same sums, number by number."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The package against the losses and gradients that the authors' release, solo-learn and HCL's formula gave."""
+"""The package against losses and gradients of the authors' release, solo-learn and HCL's formula."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `import hex_ssl` brings in, and what it says to another torch."""
+"""The modules that `import hex_ssl` loads, and its error for another version of torch."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The modules: their state, epochs, statistics, and that they take the place of other libraries' losses."""
+"""The modules: their state, epochs and statistics, and their use in place of other libraries' losses."""
 
 import copy
 import io

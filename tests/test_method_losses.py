@@ -1,4 +1,4 @@
-"""The losses of the other methods: against loops over their formulas, other libraries, and in other dtypes."""
+"""The losses of the other methods, against loops over their formulas and against other libraries, in several dtypes."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The momentum encoder: its weights by the formula, its momentum by the schedule, in the trainer and by hand."""
+"""The momentum encoder: weights by the formula, momentum by the schedule, in the trainer and by hand."""
 
 import math
 

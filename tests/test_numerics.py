@@ -1,4 +1,4 @@
-"""Extremes: finite and right wherever the mathematics has an answer, and a clear error where it has none."""
+"""Extreme values: results are finite and correct if the mathematics has an answer, otherwise there is a clear error."""
 
 import itertools
 import math

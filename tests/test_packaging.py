@@ -1,4 +1,4 @@
-"""What is installed: for every Python that the package promises, and by each make target only what it needs."""
+"""Installed packages: they exist for every supported Python, and each make target installs only what it needs."""
 
 import os
 import re

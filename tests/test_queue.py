@@ -1,4 +1,4 @@
-"""The queue: what it holds after any batches, whom it finds, and that a checkpoint holds all of it."""
+"""The queue: its rows after any batches, the nearest rows that it finds, and its checkpoint."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The reference: its dense form against its loops, its gradient against finite differences, both against gold."""
+"""The reference: dense form against loops, gradient against finite differences, both against the golden numbers."""
 
 import math
 

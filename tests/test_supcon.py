@@ -1,4 +1,4 @@
-"""SupCon against its formula written out, and against pytorch-metric-learning where that is installed."""
+"""SupCon against its formula written out, and against pytorch-metric-learning if it is installed."""
 
 import pytest
 import torch

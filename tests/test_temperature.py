@@ -1,4 +1,4 @@
-"""A temperature as a tensor: the same loss as a number's, and its derivative, in every loss, reduction and mode."""
+"""A temperature as a tensor: the same loss as for a number, and its derivative, in every loss, reduction and mode."""
 
 from collections.abc import Callable
 from typing import Any

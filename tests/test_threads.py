@@ -1,4 +1,4 @@
-"""Several Python threads call together, as data-parallel trainers and servers do; a signal comes during a call."""
+"""Several Python threads call at once, as in data-parallel trainers and servers; a signal arrives during a call."""
 
 import gc
 import signal

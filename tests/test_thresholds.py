@@ -1,4 +1,4 @@
-"""The strategies: their curves, their names, what they refuse, and what they decide in a loss."""
+"""The strategies: their curves, their names, their errors, and their effect on a loss."""
 
 import math
 import re

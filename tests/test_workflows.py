@@ -1,4 +1,4 @@
-"""The forge's workflows call targets that the Makefile has, and commands that contributors run."""
+"""The workflows of continuous integration call only targets of the Makefile and commands that contributors run."""
 
 import re
 from pathlib import Path

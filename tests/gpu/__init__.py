@@ -1,7 +1,7 @@
 """Tests that need a CUDA GPU: `pytest tests/gpu -m gpu`. Elsewhere all of them are skipped.
 
-HEX_SSL_GPU_REHEARSAL=cpu runs those that can on CPU tensors and the CPU kernel, so that a machine with a GPU, once
-there is one, meets few tests that were never run.
+HEX_SSL_GPU_REHEARSAL=cpu runs the tests that can run on CPU tensors with the CPU kernel, so that few tests run for the
+first time on a machine with a GPU.
 """
 
 import os

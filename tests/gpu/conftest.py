@@ -1,4 +1,4 @@
-"""Every test here runs on the kernels, and fails where these cannot: nothing falls back unseen."""
+"""Every test here runs on the CUDA kernels, and fails if they cannot run. No test falls back silently."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Batches on the device, one step of the loss on them, and how far two steps are apart."""
+"""Batches on the device, one step of the loss on them, and the difference of two steps."""
 
 from typing import Any, NamedTuple
 

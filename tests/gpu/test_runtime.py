@@ -1,4 +1,4 @@
-"""The CUDA kernels among torch's own: streams, graphs, threads, compile, autocast, memory, what is refused."""
+"""The CUDA kernels together with torch's: streams, graphs, threads, compile, autocast, memory, and refused input."""
 
 import subprocess
 import sys

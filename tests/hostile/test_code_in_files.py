@@ -1,4 +1,4 @@
-"""Files that would run code, leave their folder, or fill the memory: each is refused before it has."""
+"""Files that would run code, write outside their folder, or fill the memory: each is refused before it does harm."""
 
 import hashlib
 import io

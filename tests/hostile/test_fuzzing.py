@@ -1,4 +1,4 @@
-"""The fuzzer itself: it sees what an input may not bring about, and counts what it tried."""
+"""The fuzzer itself: it detects forbidden outcomes, and counts the inputs that it tried."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Whatever comes in: a finite result or a clear refusal, and no other error. `HYPOTHESIS_EXAMPLES` asks for more."""
+"""Any input gives a finite result or a clear error. `HYPOTHESIS_EXAMPLES` sets the number of inputs."""
 
 import math
 import os

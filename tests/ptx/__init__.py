@@ -1,1 +1,1 @@
-"""An interpreter of PTX, and the PTX of hex_ssl's kernels, for the tests of these."""
+"""An interpreter of PTX, and the PTX of hex_ssl's kernels, which the tests run in it."""

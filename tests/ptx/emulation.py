@@ -1,4 +1,4 @@
-"""hex_ssl on its CUDA kernels, interpreted: what the fixture `emulate` is made of."""
+"""hex_ssl on its interpreted CUDA kernels: the parts of the fixture `emulate`."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path

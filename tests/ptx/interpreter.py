@@ -1,7 +1,7 @@
 """Builds the interpreter of PTX in this folder, and talks to it.
 
-`load` and `schedule` are for the kernels of hex_ssl: with HEX_SSL_BACKEND=emulated and HEX_SSL_CUDA_EMULATOR naming the
-library, `hex_ssl` launches them in it. `launch` runs any other kernel.
+`load` and `schedule` are for the kernels of hex_ssl, which launches them in the library that HEX_SSL_CUDA_EMULATOR
+names if HEX_SSL_BACKEND=emulated. `launch` runs any other kernel.
 """
 
 import ctypes

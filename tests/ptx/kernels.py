@@ -1,4 +1,4 @@
-"""The PTX of hex_ssl's kernels, by the product's own compilation."""
+"""The PTX of hex_ssl's kernels, compiled as the package compiles it."""
 
 import re
 from collections.abc import Iterable

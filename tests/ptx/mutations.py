@@ -1,4 +1,4 @@
-"""Bugs to plant in the kernels' sources, each of which the tests have to see."""
+"""Bugs to plant in the kernels' sources. The tests must detect each of them."""
 
 from pathlib import Path
 from typing import NamedTuple

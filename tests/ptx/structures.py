@@ -1,4 +1,4 @@
-"""The structures of `src/cuda/kernels/parameters.cu` in ctypes, read from there: no second copy of their layout."""
+"""The structures of `src/cuda/kernels/parameters.cu` in ctypes, with their layout read from that file."""
 
 import ctypes
 import re

@@ -1,4 +1,4 @@
-"""What the interpreter tells wrong programs, and that PTX that it does not know is one."""
+"""The interpreter's errors for wrong programs and for PTX that it does not know."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The interpreter on sm_90a: bulk copies and mbarriers, warpgroup products, registers handed on."""
+"""The interpreter on sm_90a: bulk copies, mbarriers, warpgroup products, and moving registers between warpgroups."""
 
 import pytest
 import torch

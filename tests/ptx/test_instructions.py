@@ -1,4 +1,4 @@
-"""What PTX's instructions give in the interpreter."""
+"""The results of PTX's instructions in the interpreter."""
 
 import math
 from collections.abc import Sequence

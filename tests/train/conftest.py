@@ -1,4 +1,4 @@
-"""A short run on the digits, trained once for all tests that look at it."""
+"""A short run on the digits, trained once for all tests that use it."""
 
 from collections.abc import Callable
 from dataclasses import replace

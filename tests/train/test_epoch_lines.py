@@ -1,4 +1,4 @@
-"""What `hex-ssl pretrain` says where its output is no terminal."""
+"""The output of `hex-ssl pretrain` if it does not go to a terminal."""
 
 import os
 import re

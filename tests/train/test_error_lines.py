@@ -1,4 +1,4 @@
-"""Which errors of a command are a line, and which show their traceback."""
+"""Errors of a command that are shown as one line, and errors that show their traceback."""
 
 from collections.abc import Callable
 from pathlib import Path

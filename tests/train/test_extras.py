@@ -1,4 +1,4 @@
-"""What a missing extra says."""
+"""The error for a missing extra."""
 
 import re
 import subprocess

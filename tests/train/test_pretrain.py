@@ -1,4 +1,4 @@
-"""The main job: what a run leaves behind, that it learns, that it repeats, and that it goes on."""
+"""Pretraining: a run's files, that it learns, that it is reproducible, and that it resumes."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""docs/pretraining.md names settings and backbones that exist, and shows each quick recipe."""
+"""docs/pretraining.md names settings and backbones that exist, and shows every quick recipe."""
 
 import re
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Recipes and the configuration that they become."""
+"""Recipes, and the configurations that they give."""
 
 import re
 from dataclasses import replace

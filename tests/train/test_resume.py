@@ -1,4 +1,4 @@
-"""A run that is killed, at whatever moment, and resumed ends as if it had not been: bit for bit, files and all."""
+"""A run that is killed at any moment and resumed ends like an undisturbed run: bit for bit, including its files."""
 
 import csv
 import multiprocessing

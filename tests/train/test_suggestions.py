@@ -1,4 +1,4 @@
-"""What mistaken names may have been meant to be."""
+"""Suggestions for mistyped names."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Weights that a run starts from: which files fit, what is said of others, and what the run does with them."""
+"""Weights that a run starts from: files that fit, errors for others, and their use in the run."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Backbones: from images [N, C, H, W] to representations h [N, F]. The methods take any nn.Module that does that."""
+"""Backbones: networks from images [N, C, H, W] to representations h [N, F]. The methods take any such nn.Module."""
 
 import difflib
 import json
@@ -21,10 +21,10 @@ with train_extra():
     from torchvision.models.resnet import BasicBlock
 
 SMALL_IMAGE = 64
-"""The largest side in pixels that gets a ResNet's small stem where the stem is "auto", and patches of 4 in a ViT."""
+"""The largest image side in pixels for which the stem "auto" is a ResNet's small stem, and a ViT's patches are 4x4."""
 
 LARGEST_IMAGE = 4096
-"""The largest side in pixels that a backbone's file may say it takes."""
+"""The largest image side in pixels that a backbone's file may name."""
 
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
 TRANSFORMERS = {
@@ -35,15 +35,15 @@ TRANSFORMERS = {
     "swin_small": "swin_small_patch4_window7_224",
     "swin_base": "swin_base_patch4_window7_224",
 }
-"""Our names and timm's."""
+"""Our names of the transformers, and timm's."""
 TIMM = "timm/"
 
 
 class SmallResNet(nn.Module):
     """Three residual blocks behind a 3x3 convolution, for images of 8 to 32 pixels.
 
-    ResNet's basic blocks (He et al. 2016) of `width`, 2 * `width` and 4 * `width` channels, the latter two with
-    stride 2, then the mean over the remaining pixels.
+    The blocks are ResNet's basic blocks (He et al. 2016) with `width`, 2 * `width` and 4 * `width` channels. The second
+    and the third have stride 2. The output is the mean over the remaining pixels.
 
     Args:
         in_channels: C, channels of the images.
@@ -68,7 +68,7 @@ class SmallResNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] to representations h [N, 4 * width]."""
+        """Maps images [N, C, H, W] to representations h [N, 4 * width]."""
         return cast(Tensor, self.blocks(self.stem(images)).mean(dim=(2, 3)))
 
 
@@ -85,10 +85,10 @@ def resnet_backbone(
     """torchvision's ResNet without its classifier.
 
     Args:
-        name: "resnet18", F = 512, or "resnet50", F = 2048.
+        name: "resnet18" (F = 512) or "resnet50" (F = 2048).
         in_channels: C, channels of the images.
-        small_stem: A 3x3 convolution of stride 1 and no pooling in place of the 7x7 convolution of stride 2 and its
-            pooling, as SimCLR does for CIFAR (Chen et al. 2020, appendix B.9).
+        small_stem: Use a 3x3 convolution of stride 1 without pooling, instead of the 7x7 convolution of stride 2 and
+            its pooling, as SimCLR does for CIFAR (Chen et al. 2020, appendix B.9).
         stem_padding: Padding of the small stem's convolution.
 
     Example:
@@ -107,12 +107,12 @@ def resnet_backbone(
 
 
 def timm_backbone(name: str, in_channels: int, image_size: int, **arguments: Any) -> nn.Module:
-    """Any of timm's models without its classifier, freshly initialised.
+    """A model of timm without its classifier, freshly initialised.
 
     Args:
         name: timm's name.
         in_channels: C, channels of the images.
-        image_size: Side of the images in pixels; told to models that are made for one size.
+        image_size: Side of the images in pixels. Models that are made for one size get it as `img_size`.
         **arguments: Further arguments of `timm.create_model`.
 
     Raises:
@@ -142,17 +142,18 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> nn.Module:
-    """The backbone of a configuration, for images of a given shape.
+    """Builds the backbone of a configuration, for images of a given shape.
 
-    The transformers are timm's standard ones. A ViT's patches have 4 pixels a side, and 16 where the images are larger
-    than 64; Swin's have 4, and its windows 7 patches a side. `config.arguments` changes them: the recipe
-    `paper/nnclr_vit` has the width, depth and heads that section 7.3.3 of the HEX supplement names.
+    The transformers are timm's standard models. A ViT has patches of 4x4 pixels, or of 16x16 for images larger than 64
+    pixels. Swin has patches of 4x4 pixels and windows of 7x7 patches. `config.arguments` changes these: the recipe
+    `paper/nnclr_vit` has the width, depth and heads of section 7.3.3 of the HEX supplement.
 
     Args:
-        config: Its name and sizes. "module:function" is a function of yours, called with (in_channels, image_size) and
-            the configuration's `arguments`, that returns any nn.Module from images [N, C, H, W] to [N, F].
+        config: Name and sizes of the backbone. "module:function" names a function of yours. It is called with
+            (in_channels, image_size) and the configuration's `arguments`, and returns a network from images [N, C, H,
+            W] to [N, F].
         in_channels: C, channels of the images.
-        image_size: Side of the square images in pixels; decides stem and patches.
+        image_size: Side of the square images in pixels. It decides the stem and the patches.
 
     Returns:
         A network in training mode, freshly initialised from torch's generator.
@@ -213,12 +214,12 @@ def feature_dim(backbone: nn.Module, in_channels: int, image_size: int) -> int:
         32
     """
     training = backbone.training
-    backbone.eval()  # batch norm cannot train on one image, and its statistics are to stay as they are
+    backbone.eval()  # batch norm cannot train on one image, and its statistics must not change
     try:
         h = backbone(torch.zeros(1, in_channels, image_size, image_size))
     except (AssertionError, RuntimeError) as error:
         if not type(backbone).__module__.startswith(("timm.", "torchvision.", "hex_ssl.")):
-            raise  # a network of the user's own, who wants to know where
+            raise  # the user's own network: the traceback shows where it failed
         shape = [1, in_channels, image_size, image_size]
         raise ValueError(
             f"expected `backbone.name` to be a network for images {shape}, as `data.image_size` makes them, "
@@ -231,19 +232,19 @@ def feature_dim(backbone: nn.Module, in_channels: int, image_size: int) -> int:
 
 
 def describe_backbone(config: BackboneConfig, in_channels: int, image_size: int) -> dict[str, str]:
-    """What `load_backbone` needs to know, as the text that safetensors keeps beside the weights."""
+    """The description that `load_backbone` needs, as metadata for the safetensors file of the weights."""
     shape = {"in_channels": in_channels, "image_size": image_size}
     return {"backbone": json.dumps(asdict(config)), "images": json.dumps(shape)}
 
 
 class SavedBackbone(NamedTuple):
-    """What a backbone's file says of it.
+    """The description of a backbone in its file.
 
     Attributes:
-        config: Its configuration.
+        config: Configuration of the backbone.
         in_channels: C, channels of the images that it takes.
-        image_size: Their side in pixels.
-        run: The configuration of the run that trained it; None where the file does not say.
+        image_size: Side of these images in pixels.
+        run: Configuration of the run that trained it; None if the file does not hold it.
     """
 
     config: BackboneConfig
@@ -253,15 +254,15 @@ class SavedBackbone(NamedTuple):
 
 
 def read_saved_backbone(path: str | Path, own_code: bool = False) -> SavedBackbone:
-    """What a backbone's file says of it; loads no weights.
+    """Reads the description of a backbone from its file, without the weights.
 
     Args:
         path: `backbone.safetensors` of a run folder.
-        own_code: Whether the file may name a function of yours, which is then imported and called to build the network.
-            Say so of your own files only.
+        own_code: Allow the file to name a function of yours, which is then imported and called to build the network.
+            Use this only for your own files.
 
     Raises:
-        ValueError: The file does not say which backbone it holds, or names a function without `own_code`.
+        ValueError: The file does not say which backbone it holds, or it names a function and `own_code` is False.
     """
     with reading(path, "to be a backbone's safetensors"), safe_open(str(path), framework="pt") as file:
         metadata: dict[str, str] = file.metadata() or {}
@@ -281,7 +282,7 @@ def read_saved_backbone(path: str | Path, own_code: bool = False) -> SavedBackbo
 
 
 def load_backbone(path: str | Path, own_code: bool = False) -> nn.Module:
-    """The backbone of a run, with its weights, in evaluation mode on the CPU.
+    """Loads the backbone of a run with its weights, in evaluation mode on the CPU.
 
     Args:
         path: `backbone.safetensors` of a run folder.
@@ -291,7 +292,7 @@ def load_backbone(path: str | Path, own_code: bool = False) -> nn.Module:
         The network.
 
     Raises:
-        ValueError: See `read_saved_backbone`; or there is no such backbone, or the weights are not that backbone's.
+        ValueError: See `read_saved_backbone`. Also if there is no such backbone, or the weights do not fit it.
     """
     saved = read_saved_backbone(path, own_code)
     with reading(path, "to describe a backbone that can be built here"):

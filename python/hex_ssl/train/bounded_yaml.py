@@ -1,8 +1,8 @@
-"""YAML from files and command lines, safe whatever is in them: plain values, bounded in size, one kind of error.
+"""Safe loading of YAML from files and command lines: plain values, bounded in size, and one kind of error.
 
-A YAML file of a few hundred bytes may stand for a tree of billions of nodes, by naming lists of lists again and again,
-or for a list that contains itself; a tag may name an object of Python. A key may stand twice in a mapping, of which
-PyYAML silently keeps the last.
+A YAML file of a few hundred bytes can describe a tree of billions of nodes by naming lists of lists repeatedly, or a
+list that contains itself. A tag can name a Python object. A mapping can give a key twice, and PyYAML silently keeps the
+last value.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from yaml.composer import ComposerError
 from yaml.error import MarkedYAMLError
 
 LARGEST = 1_000_000
-"""Characters of a text."""
+"""The most characters of a text."""
 MOST = 10_000
-"""Nodes of a tree, each as often as it is named."""
+"""The most nodes of a tree. A node counts each time it is named."""
 DEEPEST = 20
-"""Levels of a tree."""
+"""The most levels of a tree."""
 MERGE = "tag:yaml.org,2002:merge"
 """The tag of the key `<<`."""
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's loader of plain values, which refuses repeated keys, and trees too large, too deep, or endless."""
+    """PyYAML's loader of plain values. It refuses repeated keys, and trees that are too large, too deep or endless."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -32,7 +32,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._place: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Counts what it composes."""
+        """Counts the nodes and levels that it composes."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         named_again = isinstance(event, yaml.AliasEvent)
         before = self._nodes
@@ -58,7 +58,7 @@ class BoundedLoader(yaml.SafeLoader):
         for key, _ in mapping.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            # `1` and `0x1` are one key; `<<` is no value but says what to merge, which what stands beside it overrides.
+            # `1` and `0x1` are the same key. `<<` names what to merge, and the keys beside it override that.
             same = key.value if key.tag == MERGE else self.construct_object(key)
             first = found.setdefault((key.tag == MERGE, same), key.start_mark)
             if first is not key.start_mark:
@@ -74,15 +74,15 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
-    """A YAML text as plain values.
+    """Loads a YAML text as plain values.
 
     Args:
         text: At most `LARGEST` characters, `MOST` values and `DEEPEST` levels.
-        loader: Which words are numbers and truth values.
+        loader: The loader, which decides which words are numbers and truth values.
 
     Raises:
-        yaml.YAMLError: It is no YAML, is beyond these bounds, gives a key twice, names objects of Python, or a value
-            does not fit its tag. The message is one line.
+        yaml.YAMLError: The text is not YAML, exceeds these bounds, gives a key twice or names Python objects, or a
+            value does not fit its tag. The message is one line.
 
     Example:
         >>> load_yaml("a: &a [1, 2]\\nb: *a")

@@ -1,12 +1,13 @@
 """The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `reproduce`,
 `recipes`, `datasets` and `demo`.
 
-Every setting is a key of `hex_ssl.train.config.Config`: in a YAML file or recipe given as --recipe, or dotted, such as
---loss.temperature 0.2, after it. Unknown keys and values are errors that suggest the nearest.
+Every setting is a key of `hex_ssl.train.config.Config`. Give settings in a YAML file or a recipe (--recipe), or as
+dotted options after it, such as --loss.temperature 0.2. Unknown keys and values are errors that suggest the nearest
+one.
 
-Exit codes: 0; 2 where the command line or what it names is mistaken, before anything was written; 1 where something
-broke later, such as a full disk; 130 after Ctrl-C. All are a line on the standard error, but for faults of this program
-itself, which show their traceback.
+Exit codes: 0 after success; 2 if the command line, or something that it names, is wrong, before anything is written; 1
+if something fails later, such as on a full disk; 130 after Ctrl-C. An error is one line on standard error. Only faults
+of this program itself show their traceback.
 """
 
 import os
@@ -34,15 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line without the program's name; None for this process's.
 
     Raises:
-        SystemExit: It ended with another exit code than 0: see this module.
+        SystemExit: The command ended with an exit code other than 0. The module's docstring lists them.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         _run(arguments)
     except KeyboardInterrupt:
         _stop("stopped")
-    except BrokenPipeError:  # such as of `hex-ssl recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+    except BrokenPipeError:  # for example by `hex-ssl recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the output
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         line = error_line(error, "data.num_workers" if arguments[:1] == ["pretrain"] else "num_workers")
@@ -93,7 +94,7 @@ def _commands() -> "dict[str, Callable[[Namespace], None]]":
 
 
 def _versions() -> str:
-    """The versions of the packages, as their metadata has them: no import of torch."""
+    """The versions of the packages, from their metadata, without importing torch."""
     found = {"hex-ssl": _version("hex-ssl"), "torch": _version("torch"), "Python": sys.version.split()[0]}
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
@@ -106,11 +107,11 @@ def _version(package: str) -> str:
 
 
 class _MistakeError(Exception):
-    """What the user got wrong, found before anything was written."""
+    """A mistake of the user, found before anything was written."""
 
 
 def _checked(prepare: Callable[[], Result]) -> Result:
-    """What is prepared, before anything is written: a value that does not fit is then the user's to mend."""
+    """Runs a preparation, before anything is written. A value that does not fit is then a mistake of the user."""
     try:
         return prepare()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The parser of the command line, from the dataclasses of the settings: no torch, so that `--help` is quick."""
+"""The parser of the command line, built from the settings' dataclasses, without torch, so that `--help` is quick."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -40,26 +40,26 @@ SETTINGS: dict[str, type[Any]] = {
     "reproduce": ReproduceConfig,
     "demo": DemoConfig,
 }
-"""What each command is asked for."""
+"""The settings of each command."""
 COMMAND_NAMES = (*SETTINGS, "recipes", "datasets")
 UNFIT = re.compile(r'Parser key "([^"]+)":.*?(?:(?:Got|Given) value: |Unable to load config )(.*)', re.DOTALL)
-"""jsonargparse's words for a value that does not fit."""
+"""jsonargparse's message about a value that does not fit."""
 
-# On the command line `off` is the word that it is in recipes.
+# On the command line `off` is a word, as in recipes.
 set_loader("recipe", parse_yaml, exceptions=(yaml.YAMLError,))
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are a line, suggest what was meant, and say which command lists the settings."""
+    """A parser whose errors are one line, suggest what was meant, and name the command that lists the settings."""
 
     command = ""
-    """The command that is parsed; "" before there is one."""
+    """The command that is parsed; "" before it is known."""
 
     config: type[Config] = Config
-    """The settings of `pretrain`, with those of the method that the command line names."""
+    """The settings of `pretrain`, including those of the method that the command line names."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program with exit code 2, for a message of the parser."""
+        """Ends the program with exit code 2 and a message of the parser."""
         self.fail(self._in_a_line(message))
 
     def fail(self, message: str) -> NoReturn:
@@ -97,7 +97,7 @@ class Parser(ArgumentParser):
 
 
 class _Recipe(ActionConfigFile):
-    """--recipe: a YAML file or a packaged recipe, with what it extends."""
+    """--recipe: a YAML file or a packaged recipe, including what it extends."""
 
     @staticmethod
     def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
@@ -111,11 +111,11 @@ class _Recipe(ActionConfigFile):
 
 
 def build_parser(arguments: Sequence[str] = ()) -> Parser:
-    """The parser of all commands.
+    """Builds the parser of all commands.
 
     Args:
-        arguments: The command line to be parsed: `pretrain` has the settings of the method that it names, itself or in
-            a recipe. A method of the user's is imported.
+        arguments: The command line to be parsed. `pretrain` has the settings of the method that the command line or its
+            recipe names. A user's own method is imported.
 
     Raises:
         SystemExit: There is no such method.
@@ -147,7 +147,7 @@ def _method_named(arguments: Sequence[str]) -> tuple[str, type[MethodSettings]]:
         if option == "--method.name":
             named, origin = value, ""
         elif option in (*RECIPE_OPTIONS, "--method"):
-            with suppress(OSError, ValueError, yaml.YAMLError):  # which the parser says in its turn
+            with suppress(OSError, ValueError, yaml.YAMLError):  # the parser reports these later
                 found = _mapping(value) if option == "--method" else load_recipe(value).get("method")
                 if isinstance(found, dict) and "name" in found:
                     named, origin = found["name"], "" if option == "--method" else f"--recipe {value}: "
@@ -163,7 +163,7 @@ def _method_named(arguments: Sequence[str]) -> tuple[str, type[MethodSettings]]:
 
 
 def _mapping(value: str) -> Any:
-    """A group's settings as the command line has them: in YAML, or in a file of it."""
+    """A group's settings from the command line: YAML, or the path of a YAML file."""
     found = parse_yaml(value)
     return load_recipe(found) if isinstance(found, str) else found
 
@@ -196,7 +196,7 @@ def _commands(pretraining: type[Config]) -> Iterator[tuple[str, Parser]]:
     for flag, help_ in REPRODUCE_FLAGS.items():
         reproduce.add_argument(f"--{flag}", action="store_true", help=help_)
     yield "reproduce", reproduce
-    recipes = _parser("Lists the recipes, or shows all that one says.")
+    recipes = _parser("Lists the recipes, or shows all settings of one.")
     recipes.add_argument("name", nargs="?", help="a recipe or a YAML file")
     yield "recipes", recipes
     datasets = _parser("Lists the datasets, or shows all about one.")
@@ -212,12 +212,12 @@ def _parser(description: str) -> Parser:
 
 
 def _summary(config: type[Any]) -> str:
-    """The first line of its docstring."""
+    """The first line of the docstring of a command's settings."""
     return (config.__doc__ or "").partition("\n")[0]
 
 
 def with_brackets(arguments: list[str]) -> list[str]:
-    """A command line in which `--k 5,20` is `--k [5,20]`, which is what the parser takes for a list."""
+    """Replaces `--k 5,20` by `--k [5,20]`, because the parser takes only the latter for a list."""
     config = SETTINGS.get(arguments[0]) if arguments else None
     options = set() if config is None or config in (Config, ReportConfig) else _list_options(config)
     written = []
@@ -232,14 +232,14 @@ def with_brackets(arguments: list[str]) -> list[str]:
 
 
 def _list_options(config: type[Any], prefix: str = "--") -> set[str]:
-    """The options that are lists, also those of a group in a group."""
+    """The options that are lists, including those of nested groups."""
     found = {f"{prefix}{each.name}" for each in fields(config) if get_origin(each.type) is list}
     groups = {each.name: each.type for each in fields(config) if is_dataclass(each.type)}
     return found.union(*(_list_options(group, f"{prefix}{name}.") for name, group in groups.items()))  # type: ignore[arg-type]
 
 
 def _annotation(config: Any, key: str) -> Any:
-    """The type of a setting by its dotted name; None where there is none, or where it is a group."""
+    """The type of a setting by its dotted name; None if there is no such setting, or if it is a group."""
     name, _, rest = key.partition(".")
     annotation = types_of(config).get(name) if config else None
     return _annotation(annotation, rest) if is_dataclass(annotation) and rest else annotation

@@ -1,4 +1,4 @@
-"""What `hex-ssl analyze`, `report` and `demo` are asked for, as typed data, without torch."""
+"""The settings of `hex-ssl analyze`, `report` and `demo` as typed data, without torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,28 +8,28 @@ from hex_ssl.train.paths import expand_paths
 
 @dataclass(frozen=True)
 class AnalyzeConfig:
-    """Tables and figures of how a run's representations are organised.
+    """Tables and figures that show how a run's representations are organised.
 
     Args:
-        run: The run folder. Either this or `features`.
+        run: The run folder. Give either this or `features`.
         features: A .npy file, floats [N, D], or [epochs, N, D].
         labels: With `features`: a .npy file, integers [N], the classes.
         superclasses: With `features`: a .npy file, integers [N], or one for each class.
-        beside: Another run, of the same dataset: one superclass of both is drawn side by side (Figure 14), and its
-            curves are for `hex-ssl report`.
-        superclass: Name or number of the superclass of Figure 14 and of the last row of Figure 10; None: one of several
-            classes, drawn at random.
-        split: Of the run's dataset.
-        epochs: "all" checkpoints that were kept and the last, "last", or epochs such as "0,10,20".
-        images: At most so many images, drawn at random; None: all.
-        quantile: Of the threshold.
-        bins: Of the histograms.
-        plane: How the features come to the plane: "umap", "pca", or "none" for no such pictures.
-        plane_images: Images in the plane, at most.
-        anchors: Images whose nearest are shown.
-        output: The folder to write; None: `analysis` in the run folder.
-        device: Of the networks: "auto", "cpu", "cuda", ...
-        seed: Decides all that is drawn at random.
+        beside: Another run on the same dataset. One superclass of both runs is drawn side by side (Figure 14). To
+            compare their curves, use `hex-ssl report`.
+        superclass: Name or number of the superclass in Figure 14 and in the last row of Figure 10; None: a superclass
+            of several classes, drawn at random.
+        split: Split of the run's dataset.
+        epochs: Checkpoints to analyse: "all" (those that were kept, and the last), "last", or epochs such as "0,10,20".
+        images: Maximum number of images, drawn at random; None: all.
+        quantile: Quantile of the similarities that the threshold is, in [0, 1].
+        bins: Number of bins of the histograms.
+        plane: Projection of the features to the plane: "umap", "pca", or "none" for no such pictures.
+        plane_images: Maximum number of images in the plane.
+        anchors: Number of images whose nearest images are shown.
+        output: Folder to write to; None: `analysis` in the run folder.
+        device: Device of the networks: "auto", "cpu", "cuda", ...
+        seed: Seed of everything that is drawn at random.
     """
 
     run: str | None = None
@@ -70,12 +70,12 @@ class AnalyzeConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """One page on which runs stand beside each other.
+    """One page that shows runs side by side.
 
     Args:
-        runs: Run folders. What `hex-ssl analyze` and the evaluations left in them is shown too.
-        output: The page.
-        title: Above it; None: the runs' names.
+        runs: Run folders. The page also shows the results of `hex-ssl analyze` and of the evaluations in them.
+        output: File of the page.
+        title: Title of the page; None: the runs' names.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -90,12 +90,12 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Pretrains on the digits with and without HEX and compares.
+    """Pretrains on the digits with and without HEX, and compares the results.
 
     Args:
-        folder: Where runs, figures and pictures go; earlier runs of the demo in it are replaced.
-        seeds: Runs of each, at least 1.
-        epochs: Epochs of each run; None for the recipes' own.
+        folder: Folder of runs, figures and pictures; earlier runs of the demo in it are replaced.
+        seeds: Number of seeds, at least 1. Each seed has one run with HEX and one without.
+        epochs: Epochs of each run; None: those of the recipes.
     """
 
     folder: str = "runs/demo"

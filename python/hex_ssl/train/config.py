@@ -27,19 +27,20 @@ HIGHEST_SEED = 2**32 - 1
 class LossConfig:
     """The loss and HEX's part in it.
 
-    How HEX stands in each method: `hex_ssl.train.methods`. What a method has no use for is left out of it.
+    `hex_ssl.train.methods` describes how each method uses HEX. A method ignores the settings that it has no use for.
 
     Args:
-        hex: Which negatives are hierarchical: by "adaptive", "fixed", "step" or "cosine" threshold, or "supervised"
-            by superclass labels; "off": the method without HEX.
-        base: The method's "own" loss; for SimCLR without HEX also "hcl" (hard negatives) or "dcl" (decoupled).
-        temperature: Divides the similarities, in [0.005, 10]. Barlow Twins, VICReg, BYOL and SimSiam: HEX's.
-        threshold_arguments: The threshold's arguments, such as {quantile: 0.95}; "fixed" needs {value: ...}.
-        formulation: HEX: "importance", "official" or "decoupled".
-        beta: HEX, HCL: concentration on the hardest negatives.
-        tau_plus: HEX, HCL: the assumed share of false negatives.
-        alpha: Barlow Twins, VICReg, BYOL, SimSiam: HEX's share of the loss, in [0, 1].
-        warmup_epochs: Epochs without HEX at the start.
+        hex: How HEX selects hierarchical negatives: by an "adaptive", "fixed", "step" or "cosine" threshold, or by
+            superclass labels ("supervised"). "off": the method without HEX.
+        base: The method's "own" loss. SimCLR without HEX also takes "hcl" (hard negatives) and "dcl" (decoupled).
+        temperature: Temperature that divides the similarities, in [0.005, 10]. In Barlow Twins, VICReg, BYOL and
+            SimSiam it is that of HEX.
+        threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}; "fixed" needs {value: ...}.
+        formulation: Formulation of HEX: "importance", "official" or "decoupled".
+        beta: Concentration on the hardest negatives, in HEX and HCL.
+        tau_plus: Assumed share of false negatives, in HEX and HCL.
+        alpha: HEX's share of the loss in Barlow Twins, VICReg, BYOL and SimSiam, in [0, 1].
+        warmup_epochs: Number of epochs without HEX at the start.
     """
 
     hex: Literal["off", "adaptive", "fixed", "step", "cosine", "supervised"] = "off"
@@ -66,13 +67,14 @@ class BackboneConfig:
     """The network that is pretrained.
 
     Args:
-        name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small",
-            "swin_small" and their sizes tiny and base, "timm/NAME" for any model of timm, or "module:function" for a
-            function of yours that returns a network.
+        name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small" or
+            "swin_small" (also in the sizes tiny and base), "timm/NAME" for any model of timm, or "module:function" for
+            a function of yours that returns a network.
         width: Channels of the first stage of "small_resnet"; the features have four times as many.
-        stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling),
-            or "auto", small for images of up to 64 pixels.
-        stem_padding: Padding of the small stem's convolution; solo-learn has 2, which makes 34x34 maps of 32x32 pixels.
+        stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling), or
+            "auto" (small for images of up to 64 pixels).
+        stem_padding: Padding of the small stem's convolution; solo-learn uses 2, which gives 34x34 maps for images of
+            32x32 pixels.
         arguments: Further arguments of the timm model or of your function, such as {patch_size: 4}.
     """
 

@@ -1,7 +1,8 @@
 """The demo: SimCLR with and without HEX on the handwritten digits, beside the untrained backbone.
 
-`hex-ssl demo`, or `python -m hex_ssl.train.demo`: a few minutes on 2 cores. For each seed both train on the same budget
-from the same initial weights. Prints a table; leaves the runs, all figures and three pictures in a folder.
+`hex-ssl demo` or `python -m hex_ssl.train.demo` takes a few minutes on 2 cores. For each seed, both train with the same
+budget from the same initial weights. The demo prints a table, and leaves the runs, all figures and three pictures in a
+folder.
 """
 
 import json
@@ -41,12 +42,12 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def run_demo(folder: str = "runs/demo", seeds: int = 3, epochs: int | None = None) -> Path:
-    """Trains with and without HEX, once per seed, and compares.
+    """Trains with and without HEX, once per seed, and compares the results.
 
     Args:
-        folder: Where runs, figures and pictures go; earlier runs of the demo in it are replaced.
-        seeds: Runs of each, at least 1.
-        epochs: Epochs of each run; None for the recipes' own.
+        folder: Folder of runs, figures and pictures; earlier runs of the demo in it are replaced.
+        seeds: Number of seeds, at least 1. Each seed has one run with HEX and one without.
+        epochs: Epochs of each run; None: those of the recipes.
 
     Returns:
         The folder.
@@ -101,7 +102,7 @@ def _config(label: str, root: Path, seed: int, epochs: int | None) -> Config:
 def _run(label: str, config: Config, results: Results) -> None:
     start = time.perf_counter()
     run = prepare(config)
-    if label == HEX:  # at one seed both start from this backbone
+    if label == HEX:  # with the same seed, both start from this backbone
         results[UNTRAINED].append(evaluate_backbone(run.method.backbone, run.data))
     run.train()
     figures = evaluate_backbone(run.method.backbone, run.data)

@@ -1,4 +1,4 @@
-"""Which errors are for the user, in a line, and which are faults of this program, whose traceback is needed."""
+"""Tells errors for the user, which are shown as one line, from faults of this program, which need a traceback."""
 
 import os
 import re
@@ -10,23 +10,22 @@ PACKAGE = str(Path(__file__).parents[1]) + os.sep
 FRAME = re.compile(r'^  File "(.+)", line \d+, in .+\n {4}(\S.*)$', re.MULTILINE)
 """A frame of a traceback, as text: its file, and its line of code."""
 SHARED_MEMORY = re.compile(r"shared memory|Bus error|/torch_\d|Too many open files|ancdata")
-"""How torch says that the processes which load images lack shared memory, or file descriptors for it."""
+"""torch's messages if the processes that load images lack shared memory, or file descriptors for it."""
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def error_line(error: BaseException, setting: str = "num_workers") -> str | None:
-    """What a user needs to know of an error, in one line, where it is none of this program's faults.
+    """One line that tells a user about an error, unless the error is a fault of this program.
 
-    That is: an error of the disk, of the memory, or of a process that loads images; and any that the package raised
-    itself, knowing what is wrong, rather than stumbled over. Of an error that a process which loads images sent, its
-    own traceback counts.
+    A line is for an error of the disk, of memory, or of a process that loads images, and for any error that this
+    package raises on purpose. If a process that loads images sent the error, the traceback in that process decides.
 
     Args:
-        error: As it was raised.
+        error: The exception that was raised.
         setting: The name of the setting for the number of processes that load images.
 
     Returns:
-        The line; None where the traceback is to be shown.
+        The line; None if the traceback should be shown.
 
     Example:
         >>> error_line(OSError(28, "No space left on device", "metrics.csv"))

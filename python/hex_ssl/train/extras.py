@@ -1,4 +1,4 @@
-"""The optional part: what pretraining needs beyond torch and NumPy."""
+"""The optional dependencies: packages that pretraining needs beyond torch and NumPy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def train_extra(name: str = "train") -> Iterator[None]:
-    """Around imports that need an extra: a missing package becomes an error that says what to install.
+    """Context manager for imports that need an extra. A missing package becomes an error that says what to install.
 
     Args:
         name: The extra, as pyproject.toml calls it.
@@ -24,7 +24,7 @@ def train_extra(name: str = "train") -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "hex_ssl").partition(".")[0]
-        if package == "hex_ssl":  # a fault of ours, no missing extra
+        if package == "hex_ssl":  # a fault of ours, not a missing extra
             raise
         raise ImportError(
             f"pretraining needs {package}, which is not installed: pip install 'hex-ssl[{name}]'", name=package

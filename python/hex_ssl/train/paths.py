@@ -1,18 +1,18 @@
-"""Paths in settings, read as a shell reads them, wherever they were written."""
+"""Expansion of paths in settings, as a shell does it, also for paths in files."""
 
 import os
 import re
 from typing import Any
 
 UNSET = re.compile(r"\$(\w+|\{[^}]*\})")
-"""A variable in a path; after the expansion, one that is not set."""
+"""A variable in a path. After the expansion, a match is a variable that is not set."""
 
 
 def expand_path(name: str, path: str) -> str:
     """A path with `~`, `~user`, `$NAME` and `${NAME}` replaced.
 
-    A shell replaces them only at the start of a word and never in a YAML file: without this, `--run.root=~/runs` would
-    make a folder that is called "~".
+    A shell replaces `~` only at the start of a word, and replaces nothing in a YAML file. Without this function,
+    `--run.root=~/runs` would make a folder named "~".
 
     Args:
         name: The setting, for errors.
@@ -43,12 +43,12 @@ def expand_path(name: str, path: str) -> str:
 
 
 def expand_paths(settings: Any, *names: str, group: str = "") -> None:
-    """Expands paths of a dataclass, a frozen one too, as :func:`expand_path` does.
+    """Expands paths of a dataclass in place, as :func:`expand_path` does. The dataclass may be frozen.
 
     Args:
         settings: The dataclass.
-        *names: Its settings that are paths, None, or lists of paths.
-        group: What stands before the names in errors, such as "run.".
+        *names: Names of the settings to expand. Each is a path, a list of paths, or None.
+        group: Prefix of the names in errors, such as "run.".
 
     Raises:
         ValueError: See `expand_path`.

@@ -1,7 +1,6 @@
-"""Files that others may have written: read without running what is in them, and with one kind of error.
+"""Reading of files that others may have written, without running code in them, and with one kind of error.
 
-A parser that is fed a damaged or a hostile file raises whatever it stumbles over. Here that becomes a `ValueError` that
-names the file.
+A parser may raise any exception on a damaged or hostile file. Here it becomes a `ValueError` that names the file.
 """
 
 from collections.abc import Iterator
@@ -10,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 500
-"""Characters of a parser's message that an error quotes."""
+"""The most characters of a parser's message that an error quotes."""
 
 
 @contextmanager
 def reading(path: str | Path, expected: str) -> Iterator[None]:
-    """Around the parsing of a file: what goes wrong becomes a `ValueError` that names it.
+    """Context manager for parsing a file. An exception becomes a `ValueError` that names the file.
 
-    An `OSError` or `ValueError` that names the file already passes as it is, a `FileNotFoundError` in any case.
+    An `OSError` or `ValueError` that already names the file passes unchanged, and so does any `FileNotFoundError`.
 
     Args:
-        path: The file, or the folder of several.
-        expected: What was expected of it, such as "to be a checkpoint".
+        path: The file, or a folder of files.
+        expected: What the file was expected to be, such as "to be a checkpoint".
 
     Raises:
-        ValueError: Something else was raised.
+        ValueError: Any other exception was raised.
 
     Example:
         >>> with reading("epochs.txt", "to hold numbers"):
@@ -43,7 +42,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
-    """A checkpoint of a run, on the CPU: tensors and plain values; a pickle that would run code is refused.
+    """Reads a checkpoint of a run onto the CPU: tensors and plain values. A pickle that would run code is refused.
 
     Args:
         file: A `.ckpt` in a run folder.
@@ -52,10 +51,10 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         OSError: It cannot be opened.
         ValueError: It is damaged, holds more than tensors and plain values, or is no checkpoint of hex-ssl.
     """
-    import torch  # here: who reads YAML has no use for it
+    import torch  # here: reading YAML does not need it
 
     with reading(file, "to be a checkpoint of tensors and plain values"):
-        # Said, not left to the default: the environment can turn that off.
+        # Given explicitly, because an environment variable can change the default.
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         missing = {"state_dict", "loops", "global_step"} - checkpoint.keys()
         if missing:
@@ -64,7 +63,9 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
-    """Whole epochs of training behind a checkpoint; Lightning's own number also counts one that has only begun from 0.
+    """The number of whole epochs that a checkpoint has been trained for.
+
+    Lightning's own number counts from 0 and includes an epoch that has only begun.
 
     Args:
         checkpoint: From `read_checkpoint`.

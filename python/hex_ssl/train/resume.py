@@ -1,4 +1,4 @@
-"""Whether a run may be resumed: what its settings and its images may have otherwise, and what not."""
+"""Checks whether a run may be resumed: which settings and images may differ, and which may not."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,32 +18,32 @@ MAY_CHANGE = {
     "data.root",
     "data.num_workers",
 }
-"""Settings that may differ when a run is resumed because they move no number."""
+"""Settings that may differ when a run is resumed, because they do not change its results."""
 
 LENGTH = {"run.epochs"}
-"""Settings that may differ when a run is resumed because that is what it is resumed for."""
+"""Settings that may differ when a run is resumed, because changing them is a reason to resume."""
 
 PROCESSES = ("run.devices", "run.nodes")
 SHARES = {*PROCESSES, "run.strategy", "run.virtual_batch_size", "data.batch_size"}
-"""Settings that may differ together with the number of processes, as long as each loss has as many images."""
+"""Settings that may differ together with the number of processes, if each loss keeps its number of images."""
 
 SPLITS = ("train", "test")
 SHOWN = 5
-"""Names of classes that a difference shows, at most."""
+"""The most class names that an error shows."""
 
 Settings = Mapping[str, Any]
 """Values of a configuration by dotted names."""
 
 
 def check_settings(was: Settings, wanted: Settings) -> None:
-    """Compares the settings of a run with those that it is to be resumed with.
+    """Compares the settings of a run with those to resume it with.
 
     Args:
-        was: The run's, as its folder has them: perhaps of an earlier version, perhaps damaged.
-        wanted: Those to resume with.
+        was: Settings of the run, read from its folder. They may come from an earlier version, or be damaged.
+        wanted: Settings to resume with.
 
     Raises:
-        ValueError: A setting differs that may not; the message has each, with both values.
+        ValueError: A setting differs that may not. The message lists each of these with both values.
 
     Example:
         >>> check_settings({"run.devices": 1, "data.batch_size": 256}, {"run.devices": 4, "data.batch_size": 64})
@@ -68,14 +68,14 @@ def check_settings(was: Settings, wanted: Settings) -> None:
 
 
 def check_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compares the images of a run with those that it is to be resumed with.
+    """Compares the images of a run with those to resume it with.
 
     Args:
-        was: The fingerprint of the run's, see `hex_ssl.train.data.fingerprint`.
-        now: That of those to resume with.
+        was: Fingerprint of the run's images, see `hex_ssl.train.data.fingerprint`.
+        now: Fingerprint of the images to resume with.
 
     Raises:
-        ValueError: They differ; the message has what, with both values.
+        ValueError: The images differ. The message lists each difference with both values.
 
     Example:
         >>> train = {"images": 20, "classes": ["cat", "dog"], "labels": "a"}
@@ -96,15 +96,15 @@ without dog, with cow
 
 
 def check_epochs(checkpoint: Mapping[str, Any], file: Path, epochs: int) -> None:
-    """Checks that a run is not to be shorter than it already is.
+    """Checks that a resumed run has at least as many epochs as it has begun.
 
     Args:
-        checkpoint: The one to resume from.
-        file: Its file.
-        epochs: How many are wanted.
+        checkpoint: The checkpoint to resume from.
+        file: File of the checkpoint.
+        epochs: Number of epochs to train.
 
     Raises:
-        ValueError: More have begun.
+        ValueError: More epochs have begun.
     """
     begun = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["started"])
     if epochs < begun:
@@ -114,7 +114,7 @@ def check_epochs(checkpoint: Mapping[str, Any], file: Path, epochs: int) -> None
 
 
 def _images_per_loss(settings: Settings) -> int | None:
-    """Images of one loss over all processes; None where the settings do not say."""
+    """Images of one loss over all processes; None if the settings do not say."""
     images = settings.get("run.virtual_batch_size") or settings.get("data.batch_size")
     factors = (settings.get("run.devices", 1), settings.get("run.nodes", 1), images)
     if not all(isinstance(each, int) for each in factors):
@@ -127,7 +127,7 @@ def _in_split(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = _changes(old, new, ("images", "labelled"))
     if old.get("classes") != new.get("classes"):
         found.append(f"classes: {_names(old.get('classes'), new.get('classes'))}")
-    if found:  # of which the rest follows
+    if found:  # other differences follow from these
         return found
     texts = {
         "superclasses": "other superclasses of the classes",

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and what stands where."""
+"""The folder of a run: who may write into it, and which files it has."""
 
 import json
 import os
@@ -36,32 +36,32 @@ _PACKAGES = ("hex-ssl", "torch", "torchvision", "lightning", "timm", "numpy")
 
 
 def run_folder(config: Config) -> Path:
-    """Where a run's files are."""
+    """The folder of a run's files."""
     return Path(config.run.root) / config.run.name
 
 
 def last_checkpoint(config: Config) -> Path | None:
-    """The checkpoint to resume from: None where the run is not to be resumed, or has none yet."""
+    """The checkpoint to resume from; None if the run is not to be resumed, or has no checkpoint yet."""
     checkpoint = run_folder(config) / CHECKPOINTS / f"{LAST}.ckpt"
     return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
 
 
 class Claim:
-    """A run folder that one run alone writes into, until it releases it or its process ends, however it ends.
+    """Exclusive access of one run to its folder, until the run releases it or its process ends, for whatever reason.
 
     Args:
-        folder: The run folder, which is there.
+        folder: The run folder, which must exist.
 
     Attributes:
-        release: Lets others write into the folder; more than once does nothing more.
+        release: Lets others write into the folder. Further calls do nothing.
 
     Raises:
-        BlockingIOError: Another process has it, and the message names that process; or another run of this one.
+        BlockingIOError: Another process, which the message names, or another run of this process has the folder.
         OSError: The folder cannot be written.
     """
 
-    # filelock closes its file in forked processes. Those that load images outlive a killed run by some seconds, in
-    # which it could not be resumed if the lock were also theirs.
+    # filelock closes its file in forked processes. Processes that load images outlive a killed run by some seconds. If
+    # they held the lock too, the run could not be resumed in that time.
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,14 +84,14 @@ class Claim:
 
 
 def _sign(file: int, path: Path, owner: str) -> None:
-    """Writes into a locked file whose it is."""
+    """Writes the owner into a locked file."""
     with naming(path):
         os.ftruncate(file, 0)
         os.write(file, owner.encode())
 
 
 def _owner(path: Path) -> str:
-    """Whose a locked file is; on Windows nobody else can read it."""
+    """The owner of a locked file. On Windows no other process can read it."""
     try:
         return path.read_bytes()[:300].decode(errors="replace") or "one"
     except OSError:
@@ -105,8 +105,8 @@ def read_config(folder: str | Path) -> Config:
         folder: The run folder.
 
     Raises:
-        FileNotFoundError: It holds no `config.yaml`: it is no run's.
-        ValueError: The file holds something else; the message names the setting where there is one.
+        FileNotFoundError: The folder has no `config.yaml`, so it is not a run folder.
+        ValueError: The file does not hold a valid configuration. The message names the setting, if there is one.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -118,25 +118,26 @@ def read_config(folder: str | Path) -> Config:
 def claim_run_folder(
     config: Config, images: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None
 ) -> Claim:
-    """Makes the run folder and writes the whole configuration, the images and the environment into it.
+    """Makes the run folder, and writes the whole configuration, the images' fingerprint and the environment into it.
 
     Nothing is written or removed before everything has been checked. A run that is to be resumed but was stopped before
     its first checkpoint, or before it had a folder, starts from the beginning.
 
     Args:
         config: The run; `run.existing` says what to do with a folder that is not empty.
-        images: Their fingerprint, see `hex_ssl.train.data.fingerprint`; None: they are neither compared nor recorded.
-        start: What else there is to say of this start in `environment.json`.
+        images: Fingerprint of the images, see `hex_ssl.train.data.fingerprint`; None: images are neither compared nor
+            recorded.
+        start: Further entries about this start for `environment.json`.
 
     Returns:
         The claim on the folder, to be released when the last file is written.
 
     Raises:
-        BlockingIOError: Another process writes into it, or another run of this one.
-        FileExistsError: The folder is not empty and nobody said what to do with it, or it is to be overwritten or
-            resumed but holds no run.
-        ValueError: The run to be resumed was configured otherwise or had other images, or what its folder holds cannot
-            be read.
+        BlockingIOError: Another process, or another run of this process, writes into the folder.
+        FileExistsError: The folder is not empty and `run.existing` is "error"; or it is to be overwritten or resumed
+            but holds no run.
+        ValueError: The run to be resumed has another configuration or other images, or files in its folder cannot be
+            read.
     """
     check_run_folder(config, images)
     folder = run_folder(config)
@@ -157,11 +158,11 @@ def claim_run_folder(
 
 
 def check_run_folder(config: Config, images: Mapping[str, Any] | None = None) -> None:
-    """Checks what `claim_run_folder` checks before it writes.
+    """Makes the checks of `claim_run_folder`, without writing anything.
 
     Args:
         config: The run.
-        images: Their fingerprint.
+        images: Fingerprint of the images.
 
     Raises:
         FileExistsError, ValueError: See `claim_run_folder`.
@@ -192,7 +193,7 @@ def _is_occupied(folder: Path) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Removes everything but the lock; what says that this is a run folder comes last."""
+    """Removes everything but the lock. The file that marks a run folder comes last."""
     for each in sorted(folder.iterdir(), key=lambda each: each.name == CONFIG):
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)
@@ -204,13 +205,13 @@ def _compare(folder: Path, config: Config) -> None:
     path = folder / CONFIG
     with reading(
         path, "to hold the configuration of a run"
-    ):  # perhaps of an earlier version: what differs is named below
+    ):  # it may be of an earlier version: differences are named below
         was = _flat(load_yaml(path.read_text(encoding="utf-8")))
     check_settings(was, _flat(config.as_dict()))
 
 
 def _compare_images(path: Path, images: Mapping[str, Any]) -> None:
-    if not path.is_file():  # of an earlier version
+    if not path.is_file():  # the run is of an earlier version
         return
     with reading(path, "to say what the images of a run are"):
         was = json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +240,7 @@ def _earlier_starts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> str:
-    """The text of `environment.json` with this start in it; warns where a version is another than at the last."""
+    """The text of `environment.json` with this start added. Warns if a version has changed since the last start."""
     versions = {"python": platform.python_version(), **package_versions()}
     if starts and starts[-1]["versions"] != versions:
         was = starts[-1]["versions"]
@@ -261,7 +262,7 @@ def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> s
 
 
 def package_versions() -> dict[str, str | None]:
-    """The versions of the packages that may move a number; None of one that is not installed."""
+    """The versions of the packages that can change results; None for a package that is not installed."""
     found: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

@@ -1,11 +1,11 @@
-"""What a mistaken name may have been meant to be."""
+"""Suggestions for mistyped names."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 NEAR = 0.75
-"""How alike two names have to be, by `difflib.SequenceMatcher.ratio`."""
+"""How similar two names must be, by `difflib.SequenceMatcher.ratio`."""
 
 ALIASES = {
     "accumulate_grad_batches": "run.accumulate",
@@ -58,21 +58,21 @@ ALIASES = {
     "wd": "weight_decay",
     "workers": "num_workers",
 }
-"""What solo-learn, lightly, Lightning and others call settings, by the last part of the name."""
+"""Our settings by the last part of their names in solo-learn, lightly, Lightning and others."""
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The known names that a mistaken one may have been meant to be.
+    """Finds the known names that a mistyped name may stand for.
 
-    In this order: what other programs call so, the same name in another group, the nearest name, the nearest last part
-    of a name.
+    It tries, in this order: settings that other programs call so, the same name in another group, the nearest name, the
+    nearest last part of a name.
 
     Args:
-        word: The mistaken name, such as "loss.temprature"; `-` counts as `_`.
-        known: The names that there are.
+        word: The mistyped name, such as "loss.temprature"; `-` counts as `_`.
+        known: The names that exist.
 
     Returns:
-        None, one, or all that are called alike in different groups, in alphabetical order.
+        No name, one name, or the same name in several groups, in alphabetical order.
 
     Example:
         >>> known = ["data.root", "optimizer.learning_rate", "run.epochs", "run.root"]
@@ -86,7 +86,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
         if same := [name for each, name in names.items() if each == meant or each.endswith(f".{meant}")]:
             return same
     for near in difflib.get_close_matches(whole, names, n=3, cutoff=NEAR):
-        if difflib.SequenceMatcher(None, last, _last_part(near)).ratio() >= NEAR:  # not the group alone
+        if difflib.SequenceMatcher(None, last, _last_part(near)).ratio() >= NEAR:  # similar beyond the group
             return [names[near]]
     parts = sorted({_last_part(each) for each in names})
     near_parts = difflib.get_close_matches(last, parts, n=1, cutoff=NEAR)
@@ -94,14 +94,14 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def suggest(words: Iterable[str], known: Iterable[str]) -> str:
-    """What mistaken names may have been meant to be, as the end of an error's text.
+    """Suggests what a mistyped name may stand for, as the end of an error's text.
 
     Args:
-        words: The mistaken names; what is known is left out.
-        known: The names that there are.
+        words: The names to look at; known names are skipped.
+        known: The names that exist.
 
     Returns:
-        A question about the first of `words` that something is near to; empty where there is none.
+        A question about the first of `words` that resembles a known name; empty if there is none.
 
     Example:
         >>> suggest(["loss.temprature"], ["loss.hex", "loss.temperature"])

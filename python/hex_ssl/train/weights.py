@@ -16,41 +16,40 @@ with train_extra():
     from safetensors.torch import load_file
 
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")
-"""Where a training checkpoint has the weights; the first that there is counts."""
+"""Keys under which a training checkpoint has the weights. The first one present is used."""
 
 HEADS = (
     *("fc", "head", "heads", "head_dist", "aux_head", "classifier", "classif", "last_linear", "linear"),
     *("projector", "projection_head", "predictor", "prototypes"),
 )
-"""Modules behind a backbone: classifiers, and what self-supervised methods have there."""
+"""Modules after a backbone: classifiers, and the heads of self-supervised methods."""
 
 FOLLOWERS = ("momentum", "target", "teacher", "encoder_k", "ema")
 """Words in the names of networks that follow the trained one."""
 
 COUNTER = "num_batches_tracked"
-"""A batch norm's count of batches, which old files lack and which moves nothing."""
+"""A batch norm's count of batches. Old files lack it, and it does not affect the output."""
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
-    """Gives a backbone the weights of a file.
+    """Loads the weights of a file into a backbone.
 
-    The backbone's keys may stand below a prefix, such as `backbone.` in a checkpoint of a run, `module.` of
-    DataParallel, or `module.encoder_q.` of MoCo: it is the one below which the file has most of them. A momentum
-    encoder with as many is not taken. What stands beside such a prefix, and heads (`HEADS`), are left out; all other
-    keys have to match.
+    The backbone's keys may have a prefix, such as `backbone.` in a checkpoint of a run, `module.` of DataParallel, or
+    `module.encoder_q.` of MoCo. The prefix with the most of them is used; between equals, a momentum encoder's is not.
+    Keys without this prefix are left out, and so are heads (`HEADS`). All other keys must match.
 
     Args:
         backbone: The network; changed in place.
-        path: A state dict of tensors, alone or as `state_dict` or `model` of a checkpoint: safetensors, or what
-            `torch.save` wrote. Nothing in the file is run.
+        path: A safetensors file, or a file written by `torch.save`. It holds a state dict of tensors, alone or as
+            `state_dict` or `model` of a checkpoint. No code in the file is run.
 
     Returns:
-        What to record of it: `file`, its `sha256`, the `prefix`, and the keys that were `left_out`.
+        A record of what was loaded: `file`, its `sha256`, the `prefix`, and the keys that were `left_out`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read or holds no weights of this backbone; the message names every key that does not
-            match.
+        ValueError: The file cannot be read or holds no weights of this backbone. The message names every key that does
+            not match.
 
     Example:
         >>> import tempfile
@@ -109,9 +108,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _prefix(state: Iterable[str], own: Iterable[str]) -> str:
-    """The prefix, "" or one that ends with a dot, below which `state` has most of the keys.
+    """The prefix, "" or a text that ends with a dot, with which `state` has the most of the keys.
 
-    Of equals it is one of a network that follows no other, then the shortest, then the first in the alphabet.
+    Between equals, a network that does not follow another comes first, then the shortest prefix, then the first in the
+    alphabet.
     """
     counts: dict[str, int] = {"": 0}
     names = {*own}

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors of the disk that name the file."""
+"""Files that are either complete or absent, and errors of the disk that name the file."""
 
 import os
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 PART = ".part"
-"""What is added to the name of a file while it is written."""
+"""Suffix of a file's name while it is written."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place when it is whole and on the disk.
+    """Context manager for writing a file, which takes its place only when it is complete and on the disk.
 
-    It is written beside `path`, then renamed: who reads `path` finds the old file or the new one, at whatever moment
-    the process dies. Where writing fails, the old one stays and nothing else does.
+    The file is written beside `path`, then renamed. Whenever the process dies, `path` is either the old file or the new
+    one. If writing fails, the old file stays and nothing else is left.
 
     Args:
-        path: Its place; the folder must be there.
+        path: Path of the file; its folder must exist.
 
     Raises:
-        OSError: It cannot be written, such as on a full disk; the message names `path`.
+        OSError: The file cannot be written, such as on a full disk. The message names `path`.
 
     Example:
         >>> import tempfile
@@ -46,13 +46,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Around writing to a file: an error of the disk names the file.
+    """Context manager for writing to a file: an error of the disk names the file.
 
     Args:
         path: The file.
 
     Raises:
-        OSError: One was raised within, or lies behind what was raised (torch's writer hides it behind another).
+        OSError: An `OSError` was raised inside, or led to what was raised (torch's writer raises another error because
+            of it).
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Runs to look at: one that was trained, and hand-made ones."""
+"""Runs to analyse: a trained one, and hand-made ones."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The analysis from arrays alone and from a run's checkpoints: tables, figures, errors."""
+"""The analysis of arrays and of a run's checkpoints: tables, figures, errors."""
 
 import csv
 import errno

@@ -1,4 +1,4 @@
-"""The streaming statistics against the whole matrix of similarities in NumPy, in double precision."""
+"""The streaming statistics against the whole similarity matrix in NumPy, in double precision."""
 
 import numpy as np
 import pytest

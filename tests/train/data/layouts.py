@@ -1,4 +1,4 @@
-"""A tiny copy of each dataset, in the layout in which its authors publish it."""
+"""A tiny copy of each dataset, in the layout that its authors publish."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Batched views on the device against torchvision, an image at a time."""
+"""Batched views on the device against torchvision's views, image by image."""
 
 from dataclasses import replace
 from typing import Any

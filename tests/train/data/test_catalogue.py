@@ -1,4 +1,4 @@
-"""Every dataset from a tiny copy in its real layout; cards; what is said where one is missing."""
+"""Every dataset from a tiny copy in its real layout; cards; errors for a missing dataset."""
 
 import os
 import re

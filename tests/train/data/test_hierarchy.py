@@ -1,4 +1,4 @@
-"""The generated images: their tree is in the pixels."""
+"""The generated images: the class tree is visible in the pixels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Decoding: what is no image, what is too large; what a dataset says of itself."""
+"""Decoding: files that are not images, images that are too large; a dataset's description of itself."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""Order of the batches: by seed and epoch, whatever the processes, from any batch on; also under Lightning."""
+"""The order of the batches by seed and epoch, for any number of processes, from any batch on, also in Lightning."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The data module: what it says of the data, its views, its splits."""
+"""The data module: its description of the data, its views, its splits."""
 
 from dataclasses import replace
 from pathlib import Path

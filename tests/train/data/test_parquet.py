@@ -1,4 +1,4 @@
-"""Images in parquet files, as Hugging Face writes them."""
+"""Images in Parquet files, as Hugging Face writes them."""
 
 import json
 import pickle

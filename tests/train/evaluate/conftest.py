@@ -1,4 +1,4 @@
-"""A short run on images with superclasses, trained once for all tests that look at it; none of them changes it."""
+"""A short run on images with superclasses, trained once for all tests that use it. No test changes it."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands on the command line."""
+"""The evaluation commands on the command line."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The commands, from a run folder to figures that anyone can check: by scikit-learn, on the same features."""
+"""The commands, from a run folder to figures, which are compared with scikit-learn's on the same features."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained, by which rates, and that it follows from the seed."""
+"""Fine-tuning: the trained parameters, their learning rates, and that the result follows from the seed."""
 
 import copy
 import re

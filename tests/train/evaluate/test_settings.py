@@ -1,4 +1,4 @@
-"""Bad settings are named, and each protocol says in words what it is."""
+"""Errors name bad settings, and each protocol describes itself in words."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is evaluated: run folders, checkpoints, exported backbones, untrained networks."""
+"""The networks to evaluate: run folders, checkpoints, exported backbones, untrained networks."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The run that is never disturbed."""
+"""The run that is never interrupted, for comparison."""
 
 import time
 from pathlib import Path

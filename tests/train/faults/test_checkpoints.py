@@ -1,4 +1,4 @@
-"""Checkpoints that are cut short, damaged, or of something else."""
+"""Checkpoints that are truncated, damaged, or not of this package."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Many calls: memory that does not grow, threads that do not disturb each other."""
+"""Many calls: memory does not grow, and threads do not disturb each other."""
 
 import os
 from collections.abc import Callable

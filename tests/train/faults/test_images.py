@@ -1,4 +1,4 @@
-"""Files in a dataset that are no images, or too much of one."""
+"""Files in a dataset that are not images, or that are too large."""
 
 import re
 import struct

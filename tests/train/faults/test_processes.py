@@ -1,4 +1,4 @@
-"""Processes that die beside a run, and such that want its folder."""
+"""Processes of a run that die, and other processes that want its folder."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Runs that are stopped by a signal, at random moments and at chosen ones."""
+"""Runs that are stopped by a signal, at random and at chosen moments."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""docs/faults.md: each row names a test, and each test has its row."""
+"""docs/faults.md: each row names a test, and each test has a row."""
 
 import ast
 import re

@@ -1,1 +1,1 @@
-"""Tests of the methods: the extra `train` is there."""
+"""Tests of the methods. They need the extra `train`."""

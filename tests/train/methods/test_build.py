@@ -1,4 +1,4 @@
-"""From configuration to methods: every setting arrives, and none that means nothing is taken."""
+"""Building methods from a configuration: every setting has an effect, and a setting without one is refused."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""docs/methods.md names every method, every option and every default that it states."""
+"""docs/methods.md names every method and its options, with the right defaults."""
 
 import re
 from pathlib import Path

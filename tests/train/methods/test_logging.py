@@ -1,4 +1,4 @@
-"""A method logs its figures by Lightning where nothing of this package logs them."""
+"""A method logs its figures with Lightning if nothing in this package logs them."""
 
 from pathlib import Path
 from typing import Any

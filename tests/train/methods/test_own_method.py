@@ -1,4 +1,4 @@
-"""A method of the user's, `module:Class`: the example of docs/methods.md, from the command line to the analysis."""
+"""A user's own method, `module:Class`: the example of docs/methods.md, from the command line to the analysis."""
 
 import hashlib
 import importlib

@@ -1,6 +1,6 @@
-"""Two gloo processes are one process on the joined batch: each method's loss, gradients, queue and momentum encoder.
+"""Two gloo processes equal one process on the joined batch: each method's loss, gradients, queue and momentum encoder.
 
-Without batch norm, which takes its statistics over all processes only on a GPU (SyncBN).
+The networks have no batch norm, because it shares statistics over processes only on a GPU (SyncBN).
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""Each method, with and without HEX, trains for seconds on the digits and ends above its untrained backbone."""
+"""Each method, with and without HEX, trains for seconds on the digits and ends better than its untrained backbone."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each method minimises, put together from its embeddings by the formulas of docs/methods.md."""
+"""The loss of each method, computed from its embeddings by the formulas of docs/methods.md."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Experiments as declared: what is packaged, and what is wrong with others."""
+"""Declared experiments: the packaged ones, and errors in others."""
 
 from pathlib import Path
 

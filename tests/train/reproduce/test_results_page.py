@@ -1,4 +1,4 @@
-"""The documentation's results are those of the finished runs that are kept beside them."""
+"""The documentation's results equal those of the finished runs that are kept with them."""
 
 import re
 from collections.abc import Callable

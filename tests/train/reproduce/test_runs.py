@@ -1,4 +1,4 @@
-"""Runs: each once, resumed where they were stopped, and their files whole."""
+"""Runs: each trains once, resumes where it was stopped, and leaves complete files."""
 
 import json
 import platform

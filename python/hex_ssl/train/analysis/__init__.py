@@ -1,4 +1,4 @@
-"""Analysis of runs: what their features are like, in tables, pictures and one page."""
+"""Analysis of runs: tables and pictures of their features, and one page that compares runs."""
 
 from hex_ssl.train.extras import train_extra
 

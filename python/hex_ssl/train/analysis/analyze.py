@@ -37,21 +37,21 @@ from hex_ssl.train.whole_file import naming, write_whole
 FOLDER, ANALYSIS = "analysis", "analysis.json"
 TABLES = ("similarity.csv", "ranks.csv", "histograms.csv", "plane.csv", "nearest.csv")
 FEW = 5
-"""Superclasses of the middle row of Figure 10."""
+"""Number of superclasses in the middle row of Figure 10."""
 
 Pictures = tuple[list[list[NDArray[np.uint8]]], list[list[str]]]
-"""Rows of images [H, W, 3], and what stands above each."""
+"""Rows of images [H, W, 3], and the text above each."""
 
 
 def analyze(config: AnalyzeConfig) -> Path:
-    """Measures, draws and writes everything about a run's checkpoints, or about features.
+    """Measures and draws a run's checkpoints, or given features, and writes the results.
 
     Writes `analysis.json`, `similarity.csv` (a line for each epoch and space), `histograms.csv`, `ranks.csv`,
-    `plane.csv` and `nearest.csv`, and the figures as PNG and SVG. They replace those of an earlier analysis when all of
-    them are whole; other files in the folder stay.
+    `plane.csv` and `nearest.csv`, and the figures as PNG and SVG. They replace the files of an earlier analysis only
+    when all of them are complete. Other files in the folder stay.
 
     Args:
-        config: What and how.
+        config: The settings.
 
     Returns:
         The folder.
@@ -59,7 +59,7 @@ def analyze(config: AnalyzeConfig) -> Path:
     Raises:
         FileNotFoundError, ValueError: See `AnalyzeConfig`, `subject_from_run` and `subject_from_arrays`; or an image's
             features are all zero or not finite.
-        OSError: The folder cannot be written, such as on a full disk; what was in it is still there.
+        OSError: The folder cannot be written, such as on a full disk. The files in it are unchanged.
     """
     subject = _subject(config)
     folder = Path(config.output) if config.output else Path(str(config.run)) / FOLDER
@@ -99,7 +99,7 @@ def _run(config: AnalyzeConfig, folder: str, epochs: str) -> Subject:
 
 
 def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
-    """The other run of Figure 14, of its last checkpoint alone."""
+    """The other run of Figure 14, with its last checkpoint only."""
     if config.beside is None:
         return None
     last = max(checkpoints_of(config.beside, config.epochs))
@@ -110,7 +110,7 @@ def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
 
 
 class _Findings:
-    """What is found, snapshot by snapshot; only the first and the last are kept as they are."""
+    """Collects the results, snapshot by snapshot. Only the first and the last snapshot are kept whole."""
 
     def __init__(self, config: AnalyzeConfig, subject: Subject) -> None:
         self.config = config
@@ -141,7 +141,7 @@ class _Findings:
 
     @property
     def plane_space(self) -> str:
-        """Representations, where there are any: what the paper's pictures show."""
+        """The space of the pictures: representations if there are any, as in the paper."""
         spaces = list(self.ends[0].spaces)
         return REPRESENTATION if REPRESENTATION in spaces else spaces[0]
 
@@ -164,7 +164,7 @@ class _Findings:
         }
 
     def _planes(self) -> Iterator[dict[str, Any]]:
-        """Figure 10: all images, those of a few superclasses, those of one by class; at the first and at the last."""
+        """Figure 10: all images, those of a few superclasses, and those of one by class; first and last snapshot."""
         if self.config.plane == "none":
             return
         images = len(self.ends[0].spaces[self.plane_space])
@@ -175,7 +175,7 @@ class _Findings:
                 )
 
     def _plane_beside(self, planes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """The other half of Figure 14: what the last of `planes` shows, the superclass at the end, in the other run."""
+        """The other half of Figure 14: the superclass that the last of `planes` shows, in the other run."""
         if self.beside is None or self.config.plane == "none" or self.one is None:
             return None
         (snapshot,) = self.beside.snapshots()
@@ -211,7 +211,7 @@ class _Findings:
         }
 
     def pictures(self, nearest: list[dict[str, Any]]) -> Pictures | None:
-        """What Figure 15 shows, where there are images."""
+        """The pictures of Figure 15, if there are images."""
         if self.subject.images is None or not nearest:
             return None
         rows = [[line["anchor"], *line["nearest"]] for line in nearest]
@@ -230,7 +230,7 @@ def plane(
     method: PlaneMethod,
     seed: int,
 ) -> dict[str, Any]:
-    """Some of a snapshot's images in the plane, with what is to be known of each, ready for JSON."""
+    """Some of a snapshot's images in the plane, with their labels and names, ready for JSON."""
     found = to_plane(snapshot.spaces[space][rows], method, seed)
     labels = {"class": subject.classes, "superclass": subject.superclasses}
     chosen = {name: None if each is None else each[rows].tolist() for name, each in labels.items()}
@@ -258,7 +258,7 @@ def plane(
 def _plane_sets(
     subject: Subject, images: int, one: tuple[str, NDArray[np.int64]] | None, config: AnalyzeConfig
 ) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    """The sets of images of Figure 10: title, what colours them, rows."""
+    """The sets of images of Figure 10: title, kind of label that colours them, rows."""
     generator = np.random.default_rng(config.seed)
     classes, above = subject.classes, subject.superclasses
 
@@ -281,15 +281,15 @@ def within_one(subject: Subject, seed: int, superclass: str | None = None) -> tu
     """The images of one superclass: its name and its rows, at least 3.
 
     Args:
-        subject: For its labels.
-        seed: Of the draw.
-        superclass: Its name or number; None: one of several classes, drawn at random.
+        subject: The subject, for its labels.
+        seed: Seed of the draw.
+        superclass: Name or number of the superclass; None: one with several classes, drawn at random.
 
     Returns:
-        None where there is none to draw.
+        None if there is none to draw.
 
     Raises:
-        ValueError: There is no such superclass, or it has fewer images.
+        ValueError: There is no such superclass, or it has fewer than 3 images.
     """
     above, classes = subject.superclasses, subject.classes
     if above is None or classes is None:
@@ -323,7 +323,7 @@ def _superclass(subject: Subject, labels: Sequence[int], given: str) -> int:
 
 
 def _write(result: dict[str, Any], pictures: Pictures | None, folder: Path) -> None:
-    """Writes all files beside those of an earlier analysis, then puts them in their place, `analysis.json` last."""
+    """Writes all files beside those of an earlier analysis, then moves them into place, `analysis.json` last."""
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder), TemporaryDirectory(prefix=".analysis-", dir=folder) as place:
         new = Path(place)
@@ -374,7 +374,7 @@ def _nearest_lines(nearest: Sequence[dict[str, Any]]) -> Iterator[Record]:
 
 
 def _write_csv(path: Path, lines: Iterable[Record]) -> None:
-    """A table; none where there are no lines."""
+    """Writes a table; none if there are no lines."""
     rows = list(lines)
     if rows:
         text = io.StringIO(newline="")

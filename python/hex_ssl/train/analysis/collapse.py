@@ -9,15 +9,15 @@ EPSILON = 1e-7
 """RankMe's."""
 
 DRAWS = 5
-"""Random subsets of each size, over which the rank of the whole is averaged."""
+"""Number of random subsets of each size, over which the rank of the whole is averaged."""
 
 
 def effective_rank(features: ArrayLike) -> float:
-    """RankMe: how many dimensions the features use, from 1 (one direction) to min(N, D) (all alike).
+    """RankMe: the number of dimensions that the features use, from 1 (one direction) to min(N, D) (all equally).
 
         RankMe = exp(-sum_k p_k log p_k),   p_k = sigma_k / sum_l sigma_l + 1e-7
 
-    with sigma -> the singular values of `features` as they are, neither centred nor normalised.
+    where sigma are the singular values of `features`, which are neither centred nor normalised.
 
     Args:
         features: [N, D], finite.
@@ -26,7 +26,7 @@ def effective_rank(features: ArrayLike) -> float:
         The effective rank.
 
     Raises:
-        ValueError: The shape is another, or a number is not finite.
+        ValueError: The shape is not [N, D], or a number is not finite.
 
     Source: Garrido et al. 2023, "RankMe" (arXiv 2210.02885), equation 1; the entropy-based rank is Roy and Vetterli's
     (2007).
@@ -43,10 +43,10 @@ def effective_rank(features: ArrayLike) -> float:
 def singular_values(features: ArrayLike) -> NDArray[np.float64]:
     """The singular values of [N, D] in falling order, min(N, D) of them.
 
-    From the smaller of the two Gram matrices, in double precision: exact to about 1e-8 of the largest.
+    They come from the smaller Gram matrix in double precision, with errors of about 1e-8 of the largest.
 
     Raises:
-        ValueError: The shape is another, or a number is not finite.
+        ValueError: The shape is not [N, D], or a number is not finite.
 
     Example:
         >>> singular_values([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]).round(6).tolist()
@@ -66,7 +66,7 @@ class GroupRank(NamedTuple):
 
     Attributes:
         group: The group's label.
-        rows: Its rows.
+        rows: Number of rows of the group.
         local: Effective rank of its rows.
         overall: Mean effective rank of as many rows drawn from all.
     """
@@ -85,22 +85,22 @@ class GroupRank(NamedTuple):
 def group_ranks(features: ArrayLike, groups: ArrayLike, seed: int = 0) -> list[GroupRank]:
     """The effective rank of each group's rows, beside that of as many rows of all groups.
 
-    Rows are scaled to length 1, as the losses see them, and each set is centred at its mean, so that the direction that
-    a group has in common is not counted as one of its dimensions. A rank cannot exceed the number of rows: the whole is
-    therefore measured on random subsets of the group's size, `DRAWS` of them.
+    Rows are scaled to length 1, as in the losses, and each set is centred at its mean, so that the direction that a
+    group has in common is not counted as one of its dimensions. A rank cannot exceed the number of rows. The whole is
+    therefore measured on `DRAWS` random subsets of the group's size.
 
-    The paper's premise is that classes collapse towards each other within their superclass: there `ratio` is below 1.
+    The paper's premise is that classes collapse towards each other within their superclass. `ratio` is then below 1.
 
     Args:
         features: [N, D], finite, no row all zeros.
         groups: Integers [N], such as superclasses.
-        seed: Decides the subsets.
+        seed: Seed of the subsets.
 
     Returns:
         One entry for each group of at least 3 rows, in the order of their labels.
 
     Raises:
-        ValueError: A shape is another, or a row has no direction.
+        ValueError: A shape is wrong, or a row has no direction.
 
     Example:
         >>> rows = np.random.default_rng(0).standard_normal((300, 16))

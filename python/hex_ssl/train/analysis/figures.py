@@ -24,9 +24,9 @@ ENDINGS = (".png", ".svg")
 RESOLUTION = 150
 """Dots per inch of the PNG."""
 CAPTION_WIDTH, CAPTION_LINES, TITLE_WIDTH = 14, 3, 44
-"""Characters and lines of a caption above an image, and characters of a line above a plane: what fits side by side."""
+"""Characters and lines of a caption above an image, and characters of a title above a plane, that fit side by side."""
 LEGEND_ROWS, LEGEND_COLUMNS = 25, 4
-"""Of the legend beside a row of the plane; more labels than fit have none."""
+"""The most rows and columns of the legend beside a row of planes. More labels have no legend."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
 }
 
 Curve = tuple[str, str]
-"""A column of the records, and what the legend calls it."""
+"""A column of the records, and its name in the legend."""
 
 CURVES: dict[str, tuple[str, str, tuple[Curve, ...]]] = {
     "figure-8-threshold": ("Adaptive threshold", "mean row quantile of the cosines", (("threshold", ""),)),
@@ -72,16 +72,16 @@ CURVES: dict[str, tuple[str, str, tuple[Curve, ...]]] = {
 
 HISTOGRAMS, PLANE, BESIDE, NEAREST = "histograms", "figure-10-plane", "figure-14-beside", "figure-15-nearest"
 FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESIDE, NEAREST) for ending in ENDINGS)
-"""The files of all figures that there may be."""
+"""The files of all possible figures."""
 
 
 def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path]:
-    """One of `CURVES` over the epochs, a panel for each space; nothing where there is no figure to draw.
+    """Draws one of `CURVES` over the epochs, with a panel for each space; nothing if there is no figure to draw.
 
     Args:
-        name: Which.
+        name: A key of `CURVES`.
         records: The lines of the table.
-        folder: Where the pictures go.
+        folder: Folder of the pictures.
 
     Returns:
         The pictures.
@@ -111,7 +111,7 @@ def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path
 
 
 def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """The cosines of all pairs by group: a row for each space, the first epoch beside the last."""
+    """Draws the cosines of all pairs by group: a row for each space, with the first epoch beside the last."""
     spaces = list(dict.fromkeys(each["space"] for each in histograms))
     moments = [[each for each in histograms if each["space"] == space] for space in spaces]
     columns = 1 if all(len(each) == 1 for each in moments) else 2
@@ -139,15 +139,15 @@ def _draw_histogram(panel: Axes, histogram: Mapping[str, Any]) -> None:
 
 
 def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, folder: Path) -> list[Path]:
-    """Scatter plots, a row for each set of images and a column for each moment (or run).
+    """Draws scatter plots, with a row for each set of images and a column for each epoch (or run).
 
-    Up to 10 labels have their legend in each panel, more of them one beside their row.
+    Up to 10 labels have a legend in each panel. More labels have one beside their row.
 
     Args:
-        planes: Each `title`, `caption`, `x`, `y`, `labels` (numbers) and `names` (of the labels, by number).
-        name: Of the pictures.
-        title: Above them.
-        folder: Where they go.
+        planes: Each has `title`, `caption`, `x`, `y`, `labels` (numbers) and `names` (of the labels, by number).
+        name: Name of the pictures.
+        title: Title above them.
+        folder: Folder of the pictures.
 
     Returns:
         The pictures.
@@ -173,7 +173,7 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
 
 
 def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
-    """Of the legend beside a row; 0: its panels have their own, or there is none."""
+    """Columns of the legend beside a row; 0 if the panels have their own legends, or there is none."""
     labels = {label for plane in row for label in plane["labels"]}
     columns = math.ceil(len(labels) / LEGEND_ROWS)
     return columns if len(labels) > len(COLOURS) and columns <= LEGEND_COLUMNS else 0
@@ -200,7 +200,7 @@ def _draw_plane(panel: Axes, plane: Mapping[str, Any]) -> None:
 def draw_nearest(
     pictures: Sequence[Sequence[NDArray[np.uint8]]], captions: Sequence[Sequence[str]], folder: Path
 ) -> list[Path]:
-    """Anchors in the first column, and in each row the images of a batch that are most similar to it (Figure 15)."""
+    """Draws anchors in the first column, and beside each the images of its batch that are most similar (Figure 15)."""
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(pictures), len(pictures[0]), squeeze=False)
@@ -215,7 +215,7 @@ def draw_nearest(
 
 
 def _wrapped(name: str) -> str:
-    """A name over the lines that a caption has; what is longer ends in dots."""
+    """Wraps a name over the lines of a caption. A longer name ends in dots."""
     return textwrap.fill(name.replace("_", " "), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ...")
 
 
@@ -234,7 +234,7 @@ def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], title
     Args:
         draw: Fills the figure.
         size: Width and height in inches.
-        title: Above the picture.
+        title: Title above the picture.
         stem: The files' path without their endings.
 
     Returns:

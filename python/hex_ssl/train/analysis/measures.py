@@ -14,7 +14,7 @@ Record = dict[str, float | int | str | None]
 """One line of a table."""
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-"""Of the k-NN within the set."""
+"""Number of neighbours and temperature of the k-NN within the set."""
 
 COLUMNS = {
     "threshold": "threshold epsilon: mean over the images of the quantile of their similarities (Figure 8)",
@@ -30,25 +30,25 @@ COLUMNS = {
     "overall_rank": "mean effective rank of as many images of all groups, likewise",
     "rank_ratio": "mean of local / overall: below 1 where groups have collapsed",
 }
-"""The figures, and what they are."""
+"""The figures and their descriptions."""
 
 
 def measure(
     subject: Subject, snapshot: Snapshot, space: str, quantile: float, bins: int, seed: int
 ) -> tuple[Record, SimilarityStatistics, list[GroupRank]]:
-    """The figures of one space of a snapshot.
+    """Computes the figures of one space of a snapshot.
 
     Args:
-        subject: For its labels.
-        snapshot: Whose features.
-        space: Which of them.
-        quantile: Of the threshold.
-        bins: Of the histograms.
-        seed: Of the random subsets that ranks are compared with.
+        subject: The subject, for its labels.
+        snapshot: The snapshot, for its features.
+        space: The space of the features.
+        quantile: Quantile of the threshold.
+        bins: Number of bins of the histograms.
+        seed: Seed of the random subsets that ranks are compared with.
 
     Returns:
-        The figures of `COLUMNS`, None where there is none; the similarities; the ranks within superclasses, or within
-        classes where there are no superclasses.
+        The figures of `COLUMNS`, None for those that do not exist; the similarities; the ranks within superclasses, or
+        within classes if there are no superclasses.
 
     Raises:
         ValueError: An image's features are all zero or not finite.
@@ -79,7 +79,7 @@ def measure(
 
 
 def check_features(subject: Subject, snapshot: Snapshot, space: str) -> None:
-    """Each image needs a direction.
+    """Checks that the features of each image have a direction.
 
     Raises:
         ValueError: An image's features are all zero or not finite.
@@ -100,15 +100,15 @@ def check_features(subject: Subject, snapshot: Snapshot, space: str) -> None:
 def knn_within(features: NDArray[Any], labels: NDArray[np.int64] | None, block: int = 1024) -> float | None:
     """Leave-one-out k-NN accuracy: each row is classified by the rows most similar to it, itself left out.
 
-    Votes exp(cos / T) as in `hex_ssl.train.evaluate.knn_predict`.
+    The votes are exp(cos / T), as in `hex_ssl.train.evaluate.knn_predict`.
 
     Args:
         features: [N, D].
         labels: [N]; None: there is nothing to predict.
-        block: Rows at a time.
+        block: Number of rows at a time.
 
     Returns:
-        In [0, 1]; None without labels.
+        The accuracy, in [0, 1]; None without labels.
 
     Example:
         >>> knn_within(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), np.array([0, 0, 1, 1]))

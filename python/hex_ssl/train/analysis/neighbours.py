@@ -9,7 +9,7 @@ from hex_ssl.train.analysis.collapse import unit_rows
 
 
 class Neighbours(NamedTuple):
-    """Anchors and what is nearest to each in a batch of its own.
+    """Anchors, and the rows nearest to each in its own batch.
 
     Attributes:
         anchors: int64 [A], rows.
@@ -25,14 +25,14 @@ class Neighbours(NamedTuple):
 def nearest_in_batches(
     features: ArrayLike, anchors: int = 7, nearest: int = 5, batch_size: int = 128, seed: int = 0
 ) -> Neighbours:
-    """Draws a batch for each anchor, and finds the rows of it that are most similar to the first.
+    """Draws a batch for each anchor, and finds the rows of it that are most similar to the anchor.
 
     Args:
         features: [N, D], no row all zeros.
-        anchors: A, how many.
-        nearest: k, how many of each.
-        batch_size: Rows of a batch, the anchor among them; all rows where there are fewer.
-        seed: Decides the batches: the same for each set of N rows.
+        anchors: A, the number of anchors.
+        nearest: k, the number of nearest rows of each anchor.
+        batch_size: Rows of a batch, including the anchor; all rows if there are fewer.
+        seed: Seed of the batches, which are the same for each set of N rows.
 
     Returns:
         Rows and similarities.

@@ -1,4 +1,4 @@
-"""Features in the plane."""
+"""Projection of features to the plane."""
 
 import warnings
 from typing import Any, Literal
@@ -18,7 +18,7 @@ def to_plane(features: ArrayLike, method: PlaneMethod = "umap", seed: int = 0) -
     Args:
         features: [N, D], no row all zeros.
         method: "umap" (umap-learn's defaults, cosine distance) or "pca" (the first two principal components).
-        seed: Of UMAP: equal seeds give equal coordinates.
+        seed: Seed of UMAP. Equal seeds give equal coordinates.
 
     Returns:
         [N, 2], scaled to [-1, 1] around the middle of the longer side, the sides in proportion.
@@ -47,7 +47,7 @@ def _pca(unit: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = unit - unit.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1][:, :2]
-    # An axis has two directions: the one in which its largest component is positive.
+    # The sign of an axis is arbitrary: its largest component is made positive.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     plane = centred @ axes
     return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
@@ -55,11 +55,11 @@ def _pca(unit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _umap(unit: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     with warnings.catch_warnings(), train_extra():
-        warnings.simplefilter("ignore")  # numba, and what UMAP says of seeds and small sets
+        warnings.simplefilter("ignore")  # of numba, and of UMAP about seeds and small sets
         from umap import UMAP  # type: ignore[import-untyped]
 
         neighbours = min(15, len(unit) - 1)
-        few = {"init": "random"} if len(unit) <= neighbours + 2 else {}  # no spectrum of so few
+        few = {"init": "random"} if len(unit) <= neighbours + 2 else {}  # the spectrum needs more rows
         reducer: Any = UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1, **few)
         plane: NDArray[np.float64] = np.asarray(reducer.fit_transform(unit.astype(np.float32)), np.float64)
     return plane

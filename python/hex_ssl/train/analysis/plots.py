@@ -25,9 +25,9 @@ def plot_training(runs: Sequence[Sequence[Row]], path: Path, title: str = "") ->
     """Loss, threshold and mean |H| over the epochs.
 
     Args:
-        runs: The metrics of each run, such as one per seed.
+        runs: The metrics of each run, such as one run per seed.
         path: The picture, .png.
-        title: Above the picture.
+        title: Title above the picture.
     """
     figure = _figure(6.0, 7.0, title)
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
@@ -47,9 +47,9 @@ def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title
     """k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
 
     Args:
-        runs: For each label the metrics of its runs, evaluated at the same epochs.
+        runs: For each label, the metrics of its runs, evaluated at the same epochs.
         path: The picture, .png.
-        title: Above the picture.
+        title: Title above the picture.
     """
     figure = _figure(6.0, 4.0, title)
     axes = figure.subplots()
@@ -72,8 +72,8 @@ def plot_embedding(features: Features, path: Path, title: str = "", seed: int = 
     Args:
         features: Representations [N, F] and labels; N above 30, t-SNE's perplexity.
         path: The picture, .png.
-        title: Above the picture.
-        seed: Of t-SNE.
+        title: Title above the picture.
+        seed: Seed of t-SNE.
     """
     h = features.h.double().cpu().numpy()
     labels = features.labels.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Runs side by side on one HTML page that needs nothing else: no network, no server, no other file."""
+"""Runs side by side on one HTML page, which needs no network, no server and no other file."""
 
 import html
 import json
@@ -35,7 +35,7 @@ METRIC_TITLES = {
     "projection_std": "Deviation of the projections",
     "learning_rate": "Learning rate",
 }
-"""What curves are called, in the order in which they stand; those of other names follow."""
+"""The titles of the curves, in their order on the page. Curves of other names follow."""
 
 SETTINGS = {
     "method.name": "method",
@@ -44,7 +44,7 @@ SETTINGS = {
     "data.name": "dataset",
     "run.seed": "seed",
 }
-"""What the overview takes from the settings."""
+"""The settings in the overview."""
 
 LAST = (
     "loss",
@@ -54,24 +54,24 @@ LAST = (
     "threshold",
     "hierarchical_negatives",
 )
-"""What it takes from the metrics: the last that there is of each."""
+"""The metrics in the overview, each with its last value."""
 
 FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
-"""What it takes from the analysis of the last checkpoint, in the space of the losses where there is one."""
+"""The figures of the last checkpoint's analysis in the overview, in the space of the losses if there is one."""
 
 
 def report(config: ReportConfig) -> Path:
     """Writes the page.
 
     Args:
-        config: Which runs, and where to.
+        config: The runs, and the file to write.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         FileNotFoundError: A folder holds no run.
-        ValueError: A file in one is not what it should be.
+        ValueError: A file in a run folder is not valid.
     """
     runs = [_read_run(Path(folder)) for folder in config.runs]
     for run, name in zip(runs, _names([Path(folder) for folder in config.runs]), strict=True):
@@ -85,7 +85,7 @@ def report(config: ReportConfig) -> Path:
 
 
 def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
-    """The page of runs that have been read. Nothing of it is taken as markup."""
+    """The page of runs that have been read. Text from the runs is never taken as markup."""
     data = {
         "subtitle": _subtitle(runs),
         "runs": runs,
@@ -99,13 +99,13 @@ def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
     for name, file in (("style", "page.css"), ("script", "page.js")):
         parts[name] = _asset(file)
     page = _asset("page.html")
-    # In one go: what comes from files may hold anything, braces too.
+    # All at once: text from files may hold anything, braces too.
     pieces = page.replace("{{", "\0{{").replace("}}", "}}\0").split("\0")
     return "".join(parts[piece[2:-2]] if piece.startswith("{{") else piece for piece in pieces)
 
 
 def script_safe(value: Any) -> str:
-    """JSON that no HTML parser takes for the end of the script, and without NaN.
+    """JSON without NaN, in which no HTML parser sees the end of the script.
 
     Example:
         >>> script_safe({"name": "</script>", "loss": float("nan")})
@@ -215,7 +215,7 @@ def _title(names: Sequence[str]) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as much of the path before them as tells them apart."""
+    """The folders' names, with as much of their paths as is needed to tell them apart."""
     paths = [folder.resolve().parts for folder in folders]
     names = []
     for own in paths:

@@ -1,4 +1,4 @@
-"""A run folder as something to analyse: its checkpoints' features of one split."""
+"""The features of one split of a run's images, by the run's checkpoints."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from hex_ssl.train.run_folder import CHECKPOINTS, LAST, read_config
 
 KEPT = re.compile(r"epoch-(\d+)")
 LARGEST_PICTURE = 96
-"""Side in pixels of the pictures of Figure 15, at most."""
+"""The largest side in pixels of the pictures of Figure 15."""
 
 
 def checkpoints_of(folder: str | Path, epochs: str = "all") -> dict[int, str]:
@@ -77,14 +77,15 @@ def subject_from_run(
 
     Args:
         folder: The run folder.
-        split: Of the run's dataset.
+        split: Split of the run's dataset.
         epochs: See `checkpoints_of`.
-        images: At most so many, drawn at random; None: all. Images without a label are left out where others have one.
+        images: Maximum number of images, drawn at random; None: all. Images without a label are left out if others have
+            one.
         device: "auto", "cpu", "cuda", ...
         seed: Decides which images.
 
     Raises:
-        FileNotFoundError: The folder is no run, or lacks a checkpoint.
+        FileNotFoundError: The folder is not a run folder, or lacks a checkpoint.
         ValueError: The dataset lacks the split, or `epochs` is none of these.
     """
     config = read_config(folder)
@@ -141,7 +142,7 @@ def _features(method: Any, images: Dataset[tuple[Tensor, int]]) -> dict[str, NDA
 
 
 def _as_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Pictures [n, H, W, 3] of images [n, C, H, W] in [0, 1]: grey in grey, of more than 3 channels the first 3."""
+    """Pictures [n, H, W, 3] of images [n, C, H, W] in [0, 1]. Grey stays grey; of more than 3 channels, the first 3."""
     whole = (images * 255).round().clamp(0, 255).to(torch.uint8)
     colours = whole[:, :3] if whole.shape[1] >= 3 else whole[:, :1].expand(-1, 3, -1, -1)
     return colours.permute(0, 2, 3, 1).contiguous().numpy()

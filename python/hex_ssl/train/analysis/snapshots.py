@@ -1,4 +1,4 @@
-"""What is analysed: the features of one set of images, at one or several moments of a training."""
+"""The data of an analysis: the features of one set of images, at one or several epochs of training."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from hex_ssl.train.reading import reading
 Array = NDArray[Any]
 
 REPRESENTATION, PROJECTION = "representation", "projection"
-"""The spaces: before and behind the projector."""
+"""The spaces: before and after the projector."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The features of the images at one moment.
+    """The features of the images at one epoch.
 
     Attributes:
-        epoch: Epochs done; None where that is not known.
+        epoch: Epochs done; None if unknown.
         spaces: For each space the features, float [N, D].
     """
 
@@ -34,14 +34,14 @@ class Subject:
     """A set of images and their features.
 
     Attributes:
-        name: What it is called.
-        snapshots: Gives the snapshots in the order of their epochs, one at a time.
-        classes: int64 [N], None where there are none.
-        superclasses: int64 [N], None where there are none.
-        class_names: Names of the classes, where they are known.
-        superclass_names: Names of the superclasses, where they are known.
-        images: Gives rows as uint8 [n, H, W, 3]; None where there are no images.
-        description: What was done to get the features, for people.
+        name: Name of the set.
+        snapshots: Function that yields the snapshots in the order of their epochs.
+        classes: int64 [N]; None if there are none.
+        superclasses: int64 [N]; None if there are none.
+        class_names: Names of the classes, if they are known.
+        superclass_names: Names of the superclasses, if they are known.
+        images: Function that returns rows as uint8 [n, H, W, 3]; None if there are no images.
+        description: How the features were made, in words.
     """
 
     name: str
@@ -69,7 +69,7 @@ def _name(names: tuple[str, ...], label: int) -> str:
 def subject_from_arrays(
     features: str | Path, labels: str | Path | None = None, superclasses: str | Path | None = None
 ) -> Subject:
-    """Features and labels from .npy files alone.
+    """Features and labels from .npy files.
 
     Args:
         features: Floats [N, D]; or [E, N, D], for the epochs 0 to E - 1.
@@ -81,7 +81,7 @@ def subject_from_arrays(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is no .npy array, or an array has another shape or dtype.
+        ValueError: A file is not a .npy array, or an array has the wrong shape or dtype.
     """
     array = _load(features, "features")
     if array.dtype.kind != "f" or array.ndim not in (2, 3) or 0 in array.shape:

@@ -1,4 +1,4 @@
-"""What `hex_ssl.train.evaluate` offers."""
+"""The public names of `hex_ssl.train.evaluate`."""
 
 from hex_ssl.train.extras import train_extra
 

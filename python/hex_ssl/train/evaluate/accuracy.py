@@ -1,6 +1,6 @@
 """Top-1 and top-5 accuracy, of classes and of superclasses, from scores.
 
-Scores are logarithms of votes or of probabilities: -inf is a class without any.
+Scores are logarithms of votes or of probabilities: -inf stands for a class without any.
 """
 
 import torch
@@ -13,8 +13,8 @@ TOP = (1, 5)
 def ranks(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes are ahead of the true one: 0 where it has the highest score.
 
-    Of equal scores the class with the lower number is ahead. A true class without any vote comes last, also where
-    fewer classes than that got one: a k-NN of 3 neighbours does not know a fourth best class.
+    Among equal scores, the class with the lower number is ahead. A true class without any vote comes last, even if
+    fewer classes than that got a vote: a k-NN with 3 neighbours has no fourth best class.
 
     Args:
         scores: [M, C], floating point.
@@ -34,12 +34,12 @@ def ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def superclass_scores(scores: Tensor, superclasses: Tensor) -> Tensor:
-    """Scores of the superclasses: a superclass has its classes' votes, or probabilities, together.
+    """Scores of the superclasses: the votes, or probabilities, of a superclass's classes are added up.
 
         score_s = log sum over the classes c of superclass s of exp(score_c)
 
-    For a k-NN this is the vote of neighbours that bear superclass labels; for a classifier, the probability of the
-    superclass.
+    For a k-NN this is the vote of neighbours with superclass labels; for a classifier, it is the superclass's
+    probability.
 
     Args:
         scores: [M, C], floating point.
@@ -52,9 +52,9 @@ def superclass_scores(scores: Tensor, superclasses: Tensor) -> Tensor:
         >>> superclass_scores(torch.tensor([[0.25, 0.25, 0.5]]).log(), torch.tensor([1, 1, 0])).exp()
         tensor([[0.5000, 0.5000]])
     """
-    largest = scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)  # no row is -inf throughout
+    largest = scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)  # a row may be -inf throughout
     sums = scores.new_zeros(len(scores), int(superclasses.max()) + 1)
-    # No vote underflows to none: even the smallest number is one.
+    # A vote that underflows still counts, as the smallest number.
     votes = (scores - largest).exp().clamp(min=torch.finfo(scores.dtype).tiny).where(scores > -torch.inf, 0.0)
     return sums.index_add_(1, superclasses.to(scores.device), votes).log() + largest
 
@@ -63,12 +63,12 @@ def top_accuracies(true_ranks: Tensor, classes: int, prefix: str = "") -> dict[s
     """The share of images whose true class is among the best 1, and among the best 5.
 
     Args:
-        true_ranks: int64 [M], of `ranks`.
-        classes: C. The best 5 of up to 5 classes say nothing and are left out.
+        true_ranks: int64 [M], from `ranks`.
+        classes: C. With up to 5 classes, top-5 accuracy has no meaning and is left out.
         prefix: Put before the names.
 
     Returns:
-        `top1` and, of more than 5 classes, `top5`, in [0, 1].
+        `top1` and, for more than 5 classes, `top5`, in [0, 1].
 
     Example:
         >>> top_accuracies(torch.tensor([0, 3, 7, 0]), classes=10)
@@ -78,7 +78,7 @@ def top_accuracies(true_ranks: Tensor, classes: int, prefix: str = "") -> dict[s
 
 
 def class_accuracies(scores: Tensor, labels: Tensor, superclasses: Tensor | None = None) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the classes, and of the superclasses where there are any.
+    """Top-1 and top-5 accuracy of the classes, and of the superclasses if there are any.
 
     Args:
         scores: [M, C], floating point.
@@ -86,7 +86,7 @@ def class_accuracies(scores: Tensor, labels: Tensor, superclasses: Tensor | None
         superclasses: int64 [C], each class's superclass.
 
     Returns:
-        `top1`, `top5`, `superclass_top1`, `superclass_top5`, as far as they say something.
+        `top1`, `top5`, `superclass_top1`, `superclass_top5`. Top-5 is left out for up to 5 classes.
 
     Example:
         >>> scores = torch.tensor([[0.4, 0.3, 0.3], [0.1, 0.2, 0.7]]).log()

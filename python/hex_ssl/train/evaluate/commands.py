@@ -1,6 +1,6 @@
 """The commands: k-NN, linear probe, fine-tuning, and these on many datasets. Each result carries its protocol.
 
-What has been measured is saved at once and not measured again: a command that was stopped goes on where it was.
+Each measurement is saved at once and not repeated. A command that was stopped continues where it stopped.
 """
 
 import statistics
@@ -40,21 +40,21 @@ Announce = Callable[[str], None]
 AnySettings = TypeVar("AnySettings", KNNSettings, ProbeSettings, FinetuneSettings)
 
 ANY_METHOD = 1.0
-"""The linear probe's learning rate where no method is known."""
+"""The linear probe's learning rate if no method is known."""
 
 
 @dataclass
 class Evaluation:
-    """A command before its first measurement: everything found, nothing written.
+    """A prepared command: everything has been found, and nothing has been written.
 
     Attributes:
-        config: What is evaluated.
+        config: The command.
         settings: The protocols by name.
-        source: Where the networks come from.
-        epochs: Which of them.
-        places: Where the datasets are.
-        results: What was measured before, and what will be.
-        opened: Images that are open already.
+        source: The source of the networks.
+        epochs: Epochs of the networks to evaluate.
+        places: Locations of the datasets.
+        results: Earlier results, to which new ones are added.
+        opened: Images that are already open.
     """
 
     config: EvaluationConfig
@@ -69,10 +69,10 @@ class Evaluation:
         """Measures what has not been measured yet.
 
         Args:
-            announce: Called with a line on the images, and one after each measurement.
+            announce: Called with a line about the images, and with a line after each measurement.
 
         Returns:
-            The rows, saved in `Results.path`, also those of earlier commands by the same protocol.
+            The rows, saved in `Results.path`, including those of earlier commands with the same protocol.
         """
         for place in self.places:
             splits = self.opened.pop(place, None) or self.open(place)
@@ -107,14 +107,14 @@ class Evaluation:
 
 
 def prepare(config: KNNConfig | ProbeConfig | FinetuneConfig | TransferConfig) -> Evaluation:
-    """Finds all that a command needs, and writes nothing.
+    """Finds everything that a command needs, and writes nothing.
 
     Args:
         config: The command.
 
     Raises:
         FileNotFoundError: There is no such run, or a dataset's files are missing.
-        ValueError: The configuration contradicts the run, the data or the results that there are.
+        ValueError: The configuration contradicts the run, the data or earlier results.
     """
     if isinstance(config, TransferConfig):
         command, datasets = "transfer", list[str | None](config.datasets)
@@ -129,20 +129,20 @@ def prepare(config: KNNConfig | ProbeConfig | FinetuneConfig | TransferConfig) -
     places = [_place_of(source, name, config.root) for name in datasets]
     results = open_results(command, source.path, source.folder, _protocol(config, settings, source), config.output)
     evaluation = Evaluation(config, settings, source, epochs, places, results)
-    for place in places:  # what is missing is said now, not after hours
+    for place in places:  # reports missing files now, not after hours
         splits = evaluation.open(place)
-        if len(places) == 1:  # of many, all would be in memory at once
+        if len(places) == 1:  # many datasets would all be in memory at once
             evaluation.opened[place] = splits
     return evaluation
 
 
 def run_knn(config: KNNConfig, announce: Announce | None = None) -> Results:
-    """k-NN accuracy: the training images, as they are, classify the test images.
+    """k-NN accuracy: the training images, without augmentation, classify the test images.
 
-    What has been measured before by the same protocol is not measured again.
+    Measurements that were made before with the same protocol are not repeated.
 
     Args:
-        config: What is evaluated, and how.
+        config: What to evaluate, and the protocol.
         announce: Called with a line after each measurement.
 
     Returns:
@@ -171,7 +171,7 @@ def run_finetune(config: FinetuneConfig, announce: Announce | None = None) -> Re
 
 
 def run_transfer(config: TransferConfig, announce: Announce | None = None) -> Results:
-    """Any of these on many datasets. All of them are looked for before the first is measured.
+    """Any of these on many datasets. All datasets are looked for before the first is measured.
 
     Args, Returns, Raises: As :func:`run_knn`; rows for each dataset.
     """
@@ -179,12 +179,12 @@ def run_transfer(config: TransferConfig, announce: Announce | None = None) -> Re
 
 
 class Measuring:
-    """One network on one dataset: what its measurements share is computed once, when it is first needed.
+    """One network on one dataset. Values that its measurements share are computed once, when they are first needed.
 
     Args:
         subject: The network.
         splits: The images.
-        config: What else there is to know.
+        config: The other settings of the command.
     """
 
     def __init__(self, subject: Subject, splits: Splits, config: EvaluationConfig) -> None:
@@ -195,7 +195,7 @@ class Measuring:
         self.network = subject.network.to(self.device)
 
     def measure(self, settings: Settings, fraction: float) -> list[Row]:
-        """The figures by one protocol with a share of the labels: means over the draws, and the deviations.
+        """The figures of one protocol with a share of the labels: means and deviations over the draws.
 
         Args:
             settings: The protocol.
@@ -208,7 +208,7 @@ class Measuring:
         return [_averaged(rows) for rows in zip(*draws, strict=True)]
 
     def counts(self) -> Row:
-        """How many there are, and how the network sees them."""
+        """The numbers of images and classes, and the normalisation of the images."""
         superclasses = self.splits.superclasses
         return {
             "test_images": len(self.splits.test),
@@ -284,7 +284,7 @@ class Measuring:
 
     @cached_property
     def _needed(self) -> Tensor:
-        """The training images that any draw of any share looks at: of 1 %, not all have to go through the network."""
+        """The training images that any draw uses. With a small share, most need not go through the network."""
         config = self.config
         draws = [
             self.splits.subset(share, config.seed + draw)
@@ -307,7 +307,7 @@ class Measuring:
 
 
 def chosen_device(device: str) -> str:
-    """The device of a name; "auto": a GPU where there is one.
+    """The device with a name; "auto": a GPU if there is one.
 
     Raises:
         ValueError: This machine has no such device.
@@ -316,7 +316,7 @@ def chosen_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's, of another kind for each device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch's type depends on the device
         reason = str(error).partition("\n")[0]
         raise ValueError(f'expected `device` to be one that this machine has, but got "{device}": {reason}') from error
     return device
@@ -357,7 +357,7 @@ def _single(config: KNNConfig | ProbeConfig | FinetuneConfig) -> tuple[str, dict
 
 
 def _part(kind: type[AnySettings], config: AnySettings) -> AnySettings:
-    """The settings of a protocol among a command's."""
+    """The settings of one protocol, taken from a command's settings."""
     return kind(**{each.name: getattr(config, each.name) for each in fields(kind)})
 
 
@@ -369,8 +369,8 @@ def _with_learning_rate(settings: Settings, source: Source) -> Settings:
 
 
 class Place(NamedTuple):
-    """A dataset, where it is, and the level of its superclasses; the label tells folders of images apart, of which any
-    number has one name.
+    """A dataset, its location, and the level of its superclasses. The label tells folders of images apart, which all
+    have the same dataset name.
     """
 
     name: str
@@ -386,7 +386,7 @@ class Place(NamedTuple):
 def _place_of(source: Source, given: str | None, root: str | None) -> Place:
     """A dataset as given, "NAME" or "NAME=ROOT"; None: the run's.
 
-    One root is for many datasets: each may be in a folder of its name in it.
+    One root can serve many datasets: each may be in a folder of its own name in it.
     """
     config = DataConfig() if source.config is None else source.config.data
     if given is None and source.config is None:
@@ -405,7 +405,7 @@ def _place_of(source: Source, given: str | None, root: str | None) -> Place:
 
 
 def _protocol(config: EvaluationConfig, settings: Mapping[str, Settings], source: Source) -> dict[str, Any]:
-    """All that moves a figure, but for what the rows tell."""
+    """Everything that affects a figure, except what the rows state."""
     return {
         "settings": {by: asdict(each) for by, each in settings.items()},
         "space": config.space,

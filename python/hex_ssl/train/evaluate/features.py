@@ -22,15 +22,15 @@ class Features(NamedTuple):
 
 
 def check_finite(name: str, rows: Tensor, of: str = "row") -> None:
-    """Checks that no row of representations has a NaN or an infinity: what is computed from one says nothing.
+    """Checks that representations are finite. Results computed from NaN or infinity have no meaning.
 
     Args:
-        name: What to call the rows in the error.
+        name: Name of the rows in the error.
         rows: [N, F], floating point.
-        of: What to call one of them.
+        of: Name of one row in the error.
 
     Raises:
-        ValueError: Some have; the message names the first.
+        ValueError: A row has NaN or infinity. The message names the first such row.
 
     Example:
         >>> check_finite("`bank`", torch.tensor([[1.0], [torch.nan]]))
@@ -50,19 +50,19 @@ def extract_features(
 ) -> Features:
     """The backbone's representations of all images of a dataset, in order.
 
-    The backbone runs in evaluation mode, on the device its weights are on, and is left in the mode it was in.
+    The backbone runs in evaluation mode, on the device of its weights. Its mode is restored afterwards.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
-        dataset: Gives (image, label).
-        batch_size: Images at a time.
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
+        dataset: Dataset of pairs (image, label).
+        batch_size: Images per batch.
         num_workers: Processes that load images.
 
     Returns:
         Representations and labels, on the backbone's device.
 
     Raises:
-        ValueError: A representation is not finite; the message has its image's place in the dataset.
+        ValueError: A representation is not finite. The message has the index of its image in the dataset.
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
@@ -75,7 +75,7 @@ def extract_features(
     """
     training = backbone.training
     first = next(backbone.parameters())
-    # A generator of its own: the loader would draw from torch's, and an evaluation would change the training after it.
+    # A separate generator: otherwise the loader draws from torch's, and an evaluation would change later training.
     loader = DataLoader(
         dataset,
         batch_size,

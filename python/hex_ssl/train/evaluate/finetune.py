@@ -30,25 +30,25 @@ def train_network(
     seed: int = 0,
     num_workers: int = 0,
 ) -> nn.Sequential:
-    """A copy of the network with a linear layer behind it, trained on the cross-entropy.
+    """Trains a copy of the network, with a linear layer after it, on the cross-entropy.
 
-    Learning rates fall on half a cosine, changing at each step; each epoch has the images in a new order, in batches of
-    equal size, give or take one.
+    Learning rates fall on half a cosine and change at each step. Each epoch has the images in a new order, in batches
+    whose sizes differ by at most one.
 
     Args:
-        network: Images [N, C, H, W] to representations [N, F]; stays as it is.
-        images: The images (view, label) of an epoch, which is counted from 0.
-        count: How many there are.
+        network: Network from images [N, C, H, W] to representations [N, F]. It is not changed.
+        images: Function that returns the images (view, label) of an epoch, counted from 0.
+        count: Number of images.
         classes: C.
         settings: The protocol.
         seed: Decides the layer's initial weights, the order, dropout and the mixing of images.
         num_workers: Processes that load images.
 
     Returns:
-        Images to logits [N, C]; in training mode, on the network's device.
+        A network from images to logits [N, C], in training mode, on the network's device.
 
     Raises:
-        ValueError: There is one image alone, or `layer_decay` is set for a network that is no model of timm.
+        ValueError: There is only one image, or `layer_decay` is set for a network that is not a model of timm.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -77,7 +77,7 @@ def train_network(
             batch_sampler=cast(BatchSampler, batches),
             num_workers=num_workers,
             worker_init_fn=end_on_lost_batch,
-            generator=torch.Generator(),  # else it would draw from torch's
+            generator=torch.Generator(),  # otherwise it would draw from torch's
         )
         for views, labels in loader:
             with _seeded_step(seed, step, device):  # dropout and mixing draw from torch's generators
@@ -114,7 +114,7 @@ def _optimizer(model: nn.Sequential, settings: FinetuneSettings) -> torch.optim.
 def _layers(network: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Groups of parameters: norms and biases do not decay; with `layer_decay`, each layer has a rate of its own."""
     with train_extra():
-        # Here: slow to import. Its names are not marked as its own.
+        # Here, because it is slow to import. timm does not mark these names as exported.
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
     if layer_decay == 1.0:
         return cast("list[dict[str, Any]]", param_groups_weight_decay(network, weight_decay))
@@ -127,7 +127,7 @@ def _layers(network: nn.Module, weight_decay: float, layer_decay: float) -> list
 
 
 def _mixing(settings: FinetuneSettings, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Turns views and labels into what is trained on: mixed images with shared targets, or both as they are."""
+    """Returns a function that mixes views and their labels by mixup or CutMix, or leaves both unchanged."""
     kinds: list[v2.Transform] = []
     if settings.mixup:
         kinds.append(v2.MixUp(alpha=settings.mixup, num_classes=classes))
@@ -138,7 +138,7 @@ def _mixing(settings: FinetuneSettings, classes: int) -> Callable[[Tensor, Tenso
 
 @contextmanager
 def _seeded_step(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """torch's generators, of the CPU and of the device, at a state that follows from seed and step; put back after."""
+    """Seeds torch's generators, of the CPU and the device, by seed and step, and restores them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(draw_keys(seed, 0, step)))
         yield

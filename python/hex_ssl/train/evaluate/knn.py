@@ -13,13 +13,13 @@ from hex_ssl.train.evaluate.features import Features, check_finite
 Distance = Literal["cosine", "euclidean"]
 
 BLOCK_BYTES = 2**28
-"""What the similarities of a block of queries may take: of float32, 1,342 queries with a bank of 50,000 rows."""
+"""The most bytes for the similarities of a block of queries: 1,342 queries with a bank of 50,000 rows in float32."""
 
 VOTE_BYTES = 2**27
-"""What the scores of a block of queries may take: of float64, 1,677 queries with 10,000 classes."""
+"""The most bytes for the scores of a block of queries: 1,677 queries with 10,000 classes in float64."""
 
 NEAREST = 1e-5
-"""Added to a Euclidean distance: a neighbour in the same place has a finite vote."""
+"""Added to a Euclidean distance, so that a neighbour in the same place has a finite vote."""
 
 
 class Neighbours(NamedTuple):
@@ -27,7 +27,8 @@ class Neighbours(NamedTuple):
 
     Attributes:
         rows: int64 [M, k].
-        closeness: Of the distance "cosine" the cosine, of "euclidean" minus the distance; [M, k], floating point.
+        closeness: The cosine if the distance is "cosine", minus the distance if it is "euclidean"; [M, k], floating
+            point.
     """
 
     rows: Tensor
@@ -41,18 +42,18 @@ def nearest_neighbours(
 
     Args:
         bank: Representations [N, F].
-        queries: Representations [M, F] on the same device. Half types are computed in float32.
-        k: Neighbours, at least 1; a smaller bank gives all its rows.
+        queries: Representations [M, F] on the same device. All dtypes but float64 are computed in float32.
+        k: Number of neighbours, at least 1. A smaller bank gives all its rows.
         distance: "cosine", or "euclidean" of the rows as they are.
         block: Queries at a time; None: as many as need `BLOCK_BYTES` for their similarities.
 
     Returns:
-        Neighbours. Besides the inputs memory is needed for a normalised, or centred, copy of each, and for `block` * N
-        similarities.
+        The neighbours. Besides the inputs, memory is needed for a normalised, or centred, copy of each, and for `block`
+        * N similarities.
 
     Raises:
-        ValueError: A number or a name is out of its range, the widths differ, or a row is not finite: by the cosine, a
-            row with NaN would be everyone's nearest neighbour.
+        ValueError: A number or a name is out of its range, the widths differ, or a row is not finite. With the cosine,
+            a row with NaN would be the nearest neighbour of every query.
 
     Example:
         >>> nearest_neighbours(torch.eye(3), torch.tensor([[0.1, 0.9, 0.5]]), k=2).rows
@@ -63,11 +64,11 @@ def nearest_neighbours(
     if distance == "cosine":
         bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     else:
-        # Distances stay as they are, and less of them is lost to rounding.
+        # Centring changes no distance, and reduces rounding errors.
         centre = bank.mean(dim=0)
         bank, queries = bank - centre, queries - centre
     k = min(k, len(bank))
-    # The distances of those found are taken from differences, [queries, k, F] of them.
+    # The distances of the neighbours found are computed from differences, [queries, k, F].
     widest = len(bank) if distance == "cosine" else max(len(bank), 2 * k * bank.shape[1])
     block = block or max(BLOCK_BYTES // (widest * bank.element_size()), 1)
     find = _nearest_by_cosine if distance == "cosine" else _nearest_by_distance
@@ -83,14 +84,15 @@ def knn_scores(
         cosine:     votes_c(q) = sum over the neighbours b of class c of exp(cos(q, b) / T)
         euclidean:  votes_c(q) = sum over the neighbours b of class c of 1 / (|q - b| + 1e-5)
 
-    with T -> `temperature`; those of "cosine" are divided by the nearest neighbour's, which changes no vote's outcome.
+    where T is `temperature`. Those of "cosine" are divided by the nearest neighbour's vote, which does not change the
+    result.
 
     Args:
-        neighbours: Of M queries.
+        neighbours: Neighbours of M queries.
         labels: The bank's classes, int64 [N].
         classes: C; more than the largest label.
         temperature: T, above 0. "euclidean" has none.
-        distance: By which the neighbours were found.
+        distance: The distance by which the neighbours were found.
 
     Returns:
         float64 [M, C].
@@ -102,7 +104,7 @@ def knn_scores(
     """
     closeness = neighbours.closeness.double()
     if distance == "cosine":
-        # The largest is taken off first, so that exp cannot overflow; and a vote that underflows is a vote.
+        # The largest is subtracted first, so that exp cannot overflow. A vote that underflows still counts.
         weights = ((closeness - closeness[:, :1]) / temperature).exp().clamp(min=torch.finfo(torch.float64).tiny)
     else:
         weights = 1 / (NEAREST - closeness)
@@ -118,16 +120,18 @@ def knn_predict(
     block: int | None = None,
     distance: Distance = "cosine",
 ) -> Tensor:
-    """Each query's class: its k nearest bank rows vote, the nearer with the greater weight.
+    """Predicts each query's class: its k nearest bank rows vote, and nearer rows have more weight.
 
-    The votes: :func:`knn_scores`. Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4; "euclidean": solo-learn.
+    :func:`knn_scores` defines the votes. Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4; "euclidean":
+        solo-learn.
 
     Args:
         bank: Representations [N, F] of any scale and their labels.
         queries: Representations [M, F] on the same device.
-        k: Neighbours that vote, at least 1; a smaller bank votes as a whole.
+        k: Number of neighbours that vote, at least 1. All rows of a smaller bank vote.
         temperature: T, above 0.
-        block: Queries at a time: memory for `block` * N similarities; None: for `BLOCK_BYTES`.
+        block: Queries at a time, which need memory for `block` * N similarities; None: as many as fit into
+            `BLOCK_BYTES`.
         distance: "cosine" or "euclidean".
 
     Returns:
@@ -173,20 +177,20 @@ def knn_accuracies(
     temperature: float = 0.07,
     distance: Distance = "cosine",
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the classes, and of the superclasses where there are any.
+    """Top-1 and top-5 accuracy of the classes, and of the superclasses if there are any.
 
     Args:
-        neighbours: Of M queries; the first `k` vote.
+        neighbours: Neighbours of M queries; the first `k` vote.
         bank_labels: The bank's classes, int64 [N].
-        labels: The queries' classes, int64 [M]; also ones that the bank lacks.
+        labels: The queries' classes, int64 [M]. The bank may lack some of them.
         classes: C.
         superclasses: int64 [C], each class's superclass.
-        k: Neighbours that vote.
+        k: Number of neighbours that vote.
         temperature: T, above 0.
-        distance: By which the neighbours were found.
+        distance: The distance by which the neighbours were found.
 
     Returns:
-        `top1`, `top5`, `superclass_top1`, `superclass_top5`, as far as they say something; in [0, 1].
+        `top1`, `top5`, `superclass_top1`, `superclass_top5`, in [0, 1]. Top-5 is left out for up to 5 classes.
 
     Raises:
         ValueError: `k` or `temperature` is out of its range.

@@ -24,14 +24,14 @@ def linear_probe_accuracy(
 ) -> float:
     """Accuracy on `test` of a logistic regression trained on `train`.
 
-    Features are standardised by the training images' mean and deviation; L2 penalty with C = 1, L-BFGS
-    (scikit-learn's defaults), to convergence.
+    Features are standardised by the training images' mean and standard deviation. The regression has an L2 penalty with
+    C = 1 and runs L-BFGS (scikit-learn's defaults) until it converges.
 
     Args:
         train: Representations [N, F] and labels.
         test: Representations [M, F] and labels.
-        labels_per_class: Train on so many images of each class, drawn at random; None for all.
-        draws: Probes on different draws, whose mean accuracy is returned; 1 where all labels are used.
+        labels_per_class: Number of training images of each class, drawn at random; None: all.
+        draws: Number of probes on different draws, over which the accuracy is averaged; 1 if all labels are used.
         seed: Decides the draws, the same for every backbone.
 
     Returns:
@@ -58,7 +58,7 @@ def linear_probe_accuracy(
 
 
 def logistic_scores(train: Features, queries: Tensor, classes: int, regularisation: float = 1.0) -> Tensor:
-    """Log-probabilities of a logistic regression, as :func:`linear_probe_accuracy` has it.
+    """Log-probabilities of a logistic regression, as in :func:`linear_probe_accuracy`.
 
     Args:
         train: Representations [N, F] and labels of at least two classes.
@@ -90,12 +90,12 @@ def logistic_scores(train: Features, queries: Tensor, classes: int, regularisati
 def train_linear(
     features: Callable[[int], Features], classes: int, settings: ProbeSettings, generator: torch.Generator
 ) -> nn.Linear:
-    """One linear layer on frozen representations, by SGD on the cross-entropy.
+    """Trains one linear layer on frozen representations, by SGD on the cross-entropy.
 
-    The layer starts at zero. Each epoch has the images in a new order, in batches of equal size, give or take one.
+    The layer starts at zero. Each epoch has the images in a new order, in batches whose sizes differ by at most one.
 
     Args:
-        features: The representations [N, F] and labels of an epoch, which is counted from 0.
+        features: Function that returns the representations [N, F] and labels of an epoch, counted from 0.
         classes: C.
         settings: The protocol; `learning_rate` is a number.
         generator: Decides the order; on the CPU.
@@ -138,11 +138,11 @@ def train_linear(
 
 
 def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Rows in a random order, in batches of equal size, give or take one: none is left out, and none is tiny.
+    """Rows in a random order, in batches whose sizes differ by at most one. No row is left out, and no batch is tiny.
 
     Args:
-        count: Rows.
-        batch_size: The most that a batch has.
+        count: Number of rows.
+        batch_size: Maximum size of a batch.
         generator: Decides the order.
 
     Example:

@@ -1,4 +1,4 @@
-"""The figures of a backbone, and the protocol that they were measured by."""
+"""The figures of a backbone, and the protocol of their measurement."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from hex_ssl.train.evaluate.linear import linear_probe_accuracy
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a frozen backbone is evaluated; stands beside every figure.
+    """The protocol by which a frozen backbone is evaluated. It accompanies every figure.
 
     Args:
-        k: Neighbours of the k-NN.
+        k: Number of neighbours of the k-NN.
         temperature: Temperature of the k-NN's weights.
         labels_per_class: Labels per class of the linear probe with few labels.
-        draws: Draws of these labels, over which its accuracy is averaged.
+        draws: Number of draws of these labels, over which the accuracy is averaged.
     """
 
     k: int = 20
@@ -41,9 +41,9 @@ def evaluate_backbone(backbone: nn.Module, data: PretrainData, protocol: Protoco
     """k-NN and linear-probe accuracy of a frozen backbone on the test split.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
-        data: Gives the training and the test split.
-        protocol: How to measure.
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
+        data: The data, with a training and a test split.
+        protocol: The protocol; None: the default one.
 
     Returns:
         `knn_accuracy`, `probe_accuracy_few_labels`, `probe_accuracy`, each in [0, 1], and `protocol`:

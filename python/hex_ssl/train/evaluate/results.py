@@ -1,4 +1,4 @@
-"""Results with the protocol that they were measured by: as JSON, as a table, and as what need not be measured again."""
+"""Results with their protocol, as JSON and as a table, so that no measurement is repeated."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from hex_ssl.train.whole_file import whole_file
 Kind = TypeVar("Kind")
 
 FORMAT = 1
-"""Raised when a field of the JSON changes its meaning."""
+"""The version of the JSON format. It is raised when a field changes its meaning."""
 
 FIGURES = {
     "top1": "top-1",
@@ -35,24 +35,24 @@ SETTINGS = {
     "k": "k",
     "temperature": "T",
 }
-"""What tells rows apart, in the JSON and in the table."""
+"""The fields that identify a row, in the JSON and in the table."""
 
 KEY = ("dataset", "by", "fraction")
-"""With the weights, what says that something has been measured."""
+"""The fields that, with the weights, identify a measurement."""
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Results:
-    """Rows of figures, and the file that they are kept in.
+    """Rows of figures, and the file that keeps them.
 
     Args:
         command: "knn", "probe", "finetune" or "transfer".
-        source: What was evaluated.
-        protocol: All that moves a figure and is the same for each row; ready for JSON.
+        source: The path that was evaluated.
+        protocol: Everything that affects a figure and is the same for each row; ready for JSON.
         path: The file.
-        rows: One for each network, dataset, share of the labels and setting.
+        rows: One row for each network, dataset, share of the labels and setting.
     """
 
     command: str
@@ -62,30 +62,30 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def measured(self, weights: str, epoch: int | None, **key: Any) -> list[Row]:
-        """The rows of a measurement, none where it has not been made.
+        """The rows of a measurement; none if it has not been made.
 
         Args:
-            weights: The network's.
-            epoch: The network's.
+            weights: Digest of the network's weights.
+            epoch: Epoch of the network.
             **key: Values of `KEY`.
         """
         wanted = (weights, epoch, _key_of(key))
         return [row for row in self.rows if (row["weights"], row["epoch"], _key_of(row)) == wanted]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Adds the rows of one measurement and saves. Those of an earlier network of this epoch are dropped."""
+        """Adds the rows of one measurement and saves. Rows of an earlier network of the same epoch are dropped."""
         new = {(_key_of(row), row["epoch"]) for row in rows}
         self.rows = [row for row in self.rows if (_key_of(row), row["epoch"]) not in new] + list(rows)
         self.save()
 
     def save(self) -> None:
-        """Writes the file; one of that name is always whole."""
+        """Writes the file. A file of that name is always complete."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path) as file:
             file.write((json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n").encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The results, ready for JSON."""
         return {
             "format": FORMAT,
             "command": self.command,
@@ -101,7 +101,7 @@ class Results:
         }
 
     def table(self) -> str:
-        """The rows in Markdown, in percent, and below the protocol and each dataset's mean and deviation.
+        """The rows in Markdown, in percent, followed by the protocol and each dataset's mean and deviation.
 
         Example:
             >>> row = {"dataset": "digits", "epoch": 5, "weights": "a", "fraction": 1.0, "k": 20, "temperature": 0.07}
@@ -121,18 +121,18 @@ class Results:
 
 
 def open_results(command: str, source: Path, folder: Path, protocol: dict[str, Any], output: str | None) -> Results:
-    """Results to go on with, or new ones.
+    """Opens earlier results to continue, or new ones.
 
     Args:
         command: "knn", "probe", "finetune" or "transfer".
-        source: What is evaluated.
+        source: The source that is evaluated.
         folder: The run folder.
-        protocol: All that moves a figure and is the same for each row.
-        output: The file; None: one in the folder `evaluation`, whose name has the protocol's digest: other protocols
-            have other files.
+        protocol: Everything that affects a figure and is the same for each row.
+        output: The file; None: one in the folder `evaluation`, named by the protocol's digest, so that each protocol
+            has its own file.
 
     Raises:
-        ValueError: The file holds something else, or results by another protocol.
+        ValueError: The file holds something else, or results of another protocol.
     """
     plain = json.loads(json.dumps(protocol))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
@@ -144,7 +144,7 @@ def open_results(command: str, source: Path, folder: Path, protocol: dict[str, A
 
 
 def read_results(path: str | Path) -> Results:
-    """Results from their file.
+    """Reads results from their file.
 
     Raises:
         ValueError: The file holds something else.
@@ -163,7 +163,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """Rows of figures in Markdown, in percent, with the deviation where there were several draws.
+    """Rows of figures in Markdown, in percent, with the deviation if there were several draws.
 
     Example:
         >>> print(markdown_table([{"dataset": "digits", "fraction": 0.1, "top1": 0.5, "deviation": {"top1": 0.01}}]))

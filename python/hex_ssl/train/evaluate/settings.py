@@ -1,4 +1,4 @@
-"""What is evaluated, and by which protocol, as typed data: what the commands' arguments hold."""
+"""The settings of the evaluation commands as typed data: what to evaluate, and by which protocol."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,12 +8,12 @@ from hex_ssl.train.paths import expand_path, expand_paths
 
 @dataclass(frozen=True)
 class KNNSettings:
-    """The protocol of the k-NN: all training images, as they are, classify the test images.
+    """The protocol of the k-NN: all training images, without augmentation, classify the test images.
 
     Args:
-        k: Neighbours that vote; several are measured one after another.
-        temperature: Temperatures of the cosine votes exp(cos / temperature), likewise.
-        distance: "cosine", or "euclidean" with votes 1 / (distance + 1e-5), which has no temperature.
+        k: Numbers of neighbours that vote; each is measured.
+        temperature: Temperatures of the cosine votes exp(cos / temperature); each is measured.
+        distance: "cosine", or "euclidean" with votes 1 / (distance + 1e-5) and no temperature.
     """
 
     k: list[int] = field(default_factory=lambda: [20])
@@ -36,17 +36,17 @@ class ProbeSettings:
     """The protocol of the linear probe: one linear layer on the frozen network.
 
     Args:
-        solver: "logistic": logistic regression on standardised features with an L2 penalty, L-BFGS until it converges;
-            it needs no learning rate. "sgd": solo-learn's linear evaluation, to which the settings up to `augment`
-            belong.
-        learning_rate: Of SGD; None: solo-learn's for the run's method, and 1.0 where no method is known.
-        probe_epochs: Epochs of SGD; the rate falls to a tenth after 60 % and after 80 % of them.
-        probe_batch_size: Images per step of SGD, at most.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        augment: SGD on crops and flips that are new in each epoch, as solo-learn has it, so that the network runs in
-            each epoch; otherwise on the images as they are, for which it runs once.
-        regularisation: Of "logistic": C, the inverse weight of the penalty.
+        solver: "logistic" for logistic regression on standardised features with an L2 penalty, by L-BFGS until it
+            converges, which needs no learning rate; "sgd" for solo-learn's linear evaluation, to which the settings
+            from `learning_rate` to `augment` belong.
+        learning_rate: Learning rate of SGD; None: solo-learn's for the run's method, or 1.0 if no method is known.
+        probe_epochs: Epochs of SGD; the learning rate falls to a tenth after 60 % and after 80 % of them.
+        probe_batch_size: Maximum number of images per step of SGD.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        augment: Run SGD on crops and flips that are new in each epoch, as solo-learn does; the network then runs in
+            each epoch. Otherwise SGD takes the images as they are, and the network runs once.
+        regularisation: C of "logistic", the inverse weight of the penalty.
     """
 
     solver: Literal["logistic", "sgd"] = "logistic"
@@ -87,16 +87,16 @@ class FinetuneSettings:
 
     Args:
         optimizer: "sgd" with momentum, or "adamw" for transformers.
-        learning_rate: Of the network; falls on half a cosine to 0, changing at each step.
-        head_learning_rate: Of the linear layer, likewise.
-        finetune_epochs: Epochs.
-        finetune_batch_size: Images per step, at most; at least 2.
-        momentum: Of "sgd".
-        weight_decay: Of the weights; norms and biases do not decay.
+        learning_rate: Learning rate of the network. It falls to 0 on half a cosine and changes at each step.
+        head_learning_rate: Learning rate of the linear layer, with the same schedule.
+        finetune_epochs: Number of epochs.
+        finetune_batch_size: Maximum number of images per step, at least 2.
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay. Norms and biases do not decay.
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Mixup's alpha (Zhang et al. 2018); 0: none.
         cutmix: CutMix's alpha (Yun et al. 2019); 0: none. With both, each batch gets one of them at random.
-        layer_decay: The learning rate's factor from one layer to the one before it, for models of timm.
+        layer_decay: Factor of the learning rate from each layer to the layer before it, for models of timm.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -139,22 +139,22 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is evaluated, on which images.
+    """What to evaluate, and on which images.
 
     Args:
         source: A run folder, a checkpoint in one, or an exported backbone (.safetensors).
-        epochs: Which of a run's checkpoints: "last", "all" that were kept, "untrained", or epochs such as "0,10,20".
-        space: Evaluate the "backbone"'s representations, or their "projection", which only checkpoints hold.
+        epochs: Checkpoints of a run: "last", "all" that were kept, "untrained", or epochs such as "0,10,20".
+        space: Evaluate the representations of the "backbone", or their "projection", which needs a checkpoint.
         fractions: Shares of the training labels to use, each drawn with the same share of each class.
-        draws: How often a share below 1 is drawn anew; the mean accuracy and the deviation are reported.
-        holdout: Share of the training images that is held out and tested on in place of the test images, to choose
-            settings by; 0: the test images.
-        seed: Decides draws, held-out images, initial weights and order.
+        draws: Number of draws of each share below 1. The mean accuracy and the deviation are reported.
+        holdout: Share of the training images to hold out and to test on instead of the test images, for choosing
+            settings; 0: test on the test images.
+        seed: Seed of draws, held-out images, initial weights and order.
         device: "auto", "cpu", "cuda", ...
-        batch_size: Images through the frozen network at a time; moves no figure.
-        num_workers: Processes that load images; None: none for images in memory, else as many as there are cores.
+        batch_size: Images per batch of the frozen network. It does not affect the results.
+        num_workers: Processes that load images; None: none for images in memory, otherwise one per core.
         output: The JSON file of the results; None: one in the folder `evaluation` of the run, named by the protocol.
-        again: Measure anew what that file has already.
+        again: Repeat the measurements that the file already has.
     """
 
     source: str
@@ -184,11 +184,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class OneDatasetConfig(EvaluationConfig):
-    """What is evaluated, on which dataset.
+    """What to evaluate, and on which dataset.
 
     Args:
-        dataset: Another dataset than the run's own, as `hex-ssl datasets` lists them.
-        root: The folder that holds it, or a folder with one of its name; None: the run's.
+        dataset: A dataset other than the run's own, as `hex-ssl datasets` lists them; None: the run's.
+        root: The folder that holds the dataset, directly or in a folder of its name; None: the run's.
     """
 
     dataset: str | None = None
@@ -233,12 +233,12 @@ class TransferConfig(EvaluationConfig):
     """k-NN, linear probe or fine-tuning on many datasets.
 
     Args:
-        datasets: Their names, as `hex-ssl datasets` lists them, or NAME=ROOT, such as "folder=/data/birds".
-        root: The folder that holds them, each in it or in a folder of its name; None: the run's.
-        by: How: "knn", "probe", "finetune", or several.
-        knn: The k-NN's protocol.
-        probe: The linear probe's.
-        finetune: Fine-tuning's.
+        datasets: Names of the datasets, as `hex-ssl datasets` lists them, or NAME=ROOT, such as "folder=/data/birds".
+        root: The folder that holds the datasets, each directly or in a folder of its name; None: the run's.
+        by: Evaluations to run: "knn", "probe", "finetune", or several.
+        knn: Protocol of the k-NN.
+        probe: Protocol of the linear probe.
+        finetune: Protocol of fine-tuning.
     """
 
     datasets: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What is evaluated: networks from run folders, checkpoints and exported backbones."""
+"""The networks to evaluate, from run folders, checkpoints and exported backbones."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ UNTRAINED = 0
 
 
 class ImageShape(NamedTuple):
-    """What images a network takes.
+    """The shape of the images that a network takes.
 
     Attributes:
         channels: C.
@@ -38,15 +38,15 @@ class ImageShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where networks come from.
+    """A source of networks.
 
     Args:
-        path: What was asked for: a run folder, a checkpoint, or an exported backbone.
-        config: The run's configuration; None of a backbone that does not say how it came about.
+        path: The path that was given: a run folder, a checkpoint, or an exported backbone.
+        config: The run's configuration; None for a backbone whose file does not hold it.
         backbone: The backbone's configuration.
         shape: The images that it takes.
-        checkpoints: The files that there are, by epoch; the last one, whose epoch stands in it, under None.
-        seed: Of untrained weights.
+        checkpoints: The files by epoch. The last one, which states its own epoch, is under None.
+        seed: Seed of untrained weights.
     """
 
     path: Path
@@ -69,10 +69,11 @@ class Subject:
     """One network to evaluate.
 
     Args:
-        network: Images [N, C, H, W] to representations, or projections, [N, F]; in evaluation mode, on the CPU.
-        epoch: Epochs of training; None where the file does not say.
-        weights: SHA-256 of its weights, by which results are told to be of this network.
-        file: Where they come from; None: from the seed.
+        network: Network from images [N, C, H, W] to representations, or projections, [N, F], in evaluation mode, on the
+            CPU.
+        epoch: Epochs of training; None if the file does not say.
+        weights: SHA-256 of its weights, which links results to this network.
+        file: File of the weights; None: they are drawn from the seed.
     """
 
     network: nn.Module
@@ -82,14 +83,14 @@ class Subject:
 
 
 def open_source(path: str | Path, seed: int = 0) -> Source:
-    """Finds out what there is to evaluate; loads no weights.
+    """Finds the networks of a source, without loading weights.
 
     Args:
         path: A run folder, a checkpoint (.ckpt) in one, or an exported backbone (.safetensors).
-        seed: Of the untrained weights of a lone backbone; those of a run have the run's.
+        seed: Seed of the untrained weights of a lone backbone. A run has its own seed.
 
     Raises:
-        FileNotFoundError: There is nothing of the kind.
+        FileNotFoundError: The path does not exist, or holds no network.
         ValueError: The file is none of them.
 
     Example:
@@ -112,11 +113,11 @@ def open_source(path: str | Path, seed: int = 0) -> Source:
 
 
 def choose_epochs(source: Source, epochs: str) -> list[int | None]:
-    """Which networks a choice means, None being the last.
+    """The epochs that a choice means. None stands for the last network.
 
     Args:
-        source: What there is.
-        epochs: "last", "all" that were kept, "untrained", or epochs with commas between them.
+        source: The source of the networks.
+        epochs: "last", "all" that were kept, "untrained", or epochs separated by commas.
 
     Raises:
         ValueError: There is no such epoch, or the choice is none of these.
@@ -148,12 +149,12 @@ def choose_epochs(source: Source, epochs: str) -> list[int | None]:
 
 
 def load_subject(source: Source, epoch: int | None, space: Space = "backbone") -> Subject:
-    """A network with its weights.
+    """Loads a network with its weights.
 
     Args:
-        source: Where it comes from.
+        source: The source of the network.
         epoch: One of `choose_epochs`.
-        space: "backbone": its representations; "projection": what the projector makes of them.
+        space: "backbone" for its representations, or "projection" for the projector's output.
 
     Raises:
         ValueError: The file does not hold the network, or its projector; or the untrained network of a run that started
@@ -167,7 +168,7 @@ def load_subject(source: Source, epoch: int | None, space: Space = "backbone") -
             raise ValueError(f"expected a checkpoint for the projection space, but {file} holds the backbone alone")
         with torch.random.fork_rng(devices=[]):
             network = load_backbone(file, own_code=_is_of_run(file, source))
-        epoch = None if source.config is None else source.config.run.epochs  # it is written when the run has ended
+        epoch = None if source.config is None else source.config.run.epochs  # the file is written at the end of the run
     else:
         network, epoch = _from_checkpoint(source, file, epoch, space)
     return Subject(network.eval(), epoch, weights_digest(network), file)
@@ -202,7 +203,7 @@ def _open_run(path: Path, folder: Path, checkpoints: dict[int | None, Path]) -> 
 
 
 def _is_of_run(exported: Path, source: Source) -> bool:
-    """Whether a backbone stands beside its run's configuration, which then says the same of it."""
+    """Whether a backbone is beside its run's configuration, which must then describe the same backbone."""
     if source.path == exported:
         return False
     if read_saved_backbone(exported, own_code=True).config != source.backbone:
@@ -238,7 +239,7 @@ def _fresh(source: Source, space: Space) -> nn.Module:
 
 def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space) -> tuple[nn.Module, int]:
     checkpoint = read_checkpoint(file)
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten, and is not to be missed elsewhere
+    with torch.random.fork_rng(devices=[]):  # these draws are overwritten, and must change no others
         network = build_backbone(source.backbone, *source.shape) if space == "backbone" else _projecting(source)
     parts: dict[str, nn.Module] = {"backbone": network}
     if isinstance(network, _Projecting):
@@ -255,7 +256,7 @@ def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space
 
 
 class _Projecting(nn.Module):
-    """Images to projections."""
+    """A network from images to projections."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()

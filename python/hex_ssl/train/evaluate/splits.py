@@ -35,7 +35,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 class WithChannels(ImageDataset):
-    """Grey images as colour images or the reverse, for a network that takes those.
+    """Converts grey images to colour images, or the reverse, for a network that needs it.
 
     Args:
         images: The images.
@@ -61,7 +61,7 @@ class WithChannels(ImageDataset):
 
     @property
     def in_memory(self) -> bool:
-        """As of the images."""
+        """Whether the underlying images are in memory."""
         return self.images.in_memory
 
     def image(self, index: int) -> Image.Image | Tensor:
@@ -78,9 +78,9 @@ class RandomImages(Dataset[tuple[Tensor, int]]):
 
     Args:
         images: The images.
-        view: How to draw it.
+        view: The random view.
         seed: Decides the draws, with the epoch and the image's row.
-        epoch: Of which the views are.
+        epoch: Epoch of the views.
     """
 
     def __init__(self, images: EvaluationImages, view: PhotoView | DigitView, seed: int, epoch: int) -> None:
@@ -118,14 +118,14 @@ class Splits:
     """Images to train with and images to test with.
 
     Args:
-        name: The dataset's.
-        train: Labelled images, as they are.
-        test: Likewise.
-        tested: Which images those are, in words.
+        name: Name of the dataset.
+        train: Labelled images to train with, without augmentation.
+        test: Labelled images to test with, without augmentation.
+        tested: Description of the test images.
         classes: C.
-        superclasses: int64 [C], the superclass of each class; None where there are none.
+        superclasses: int64 [C], the superclass of each class; None if there are none.
         view: The crop and the flip.
-        shown: How the network sees the images, in words: which mean and deviation, and whether in other channels.
+        shown: Description of how the network sees the images: mean, deviation, and any conversion of channels.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Splits:
         )
 
     def subset(self, fraction: float, seed: int) -> Tensor:
-        """Rows of `train` that a share of its labels leaves: of each class the same share, at least one."""
+        """Rows of `train` for a share of its labels: the same share of each class, and at least one row."""
         return stratified_rows(self.train.labels, fraction, seed)
 
     def random(self, rows: Tensor, seed: int, epoch: int) -> RandomImages:
@@ -166,13 +166,14 @@ def open_splits(
     """The labelled images of a dataset, of the shape that a network takes, normalised by the statistics of its card.
 
     Args:
-        name: As `hex_ssl.train.data.list_datasets` has it.
+        name: Name of the dataset, from `hex_ssl.train.data.list_datasets`.
         root: The folder that holds it.
-        shape: What the network takes. Grey images become colour images where it takes those, and the reverse.
-        holdout: Share of the training images that is tested on, in place of the test images, and not trained on.
-        seed: Decides which.
-        level: Which level of the classes' tree the superclasses are, as for `build_dataset`.
-        arguments: Of a function of yours, as for `build_dataset`.
+        shape: Shape of the images that the network takes. Grey images are converted to colour, or the reverse, if
+            needed.
+        holdout: Share of the training images to test on instead of the test images. They are not trained on.
+        seed: Decides which images are held out.
+        level: Level of the class tree from which the superclasses come, as for `build_dataset`.
+        arguments: Arguments of your own dataset function, as for `build_dataset`.
 
     Raises:
         FileNotFoundError: Files are missing; the message says what to put where.
@@ -215,8 +216,8 @@ def workers(images: EvaluationImages, asked: int | None, drawing: bool = False) 
 
     Args:
         images: The images.
-        asked: So many; None: none for images in memory, else as many as there are cores.
-        drawing: Whether random views are drawn, which is work also of images in memory.
+        asked: The number that was asked for; None: none for images in memory, otherwise one per core.
+        drawing: Whether random views are drawn, which takes work even for images in memory.
     """
     if asked is not None:
         return asked
@@ -225,7 +226,7 @@ def workers(images: EvaluationImages, asked: int | None, drawing: bool = False) 
 
 
 SMALL = 5000
-"""Images in memory of which random views are drawn sooner than processes for it are started."""
+"""Up to this number of images in memory, drawing views takes less time than starting processes."""
 
 
 def _labelled(dataset: ImageDataset, card: Card, shape: ImageShape, split: str) -> EvaluationImages:

@@ -1,7 +1,7 @@
 """Self-supervised methods as LightningModules, one file each, on one base.
 
-`METHODS` lists them by name, `method_class` finds a method's class, and `build_method` makes the method of a
-configuration. The classes are in the modules of their names, such as `hex_ssl.train.methods.nnclr.NNCLR`.
+`METHODS` lists them by name, `method_class` returns a method's class, and `build_method` builds the method of a
+configuration. Each class is in the module of its name, such as `hex_ssl.train.methods.nnclr.NNCLR`.
 """
 
 from typing import TYPE_CHECKING

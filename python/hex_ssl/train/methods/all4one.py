@@ -18,11 +18,11 @@ from hex_ssl.train.methods.nnclr import neighbour_purity
 from hex_ssl.train.methods.settings import TRANSFORMER_HEADS, All4OneSettings
 
 LAYERS = 3
-"""Layers of the transformer."""
+"""Number of layers of the transformer."""
 
 
 def sinusoidal_code(positions: int, channels: int) -> Tensor:
-    """The sinusoidal code of positions, [positions, channels].
+    """The sinusoidal code of positions, of shape [positions, channels].
 
         code[x, 2k] = sin(x / 10000^(2k / C)),  code[x, 2k + 1] = cos(x / 10000^(2k / C)),  C = `channels`, made even
 
@@ -42,28 +42,29 @@ def sinusoidal_code(positions: int, channels: int) -> Tensor:
 
 
 class All4One(NeighbourContrast):
-    """NNCLR's contrast of neighbours, a contrast of centroids of several neighbours, and one of features.
+    """Contrasts neighbours as NNCLR does, centroids of several neighbours, and features.
 
-    A transformer makes of an image's k nearest neighbours, closest first, one centroid: its output for the first of
-    them. "Shifted" neighbours, the second predictor's output in front and the last left out, make another. With the
-    projections z, predictions p, momentum projections m and NNCLR's loss L(neighbours, predictions)::
+    A transformer turns an image's k nearest neighbours, closest first, into one centroid: its output for the first of
+    them. "Shifted" neighbours give another centroid: the second predictor's output comes first, and the last neighbour
+    is left out. With the projections z, predictions p, momentum projections m and NNCLR's loss L(neighbours,
+    predictions)::
 
         loss = (neighbour + centroid + feature) / 2
         neighbour = ( L(nn(m1), p2) + L(nn(m2), p1) ) / 2
         centroid  = ( L(T(nn_1..k(m1)), T(shifted 2)) + L(T(nn_1..k(m2)), T(shifted 1)) ) / 2
         feature   = feature_contrast_loss(z1, z2, m1, m2)
 
-    HEX is in the neighbour term alone, as in NNCLR + HEX (HEX supplement, S7.3.2).
+    HEX replaces the neighbour term only, as in NNCLR + HEX (HEX supplement, S7.3.2).
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.All4OneSettings`.
         **shared: `temperature`, `hex_loss`, `optimizer` and `superclasses`, see :class:`NeighbourContrast`.
 
     Source:
         "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction" (Estepa et al.
-        2023, arXiv 2303.09417), and its authors' code in solo-learn for what the paper leaves open.
+        2023, arXiv 2303.09417), and its authors' code in solo-learn for details that the paper leaves open.
 
     Example:
         >>> from hex_ssl.train.backbones import SmallResNet
@@ -113,7 +114,7 @@ class All4One(NeighbourContrast):
         return nn.Sequential(self.backbone, self.projector)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Of both views: projections, predictions, predictions for the centroids, momentum projections."""
+        """Returns projections, predictions, centroid predictions and momentum projections, each of both views."""
         views = two_views(views)
         z = [self.projector(self.backbone(view)) for view in views]
         m = [F.normalize(self.momentum_encoder(view), dim=1) for view in views]
@@ -145,11 +146,11 @@ class All4One(NeighbourContrast):
         self.queue.enqueue(embeddings[6], batch.labels)
 
     def after_optimizer_step(self, step: int) -> None:
-        """Moves the momentum encoder."""
+        """Updates the momentum encoder."""
         self.momentum_encoder.update(self._online, step, self._total_steps)
 
     def own_groups(self) -> list[dict[str, Any]]:
-        """The transformer, where it has a learning rate of its own."""
+        """The transformer, if it has a learning rate of its own."""
         if self.transformer_learning_rate is None:
             return []
         return [{"params": list(self.transformer.parameters()), "learning_rate": self.transformer_learning_rate}]

@@ -13,13 +13,13 @@ from hex_ssl.train.methods.settings import BarlowTwinsSettings
 
 
 class BarlowTwins(BesideHex):
-    """The views' projections correlate dimension by dimension, and different dimensions do not.
+    """Correlates each dimension of two views' projections, and decorrelates different dimensions.
 
-    The projector has three layers with batch norm between. With HEX: alpha * HEX(z1, z2) + (1 - alpha) * loss
-    (HEX supplement, S7.3.2).
+    The projector has three layers with batch norm between them. With HEX: alpha * HEX(z1, z2) + (1 - alpha) * loss (HEX
+    supplement, S7.3.2).
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.BarlowTwinsSettings`.
         **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.

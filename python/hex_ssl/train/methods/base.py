@@ -1,4 +1,4 @@
-"""What the methods share: a backbone, the parts of a step, labels for HEX, the figures to log, the optimizer."""
+"""The base of the methods: a backbone, the parts of a step, labels for HEX, the figures to log, and the optimizer."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -22,13 +22,13 @@ from hex_ssl.train.methods.settings import MethodSettings
 from hex_ssl.train.optim import configure_optimizer
 
 Embeddings = tuple[Tensor, ...]
-"""What a method's loss sees of the images: tensors [N, ...], those that get a gradient first."""
+"""The inputs of a method's loss: tensors [N, ...]. Those that get a gradient come first."""
 
 NO_LABEL = -1
 
 
 class Shared(TypedDict, total=False):
-    """What each method's constructor takes by name besides its own: see :class:`Method`."""
+    """Keyword arguments that all methods' constructors take: see :class:`Method`."""
 
     hex_loss: HexLoss | None
     optimizer: OptimizerConfig | None
@@ -36,30 +36,30 @@ class Shared(TypedDict, total=False):
 
 
 class Method(L.LightningModule):
-    """A method: a loss on views of a batch, around a backbone.
+    """Base class of the methods: a backbone, and a loss on the views of a batch.
 
-    A subclass makes its heads and its loss, and says in two parts what it minimises: `embed` turns views into
-    embeddings, an image at a time but for batch norm; `compute_loss` turns those of the whole batch into the loss.
-    Between the two a large batch can be taken in parts (gradient caching). Neither changes the method's state, but for
-    batch norm's statistics: that is done once per loss, in `after_loss`, and once per optimizer step, in
-    `after_optimizer_step`.
+    A subclass builds its heads and defines its loss in two parts: `embed` turns views into embeddings, each image by
+    itself except for batch norm, and `compute_loss` turns the embeddings of the whole batch into the loss. Between the
+    two, a large batch can be processed in parts (gradient caching). Neither changes the method's state, except for
+    batch norm's statistics. `after_loss` changes it once per loss, and `after_optimizer_step` once per optimizer step.
 
-    A configuration builds it by `from_config`, as `Class(backbone, feature_dim, settings, **shared)`: `feature_dim` is
-    F, `settings` are of the class's `settings_class`, and `shared` are the arguments below that have names.
+    `from_config` builds a method as `Class(backbone, feature_dim, settings, **shared)`: `feature_dim` is F, `settings`
+    is an instance of the class's `settings_class`, and `shared` are the keyword arguments below.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
-        hex_loss: HEX, or None for the method alone.
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
+        hex_loss: The HEX loss; None: the method without HEX.
         optimizer: The optimizer and its schedule.
-        superclasses: int64 [classes], each class's superclass: what the supervised threshold goes by. None: the classes
+        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: the classes
             themselves.
 
     Attributes:
         settings_class: The class of the method's settings, a frozen dataclass.
-        view_count: The number of views of an image that the method takes. None: any.
-        figures: What the last `compute_loss` noted to be logged, by name; each 0-d, without gradient.
-        gradient_cache: Takes the batch in parts where set, for a large batch in the memory of a small one.
-        logs_figures: Whether a step logs its loss and `statistics()` by Lightning's `log_dict`. A run of `hex-ssl
+        view_count: Number of views of an image that the method takes. None: any number.
+        figures: Figures to log that the last `compute_loss` recorded, by name; each 0-d, without gradient.
+        gradient_cache: If set, it processes the batch in parts, so that a large batch fits into the memory of a small
+            one.
+        logs_figures: Whether a step logs its loss and `statistics()` with Lightning's `log_dict`. A run of `hex-ssl
             pretrain` logs their means over each epoch instead.
     """
 
@@ -92,16 +92,16 @@ class Method(L.LightningModule):
     def from_config(
         cls, config: Config, backbone: nn.Module, feature_dim: int, superclasses: Tensor | None = None
     ) -> Self:
-        """The method of a configuration.
+        """Builds the method of a configuration.
 
         Args:
             config: The run, whose `method` holds settings of `settings_class`.
-            backbone: Images [N, C, H, W] to representations h [N, F].
+            backbone: Network from images [N, C, H, W] to representations h [N, F].
             feature_dim: F.
             superclasses: int64 [classes], each class's superclass.
 
         Raises:
-            ValueError: The method has no use for `loss.base`, or a setting is out of its range.
+            ValueError: The method does not support `loss.base`, or a setting is out of its range.
         """
         make: Callable[..., Self] = cls
         losses = cls.loss_arguments(config.loss, config.run.epochs)
@@ -111,14 +111,14 @@ class Method(L.LightningModule):
 
     @classmethod
     def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
-        """The constructor's arguments that come from a configuration's loss: `hex_loss`.
+        """The arguments of the constructor that a configuration's loss decides: `hex_loss`.
 
         Args:
             config: The loss.
-            epochs: Those of the run.
+            epochs: Epochs of the run.
 
         Raises:
-            ValueError: `loss.base` is not "own", or `loss.threshold_arguments` are not the threshold's.
+            ValueError: `loss.base` is not "own", or `loss.threshold_arguments` do not fit the threshold.
         """
         if config.base != "own":
             name = cls.settings_class.name or cls.__name__
@@ -131,60 +131,61 @@ class Method(L.LightningModule):
 
     @abstractmethod
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """What the loss sees of the images.
+        """Computes the inputs of the loss from the views.
 
         Args:
             views: Each [N, C, H, W].
 
         Returns:
-            Tensors of N rows, those that get a gradient first.
+            Tensors of N rows. Those that get a gradient come first.
         """
 
     @abstractmethod
     def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
-        """The loss of a batch, 0-d; over several processes this process's share of the joined batch's.
+        """The loss of a batch, 0-d. With several processes, it is this process's share of the joined batch's loss.
 
         Args:
-            embeddings: What `embed` made of the batch's views.
-            batch: The batch, for its labels; its views are not looked at.
+            embeddings: The output of `embed` for the batch's views.
+            batch: The batch. Only its labels are used.
         """
 
     def after_loss(self, embeddings: Embeddings, batch: Batch) -> None:
-        """Changes the state that each loss changes, such as a queue. Once after each `compute_loss`."""
+        """Updates state that changes with each loss, such as a queue. It is called once after each `compute_loss`."""
 
     def after_optimizer_step(self, step: int) -> None:
-        """Changes the state that each optimizer step changes, such as a momentum encoder.
+        """Updates state that changes with each optimizer step, such as a momentum encoder.
 
         Args:
-            step: Optimizer steps done before the one just done.
+            step: Number of optimizer steps before the one just done.
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The parameters to train, for `hex_ssl.train.optim.build_optimizer`: those with rules of their own apart."""
+        """The groups of parameters to train, for `hex_ssl.train.optim.build_optimizer`."""
         own = self.own_groups()
         apart = {id(parameter) for group in own for parameter in group["params"]}
         rest = [each for each in self.parameters() if each.requires_grad and id(each) not in apart]
         return [{"params": rest}, *own]
 
     def own_groups(self) -> list[dict[str, Any]]:
-        """Groups of parameters with a rule of their own: `learning_rate`, `decay` or `constant_learning_rate`."""
+        """Groups of parameters with rules of their own: `learning_rate`, `decay` or `constant_learning_rate`."""
         return []
 
     def statistics(self) -> dict[str, Tensor]:
-        """What to log about the last `compute_loss` besides the loss, by name; each 0-d, without gradient.
+        """The figures to log about the last `compute_loss` besides the loss, by name; each 0-d, without gradient.
 
-        `projection_std` of each method is the mean over the dimensions of the L2-normalised projections' standard
-        deviation in the batch: 0 where all images have collapsed to one, 1 / sqrt(D) where they are spread evenly.
-        Those of HEX are of :class:`hex_ssl.statistics.Statistics`.
+        Every method has `projection_std`: the standard deviation in the batch of the L2-normalised projections,
+        averaged over the dimensions. It is 0 if all images have collapsed to one point, and 1 / sqrt(D) if they are
+        spread evenly. HEX adds the figures of :class:`hex_ssl.statistics.Statistics`.
         """
         return dict(self.figures)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch; what it saw is in `statistics`.
+        """The loss of a batch. Afterwards `statistics` describes it.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite. On a CPU, nothing has learned from it. On a device that
-                works ahead it may be that of an earlier step, see `look_at_losses`; nothing is saved after that step.
+            FloatingPointError: The loss is NaN or infinite. On a CPU, no weight has been updated with it. On a device
+                that works ahead, the loss may be that of an earlier step, see `look_at_losses`. Nothing is saved after
+                that step.
         """
         cache = self.gradient_cache
         embeddings = self.embed(batch.views) if cache is None else cache.embed(self, batch.views)
@@ -194,7 +195,7 @@ class Method(L.LightningModule):
         except ValueError as error:
             if is_finite(*embeddings):
                 raise
-            raise not_finite("none", place, batch, embeddings) from error  # the kernel on the CPU refuses such rows
+            raise not_finite("none", place, batch, embeddings) from error  # the CPU kernel refuses such rows
         if works_ahead(loss.device):
             self._late_look.note(loss, place, batch, embeddings)
         elif not is_finite(loss):
@@ -202,7 +203,7 @@ class Method(L.LightningModule):
         self.after_loss(embeddings, batch)
         if self.logs_figures and self._trainer is not None:
             figures = {"loss": loss.detach(), **self.statistics()}
-            self.log_dict(figures, batch_size=len(batch.labels))  # waits for no device: Lightning keeps the tensors
+            self.log_dict(figures, batch_size=len(batch.labels))  # does not wait: Lightning keeps tensors
         return loss
 
     def look_at_losses(self) -> None:
@@ -219,13 +220,13 @@ class Method(L.LightningModule):
         self.look_at_losses()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, and on through the networks where the batch was taken in parts."""
+        """Runs Lightning's backward pass, and continues through the networks if the batch was processed in parts."""
         super().backward(loss, *args, **kwargs)
         if self.gradient_cache is not None:
             self.gradient_cache.backward(self)
 
     def on_train_start(self) -> None:
-        """Asks how long the run is, for what follows it."""
+        """Stores the number of steps of the run, for schedules over the run."""
         self._total_steps = float(self.trainer.estimated_stepping_batches)
 
     def on_train_epoch_start(self) -> None:
@@ -235,9 +236,9 @@ class Method(L.LightningModule):
                 module.set_epoch(self.current_epoch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, then the method's own part."""
+        """Runs Lightning's optimizer step, then the method's own part."""
         super().optimizer_step(*args, **kwargs)
-        self.after_optimizer_step(self.global_step)  # which Lightning raises only when this has returned
+        self.after_optimizer_step(self.global_step)  # Lightning increases it only after this returns
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clips by the configuration's norm where there is one, else as the trainer says."""
@@ -247,13 +248,13 @@ class Method(L.LightningModule):
             self.clip_gradients(optimizer, self.optimizer_config.clip_norm, "norm")
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and its schedule stepped once per optimizer step."""
+        """The optimizer, and its schedule, which is stepped once per optimizer step."""
         return configure_optimizer(self.parameter_groups(), self.optimizer_config, self.trainer)
 
     def labels_for(self, batch: Batch) -> Tensor | None:
-        """The superclass labels [N] where HEX's threshold is supervised, else None.
+        """The superclass labels [N] if HEX's threshold is supervised, else None.
 
-        An image without a label gets one of its own: it has no hierarchical negatives and is none.
+        An image without a label gets a unique one: it has no hierarchical negatives, and is none itself.
 
         Raises:
             ValueError: No image of the first batch has a label.
@@ -266,20 +267,20 @@ class Method(L.LightningModule):
         return torch.where(batch.labels >= 0, self.superclass_of(batch.labels), NO_LABEL - 1 - batch.indices)
 
     def superclass_of(self, labels: Tensor) -> Tensor:
-        """The superclasses of labels; -1 for -1."""
+        """The superclasses of labels; -1 stays -1."""
         if self.superclasses is None:
             return labels
         return torch.where(labels >= 0, self.superclasses[labels.clamp(min=0)], NO_LABEL)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        # Queues are the same on each process; DDP would send rank 0's, 100 MB of it, before every forward.
+        # Queues are equal on all processes. DDP would send rank 0's queue, about 100 MB, before every forward pass.
         queues = [name for name, module in self.named_modules() if isinstance(module, Queue)]
         return [name for name, _ in self.named_buffers() if name.rpartition(".")[0] in queues]
 
 
 def two_views(views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """The views of a method that takes two.
+    """Returns the views of a method that takes two.
 
     Raises:
         ValueError: There are more or fewer.
@@ -291,12 +292,12 @@ def two_views(views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def projection_std(*z: Tensor) -> Tensor:
-    """The mean over the dimensions of the standard deviation of L2-normalised rows, averaged over the views; 0-d."""
+    """The standard deviation of L2-normalised rows, averaged over the dimensions and the views; 0-d."""
     return torch.stack([F.normalize(rows.detach().float(), dim=1).std(dim=0, correction=0).mean() for rows in z]).mean()
 
 
 def mean_statistics(statistics: Iterable[Statistics | None]) -> dict[str, Tensor]:
-    """HEX's statistics by name, their means where there are several evaluations; empty where there is none."""
+    """HEX's statistics by name, averaged over several evaluations; empty if there are none."""
     seen = [each for each in statistics if each is not None]
     if not seen:
         return {}

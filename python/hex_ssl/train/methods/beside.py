@@ -1,4 +1,4 @@
-"""Methods whose own loss HEX stands beside."""
+"""Methods that add HEX to their own loss."""
 
 from typing import Any, ClassVar, Unpack
 
@@ -10,18 +10,18 @@ from hex_ssl.train.methods.base import Method, Shared, mean_statistics, projecti
 
 
 class SharedBeside(Shared, total=False):
-    """What the constructors of these methods take by name: see :class:`BesideHex`."""
+    """Keyword arguments of these methods' constructors: see :class:`BesideHex`."""
 
     alpha: float
 
 
 class BesideHex(Method):
-    """A method with alpha * `hex_factor` * HEX(z1, z2) + (1 - alpha) * own loss.
+    """A method that minimises alpha * `hex_factor` * HEX(z1, z2) + (1 - alpha) * own loss.
 
-    Without HEX, and in its warm-up, the loss is the own one.
+    Without HEX, and during its warm-up, the loss is the method's own.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         alpha: HEX's share, in [0, 1].
         **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
 
@@ -43,14 +43,14 @@ class BesideHex(Method):
         return {**super().loss_arguments(config, epochs), "alpha": config.alpha}
 
     def beside_hex(self, own: Tensor, z1: Tensor, z2: Tensor, batch: Batch, **figures: Tensor) -> Tensor:
-        """The loss, after noting the figures to log.
+        """Combines both losses, and records the figures to log.
 
         Args:
             own: The method's own loss.
             z1: Projections of the first views.
             z2: Projections of the second views.
             batch: The batch, for its labels.
-            **figures: What else to log.
+            **figures: Further figures to log.
         """
         self.figures = {"projection_std": projection_std(z1, z2), "own_loss": own.detach(), **figures}
         if self.hex_loss is None or self.hex_loss.warming_up:

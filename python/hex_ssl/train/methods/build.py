@@ -1,4 +1,4 @@
-"""From configuration to methods: those of this package and those of the user's."""
+"""Builds methods from a configuration: those of this package, and users' own."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
@@ -16,13 +16,13 @@ from hex_ssl.train.own_code import import_own
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method by its name; that of a method of yours is imported.
+    """Returns the class of a method by its name. The class of your own method is imported.
 
     Args:
         name: One of `METHODS`, or "module:Class".
 
     Raises:
-        ValueError: There is no such method, or it is no `Method` with a `settings_class` that a configuration can hold.
+        ValueError: There is no such method, or it is not a `Method` whose `settings_class` a configuration can hold.
 
     Example:
         >>> method_class("nnclr").settings_class().queue_size
@@ -40,9 +40,9 @@ def method_class(name: str) -> type[Method]:
 
 
 def _check_settings_class(name: str, settings: Any) -> None:
-    """Checks that the settings of a method of the user's can be read from a file and from the command line."""
+    """Checks that the settings of a user's own method can be read from a file and from the command line."""
     is_settings = isinstance(settings, type) and issubclass(settings, MethodSettings)
-    if not (is_settings and "__dataclass_fields__" in vars(settings)):  # which a subclass without the decorator lacks
+    if not (is_settings and "__dataclass_fields__" in vars(settings)):  # missing in a subclass without the decorator
         raise ValueError(
             f"expected `settings_class` of {name} to be a dataclass that extends MethodSettings, but got {settings}"
         )
@@ -60,10 +60,10 @@ def method_settings(settings: MethodSettings) -> MethodSettings:
     """The settings of a configuration's `method`, checked against the method's own class.
 
     Args:
-        settings: The settings; of a method of yours also as a file has them.
+        settings: The settings. Those of your own method may be unchecked, as read from a file.
 
     Raises:
-        ValueError: They are of another method; or a setting is unknown, or of another type.
+        ValueError: The settings are those of another method, or a setting is unknown or has another type.
     """
     kind = method_class(settings.name).settings_class
     if isinstance(settings, UncheckedSettings):
@@ -85,21 +85,21 @@ def build_method(
     superclasses: torch.Tensor | None = None,
     start: Callable[[nn.Module], object] | None = None,
 ) -> Method:
-    """The method of a configuration with freshly initialised weights.
+    """Builds the method of a configuration with freshly initialised weights.
 
     Args:
-        config: The run. A method of yours, "module:Class", is imported.
+        config: The run. Your own method, "module:Class", is imported.
         channels: C, channels of the images.
         image_size: Side of the images in pixels; None: `data.image_size`.
-        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: it goes by the
-            classes.
-        start: Called with the backbone before the method is built around it, such as to give it weights.
+        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: the classes
+            themselves.
+        start: Called with the backbone before the method is built around it, for example to load weights.
 
     Returns:
-        The method, its backbone initialised first: at one seed every method and loss starts from the same backbone.
+        The method. Its backbone is initialised first, so that all methods and losses start alike with the same seed.
 
     Raises:
-        ValueError: There is no such method, or it has no use for one of the settings, or one is out of its range.
+        ValueError: There is no such method, it does not support a setting, or a setting is out of its range.
     """
     size = image_size or config.data.image_size
     if size is None:

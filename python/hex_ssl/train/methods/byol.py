@@ -15,13 +15,14 @@ from hex_ssl.train.methods.settings import BYOLSettings
 
 
 class BYOL(BesideHex):
-    """Each view predicts what a momentum encoder makes of the other.
+    """Predicts, from each view, the momentum encoder's projection of the other view.
 
-    Projector and predictor have two layers with batch norm between. The loss is the sum of both directions. With HEX:
-    alpha * HEX(z1, z2) + (1 - alpha) * loss, on the online projections. The HEX paper has none for BYOL: this is ours.
+    Projector and predictor have two layers with batch norm between them. The loss is the sum of both directions. With
+    HEX: alpha * HEX(z1, z2) + (1 - alpha) * loss, on the online projections. The HEX paper does not cover BYOL: this is
+    ours.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.BYOLSettings`.
         **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.
@@ -57,7 +58,7 @@ class BYOL(BesideHex):
         return nn.Sequential(self.backbone, self.projector)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Of both views: predictions, projections, momentum projections."""
+        """Returns predictions, projections and momentum projections, each of both views."""
         views = two_views(views)
         z = [self.projector(self.backbone(view)) for view in views]
         return (*(self.predictor(each) for each in z), *z, *(self.momentum_encoder(view) for view in views))
@@ -70,5 +71,5 @@ class BYOL(BesideHex):
         return self.beside_hex(own, z1, z2, batch, momentum=momentum)
 
     def after_optimizer_step(self, step: int) -> None:
-        """Moves the momentum encoder."""
+        """Updates the momentum encoder."""
         self.momentum_encoder.update(self._online, step, self._total_steps)

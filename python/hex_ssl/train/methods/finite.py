@@ -1,4 +1,4 @@
-"""A step whose loss is not finite: where it is, and where that begins."""
+"""The error for a loss that is not finite: in which step, and where it comes from."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from hex_ssl.train.data.batch import Batch
 
 NAMED = 5
-"""Images that an error names."""
+"""The most images that an error names."""
 
 SECONDS = 10.0
 """Between two looks at the losses of a device that works ahead."""
@@ -21,7 +21,7 @@ def works_ahead(device: torch.device) -> bool:
 
 
 def is_finite(*tensors: Tensor) -> bool:
-    """Whether all numbers are."""
+    """Whether all numbers are finite."""
     return all(bool(each.detach().isfinite().all()) for each in tensors)
 
 
@@ -29,10 +29,10 @@ def not_finite(loss: str, place: str, batch: Batch, embeddings: Sequence[Tensor]
     """The error for a loss that is not finite.
 
     Args:
-        loss: What it is, such as "nan".
-        place: Which step it is of.
+        loss: The value of the loss, such as "nan".
+        place: The step, in words.
         batch: The step's batch, whose images are named by their rows of the training split.
-        embeddings: What the loss saw of it, each [N, ...].
+        embeddings: The inputs of the loss, each [N, ...].
 
     Example:
         >>> views = (torch.tensor([1.0, torch.nan]), torch.ones(2))

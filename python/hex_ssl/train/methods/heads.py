@@ -14,13 +14,13 @@ def mlp(
 ) -> nn.Sequential:
     """Linear layers with ReLU between them.
 
-    Unlike torchvision's MLP it has no dropout, which counts as a layer in the names of the weights, and may have a norm
-    at its output.
+    Unlike torchvision's MLP, it has no dropout layers, which would change the names of the weights, and it may have a
+    norm at its output.
 
     Args:
         *dims: Width of the input, of the hidden layers, of the output.
         batch_norm: Whether each hidden layer has batch norm before its ReLU.
-        bias: Whether the linear layers have one; those before a batch norm need none.
+        bias: Whether the linear layers have a bias. A layer before batch norm does not need one.
         output_norm: Batch norm of the output: "none", "affine" (with weights), or "plain" (without).
 
     Example:

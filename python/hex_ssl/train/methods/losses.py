@@ -1,4 +1,4 @@
-"""From configuration to losses: what HEX is, and what SimCLR minimises."""
+"""Builds HEX and SimCLR's loss from a configuration."""
 
 from dataclasses import fields
 from typing import Any
@@ -11,11 +11,11 @@ from hex_ssl.train.config import LossConfig
 
 
 def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
-    """The threshold strategy of a configuration.
+    """Builds the threshold strategy of a configuration.
 
     Args:
-        config: Its name, `hex`, and arguments.
-        epochs: Those of the run: over so many the cosine falls unless its `max_epochs` says otherwise.
+        config: The loss; its `hex` and `threshold_arguments` name the strategy and its arguments.
+        epochs: Epochs of the run. The cosine falls over all of them unless `max_epochs` is given.
 
     Raises:
         ValueError: `loss.hex` is "off", or `loss.threshold_arguments` has a key that the strategy does not know, or
@@ -42,11 +42,11 @@ def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
 
 
 def build_hex_loss(config: LossConfig, epochs: int | None = None) -> HexLoss | None:
-    """HEX of a configuration, over all processes there are; None where it is off.
+    """Builds HEX of a configuration, over all processes; None if it is off.
 
     Args:
         config: The loss.
-        epochs: Those of the run.
+        epochs: Epochs of the run.
 
     Example:
         >>> build_hex_loss(LossConfig(hex="fixed", threshold_arguments={"value": 0.9})).threshold
@@ -66,11 +66,11 @@ def build_hex_loss(config: LossConfig, epochs: int | None = None) -> HexLoss | N
 
 
 def build_loss(config: LossConfig, epochs: int | None = None) -> nn.Module:
-    """SimCLR's loss of a configuration: HEX, or without it NT-Xent, HCL or DCL, over all processes there are.
+    """Builds SimCLR's loss of a configuration, over all processes: HEX, or without it NT-Xent, HCL or DCL.
 
     Args:
         config: The loss.
-        epochs: Those of the run.
+        epochs: Epochs of the run.
 
     Returns:
         A module called as `loss(z1, z2)`, HEX also with `labels=`.

@@ -17,15 +17,16 @@ from hex_ssl.train.methods.settings import MoCoV2Settings
 
 
 class MoCoV2(Method):
-    """A view finds what the momentum encoder makes of the other among a queue of earlier ones.
+    """Finds the momentum encoder's key of the other view among a queue of earlier keys.
 
     The projector is Linear, ReLU, Linear without batch norm. HEX replaces the loss: queries are the anchors, the
-    momentum keys their positives, the queue's rows the negatives, and the adaptive threshold is found over each
-    query's positive and the queue. The HEX paper has none for MoCo: this is ours. Batch norm's statistics are taken
-    per process or, by SyncBN, over all; the paper's shuffling of images between processes is not offered.
+    momentum keys their positives, and the queue's rows the negatives. The adaptive threshold is computed over each
+    query's positive and the queue. The HEX paper does not cover MoCo: this is ours. Batch norm's statistics are
+    computed per process or, with SyncBN, over all processes. The paper's shuffling of images between processes is not
+    supported.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.MoCoV2Settings`.
         temperature: Temperature of the method's own loss, above 0.
@@ -73,7 +74,7 @@ class MoCoV2(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Queries of the first view and keys of the second; where symmetric, of the second and of the first too."""
+        """Returns queries of the first view, then keys of the second. If symmetric, each is of both views."""
         first, second = two_views(views)
         asking, answering = ((first, second), (second, first)) if self.symmetric else ((first,), (second,))
         queries = (self.projector(self.backbone(view)) for view in asking)
@@ -100,7 +101,7 @@ class MoCoV2(Method):
             queue.enqueue(key, batch.labels)
 
     def after_optimizer_step(self, step: int) -> None:
-        """Moves the momentum encoder."""
+        """Updates the momentum encoder."""
         self.momentum_encoder.update(self._online, step, self._total_steps)
 
     def _queues(self) -> list[Queue]:

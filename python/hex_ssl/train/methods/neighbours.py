@@ -11,7 +11,7 @@ from hex_ssl.train.methods.base import Method, Shared, mean_statistics
 
 
 class SharedNeighbours(Shared, total=False):
-    """What the constructors of these methods take by name: see :class:`NeighbourContrast`."""
+    """Keyword arguments of these methods' constructors: see :class:`NeighbourContrast`."""
 
     temperature: float
 
@@ -19,12 +19,13 @@ class SharedNeighbours(Shared, total=False):
 class NeighbourContrast(Method):
     """A method whose loss contrasts each view's neighbours with the other view's predictions.
 
-    Without HEX, and in its warm-up: NNCLR's loss. With HEX: that of SimCLR on the neighbours as first and the
-    predictions as second views (HEX supplement, S7.3.2). There both are anchors, and neighbours are also compared with
-    neighbours: another loss than NNCLR's, not NNCLR's with a term more. No gradient goes through the neighbours.
+    Without HEX, and during its warm-up, this is NNCLR's loss. With HEX it is SimCLR's HEX loss, with the neighbours as
+    first views and the predictions as second views (HEX supplement, S7.3.2). There both are anchors, and neighbours are
+    also compared with neighbours. This is a different loss, not NNCLR's loss plus a term. No gradient flows through the
+    neighbours.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         temperature: Temperature of the method's own loss, above 0.
         **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
     """
@@ -45,13 +46,13 @@ class NeighbourContrast(Method):
 
         Args:
             neighbours1: Nearest neighbours of the first views' projections, [N, D].
-            neighbours2: Those of the second views.
+            neighbours2: Nearest neighbours of the second views' projections, [N, D].
             p1: Predictions of the first views, [N, D].
-            p2: Those of the second views.
+            p2: Predictions of the second views, [N, D].
             batch: The batch, for its labels.
 
         Returns:
-            The loss, 0-d, and the statistics by name, none without HEX.
+            The loss, 0-d, and the statistics by name, which are empty without HEX.
         """
         pairs = ((neighbours1, p2), (neighbours2, p1))
         labels = self.labels_for(batch)

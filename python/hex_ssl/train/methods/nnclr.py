@@ -13,14 +13,14 @@ from hex_ssl.train.methods.settings import NNCLRSettings
 
 
 class NNCLR(NeighbourContrast):
-    """As SimCLR, but the positive of a view is the nearest neighbour, in a queue, of the other view.
+    """SimCLR in which the positive of a view is the other view's nearest neighbour in a queue.
 
-    The projector has three layers with batch norm, also on its output; the predictor two with batch norm between. The
-    neighbours are those of the L2-normalised projections in the queue of earlier first views. HEX replaces the loss:
-    see :class:`NeighbourContrast`.
+    The projector has three layers with batch norm, also on its output. The predictor has two layers with batch norm
+    between them. Neighbours are found with the L2-normalised projections, in a queue of earlier first views. HEX
+    replaces the loss: see :class:`NeighbourContrast`.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.NNCLRSettings`.
         **shared: `temperature`, `hex_loss`, `optimizer` and `superclasses`, see :class:`NeighbourContrast`.
@@ -55,7 +55,7 @@ class NNCLR(NeighbourContrast):
         self.queue = Queue(settings.queue_size, settings.output_dim)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """p1, p2, z1, z2; no gradient goes through z1 and z2 beside that through the predictions."""
+        """Returns p1, p2, z1, z2. Only the predictions carry gradients to the networks."""
         z1, z2 = (self.projector(self.backbone(view)) for view in two_views(views))
         return self.predictor(z1), self.predictor(z2), z1.detach(), z2.detach()
 
@@ -78,5 +78,5 @@ class NNCLR(NeighbourContrast):
 
 
 def neighbour_purity(found: Tensor, labels: Tensor) -> Tensor:
-    """The share of images whose neighbour has their class, 0-d; those without a label count as without."""
+    """The share of images whose neighbour has the same class, 0-d. Images without a label count as misses."""
     return ((found == labels) & (labels >= 0)).double().mean()

@@ -1,7 +1,7 @@
-"""The settings of each method, and the list of the methods: no torch, so that `hex-ssl --help` is quick.
+"""The settings of each method, and the list of the methods. It needs no torch, so `hex-ssl --help` is quick.
 
-A run's `method` group holds the method's name and the settings of that method. A method of the user's brings its
-settings with it: see `hex_ssl.train.methods.base.Method.settings_class`.
+A run's `method` group holds the method's name and the settings of that method. A user's own method brings its own
+settings: see `hex_ssl.train.methods.base.Method.settings_class`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,23 +12,23 @@ from hex_ssl.train.ranges import above, at_least, between
 from hex_ssl.train.suggestions import suggest
 
 OWN = "module:Class"
-"""What the name of a method of the user's looks like."""
+"""The form of the name of a user's own method."""
 
 TRANSFORMER_HEADS = 8
-"""Heads of All4One's transformer."""
+"""Number of attention heads of All4One's transformer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """A method without settings of its own; the base of those that have some.
+    """Base class of the methods' settings; by itself, a method without settings.
 
     Args:
-        name: The method, or "module:Class" for a method of yours; `--help` behind it lists its settings.
+        name: The method, or "module:Class" for your own method. `--help` after it lists its settings.
 
     Attributes:
-        method: Where the class of a method of this package is, as "module:Class".
-        probe_learning_rate: The linear probe's by SGD, for 256 images per step. Source: solo-learn 9187ea3,
-            scripts/linear/imagenet-100.
+        method: Location of the class of a method of this package, as "module:Class".
+        probe_learning_rate: Learning rate of the linear probe by SGD, for 256 images per step. Source: solo-learn
+            9187ea3, scripts/linear/imagenet-100.
     """
 
     method: ClassVar[str] = ""
@@ -37,7 +37,7 @@ class MethodSettings:
     name: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Name and settings, as a recipe has them."""
+        """The name and the settings, as in a recipe."""
         return asdict(self)
 
     def _at_least(self, lowest: float, *names: str) -> None:
@@ -76,7 +76,7 @@ class NNCLRSettings(MethodSettings):
         hidden_dim: Width of the projector's hidden layers.
         output_dim: D, the width of the projections.
         predictor_dim: Width of the predictor's hidden layer.
-        queue_size: Rows of the queue.
+        queue_size: Number of rows of the queue.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.nnclr:NNCLR"
@@ -100,19 +100,19 @@ class All4OneSettings(MethodSettings):
         hidden_dim: Width of the projector's hidden layers.
         output_dim: D, the width of the projections; a multiple of 8, the transformer's heads.
         predictor_dim: Width of the two predictors' hidden layers.
-        queue_size: Rows of the queue, which holds momentum projections of first views.
-        neighbours: k, nearest neighbours of an image.
-        momentum: The momentum encoder's share of its old weights at the start.
-        final_momentum: That share at the end, reached on half a cosine.
-        attention_temperature: Temperature of the centroid term; None: that of the loss. solo-learn always has 0.1.
-        positional_axis: The sinusoidal code's positions: the "rank" of the neighbour, as transformers have it, or, as
-            in solo-learn, the "feature", where the rank decides frequency and phase.
-        transformer_learning_rate: The transformer's own, not scaled by the batch; None: that of the others. solo-learn
-            has 0.1.
+        queue_size: Number of rows of the queue, which holds momentum projections of first views.
+        neighbours: k, the number of nearest neighbours of an image.
+        momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
+        attention_temperature: Temperature of the centroid term; None: that of the loss. solo-learn always uses 0.1.
+        positional_axis: Positions of the sinusoidal code: the "rank" of the neighbour, as in transformers, or the
+            "feature", as in solo-learn, where the rank decides frequency and phase.
+        transformer_learning_rate: Learning rate of the transformer, not scaled by the batch size; None: that of the
+            other parameters. solo-learn uses 0.1.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.all4one:All4One"
-    probe_learning_rate: ClassVar[float] = 0.3  # ours: solo-learn has none; NNCLR's, of which All4One is made
+    probe_learning_rate: ClassVar[float] = 0.3  # ours: NNCLR's value, because solo-learn has none for All4One
 
     name: str = "all4one"
     hidden_dim: int = 2048
@@ -154,7 +154,7 @@ class BarlowTwinsSettings(MethodSettings):
         hidden_dim: Width of the projector's hidden layers.
         output_dim: D, the width of the projections.
         lamb: Weight of the off-diagonal terms.
-        scale: Factor of the whole loss. solo-learn's recipes and the HEX paper have 0.1.
+        scale: Factor of the whole loss. solo-learn's recipes and the HEX paper use 0.1.
         sync_statistics: Take the batch statistics over all processes; solo-learn does not.
     """
 
@@ -181,8 +181,8 @@ class BYOLSettings(MethodSettings):
         hidden_dim: Width of the projector's hidden layer.
         output_dim: D, the width of the projections.
         predictor_dim: Width of the predictor's hidden layer.
-        momentum: The momentum encoder's share of its old weights at the start.
-        final_momentum: That share at the end, reached on half a cosine.
+        momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.byol:BYOL"
@@ -207,11 +207,11 @@ class MoCoV2Settings(MethodSettings):
     Args:
         hidden_dim: Width of the projector's hidden layer.
         output_dim: D, the width of the projections.
-        queue_size: Rows of each queue.
-        momentum: The momentum encoder's share of its old weights at the start.
-        final_momentum: That share at the end, reached on half a cosine.
-        symmetric: Take the mean over both directions, with a queue for each view, as solo-learn ("MoCo v2+"). Otherwise
-            the first view asks and the second answers, as in the paper, at half the cost.
+        queue_size: Number of rows of each queue.
+        momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
+        final_momentum: That share at the end of the run. The share follows half a cosine.
+        symmetric: Average over both directions, with a queue for each view, as solo-learn does ("MoCo v2+"). Otherwise
+            the first view is the query and the second the key, as in the paper, at half the cost.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.mocov2:MoCoV2"
@@ -240,8 +240,8 @@ class VICRegSettings(MethodSettings):
         sim_weight: Weight of the invariance term.
         var_weight: Weight of the variance term.
         cov_weight: Weight of the covariance term.
-        half_variance: The mean of the two views' variance terms, as in the authors' code; otherwise their sum, as in
-            solo-learn.
+        half_variance: Take the mean of the two views' variance terms, as the authors' code does; otherwise their sum,
+            as solo-learn does.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.vicreg:VICReg"
@@ -295,24 +295,24 @@ METHODS: dict[str, type[MethodSettings]] = {
         SimSiamSettings,
     )
 }
-"""The methods by the names that a configuration has for them."""
+"""The settings of the methods, by the methods' names in a configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncheckedSettings(MethodSettings):
-    """The settings of a method of the user's as a file has them.
+    """The settings of a user's own method as read from a file, unchecked.
 
-    To check them is to import the module that the file names, and reading a file imports nothing: `build_method` does.
+    Checking them would import the module that the file names, so `build_method` does it later.
 
     Args:
         name: The method, as "module:Class".
-        settings: The others.
+        settings: The other settings.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Name and settings, as a recipe has them."""
+        """The name and the settings, as in a recipe."""
         return {"name": self.name, **self.settings}
 
 
@@ -323,7 +323,7 @@ def settings_class(name: Any) -> type[MethodSettings]:
         name: As in a configuration.
 
     Returns:
-        The class; `UncheckedSettings` for a method of the user's.
+        The class; `UncheckedSettings` for a user's own method.
 
     Raises:
         ValueError: There is no such method.

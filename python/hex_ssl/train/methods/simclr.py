@@ -1,4 +1,4 @@
-"""SimCLR, with NT-Xent or with a loss in its place: HEX, HCL, DCL."""
+"""SimCLR, with NT-Xent or another loss in its place: HEX, HCL or DCL."""
 
 from itertools import groupby
 from typing import Any, Unpack
@@ -16,20 +16,20 @@ from hex_ssl.train.methods.settings import SimCLRSettings
 
 
 class SimCLR(Method):
-    """Two views of an image attract each other; the other images of the batch repel.
+    """Pulls two views of an image together, and pushes the other images of the batch away.
 
     The projector is Linear, ReLU, Linear without batch norm. HEX replaces NT-Xent (HEX supplement, S7.3.2).
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.SimCLRSettings`.
-        loss: In place of NT-Xent, called as `loss(z1, z2)` with projections [N, D]: HCL, DCL, or one like them, but
-            HEX, which is `hex_loss`. None: NT-Xent with a temperature of 0.1.
+        loss: Loss that replaces NT-Xent, called as `loss(z1, z2)` with projections [N, D], such as HCL or DCL. HEX is
+            given as `hex_loss` instead. None: NT-Xent with a temperature of 0.1.
         **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
 
     Raises:
-        ValueError: `loss` is HEX, or stands beside `hex_loss`.
+        ValueError: `loss` is HEX, or both `loss` and `hex_loss` are given.
 
     Source:
         "A Simple Framework for Contrastive Learning of Visual Representations" (Chen et al. 2020, arXiv 2002.05709).
@@ -62,15 +62,12 @@ class SimCLR(Method):
 
     @classmethod
     def loss_arguments(cls, config: LossConfig, epochs: int | None = None) -> dict[str, Any]:
-        """`hex_loss`, or without HEX `loss`: see :meth:`Method.loss_arguments`."""
+        """`hex_loss`, or `loss` without HEX: see :meth:`Method.loss_arguments`."""
         loss = build_loss(config, epochs)
         return {"hex_loss" if isinstance(loss, HexLoss) else "loss": loss}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Projections of each view; all views go through the backbone as one batch, as in the authors' code.
-
-        Views of another size (multi-crop) are a batch of their own.
-        """
+        """Returns the projections of each view. Views of one size form one batch, as in the authors' code."""
         alike = [list(group) for _, group in groupby(views, key=lambda view: view.shape[2:])]
         z: Tensor = self.projector(torch.cat([self.backbone(torch.cat(group)) for group in alike]))
         return tuple(z.chunk(len(views)))

@@ -13,15 +13,15 @@ from hex_ssl.train.methods.settings import SimSiamSettings
 
 
 class SimSiam(BesideHex):
-    """Each view predicts the other's projection, through which no gradient goes.
+    """Predicts, from each view, the projection of the other view, without a gradient through that projection.
 
-    The projector has three layers with batch norm, also on its output, there without weights; the predictor is a
-    bottleneck of two with batch norm between, and learns at a constant rate. The loss is the mean of both directions.
-    With HEX: alpha * HEX(z1, z2) + (1 - alpha) * loss, on the projections, with gradient through both. The HEX paper
-    has none for SimSiam: this is ours.
+    The projector has three layers with batch norm, also on its output, where batch norm has no weights. The predictor
+    is a bottleneck of two layers with batch norm between them, and learns at a constant rate. The loss is the mean of
+    both directions. With HEX: alpha * HEX(z1, z2) + (1 - alpha) * loss, on the projections, with gradients through
+    both. The HEX paper does not cover SimSiam: this is ours.
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.SimSiamSettings`.
         **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.
@@ -48,14 +48,14 @@ class SimSiam(BesideHex):
     ) -> None:
         super().__init__(backbone, **shared)
         settings = settings or SimSiamSettings()
-        # The batch norms take away any bias before them.
+        # Batch norm cancels any bias before it.
         dims = (feature_dim, settings.hidden_dim, settings.hidden_dim, settings.output_dim)
         self.projector = mlp(*dims, bias=False, output_norm="plain")
         self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
         self.loss = SimSiamLoss()
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """p1, p2, z1, z2."""
+        """Returns p1, p2, z1, z2."""
         z1, z2 = (self.projector(self.backbone(view)) for view in two_views(views))
         return self.predictor(z1), self.predictor(z2), z1, z2
 
@@ -66,5 +66,5 @@ class SimSiam(BesideHex):
         return self.beside_hex(own, z1, z2, batch)
 
     def own_groups(self) -> list[dict[str, Any]]:
-        """The predictor, whose learning rate stays (section 3 of the paper, "baseline settings")."""
+        """The predictor, whose learning rate is constant (section 3 of the paper, "baseline settings")."""
         return [{"params": list(self.predictor.parameters()), "constant_learning_rate": True}]

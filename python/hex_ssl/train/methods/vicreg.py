@@ -13,13 +13,13 @@ from hex_ssl.train.methods.settings import VICRegSettings
 
 
 class VICReg(BesideHex):
-    """The views' projections agree, each dimension keeps its spread, and no two dimensions say the same.
+    """Makes the views' projections agree, keeps each dimension's variance, and decorrelates the dimensions.
 
-    The projector has three layers with batch norm between. With HEX: alpha * 5 * HEX(z1, z2) + (1 - alpha) * loss
+    The projector has three layers with batch norm between them. With HEX: alpha * 5 * HEX(z1, z2) + (1 - alpha) * loss
     (HEX supplement, S7.3.2).
 
     Args:
-        backbone: Images [N, C, H, W] to representations h [N, F].
+        backbone: Network from images [N, C, H, W] to representations h [N, F].
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.VICRegSettings`.
         **shared: `alpha` (HEX's share), `hex_loss`, `optimizer` and `superclasses`, see :class:`BesideHex`.

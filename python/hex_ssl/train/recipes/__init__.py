@@ -1,7 +1,7 @@
 """Recipes: YAML files that configure a run.
 
-`extends: OTHER.yaml`, a path beside the file, or `extends: quick/simclr_hex`, a packaged recipe, makes a recipe say
-only what differs from another.
+With `extends: OTHER.yaml` (a path relative to the file) or `extends: quick/simclr_hex` (a packaged recipe), a recipe
+states only what differs from another.
 """
 
 import re
@@ -20,7 +20,7 @@ _FOLDER = Path(str(files(__name__)))
 
 
 class _Loader(BoundedLoader):
-    """YAML 1.2 where YAML 1.1 is a trap: `off`, `no` and the like are words, and 1e-3 is a number."""
+    """YAML 1.1 with two rules of YAML 1.2: `off`, `no` and the like are words, and 1e-3 is a number."""
 
 
 _BOOLEAN, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -39,7 +39,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML as recipes have it: `off`, `on`, `yes` and `no` are words.
+    """Loads YAML by the rules of recipes: `off`, `on`, `yes` and `no` are words.
 
     Raises:
         yaml.YAMLError: See `hex_ssl.train.bounded_yaml.load_yaml`.
@@ -63,13 +63,13 @@ def list_recipes() -> list[str]:
 
 def list_packaged(folder: Path) -> list[str]:
     """The names of the YAML files in a folder of the package and below it."""
-    # What several of them extend begins with an underscore and is none itself.
+    # A name that begins with an underscore is a base for other files, and not listed.
     paths = [path for path in folder.rglob("*.yaml") if not path.name.startswith("_")]
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:
-    """A recipe as nested dictionaries, what it extends included.
+    """Loads a recipe as nested dictionaries, including what it extends.
 
     Args:
         name: A YAML file, or the name of a packaged recipe.
@@ -78,8 +78,8 @@ def load_recipe(name: str | Path) -> dict[str, Any]:
         The configuration, not validated.
 
     Raises:
-        FileNotFoundError: There is neither such a file nor such a recipe.
-        ValueError: The file is no YAML, gives a key twice, does not hold a mapping, or extends itself.
+        FileNotFoundError: There is no such file and no such recipe.
+        ValueError: The file is not YAML, gives a key twice, does not hold a mapping, or extends itself.
 
     Example:
         >>> load_recipe("quick/simclr_hex")["loss"]["hex"]
@@ -89,7 +89,7 @@ def load_recipe(name: str | Path) -> dict[str, Any]:
 
 
 def describe_recipe(name: str) -> str:
-    """What a packaged recipe says of itself: the comment at its top.
+    """The description of a packaged recipe: the comment at its top.
 
     Example:
         >>> describe_recipe("quick/simclr_hex")
@@ -105,15 +105,15 @@ def describe_recipe(name: str) -> str:
 
 
 def find_packaged(name: str | Path, folder: Path, kind: str) -> Path:
-    """A YAML file by its path, or by its name in a folder of the package.
+    """Finds a YAML file by its path, or by its name in a folder of the package.
 
     Args:
         name: The path, `~` and variables replaced, or the name.
         folder: The package's folder.
-        kind: What lies in it, for the error.
+        kind: Name of what the folder holds, for the error.
 
     Raises:
-        FileNotFoundError: There is neither; the message lists the names.
+        FileNotFoundError: There is no such file and no such name. The message lists the names.
     """
     path = Path(expand_path(kind, str(name)))
     packaged = folder / f"{name}.yaml"
@@ -129,15 +129,15 @@ def find_packaged(name: str | Path, folder: Path, kind: str) -> Path:
 
 
 def load_extended(path: Path, folder: Path, kind: str, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping that a YAML file holds, what it extends included.
+    """Loads the mapping that a YAML file holds, including what it extends.
 
     Args:
         path: The file.
-        folder, kind: As of `find_packaged`, for what it extends.
+        folder, kind: As for `find_packaged`, to find what it extends.
         extending: The files that extend it.
 
     Raises:
-        FileNotFoundError: A file extends what there is not.
+        FileNotFoundError: A file extends another that does not exist.
         ValueError: See `load_recipe`.
     """
     path = path.resolve()
@@ -163,7 +163,7 @@ def load_extended(path: Path, folder: Path, kind: str, extending: tuple[Path, ..
 
 
 def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with changes to them, of which later ones count more; nothing given is altered.
+    """Merges changes into nested settings. Later changes win, and no argument is modified.
 
     Example:
         >>> merged({"run": {"seed": 0, "epochs": 40}}, {"run": {"seed": 1}})

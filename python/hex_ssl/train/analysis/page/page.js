@@ -92,7 +92,7 @@
       const missing = (value) => value === null || value === undefined;
       lines.sort((a, b) => {
         const [x, y] = [a.row.values[column.name], b.row.values[column.name]];
-        if (missing(x) || missing(y)) return missing(x) - missing(y); // what is missing stands last, either way
+        if (missing(x) || missing(y)) return missing(x) - missing(y); // missing values come last in both directions
         const order = isNumber(x) && isNumber(y) ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
         return rising ? order : -order;
       });
@@ -202,7 +202,7 @@
   // Overview
   {
     const present = (name) => runs.some((run) => run.overview[name] !== null && run.overview[name] !== undefined);
-    const shared = (column) => column.text && runs.length > 1 && new Set(runs.map((run) => run.overview[column.name])).size === 1; // above, in the subtitle
+    const shared = (column) => column.text && runs.length > 1 && new Set(runs.map((run) => run.overview[column.name])).size === 1; // shown in the subtitle instead
     const columns = data.overview_columns.filter((column) => present(column.name) && !shared(column));
     const rows = runs.map((run) => ({ run: run.index, values: { run: run.name, ...run.overview } }));
     section("overview", "Overview", "Each figure is the last that the run has; click a column to sort by it.").append(
@@ -391,7 +391,7 @@
       const radius = Math.min(5, (points.x.length > 1500 ? 1.9 : points.x.length > 400 ? 2.4 : 3.2) * Math.sqrt(view.scale));
       const order = points.x.map((_, i) => i);
       const dim = (i) => lit() !== null && labels && String(labels[i]) !== lit();
-      order.sort((a, b) => dim(b) - dim(a)); // what is singled out is drawn last
+      order.sort((a, b) => dim(b) - dim(a)); // what is not dimmed is drawn last
       for (const i of order) {
         const [x, y] = place(i);
         if (x < -9 || y < -9 || x > size + 9 || y > size + 9) continue;
@@ -473,7 +473,7 @@
   if (evaluated.length) {
     const names = [...new Set(evaluated.flatMap((row) => Object.keys(row.values)))].filter((name) => !["run", "weights"].includes(name) && evaluated.some((row) => ["string", "number", "boolean"].includes(typeof row.values[name])));
     const isText = (name) => evaluated.some((row) => typeof row.values[name] === "string");
-    const show = (name) => (value, row) => { // over draws of a subset: the mean and its deviation
+    const show = (name) => (value, row) => { // over several draws: the mean and the deviation
       const deviation = row.values.deviation?.[name];
       return isNumber(value) && isNumber(deviation) && isShare(name) ? `${(100 * value).toFixed(2)} \u00b1 ${number(deviation, name)}` : number(value, name);
     };
@@ -494,7 +494,7 @@
     if (runs.length > 1) body.append(el("div", { class: "card settings" }, different.length ? table(columns, different.map(line), "settings-table") : el("p", { class: "note" }, "Nothing: the runs have the same settings.")));
     body.append(el("details", runs.length > 1 ? {} : { open: "" }, el("summary", {}, `All ${names.length} settings`), el("div", { class: "card settings" }, table(columns, names.map(line), "all-settings-table"))));
   }
-  // On paper nothing can be opened.
+  // Nothing can be opened on paper.
   const opened = [];
   addEventListener("beforeprint", () => {
     opened.push(...document.querySelectorAll("details:not([open])"));
