@@ -317,7 +317,7 @@ def hex_loss_with_keys(
     epoch: int | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
-    """:func:`hex_loss` of anchors against separate keys, such as a queue, a memory bank or the output of another encoder.
+    """:func:`hex_loss` of anchors against separate keys, such as a queue, a memory bank or another encoder's output.
 
     See :func:`hex_loss` for the formula. There are two ways to give the positives of each anchor. `positives` are
     separate from the keys, and all keys are then negatives. MoCo does this: its positives come from the momentum
