@@ -1,7 +1,7 @@
 """The losses as modules. They hold the settings, the epoch and the statistics of the last forward.
 
-The formulas of HEX and of the contrastive losses are in :mod:`hex_ssl.functional`. Each other module has a function with
-the formula beside it.
+The formulas of HEX and of the contrastive losses are in :mod:`hex_ssl.functional`. Each other module has a function
+with the formula beside it.
 """
 
 from hex_ssl.losses.barlow_twins import BarlowTwinsLoss as BarlowTwinsLoss

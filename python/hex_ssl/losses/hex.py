@@ -23,10 +23,10 @@ from hex_ssl.validation import check_settings
 class HexLoss(LossWithStatistics):
     """The HEX loss as a module. See :func:`hex_ssl.functional.hex_loss` for the formula.
 
-    With a warm-up or a threshold that changes with the epoch, call :meth:`set_epoch` at the start of each epoch. Without
-    this call there is no warm-up, the threshold stays that of the first epoch, and the first forward warns. The epoch of
-    such a loss is part of the state dict. Other losses do not store an epoch. A state dict without an epoch, for example
-    from a run with another loss, can be loaded too.
+    With a warm-up or a threshold that changes with the epoch, call :meth:`set_epoch` at the start of each epoch.
+    Without this call there is no warm-up, the threshold stays that of the first epoch, and the first forward warns. The
+    epoch of such a loss is part of the state dict. Other losses do not store an epoch. A state dict without an epoch,
+    for example from a run with another loss, can be loaded too.
 
     Args:
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
