@@ -1,8 +1,8 @@
-//! The loss of one anchor and its derivatives, from the sums over its negatives, in double precision. The CPU kernel uses
-//! this code. `cuda/kernels/anchors.cu` is its counterpart for the CUDA kernels.
+//! The loss of one anchor and its derivatives, from the sums over its negatives, in double precision. The CPU kernel
+//! uses this code. `cuda/kernels/anchors.cu` is its counterpart for the CUDA kernels.
 //!
-//! The sums are scaled by shifts, so that they neither overflow nor underflow at a low temperature. With the shift `g` of
-//! the global negatives and the shift `h` of the hierarchical negatives:
+//! The sums are scaled by shifts, so that they neither overflow nor underflow at a low temperature. With the shift `g`
+//! of the global negatives and the shift `h` of the hierarchical negatives:
 //! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)`, `weights = sum_H exp(beta (c - h) / t)`.
 
 use crate::problem::Formulation;
@@ -28,9 +28,9 @@ pub struct Sums {
     pub negatives: f64,
 }
 
-/// The loss of an anchor, and the coefficients of its derivatives with respect to the similarities of its negatives. The
-/// derivative is `global * exp((c - g) / t)` for a global negative, and
-/// `weighted * exp((1 + beta)(c - h) / t) - weights * exp(beta (c - h) / t)` for a hierarchical negative.
+/// The loss of an anchor, and the coefficients of its derivatives with respect to the similarities of its negatives.
+/// The derivative is `global * exp((c - g) / t)` for a global negative, and `weighted * exp((1 + beta)(c - h) / t) -
+/// weights * exp(beta (c - h) / t)` for a hierarchical negative.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Anchor {
     /// The loss, 0 if it is undefined.

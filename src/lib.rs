@@ -1,8 +1,8 @@
 //! The HEX contrastive loss and related losses: forward, backward and adaptive threshold in fused kernels.
 //!
-//! `problem` describes a computation as plain data, and `operands` lists its inputs. `cpu` computes over borrowed memory,
-//! `cuda` over device memory. With the feature `python`, `border` reads the memory of torch's tensors, `dispatch` passes
-//! it to a backend, and `python` has the functions that Python calls.
+//! `problem` describes a computation as plain data, and `operands` lists its inputs. `cpu` computes over borrowed
+//! memory, `cuda` over device memory. With the feature `python`, `border` reads the memory of torch's tensors,
+//! `dispatch` passes it to a backend, and `python` has the functions that Python calls.
 
 #[cfg(feature = "python")]
 mod border;

@@ -1,5 +1,5 @@
-//! One evaluation of the loss as plain data: the pairing of anchors and keys, the threshold's rule, the formulation, and
-//! the range of every number.
+//! One evaluation of the loss as plain data: the pairing of anchors and keys, the threshold's rule, the formulation,
+//! and the range of every number.
 //!
 //! Symbols: anchors `i`, keys `j`, cosine similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
 

@@ -1,5 +1,5 @@
-//! The functions that Python calls. They read the arguments, compute without the GIL, write the results into memory from
-//! Python, and turn errors into exceptions.
+//! The functions that Python calls. They read the arguments, compute without the GIL, write the results into memory
+//! from Python, and turn errors into exceptions.
 
 use std::path::PathBuf;
 
@@ -34,7 +34,8 @@ const DTYPES: &[(&str, Scalar)] =
 const REDUCTIONS: &[(&str, Reduction)] =
     &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
 
-/// The memory for loss, statistics, the gradients of anchors, keys and positives, and the derivative by the temperature.
+/// The memory for loss, statistics, the gradients of anchors, keys and positives, and the derivative by the
+/// temperature.
 type Results = (Array, Array, Option<Array>, Option<Array>, Option<Array>, Option<Array>);
 
 /// Writes loss, statistics and gradients. See `_core.pyi`.
@@ -135,8 +136,8 @@ fn outcome(outcome: Outcome) -> Option<String> {
     }
 }
 
-/// The operands and settings of a call, in the order of the tuple `hex_ssl.operands.Operands`. Its last fields, which tell
-/// what gradients are wanted, are not read: the outputs tell the same.
+/// The operands and settings of a call, in the order of the tuple `hex_ssl.operands.Operands`. Its last fields, which
+/// tell what gradients are wanted, are not read: the outputs tell the same.
 pub struct Call<T> {
     operands: Operands<T>,
     settings: Settings,
@@ -193,8 +194,8 @@ impl Call<Array> {
     }
 }
 
-/// The properties of a tensor on any device, read from its Python attributes. Of its elements, only int64 numbers on the
-/// CPU are read, through the border.
+/// The properties of a tensor on any device, read from its Python attributes. Of its elements, only int64 numbers on
+/// the CPU are read, through the border.
 pub struct Attributes {
     shape: Vec<i64>,
     dtype: String,

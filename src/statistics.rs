@@ -1,7 +1,7 @@
 //! Similarity statistics of a whole set of embeddings, without storing the similarity matrix.
 //!
-//! The means over groups of negatives need no loop over pairs: a row's sum over a group is the product of the row with the
-//! sum of the group. Quantiles visit each pair once or twice. Counts and histograms visit each pair once.
+//! The means over groups of negatives need no loop over pairs: a row's sum over a group is the product of the row with
+//! the sum of the group. Quantiles visit each pair once or twice. Counts and histograms visit each pair once.
 
 mod groups;
 mod pairs;
@@ -25,8 +25,8 @@ pub type ByGroup<T> = [T; GROUPS];
 pub struct Request<'a> {
     /// The class of each row, [rows], at least 0. None: each row is its own class.
     pub classes: Option<&'a [i64]>,
-    /// The superclass of each row, [rows], at least 0. All rows of a class must have the same. None: each class is its own
-    /// superclass.
+    /// The superclass of each row, [rows], at least 0. All rows of a class must have the same. None: each class is its
+    /// own superclass.
     pub superclasses: Option<&'a [i64]>,
     /// The quantile of each row of similarities, which includes the row itself, with 'nearest' interpolation.
     pub quantile: f64,
@@ -53,8 +53,8 @@ pub struct SimilarityStatistics {
     pub histogram: ByGroup<Vec<u64>>,
 }
 
-/// Computes the statistics of a set of embeddings (S7.4.1 and S7.4.6, Figures 8, 9, 12 and 13), in O(N D) memory, with up
-/// to `threads` threads.
+/// Computes the statistics of a set of embeddings (S7.4.1 and S7.4.6, Figures 8, 9, 12 and 13), in O(N D) memory, with
+/// up to `threads` threads.
 ///
 /// # Errors
 /// [`Error::Value`] for numbers, lengths or labels out of range, [`Error::Row`] for the first row without a direction.

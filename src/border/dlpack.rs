@@ -60,8 +60,8 @@ fn to_dlpack(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     FUNCTION.get_or_try_init(py, find).map(|function| function.bind(py))
 }
 
-/// An exception with the text of torch's own error, for objects that torch does not export: sparse, quantized, nested or
-/// meta tensors, and functorch wrappers.
+/// An exception with the text of torch's own error, for objects that torch does not export: sparse, quantized, nested
+/// or meta tensors, and functorch wrappers.
 fn refusal(object: &Bound<'_, PyAny>, error: &PyErr) -> PyErr {
     let given = object.get_type().name().map_or_else(|_| "another object".into(), |name| name.to_string());
     let text = format!("expected a dense tensor in memory, but got a {given}: {}", error.value(object.py()));

@@ -1,9 +1,9 @@
 //! The border to torch: it reads the address, shape, strides, dtype and device of a tensor.
 //!
 //! There are two borders. A feature selects one when the crate is built. `dlpack` asks torch for a DLPack struct. It is
-//! not linked against torch, and works with every supported release. `tch` reads the same data from libtorch, through tch
-//! and pyo3-tch. It is linked against one release. Both read the C++ object of the tensor, so a tensor subclass that
-//! overrides Python attributes cannot change what memory is used.
+//! not linked against torch, and works with every supported release. `tch` reads the same data from libtorch, through
+//! tch and pyo3-tch. It is linked against one release. Both read the C++ object of the tensor, so a tensor subclass
+//! that overrides Python attributes cannot change what memory is used.
 
 #[cfg(not(feature = "tch"))]
 mod dlpack;
@@ -56,8 +56,8 @@ pub struct Array<O = <Torch as Border>::Owner> {
     _owner: O,
 }
 
-// SAFETY: An array is plain data, an owner that is `Send`, and an address. Sending an address is harmless: only unsafe code
-// dereferences it, under a contract of its own.
+// SAFETY: An array is plain data, an owner that is `Send`, and an address. Sending an address is harmless: only unsafe
+// code dereferences it, under a contract of its own.
 unsafe impl<O: Send> Send for Array<O> {}
 // SAFETY: As above. A shared reference gives no access to the owner, and its methods do not change the array.
 unsafe impl<O: Send> Sync for Array<O> {}
@@ -192,8 +192,8 @@ impl<O> Array<O> {
         if length == 0 {
             return Ok(&[]);
         }
-        // SAFETY: By the contract of this function. torch says that there are `length` contiguous elements of this type,
-        // and the owner keeps them alive.
+        // SAFETY: By the contract of this function. torch says that there are `length` contiguous elements of this
+        // type, and the owner keeps them alive.
         Ok(unsafe { slice::from_raw_parts(self.pointer.cast_const().cast(), length) })
     }
 

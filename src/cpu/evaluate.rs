@@ -99,14 +99,15 @@ pub(super) fn evaluate_with<E: Element>(
         derivatives[i * each..(i + 1) * each].iter_mut().for_each(|derivative| *derivative *= weights(i));
     }
     let radial = gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
-    // The other terms depend on similarities and temperature only through their ratio. In a square problem, the gradients of
-    // the rows count each pair twice.
+    // The other terms depend on similarities and temperature only through their ratio. In a square problem, the
+    // gradients of the rows count each pair twice.
     let pairs = if problem.square { 0.5 } else { 1.0 } * radial;
     let temperature = anchors.iter().map(|anchor| anchor.temperature).sum::<f64>() - pairs / problem.temperature;
     Ok(Evaluation { loss, losses, statistics, temperature })
 }
 
-/// Evaluates the formula for each anchor. Also returns the derivatives with respect to the similarities of the positives.
+/// Evaluates the formula for each anchor. Also returns the derivatives with respect to the similarities of the
+/// positives.
 fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize) -> (Vec<Anchor>, Vec<f64>) {
     const CHUNK: usize = 64;
     let each = problem.positives();

@@ -1,4 +1,5 @@
-//! The gradient: products of each tile's derivatives with the keys (for the anchors) and with the anchors (for the keys).
+//! The gradient: products of each tile's derivatives with the keys (for the anchors) and with the anchors (for the
+//! keys).
 
 use super::bf16::{single, Bf16Derivatives};
 use super::outputs::Gradients;
@@ -63,8 +64,8 @@ impl<'a, C: Float> Accumulator<'a, C> {
         self.padded.as_deref_mut().unwrap_or(self.out)
     }
 
-    /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of the
-    /// inner products of unit rows and gradients.
+    /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
+    /// the inner products of unit rows and gradients.
     fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
         const CHUNK: usize = 64;
         let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
@@ -135,8 +136,8 @@ fn negatives<C: Float>(
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
     let bf16 = similarities.anchors.bf16.as_ref().zip(similarities.keys.bf16.as_ref());
-    // Rows of a tile are longer than needed by a group, because rows that are a power of two apart would use few sets of the
-    // cache.
+    // Rows of a tile are longer than needed by a group, because rows that are a power of two apart would use few sets
+    // of the cache.
     let stride = size + LANES;
     let scratch = || (Spare::new(size * size), Spare::new(size * stride), bf16.map(|_| Bf16Derivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
@@ -206,15 +207,16 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
         );
         assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
-        // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the cache.
+        // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the
+        // cache.
         let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
             for (narrow, row) in stripe.0.iter_mut().zip(rows.chunks_exact(dims)) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
             for row in (0..size).step_by(BLOCK_ROWS) {
-                // SAFETY: By the assertions, the left factor has `size` rows and columns, and the stripe and the result have
-                // at least `size` rows.
+                // SAFETY: By the assertions, the left factor has `size` rows and columns, and the stripe and the result
+                // have at least `size` rows.
                 unsafe {
                     S::block(&Block {
                         left: derivatives.as_ptr().add(row * left_row),
@@ -246,8 +248,8 @@ struct Ends<'a, C: Float> {
 }
 
 impl<C: Float> Ends<'_, C> {
-    /// Adds the part of the gradients that comes from the positives, for both ends of each pair. Each thread computes some
-    /// of the dimensions, so the order of every sum is fixed.
+    /// Adds the part of the gradients that comes from the positives, for both ends of each pair. Each thread computes
+    /// some of the dimensions, so the order of every sum is fixed.
     fn add_positives(&mut self, derivatives: &[f64]) {
         let prepared = self.prepared;
         let dims = prepared.anchors.padded_dims;

@@ -95,8 +95,8 @@ impl<C: Float> Passes<'_, C> {
         }
     }
 
-    /// The block of the anchors' arrays that belongs to the columns of a tile. If the problem is not square, columns are not
-    /// anchors, and the result is some valid block that is not used.
+    /// The block of the anchors' arrays that belongs to the columns of a tile. If the problem is not square, columns
+    /// are not anchors, and the result is some valid block that is not used.
     pub fn column_block(&self, a: usize, b: usize) -> usize {
         if self.problem.square {
             b
@@ -117,7 +117,8 @@ impl<C: Float> Passes<'_, C> {
         let mut maxima = vec![[C::NEG_INFINITY; 2]; rows];
         let all = Shared::new(&mut maxima);
         self.for_each_tile(|similarities, tile, a, b| {
-            // SAFETY: The schedule gives the blocks a and b to this call alone, and `maxima` is borrowed until the pass ends.
+            // SAFETY: The schedule gives the blocks a and b to this call alone, and `maxima` is borrowed until the pass
+            // ends.
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Maxima { tile, rows, columns });
         });
@@ -177,12 +178,12 @@ impl<C: Float> Passes<'_, C> {
     }
 }
 
-/// The parts of an anchors' array that belong to the rows of a tile and to its columns. The second part is empty unless the
-/// tile has both sides.
+/// The parts of an anchors' array that belong to the rows of a tile and to its columns. The second part is empty unless
+/// the tile has both sides.
 ///
 /// # Safety
-/// The memory is still borrowed. Nothing else uses the block `a` or, if the tile has both sides, the block `b` while the
-/// parts are in use. A tile with both sides has two different blocks.
+/// The memory is still borrowed. Nothing else uses the block `a` or, if the tile has both sides, the block `b` while
+/// the parts are in use. A tile with both sides has two different blocks.
 #[allow(clippy::mut_from_ref)] // as in `Shared::slice`
 unsafe fn two_blocks<'a, T, C>(
     all: &'a Shared<T>,

@@ -68,8 +68,8 @@ impl<C: Float> Prepared<C> {
         all
     }
 
-    /// For each anchor, the sum of its similarities with the negatives of its label. This needs no loop over pairs: it uses
-    /// the product of the anchor with the sum of all keys of the label.
+    /// For each anchor, the sum of its similarities with the negatives of its label. This needs no loop over pairs: it
+    /// uses the product of the anchor with the sum of all keys of the label.
     pub fn label_similarities<E>(&self, problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Vec<f64> {
         let keys = self.keys.as_ref().unwrap_or(&self.anchors);
         let own = operands.anchor_labels.unwrap_or_default();
@@ -88,8 +88,8 @@ impl<C: Float> Prepared<C> {
         own.iter().enumerate().map(similarity).collect()
     }
 
-    /// The mean similarity of anchors and their negatives, NaN if there are no negatives. This needs no loop over pairs: the
-    /// sum over an anchor's row is the product of the anchor with the sum of all keys.
+    /// The mean similarity of anchors and their negatives, NaN if there are no negatives. This needs no loop over
+    /// pairs: the sum over an anchor's row is the product of the anchor with the sum of all keys.
     pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
         if negatives == 0.0 {
             return f64::NAN;

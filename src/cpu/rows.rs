@@ -50,8 +50,8 @@ impl<'a, E: Copy> Rows<'a, E> {
     #[inline(always)]
     pub(super) fn contiguous(&self, row: usize) -> Option<&'a [E]> {
         assert!(row < self.rows);
-        // SAFETY: The row is in range, so its elements are readable by the contract of `from_raw`. With stride 1 they are
-        // contiguous.
+        // SAFETY: The row is in range, so its elements are readable by the contract of `from_raw`. With stride 1 they
+        // are contiguous.
         (self.dim_stride == 1).then(|| unsafe {
             std::slice::from_raw_parts(self.pointer.offset(row as isize * self.row_stride), self.dims)
         })
@@ -66,6 +66,6 @@ impl<'a, E: Copy> Rows<'a, E> {
     }
 }
 
-/// The operands in borrowed memory. Their shapes must fit the [`Problem`](crate::problem::Problem), and their indices must
-/// be rows of the keys. [`Operands::check`] checks both.
+/// The operands in borrowed memory. Their shapes must fit the [`Problem`](crate::problem::Problem), and their indices
+/// must be rows of the keys. [`Operands::check`] checks both.
 pub type BorrowedOperands<'a, E> = Operands<Rows<'a, E>, &'a [i64], f64, &'a [f64]>;

@@ -7,8 +7,8 @@ use super::simd::{Block, Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS, BLOC
 use super::threads::{Schedule, Shared, Spare};
 use super::unit_rows::UnitRows;
 
-/// Keeping the similarities saves a third of the work if they fit the last-level cache. Larger ones are slower to fetch than
-/// to compute again.
+/// Keeping the similarities saves a third of the work if they fit the last-level cache. Larger ones are slower to fetch
+/// than to compute again.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// Similarities of `anchors` and `keys`.
@@ -55,8 +55,8 @@ impl<'a, C: Float> Similarities<'a, C> {
         Self { anchors, keys: keys.unwrap_or(anchors), square, pairs, tile, isa, threads, schedule, kept: None }
     }
 
-    /// Computes every tile, with an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`, which may
-    /// change the tile. The changed tiles are kept if they fit the cache.
+    /// Computes every tile, with an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`,
+    /// which may change the tile. The changed tiles are kept if they fit the cache.
     pub fn visit<S>(
         &mut self,
         state: impl Fn() -> S + Sync,
@@ -108,16 +108,16 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// Number of elements of scratch memory for each row of [`rows`](Self::rows). It is larger by a block than the number of
-    /// keys, because rows that are a power of two apart would use few sets of the cache.
+    /// Number of elements of scratch memory for each row of [`rows`](Self::rows). It is larger by a block than the
+    /// number of keys, because rows that are a power of two apart would use few sets of the cache.
     pub fn row_scratch(&self) -> usize {
         self.keys.padded_rows + BLOCK_COLUMNS
     }
 
-    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8, of one block of tiles) with all keys,
-    /// including padding and keys that are not negatives. An anchor's similarity with itself is exactly 1. For towers, only
-    /// the similarities with the other tower are valid. The rows are [`row_scratch`](Self::row_scratch) apart. Call this
-    /// before [`keep_negatives`](Self::keep_negatives).
+    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8, of one block of tiles) with all
+    /// keys, including padding and keys that are not negatives. An anchor's similarity with itself is exactly 1. For
+    /// towers, only the similarities with the other tower are valid. The rows are [`row_scratch`](Self::row_scratch)
+    /// apart. Call this before [`keep_negatives`](Self::keep_negatives).
     pub fn rows(&self, start: usize, count: usize, out: &mut [C]) {
         match &self.kept {
             Some(kept) => self.gather(kept, start, count, out),
@@ -153,8 +153,8 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` and columns from `column` on. Otherwise
-    /// rounding could decide whether another key is above it.
+    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` and columns from `column` on.
+    /// Otherwise rounding could decide whether another key is above it.
     fn set_own(&self, start: usize, column: usize, rows: &mut [C], stride: usize) {
         for (anchor, row) in (start..self.anchors.rows).zip(rows.chunks_mut(stride)) {
             let own = self.pairs.own(anchor).and_then(|own| own.checked_sub(column));
@@ -258,7 +258,8 @@ impl<C: Float> Kernel for Products<'_, C> {
         assert!(left.len() >= (rows - 1) * left_row + dims && out.len() >= (rows - 1) * stride + columns);
         for (panel, column) in panels.chunks_exact(BLOCK_COLUMNS * dims).zip((0..columns).step_by(BLOCK_COLUMNS)) {
             for row in (0..rows).step_by(BLOCK_ROWS) {
-                // SAFETY: By the assertions, `left` and `out` contain all rows and columns. A panel has `dims` rows of 32.
+                // SAFETY: By the assertions, `left` and `out` contain all rows and columns. A panel has `dims` rows of
+                // 32.
                 unsafe {
                     S::block(&Block {
                         left: left.as_ptr().add(row * left_row),

@@ -98,8 +98,8 @@ impl<C: Float> Split<C> {
     }
 }
 
-/// Numbers the labels 0, 1, 2 in the order of their first use. A float cannot hold every label exactly, but it holds small
-/// numbers exactly.
+/// Numbers the labels 0, 1, 2 in the order of their first use. A float cannot hold every label exactly, but it holds
+/// small numbers exactly.
 #[derive(Default)]
 struct Numbers(HashMap<i64, usize>);
 

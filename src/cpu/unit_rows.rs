@@ -24,12 +24,13 @@ pub struct UnitRows<C: Float> {
     pub padded_dims: usize,
     /// The rows, [padded_rows, padded_dims].
     data: Spare<C>,
-    /// The rows in panels of 32, [padded_rows / 32][dims][32], as the right factor of similarities. Empty if `bf16` is used.
+    /// The rows in panels of 32, [padded_rows / 32][dims][32], as the right factor of similarities. Empty if `bf16` is
+    /// used.
     panels: Spare<C>,
     /// The rows in bfloat16, if the input is bfloat16 and the machine has suitable instructions.
     pub bf16: Option<Bf16Rows>,
-    /// The largest absolute element of each row, and the length of the row divided by it. The length itself may overflow or
-    /// underflow.
+    /// The largest absolute element of each row, and the length of the row divided by it. The length itself may
+    /// overflow or underflow.
     lengths: Vec<(C, C)>,
 }
 
@@ -222,8 +223,8 @@ impl<E: Element> Kernel for Normalise<'_, E> {
     }
 }
 
-/// Scales a row to length 1. Returns its largest absolute element, and its length divided by that. None if the row has no
-/// direction.
+/// Scales a row to length 1. Returns its largest absolute element, and its length divided by that. None if the row has
+/// no direction.
 #[inline(always)]
 fn normalise<C: Float>(row: &mut [C]) -> Option<(C, C)> {
     let (lanes, _) = row.as_chunks_mut::<16>();

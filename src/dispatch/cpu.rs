@@ -89,8 +89,8 @@ fn lend<E: Element, T>(
 
 fn integers(array: &Array) -> Result<&[i64]> {
     expect_device(array, Device::Cpu)?;
-    // SAFETY: The array is on the CPU, and this crate never writes to an operand. A Python thread that writes to it during
-    // the call is a data race of the caller, as with torch's own operations.
+    // SAFETY: The array is on the CPU, and this crate never writes to an operand. A Python thread that writes to it
+    // during the call is a data race of the caller, as with torch's own operations.
     unsafe { array.elements() }
 }
 
@@ -99,9 +99,9 @@ fn rows<E: Element>(array: &Array) -> Result<Rows<'_, E>> {
     let (&[rows, dims], &[row_stride, dim_stride]) = (&array.shape[..], &array.strides[..]) else {
         return Err(Error::runtime(format!("expected a matrix, but got shape {:?}", array.shape)));
     };
-    // SAFETY: The array is on the CPU. `E` is the dtype of the first view, and the checks of the operands make sure that
-    // all matrices have this dtype. Address, shape and strides come from torch's own struct, and the array keeps the memory
-    // alive. Writes by other threads are as in `integers`.
+    // SAFETY: The array is on the CPU. `E` is the dtype of the first view, and the checks of the operands make sure
+    // that all matrices have this dtype. Address, shape and strides come from torch's own struct, and the array keeps
+    // the memory alive. Writes by other threads are as in `integers`.
     Ok(unsafe {
         Rows::from_raw(
             array.pointer.cast_const().cast(),

@@ -14,8 +14,8 @@ use crate::problem::{Formulation, Pairing, Problem, Wanted};
 
 /// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
-/// The shared memory is that of the smallest supported chip. There are so few multiprocessors that every plan splits its
-/// columns somewhere.
+/// The shared memory is that of the smallest supported chip. There are so few multiprocessors that every plan splits
+/// its columns somewhere.
 const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
 
 /// The loaded kernels for a problem.
@@ -111,8 +111,8 @@ impl Kernels {
         Err(Error::runtime(format!("expected {bytes} bytes beside the operands, but got {:?}", scratch.shape)))
     }
 
-    /// Launches kernels on the current stream of torch in this thread. torch may free the memory that it allocated on this
-    /// stream as soon as the function returns.
+    /// Launches kernels on the current stream of torch in this thread. torch may free the memory that it allocated on
+    /// this stream as soon as the function returns.
     fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
         match &self.place {
             Place::Gpu(device, module) => launch(&device.launcher(module)?),

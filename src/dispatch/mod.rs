@@ -62,8 +62,8 @@ pub enum Outcome {
     NoKernel(String),
 }
 
-/// Writes the loss, its statistics and its gradients. `scratch` allocates the given number of bytes on the device of the
-/// operands.
+/// Writes the loss, its statistics and its gradients. `scratch` allocates the given number of bytes on the device of
+/// the operands.
 ///
 /// # Errors
 /// [`Error::Value`] and [`Error::Row`] for a wrong argument, [`Error::Runtime`] if an output does not fit or a device
@@ -85,7 +85,8 @@ pub fn evaluate(
     Ok(Outcome::Computed)
 }
 
-/// Writes the quantile of each anchor's row of similarities to `output` [M]. The threshold must be `Threshold::Adaptive`.
+/// Writes the quantile of each anchor's row of similarities to `output` [M]. The threshold must be
+/// `Threshold::Adaptive`.
 ///
 /// # Errors
 /// As [`evaluate`].

@@ -10,8 +10,8 @@ use crate::cpu::{for_each, Float, InstructionSet, Isa, Kernel, UnitRows, LANES};
 
 /// Largest number of bins of a histogram.
 pub const MAX_BINS: usize = 10_000;
-/// Number of counters for each bin. Neighbours often fall into the same bin, and updates of one counter would have to wait
-/// for each other.
+/// Number of counters for each bin. Neighbours often fall into the same bin, and updates of one counter would have to
+/// wait for each other.
 const COPIES: usize = 4;
 
 /// The counts.

@@ -31,8 +31,8 @@ pub fn lanes<T>(slice: &[T], start: usize) -> &[T; LANES] {
     &groups[start / LANES]
 }
 
-/// Writes the similarities of the rows `row` to `row + rows` (multiples of 8) with the rows `column` to `column + columns`
-/// (multiples of 32) to `out`, whose rows are `stride` apart. A similarity has the same bits in every call.
+/// Writes the similarities of the rows `row` to `row + rows` (multiples of 8) with the rows `column` to `column +
+/// columns` (multiples of 32) to `out`, whose rows are `stride` apart. A similarity has the same bits in every call.
 pub fn similarities<C: Float>(
     units: &UnitRows<C>,
     isa: Isa,

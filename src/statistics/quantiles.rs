@@ -24,7 +24,8 @@ pub fn row_quantiles<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threa
 fn by_rows<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let mut quantiles = vec![0.0; units.rows];
     let shared = Shared::new(&mut quantiles);
-    // Rows are longer than needed by a block, because rows that are a power of two apart would use few sets of the cache.
+    // Rows are longer than needed by a block, because rows that are a power of two apart would use few sets of the
+    // cache.
     let stride = units.padded_rows + BLOCK_COLUMNS;
     let state = || (vec![C::ZERO; ROWS * stride], Selector::new(rank, isa));
     for_each(threads, units.rows.div_ceil(ROWS), state, |(scratch, selector), chunk| {
@@ -41,7 +42,8 @@ fn by_rows<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize)
     quantiles
 }
 
-/// Visits each pair once, for both of its rows. Each row has a list of up to `capacity` candidates for its largest numbers.
+/// Visits each pair once, for both of its rows. Each row has a list of up to `capacity` candidates for its largest
+/// numbers.
 fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let rows = units.padded_rows;
     let mut lists = LargestLists {
@@ -57,8 +59,8 @@ fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Is
     let (values, counts, bounds) = (Shared::new(lists.values), Shared::new(lists.counts), Shared::new(lists.bounds));
     let block = |block: usize| {
         let start = block * TILE;
-        // SAFETY: The vectors are borrowed until the loop ends. The schedule gives a block to only one call at a time, and
-        // a call takes each of its blocks once.
+        // SAFETY: The vectors are borrowed until the loop ends. The schedule gives a block to only one call at a time,
+        // and a call takes each of its blocks once.
         let (values, counts, bounds) = unsafe {
             (values.slice(start * capacity, TILE * capacity), counts.slice(start, TILE), bounds.slice(start, TILE))
         };

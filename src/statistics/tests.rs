@@ -98,7 +98,8 @@ fn equals_plain_loops_in_double_precision() {
                     assert_near(&[found.threshold], &[expected.threshold], 1e-12);
                     assert_eq!(found.negatives, expected.negatives);
                     assert_near(found.means.as_flattened(), expected.means.as_flattened(), 1e-9);
-                    // In one dimension every cosine is 1 or -1, and rounding may put it on either side of the threshold.
+                    // In one dimension every cosine is 1 or -1, and rounding may put it on either side of the
+                    // threshold.
                     if dims > 1 {
                         assert_eq!(found.above, expected.above);
                     }

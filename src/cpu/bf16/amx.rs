@@ -2,9 +2,9 @@
 //!
 //! A tile register holds up to 16 rows of 64 bytes. `tdpbf16ps` multiplies 16 x 16 pairs by 16 x 16 pairs, and adds the
 //! 16 x 16 sums to those of a third register. Stable Rust has no functions for these instructions, so this file uses
-//! assembly. The shapes of the registers are set at the start of a product and released at its end, because other code in
-//! the process, such as oneDNN, may use tiles too. The system gives the permission to the whole process, for the rest of its
-//! life.
+//! assembly. The shapes of the registers are set at the start of a product and released at its end, because other code
+//! in the process, such as oneDNN, may use tiles too. The system gives the permission to the whole process, for the
+//! rest of its life.
 
 use super::product::Bf16Product;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -18,7 +18,8 @@ pub fn available() -> bool {
 
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    /// `ARCH_REQ_XCOMP_PERM` of asm/prctl.h, which asks for a part of the processor's state that is not saved by default.
+    /// `ARCH_REQ_XCOMP_PERM` of asm/prctl.h, which asks for a part of the processor's state that is not saved by
+    /// default.
     const REQUEST_PERMISSION: libc::c_long = 0x1023;
     /// `XFEATURE_XTILEDATA`
     const TILE_DATA: libc::c_long = 18;
@@ -55,8 +56,8 @@ pub unsafe fn multiply(product: Bf16Product<'_>) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
     for column in (0..columns).step_by(BLOCK_COLUMNS) {
         for row in (0..rows).step_by(2 * tile_rows) {
-            // SAFETY: One or two tiles of rows, 32 columns and `depth` pairs are within the slices, by the assertions that the
-            // caller guarantees. The shapes are set.
+            // SAFETY: One or two tiles of rows, 32 columns and `depth` pairs are within the slices, by the assertions
+            // that the caller guarantees. The shapes are set.
             unsafe {
                 let block = AmxBlock {
                     left: left.as_ptr().add(row * left_row).cast(),
@@ -130,8 +131,8 @@ impl AmxBlock {
     /// The shapes are set, and `steps` is at least 1. 2 `tile_rows` rows of `left` and 16 `steps` rows of `right` are
     /// readable. The block of `out` is readable and writable, and nothing else uses it.
     unsafe fn two(&self, add: bool) {
-        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed tiles are
-        // declared.
+        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed
+        // tiles are declared.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",
@@ -187,8 +188,8 @@ impl AmxBlock {
     /// # Safety
     /// As for [`two`](Self::two), with `tile_rows` rows.
     unsafe fn one(&self, add: bool) {
-        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed tiles are
-        // declared.
+        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed
+        // tiles are declared.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",

@@ -10,7 +10,8 @@ use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS, MAX_TILE};
 pub unsafe fn multiply(product: Bf16Product<'_>) {
     let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } =
         product;
-    // Copy the rows of a panel next to each other if they are not. At their own distance they would use few sets of the cache.
+    // Copy the rows of a panel next to each other if they are not. At their own distance they would use few sets of the
+    // cache.
     let mut stripe = [[0; BLOCK_COLUMNS]; MAX_TILE / 2];
     for column in (0..columns).step_by(BLOCK_COLUMNS) {
         let mut panel = &right[column / BLOCK_COLUMNS * right_panel..];
@@ -22,8 +23,8 @@ pub unsafe fn multiply(product: Bf16Product<'_>) {
         }
         let right_depth = if panel.as_ptr() == stripe.as_ptr().cast() { BLOCK_COLUMNS } else { right_depth };
         for row in (0..rows).step_by(BLOCK_ROWS) {
-            // SAFETY: The block is within the slices, by the assertions that the caller guarantees. If the stripe is used, it
-            // has at least `depth` rows.
+            // SAFETY: The block is within the slices, by the assertions that the caller guarantees. If the stripe is
+            // used, it has at least `depth` rows.
             unsafe {
                 block(&Bf16Block {
                     left: left.as_ptr().add(row * left_row),
@@ -55,15 +56,15 @@ struct Bf16Block {
 /// Computes a block.
 ///
 /// # Safety
-/// The machine has AVX-512 F and BF16. 8 rows of `left` and `depth` rows of `right` are readable. 8 rows and 32 columns of
-/// `out` are readable and writable, and nothing else uses them.
+/// The machine has AVX-512 F and BF16. 8 rows of `left` and `depth` rows of `right` are readable. 8 rows and 32 columns
+/// of `out` are readable and writable, and nothing else uses them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn block(block: &Bf16Block) {
     use std::arch::x86_64::*;
     let mut sums = [[_mm512_setzero_ps(); 2]; BLOCK_ROWS];
-    // SAFETY: By the contract of this function, every access is in range. `__m512bh` and `__m512i` are both 64 bytes, for
-    // which all bits are valid.
+    // SAFETY: By the contract of this function, every access is in range. `__m512bh` and `__m512i` are both 64 bytes,
+    // for which all bits are valid.
     unsafe {
         if block.add {
             for (r, sums) in sums.iter_mut().enumerate() {

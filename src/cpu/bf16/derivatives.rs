@@ -31,15 +31,15 @@ impl Bf16Derivatives {
     /// `by_column` by `inverse_rows`.
     ///
     /// # Safety
-    /// The machine must have AVX-512 F, BW and BF16. `derivatives` must have `size` rows and columns, and `inverse_columns`
-    /// must have `size` numbers.
+    /// The machine must have AVX-512 F, BW and BF16. `derivatives` must have `size` rows and columns, and
+    /// `inverse_columns` must have `size` numbers.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn fill(&mut self, derivatives: &[f32], stride: usize, inverse_rows: &[f32], inverse_columns: &[f32]) {
         use std::arch::x86_64::*;
         let size = self.size;
-        // SAFETY: By the contract of this function, all reads are in range. The writes are of 16 pairs inside the two layouts.
-        // `__m512bh` and `__m512i` are both 64 bytes, for which all bits are valid.
+        // SAFETY: By the contract of this function, all reads are in range. The writes are of 16 pairs inside the two
+        // layouts. `__m512bh` and `__m512i` are both 64 bytes, for which all bits are valid.
         unsafe {
             let group = |at: usize| _mm512_loadu_ps(derivatives.as_ptr().add(at));
             let lengths = |at: usize| _mm512_loadu_ps(inverse_columns.as_ptr().add(at));

@@ -1,5 +1,5 @@
-//! Products of bfloat16 numbers with sums in single precision, with the instructions of machines that have AMX or AVX-512
-//! BF16.
+//! Products of bfloat16 numbers with sums in single precision, with the instructions of machines that have AMX or
+//! AVX-512 BF16.
 //!
 //! The instructions take two numbers along the inner dimension at a time, so the elements of a factor are pairs.
 
@@ -19,8 +19,9 @@ pub enum Bf16Multiplier {
 }
 
 impl Bf16Multiplier {
-    /// The multiplier that is faster than the instructions for `f32`, if the machine has one. AMX is several times as fast.
-    /// AVX-512 BF16 is twice as fast on AMD's machines, but half as fast on Intel's (Sapphire Rapids). Tests use any.
+    /// The multiplier that is faster than the instructions for `f32`, if the machine has one. AMX is several times as
+    /// fast. AVX-512 BF16 is twice as fast on AMD's machines, but half as fast on Intel's (Sapphire Rapids). Tests use
+    /// any.
     pub fn best() -> Option<Self> {
         static BEST: OnceLock<Option<Bf16Multiplier>> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -52,8 +53,8 @@ impl Bf16Multiplier {
         assert!(left.len() >= (rows - 1) * left_row + depth && out.len() >= (rows - 1) * out_row + columns);
         let panels = columns / BLOCK_COLUMNS;
         assert!(right.len() >= (panels - 1) * right_panel + (depth - 1) * right_depth + BLOCK_COLUMNS);
-        // SAFETY: The machine has the instructions, because this crate gets a multiplier only from `all` or `best`. By the
-        // assertions, all accesses are within the slices.
+        // SAFETY: The machine has the instructions, because this crate gets a multiplier only from `all` or `best`. By
+        // the assertions, all accesses are within the slices.
         unsafe {
             match self {
                 Self::Avx512 => avx512::multiply(product),

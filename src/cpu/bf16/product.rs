@@ -2,7 +2,8 @@
 //!
 //! The instructions take two numbers along the inner dimension at a time, so the elements of a factor are pairs.
 
-/// Number of pairs that one AMX instruction takes along the inner dimension. The depth of every product is a multiple of it.
+/// Number of pairs that one AMX instruction takes along the inner dimension. The depth of every product is a multiple
+/// of it.
 pub const DEPTH: usize = 16;
 
 /// Two neighbours along the inner dimension. The first one is in the low half.

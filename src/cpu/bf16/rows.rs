@@ -1,7 +1,7 @@
 //! Rows in bfloat16, and their products.
 //!
-//! The rows are the input rows times a power of two, which bfloat16 represents exactly, unlike unit rows. The products are
-//! divided by the lengths of the rows, in single precision. All sums are in single precision.
+//! The rows are the input rows times a power of two, which bfloat16 represents exactly, unlike unit rows. The products
+//! are divided by the lengths of the rows, in single precision. All sums are in single precision.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use super::product::{Bf16Product, Pair};
 use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS};
 use crate::cpu::threads::{for_each, Shared};
 
-/// Rows in three layouts: as the left factor of similarities, as the right factor of similarities, and as the right factor
-/// of gradients.
+/// Rows in three layouts: as the left factor of similarities, as the right factor of similarities, and as the right
+/// factor of gradients.
 pub struct Bf16Rows {
     multiplier: Bf16Multiplier,
     /// Number of pairs in a row, which is half the number of padded dimensions.
@@ -34,8 +34,8 @@ fn pair(low: f32, high: f32) -> Pair {
 }
 
 impl Bf16Rows {
-    /// Rows of `dims` numbers, from unit rows and from the lengths that make them bfloat16 numbers again. The number of rows
-    /// and `dims` are multiples of 32.
+    /// Rows of `dims` numbers, from unit rows and from the lengths that make them bfloat16 numbers again. The number of
+    /// rows and `dims` are multiples of 32.
     pub fn new(multiplier: Bf16Multiplier, unit_rows: &[f32], lengths: &[f32], dims: usize, threads: usize) -> Self {
         const CHUNK: usize = BLOCK_COLUMNS;
         let pairs = dims / 2;
@@ -79,8 +79,8 @@ impl Bf16Rows {
         }
     }
 
-    /// Writes the similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys` to `out`, whose rows
-    /// are `stride` apart.
+    /// Writes the similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys` to `out`, whose
+    /// rows are `stride` apart.
     pub fn products(&self, rows: Range<usize>, keys: &Self, columns: Range<usize>, out: &mut [f32], stride: usize) {
         let inverse_rows = &self.inverse_lengths[rows.clone()];
         let inverse_columns = &keys.inverse_lengths[columns.clone()];
@@ -104,9 +104,9 @@ impl Bf16Rows {
         }
     }
 
-    /// Rounds a tile of derivatives, whose rows are `stride` apart. They are derivatives with respect to the similarities of
-    /// the rows from `row` on with the `keys` from `column` on. They are first divided by the lengths of the rows that they
-    /// will be multiplied with.
+    /// Rounds a tile of derivatives, whose rows are `stride` apart. They are derivatives with respect to the
+    /// similarities of the rows from `row` on with the `keys` from `column` on. They are first divided by the lengths
+    /// of the rows that they will be multiplied with.
     pub fn round(
         &self,
         row: usize,
@@ -119,8 +119,8 @@ impl Bf16Rows {
         let size = out.size;
         let (rows, columns) = (&self.inverse_lengths[row..][..size], &keys.inverse_lengths[column..][..size]);
         assert!(derivatives.len() >= (size - 1) * stride + size);
-        // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F and BF16. All machines with BF16 have BW too. By
-        // the assertion and the slices above, all `size` rows and columns are in range.
+        // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F and BF16. All machines with BF16 have BW
+        // too. By the assertion and the slices above, all `size` rows and columns are in range.
         unsafe { out.fill(derivatives, stride, rows, columns) };
     }
 

@@ -1,11 +1,11 @@
 //! Adaptive threshold and sums over the negatives of a square problem, from a single pass over the pairs.
 //!
-//! A sample gives each row a lower bound that its quantile almost always exceeds, and a range for the threshold. The pass
-//! over the upper triangle adds every similarity up to the bound to the sum over the row's global negatives, and lists the
-//! few similarities above it. The quantiles come from the lists, and the threshold is their mean. The threshold decides
-//! which sum each listed similarity belongs to. All of this is checked: if a list does not contain the row's quantile, the
-//! row is computed again. If the sample was wrong for more than a few rows, there is no result, and the caller finds the
-//! threshold before the sums.
+//! A sample gives each row a lower bound that its quantile almost always exceeds, and a range for the threshold. The
+//! pass over the upper triangle adds every similarity up to the bound to the sum over the row's global negatives, and
+//! lists the few similarities above it. The quantiles come from the lists, and the threshold is their mean. The
+//! threshold decides which sum each listed similarity belongs to. All of this is checked: if a list does not contain
+//! the row's quantile, the row is computed again. If the sample was wrong for more than a few rows, there is no result,
+//! and the caller finds the threshold before the sums.
 
 use super::lists::{Lists, Part, Rule, SharedLists, Sift};
 use super::sample::Sample;
@@ -16,8 +16,8 @@ use crate::cpu::threads::{for_each, Shared};
 
 /// Shortest row for which a sample is useful.
 const MIN_LENGTH: usize = 64;
-/// A row must be at least this many times as long as the rank of its quantile. The pass pays only if most similarities are
-/// below the quantile.
+/// A row must be at least this many times as long as the rank of its quantile. The pass pays only if most similarities
+/// are below the quantile.
 const MIN_SHARE: usize = 16;
 /// Length of a list with room for many similarities above the threshold. It is used if the lists need little memory.
 const AMPLE: usize = 512;
@@ -40,8 +40,8 @@ pub struct Found {
     pub sums: Vec<[f64; SUMS]>,
 }
 
-/// The length of the lists for rows of `length` numbers whose quantile is the `rank`-th largest. None if the pass does not
-/// pay.
+/// The length of the lists for rows of `length` numbers whose quantile is the `rank`-th largest. None if the pass does
+/// not pay.
 fn capacity<C>(length: usize, rank: usize) -> Option<usize> {
     let within = |bytes: usize| bytes / size_of::<C>() / length / LANES * LANES;
     let capacity = (3 * rank).next_multiple_of(LANES).max(AMPLE.min(within(AMPLE_BYTES))).min(within(MAX_BYTES));
@@ -135,8 +135,8 @@ fn sift<C: Float>(similarities: &mut Similarities<'_, C>, lists: &SharedLists<C>
         |similarities, (), a, b, tile| {
             let size = similarities.tile;
             let each = similarities.pairs.excluded_each();
-            // SAFETY: The schedule gives the blocks a and b to this call alone. Block b is used only if it is not block a.
-            // Both arrays are borrowed until the pass ends.
+            // SAFETY: The schedule gives the blocks a and b to this call alone. Block b is used only if it is not block
+            // a. Both arrays are borrowed until the pass ends.
             let (rows, columns) = unsafe {
                 take(similarities, a, apart.slice(a * size * each, size * each), b, |r, c| tile[r * size + c]);
                 if a != b {

@@ -1,5 +1,5 @@
-//! For each anchor, a list of the few negatives that are undecided after the pass over all similarities. They may be the
-//! anchor's quantile, or may be above the threshold.
+//! For each anchor, a list of the few negatives that are undecided after the pass over all similarities. They may be
+//! the anchor's quantile, or may be above the threshold.
 
 use crate::cpu::simd::{
     add, group, group_mut, lanes, Exponents, Float, Group, InstructionSet, Isa, Kernel, LANES, MAX_TILE, SUMS,
@@ -29,8 +29,8 @@ pub struct Lists<C: Float> {
     /// The lists, [rows][capacity].
     values: Spare<C>,
     counts: Vec<u32>,
-    /// The cut of each row, [rows]. The sums contain the numbers up to the cut, as global negatives. Infinity if the list
-    /// was too short.
+    /// The cut of each row, [rows]. The sums contain the numbers up to the cut, as global negatives. Infinity if the
+    /// list was too short.
     cuts: Vec<C>,
     /// The sums over the decided negatives, [rows].
     sums: Vec<[f64; SUMS]>,
@@ -121,8 +121,8 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
-    /// Adds the numbers above `cut` among the first `count` numbers to a row's list. `values` must have room for another
-    /// group after these numbers, which is overwritten.
+    /// Adds the numbers above `cut` among the first `count` numbers to a row's list. `values` must have room for
+    /// another group after these numbers, which is overwritten.
     #[inline(always)]
     fn append<S: InstructionSet>(&mut self, row: usize, values: &mut [C], count: usize, cut: C) {
         let capacity = self.rule.capacity;
@@ -179,7 +179,8 @@ impl<C: Float> Part<'_, C> {
 }
 
 impl<C: Float> Rule<C> {
-    /// Adds numbers up to `floor` to a row's sums as global negatives, and numbers above `ceiling` as hierarchical ones.
+    /// Adds numbers up to `floor` to a row's sums as global negatives, and numbers above `ceiling` as hierarchical
+    /// ones.
     fn fold(&self, values: &[C], floor: C, ceiling: C, sums: &mut [f64; SUMS]) {
         self.isa.run(Fold { values, floor, ceiling, exponents: self.exponents, sums });
     }
@@ -240,8 +241,8 @@ fn total<C: Float>(group: &Group<C>) -> C {
     sums[0]
 }
 
-/// Visits a tile once for its rows and, if it also stands for its transpose, for its columns. Adds the numbers up to the
-/// cuts to the sums, and appends the others to the lists.
+/// Visits a tile once for its rows and, if it also stands for its transpose, for its columns. Adds the numbers up to
+/// the cuts to the sums, and appends the others to the lists.
 pub struct Sift<'a, 'l, C> {
     /// The rows of numbers, `column_count` apart.
     pub similarities: &'a [C],

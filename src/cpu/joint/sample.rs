@@ -82,8 +82,8 @@ impl<C: Float> Sample<C> {
         })
     }
 
-    /// Estimates the number of anchors with more than `count` undecided similarities. These are below the quantile, and in
-    /// the range of the threshold.
+    /// Estimates the number of anchors with more than `count` undecided similarities. These are below the quantile, and
+    /// in the range of the threshold.
     pub fn rows_with_more_undecided_than(&self, count: usize) -> usize {
         let undecided = |top: &&[C]| {
             let below = top.iter().skip(self.expected as usize);
@@ -112,8 +112,8 @@ impl<'a, C: Float> SampledKeys<'a, C> {
         Self { keys: sampled, rows, bf16 }
     }
 
-    /// The similarities of the keys with the anchors from `start` on, [keys][`ROWS`]. Minus infinity for a key that is the
-    /// anchor.
+    /// The similarities of the keys with the anchors from `start` on, [keys][`ROWS`]. Minus infinity for a key that is
+    /// the anchor.
     fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
         let anchors = similarities.anchors;
         match (&self.bf16, &anchors.bf16) {

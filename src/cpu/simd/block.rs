@@ -1,8 +1,8 @@
-//! Matrix products in blocks of 8 rows by 32 columns, for the two products of the loss: similarities (unit rows by unit rows)
-//! and gradients (coefficients by unit rows).
+//! Matrix products in blocks of 8 rows by 32 columns, for the two products of the loss: similarities (unit rows by unit
+//! rows) and gradients (coefficients by unit rows).
 //!
-//! A block keeps its sums in registers over the whole inner dimension. Every element is summed in the same order in every
-//! block, so a similarity has the same bits in every pass, and a negative cannot change sides between passes.
+//! A block keeps its sums in registers over the whole inner dimension. Every element is summed in the same order in
+//! every block, so a similarity has the same bits in every pass, and a negative cannot change sides between passes.
 
 use super::float::{Float, MultiplyAdd};
 

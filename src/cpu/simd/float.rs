@@ -3,8 +3,8 @@
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use std::sync::Mutex;
 
-/// `f32` or `f64`. The arithmetic is `inline(always)`, so that loops over arrays become vector code for the instruction set
-/// of the calling function.
+/// `f32` or `f64`. The arithmetic is `inline(always)`, so that loops over arrays become vector code for the instruction
+/// set of the calling function.
 pub trait Float:
     Copy
     + Send
@@ -42,8 +42,8 @@ pub trait Float:
     fn sqrt(self) -> Self;
     /// The larger of two numbers. If one is NaN, `other`.
     fn larger(self, other: Self) -> Self;
-    /// e to the x, for x up to 88 (`f32`) or 709 (`f64`). For larger x the result is undefined. The relative error is below
-    /// 2e-7 (`f32`) or 1e-15 (`f64`).
+    /// e to the x, for x up to 88 (`f32`) or 709 (`f64`). For larger x the result is undefined. The relative error is
+    /// below 2e-7 (`f32`) or 1e-15 (`f64`).
     fn exponential<M: MultiplyAdd>(self) -> Self;
     /// Descending order, for numbers that are not NaN.
     fn descending(a: &Self, b: &Self) -> std::cmp::Ordering;
@@ -131,9 +131,9 @@ macro_rules! float {
                 }
             }
 
-            // exp(x) = 2^n exp(r), with n = round(x / ln 2) and |r| <= ln 2 / 2. exp(r) is a polynomial: the Taylor series for
-            // f64, a fitted polynomial of degree 7 for f32.
-            // Adding 1.5 * 2^mantissa rounds to an integer, and leaves n in the low bits.
+            // exp(x) = 2^n exp(r), with n = round(x / ln 2) and |r| <= ln 2 / 2. exp(r) is a polynomial: the Taylor
+            // series for f64, a fitted polynomial of degree 7 for f32. Adding 1.5 * 2^mantissa rounds to an integer,
+            // and leaves n in the low bits.
             #[inline(always)]
             fn exponential<M: MultiplyAdd>(self) -> Self {
                 const ROUND: $type = 1.5 * (1u64 << $mantissa) as $type;

@@ -1,5 +1,5 @@
-//! Instruction sets. One source is compiled for AVX-512, for AVX2 and for the target's baseline. The choice is made at run
-//! time.
+//! Instruction sets. One source is compiled for AVX-512, for AVX2 and for the target's baseline. The choice is made at
+//! run time.
 
 use std::sync::OnceLock;
 
@@ -24,8 +24,8 @@ pub trait InstructionSet {
     /// As for [`block::pieces`]. The machine must support the instruction set.
     unsafe fn block<C: Float>(block: &Block<C>);
 
-    /// Writes the numbers that are above their bounds to the front of `values`, and their positions to `places`. Returns
-    /// their count. The rest of both outputs is undefined.
+    /// Writes the numbers that are above their bounds to the front of `values`, and their positions to `places`.
+    /// Returns their count. The rest of both outputs is undefined.
     #[inline(always)]
     fn above<C: Float>(
         numbers: &[C; LANES],
@@ -94,7 +94,8 @@ impl Isa {
         match self {
             Self::Portable => kernel.run::<Portable>(),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: This crate gets every `Isa` other than `Portable` from `all` or `best`, which detect the features.
+            // SAFETY: This crate gets every `Isa` other than `Portable` from `all` or `best`, which detect the
+            // features.
             Self::Avx2 => unsafe { run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: As above.
@@ -175,13 +176,14 @@ impl InstructionSet for Avx512 {
     ) -> usize {
         use std::arch::x86_64::*;
         if size_of::<C>() == 4 {
-            // SAFETY: `C` is `f32`, and every pointer is to 16 elements of 4 bytes. This code runs only inside `run_avx512`, so
-            // the machine has AVX-512.
+            // SAFETY: `C` is `f32`, and every pointer is to 16 elements of 4 bytes. This code runs only inside
+            // `run_avx512`, so the machine has AVX-512.
             unsafe {
                 let numbers = _mm512_loadu_ps(numbers.as_ptr().cast());
                 let mask = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(numbers, _mm512_loadu_ps(bounds.as_ptr().cast()));
                 let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                // Compress into a register first, because compressing into memory is many times slower on some machines.
+                // Compress into a register first, because compressing into memory is many times slower on some
+                // machines.
                 _mm512_storeu_ps(values.as_mut_ptr().cast(), _mm512_maskz_compress_ps(mask, numbers));
                 _mm512_storeu_si512(places.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, lanes));
                 mask.count_ones() as usize

@@ -4,8 +4,8 @@ use super::float::Float;
 use super::instruction_set::{InstructionSet, Isa, Kernel};
 use super::lanes::{group_mut, LANES};
 
-/// Finds the k-th largest numbers of rows that resemble each other. The earlier rows give a guess, and few numbers are above
-/// it, so only these are searched. If fewer than k numbers are above the guess, the whole row is searched.
+/// Finds the k-th largest numbers of rows that resemble each other. The earlier rows give a guess, and few numbers are
+/// above it, so only these are searched. If fewer than k numbers are above the guess, the whole row is searched.
 pub struct Selector<C> {
     isa: Isa,
     rank: usize,

@@ -1,8 +1,8 @@
 //! The kernels for one tile of similarities: maxima, sums over the negatives, derivatives.
 //!
-//! A tile holds anchors i by keys j. In a square problem it also stands for (j, i), and every kernel visits each similarity
-//! once for row i and row j. Pairs that are not negatives hold minus infinity, whose exponential is 0, and which is above no
-//! threshold.
+//! A tile holds anchors i by keys j. In a square problem it also stands for (j, i), and every kernel visits each
+//! similarity once for row i and row j. Pairs that are not negatives hold minus infinity, whose exponential is 0, and
+//! which is above no threshold.
 
 use super::float::{Float, MultiplyAdd};
 use super::instruction_set::{InstructionSet, Kernel};
@@ -24,8 +24,8 @@ pub struct Tile<'a, C> {
     pub columns: usize,
     /// Whether the tile also stands for its transpose.
     pub both_sides: bool,
-    /// Whether the splits are labels. A negative is then hierarchical if its label is the anchor's. Otherwise the splits are
-    /// thresholds, and a negative is hierarchical if its similarity is above.
+    /// Whether the splits are labels. A negative is then hierarchical if its label is the anchor's. Otherwise the
+    /// splits are thresholds, and a negative is hierarchical if its similarity is above.
     pub labels: bool,
     /// Whether all splits are the same threshold.
     pub one_split: bool,
@@ -52,8 +52,8 @@ fn is_hierarchical<C: Float, const LABELS: bool>(similarity: C, own: C, other: C
     }
 }
 
-/// 1 for the hierarchical negatives of a group, 0 for all others. It is used as a factor: the exponentials of both sets are
-/// finite, and the compiler reliably turns products into vector code.
+/// 1 for the hierarchical negatives of a group, 0 for all others. It is used as a factor: the exponentials of both sets
+/// are finite, and the compiler reliably turns products into vector code.
 #[inline(always)]
 fn hierarchical<C: Float, const LABELS: bool>(
     c: &Group<C>,
@@ -99,7 +99,8 @@ pub struct Exponents<C> {
 }
 
 impl<C: Float> Exponents<C> {
-    /// exp((c - shift) / t). With separate shifts it is at most 1: a similarity above the shift belongs to the other set.
+    /// exp((c - shift) / t). With separate shifts it is at most 1: a similarity above the shift belongs to the other
+    /// set.
     #[inline(always)]
     pub fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
         lanes(|l| (below::<C, SHARED>(c[l] - shifts(l)) * self.inverse_temperature).exponential::<M>())
@@ -303,8 +304,8 @@ pub struct Coefficients<'a, C> {
     pub weights: &'a [C],
 }
 
-/// Computes the derivative with respect to each similarity of a tile, of the row's loss and, if the tile has both sides, of
-/// the column's loss.
+/// Computes the derivative with respect to each similarity of a tile, of the row's loss and, if the tile has both
+/// sides, of the column's loss.
 pub struct Derivatives<'a, C> {
     /// The tile.
     pub tile: Tile<'a, C>,
@@ -336,8 +337,8 @@ impl<C: Float> Kernel for Derivatives<'_, C> {
 }
 
 impl<C: Float> Derivatives<'_, C> {
-    /// The usual case: a pair is on the same side of the threshold for both of its anchors, beta is 1, and all shifts are 1.
-    /// The derivative is then a polynomial in one exponential, without a branch.
+    /// The usual case: a pair is on the same side of the threshold for both of its anchors, beta is 1, and all shifts
+    /// are 1. The derivative is then a polynomial in one exponential, without a branch.
     #[inline(always)]
     fn sweep_one_split<S: InstructionSet>(self) {
         let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } =

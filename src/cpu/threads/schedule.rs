@@ -1,10 +1,10 @@
 //! The order in which tiles are computed.
 //!
-//! A tile (a, b) adds to the sums of row block a and of column block b. Blocks form groups. One thread computes the tiles of
-//! a pair of groups, one after the other, while their blocks are in its cache. The pairs are ordered in rounds. In a round
-//! no group occurs twice. A pair waits until the earlier pairs of its two groups are done. So threads share one set of
-//! accumulators without locks, any free thread can take the next pair, and every block sums its tiles in a fixed order. The
-//! results have the same bits in every run.
+//! A tile (a, b) adds to the sums of row block a and of column block b. Blocks form groups. One thread computes the
+//! tiles of a pair of groups, one after the other, while their blocks are in its cache. The pairs are ordered in
+//! rounds. In a round no group occurs twice. A pair waits until the earlier pairs of its two groups are done. So
+//! threads share one set of accumulators without locks, any free thread can take the next pair, and every block sums
+//! its tiles in a fixed order. The results have the same bits in every run.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -41,7 +41,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for the given number of threads.
+    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for the given number of
+    /// threads.
     pub fn triangle(blocks: usize, threads: usize) -> Self {
         let group = group_size(blocks, threads);
         let groups = blocks.div_ceil(group);
@@ -79,8 +80,8 @@ impl Schedule {
         Self { turns, row_end, column_start, ..self }
     }
 
-    /// Calls `each(state, row block, column block)` once for every tile, on up to `threads` threads with one state each.
-    /// While a call runs, no other call has its row block or its column block.
+    /// Calls `each(state, row block, column block)` once for every tile, on up to `threads` threads with one state
+    /// each. While a call runs, no other call has its row block or its column block.
     pub fn run<S>(&self, threads: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize, usize) + Sync) {
         let counters = |blocks: usize| (0..blocks.div_ceil(self.group)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
         let row_done = counters(self.rows);
@@ -148,8 +149,8 @@ fn turns(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Opti
         .collect()
 }
 
-/// Waits until `done` pairs of a group are done. Returns false if another thread has panicked. Threads take the pairs in
-/// order, so an earlier pair is done already or in progress.
+/// Waits until `done` pairs of a group are done. Returns false if another thread has panicked. Threads take the pairs
+/// in order, so an earlier pair is done already or in progress.
 fn wait_for(counter: &AtomicU32, done: u32, failed: &AtomicBool) -> bool {
     let mut spins = 0u32;
     while counter.load(Ordering::Acquire) != done {

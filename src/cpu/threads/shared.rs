@@ -18,8 +18,8 @@ impl<T> Shared<T> {
     /// The part [start, start + length).
     ///
     /// # Safety
-    /// The code that called [`new`](Self::new) must still borrow the memory, and must not use it otherwise. No overlapping
-    /// part may be in use at the same time, on this or on another thread.
+    /// The code that called [`new`](Self::new) must still borrow the memory, and must not use it otherwise. No
+    /// overlapping part may be in use at the same time, on this or on another thread.
     #[allow(clippy::mut_from_ref)] // this is the purpose of `Shared`
     pub unsafe fn slice(&self, start: usize, length: usize) -> &mut [T] {
         assert!(start + length <= self.length);

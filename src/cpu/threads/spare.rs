@@ -16,8 +16,8 @@ const BRIEF_BYTES: usize = 4 << 20 | LINE_BYTES;
 /// Number of bytes in a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Numbers with the values that an earlier owner left. They start at a cache line, because a vector of 64 bytes that spans
-/// two lines takes two accesses.
+/// Numbers with the values that an earlier owner left. They start at a cache line, because a vector of 64 bytes that
+/// spans two lines takes two accesses.
 pub struct Spare<C: Float> {
     memory: Vec<C>,
     start: usize,
@@ -32,8 +32,8 @@ impl<C: Float> Spare<C> {
         Self::leaving(KEPT_BYTES, length)
     }
 
-    /// Like [`new`](Self::new), for memory that is dropped before the call needs the most memory. A large piece is not kept,
-    /// because it would add to this peak.
+    /// Like [`new`](Self::new), for memory that is dropped before the call needs the most memory. A large piece is not
+    /// kept, because it would add to this peak.
     pub fn brief(length: usize) -> Self {
         Self::leaving(BRIEF_BYTES, length)
     }

@@ -9,8 +9,8 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Calls `work` once on each of at most `threads` threads, at the same time. `work` must not rely on the number of threads,
-/// because a team may be smaller.
+/// Calls `work` once on each of at most `threads` threads, at the same time. `work` must not rely on the number of
+/// threads, because a team may be smaller.
 pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     if threads <= 1 {
         return work();
@@ -49,8 +49,8 @@ struct Job<'a> {
 
 fn run_on_team(entry: libgomp::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
     let job = Job { work, panic: Mutex::new(None) };
-    // SAFETY: `entry` is `GOMP_parallel`. It returns only after every call of `call_job` has returned, so `job` outlives its
-    // use. The threads only get `&Job`, and `Job` is `Sync`.
+    // SAFETY: `entry` is `GOMP_parallel`. It returns only after every call of `call_job` has returned, so `job`
+    // outlives its use. The threads only get `&Job`, and `Job` is `Sync`.
     unsafe { entry(call_job, (&raw const job).cast_mut().cast(), threads as u32, 0) };
     if let Some(panic) = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
@@ -81,7 +81,8 @@ mod libgomp {
     fn find() -> Option<Parallel> {
         // SAFETY: This looks up a NUL-terminated name among the loaded libraries.
         let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr()) };
-        // SAFETY: The ABI of libgomp fixes the signature for this name. Other OpenMP libraries that export the name follow it.
+        // SAFETY: The ABI of libgomp fixes the signature for this name. Other OpenMP libraries that export the name
+        // follow it.
         (!symbol.is_null()).then(|| unsafe { std::mem::transmute::<*mut libc::c_void, Parallel>(symbol) })
     }
 
