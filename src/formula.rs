@@ -3,7 +3,8 @@
 //!
 //! The sums are scaled by shifts, so that they neither overflow nor underflow at a low temperature. With the shift `g`
 //! of the global negatives and the shift `h` of the hierarchical negatives:
-//! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)`, `weights = sum_H exp(beta (c - h) / t)`.
+//! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)` and
+//! `weights = sum_H exp(beta (c - h) / t)`.
 
 use crate::problem::Formulation;
 

@@ -193,7 +193,8 @@ impl<O> Array<O> {
             return Ok(&[]);
         }
         // SAFETY: By the contract of this function. torch says that there are `length` contiguous elements of this
-        // type, and the owner keeps them alive.
+        // type, and the owner keeps them alive. torch aligns the memory that it allocates. Memory from elsewhere, as in
+        // `torch.frombuffer` with an odd offset, may be unaligned: this is not checked.
         Ok(unsafe { slice::from_raw_parts(self.pointer.cast_const().cast(), length) })
     }
 

@@ -24,8 +24,8 @@ impl<'a, E: Copy> Rows<'a, E> {
     /// A view of `rows` rows of `dims` elements. The strides are in elements.
     ///
     /// # Safety
-    /// Each `pointer + row * row_stride + dim * dim_stride` must be the address of an initialised element in the same
-    /// allocation, and readable for `'a`. Nothing may write to these elements during `'a`.
+    /// Each `pointer + row * row_stride + dim * dim_stride` must be the aligned address of an initialised element in the
+    /// same allocation, and readable for `'a`. Nothing may write to these elements during `'a`.
     pub unsafe fn from_raw(pointer: *const E, rows: usize, dims: usize, row_stride: isize, dim_stride: isize) -> Self {
         Self { pointer, rows, dims, row_stride, dim_stride, memory: PhantomData }
     }
