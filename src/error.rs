@@ -1,4 +1,4 @@
-//! What can go wrong, in words the caller can act on.
+//! The errors of this crate. Their texts tell the caller what to change.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// One of the inputs of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// The anchors, all views one below the other.
+    /// The anchors: the rows of all views, concatenated.
     Anchors,
     /// The keys.
     Keys,
-    /// The positives given apart.
+    /// The positives, if they are not among the keys.
     Positives,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Input {
     }
 }
 
-/// Why a row has no direction.
+/// The reason why a row has no direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowFault {
     /// It has a NaN or an infinity.
@@ -44,31 +44,31 @@ impl fmt::Display for RowFault {
     }
 }
 
-/// An error of the kernel. The border turns each kind into one Python exception.
+/// An error of this crate. The module `python` turns each kind into a Python exception.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// An argument has the wrong shape, dtype, device, range or value (`ValueError`).
     Value(String),
-    /// A row of an input has no direction (`ValueError`). The border knows the input's name.
+    /// A row of an input has no direction (`ValueError`). The module `python` names the caller's argument.
     Row {
         /// The input.
         input: Input,
-        /// The first such row.
+        /// The index of the first such row.
         row: usize,
         /// What is wrong with it.
         fault: RowFault,
     },
-    /// libtorch or CUDA failed (`RuntimeError`).
+    /// torch, CUDA or a compiler failed, or memory for a result does not fit (`RuntimeError`).
     Runtime(String),
 }
 
 impl Error {
-    /// An argument that is not what was expected.
+    /// An error for an argument that is not as expected.
     pub fn value(text: impl Into<String>) -> Self {
         Self::Value(text.into())
     }
 
-    /// A failure below this crate.
+    /// An error for a failure that is not the fault of an argument.
     pub fn runtime(text: impl Into<String>) -> Self {
         Self::Runtime(text.into())
     }
@@ -87,7 +87,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What the caller calls a view: the losses' arguments are `z1, z2, *more_views`.
+/// The caller's name for a view: the arguments of the losses are `z1, z2, *more_views`.
 pub fn view_name(index: usize) -> String {
     match index {
         0 | 1 => format!("z{}", index + 1),

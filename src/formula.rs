@@ -1,18 +1,19 @@
-//! One anchor's loss and its derivatives, from the sums over its negatives, in double precision. The CPU kernel computes
-//! with this; `cuda/kernels/anchors.cu` states the same for the CUDA kernels.
+//! The loss of one anchor and its derivatives, from the sums over its negatives, in double precision. The CPU kernel
+//! uses this code. `cuda/kernels/anchors.cu` is its counterpart for the CUDA kernels.
 //!
-//! Sums come scaled by a shift, a similarity near the largest of the set they are over, so that
-//! no temperature under- or overflows them:
-//! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)`, `weights = sum_H exp(beta (c - h) / t)`.
+//! The sums are scaled by shifts, so that they neither overflow nor underflow at a low temperature. With the shift `g`
+//! of the global negatives and the shift `h` of the hierarchical negatives:
+//! `global = sum_G exp((c - g) / t)`, `weighted = sum_H exp((1 + beta)(c - h) / t)` and
+//! `weights = sum_H exp(beta (c - h) / t)`.
 
 use crate::problem::Formulation;
 
 /// The sums over an anchor's negatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sums {
-    /// Shift of the global negatives' sum.
+    /// Shift of the sum over the global negatives.
     pub global_shift: f64,
-    /// Shift of the hierarchical negatives' sums.
+    /// Shift of the sums over the hierarchical negatives.
     pub hierarchical_shift: f64,
     /// Sum over the global negatives.
     pub global: f64,
@@ -22,22 +23,22 @@ pub struct Sums {
     pub weights: f64,
     /// Number of hierarchical negatives.
     pub hierarchical: f64,
-    /// Sum of the similarities of the hierarchical negatives, where the formulation asks for it, else 0.
+    /// Sum of the similarities of the hierarchical negatives for `Formulation::Supervised`, else 0.
     pub similarity: f64,
     /// Number of all negatives.
     pub negatives: f64,
 }
 
-/// An anchor's loss, and the derivative of it with respect to the similarity of each of its negatives and positives:
-/// `global * exp((c - g) / t)` for a global negative,
-/// `weighted * exp((1 + beta)(c - h) / t) - weights * exp(beta (c - h) / t)` for a hierarchical one.
+/// The loss of an anchor, and the coefficients of its derivatives with respect to the similarities of its negatives.
+/// The derivative is `global * exp((c - g) / t)` for a global negative, and `weighted * exp((1 + beta)(c - h) / t) -
+/// weights * exp(beta (c - h) / t)` for a hierarchical negative.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Anchor {
-    /// The loss; 0 where it is not defined.
+    /// The loss, 0 if it is undefined.
     pub loss: f64,
-    /// The loss is defined.
+    /// Whether the loss is defined.
     pub defined: bool,
-    /// Number of positives with which the reweighted term is at its floor.
+    /// Number of positives for which the reweighted term is at its floor.
     pub at_floor: usize,
     /// Coefficient of the global negatives.
     pub global: f64,
@@ -45,11 +46,11 @@ pub struct Anchor {
     pub weighted: f64,
     /// Second coefficient of the hierarchical negatives.
     pub weights: f64,
-    /// Derivative with respect to the temperature of what does not depend on the similarities: floor and constant.
+    /// Derivative with respect to the temperature of the terms that do not depend on similarities: floor and constant.
     pub temperature: f64,
 }
 
-/// Evaluates an anchor with positives of the given similarities, and writes the derivatives with respect to these.
+/// Evaluates an anchor, given the similarities of its positives, and writes the derivatives with respect to these.
 pub fn anchor(
     formulation: Formulation,
     temperature: f64,
@@ -88,7 +89,7 @@ fn importance(
     let mut anchor = Anchor { defined: true, ..Anchor::default() };
     for (&similarity, derivative) in positives.iter().zip(derivatives) {
         let logit = similarity / temperature;
-        // All terms relative to the largest.
+        // All terms are relative to the largest one.
         let top = logit.max(global).max(local);
         let positive = (logit - top).exp();
         let floor = count * (-1.0 / temperature - top).exp();
@@ -137,7 +138,8 @@ fn decoupled(temperature: f64, constant: f64, sums: &Sums, positives: &[f64], de
     }
 }
 
-/// SupCon: every other row stands in the denominator; those of the anchor's label, besides the positives, are positives.
+/// SupCon: the denominator contains all other rows. The hierarchical negatives, which have the anchor's label, are
+/// positives too.
 fn supervised(temperature: f64, sums: &Sums, positives: &[f64], derivatives: &mut [f64]) -> Anchor {
     let count = positives.len() as f64 + sums.hierarchical;
     if count == 0.0 {
@@ -167,7 +169,7 @@ fn supervised(temperature: f64, sums: &Sums, positives: &[f64], derivatives: &mu
 }
 
 impl Anchor {
-    /// Multiplies the derivatives, not the loss, by a weight.
+    /// Multiplies the coefficients of the derivatives, but not the loss, by a weight.
     pub fn scale(&mut self, weight: f64) {
         self.global *= weight;
         self.weighted *= weight;

@@ -1,8 +1,8 @@
-//! The HEX contrastive loss and its relatives: forward, backward and adaptive threshold in one.
+//! The HEX contrastive loss and related losses: forward, backward and adaptive threshold in fused kernels.
 //!
-//! `problem` says in plain data what to compute, and `operands` lists from what. `cpu` computes it over borrowed memory,
-//! `cuda` over device memory. With the feature `python`, `border` turns torch's tensors into memory, `dispatch` lends that
-//! to a backend, and `python` is what Python calls.
+//! `problem` describes a computation as plain data, and `operands` lists its inputs. `cpu` computes over borrowed
+//! memory, `cuda` over device memory. With the feature `python`, `border` reads the memory of torch's tensors,
+//! `dispatch` passes it to a backend, and `python` has the functions that Python calls.
 
 #[cfg(feature = "python")]
 mod border;

@@ -1,5 +1,5 @@
-//! The operands of a call, listed once. What stands for them differs from place to place: tensors at the border,
-//! borrowed memory for the CPU kernel, addresses for the CUDA kernels.
+//! The operands of a call. Their types differ by module: tensors at the border, borrowed memory for the CPU kernel, and
+//! device addresses for the CUDA kernels.
 
 mod checks;
 
@@ -7,36 +7,37 @@ pub use checks::Described;
 
 use crate::error::Result;
 
-/// The operands: matrices `M`, vectors of integers `I`, a number `T` and a vector of weights `W`.
+/// The operands: matrices `M`, vectors of integers `I`, numbers `T` and a vector of weights `W`.
 ///
-/// The shapes say what is compared with what (see [`Pairing`](crate::problem::Pairing)). There are `V` views of `n` rows
-/// each, hence `M = V * n` anchors.
+/// The operands that are present determine the [`Pairing`](crate::problem::Pairing). In the shapes below, there are `V`
+/// views of `n` rows each, so there are `M = V * n` anchors.
 #[derive(Debug, Clone)]
 pub struct Operands<M, I = M, T = M, W = M> {
     /// The anchors, [n, D] each.
     pub views: Vec<M>,
-    /// The keys, [N, D]. None where the anchors are the keys.
+    /// The keys, [N, D]. None if the anchors are the keys.
     pub keys: Option<M>,
-    /// Each anchor's positive, [M, D], for `Pairing::Apart`.
+    /// The positive of each anchor, [M, D], for `Pairing::Apart`.
     pub positives: Option<M>,
-    /// The rows of the keys that are an anchor's positives, int64 [M, P], for `Pairing::Indexed`.
+    /// The positives of each anchor as rows of the keys, int64 [M, P], for `Pairing::Indexed`.
     pub positive_index: Option<I>,
-    /// The row of the keys that is left out of an anchor's negatives, int64 [M], -1 for none, for `Pairing::Indexed`.
+    /// The row of the keys that is neither a positive nor a negative of the anchor, int64 [M], -1 for none, for
+    /// `Pairing::Indexed`.
     pub ignored_index: Option<I>,
-    /// int64 [M], for `Threshold::Labels`.
+    /// The labels of the anchors, int64 [M], for `Threshold::Labels`.
     pub anchor_labels: Option<I>,
-    /// int64 [N], for `Threshold::Labels` where the anchors are not the keys.
+    /// The labels of the keys, int64 [N], for `Threshold::Labels` if the anchors are not the keys.
     pub key_labels: Option<I>,
-    /// The number for `Threshold::Given`, 0-d.
+    /// The threshold for `Threshold::Given`, 0-d.
     pub threshold: Option<T>,
-    /// [M]: the loss is the sum of weight times anchor's loss, whatever the reduction.
+    /// The weights of the anchors, [M]. The loss is then the sum of weight times loss, for every reduction.
     pub weights: Option<W>,
-    /// The temperature, 0-d, where it is no number of the problem's.
+    /// The temperature, 0-d. It replaces the number in the problem.
     pub temperature: Option<T>,
 }
 
 impl<M, I, T, W> Operands<M, I, T, W> {
-    /// The anchors alone.
+    /// Operands that are only views.
     pub fn of_views(views: Vec<M>) -> Self {
         Self {
             views,
@@ -52,10 +53,10 @@ impl<M, I, T, W> Operands<M, I, T, W> {
         }
     }
 
-    /// Turns every operand into what stands for it elsewhere.
+    /// Converts every operand.
     ///
     /// # Errors
-    /// The first of the functions'.
+    /// The first error of the given functions.
     pub fn try_map<'a, M2, I2, T2, W2>(
         &'a self,
         matrix: impl Fn(&'a M) -> Result<M2>,
@@ -102,7 +103,7 @@ impl Scalar {
         }
     }
 
-    /// The dtype of the arithmetic on rows of this one, and of everything returned.
+    /// The dtype of the arithmetic and of all results for rows of this dtype.
     pub fn computed(self) -> Self {
         match self {
             Self::F64 => Self::F64,

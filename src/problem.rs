@@ -1,5 +1,5 @@
-//! One evaluation of the loss as plain data: who is compared with whom, the threshold's rule, the formulation, and the
-//! range of every number.
+//! One evaluation of the loss as plain data: the pairing of anchors and keys, the threshold's rule, the formulation,
+//! and the range of every number.
 //!
 //! Symbols: anchors `i`, keys `j`, cosine similarity `c_ij`, temperature `t`, logits `s_ij = c_ij / t`.
 
@@ -10,55 +10,54 @@ use crate::error::{Error, Result};
 /// How anchors find their positives among the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
-    /// The anchors are `views` views of the same samples, view-major, and stand
-    /// in the keys as the block of rows that starts at `offset`. Anchor `i` is
-    /// key `offset + i`; its positives are the other views of its sample.
+    /// The anchors are `views` views of the same samples, one view after the other. They are the rows of the keys from
+    /// `offset` on: anchor `i` is key `offset + i`. Its positives are the other views of its sample.
     Views {
-        /// Number of views, at least 2; divides the number of anchors.
+        /// Number of views. It divides the number of anchors, and is at least 2, or 1 for `Formulation::Supervised`.
         views: usize,
-        /// Row of the keys at which the anchors start (a process's rank offset).
+        /// Row of the keys at which the anchors start, which depends on the rank of the process.
         offset: usize,
     },
-    /// Each anchor names its positive keys, and at most one key to ignore. Where the problem is square, mutually:
-    /// a pair is looked at once, for both.
+    /// Each anchor has a list of positive keys, and at most one key to ignore. In a square problem the lists must be
+    /// symmetric, because each pair is visited once for both of its anchors. This is not checked.
     Indexed {
         /// Positives per anchor, at least 1.
         positives: usize,
     },
-    /// Each anchor's one positive is given apart; every key is a negative.
+    /// Each anchor has one positive that is not among the keys. Every key is a negative.
     Apart,
-    /// The anchors are two towers of the same samples, one after the other, and are their own keys. An anchor is
-    /// compared with the other tower alone: its sample there is its positive, the others are its negatives.
+    /// The anchors are two towers of the same samples, one after the other, and they are also the keys. An anchor is
+    /// compared only with the other tower. Its sample there is its positive, the other samples are its negatives.
     Towers,
 }
 
-/// Which negatives are hierarchical.
+/// The rule that decides which negatives are hierarchical.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Threshold {
-    /// `c_ij > epsilon`, epsilon the mean over the anchors of the quantile of
-    /// each anchor's row of similarities ('nearest' interpolation; self and positives included).
+    /// `c_ij > epsilon`, where epsilon is the mean over the anchors of a quantile of each anchor's row of similarities.
+    /// The row includes the positives, and the anchor itself if it is among the keys. 'nearest' interpolation.
     Adaptive {
         /// In [0, 1].
         quantile: f64,
     },
-    /// `c_ij > value`. Minus infinity: every negative; 1 or more: none.
+    /// `c_ij > value`. With minus infinity every negative is hierarchical, with 1 or more none is.
     Cosine {
         /// Any number but NaN.
         value: f64,
     },
-    /// `f_ij > value` where `f_ij` is `c_ij` rescaled to [0, 1] over the anchor's row.
+    /// `f_ij > value`, where `f_ij` is `c_ij` rescaled to [0, 1] over the anchor's row.
     MinMax {
         /// Any number but NaN.
         value: f64,
     },
-    /// Negatives with the anchor's label.
+    /// Negatives with the anchor's label are hierarchical.
     Labels,
-    /// `c_ij > value`, the value being an operand: it may be on a device, and is not waited for.
+    /// `c_ij > value`, where the value is an operand. It may be on a GPU, and the host does not wait for it.
     Given,
 }
 
 impl Threshold {
-    /// The name that callers know the rule by.
+    /// The rule's name in Python.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Adaptive { .. } => "adaptive",
@@ -70,45 +69,45 @@ impl Threshold {
     }
 }
 
-/// How the denominator is put together.
+/// How the denominator is built.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Formulation {
-    /// Hierarchical negatives reweighted and debiased as in HCL, global ones plain.
+    /// Hierarchical negatives are reweighted and debiased as in HCL. Global negatives have weight 1.
     Importance {
         /// Concentration of the importance weights, at least 0.
         beta: f64,
         /// Class prior of the debiasing, in [0, 1).
         tau_plus: f64,
     },
-    /// The authors' released code: neither the positive nor the hierarchical
-    /// negatives stand in the denominator; a constant is added.
+    /// The authors' released code: the denominator contains neither the positive nor the hierarchical negatives, and a
+    /// constant is added to the loss.
     Official,
-    /// Decoupled InfoNCE: as `Official`, without the constant.
+    /// Decoupled InfoNCE: like `Official`, but without the constant.
     Decoupled,
-    /// SupCon's L_out: hierarchical negatives, which have the anchor's label, are positives too, and stand in the
-    /// denominator like all others.
+    /// SupCon's L_out: the hierarchical negatives, which have the anchor's label, are also positives. The denominator
+    /// contains all keys but the anchor.
     Supervised,
 }
 
-/// How the anchors' losses become one.
+/// How the losses of the anchors are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {
     /// Mean over the anchors that have a defined loss.
     Mean,
-    /// Sum.
+    /// Sum over the anchors.
     Sum,
-    /// One loss for each anchor; 0 where none is defined.
+    /// One loss for each anchor, 0 if it is undefined.
     None,
 }
 
 /// Which gradients to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// The anchors'; the others only along with it.
+    /// The gradient for the anchors. The others need it.
     pub anchors: bool,
-    /// The keys', where the problem is not square.
+    /// The gradient for the keys, if the problem is not square.
     pub keys: bool,
-    /// The positives', for `Pairing::Apart`.
+    /// The gradient for the positives, for `Pairing::Apart`.
     pub positives: bool,
 }
 
@@ -117,17 +116,17 @@ pub struct Wanted {
 pub struct Problem {
     /// Number of anchors, M.
     pub anchors: usize,
-    /// Number of keys, N (the anchors themselves where `square`).
+    /// Number of keys, N. If the problem is square, this is M.
     pub keys: usize,
     /// Embedding dimension, D.
     pub dims: usize,
-    /// The keys are the anchors.
+    /// Whether the keys are the anchors.
     pub square: bool,
-    /// Positives and ignored pairs.
+    /// How anchors find their positives.
     pub pairing: Pairing,
-    /// The split of the negatives.
+    /// Which negatives are hierarchical.
     pub threshold: Threshold,
-    /// The denominator.
+    /// How the denominator is built.
     pub formulation: Formulation,
     /// The temperature, above 0.
     pub temperature: f64,
@@ -145,7 +144,7 @@ impl Problem {
         }
     }
 
-    /// Number of similarities in an anchor's row, over which quantiles are taken.
+    /// Length of an anchor's row of similarities. Quantiles are computed over this row.
     pub fn row_length(&self) -> usize {
         match self.pairing {
             Pairing::Apart => self.keys + 1,
@@ -166,7 +165,7 @@ impl Problem {
     /// Checks every number against its range.
     ///
     /// # Errors
-    /// [`Error::Value`] naming the argument, what was expected and what came.
+    /// [`Error::Value`], which names the argument, what was expected and what came.
     pub fn validate(&self) -> Result<()> {
         validate_weighting(self.temperature, self.formulation)?;
         match self.threshold {
@@ -220,7 +219,7 @@ impl Problem {
     }
 }
 
-/// Checks the numbers that weigh the negatives.
+/// Checks the temperature and the numbers of the formulation.
 ///
 /// # Errors
 /// As [`Problem::validate`].
@@ -240,9 +239,8 @@ fn shown(number: f64) -> String {
     format!("{number:?}").to_lowercase()
 }
 
-/// `k` such that the quantile of `count` numbers is their k-th largest: index
-/// round(quantile * (count - 1)) ascending, half to even, as `torch.quantile`'s
-/// `interpolation='nearest'`.
+/// The `k` for which the quantile of `count` numbers is their k-th largest. In ascending order its index is
+/// round(quantile * (count - 1)), with half to even, like `torch.quantile` with `interpolation='nearest'`.
 pub fn quantile_rank(count: usize, quantile: f64) -> usize {
     count - (quantile * (count as f64 - 1.0)).round_ties_even() as usize
 }
@@ -258,13 +256,13 @@ fn expect(holds: bool, text: impl FnOnce() -> String) -> Result<()> {
 /// The statistics of one evaluation, in the order in which every backend returns them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Statistics {
-    /// The threshold; NaN where labels decide.
+    /// The threshold, NaN if labels decide.
     pub threshold: f64,
     /// Mean number of hierarchical negatives of an anchor, |H|.
     pub hierarchical: f64,
     /// Mean similarity of anchors and their positives.
     pub positive_similarity: f64,
-    /// Mean similarity of anchors and their negatives; NaN without negatives.
+    /// Mean similarity of anchors and their negatives, NaN without negatives.
     pub negative_similarity: f64,
     /// Fraction of (anchor, positive) pairs whose reweighted term is at its floor.
     pub floor_fraction: f64,
@@ -273,7 +271,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// The numbers in order.
+    /// The statistics as an array, in order.
     pub fn to_array(self) -> [f64; 6] {
         [
             self.threshold,

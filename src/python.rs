@@ -1,4 +1,5 @@
-//! What Python calls: arguments in, work without the GIL, results in memory that Python gave, or exceptions.
+//! The functions that Python calls. They read the arguments, compute without the GIL, write the results into memory
+//! from Python, and turn errors into exceptions.
 
 use std::path::PathBuf;
 
@@ -33,10 +34,11 @@ const DTYPES: &[(&str, Scalar)] =
 const REDUCTIONS: &[(&str, Reduction)] =
     &[("mean", Reduction::Mean), ("sum", Reduction::Sum), ("none", Reduction::None)];
 
-/// Loss, statistics, gradients of anchors, keys and positives, derivative by the temperature.
+/// The memory for loss, statistics, the gradients of anchors, keys and positives, and the derivative by the
+/// temperature.
 type Results = (Array, Array, Option<Array>, Option<Array>, Option<Array>, Option<Array>);
 
-/// Loss, statistics and gradients. See `_core.pyi`.
+/// Writes loss, statistics and gradients. See `_core.pyi`.
 #[pyfunction]
 pub fn evaluate(
     py: Python<'_>,
@@ -55,7 +57,7 @@ pub fn evaluate(
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
-/// The quantile of each anchor's row of similarities. See `_core.pyi`.
+/// Writes the quantile of each anchor's row of similarities. See `_core.pyi`.
 #[pyfunction]
 pub fn row_quantiles(
     py: Python<'_>,
@@ -72,18 +74,18 @@ pub fn row_quantiles(
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
-/// Whether settings are in their ranges. See `_core.pyi`.
+/// Checks that settings are in their ranges. See `_core.pyi`.
 #[pyfunction]
 pub fn check_settings(temperature: f64, formulation: &str, beta: f64, tau_plus: f64, reduction: &str) -> PyResult<()> {
     choose("reduction", reduction, REDUCTIONS)?;
     validate_weighting(temperature, self::formulation(formulation, beta, tau_plus)?).map_err(exception)
 }
 
-/// Loss of one anchor and its derivatives: loss, defined, positives at the floor; coefficients of the global and of the
-/// hierarchical negatives, two; derivatives by the positives.
+/// The loss of one anchor, whether it is defined, the number of positives at the floor, the coefficient of the global
+/// negatives, the two coefficients of the hierarchical negatives, and the derivatives by the positives.
 type AnchorFormula = (f64, bool, usize, f64, f64, f64, Vec<f64>);
 
-/// The formula of one anchor, for the tests. See `_core.pyi`.
+/// Evaluates the formula of one anchor, for tests. See `_core.pyi`.
 #[pyfunction]
 pub fn anchor_formula(
     formulation: &str,
@@ -115,13 +117,13 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
     choose("formulation", name, &formulations)
 }
 
-/// Whether the operands and settings of a call fit. See `_core.pyi`.
+/// Checks the operands and settings of a call. See `_core.pyi`.
 #[pyfunction]
 pub fn check(call: Call<Attributes>) -> PyResult<()> {
     dispatch::checked(&call.operands, &call.settings).map(drop).map_err(exception)
 }
 
-/// Asks Python for memory, with the GIL.
+/// A function that takes the GIL and asks Python for memory.
 fn allocator(scratch: &Bound<'_, PyAny>) -> impl FnMut(usize) -> Result<Array> + Send {
     let scratch = scratch.clone().unbind();
     move |bytes| {
@@ -130,7 +132,7 @@ fn allocator(scratch: &Bound<'_, PyAny>) -> impl FnMut(usize) -> Result<Array> +
     }
 }
 
-/// None where a kernel has computed, else why there is none.
+/// None if a kernel has computed, else the reason why there is no kernel.
 fn outcome(outcome: Outcome) -> Option<String> {
     match outcome {
         Outcome::Computed => None,
@@ -138,8 +140,8 @@ fn outcome(outcome: Outcome) -> Option<String> {
     }
 }
 
-/// A call as `hex_ssl.operands.Operands`, a tuple, has it: the operands, then the settings. The outputs say which gradients
-/// are wanted.
+/// The operands and settings of a call, in the order of the tuple `hex_ssl.operands.Operands`. Its last fields, which
+/// tell what gradients are wanted, are not read: the outputs tell the same.
 pub struct Call<T> {
     operands: Operands<T>,
     settings: Settings,
@@ -183,7 +185,7 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
 }
 
 impl Call<Array> {
-    /// Names the view that a row stands in.
+    /// Converts an error to an exception. For a row of the anchors, it names the view that contains the row.
     fn exception(&self, error: Error) -> PyErr {
         let views = &self.operands.views;
         match error {
@@ -196,7 +198,8 @@ impl Call<Array> {
     }
 }
 
-/// What the checks ask of a tensor on any device, by its Python attributes: no memory is touched by them.
+/// The properties of a tensor on any device, read from its Python attributes. Of its elements, only int64 numbers on
+/// the CPU are read, through the border.
 pub struct Attributes {
     shape: Vec<i64>,
     dtype: String,
@@ -245,7 +248,7 @@ impl Described for Attributes {
     }
 }
 
-/// Threshold, quantiles, negatives, means, counts above the threshold and histograms. See `_core.pyi`.
+/// Threshold, quantiles, number of negatives, means, counts above the threshold, and histograms. See `_core.pyi`.
 type SimilarityArrays<'py> = (
     f64,
     Bound<'py, PyArray1<f64>>,
@@ -255,9 +258,9 @@ type SimilarityArrays<'py> = (
     Bound<'py, PyArray2<i64>>,
 );
 
-/// Statistics of the similarities of all pairs of a set of embeddings. See `_core.pyi`.
+/// Computes statistics of the similarities of all pairs of embeddings. See `_core.pyi`.
 #[pyfunction]
-#[allow(clippy::too_many_arguments)] // Flat, as Python calls it.
+#[allow(clippy::too_many_arguments)] // Python passes each argument separately.
 pub fn similarity_statistics<'py>(
     py: Python<'py>,
     embeddings: &Bound<'py, PyAny>,
@@ -313,7 +316,7 @@ fn statistics_of<'py, E: Element + NumpyElement>(
     ))
 }
 
-/// Which backend would run, and why. See `_core.pyi`.
+/// The backend that runs on a device, and the reason. See `_core.pyi`.
 #[pyfunction]
 pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
     let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
@@ -321,7 +324,7 @@ pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> 
     Ok(py.allow_threads(|| backend.choose(device, scalar)).map_err(exception)?.describe(backend))
 }
 
-/// The compiled CUDA kernels for a GPU that need not be there. See `_core.pyi`.
+/// Compiles the CUDA kernels. This needs no GPU. See `_core.pyi`.
 #[pyfunction]
 #[pyo3(signature = (capability, dims, dtype, allow_tf32, wgmma=false))]
 pub fn cuda_cubin<'py>(
@@ -337,7 +340,7 @@ pub fn cuda_cubin<'py>(
     Ok((PyBytes::new(py, &binary.cubin), binary.from_disk))
 }
 
-/// The PTX that the compiler makes of sources of kernels. See `_core.pyi`.
+/// Compiles sources of kernels to PTX. See `_core.pyi`.
 #[pyfunction]
 #[pyo3(signature = (capability, dims, dtype, allow_tf32, sources, folder, wgmma=false))]
 #[allow(clippy::too_many_arguments)]
@@ -370,7 +373,7 @@ pub fn cuda_remarks(
     py.allow_threads(|| remarks(variant, capability, sources)).map_err(exception)
 }
 
-/// The sources of the kernels for GPUs. See `_core.pyi`.
+/// The sources of the CUDA kernels. See `_core.pyi`.
 #[pyfunction]
 pub fn cuda_sources() -> &'static str {
     SOURCES

@@ -1,7 +1,7 @@
-//! Similarity statistics of a whole set of embeddings, never as a matrix.
+//! Similarity statistics of a whole set of embeddings, without storing the similarity matrix.
 //!
-//! Means over groups of negatives look at no pair: a row's sum over a group is its product with the sum of the group's
-//! rows. Quantiles look at whole rows, a few at a time; counts and histograms at each pair once, for both of its rows.
+//! The means over groups of negatives need no loop over pairs: a row's sum over a group is the product of the row with
+//! the sum of the group. Quantiles visit each pair once or twice. Counts and histograms visit each pair once.
 
 mod groups;
 mod pairs;
@@ -14,46 +14,47 @@ use crate::problem::quantile_rank;
 use groups::Groups;
 use products::TILE;
 
-/// Groups of negatives of a row: of its class; of its superclass alone; others.
+/// Number of groups of negatives of a row: the same class, the same superclass but another class, and all others.
 pub const GROUPS: usize = 3;
 
 /// One number for each group of negatives.
 pub type ByGroup<T> = [T; GROUPS];
 
-/// What to find out about a set of embeddings.
+/// The settings of the statistics.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// [rows] class of each row, at least 0. None: each row is its own class.
+    /// The class of each row, [rows], at least 0. None: each row is its own class.
     pub classes: Option<&'a [i64]>,
-    /// [rows] superclass of each row, at least 0, one for each class. None: each class is its own superclass.
+    /// The superclass of each row, [rows], at least 0. All rows of a class must have the same. None: each class is its
+    /// own superclass.
     pub superclasses: Option<&'a [i64]>,
-    /// Quantile of each row's similarities, own included ('nearest' interpolation).
+    /// The quantile of each row of similarities, which includes the row itself, with 'nearest' interpolation.
     pub quantile: f64,
-    /// Similarities are counted above it. None: above the mean of the rows' quantiles, the adaptive threshold.
+    /// The threshold for the counts. None: the mean of the quantiles, which is the adaptive threshold.
     pub threshold: Option<f64>,
-    /// Bins of the histograms, of equal width from -1 to 1.
+    /// The number of bins of the histograms. The bins have equal width and cover [-1, 1].
     pub bins: i64,
 }
 
 /// Statistics of the cosine similarities of all pairs of rows.
 #[derive(Debug, Clone)]
 pub struct SimilarityStatistics {
-    /// [rows] quantile of each row's similarities.
+    /// The quantile of each row of similarities, [rows].
     pub quantiles: Vec<f64>,
-    /// What `above` counts above.
+    /// The threshold for `above`.
     pub threshold: f64,
-    /// [rows] number of negatives.
+    /// The number of negatives, [rows].
     pub negatives: Vec<ByGroup<u64>>,
-    /// [rows] mean similarity with the negatives; NaN where there are none.
+    /// The mean similarity with the negatives, [rows]. NaN for an empty group.
     pub means: Vec<ByGroup<f64>>,
-    /// [rows] number of negatives above the threshold.
+    /// The number of negatives above the threshold, [rows].
     pub above: Vec<ByGroup<u32>>,
-    /// [group][bin] number of pairs, each once.
+    /// The number of pairs, [group][bin]. Each pair counts once.
     pub histogram: ByGroup<Vec<u64>>,
 }
 
-/// The statistics of a set of embeddings (S7.4.1 and S7.4.6, Figures 8, 9, 12 and 13), in O(N D) memory on up to
-/// `threads` threads.
+/// Computes the statistics of a set of embeddings (S7.4.1 and S7.4.6, Figures 8, 9, 12 and 13), in O(N D) memory, with
+/// up to `threads` threads.
 ///
 /// # Errors
 /// [`Error::Value`] for numbers, lengths or labels out of range, [`Error::Row`] for the first row without a direction.

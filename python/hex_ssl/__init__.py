@@ -1,10 +1,11 @@
-"""HEX and the contrastive losses around it, as one fused kernel for PyTorch.
+"""HEX and related contrastive losses for PyTorch, computed by one fused kernel.
 
     criterion = hex_ssl.HexLoss(temperature=0.1)
     loss = criterion(z1, z2)
 
-`HexLoss`, `NTXentLoss`, `HCLLoss` and `DCLLoss` are modules, `hex_ssl.functional` the same without state,
-`hex_ssl.thresholds` the strategies. `show_config()` tells what runs where. Needs torch and NumPy only.
+`HexLoss`, `NTXentLoss`, `HCLLoss`, `DCLLoss`, `CLIPLoss`, `InfoNCELoss` and `SupConLoss` are modules.
+`hex_ssl.functional` has the same losses as functions, and `hex_ssl.thresholds` has the threshold strategies.
+`show_config()` prints which backend runs on which device. The package needs only torch and NumPy.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hex_ssl._on_demand import on_demand
 
-# Where torch is there already, nothing is gained by waiting: what is wrong with it or with the extension is said now.
+# If torch is already imported, a delayed import saves nothing. Problems with torch or the extension are reported now.
 if TYPE_CHECKING or "torch" in sys.modules:
     from hex_ssl import functional as functional
     from hex_ssl import thresholds as thresholds

@@ -1,4 +1,4 @@
-"""The Rust extension: the fused kernels. It allocates no torch memory; `hex_ssl.dispatch` calls it."""
+"""The Rust extension with the fused kernels. `hex_ssl.dispatch` calls it. It allocates no torch memory."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -28,9 +28,9 @@ __all__ = [
 
 __version__: str
 BORDER: str
-"""How a tensor becomes memory: "dlpack", or "tch" (linked against libtorch)."""
+"""How the extension reads the memory of a tensor: "dlpack", or "tch" (linked against libtorch)."""
 TORCH_VERSION: str | None
-"""The one torch release whose libtorch the extension is linked against; None where it is linked against none."""
+"""The torch release whose libtorch the extension is linked against. None if it is not linked against libtorch."""
 
 def evaluate(
     call: Operands,
@@ -40,33 +40,36 @@ def evaluate(
     allow_tf32: bool,
     threads: int,
 ) -> str | None:
-    """Writes loss, statistics and gradients.
+    """Writes the loss, the statistics and the gradients.
 
-    The pairing follows from the operands:
-        `positives`: each anchor's positive is given apart, and all keys are negatives;
-        `positive_index`: each anchor's positives are rows of `keys`, and `ignored_index` is neither;
-        neither: the anchors are V >= 2 views and stand in `keys` from row `offset` on;
-        `keys` None then means that the anchors are the keys.
+    The operands determine the pairing:
+        With `towers`, the two views are compared only with each other.
+        With `positives`, each anchor has its own positive, and all keys are negatives.
+        With `positive_index`, the positives of each anchor are rows of `keys`. The row in `ignored_index` is neither a
+        positive nor a negative.
+        Otherwise the anchors are V >= 2 views (V >= 1 for "supervised"). They are the rows of `keys` from `offset` on,
+        or the keys themselves if `keys` is None.
 
     Args:
-        call: Views, keys and positives may have any strides; index, labels and weights are contiguous.
-        outputs: The loss (0-d, or [M] for "none" without weights), the statistics [6] and the gradients for anchors
-            [M, D], keys [N, D] and positives [M, D], or None where not wanted: contiguous, in the dtype of the
-            arithmetic, beside the views. Statistics: threshold, mean |H|, mean positive similarity, mean negative
-            similarity, fraction at the floor, anchors without a loss.
-        scratch: Allocates so many bytes beside the views; called for GPUs alone.
+        call: The operands. Views, keys and positives may have any strides. Indices, labels and weights are contiguous.
+        outputs: The memory for the loss (0-d, or [M] for "none" without weights), the statistics [6], the gradients for
+            anchors [M, D], keys [N, D] and positives [M, D], and the derivative by the temperature, 0-d. None for
+            unwanted ones. The memory is contiguous, in the dtype of the arithmetic, on the device of the views, and
+            nothing else uses it. The statistics are the threshold, mean |H|, mean positive similarity, mean negative
+            similarity, fraction at the floor, and number of anchors without a loss.
+        scratch: Allocates the given number of bytes on the device of the views. Only the CUDA kernels call it.
         backend: "auto", "cpu", "cuda" or "emulated".
-        allow_tf32: Whether the CUDA kernels may multiply float32 rows rounded to tf32.
-        threads: Threads on the CPU.
+        allow_tf32: Whether the CUDA kernels may round float32 rows to tf32 for products.
+        threads: Number of CPU threads.
 
     Returns:
-        None, or why "auto" has no kernel for the call. Nothing is written then.
+        None if the results were written. Otherwise the reason why "auto" has no kernel for the call.
 
     Raises:
         TypeError: An operand is not a tensor.
-        ValueError: A shape, dtype, device, number or name does not fit. On the CPU also for rows that are zero or not
-            finite, which elsewhere make the results NaN, and for indices out of range.
-        RuntimeError: An output does not fit, or the device fails.
+        ValueError: A shape, dtype, device, number or name is wrong. On the CPU also if a row is all zeros or not
+            finite, or if an index is out of range. On a GPU such rows make the results NaN.
+        RuntimeError: An output has the wrong shape, dtype or device, or the device fails.
     """
 
 def row_quantiles(
@@ -77,24 +80,24 @@ def row_quantiles(
     allow_tf32: bool,
     threads: int,
 ) -> str | None:
-    """Writes the quantile of each anchor's row of similarities, 'nearest' interpolation, into `output` [M].
+    """Writes the quantile of each anchor's row of similarities, with 'nearest' interpolation, into `output` [M].
 
-    With `positives` a row is the keys and the positive. Without, the anchors are V >= 2 views that stand in `keys` from
-    row `offset` on (or are the keys), and their own similarity counts as exactly 1. Otherwise as `evaluate`.
+    A row contains the similarities with all keys and, if `positives` are given, with the positive. If the anchors are
+    among the keys, an anchor's similarity with itself is exactly 1. Everything else is as for `evaluate`.
     """
 
 def check(call: Operands) -> None:
-    """Checks shapes, dtypes, devices and numbers of a call on any device.
+    """Checks the shapes, dtypes, devices and numbers of a call, on any device.
 
     Raises:
         ValueError: As `evaluate`.
     """
 
 def check_settings(temperature: float, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
-    """Checks the settings of a loss that are no matter of its operands.
+    """Checks the settings of a loss that do not depend on its operands.
 
     Raises:
-        ValueError: One is out of its range.
+        ValueError: A setting is out of its range.
     """
 
 def anchor_formula(
@@ -105,32 +108,32 @@ def anchor_formula(
     sums: tuple[float, float, float, float, float, float, float],
     positives: list[float],
 ) -> tuple[float, bool, int, float, float, float, list[float]]:
-    """One anchor's loss and derivatives from the sums over its negatives, as `src/formula.rs` has them. For the tests.
+    """Computes the loss and derivatives of one anchor from the sums over its negatives, by `src/formula.rs`. For tests.
 
-    The sums are those of `hex_ssl.composite.Sums`, in order. Returns the loss, whether it is defined, the number of
-    positives at the floor, the coefficients `global_`, `weighted` and `weights` of `hex_ssl.composite.Formula`, and the
-    derivatives by the positives.
+    The sums are those of `hex_ssl.composite.Sums`, in order but without `similarity`, which is 0. Returns the loss,
+    whether it is defined, the number of positives at the floor, the coefficients `global_`, `weighted` and `weights` of
+    `hex_ssl.composite.Formula`, and the derivatives by the positives.
     """
 
 def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
-    """Which backend would run on tensors of `device`, such as "cpu" or "cuda:1", and why, in words: "cpu", "cuda",
-    "composite" or "emulated".
+    """The backend that runs on tensors of `device`, such as "cpu" or "cuda:1", and the reason for the choice.
 
-    Raises ValueError where `backend` does not run on such a device, RuntimeError where "cuda" cannot run here.
+    The backend is "cpu", "cuda", "composite" or "emulated". Raises ValueError if `backend` does not run on the device,
+    and RuntimeError if "cuda" cannot run on this machine.
     """
 
 def cuda_cubin(
     capability: tuple[int, int], dims: int, dtype: str, allow_tf32: bool, wgmma: bool = False
 ) -> tuple[bytes, bool]:
-    """The CUDA kernels for rows of `dims` numbers of `dtype`, compiled for a compute capability, such as (9, 0).
+    """Compiles the CUDA kernels for rows of `dims` numbers of `dtype` and a compute capability, such as (9, 0).
 
-    Needs NVRTC, which comes with torch, and no GPU: fills the cache on disk ahead of a run. `wgmma`: with the kernels
-    for sm_90a, which calls take where HEX_SSL_CUDA_WGMMA is 1.
+    This needs NVRTC, which comes with the CUDA builds of torch, but no GPU. It fills the cache on disk before a run.
+    `wgmma` compiles the kernels for sm_90a, which calls use if HEX_SSL_CUDA_WGMMA is 1.
 
     Returns the cubin, and whether it came from the cache.
 
-    Raises ValueError for float64 and for `wgmma` with rows that it has no kernels for, RuntimeError where there is no
-    NVRTC or it does not know the capability.
+    Raises ValueError for float64, and for `wgmma` with rows that have no such kernels; RuntimeError if there is no NVRTC
+    or if NVRTC does not know the capability.
     """
 
 def cuda_ptx(
@@ -142,9 +145,9 @@ def cuda_ptx(
     folder: str | PathLike[str],
     wgmma: bool = False,
 ) -> str:
-    """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
+    """Compiles `sources` to PTX with the options of `cuda_cubin`. `folder` is a cache, keyed by content. For tests.
 
-    Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
+    Raises as `cuda_cubin`, and RuntimeError with the compiler's message if the sources do not compile.
     """
 
 def cuda_remarks(
@@ -156,7 +159,7 @@ def cuda_remarks(
     """
 
 def cuda_sources() -> str:
-    """The sources that `cuda_cubin` compiles, in one text."""
+    """The sources that `cuda_cubin` compiles, as one string."""
 
 def similarity_statistics(
     embeddings: NDArray[np.float32] | NDArray[np.float64],
@@ -167,10 +170,9 @@ def similarity_statistics(
     bins: int,
     threads: int,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Statistics of the cosine similarities of all pairs of N embeddings [N, D], N >= 2, in O(N * D) memory.
+    """Computes statistics of the cosine similarities of all pairs of N embeddings [N, D], N >= 2, in O(N * D) memory.
 
-    Returns the threshold (where None is given: the mean of the rows' quantiles, own similarity included), the
-    quantiles [N], and by group of negatives (same class, same superclass alone, others) each row's number of negatives
-    [N, 3], mean similarity [N, 3] (NaN where there is none) and number above the threshold [N, 3], and the histograms
-    [3, bins] of all pairs, each once, over [-1, 1]. Raises ValueError as `evaluate`.
+    Returns the fields of `hex_ssl.statistics.SimilarityStatistics`, in order. If `threshold` is None, the threshold is
+    the mean of the quantiles. Raises ValueError if a shape, label or number is out of its range, if a class has two
+    superclasses, or if a row is all zeros or not finite.
     """

@@ -1,4 +1,4 @@
-"""Loads the Rust extension, after the checks that make a failure readable. The only place that does."""
+"""Loads the Rust extension, after checks that give clear errors. All other modules import it from here."""
 
 from importlib.util import find_spec
 
@@ -15,7 +15,7 @@ if find_spec("hex_ssl._core") is None:
 try:
     from hex_ssl import _core as _core
 except ImportError as error:
-    # Only one that is linked against libtorch lacks anything of another release.
+    # Only an extension that is linked against libtorch depends on one release of torch.
     raise ImportError(
         f"hex_ssl's extension `hex_ssl._core` was built for another torch than the installed {torch.__version__} "
         f"({error}); {_REBUILD}"

@@ -1,4 +1,4 @@
-"""What `hex_ssl` offers, with torch and the extension behind it."""
+"""The public names of `hex_ssl`. This module imports torch and the extension."""
 
 import os
 
@@ -22,12 +22,13 @@ __version__ = _core.__version__
 
 
 def show_config() -> dict[str, str]:
-    """Prints what runs where: versions, border to torch, threads, CPU features, each device's backend and its reason.
+    """Prints the versions, the border to torch, the threads, the CPU features, and the backend of each device.
 
-    The reason names what is missing where a device has no fused kernel; what made calls fall back so far is listed.
+    Each backend comes with the reason for its choice. If a device has no fused kernel, the reason names what is
+    missing. The reasons why earlier calls fell back to torch's operations are listed too.
 
     Returns:
-        What was printed, by name.
+        The printed values by name.
 
     Example:
         >>> import hex_ssl
@@ -59,7 +60,7 @@ def show_config() -> dict[str, str]:
 
 
 def _devices() -> list[str]:
-    """The CPU, then every GPU; "cuda" where there is none, to tell why."""
+    """The CPU, then every GPU. Without a GPU, "cuda" stands in its place, so that the reason is shown."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cuda"]
     other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return ["cpu", *gpus, *([other.type] if other is not None and other.type != "cuda" else [])]

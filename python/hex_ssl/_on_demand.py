@@ -1,6 +1,6 @@
-"""Packages whose names are imported when the first of them is asked for.
+"""Lazy imports: a package imports its public names when one of them is first used.
 
-What looks at settings, recipes or cards alone, such as `hex-ssl --help`, then pays for no torch and no Lightning.
+Code that reads only settings, recipes or cards, such as `hex-ssl --help`, then does not import torch and Lightning.
 """
 
 import sys
@@ -10,18 +10,18 @@ from importlib.util import find_spec
 
 
 def on_demand(package: str, names: Iterable[str]) -> Callable[[str], object]:
-    """A package's `__getattr__`, which finds its submodules, and the names that its module `_names` imports.
+    """Makes a package's `__getattr__`, which finds its submodules and the names that its module `_names` imports.
 
     Args:
         package: The package's `__name__`.
-        names: The names that the package offers. Any other is none: to ask for it imports nothing.
+        names: The public names of the package. A request for any other name does not import `_names`.
 
     Returns:
-        A function of a name, called for names that the package does not have yet.
+        A function that takes a name. Python calls it for names that the package does not have yet.
 
     Raises:
-        AttributeError: By that function: there is no such name.
-        ImportError: By that function: what the names need is missing.
+        AttributeError: The returned function raises it if there is no such name.
+        ImportError: The returned function raises it if a dependency of the names is missing.
 
     Example:
         >>> on_demand("hex_ssl.train.data", ["PretrainData"])("PretrainData").__name__

@@ -1,19 +1,19 @@
-"""The torch releases that the extension works with."""
+"""The torch releases that the extension supports."""
 
 OLDEST_TORCH = "2.6"
-"""The oldest release with all that `hex_ssl` calls."""
+"""The oldest supported release."""
 
 
 def check_torch_version(installed: str, linked: str | None = None) -> None:
-    """Refuses a torch that cannot work, with a text one can act on.
+    """Raises an error with instructions if the installed torch is not supported.
 
     Args:
-        installed: `torch.__version__`; a local part ("+cu130") does not matter.
-        linked: The one release whose libtorch the extension is linked against; None where it is linked against none,
-            and every release from `OLDEST_TORCH` on will do.
+        installed: `torch.__version__`. A local part such as "+cu130" is ignored.
+        linked: The release whose libtorch the extension is linked against. None if it is not linked against libtorch:
+            every release from `OLDEST_TORCH` on is then supported.
 
     Raises:
-        ImportError: The installed release is another one, or too old.
+        ImportError: The installed release differs from `linked`, or is too old.
 
     Example:
         >>> check_torch_version("2.11.0+cpu")

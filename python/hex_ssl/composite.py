@@ -1,9 +1,10 @@
-"""The losses in torch's own operations, chunk by chunk of anchors: exact, in O(N D) memory, on any device.
+"""The losses in torch's own operations, in chunks of anchors: exact, in O(N D) memory, on any device.
 
-This is what runs where there is no kernel, and what the kernels are compared with at large N. Each function follows
-the formula in :func:`hex_ssl.functional.hex_loss`. Nothing waits for the device, and no shape depends on data.
+This is the fallback where there is no fused kernel. The tests also compare the kernels with it at large N. Each
+function follows the formula in :func:`hex_ssl.functional.hex_loss`. On a GPU no operation waits for the device, and no
+shape depends on the data.
 
-Shapes: C anchors in a chunk, M in all, N keys, P positives of an anchor, D dimensions.
+Shapes: a chunk has C anchors, all chunks together have M. There are N keys, P positives of an anchor and D dimensions.
 """
 
 import math
@@ -15,26 +16,27 @@ from torch import Tensor
 
 from hex_ssl.operands import Operands
 
-# Elements of a chunk's [C, N] tensors. On the CPU few enough for malloc to hand out the same pages again (fresh ones
-# cost more than the arithmetic); elsewhere many, since launches cost.
+# The number of elements of a chunk's [C, N] tensors. On the CPU it is small, so that malloc reuses its pages: fresh
+# pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
 Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Loss, statistics [6], and the gradients for anchors, keys, positives and temperature; None where not wanted."""
+"""Loss, statistics [6], and the gradients for anchors, keys, positives and temperature. None for unwanted gradients."""
 
 
 @torch.no_grad()
 def evaluate(operands: Operands) -> Evaluation:
-    """The loss, its statistics [6], and the gradients for anchors [M, D], keys [N, D] and positives [M, D].
+    """Computes the loss, its statistics and its gradients.
 
     Args:
-        operands: What to compute from.
+        operands: The tensors and settings of the call.
 
     Returns:
-        As the operator `hex_ssl::evaluate`; None for a gradient that is not wanted.
+        The loss, the statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M, D] and the
+        temperature, 0-d. None for gradients that are not wanted.
 
     Raises:
-        ValueError: A row is all zeros or not finite, on the CPU. On other devices it makes the results NaN.
+        ValueError: On the CPU, a row is all zeros or not finite. On other devices such a row makes the results NaN.
     """
     rows = _Rows.of(operands)
     threshold = _threshold(rows)
@@ -57,10 +59,13 @@ def evaluate(operands: Operands) -> Evaluation:
 
 @torch.no_grad()
 def row_quantiles(operands: Operands) -> Tensor:
-    """Each anchor's quantile `threshold_value` of its row of similarities, 'nearest' interpolation, [M].
+    """Computes the quantile of each anchor's row of similarities, with 'nearest' interpolation.
 
     Args:
-        operands: What to compute from, with the rule "adaptive".
+        operands: The tensors and settings of the call. `threshold_rule` is "adaptive", `threshold_value` the quantile.
+
+    Returns:
+        The quantiles, [M].
 
     Raises:
         ValueError: As :func:`evaluate`.
@@ -72,7 +77,7 @@ def row_quantiles(operands: Operands) -> Tensor:
 
 
 class _Directions(NamedTuple):
-    """The rows of an input divided by their norms, and what takes a gradient back to the rows."""
+    """The normalised rows of an input, and what is needed to turn gradients for them into gradients for the input."""
 
     unit: Tensor
     largest: Tensor  # [rows, 1]: the largest magnitude in the row
@@ -87,7 +92,7 @@ class _Directions(NamedTuple):
         return cls(scaled / norm, largest, norm)
 
     def gradient_for_rows(self, gradient: Tensor) -> Tensor:
-        """(g - (g . u) u) / |z|. It saturates where a row is so short that it would overflow."""
+        """(g - (g . u) u) / |z|. The result saturates where it would overflow for a very short row."""
         across = gradient - (gradient * self.unit).sum(1, keepdim=True) * self.unit
         limit = torch.finfo(across.dtype).max
         return (across / self.norm / self.largest).clamp(-limit, limit)
@@ -96,8 +101,8 @@ class _Directions(NamedTuple):
 class _Columns(NamedTuple):
     """The columns of an anchor's row of similarities that are not negatives."""
 
-    own: Tensor | None  # [M, 1]: the anchor itself, where it is among the keys
-    positives: Tensor | None  # [M, P]: the positives, where they are among the keys
+    own: Tensor | None  # [M, 1]: the anchor itself, if it is among the keys
+    positives: Tensor | None  # [M, P]: the positives, if they are among the keys
     excluded: Tensor | None  # [M, P] or [M, P + 1]: all keys that are not negatives
     negatives: Tensor  # [M, 1]: the number of negatives
 
@@ -120,7 +125,7 @@ class _Columns(NamedTuple):
         if ignored is None:
             return cls(None, positives, positives, count)
         absent = ignored[:, None] < 0
-        # A positive, which is excluded already, stands for "none": no shape depends on data.
+        # Where there is no ignored key, use a positive, which is excluded anyway. So no shape depends on the data.
         ignored = torch.where(absent, positives[:, :1], ignored[:, None])
         return cls(None, positives, torch.cat([positives, ignored], 1), count - (~absent).to(count.dtype))
 
@@ -136,7 +141,7 @@ class _Chunk(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What all chunks share. `keys` is `anchors` where the anchors are the keys."""
+    """The data that all chunks share. If the anchors are the keys, `keys` is `anchors`."""
 
     operands: Operands
     anchors: _Directions
@@ -159,7 +164,7 @@ class _Rows(NamedTuple):
         return (_Chunk(start, min(length, anchors - start)) for start in range(0, anchors, length))
 
     def similarities(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        """The anchors' similarities with the keys, [C, N], and with their positives, [C, P]."""
+        """The similarities of the anchors with the keys, [C, N], and with their positives, [C, P]."""
         anchors = chunk.of(self.anchors.unit)
         similarities = anchors @ self.keys.unit.T
         if self.columns.positives is not None:
@@ -173,9 +178,13 @@ class _Rows(NamedTuple):
 
 
 def check_rows(operands: Operands) -> None:
-    """Refuses rows without a direction on the CPU, by the names of the views."""
+    """Raises an error for rows on the CPU that have no direction. It names the caller's argument.
+
+    Raises:
+        ValueError: A row is all zeros or not finite.
+    """
     if operands.views[0].device.type != "cpu":
-        return  # nothing waits for the device
+        return  # the check would wait for the device
     views = [f"z{1 + view}" if view < 2 else f"more_views[{view - 2}]" for view in range(len(operands.views))]
     names = [*(views if len(views) > 1 else ["anchors"]), "keys", "positives"]
     for name, rows in zip(names, [*operands.views, operands.keys, operands.positives], strict=True):
@@ -193,7 +202,7 @@ def check_rows(operands: Operands) -> None:
 
 
 def _threshold(rows: _Rows) -> Tensor:
-    """The threshold, 0-d; NaN where labels decide."""
+    """The threshold, 0-d. NaN if labels decide."""
     operands = rows.operands
     if operands.threshold is not None:
         return operands.threshold.to(operands.dtype)
@@ -210,7 +219,7 @@ def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
     row, positives = rows.similarities(chunk)
     if rows.positives is not None:
         row = torch.cat([row, positives], 1)
-    # The k-th smallest, from the nearer end: the work grows with k. Python rounds half to even, as torch.quantile.
+    # Count from the nearer end, because the work grows with k. Python rounds half to even, like torch.quantile.
     k, length = 1 + round(quantile * (row.shape[1] - 1)), row.shape[1]
     if 2 * k <= length:
         return row.topk(k, 1, largest=False, sorted=False).values.amax(1)
@@ -220,7 +229,7 @@ def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
 def _hierarchical(
     rows: _Rows, chunk: _Chunk, similarities: Tensor, positives: Tensor, threshold: Tensor
 ) -> Tensor | None:
-    """The keys on the hierarchical side of the threshold, [C, N]; None where there are none."""
+    """A mask of the keys on the hierarchical side of the threshold, [C, N]. None if there are none."""
     operands = rows.operands
     if operands.threshold_rule == "labels":
         assert operands.anchor_labels is not None
@@ -235,7 +244,7 @@ def _hierarchical(
         if rows.positives is not None:
             low, high = torch.minimum(low, positives), torch.maximum(high, positives)
         return similarities > low + (high - low) * value
-    # No similarity exceeds 1, whatever rounding does.
+    # A cosine never exceeds 1, but a rounded one may.
     return similarities > threshold.masked_fill(threshold >= 1.0, math.inf)
 
 
@@ -243,10 +252,10 @@ def _hierarchical(
 
 
 class Sums(NamedTuple):
-    """Sums over the negatives of each anchor, [C, 1] each, in the names of `src/formula.rs`.
+    """Sums over the negatives of each anchor, [C, 1] each. The names are those of `src/formula.rs`.
 
-    A shift is the largest similarity of the set that a sum is over, so that no exponential overflows at a low
-    temperature: a sum is the true one divided by exp(shift / temperature), or a power of it.
+    Each sum is divided by a power of exp(shift / temperature), so that no exponential overflows at a low temperature.
+    The shift is the largest similarity among the summed negatives.
     """
 
     global_shift: Tensor
@@ -260,24 +269,25 @@ class Sums(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """The losses and their derivatives with respect to similarities c.
+    """The losses and their derivatives with respect to the similarities c.
 
-    By a positive: `positives`. By a global negative: `global_ * exp((c - global_shift) / t)`. By a hierarchical one:
+    The derivative is `positives` for a positive, and `global_ * exp((c - global_shift) / t)` for a global negative. For
+    a hierarchical negative it is
     `weighted * exp((1 + beta) (c - hierarchical_shift) / t) - weights * exp(beta (c - hierarchical_shift) / t)`.
     """
 
-    loss: Tensor  # [C, 1]: 0 where there is none
+    loss: Tensor  # [C, 1]: 0 where the loss is undefined
     defined: Tensor  # bool [C, 1]
-    at_floor: Tensor  # [C, 1]: the fraction of the positives with which Q is at its floor
+    at_floor: Tensor  # [C, 1]: the fraction of the positives for which Q is at its floor
     positives: Tensor  # [C, P]
     global_: Tensor  # [C, 1]
     weighted: Tensor  # [C, 1]
     weights: Tensor  # [C, 1]
-    temperature: Tensor  # [C, 1]: the derivative by the temperature of floor and constant, which no similarity is in
+    temperature: Tensor  # [C, 1]: the temperature's derivative through floor and constant, which use no similarity
 
 
 def formula(operands: Operands, sums: Sums, positives: Tensor) -> Formula:
-    """One step from the sums over the negatives and the positives' similarities [C, P] to losses and derivatives."""
+    """Losses and derivatives from the sums over the negatives and the similarities of the positives, [C, P]."""
     temperature = _temperature(operands, positives.dtype)
     if operands.formulation == "importance":
         return _importance(temperature, operands.beta, operands.tau_plus, sums, positives)
@@ -293,13 +303,13 @@ def _temperature(operands: Operands, dtype: torch.dtype) -> float | Tensor:
 
 
 def _importance(temperature: float | Tensor, beta: float, tau_plus: float, sums: Sums, positives: Tensor) -> Formula:
-    """L_p = -s_p + log(exp(s_p) + E + Q_p), the mean over the positives p."""
+    """The mean over the positives p of L_p = -s_p + log(exp(s_p) + E + Q_p)."""
     share, count, empty = 1.0 / positives.shape[1], sums.hierarchical, sums.hierarchical == 0
     logit = positives / temperature
     log_global = sums.global_shift / temperature + sums.global_.log()
     mean_weight = (sums.weights / count).masked_fill(empty, 1.0)
     log_reweighted = sums.hierarchical_shift / temperature + (sums.weighted / mean_weight).log()  # log R
-    # All terms relative to the largest.
+    # All terms are relative to the largest one.
     top = torch.maximum(torch.maximum(logit, log_global), log_reweighted)
     positive = (logit - top).exp()
     floor = count * (-1.0 / temperature - top).exp()
@@ -325,7 +335,7 @@ def _importance(temperature: float | Tensor, beta: float, tau_plus: float, sums:
 
 
 def _without_positive(temperature: float | Tensor, constant: Tensor | None, sums: Sums, positives: Tensor) -> Formula:
-    """L_p = -s_p + log(E) + constant; there is no loss without a global negative."""
+    """The mean over the positives p of L_p = -s_p + log(E) + constant. Undefined without a global negative."""
     defined = sums.global_ > 0
     loss = sums.global_shift / temperature + sums.global_.log() - positives.mean(1, keepdim=True) / temperature
     none = torch.zeros_like(sums.global_)
@@ -344,7 +354,7 @@ def _without_positive(temperature: float | Tensor, constant: Tensor | None, sums
 
 
 def _supervised(temperature: float | Tensor, sums: Sums, positives: Tensor) -> Formula:
-    """L = log(sum over all others of exp(s)) - mean of s over the positives, those of the label among them."""
+    """L = log(sum over all other rows of exp(s)) - mean of s over the positives, which include the anchor's label."""
     count = positives.shape[1] + sums.hierarchical
     defined, share = count > 0, 1.0 / count.clamp(min=1.0)
     log_global = sums.global_shift / temperature + sums.global_.log()
@@ -376,7 +386,7 @@ def _supervised(temperature: float | Tensor, sums: Sums, positives: Tensor) -> F
 
 
 class _Anchors(NamedTuple):
-    """What one evaluation reports of each anchor, [C] each."""
+    """The results for each anchor, [C] each."""
 
     loss: Tensor
     defined: Tensor  # 1 or 0
@@ -403,7 +413,7 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
         assert hierarchical is not None
         valid = hierarchical & (similarities > -math.inf)
         similarity = similarities.masked_fill(~valid, 0.0).sum(1, keepdim=True)
-    # Few numbers, in double precision where the device has it.
+    # These are few numbers. Use double precision if the device has it.
     wide = torch.float32 if similarities.device.type == "mps" else torch.float64
     sums = Sums(*(each.to(wide) for each in (*split.sums, similarity, chunk.of(rows.columns.negatives))))
     found = Formula(*(each.to(dtype) for each in formula(operands, sums, positives.to(wide))))
@@ -421,17 +431,20 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
 
 
 class _Split(NamedTuple):
-    """The exponentials of the negatives, [C, N], 0 where a key is none, and their sums: all but the last of `Sums`."""
+    """The exponentials of the negatives, [C, N], 0 for other keys, and their sums.
+
+    The sums are the fields of `Sums` without `similarity` and `negatives`.
+    """
 
     exponentials: Sequence[Tensor]  # of the sums `global_`, `weighted` and `weights`
     sums: Sequence[Tensor]
 
 
 def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None) -> _Split:
-    """`similarities` [C, N]: minus infinity where the key is no negative."""
+    """Splits `similarities` [C, N], which are minus infinity where a key is not a negative."""
 
     def shifted(side: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest similarity [C, 1], and (c - it) / t, minus infinity where there is no negative."""
+        """The largest similarity [C, 1] as the shift, and (c - shift) / t, minus infinity for other keys."""
         shift = side.amax(1, keepdim=True)
         shift = shift.masked_fill(shift == -math.inf, 0.0)
         return shift, (side - shift).div_(_temperature(operands, side.dtype))
@@ -444,7 +457,7 @@ def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None
     global_shift, logits = shifted(similarities.masked_fill(hierarchical, -math.inf))
     of_global = logits.exp_()
     hierarchical_shift, logits = shifted(similarities.masked_fill(~hierarchical, -math.inf))
-    # Not exp(0 * -inf), which is NaN.
+    # exp(0 * -inf) would be NaN.
     beta = 0.0 if operands.formulation == "supervised" else operands.beta
     weights = (beta * logits).exp_() if beta > 0.0 else (logits > -math.inf).to(logits.dtype)
     count = (logits > -math.inf).sum(1, keepdim=True, dtype=logits.dtype)
@@ -455,7 +468,7 @@ def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None
 
 
 class _Gradients(NamedTuple):
-    """Sums of gradients for the directions of each input, as they grow; None where not wanted."""
+    """Running sums of the gradients for the directions of each input. None for unwanted gradients."""
 
     anchors: Tensor | None
     keys: Tensor | None
@@ -504,7 +517,7 @@ class _Gradients(NamedTuple):
                 chunk.of(self.positives).add_(by_positives * anchors)
 
     def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor | None]:
-        """The gradients for the rows and the temperature; None where not wanted."""
+        """The gradients for the rows and the temperature. None for unwanted gradients."""
         directions = (rows.anchors, rows.keys, rows.positives)
         of_rows = [
             None if sums is None or of is None else of.gradient_for_rows(sums / divisor)
@@ -512,15 +525,15 @@ class _Gradients(NamedTuple):
         ]
         if self.temperature is None or self.anchors is None:
             return [*of_rows, None]
-        # All but floor and constant depends on similarities and temperature through their ratio alone. Where the
-        # anchors are the keys, their gradients have each pair twice.
+        # Except for floor and constant, the loss depends on similarities and temperature only through their ratio. If
+        # the anchors are the keys, their gradients count each pair twice.
         pairs = (self.anchors * rows.anchors.unit).sum() * (0.5 if rows.operands.keys is None else 1.0)
         temperature = self.temperature - pairs / _temperature(rows.operands, pairs.dtype)
         return [*of_rows, temperature / divisor]
 
 
 def _statistics(rows: _Rows, threshold: Tensor, anchors: _Anchors) -> Tensor:
-    """In the order of :class:`hex_ssl.statistics.Statistics`."""
+    """The statistics in the order of :class:`hex_ssl.statistics.Statistics`."""
     negatives = rows.columns.negatives.sum()
     return torch.stack(
         [

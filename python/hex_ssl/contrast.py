@@ -1,4 +1,4 @@
-"""From checked arguments to the op: one batch of views, on one process or several, or anchors against other keys."""
+"""Calls the op with checked arguments: for the views of one batch, two towers, or anchors with separate keys."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from hex_ssl.validation import check_integers, check_settings, check_types
 
 
 class Settings(NamedTuple):
-    """One loss of the family, in the op's words and order."""
+    """The settings of a loss, with the names and in the order of the op."""
 
     threshold_rule: str
     threshold_value: float | Tensor
@@ -38,11 +38,12 @@ class Settings(NamedTuple):
         temperature: float | Tensor,
         reduction: str,
     ) -> "Settings":
-        """Resolves the threshold's rule in this epoch. The evaluation checks the ranges.
+        """Finds the threshold's rule for this epoch. The ranges are checked later, by the evaluation.
 
         Raises:
-            TypeError: A number is none.
-            ValueError: The threshold needs an epoch, and there is none.
+            TypeError: A number or a name has the wrong type.
+            ValueError: The threshold needs an epoch, but `epoch` is None, or the temperature is a tensor of the wrong
+                shape or dtype.
         """
         check_types(temperature, formulation, beta, tau_plus, reduction)
         if threshold.scheduled and epoch is None:
@@ -51,7 +52,7 @@ class Settings(NamedTuple):
         return cls(rule, value, formulation, beta, tau_plus, temperature, reduction)
 
     def check(self) -> None:
-        """Checks the ranges before an evaluation does: other processes wait for this one.
+        """Checks the ranges before any communication, so that an error leaves no other process waiting.
 
         Raises:
             ValueError: A setting is out of its range.
@@ -69,7 +70,7 @@ class Settings(NamedTuple):
 def read_labels(
     settings: Settings, threshold: Threshold, name: str, labels: Tensor | None, rows: Tensor
 ) -> Tensor | None:
-    """The labels of the rows, where the threshold reads them."""
+    """The labels of the rows if the threshold reads labels, else None."""
     if settings.threshold_rule != "labels":
         if labels is not None:
             check_labels_read(name, threshold)
@@ -94,7 +95,7 @@ def contrast(
     offset: int = 0,
     towers: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and statistics [6] of the anchors. The pairing follows from what is given, as in `Operands`."""
+    """Loss and statistics [6] of the anchors. The arguments given determine the pairing, as in `Operands`."""
     value = settings.threshold_value
     if isinstance(value, Tensor):
         threshold, value = value, 0.0
@@ -126,15 +127,16 @@ def contrast(
     return evaluate_call(operands)
 
 
-# Graphs are compiled without knowing the sizes of other processes' batches. (This is torch.compiler.disable,
-# which would import torch._dynamo, seconds, with this package.)
+# torch.compile must not trace this: the batch sizes of other processes are unknown at compile time. `_disable_dynamo`
+# does what torch.compiler.disable does. The public function would import torch._dynamo here, which takes seconds.
 @_disable_dynamo
 def contrast_gathered(
     views: Sequence[Tensor], settings: Settings, anchor_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`contrast` of views, over the joined batch of all processes.
+    """Like :func:`contrast` of views, over the joined batch of all processes.
 
-    Reductions "mean" and "sum" give each process a share: the mean over the processes is the joined batch's loss.
+    With reduction "mean" or "sum" each process gets a share of the loss. The mean of the shares over the processes is
+    the loss of the joined batch.
     """
     settings.check()
     anchors = torch.cat(list(views))
@@ -172,9 +174,9 @@ def contrast_with_shared_keys(
     anchor_labels: Tensor | None,
     key_labels: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`contrast` of the anchors of all processes, where each process has the same keys.
+    """Like :func:`contrast` of the anchors of all processes, if each process has the same keys.
 
-    Reductions "mean" and "sum" give each process a share, as :func:`contrast_gathered`.
+    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`.
     """
     settings.check()
     threshold = None
@@ -198,7 +200,7 @@ def contrast_with_shared_keys(
 def _share(
     loss: Tensor, local: Tensor, reduction: str, anchors: int, positives: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """A process's share of the joined batch's loss, and the joined batch's statistics."""
+    """This process's share of the loss of the joined batch, and the statistics of the joined batch."""
     statistics, defined = join_statistics(local, anchors, positives)
     processes = dist.get_world_size()
     if reduction == "mean":
@@ -212,9 +214,9 @@ def _share(
 def contrast_towers_gathered(
     z1: Tensor, z2: Tensor, settings: Settings, labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`contrast` of two towers, over the joined batch: each row against the other tower of all processes.
+    """Like :func:`contrast` of two towers: compares each row with the other tower's rows of all processes.
 
-    Reductions "mean" and "sum" give each process a share, as :func:`contrast_gathered`.
+    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`.
     """
     settings.check()
     rows = z1.shape[0]

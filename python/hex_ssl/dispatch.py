@@ -1,6 +1,6 @@
-"""Who computes a call: the kernels of the extension, or :mod:`hex_ssl.composite` where there is none.
+"""Chooses what computes a call: the kernels of the extension or, if none fits, :mod:`hex_ssl.composite`.
 
-All memory is allocated here, by torch: the extension allocates none.
+torch allocates the results and the scratch memory of the CUDA kernels here. The extension allocates no torch memory.
 """
 
 import os
@@ -18,17 +18,17 @@ from hex_ssl.precision import without_autocast
 
 BACKENDS = ("auto", "cpu", "cuda", "composite")
 EMULATED = "emulated"
-"""The CUDA kernels on CPU tensors, for the tests, from the library that HEX_SSL_CUDA_EMULATOR names."""
+"""Runs the CUDA kernels on CPU tensors, for the tests. HEX_SSL_CUDA_EMULATOR names the emulator's library."""
 
 Evaluation = composite.Evaluation
 Results = TypeVar("Results")
 
 TENSORS = Operands._fields.index("offset")
-"""So many of the operands are tensors, and come first."""
+"""The number of operands that are tensors. They come first."""
 PLAIN = (Tensor, torch.nn.Parameter)
-"""The types of tensors without code of their own."""
+"""The tensor types that do not override any operation."""
 
-# The methods of torch's own type in C: a subclass, or code that patches `torch.Tensor`, cannot change them.
+# These are the methods of torch's C type. A subclass, or code that patches `torch.Tensor`, cannot change them.
 _detach, _is_neg = torch._C.TensorBase.detach, torch._C.TensorBase.is_neg
 _resolve_neg, _contiguous = torch._C.TensorBase.resolve_neg, torch._C.TensorBase.contiguous
 _new_empty = torch._C.TensorBase.new_empty
@@ -37,14 +37,14 @@ _fallbacks: list[str] = []
 
 
 def backend() -> str:
-    """The backend asked for: the environment variable HEX_SSL_BACKEND, read at each call; "auto" where unset.
+    """The requested backend: the environment variable HEX_SSL_BACKEND, read at each call. "auto" if it is not set.
 
     Returns:
-        "auto" (the fastest that fits the inputs), "cpu" or "cuda" (the fused kernels), or "composite" (torch's own
-        operations).
+        "auto" (the fused kernels if they fit the inputs, else torch's operations), "cpu" or "cuda" (the fused kernels),
+        or "composite" (torch's operations). The tests also use "emulated".
 
     Raises:
-        ValueError: The variable holds something else.
+        ValueError: The variable has another value.
 
     Example:
         >>> backend() in BACKENDS
@@ -58,15 +58,15 @@ def backend() -> str:
 
 
 def fallbacks() -> list[str]:
-    """Why calls with backend "auto" fell back on torch's operations so far, each reason once, in order."""
+    """The reasons why calls with backend "auto" have used torch's operations so far, each once, in order."""
     return list(_fallbacks)
 
 
 def evaluate(operands: Operands) -> Evaluation:
-    """Loss, statistics and gradients, outside of any autograd graph.
+    """Loss, statistics and gradients, outside any autograd graph.
 
     Raises:
-        TypeError, ValueError: An operand or a setting does not fit.
+        TypeError, ValueError: An operand or a setting is not valid.
         RuntimeError: A device fails.
     """
     if operands.towers and not _has_kernel_of_towers(operands):
@@ -75,7 +75,7 @@ def evaluate(operands: Operands) -> Evaluation:
 
 
 def row_quantiles(operands: Operands) -> Tensor:
-    """Each anchor's quantile of its row of similarities, [M]; the operands as of `quantile_operands`.
+    """The quantile of each anchor's row of similarities, [M]. The operands come from `quantile_operands`.
 
     Raises:
         TypeError, ValueError, RuntimeError: As :func:`evaluate`.
@@ -84,13 +84,13 @@ def row_quantiles(operands: Operands) -> Tensor:
 
 
 def _has_kernel_of_towers(operands: Operands) -> bool:
-    """The CPU kernel alone looks at each pair once for both directions."""
+    """Whether one evaluation computes both directions. Only the CPU kernel does."""
     return operands.views[0].device.type == "cpu" and backend() in ("auto", "cpu")
 
 
 def _both_directions(operands: Operands) -> Evaluation:
-    """Two towers as two evaluations, each of one tower's rows against the other's."""
-    composite.check_rows(operands)  # in the caller's names
+    """Computes the loss of two towers as two evaluations, one for each direction."""
+    composite.check_rows(operands)  # here, so that errors use the caller's names
     first, second = operands.views
     rows = first.shape[0]
     if operands.threshold_rule == "adaptive":
@@ -135,7 +135,7 @@ def _both_directions(operands: Operands) -> Evaluation:
 
 
 def join_directions(statistics: Sequence[Tensor]) -> Tensor:
-    """The statistics [6] of two evaluations of as many anchors each."""
+    """Joins the statistics [6] of evaluations that have the same number of anchors."""
     *means, undefined = torch.stack(list(statistics)).unbind(1)
     return torch.stack([*(each.mean() for each in means), undefined.sum()])
 
@@ -161,7 +161,7 @@ def _compute(
 
 
 def allocate(operands: Operands) -> Evaluation:
-    """Room for the results, beside the operands and in the dtype of the arithmetic. None where not wanted."""
+    """Allocates the results on the device of the operands, in the dtype of the arithmetic. None for unwanted ones."""
     views, keys, positives = operands[:3]
     rows, dtype = views[0], operands.dtype
     length, dims = rows.shape
@@ -186,12 +186,12 @@ def allocate(operands: Operands) -> Evaluation:
 
 
 def allocate_quantiles(operands: Operands) -> Tensor:
-    """Room for the row quantiles."""
+    """Allocates the row quantiles."""
     return _new_empty(operands.views[0], (operands.anchors,), dtype=operands.dtype)
 
 
 def _readable(operands: Operands) -> Operands:
-    """The operands as plain tensors whose memory can be read as it stands."""
+    """The operands as plain tensors whose memory the kernels can read directly."""
     if _is_readable(operands):
         return operands
     threshold, value = _vector(operands.threshold), operands.threshold_value
@@ -213,7 +213,7 @@ def _readable(operands: Operands) -> Operands:
 
 
 def _is_readable(operands: Operands) -> bool:
-    """Whether they are rows alone, as they stand: most calls."""
+    """Whether the operands are plain rows without other tensors, which is the common case."""
     for each in operands[3:TENSORS]:
         if each is not None:
             return False
@@ -232,22 +232,22 @@ def _number(tensor: Tensor | None) -> Tensor | None:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    # The memory of the imaginary part of a conjugate is to be negated when it is read.
+    # The imaginary part of a conjugate tensor holds the negated values in memory, marked by a flag.
     tensor = tensor if type(tensor) in PLAIN else _detach(tensor)
     return _resolve_neg(tensor) if _is_neg(tensor) else tensor
 
 
 def _has_kernel(operands: Operands, choice: str) -> bool:
-    """Whether the extension is asked: it says itself where it has no kernel for a call."""
+    """Whether to try the extension. It may still report that it has no kernel for the call."""
     rows = operands.views[0]
     kind = rows.device.type
     if choice == "auto" and kind == "cuda" and rows.dtype == torch.float64:
-        return False  # tensor cores are slow in float64: documented, and no surprise
+        return False  # there are no CUDA kernels for float64, which is documented: fall back without a warning
     return choice != "composite" and kind in ("cpu", "cuda")
 
 
 def _ran(kernel: Callable[..., str | None], operands: Operands, outputs: object, choice: str) -> bool:
-    """Runs a kernel of the extension. False where there is none for the call."""
+    """Runs a kernel of the extension. Returns False if there is none for the call."""
     rows = operands.views[0]
 
     def scratch(size: int) -> Tensor:
@@ -261,7 +261,7 @@ def _ran(kernel: Callable[..., str | None], operands: Operands, outputs: object,
 
 
 def _expect_composite(operands: Operands, choice: str) -> None:
-    """Notes why torch's operations compute, unless that was asked for or is documented.
+    """Notes why torch's operations are used, unless the user asked for them or the docs say so.
 
     Raises:
         ValueError: `choice` does not run on the device.
@@ -282,6 +282,6 @@ def _allows_tf32(rows: Tensor) -> bool:
     if rows.dtype != torch.float32:
         return False
     matmul = torch.backends.cuda.matmul
-    # The setting that both `allow_tf32` and torch.set_float32_matmul_precision change, and, unlike these, one that may
-    # always be read. torch before 2.9 has the two alone.
+    # Both `allow_tf32` and torch.set_float32_matmul_precision change `fp32_precision`. Unlike these two, it can always
+    # be read. Releases before torch 2.9 do not have it.
     return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)

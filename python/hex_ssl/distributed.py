@@ -1,9 +1,9 @@
-"""Gathering over processes, so that W processes compute the loss of one process on the joined batch.
+"""Gathering over processes: W processes compute the loss that one process computes on the joined batch.
 
-Each process evaluates its own anchors against the keys of all. A key's gradient has then a part in every
-process: the backward of the gather *sums* over the processes and keeps the own rows. With each process's loss
-the mean over its own anchors and DDP's mean of the gradients, the result is that of the joined batch.
-Neither a mean in the gather's backward nor a factor W on the loss would give that.
+Each process evaluates its own anchors against the keys of all processes, so every process holds a part of a key's
+gradient. The backward of the gather therefore *sums* the gradients over the processes and keeps this process's rows.
+The mean over the processes of their shares of the loss, and DDP's mean of the gradients, are then those of the joined
+batch. A mean in the backward of the gather would be wrong.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 POSITIVE_SIMILARITY = 2
-"""Its place among the statistics."""
+"""The index of `positive_similarity` among the statistics."""
 
 
 def is_distributed() -> bool:
@@ -22,14 +22,14 @@ def is_distributed() -> bool:
 
 
 def gather_counts(count: int, device: torch.device) -> list[int]:
-    """Every process's `count`, by rank.
+    """The `count` of every process, by rank.
 
     Args:
-        count: This process's number of rows; the last batch may differ between processes.
-        device: Where the backend communicates: the device of the rows to gather next.
+        count: This process's number of rows. The last batch may differ between processes.
+        device: The device that the backend communicates on, which is the device of the rows to gather.
 
     Returns:
-        W numbers. On a GPU this waits for the device, as shapes live on the host.
+        W numbers. On a GPU this waits for the device, because shapes must be known on the host.
     """
     own = torch.tensor([count], dtype=torch.int64, device=device)
     counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
@@ -38,30 +38,30 @@ def gather_counts(count: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all processes, rank by rank. Its backward sums over the processes.
+    """The rows of all processes, in the order of ranks. The backward sums the gradients over the processes.
 
     Args:
         rows: This process's rows, [counts[rank], ...].
-        counts: Every process's number of rows, as from :func:`gather_counts`.
+        counts: The number of rows of each process, from :func:`gather_counts`.
 
     Returns:
-        [sum(counts), ...]; this process's block starts at row `sum(counts[:rank])`.
+        The gathered rows, [sum(counts), ...]. This process's rows start at row `sum(counts[:rank])`.
     """
     gathered: Tensor = _GatherRows.apply(rows, counts)  # type: ignore[no-untyped-call]
     return gathered
 
 
 def gather_batches(*rows: Tensor) -> tuple[Tensor, ...]:
-    """The rows of all processes, rank by rank, for losses of the whole batch; without a process group, as they are.
+    """The rows of all processes, in the order of ranks. Without a process group, the rows unchanged.
 
-    Where each process computes the same loss of all rows, the sum in the backward and DDP's mean of the gradients
-    cancel: the gradient is that of one process on the joined batch.
+    This is for losses that every process computes over the whole joined batch. The sum in the backward and DDP's mean
+    of the gradients then cancel: the gradient is that of one process on the joined batch.
 
     Args:
-        *rows: Each [n, ...], with one n.
+        *rows: Tensors [n, ...] with the same n.
 
     Returns:
-        As many, each [sum of n, ...]. The backward of each sums over the processes.
+        The gathered tensors, each [sum of n, ...]. Their backward sums the gradients over the processes.
 
     Example:
         >>> import torch
@@ -75,15 +75,15 @@ def gather_batches(*rows: Tensor) -> tuple[Tensor, ...]:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean over the elements of all processes' `values`.
+    """The mean over the elements of `values` of all processes.
 
     Args:
-        values: [M], M may differ between processes.
+        values: [M]. M may differ between processes.
 
     Returns:
-        0-d, the same on every process.
+        The mean, 0-d, the same on every process.
     """
-    # In float64, so that W processes find the threshold of one process to the last bit but one.
+    # The sum is in float64, so that the threshold hardly depends on the number of processes.
     total = torch.stack([values.double().sum(), values.new_tensor(values.numel(), dtype=torch.float64)])
     dist.all_reduce(total)
     return (total[0] / total[1]).to(values.dtype)
@@ -93,16 +93,17 @@ def join_statistics(statistics: Tensor, anchors: int, positives: Tensor | float 
     """The statistics of the joined batch.
 
     Args:
-        statistics: Those of this process's anchors, [6], in the order of :class:`hex_ssl.statistics.Statistics`.
+        statistics: The statistics of this process's anchors, [6], in the order of
+            :class:`hex_ssl.statistics.Statistics`.
         anchors: This process's number of anchors.
-        positives: Its mean number of positives of an anchor, where that may differ between processes.
+        positives: This process's mean number of positives per anchor, if it may differ between processes.
 
     Returns:
-        The statistics of all processes' anchors, and how many of those have a loss, 0-d.
+        The statistics of the anchors of all processes, and the number of anchors that have a loss, 0-d.
     """
     *means, undefined = statistics.double().unbind()
     pairs = torch.as_tensor(positives, dtype=torch.float64, device=statistics.device) * anchors
-    # All but the last are means over the anchors; the similarity of positives is one over the pairs, maybe none.
+    # All but the last are means over the anchors. The similarity of positives is a mean over pairs: there may be none.
     counts = [pairs if index == POSITIVE_SIMILARITY else torch.full_like(pairs, anchors) for index in range(len(means))]
     sums = [torch.where(count > 0, mean * count, 0.0) for mean, count in zip(means, counts, strict=True)]
     total = torch.stack([*sums, undefined, pairs, torch.full_like(pairs, anchors)])
@@ -118,7 +119,7 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
         rank = dist.get_rank()
         ctx.own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-        # Collectives want equal shapes: shorter blocks travel padded.
+        # Collectives need equal shapes, so shorter blocks are padded.
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: rows.shape[0]] = rows
         blocks = [torch.empty_like(padded) for _ in counts]
@@ -128,7 +129,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        # A copy, as the reduction is in place; of half types in float32, so that the sum is rounded once.
+        # Copy, because the reduction is in place. Sum 16-bit types in float32, so that the sum is rounded once.
         total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
         dist.all_reduce(total)
         return total[ctx.own].to(gradient.dtype), None

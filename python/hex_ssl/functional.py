@@ -1,4 +1,4 @@
-"""The losses as functions without state. The formula stands once, in :func:`hex_loss`; the others are points of it."""
+"""The losses as functions. :func:`hex_loss` documents the formula, and most other losses are special cases of it."""
 
 from typing import Any, Literal, overload
 
@@ -46,12 +46,12 @@ def hex_loss(
     epoch: int | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
-    r"""The HEX loss: InfoNCE whose hierarchical negatives, those close to the anchor, are weighted apart.
+    r"""The HEX loss: InfoNCE with separate weights for the hierarchical negatives, which are close to the anchor.
 
-    The V views of n samples, one below the other, are the anchors i and the keys j, [V * n, D]. Rows are
-    L2-normalised here. Anchor i's positives p are the other views of its sample; every other key but itself
-    is a negative. With the cosine similarity c_ij and the logits s_ij = c_ij / temperature, the threshold
-    epsilon splits the negatives into hierarchical ones, H(i) = {c_ij > epsilon}, and global ones, G(i)::
+    The V views of n samples, concatenated to [V * n, D], are both the anchors i and the keys j. This function
+    L2-normalises the rows. The positives p of anchor i are the other views of its sample. All other keys, except the
+    anchor itself, are negatives. With the cosine similarity c_ij and the logits s_ij = c_ij / temperature, the
+    threshold epsilon splits the negatives into hierarchical ones, H(i) = {c_ij > epsilon}, and global ones, G(i)::
 
         importance:  L_ip = -log( exp(s_ip) / (exp(s_ip) + E_i + Q_ip) )
                      E_i  = sum_{n in G(i)} exp(s_in)
@@ -61,9 +61,9 @@ def hex_loss(
         official:    L_ip = -s_ip + log(E_i) + (|G(i)| + |H(i)|) exp(-1 / temperature)
         decoupled:   L_ip = -s_ip + log(E_i)
 
-    An anchor's loss is the mean over its V - 1 positives. No gradient goes through epsilon; it goes through w.
-    Where Q is at its floor (the max's second argument) the hierarchical negatives get no push at all:
-    `Statistics.floor_fraction` tells how often.
+    The loss of an anchor is the mean over its V - 1 positives. Gradients flow through w, but not through epsilon.
+    Where Q is at its floor (the second argument of max), the hierarchical negatives get no gradient.
+    `Statistics.floor_fraction` is the fraction of such cases.
 
     ===============  ======================
     symbol           argument
@@ -73,47 +73,47 @@ def hex_loss(
     labels of H(i)   `labels`
     ===============  ======================
 
-    "importance" is the paper's weighting, put together from its method figure, its supplement and HCL;
-    "official" is what the authors' released code computes: the hierarchical negatives are removed, and
-    `beta` and `tau_plus` do nothing. An anchor without global negatives has no official (or decoupled)
-    loss: it is left out of the mean and counted in the statistics. So is each anchor of a batch of one sample, which
-    has no negatives at all; its importance loss is 0, with gradient 0.
+    "importance" is the weighting of the paper, reconstructed from its method figure, its supplement and HCL. "official"
+    is what the authors' released code computes: it removes the hierarchical negatives and ignores `beta` and
+    `tau_plus`. With "official" or "decoupled", an anchor without global negatives has no loss: it is left out of the
+    mean and counted in the statistics. A batch of one sample has no negatives at all, so this holds for each of its
+    anchors. With "importance" their loss and gradient are 0.
 
     Args:
-        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16; any scale but zero.
-            The arithmetic is in float32, for float64 in float64; under autocast, too. There the views may be of several
-            dtypes, float64 apart: they are computed with in the widest.
+        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, at any scale. No row may be
+            all zeros. The arithmetic is in float64 for float64 inputs, else in float32, also under autocast. Under
+            autocast the views may have different dtypes, except float64. They are then converted to the widest one.
         z2: Projections of the second views of the same samples, like `z1`.
         *more_views: Further views, each like `z1`.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
         formulation: "importance", "official" or "decoupled".
-        beta: Concentration of the importance weights, at least 0. Importance alone reads it.
-        tau_plus: Probability that a negative is a false one, in [0, 1) (HCL's class prior); subtracts the
-            positives to be expected in H(i). Importance alone reads it.
-        labels: The samples' (superclass) labels, [n], integers, for the supervised threshold alone. -1 is a
-            label like any other: a sample without a label gets a number of its own, such as
+        beta: Concentration of the importance weights, at least 0. Used only by "importance".
+        tau_plus: Probability that a negative is a false negative, in [0, 1) (HCL's class prior). The expected positives
+            in H(i) are subtracted. Used only by "importance".
+        labels: The (superclass) labels of the samples, integers [n]. Only the supervised threshold accepts them. -1 is
+            a label like any other. Give each sample without a label its own number, for example by
             `torch.where(labels >= 0, labels, -1 - torch.arange(n))`.
         reduction: "mean" over the anchors that have a loss, "sum", or "none".
-        gather_distributed: Compare with the keys of all processes, and find the threshold over all anchors.
-            With reduction "mean" or "sum" the mean over the processes of the losses, and so DDP's mean of
-            the gradients, is that of one process on the joined batch, for batches of any sizes. Without a
-            process group this changes nothing.
-        epoch: From 0; thresholds that change with the epoch need it.
-        return_statistics: Also return the statistics (of all processes where gathered).
+        gather_distributed: Compare with the keys of all processes, and find the threshold over all anchors. With
+            reduction "mean" or "sum", the mean of the losses over the processes, and so DDP's mean of the gradients,
+            equals that of one process on the joined batch. The batch sizes may differ. Without a process group this
+            changes nothing.
+        epoch: The epoch, counted from 0. Thresholds that change with the epoch need it.
+        return_statistics: Also return the statistics. With `gather_distributed` they are those of all processes.
 
     Returns:
-        The loss, 0-d, or [V * n] for reduction "none" (0 where none is defined); float64 for float64
-        inputs, else float32. With `return_statistics`: the loss and its :class:`Statistics`.
+        The loss, 0-d, or [V * n] for reduction "none" (0 where it is undefined). It is float64 for float64 inputs, else
+        float32. With `return_statistics`, the loss and its :class:`Statistics`.
 
     Raises:
         TypeError: A view is not a tensor.
-        ValueError: Shapes, dtypes or devices differ, an argument is out of its range, there are labels that the
-            threshold does not read, or a row is all zeros or not finite.
+        ValueError: Shapes, dtypes or devices differ, an argument is out of its range, labels are given but the
+            threshold does not use them, or a row is all zeros or not finite.
 
     Source:
-        HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3 and S7.4; the weights, the
-        debiasing and its floor: HCL (Robinson et al. 2021, arXiv 2010.04592).
+        HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3 and S7.4. The weights, the
+        debiasing and its floor come from HCL (Robinson et al. 2021, arXiv 2010.04592).
 
     Example:
         >>> import torch
@@ -132,7 +132,7 @@ def hex_loss(
 def loss_of_views(
     views: list[Tensor], threshold: Threshold, settings: Settings, labels: Tensor | None, gather_distributed: bool
 ) -> tuple[Tensor, Tensor]:
-    """:func:`hex_loss` by settings, and its statistics as one tensor, [6]."""
+    """:func:`hex_loss` with :class:`Settings`. Returns the loss and the statistics [6]."""
     check_views(views)
     labels = read_labels(settings, threshold, "labels", labels, views[0])
     anchor_labels = None if labels is None else labels.repeat(len(views))
@@ -149,13 +149,13 @@ def ntxent_loss(
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
-    """NT-Xent (InfoNCE): :func:`hex_loss` without hierarchical negatives; its docstring has the formula.
+    """NT-Xent (InfoNCE): :func:`hex_loss` without hierarchical negatives. See there for the formula.
 
     Args:
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         reduction: "mean", "sum" or "none".
         gather_distributed: Compare with the keys of all processes.
 
@@ -195,15 +195,15 @@ def hcl_loss(
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
-    """HCL: :func:`hex_loss` with every negative hierarchical; its docstring has the formula.
+    """HCL: :func:`hex_loss` where every negative is hierarchical. See there for the formula.
 
     Args:
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         beta: Concentration on the negatives close to the anchor, at least 0.
-        tau_plus: Probability that a negative is a false one, in [0, 1).
+        tau_plus: Probability that a negative is a false negative, in [0, 1).
         reduction: "mean", "sum" or "none".
         gather_distributed: Compare with the keys of all processes.
 
@@ -245,11 +245,13 @@ def dcl_loss(
 ) -> Tensor:
     """DCL, decoupled contrastive learning: NT-Xent without the positive in the denominator.
 
+    See :func:`hex_loss`, formulation "decoupled", for the formula.
+
     Args:
         z1: Projections of the first views, [n, D].
         z2: Projections of the second views, like `z1`.
         *more_views: Further views, like `z1`.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         reduction: "mean", "sum" or "none".
         gather_distributed: Compare with the keys of all processes.
 
@@ -315,44 +317,47 @@ def hex_loss_with_keys(
     epoch: int | None = None,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
-    """:func:`hex_loss` of anchors against other keys than themselves: a queue, a memory bank, another encoder.
+    """:func:`hex_loss` of anchors against separate keys, such as a queue, a memory bank or another encoder's output.
 
-    Its docstring has the formula. Each anchor's positives are given in one of two ways: apart from the keys,
-    all of which are then negatives (MoCo: the momentum encoder's keys, and the queue), or as rows of the keys.
-    InfoNCE against a queue is `threshold=NO_HIERARCHY`.
+    See :func:`hex_loss` for the formula. There are two ways to give the positives of each anchor. `positives` are
+    separate from the keys, and all keys are then negatives. MoCo does this: its positives come from the momentum
+    encoder, its keys from the queue. `positive_index` names rows of the keys. For InfoNCE against a queue, use
+    `threshold=NO_HIERARCHY`.
 
     Args:
-        anchors: [M, D], as `z1` of :func:`hex_loss`.
-        keys: [N, D], dtype and device of `anchors`. They get a gradient where they require one.
-        positives: Each anchor's positive, [M, D], like `anchors`.
-        positive_index: Each anchor's positives as rows of `keys`, [M] or [M, P], integers in [0, N).
-        ignored_index: With `positive_index`: for each anchor the row of `keys` that is neither positive nor
-            negative, [M], integers; -1 for none.
-        anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
-            like any other: an anchor without a label gets a number that no key has.
-        key_labels: The keys' labels, [N], integers.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
-        threshold: As for :func:`hex_loss`; an anchor's row is all keys, and its positive where given apart.
+        anchors: [M, D], like `z1` of :func:`hex_loss`.
+        keys: [N, D], with the dtype and device of `anchors`. They get a gradient if they require one.
+        positives: The positive of each anchor, [M, D], like `anchors`.
+        positive_index: The positives of each anchor as rows of `keys`, [M] or [M, P], integers in [0, N).
+        ignored_index: The row of `keys` that is neither a positive nor a negative of the anchor, [M], integers. -1 for
+            none. Only together with `positive_index`.
+        anchor_labels: The labels of the anchors, integers [M]. Only the supervised threshold accepts them. -1 is a
+            label like any other. Give an anchor without a label a number that no key has.
+        key_labels: The labels of the keys, integers [N].
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
+        threshold: As for :func:`hex_loss`. An anchor's row consists of all keys, and of its positive if that is given
+            as `positives`.
         formulation: "importance", "official" or "decoupled".
         beta: At least 0.
         tau_plus: In [0, 1).
         reduction: "mean", "sum" or "none".
-        gather_distributed: Find the threshold over the anchors of all processes. The keys are not gathered: give each
-            process the same, such as a queue. With reduction "mean" or "sum" the mean over the processes of the
-            losses is then that of one process on all anchors.
-        epoch: From 0; thresholds that change with the epoch need it.
+        gather_distributed: Find the threshold over the anchors of all processes. The keys are not gathered: give the
+            same keys, such as a queue, to each process. With reduction "mean" or "sum", the mean of the losses over the
+            processes then equals the loss of one process on all anchors.
+        epoch: The epoch, counted from 0. Thresholds that change with the epoch need it.
         return_statistics: Also return the statistics.
 
     Returns:
-        The loss, 0-d, or [M] for reduction "none". With `return_statistics`: the loss and its :class:`Statistics`.
+        The loss, 0-d, or [M] for reduction "none". With `return_statistics`, the loss and its :class:`Statistics`.
 
     Raises:
         TypeError: An input is not a tensor.
-        ValueError: As :func:`hex_loss`; the positives are given in both ways or in none, or as `positives` that are the
-            keys themselves.
+        ValueError: As :func:`hex_loss`. Also if both or none of `positives` and `positive_index` are given, or if
+            `positives` are rows of `keys`.
 
     Source:
-        As :func:`hex_loss`; the queue: MoCo (He et al. 2020, arXiv 1911.05722). The paper has no HEX for MoCo.
+        As :func:`hex_loss`. The queue comes from MoCo (He et al. 2020, arXiv 1911.05722). The HEX paper does not apply
+        HEX to MoCo.
 
     Example:
         >>> import torch
@@ -390,7 +395,7 @@ def loss_with_keys(
     key_labels: Tensor | None = None,
     gather_distributed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`hex_loss_with_keys` by settings, and its statistics as one tensor, [6]."""
+    """:func:`hex_loss_with_keys` with :class:`Settings`. Returns the loss and the statistics [6]."""
     check_rows("anchors", anchors)
     check_like("keys", keys, "anchors", anchors)
     if (positives is None) == (positive_index is None):
@@ -421,7 +426,7 @@ def loss_with_keys(
 
 
 def _check_apart(keys: Tensor, positives: Tensor) -> None:
-    """Refuses positives that are rows of the keys, as far as can be told without a look at the numbers."""
+    """Raises an error if the positives share memory with rows of the keys. It does not compare the numbers."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         first = 0 if keys is positives else None
     else:
@@ -435,7 +440,7 @@ def _check_apart(keys: Tensor, positives: Tensor) -> None:
 
 
 def _first_row_of(keys: Tensor, positives: Tensor) -> int | None:
-    """The row of the keys from which on the positives are the same memory; None where they are not."""
+    """The row of the keys at which the memory of the positives starts. None if they are not rows of the keys."""
     if keys.stride() != positives.stride() or not torch._C._is_alias_of(keys, positives):  # type: ignore[attr-defined]
         return None
     row, rest = divmod(int(positives.storage_offset()) - int(keys.storage_offset()), max(keys.stride(0), 1))

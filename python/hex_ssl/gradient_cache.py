@@ -1,11 +1,11 @@
-"""A large batch in the memory of a small one: gradient caching for losses that look at a whole batch.
+"""Gradient caching: train with a large batch in the memory of a small one, for losses that need the whole batch.
 
-Accumulating gradients of small batches is no substitute under a contrastive loss: negatives and threshold would come
-from the small batch. Here the loss sees all embeddings at once, and only the networks run in chunks:
+Gradient accumulation over small batches does not work for a contrastive loss, because the negatives and the threshold
+would come from the small batch. Here the loss sees all embeddings at once, and only the networks run in chunks:
 
-1. embed the chunks, without a graph;
-2. the loss of all embeddings, and its gradient with respect to them;
-3. embed each chunk again, with a graph, and go backward from that gradient.
+1. Embed the chunks without a graph.
+2. Compute the loss of all embeddings and its gradient with respect to them.
+3. Embed each chunk again with a graph, and run the backward from that gradient.
 
 Source: Gao et al. 2021 (arXiv 2101.06983), section 3.
 """
@@ -21,21 +21,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Embeds(Protocol):
-    """A network that embeds views, such as `hex_ssl.train.methods.Method`: an nn.Module."""
+    """An `nn.Module` that embeds views, such as `hex_ssl.train.methods.Method`."""
 
     def embed(self, views: Any) -> tuple[Tensor, ...]:
-        """Views of n samples to what the loss needs, each [n, ...]."""
+        """Embeds the views of n samples. Returns the inputs of the loss, each [n, ...]."""
         ...
 
 
 class GradientCache:
     """Runs a method's `embed` in chunks around one loss of the whole batch.
 
-    The gradient is that of the whole batch, but for batch norm, which takes its statistics from the chunk. The networks
-    run forward twice. Dropout draws the same in both passes, and batch norm's running statistics move once.
+    The gradient is that of the whole batch, with one exception: batch norm uses the statistics of each chunk. The
+    networks run forward twice. Dropout draws the same numbers in both passes, and batch norm updates its running
+    statistics only once per chunk.
 
     Args:
-        chunk: Samples at a time.
+        chunk: Number of samples in a chunk.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -64,20 +65,21 @@ class GradientCache:
         self._embeddings: list[Tensor] = []
 
     def embed(self, method: Embeds, views: Any) -> tuple[Tensor, ...]:
-        """The embeddings of the whole batch, as leaves of the loss's graph.
+        """Embeds the whole batch. The embeddings are leaves of the loss's graph.
 
         Args:
             method: The network.
             views: Tensors of N samples, [N, ...] each, in any nesting of tuples, lists and mappings, such as a
-                tokenizer's dict of `input_ids` and `attention_mask`. None, booleans and numbers go along with each
+                tokenizer's dict of `input_ids` and `attention_mask`. None, booleans and numbers are passed on with each
                 chunk.
 
         Returns:
-            What `method.embed` returns, for all N samples; those that depend on parameters gather gradients.
+            What `method.embed` returns, for all N samples. Embeddings that depend on parameters require a gradient.
 
         Raises:
-            TypeError: `method` is no nn.Module, `views` hold something else, or `method.embed` returns no tuple.
-            ValueError: The tensors of `views` differ in N, or there is none.
+            TypeError: `method` is not an nn.Module, `views` hold something else, or `method.embed` does not return a
+                tuple of tensors.
+            ValueError: The tensors of `views` differ in N, or there are none.
         """
         if not isinstance(method, nn.Module):
             raise TypeError(f"expected `method` to be an nn.Module, but got {type(method).__name__}")
@@ -86,7 +88,7 @@ class GradientCache:
         with _norms_at_rest(method):
             for index, part in enumerate(self._parts):
                 self._random.append(_random_state(_device(part)))
-                # With a graph in the first chunk alone: it tells which embeddings depend on parameters.
+                # Only the first chunk has a graph. It shows which embeddings depend on parameters.
                 with torch.set_grad_enabled(index == 0):
                     piece = _embedded(method, part)
                 if index == 0:
@@ -99,13 +101,13 @@ class GradientCache:
         return tuple(joined)
 
     def backward(self, method: Embeds) -> None:
-        """Goes on backward from the embeddings to the parameters; after the loss's own backward.
+        """Runs the backward from the embeddings to the parameters. Call it after `loss.backward()`.
 
         Args:
-            method: The same network as in :meth:`embed`.
+            method: The network that was given to :meth:`embed`.
 
         Raises:
-            RuntimeError: :meth:`embed` was not called before, or the loss's backward was not: nothing has a gradient.
+            RuntimeError: :meth:`embed` or `loss.backward()` was not called before, so there are no gradients.
         """
         assert isinstance(method, nn.Module)
         self._check_order()
@@ -118,7 +120,7 @@ class GradientCache:
                 piece = _embedded(method, part)
             outputs = [each for each, needed in zip(piece, has_gradient, strict=True) if needed]
             if index == len(self._parts) - 1:
-                # DDP's hooks fire in `backward` alone: once for each parameter, when all its gradient is there.
+                # DDP's hooks run only in `backward`. They must run once for each parameter, with its whole gradient.
                 torch.autograd.backward(outputs, gradients[index])
             else:
                 _accumulate(parameters, outputs, gradients[index])
@@ -142,7 +144,7 @@ def _embedded(method: Any, part: Any) -> tuple[Tensor, ...]:
 
 
 def _split(views: Any, chunk: int) -> list[Any]:
-    """The views of `chunk` samples at a time, each nested as they all are."""
+    """Splits the views into parts of `chunk` samples. Each part keeps the nesting."""
     shapes = [list(each.shape) for each in _tensors(views)]
     if not shapes or any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
         got = ", ".join(map(str, shapes)) or "no tensor"
@@ -166,7 +168,7 @@ def _narrowed(views: Any, start: int, chunk: int) -> Any:
     if isinstance(views, Tensor):
         return views[start : start + chunk]
     if isinstance(views, MutableMapping):
-        # As torch's own collation does: whatever mapping it is stays one.
+        # Keep the type of the mapping, as torch's default collation does.
         copied = copy.copy(views)
         copied.update({name: _narrowed(each, start, chunk) for name, each in views.items()})
         return copied
@@ -191,7 +193,7 @@ def _accumulate(parameters: list[nn.Parameter], outputs: list[Tensor], gradients
 
 @contextmanager
 def _norms_at_rest(method: Any) -> Iterator[None]:
-    """Batch norm normalises as ever, but leaves its running statistics alone."""
+    """Batch norm normalises as usual, but does not update its running statistics."""
     norms = [each for each in method.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -203,7 +205,7 @@ def _norms_at_rest(method: Any) -> Iterator[None]:
 
 
 def _forward_context(method: nn.Module) -> Any:
-    """The trainer's autocast, which Lightning leaves before it goes backward."""
+    """The trainer's autocast context, which Lightning leaves before the backward."""
     trainer = getattr(method, "_trainer", None)
     return nullcontext() if trainer is None else trainer.precision_plugin.train_step_context()
 

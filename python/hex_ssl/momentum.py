@@ -1,4 +1,4 @@
-"""The momentum encoder: a slowly following copy that gives targets and keys."""
+"""The momentum encoder: a copy of a network that follows it slowly and computes targets and keys."""
 
 import copy
 import math
@@ -9,15 +9,19 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def cosine_momentum(step: int, total_steps: float, start: float, final: float) -> float:
-    """The momentum of an update.
+    """The momentum of an update, on a half cosine from `start` to `final`::
 
         final - (final - start) * (1 + cos(pi * step / total_steps)) / 2
 
     Args:
-        step: Optimizer steps done before it, from 0.
-        total_steps: Those of the whole run; infinite where there is no end, so that the momentum stays `start`.
+        step: Number of optimizer steps before this update, from 0.
+        total_steps: Number of optimizer steps of the whole run. Infinite for a run without end: the momentum then stays
+            at `start`.
         start: The momentum of the first update.
-        final: That after the last.
+        final: The momentum at the end of the run.
+
+    Returns:
+        The momentum. It stays at `final` after `total_steps`.
 
     Source:
         BYOL (Grill et al. 2020, arXiv 2006.07733), section 3.3.
@@ -33,16 +37,17 @@ def cosine_momentum(step: int, total_steps: float, start: float, final: float) -
 class MomentumEncoder(nn.Module):
     """A copy of a network whose weights follow it: copy = momentum * copy + (1 - momentum) * network.
 
-    The weights alone: the buffers, such as batch norm's statistics, are the copy's own, from the batches that it saw.
-    It gets no gradient. The momentum follows from the step; the state dict holds that of the last update, to be logged.
+    Only the parameters follow. The copy has its own buffers, such as batch norm's statistics, from the batches that it
+    has seen. The copy gets no gradient. The momentum is computed from the step. The state dict holds the momentum of
+    the last update, for logging.
 
     Args:
-        online: The network to follow; not kept.
+        online: The network to follow. It is copied, and no reference to it is kept.
         start: Momentum of the first update, in [0, 1].
-        final: Momentum at the end of the run, in [0, 1], reached on half a cosine.
+        final: Momentum at the end of the run, in [0, 1]. It is reached along a half cosine.
 
     Attributes:
-        momentum: That of the last update; `start` before the first.
+        momentum: The momentum of the last update. `start` before the first update.
 
     Raises:
         ValueError: A momentum is out of its range.
@@ -72,26 +77,26 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """What the copy makes of the images."""
+        """The output of the copy for the images."""
         return self.encoder(images)
 
     @torch.no_grad()
     def update(self, online: nn.Module, step: int, total_steps: float) -> None:
-        """One step after the network.
+        """Moves the weights towards those of the network. Call it after each optimizer step.
 
         Args:
-            online: The network to follow, with the parameters of the one that was copied.
-            step: Optimizer steps done before the one just done.
-            total_steps: Those of the whole run.
+            online: The network to follow, with the same parameters as the network that was copied.
+            step: Number of optimizer steps before the last one, from 0.
+            total_steps: Number of optimizer steps of the whole run.
         """
         self.momentum = cosine_momentum(step, total_steps, self.start, self.final)
         average = get_ema_multi_avg_fn(self.momentum)
         average(list(self.encoder.parameters()), list(online.parameters()), step)
 
     def get_extra_state(self) -> dict[str, float]:
-        """For the state dict: the momentum of the last update, which a resumed run logs before its first."""
+        """The momentum of the last update, for the state dict. A resumed run logs it before its first update."""
         return {"momentum": self.momentum}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        """From the state dict."""
+        """Takes the momentum from a state dict."""
         self.momentum = state["momentum"]

@@ -1,4 +1,4 @@
-"""The one list of what a call of the loss computes from: its tensors and its settings."""
+"""The operands of a call of the loss: its tensors and its settings."""
 
 import typing
 from typing import NamedTuple
@@ -6,40 +6,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Not that of collections.abc: torch 2.6 infers no schema from it.
+# torch 2.6 cannot infer a schema from collections.abc.Sequence.
 Sequence = typing.Sequence
 
 
 class Operands(NamedTuple):
     """The operands of one evaluation, in the order of the operator's schema. `src/operands.rs` is its counterpart.
 
-    M anchors are the rows of all views together; N keys are `keys`, or the anchors themselves.
+    The M anchors are the rows of all views. The N keys are `keys`, or the anchors themselves.
 
     Attributes:
-        views: The anchors, [n, D] each, all of one dtype and on one device.
-        keys: [N, D]. None: the anchors are the keys.
-        positives: Each anchor's positive where it is not among the keys, [M, D].
-        positive_index: Each anchor's positives as rows of `keys`, int64 [M, P].
-        ignored_index: The row of `keys` that is no negative of the anchor, int64 [M]; -1 for none.
-        anchor_labels: int64 [M], for the rule "labels".
-        key_labels: int64 [N], for the rule "labels" with `keys`.
-        threshold: The threshold itself, 0-d, for the rule "given".
-        weights: The loss is sum(weights * loss of the anchor), [M], whatever the reduction.
-        temperature: The temperature as a tensor, 0-d, in place of `temperature_value`.
-        offset: The row of `keys` at which the views start, where they are among the keys.
+        views: The anchors, [n, D] each, with the same dtype and device.
+        keys: The keys, [N, D]. None if the anchors are the keys.
+        positives: The positive of each anchor, [M, D], if it is not among the keys.
+        positive_index: The positives of each anchor as rows of `keys`, int64 [M, P].
+        ignored_index: The row of `keys` that is neither a positive nor a negative of the anchor, int64 [M]. -1 for
+            none.
+        anchor_labels: The labels of the anchors for the rule "labels", int64 [M].
+        key_labels: The labels of the keys for the rule "labels" with `keys`, int64 [N].
+        threshold: The threshold for the rule "given", 0-d. On the CPU it may also replace `threshold_value` for the
+            rules "cosine" and "minmax".
+        weights: The weights of the anchors, [M]. If given, the loss is the sum of weight * loss of the anchor, for
+            every reduction.
+        temperature: The temperature as a tensor, 0-d. It replaces `temperature_value`.
+        offset: The row of `keys` at which the views start, if they are among the keys.
         threshold_rule: "adaptive", "cosine", "minmax", "labels" or "given".
-        threshold_value: The quantile, or the threshold in its scale.
+        threshold_value: The quantile for the rule "adaptive", the threshold for "cosine" and "minmax".
         formulation: "importance", "official", "decoupled" or "supervised".
         beta: At least 0.
         tau_plus: In [0, 1).
         temperature_value: Above 0.
         reduction: "mean", "sum" or "none".
-        towers: Two views are compared with each other alone: the positive of row i of one is row i of the other, its
-            negatives are the other's other rows.
+        towers: Whether the two views are compared only with each other. The positive of row i of one view is then row i
+            of the other view, and its negatives are the other rows of that view.
         want_gradient: Whether to compute the gradient for the anchors.
-        want_keys_gradient: With `want_gradient`: also the gradient for the keys.
-        want_positives_gradient: With `want_gradient`: also the gradient for the positives.
-        want_temperature_gradient: With `want_gradient`: also the derivative by the temperature.
+        want_keys_gradient: Whether to compute the gradient for the keys. Needs `want_gradient`.
+        want_positives_gradient: Whether to compute the gradient for the positives. Needs `want_gradient`.
+        want_temperature_gradient: Whether to compute the derivative by the temperature. Needs `want_gradient`.
     """
 
     views: Sequence[Tensor]
@@ -62,7 +65,7 @@ class Operands(NamedTuple):
     reduction: str
     towers: bool
     want_gradient: bool
-    # torch leaves out what is equal to its default.
+    # torch leaves out arguments that are equal to their defaults.
     want_keys_gradient: bool = False
     want_positives_gradient: bool = False
     want_temperature_gradient: bool = False
@@ -79,17 +82,17 @@ class Operands(NamedTuple):
 
     @property
     def one_loss_per_anchor(self) -> bool:
-        """Whether the loss is [M]: its gradient then depends on `grad_output`, and the backward computes it."""
+        """Whether the loss is [M]. The backward then computes the gradient, because it depends on `grad_output`."""
         return self.reduction == "none" and self.weights is None
 
 
 def quantile_operands(
     views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
 ) -> Operands:
-    """The operands of row quantiles: the other settings are not read."""
+    """The operands for row quantiles. They do not use the other settings."""
     index = None
     if len(views) == 1 and keys is not None and positives is None:
-        # Anchors that are no views of each other have positives among the keys. Which does not matter to a quantile.
+        # These anchors have positives among the keys. A quantile does not depend on which keys they are.
         index = torch.zeros((views[0].shape[0], 1), dtype=torch.int64, device=views[0].device)
     selectors = (None,) * 6
     head = (views, keys, positives, index, *selectors, offset)

@@ -1,11 +1,11 @@
 """The losses as torch operators, `hex_ssl::evaluate` and `hex_ssl::row_quantiles`, and their derivatives.
 
-One evaluation finds loss and gradients in one go; autograd's backward then only scales the gradients that the forward
-saved. `evaluate_call` is the way in for `hex_ssl.functional`. Where nothing traces or transforms it, it runs without
-the operator, whose dispatch takes longer than everything else in a small batch. The operators are registered with
-torch.library, so that torch.compile, autocast, fake tensors and opcheck know them.
+One evaluation computes the loss and its gradients together. The backward of autograd then only scales the gradients
+that the forward saved. `evaluate_call` is the entry point for `hex_ssl.functional`. If nothing traces or transforms the
+call, it skips the operator, because for a small batch the dispatch takes longer than everything else. The operators are
+registered with torch.library, so that they work with torch.compile, autocast, fake tensors and opcheck.
 
-Rows of 16 bits are computed with as they are, under autocast too: the arithmetic on them is in float32.
+16-bit rows are used as they are, also under autocast. The arithmetic on them is in float32.
 """
 
 import functools
@@ -22,19 +22,22 @@ from hex_ssl import dispatch
 from hex_ssl.operands import Operands, quantile_operands
 
 Evaluation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""What the operator returns."""
+"""The outputs of the operator."""
 
 
 def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
-    """Loss and statistics [6]: those of the operator, by the shortest way there is.
+    """Computes loss and statistics [6] like the operator, on the fastest path that supports the call.
 
     Args:
-        operands: `want_gradient` and what follows are set here, by what autograd records.
+        operands: The operands. `want_gradient` and the fields after it are set here, from what autograd records.
+
+    Returns:
+        The loss and the statistics.
     """
     if torch.compiler.is_compiling():
         return evaluate(*operands)[:2]
     if torch._C._are_functorch_transforms_active():
-        # They do not reach an autograd function inside an operator.
+        # The transforms do not see an autograd function inside an operator.
         given = [each is not None for each in (operands.keys, operands.positives, operands.temperature)]
         return _recorded(_Evaluation, operands, given)[:2]
     rows = (operands.keys, operands.positives, operands.temperature, *operands.views)
@@ -54,7 +57,7 @@ WANTED = Operands._fields.index("want_gradient")
 
 
 def _is_plain(inputs: Sequence[Tensor | None]) -> bool:
-    """Nothing but autograd has a part in a call: no mode, no tracing, no subclass, no forward mode, no promotion."""
+    """Whether nothing but autograd takes part: no mode, tracing, subclass, forward-mode AD or dtype promotion."""
     if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return False
     keys, positives, temperature, *views = inputs
@@ -83,7 +86,7 @@ def _evaluate_fake(*inputs: Any) -> Evaluation:
 
 
 def _as_of_operator(found: dispatch.Evaluation) -> Evaluation:
-    """An operator returns tensors: empty ones in place of None."""
+    """Replaces None by empty tensors, because an operator can return only tensors."""
     loss, statistics, *gradients = found
     tensors = (loss.new_empty(0) if each is None else each for each in gradients)
     return cast(Evaluation, (loss, statistics, *tensors))
@@ -108,7 +111,7 @@ def _evaluate_autograd(*arguments: Any) -> Any:
 
 
 def _recorded(function: type["_Evaluation"], operands: Operands, needed: Sequence[bool]) -> Evaluation:
-    """`needed` is of keys, positives and temperature."""
+    """Applies an autograd function. `needed` tells whether keys, positives and temperature need a gradient."""
     keys, positives, temperature = needed
     settings = operands._replace(
         want_gradient=True,
@@ -116,14 +119,14 @@ def _recorded(function: type["_Evaluation"], operands: Operands, needed: Sequenc
         want_positives_gradient=positives,
         want_temperature_gradient=temperature,
     )
-    if operands.one_loss_per_anchor:  # kept for the backward: tensors stay with autograd alone
+    if operands.one_loss_per_anchor:  # the backward keeps the settings; autograd keeps the tensors
         settings = settings._replace(views=(), keys=None, positives=None, temperature=None)
     inputs = (operands.keys, operands.positives, operands.temperature, *operands.views)
     return cast(Evaluation, _apply(function, settings, *inputs))
 
 
 def _with(operands: Operands, inputs: Sequence[Any]) -> Operands:
-    """The operands with the inputs of an autograd function."""
+    """Puts the inputs of an autograd function into the operands."""
     keys, positives, temperature, *views = inputs
     return operands._replace(views=views, keys=keys, positives=positives, temperature=temperature)
 
@@ -131,16 +134,16 @@ def _with(operands: Operands, inputs: Sequence[Any]) -> Operands:
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     if torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)
-    # Past `Function.apply`, which looks at the signature of `forward` in each call: that takes as long as all the rest.
+    # Skip `Function.apply`: it inspects the signature of `forward` in each call, which takes as long as all the rest.
     return super(torch.autograd.Function, function).apply(*inputs)  # type: ignore[misc]
 
 
 class _Evaluation(torch.autograd.Function):
-    """`evaluate` where an input requires a gradient or has a tangent.
+    """`evaluate` for inputs that require a gradient or have a tangent.
 
-    The gradients that it returns are outputs of this function to autograd, so that the product in the backward can be
-    differentiated: exactly with respect to the upstream gradient; with respect to the inputs it comes back here, and is
-    refused.
+    The gradients are outputs of this function too, so that autograd can differentiate the product in the backward. The
+    derivative with respect to the upstream gradient is exact. The derivative with respect to the inputs leads back to
+    this function, which raises an error.
     """
 
     @staticmethod
@@ -167,7 +170,7 @@ class _Evaluation(torch.autograd.Function):
             ctx.mark_non_differentiable(statistics, *gradients)
             saved = (statistics, *rows)
         else:
-            # Not the inputs: what they were written over with, or whether autograd may keep them, does not matter.
+            # Do not save the inputs: the backward does not need them, and they may be changed in place meanwhile.
             saved = tuple(gradients)
             unwanted = [each for each, wanted in zip(saved, ctx.wanted, strict=True) if not wanted]
             ctx.mark_non_differentiable(statistics, *unwanted)
@@ -180,13 +183,13 @@ class _Evaluation(torch.autograd.Function):
         _refuse_second_derivative(any(each is not None for each in of_gradients))
         if grad_loss is None:
             return (None,) * len(ctx.needs_input_grad)
-        saved, factor = ctx.saved_tensors, grad_loss  # once: a checkpoint unpacks them once
+        saved, factor = ctx.saved_tensors, grad_loss  # read once: a checkpoint unpacks saved tensors only once
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(ctx.in_forward_mode or torch._C._are_functorch_transforms_active())
         if ctx.operands is not None:
             saved = _apply(_WeightedGradients, ctx.operands, saved[0], grad_loss, *saved[1:])
             factor = None
-        # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
+        # Multiply before the cast to the dtype of the inputs: the large factor of a GradScaler overflows only there.
         wanted = zip(saved, ctx.wanted, strict=True)
         scaled = [block * factor if needed and factor is not None else block for block, needed in wanted]
         blocks = _blocks(scaled, len(ctx.dtypes) - 3)
@@ -204,7 +207,7 @@ class _Evaluation(torch.autograd.Function):
         gradients = ctx.saved_tensors
         pairs = zip(_blocks(gradients, len(tangents) - 3), tangents, strict=True)
         products = [(block * tangent).sum() for block, tangent in pairs if tangent is not None]
-        # torch wants a tangent of each output that can be differentiated. Nobody reads those of the gradients.
+        # torch needs a tangent for each differentiable output. The tangents of the gradients are unknown: NaN.
         columns = zip(gradients, ctx.wanted, strict=True)
         unknown = (torch.full_like(each, torch.nan) if wanted else None for each, wanted in columns)
         return sum(products[1:], products[0]), None, *unknown
@@ -215,7 +218,7 @@ class _Evaluation(torch.autograd.Function):
 
 
 class _DirectEvaluation(_Evaluation):
-    """The same without the operator, for plain tensors."""
+    """`_Evaluation` without the operator, for plain tensors."""
 
     @staticmethod
     def forward(operands: Operands, *inputs: Tensor | None) -> Evaluation:
@@ -223,9 +226,9 @@ class _DirectEvaluation(_Evaluation):
 
 
 class _KnownGradients(torch.autograd.Function):
-    """A loss that is one number, of plain tensors, whose gradients were found with it: the backward scales them.
+    """A scalar loss of plain tensors whose gradients are already known. The backward scales them.
 
-    As in `_Evaluation` they are outputs, too.
+    The gradients are outputs too, as in `_Evaluation`.
     """
 
     @staticmethod
@@ -251,7 +254,7 @@ class _KnownGradients(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
-        # The factor before the cast to the inputs' dtype: that of a GradScaler overflows only there.
+        # Multiply before the cast to the dtype of the inputs: the large factor of a GradScaler overflows only there.
         scaled: list[Any] = [None if each is None else each * grad_loss for each in ctx.saved_tensors]
         for_anchors, for_keys, for_positives, for_temperature = scaled
         if for_temperature is not None:
@@ -264,18 +267,18 @@ class _KnownGradients(torch.autograd.Function):
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
-    """The gradients of keys, positives, temperature and each view."""
+    """The gradients for keys, positives, temperature and each view."""
     for_anchors, for_keys, for_positives, for_temperature = gradients
     return for_keys, for_positives, for_temperature, *for_anchors.chunk(views)
 
 
 class _WeightedGradients(torch.autograd.Function):
-    """The gradients of the sum of weight * loss of the anchor: the backward of a loss for each anchor."""
+    """The gradients of the sum of weight * loss of the anchor: the backward for reduction "none"."""
 
     @staticmethod
     def forward(operands: Operands, statistics: Tensor, weights: Tensor, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         if operands.threshold_rule == "adaptive":
-            # The forward has found it: no second search.
+            # The forward has already found the threshold.
             operands = operands._replace(threshold_rule="given", threshold=statistics[0])
         weighted = _with(operands._replace(weights=weights.contiguous()), inputs)
         with torch._C._AutoDispatchBelowAutograd():
@@ -328,8 +331,8 @@ def _row_quantiles_autograd(*inputs: Any) -> Any:
         return row_quantiles(*inputs)
 
 
-# Not torch.library.custom_op: with lists and so many arguments its generic autograd adds some 0.3 ms to a step,
-# which counts where the loss of a few hundred rows takes one.
+# torch.library.custom_op is not used: with lists and so many arguments, its generic autograd adds about 0.3 ms to a
+# step. This matters for a few hundred rows, where the loss takes about 1 ms.
 _library = torch.library.Library("hex_ssl", "DEF")
 
 
@@ -345,8 +348,8 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     _library.impl(name, autograd, "Autograd")
     _library.impl(name, _refuse_vmap, "FuncTorchBatched")
-    # Not torch.library.register_autocast: called for two device types, it casts for the second one only in a
-    # compiled graph.
+    # torch.library.register_autocast is not used: if it is called for two device types, it casts for the second one
+    # only in a compiled graph.
     _library.impl(name, autocast, "AutocastCPU")
     _library.impl(name, autocast, "AutocastCUDA")
     torch.library.register_fake(f"hex_ssl::{name}", fake, lib=_library)
@@ -354,7 +357,7 @@ def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any], a
 
 
 def _promoted(rows: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Rows of several dtypes in the widest of them, as torch's own operations that take several under autocast."""
+    """Converts rows to the widest of their dtypes, as autocast does for operations with several inputs."""
     dtypes = {each.dtype for each in rows if each is not None}
     widest = functools.reduce(torch.promote_types, dtypes)
     return [None if each is None else each.to(widest) for each in rows]
@@ -364,19 +367,21 @@ def _promoted(rows: Sequence[Tensor | None]) -> list[Tensor | None]:
 _evaluate.__signature__ = inspect.signature(Operands).replace(return_annotation=Evaluation)  # type: ignore[attr-defined]
 
 evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
-"""Loss, statistics [6], the gradients for anchors [M, D], keys [N, D] and positives [M, D], and the temperature's, 0-d.
+"""Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M, D] and temperature, 0-d.
 
-The arguments are those of `hex_ssl.operands.Operands`, in order. The backend comes from HEX_SSL_BACKEND, and whether
-tf32 is allowed from torch's settings, both read at each call. `want_gradient` and what follows are set where autograd
-records, after what requires a gradient. A gradient not asked for is empty, [0]. Only the loss is differentiable: once,
-and for one number also in forward mode. Its gradient is differentiable with respect to the upstream gradient alone.
+The arguments are those of `hex_ssl.operands.Operands`, in order. HEX_SSL_BACKEND selects the backend, and torch's
+settings tell whether tf32 is allowed. Both are read at each call. If autograd records the call, `want_gradient` and the
+arguments after it are set from the inputs that require a gradient. A gradient that is not wanted is empty, [0].
 
-For the rules "cosine" and "minmax", `threshold` may hold the value in place of `threshold_value`, on the CPU:
-torch.compile compiles anew for each value of a number, but not of a tensor.
+Only the loss is differentiable, and only once. For reduction "mean" or "sum" it is also differentiable in forward mode,
+and its gradient is differentiable with respect to the upstream gradient.
+
+For the rules "cosine" and "minmax", a `threshold` on the CPU may replace `threshold_value`: torch.compile recompiles
+when a number changes, but not when the value of a tensor changes.
 """
 
 row_quantiles = _register("row_quantiles", _row_quantiles, _row_quantiles_fake, _row_quantiles_autograd)
-"""The quantile of each anchor's row of similarities, [M], in the dtype of the loss; no gradient.
+"""The quantile of each anchor's row of similarities, [M], in the dtype of the loss. It has no gradient.
 
-Views, keys, positives and offset as for `evaluate`, and the quantile, in [0, 1].
+The arguments are views, keys, positives and offset, as for `evaluate`, and the quantile, in [0, 1].
 """

@@ -1,4 +1,4 @@
-"""The dtype that torch's operations compute in."""
+"""Control over the dtype in which torch's operations compute."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,14 +8,14 @@ from torch.amp.autocast_mode import is_autocast_available
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Half types as float32; float32 and float64 as they are.
+    """Converts bfloat16 and float16 to float32. float32 and float64 stay as they are.
 
-    Variances, correlations and sums over a batch lose too much in 8 or 11 bits.
+    The 8 or 11 significant bits of 16-bit types are too few for variances, correlations and sums over a batch.
     """
     return tuple(each.float() if each.dtype in (torch.bfloat16, torch.float16) else each for each in tensors)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """Around operations that autocast would do in a half type, on devices that have it."""
+    """A context that turns autocast off for the tensor's device. It does nothing on devices without autocast."""
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()

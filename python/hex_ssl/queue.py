@@ -1,4 +1,4 @@
-"""The queue of projections that neighbours and negatives are taken from."""
+"""The queue of projections, which provides neighbours and negatives."""
 
 import torch
 from torch import Tensor, nn
@@ -7,32 +7,32 @@ from torch.nn import functional as F
 from hex_ssl.distributed import gather_batches
 
 SEARCHED_ROWS = 1024
-"""Rows compared with the queue at a time: against 98,304 others in float32 that takes 400 MB."""
+"""The number of rows compared with the queue at a time. With a queue of 98,304 rows in float32 this takes 400 MB."""
 
 
 class Queue(nn.Module):
-    """The last `size` L2-normalised projections, oldest overwritten first.
+    """The last `size` L2-normalised projections. New projections overwrite the oldest ones.
 
-    All of it is in the state dict: rows, labels, where the next goes, how many have come. At first the rows are random
-    unit vectors, the same on every process whatever its seed; as each process enqueues the rows of all, the queues
-    stay the same.
+    The state dict holds the whole queue, with its labels, its pointer and the number of filled rows. At first the rows
+    are random unit vectors, which are the same on every process and do not depend on the global seed. Each process
+    enqueues the rows of all processes, so the queues stay equal.
 
     Args:
-        size: K, rows kept.
-        dim: D, width of the projections.
+        size: Number of rows, K.
+        dim: Dimension of the projections, D.
 
     Attributes:
-        rows: [K, D], float32 until the module is cast.
-        labels: int64 [K], the labels of the rows' images, -1 where there is none.
-        pointer: int64, 0-d, the row that is overwritten next.
-        filled: int64, 0-d, how many rows are projections; the others are random.
+        rows: The projections, [K, D], float32 unless the module is cast.
+        labels: The labels of the rows, int64 [K]. -1 for rows without a label.
+        pointer: The row that is overwritten next, int64, 0-d.
+        filled: The number of rows that are projections, int64, 0-d. The other rows are random.
 
     Raises:
         ValueError: `size` or `dim` is below 1.
 
     Source:
-        MoCo (He et al. 2020, arXiv 1911.05722), section 3.2; as support set: NNCLR (Dwibedi et al. 2021,
-        arXiv 2104.14548), section 3.2.
+        MoCo (He et al. 2020, arXiv 1911.05722), section 3.2. NNCLR (Dwibedi et al. 2021, arXiv 2104.14548),
+        section 3.2, uses the queue as a support set.
 
     Example:
         >>> queue = Queue(size=4, dim=2)
@@ -60,15 +60,17 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, z: Tensor, labels: Tensor) -> None:
-        """Puts projections in the place of the oldest. Of more than K only the last K stay.
+        """Overwrites the oldest rows with projections. Of more than K projections, only the last K are kept.
+
+        With several processes, the projections of all processes are enqueued, in the order of ranks.
 
         Args:
-            z: [n, D], any scale; over several processes those of all are put, rank by rank.
-            labels: int64 [n], -1 for images without one.
+            z: Projections, [n, D], at any scale.
+            labels: Labels, int64 [n]. -1 for images without a label.
         """
         z, labels = gather_batches(z.detach(), labels)
         count, size = z.shape[0], self.rows.shape[0]
-        # Without reading the pointer, which would make a GPU wait.
+        # The pointer stays on the device: reading it would wait for the GPU.
         places = (self.pointer + torch.arange(count, device=z.device)) % size
         kept = slice(max(count - size, 0), None)
         self.rows[places[kept]] = F.normalize(z[kept].to(self.rows.dtype), dim=1)
@@ -78,26 +80,26 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def neighbours(self, z: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-        """The rows with the highest cosine similarity, the closest first.
+        """Finds the rows with the highest cosine similarity, the closest first.
 
         Args:
-            z: [n, D], any scale.
-            count: k, neighbours of each.
+            z: Projections, [n, D], at any scale.
+            count: Number of neighbours of each projection, k.
 
         Returns:
             The neighbours [n, k, D] and their labels [n, k].
 
         Raises:
-            ValueError: The queue has fewer rows.
+            ValueError: The queue has fewer than `count` rows.
         """
         if count > self.rows.shape[0]:
             raise ValueError(f"expected `count` to be at most the queue's {self.rows.shape[0]} rows, but got {count}")
         with torch.autocast(z.device.type, enabled=False):
-            queries = z.detach().to(self.rows.dtype)  # of no scale: a row's own length does not change its neighbours
+            queries = z.detach().to(self.rows.dtype)  # not normalised: its length does not change a row's neighbours
             places = torch.cat([(part @ self.rows.T).topk(count).indices for part in queries.split(SEARCHED_ROWS)])
         return self.rows[places], self.labels[places]
 
     @property
     def fill(self) -> Tensor:
-        """The share of the rows that are projections, 0-d."""
+        """The fraction of the rows that are projections, 0-d."""
         return self.filled / self.rows.shape[0]

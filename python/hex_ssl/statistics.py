@@ -1,4 +1,4 @@
-"""What one evaluation of the loss saw: the numbers to log; and what a whole set of embeddings looks like."""
+"""Statistics of one evaluation of the loss, for logging, and similarity statistics of a whole set of embeddings."""
 
 from typing import Any, NamedTuple
 
@@ -10,23 +10,24 @@ from torch import Tensor
 from hex_ssl._extension import _core
 
 GROUPS = ("class", "superclass", "other")
-"""The negatives of a row by what they share with it: its class; its superclass but not its class; neither."""
+"""The groups of a row's negatives: the same class, the same superclass but another class, and all others."""
 
 
 class Statistics(NamedTuple):
     """Statistics of one evaluation: 0-d tensors on the inputs' device, float64 for float64 inputs, else float32.
 
-    They carry no gradient, and reading one (`float(...)`) is the only synchronisation.
+    They have no gradient. On a GPU, only reading a value, for example with `float(...)`, waits for the device.
 
     Attributes:
-        threshold: The threshold, a similarity (for scale "minmax" a rescaled one); NaN where labels decide.
+        threshold: The threshold, as a cosine similarity. For the scale "minmax", the rescaled threshold. NaN if labels
+            decide.
         hierarchical_negatives: Mean number of hierarchical negatives of an anchor, |H|
             (HEX supplement, S7.4.1, Figure 9).
         positive_similarity: Mean cosine similarity of anchors and their positives.
-        negative_similarity: Mean cosine similarity of anchors and their negatives.
-        floor_fraction: Fraction of (anchor, positive) pairs whose reweighted term is at its floor:
-            there the hierarchical negatives are not pushed away.
-        undefined_anchors: Number of anchors without a defined loss, left out of the mean.
+        negative_similarity: Mean cosine similarity of anchors and their negatives. NaN if there are no negatives.
+        floor_fraction: Fraction of (anchor, positive) pairs whose reweighted term is at its floor. In these pairs the
+            hierarchical negatives get no gradient.
+        undefined_anchors: Number of anchors without a defined loss. They are left out of the mean.
 
     Example:
         >>> import torch, hex_ssl
@@ -45,15 +46,16 @@ class Statistics(NamedTuple):
 
 
 class SimilarityStatistics(NamedTuple):
-    """Cosine similarities of all pairs of N embeddings, in figures. Columns [.., 3] are `GROUPS`.
+    """Statistics of the cosine similarities of all pairs of N embeddings. The dimension of size 3 is `GROUPS`.
 
     Attributes:
-        threshold: What `above` counts above.
-        quantiles: float64 [N], the quantile of each row's similarities, its own included.
-        negatives: int64 [N, 3], the other rows by group.
-        means: float64 [N, 3], mean similarity of each row with those of a group; NaN where there are none.
-        above: int64 [N, 3], how many of them are above the threshold.
-        histogram: int64 [3, bins], all pairs of a group, each once, in bins of equal width from -1 to 1.
+        threshold: The threshold for `above`.
+        quantiles: The quantile of each row of similarities, including the row's similarity with itself, float64 [N].
+        negatives: The number of negatives of each row by group, int64 [N, 3].
+        means: The mean similarity of each row with its negatives by group, float64 [N, 3]. NaN for an empty group.
+        above: The number of negatives above the threshold by group, int64 [N, 3].
+        histogram: The number of pairs by group, int64 [3, bins]. Each pair counts once. The bins have equal width and
+            cover [-1, 1].
     """
 
     threshold: float
@@ -64,7 +66,7 @@ class SimilarityStatistics(NamedTuple):
     histogram: NDArray[np.int64]
 
     def mean(self) -> dict[str, float]:
-        """The mean over the rows of their mean similarity with each group; NaN for a group that no row has.
+        """The mean over the rows of their mean similarity with each group. NaN for a group that is always empty.
 
         Source: HEX supplement, S7.4.6, Figure 12.
         """
@@ -74,7 +76,7 @@ class SimilarityStatistics(NamedTuple):
             return dict(zip(GROUPS, (sums / has.sum(axis=0)).tolist(), strict=True))
 
     def mean_above(self) -> dict[str, float]:
-        """The mean number of rows above the threshold in each group (S7.4.1, Figure 9: their sum)."""
+        """The mean number of negatives above the threshold in each group. S7.4.1, Figure 9, shows the sum."""
         return dict(zip(GROUPS, self.above.mean(axis=0).tolist(), strict=True))
 
 
@@ -86,21 +88,24 @@ def similarity_statistics(
     threshold: float | None = None,
     bins: int = 200,
 ) -> SimilarityStatistics:
-    """Statistics of the cosine similarities of all pairs of a set of embeddings, never as a matrix.
+    """Computes statistics of the cosine similarities of all pairs of embeddings, without storing the matrix.
 
         c_ij = z_i . z_j / (|z_i| |z_j|),   epsilon = mean_i quantile_j c_ij,   above_i = #{j != i: c_ij > epsilon}
 
-    with z -> `embeddings`, epsilon -> `threshold`. Means look at no pair, since the sum of a row's similarities with a
-    group is its product with the sum of the group; the rest streams through blocks of pairs on torch's threads, in
-    O(N * D) memory.
+    with z -> `embeddings`, epsilon -> `threshold`. The means need no loop over pairs, because the sum of a row's
+    similarities with a group is the product of the row with the sum of the group. The other statistics are computed in
+    blocks of pairs, with as many threads as torch uses, in O(N * D) memory.
 
     Args:
-        embeddings: [N, D], N >= 2, float32 or float64 (others are converted to float32); no row all zeros.
-        classes: Integers [N], at least 0. None: each row is of its own class.
-        superclasses: Integers [N], at least 0, one for each class. None: each class is its own superclass.
-        quantile: In [0, 1]; of each row's similarities, own included, 'nearest' interpolation.
-        threshold: Count above it; None: above the mean of the rows' quantiles, the adaptive threshold.
-        bins: Of the histograms, 1 to 10,000.
+        embeddings: The embeddings, [N, D], N >= 2, float32 or float64. Integers are converted to float64, other dtypes
+            to float32. No row may be all zeros.
+        classes: The class of each row, integers [N], at least 0. None: each row is its own class.
+        superclasses: The superclass of each row, integers [N], at least 0. All rows of a class must have the same.
+            None: each class is its own superclass.
+        quantile: The quantile of each row of similarities, in [0, 1], with 'nearest' interpolation. The row includes
+            its similarity with itself.
+        threshold: The threshold for the counts. None: the mean of the quantiles, which is the adaptive threshold.
+        bins: The number of bins of the histograms, from 1 to 10,000.
 
     Returns:
         The statistics.

@@ -1,4 +1,4 @@
-"""Supervised contrast: SupCon, by labels alone."""
+"""SupCon, the supervised contrastive loss."""
 
 from typing import Literal, overload
 
@@ -29,29 +29,30 @@ def supcon_loss(
     gather_distributed: bool = False,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
-    """SupCon, supervised contrast: every row of an anchor's label is its positive (L_out of the paper).
+    """SupCon, the supervised contrastive loss: all rows with the anchor's label are positives (L_out of the paper).
 
-    The V views of n samples, one below the other, are the rows i, [V * n, D], L2-normalised here. With the cosine
-    similarity c_ij, s_ij = c_ij / temperature and P(i) the other rows of i's label, the sample's other views included::
+    The V views of n samples, concatenated to [V * n, D], are the rows i. This function L2-normalises them. With the
+    cosine similarity c_ij, s_ij = c_ij / temperature, and P(i) the other rows with the label of row i::
 
         L_i = log( sum_{j != i} exp(s_ij) ) - mean_{p in P(i)} s_ip
 
-    All other rows stand in the denominator, positives too. A row without a positive has no loss: it is left out of the
-    mean and counted in the statistics. No index is built: memory is O(N D).
+    P(i) includes the other views of the same sample. The denominator contains all other rows, also the positives. A row
+    without a positive has no loss: it is left out of the mean and counted in the statistics. The memory is O(N D).
 
     Args:
-        z1: Projections, [n, D], float64, float32, bfloat16 or float16; any scale but zero.
+        z1: Projections, [n, D], float64, float32, bfloat16 or float16, at any scale. No row may be all zeros.
         *more_views: Further views of the same samples, like `z1`. One view is enough.
-        labels: The samples' labels, [n], integers. -1 is a label like any other.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        labels: The labels of the samples, integers [n]. -1 is a label like any other.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         reduction: "mean" over the rows that have a loss, "sum", or "none".
-        gather_distributed: Compare with the rows of all processes. With reduction "mean" or "sum" the mean over the
-            processes of the losses is that of one process on the joined batch.
-        return_statistics: Also return the statistics. `hierarchical_negatives` is then the mean number of positives
-            besides the sample's other views.
+        gather_distributed: Compare with the rows of all processes. With reduction "mean" or "sum", the mean of the
+            losses over the processes equals the loss of one process on the joined batch.
+        return_statistics: Also return the statistics. Their `hierarchical_negatives` is the mean number of positives,
+            without the other views of the same sample.
 
     Returns:
-        The loss, 0-d, or [V * n] for reduction "none" (0 where none is defined).
+        The loss, 0-d, or [V * n] for reduction "none" (0 where it is undefined). It is float64 for float64 inputs, else
+        float32. With `return_statistics`, the loss and its :class:`Statistics`.
 
     Raises:
         TypeError: A view or `labels` is not a tensor.
@@ -80,7 +81,7 @@ def supcon_settings(temperature: float | Tensor, reduction: str) -> Settings:
 def loss_of_labels(
     views: list[Tensor], settings: Settings, labels: Tensor, gather_distributed: bool
 ) -> tuple[Tensor, Tensor]:
-    """:func:`supcon_loss` by settings, and its statistics as one tensor, [6]."""
+    """:func:`supcon_loss` with :class:`Settings`. Returns the loss and the statistics [6]."""
     if len(views) == 1:
         check_rows("z1", views[0])
     else:

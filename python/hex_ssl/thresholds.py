@@ -1,9 +1,8 @@
-"""Threshold strategies: which negatives count as hierarchical.
+"""Threshold strategies: they decide which negatives are hierarchical.
 
-A negative is hierarchical where its similarity to the anchor is above the
-threshold. Two scales of similarity: "cosine", the cosine as it is, and
-"minmax", the cosine rescaled to [0, 1] over the anchor's row (its own
-similarity included), as the authors' release does for its manual strategies.
+A negative is hierarchical if its similarity with the anchor is above the threshold. There are two scales of similarity.
+"cosine" is the cosine itself. "minmax" is the cosine rescaled to [0, 1] over the anchor's row. The row includes the
+anchor itself if it is among the keys. The authors' release uses "minmax" for its manual strategies.
 
 Source: HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3.4, Table 7 and S7.4.1.
 """
@@ -21,23 +20,23 @@ SCALES = ("cosine", "minmax")
 
 
 class Threshold(ABC):
-    """A threshold strategy."""
+    """The base class of the threshold strategies."""
 
     scheduled: ClassVar[bool] = False
     """Whether the threshold changes with the epoch."""
     reads_labels: ClassVar[bool] = False
-    """Whether labels decide, in some epoch at least. A loss refuses labels that its threshold never reads."""
+    """Whether labels decide in at least one epoch. Otherwise a loss raises an error if it is given labels."""
 
     @abstractmethod
     def at(self, epoch: int) -> tuple[str, float | Tensor]:
-        """The rule in an epoch, in the op's terms.
+        """The rule for an epoch, as the op expects it.
 
         Args:
             epoch: The epoch, counted from 0.
 
         Returns:
-            The kind, "adaptive", "cosine", "minmax" or "labels", and its number: the quantile for
-            "adaptive", the threshold for the two scales, 0 for "labels".
+            The rule, "adaptive", "cosine", "minmax" or "labels", and its value. The value is the quantile for
+            "adaptive", the threshold for "cosine" and "minmax", and 0 for "labels".
         """
 
 
@@ -45,12 +44,12 @@ class Threshold(ABC):
 class AdaptiveThreshold(Threshold):
     """The mean over the anchors of a quantile of each anchor's row of cosine similarities.
 
-    Found anew in each batch; no gradient goes through it. The row holds all keys, the anchor itself and
-    its positives included; 'nearest' interpolation. Over several processes the rows are the local anchors
-    against all gathered keys, and the mean is over all processes' anchors.
+    It is computed for each batch, and no gradient flows through it. The row contains the similarities with all keys,
+    including the anchor itself and its positives. The quantile uses 'nearest' interpolation. With several processes,
+    each row contains the gathered keys, and the mean is over the anchors of all processes.
 
     Args:
-        quantile: In [0, 1].
+        quantile: The quantile, in [0, 1].
 
     Raises:
         ValueError: `quantile` is out of its range.
@@ -74,15 +73,16 @@ class AdaptiveThreshold(Threshold):
 
 @dataclass(frozen=True)
 class FixedThreshold(Threshold):
-    """A constant.
+    """A constant threshold.
 
     Args:
-        value: The threshold. -inf makes every negative hierarchical, +inf none. As a 0-d tensor on the CPU
-            it may change without torch.compile compiling anew.
+        value: The threshold. -inf makes every negative hierarchical, +inf makes none hierarchical. A 0-d tensor on the
+            CPU can change without a recompilation by torch.compile.
         scale: "cosine" or "minmax".
 
     Raises:
-        ValueError: `value` is NaN or `scale` unknown.
+        TypeError: `value` is not a number.
+        ValueError: `value` is NaN or has more than one element, or `scale` is unknown.
 
     Example:
         >>> FixedThreshold(0.9).at(epoch=0)
@@ -108,15 +108,15 @@ class FixedThreshold(Threshold):
 
 @dataclass(frozen=True)
 class StepThreshold(Threshold):
-    """start - step_down * floor(epoch / epoch_step), never below `min`.
+    """start - step_down * floor(epoch / epoch_step), but never below `min`.
 
-    By default `start`, `min` and `step_down` are those of one row of Table 7 (S7.3.4), and `epoch_step` the authors'
-    release's for 400 epochs; its 100-epoch runs step every 25. Set it to about a quarter of the run.
+    The defaults of `start`, `min` and `step_down` are those of one row of Table 7 (S7.3.4). The default of `epoch_step`
+    is that of the authors' release for 400 epochs. Its runs of 100 epochs use 25. Set it to about a quarter of the run.
 
     Args:
         start: The threshold of the first epoch.
-        step_down: What each step takes off, at least 0.
-        epoch_step: Epochs between steps, at least 1.
+        step_down: The amount that each step subtracts, at least 0.
+        epoch_step: The number of epochs between steps, at least 1.
         min: The lowest threshold, at most `start`.
         scale: "cosine" or "minmax".
 
@@ -152,12 +152,13 @@ class StepThreshold(Threshold):
 class CosineThreshold(Threshold):
     """min + (start - min) * (1 + cos(pi * epoch / max_epochs)) / 2, and `min` from `max_epochs` on.
 
-    The plain curve of S7.3.4. (The authors' release applies it to its own last value, so that it falls faster.)
+    This is the curve of S7.3.4. The authors' release applies the formula to the value of the previous epoch, so its
+    threshold falls faster.
 
     Args:
         start: The threshold of the first epoch.
         min: The threshold from `max_epochs` on, at most `start`.
-        max_epochs: The length of the curve, at least 1.
+        max_epochs: The number of epochs until the threshold reaches `min`, at least 1.
         scale: "cosine" or "minmax".
 
     Raises:
@@ -189,7 +190,9 @@ class CosineThreshold(Threshold):
 
 @dataclass(frozen=True)
 class SupervisedThreshold(Threshold):
-    """No threshold: the negatives with the anchor's (superclass) label are hierarchical (S7.4.4, Table 10).
+    """Uses labels instead of a threshold: negatives with the anchor's (superclass) label are hierarchical.
+
+    Source: HEX supplement, S7.4.4, Table 10.
 
     Example:
         >>> SupervisedThreshold().at(epoch=0)
@@ -209,21 +212,21 @@ NAMED: dict[str, type[Threshold]] = {
     "cosine": CosineThreshold,
     "supervised": SupervisedThreshold,
 }
-"""The strategies that have defaults, by name."""
+"""The strategies that need no arguments, by name."""
 
 
 def threshold_from(threshold: Threshold | str) -> Threshold:
-    """A strategy from itself or from its name.
+    """Returns a strategy, given the strategy or its name.
 
     Args:
-        threshold: A strategy, or "adaptive", "step", "cosine" or "supervised" for one with its defaults.
+        threshold: A strategy, or "adaptive", "step", "cosine" or "supervised" for a strategy with its defaults.
 
     Returns:
         The strategy.
 
     Raises:
-        TypeError: `threshold` is neither.
-        ValueError: No strategy has this name, or the one that has needs a value.
+        TypeError: `threshold` is neither a strategy nor a string.
+        ValueError: No strategy has this name, or the strategy needs a value.
 
     Example:
         >>> threshold_from("adaptive")
@@ -242,10 +245,10 @@ def threshold_from(threshold: Threshold | str) -> Threshold:
 
 
 def check_labels_read(name: str, threshold: Threshold) -> None:
-    """Refuses labels that the threshold never reads.
+    """Raises an error if labels are given but the threshold never uses them.
 
     Raises:
-        ValueError: It reads none.
+        ValueError: The threshold does not use labels.
     """
     if not threshold.reads_labels:
         raise ValueError(
@@ -269,6 +272,6 @@ def _check_range(start: float, lowest: float) -> None:
 
 
 NO_HIERARCHY = FixedThreshold(math.inf, scale="cosine")
-"""No negative is hierarchical: the importance formulation is then NT-Xent (InfoNCE)."""
+"""No negative is hierarchical. With it, the formulation "importance" is NT-Xent (InfoNCE)."""
 ALL_HIERARCHICAL = FixedThreshold(-math.inf, scale="cosine")
-"""Every negative is hierarchical: the importance formulation is then HCL."""
+"""Every negative is hierarchical. With it, the formulation "importance" is HCL."""

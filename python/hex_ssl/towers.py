@@ -1,4 +1,4 @@
-"""Losses of two towers, such as images and texts: CLIP's, and InfoNCE of one direction."""
+"""Losses for two towers, such as images and texts: CLIP's symmetric loss and InfoNCE in one direction."""
 
 import math
 from typing import Literal, overload
@@ -46,34 +46,36 @@ def clip_loss(
 ) -> Tensor | tuple[Tensor, Statistics]:
     """CLIP's symmetric loss of two towers: the mean of InfoNCE from z1 to z2 and from z2 to z1.
 
-    Row i of one tower is the positive of row i of the other; its negatives are the other rows of the other tower. Rows
-    of the same tower are never compared. With the cosine similarities c_ij of row i of z1 and row j of z2::
+    Row i of one tower is the positive of row i of the other tower. The negatives of a row are the other rows of the
+    other tower. Rows of the same tower are never compared. With the cosine similarities c_ij of row i of z1 and row j
+    of z2::
 
         L = -1 / (2 N) * sum_i ( log softmax_j(c_ij / temperature)_i + log softmax_j(c_ji / temperature)_i )
 
-    The CPU kernel looks at each pair once for both directions. On other devices each direction is an evaluation of its
-    own. With a threshold the hierarchical negatives of each row are weighted apart, as in
+    The CPU kernel visits each pair once for both directions. On other devices there is one evaluation for each
+    direction. With a threshold, the hierarchical negatives of each row have separate weights, as in
     :func:`hex_ssl.functional.hex_loss`.
 
     Args:
-        z1: Embeddings of one tower, [N, D], float64, float32, bfloat16 or float16; any scale but zero.
+        z1: Embeddings of one tower, [N, D], float64, float32, bfloat16 or float16, at any scale. No row may be all
+            zeros.
         z2: Embeddings of the other tower, like `z1`.
-        temperature: Above 0: a number, or a tensor of shape [] beside the rows, which gets a gradient where it requires
-            one. CLIP's is `1 / logit_scale.exp()`.
-        threshold: As for :func:`hex_ssl.functional.hex_loss`. The default has no hierarchical negatives.
+        temperature: A number above 0, or a tensor of shape [] on the device of the embeddings. The tensor gets a
+            gradient if it requires one. CLIP's temperature is `1 / logit_scale.exp()`.
+        threshold: As for :func:`hex_ssl.functional.hex_loss`. By default there are no hierarchical negatives.
         formulation: "importance", "official" or "decoupled".
         beta: At least 0.
         tau_plus: In [0, 1).
-        labels: The pairs' labels, [N], integers, for the supervised threshold alone.
+        labels: The labels of the pairs, integers [N]. Only the supervised threshold accepts them.
         reduction: "mean" over both directions, "sum", or "none".
-        gather_distributed: Compare with the other tower's rows of all processes. With reduction "mean" or "sum" the
-            mean over the processes of the losses is that of one process on the joined batch.
-        epoch: From 0; thresholds that change with the epoch need it.
+        gather_distributed: Compare with the rows of the other tower of all processes. With reduction "mean" or "sum",
+            the mean of the losses over the processes equals the loss of one process on the joined batch.
+        epoch: The epoch, counted from 0. Thresholds that change with the epoch need it.
         return_statistics: Also return the statistics.
 
     Returns:
-        The loss, 0-d, or [2 N] for reduction "none", those of `z1`'s rows first. With `return_statistics`: the loss and
-        its :class:`Statistics`.
+        The loss, 0-d, or [2 N] for reduction "none", first for the rows of `z1`, then for those of `z2`. With
+        `return_statistics`, the loss and its :class:`Statistics`.
 
     Raises:
         TypeError: An embedding is not a tensor.
@@ -98,7 +100,7 @@ def clip_loss(
 def loss_of_towers(
     z1: Tensor, z2: Tensor, threshold: Threshold, settings: Settings, labels: Tensor | None, gather_distributed: bool
 ) -> tuple[Tensor, Tensor]:
-    """:func:`clip_loss` by settings, and its statistics as one tensor, [6]."""
+    """:func:`clip_loss` with :class:`Settings`. Returns the loss and the statistics [6]."""
     check_views([z1, z2])
     labels = read_labels(settings, threshold, "labels", labels, z1)
     if gather_distributed and is_distributed():
@@ -116,35 +118,40 @@ def infonce_loss(
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
-    """InfoNCE of one direction: each anchor finds its positives among the keys.
+    """InfoNCE in one direction: the positives of each anchor are among the keys.
 
-    With cosine similarities c_ij of anchors and keys, L2-normalised here, and P(i) the anchor's positives::
+    This function L2-normalises the rows. With the cosine similarities c_ij of anchors and keys, and P(i) the positives
+    of anchor i::
 
         L_i  = mean_{p in P(i)} L_ip
         L_ip = -log( exp(s_ip) / (exp(s_ip) + sum_{n not in P(i)} exp(s_in)) ),  s_ij = c_ij / temperature
 
-    Hard negatives are further keys: `keys=torch.cat([positives, hard_negatives])`. Positives apart from the keys, a
-    queue of negatives, and weighted hierarchical negatives: :func:`hex_ssl.functional.hex_loss_with_keys`.
+    To use hard negatives, append them to the keys: `keys=torch.cat([positives, hard_negatives])`. Use
+    :func:`hex_ssl.functional.hex_loss_with_keys` for positives that are not among the keys, for a queue of negatives,
+    and for weighted hierarchical negatives.
 
     Args:
-        anchors: Queries, [M, D], float64, float32, bfloat16 or float16; any scale but zero.
-        keys: [N, D], dtype and device of `anchors`, N at least M without `positive_index`.
-        positive_index: Each anchor's positives as rows of `keys`, [M] or [M, P], integers. None: the positive of
+        anchors: Queries, [M, D], float64, float32, bfloat16 or float16, at any scale. No row may be all zeros.
+        keys: [N, D], with the dtype and device of `anchors`. Without `positive_index`, N must be at least M.
+        positive_index: The positives of each anchor as rows of `keys`, [M] or [M, P], integers. None: the positive of
             anchor i is key i.
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
-        weights: Of the anchors, [M]: the mean is then sum(weights * losses) / sum(weights).
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
+        weights: The weights of the anchors, [M]. Each loss is multiplied by its weight, and the mean is
+            sum(weights * losses) / sum(weights).
         reduction: "mean", "sum" or "none".
-        gather_distributed: Compare with the keys of all processes; `positive_index` goes by this process's keys.
+        gather_distributed: Compare with the keys of all processes. `positive_index` still names rows of the keys of
+            this process.
 
     Returns:
         The loss, 0-d, or [M] for reduction "none".
 
     Raises:
         TypeError: An embedding is not a tensor.
-        ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`; `weights` are negative, or sum to 0.
+        ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`. Also if `weights` have the wrong shape, dtype or
+            device, or require a gradient. On the CPU also if one is negative, or if they are not finite or sum to 0.
 
     Source:
-        CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4; sentence-transformers calls it
+        CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4. sentence-transformers has this loss as
         MultipleNegativesRankingLoss, with `scale` = 1 / temperature.
 
     Example:
@@ -163,7 +170,7 @@ def infonce_loss(
 
 
 def _positive_index(anchors: Tensor, keys: Tensor, index: Tensor | None) -> Tensor:
-    """Each anchor's positives as rows of the keys, [M, P]."""
+    """The positives of each anchor as rows of the keys, [M, P]."""
     rows = anchors.shape[0]
     if index is not None:
         index = check_integers("positive_index", index, rows, anchors, columns=True)
@@ -208,7 +215,7 @@ def _infonce(anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, w
 
 
 def _checked_weights(weights: Tensor, anchors: Tensor) -> Tensor:
-    """The weights in the dtype of the arithmetic."""
+    """Checks the weights and converts them to the dtype of the arithmetic."""
     if not isinstance(weights, Tensor):
         raise TypeError(f"expected `weights` to be a tensor, but got {type(weights).__name__}")
     expected = [anchors.shape[0]]
@@ -221,7 +228,7 @@ def _checked_weights(weights: Tensor, anchors: Tensor) -> Tensor:
         raise ValueError(f"expected `weights` on {anchors.device} like `anchors`, but got them on {weights.device}")
     if weights.requires_grad:
         raise ValueError("expected `weights` without a gradient, but they require one: the loss has none for them")
-    # Numbers on a GPU are not looked at: nothing waits for the device.
+    # Values on a GPU are not checked, because that would wait for the device.
     if weights.device.type == "cpu" and not (bool((weights >= 0).all()) and 0.0 < float(weights.sum()) < math.inf):
         raise ValueError("expected `weights` to be at least 0 and finite, and not all 0")
     return weights.to(torch.float64 if anchors.dtype == torch.float64 else torch.float32)

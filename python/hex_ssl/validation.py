@@ -1,6 +1,7 @@
-"""Checks of types, shapes, dtypes and devices before anything runs: what was expected and what came, by name.
+"""Checks of types, shapes, dtypes and devices before anything runs.
 
-The ranges of the losses' numbers are checked in `src/problem.rs`, by each evaluation.
+Each error names the argument, what was expected and what came. Each evaluation also checks the ranges of the numbers,
+in `src/problem.rs`.
 """
 
 import math
@@ -25,24 +26,24 @@ def check_settings(
     beta: float = 0.0,
     tau_plus: float = 0.0,
 ) -> None:
-    """Checks the loss's numbers and choices before an evaluation does.
+    """Checks the numbers and names of a loss before the first evaluation.
 
     Raises:
-        TypeError: A number is none, or a choice is no name.
-        ValueError: One is out of its range.
+        TypeError: A number is not a number, or a name is not a string.
+        ValueError: One is out of its range, or is unknown.
     """
     check_types(temperature, formulation, beta, tau_plus, reduction)
-    # The range of a tensor is checked where it is read: on a GPU nowhere.
+    # The CPU kernel checks the value of a tensor. On a GPU nothing checks it, because that would wait for the device.
     number = 1.0 if isinstance(temperature, Tensor) else temperature
     _core.check_settings(number, formulation, beta, tau_plus, reduction)
 
 
 def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
-    """Checks that the loss's numbers are numbers, the temperature maybe a tensor, and its choices names.
+    """Checks the types of the numbers and names of a loss. The temperature may also be a tensor.
 
     Raises:
-        TypeError: One is not.
-        ValueError: The temperature is a tensor of another shape or dtype, or the formulation is another loss's.
+        TypeError: One has the wrong type.
+        ValueError: The temperature is a tensor of the wrong shape or dtype, or the formulation is that of another loss.
     """
     if isinstance(temperature, Tensor):
         _check_tensor("temperature", temperature)
@@ -65,12 +66,12 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
 
 
 def check_number(name: str, value: float) -> None:
-    """Checks that an argument is a number: not text, and not a tensor, whose gradient would be lost.
+    """Checks that an argument is a number. Tensors are not accepted, because their gradient would be lost.
 
     Raises:
-        TypeError: It is not.
+        TypeError: It is not a number.
     """
-    # The second is slow: it asks an abstract class.
+    # The first check is fast. `isinstance` with an abstract class is slow.
     if type(value) is not float and not isinstance(value, Real):
         raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
 
@@ -79,20 +80,20 @@ def check_name(name: str, value: str) -> None:
     """Checks that an argument is a string.
 
     Raises:
-        TypeError: It is not.
+        TypeError: It is not a string.
     """
     if not isinstance(value, str):
         raise TypeError(f"expected `{name}` to be a string, but got {value!r}")
 
 
 def check_at_least(name: str, value: float, lowest: float) -> float:
-    """Checks a finite number from below.
+    """Checks that an argument is a finite number of at least `lowest`.
 
     Returns:
         `value`.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
         ValueError: It is below `lowest`, or not finite.
     """
     check_number(name, value)
@@ -102,11 +103,11 @@ def check_at_least(name: str, value: float, lowest: float) -> float:
 
 
 def check_views(views: Sequence[Tensor]) -> None:
-    """Checks that the views are matrices of one shape, dtype and device.
+    """Checks that the views are matrices of the same shape, dtype and device. Under autocast the dtypes may differ.
 
     Raises:
-        TypeError: One is not a tensor.
-        ValueError: One does not fit.
+        TypeError: A view is not a tensor.
+        ValueError: A view has a different shape, dtype or device.
     """
     z1, z2, *more_views = views
     check_rows("z1", z1)
@@ -116,11 +117,11 @@ def check_views(views: Sequence[Tensor]) -> None:
 
 
 def check_rows(name: str, rows: Tensor) -> None:
-    """Checks that `rows` is a matrix of floating point numbers.
+    """Checks that `rows` is a matrix of floating-point numbers.
 
     Raises:
         TypeError: It is not a tensor.
-        ValueError: It has another number of dimensions or another dtype.
+        ValueError: It is not a dense matrix, or its dtype is not one of `DTYPES`.
     """
     _check_tensor(name, rows)
     if rows.dim() != 2:
@@ -131,11 +132,11 @@ def check_rows(name: str, rows: Tensor) -> None:
 
 
 def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_rows: bool = False) -> None:
-    """Checks that `rows` is a matrix with the columns (and rows, if `same_rows`), dtype and device of `model`.
+    """Checks that `rows` is a matrix like `model`: same columns, dtype and device, and same rows if `same_rows`.
 
     Raises:
         TypeError: It is not a tensor.
-        ValueError: It is another.
+        ValueError: It differs from `model`.
     """
     check_rows(name, rows)
     if same_rows and rows.shape != model.shape:
@@ -155,21 +156,21 @@ def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_
 
 
 def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, columns: bool = False) -> Tensor:
-    """Checks labels or row numbers.
+    """Checks labels or row numbers, and converts them to int64.
 
     Args:
-        name: The caller's name for them.
-        integers: Any integer dtype.
-        rows: The length expected.
-        like: Whose device is expected.
-        columns: Whether there may be a second dimension.
+        name: The name of the argument.
+        integers: The labels or row numbers, of any integer dtype.
+        rows: The expected length.
+        like: A tensor on the expected device.
+        columns: Whether a second dimension is allowed.
 
     Returns:
-        `integers` in int64.
+        `integers` as int64.
 
     Raises:
-        TypeError: They are not a tensor.
-        ValueError: They do not fit.
+        TypeError: `integers` is not a tensor.
+        ValueError: The dtype, shape or device is wrong.
     """
     _check_tensor(name, integers)
     if integers.dtype not in INTEGERS:
@@ -185,14 +186,14 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected `{name}` to be a tensor, but got {type(tensor).__name__}")
-    # Before its shape is asked for, which a nested tensor does not have.
+    # Check this before any code reads the shape, which a nested tensor does not have.
     if tensor.is_nested or tensor.layout is not torch.strided:
         kind = "a nested one" if tensor.is_nested else f"one of layout {tensor.layout}"
         raise ValueError(f"expected `{name}` to be a dense tensor, but got {kind}")
 
 
 def _computed_dtype(rows: Tensor) -> torch.dtype:
-    # Under autocast rows of several dtypes are computed with in the widest, unless that is float64.
+    # Under autocast, rows of different dtypes are converted to the widest one. float64 is excepted.
     device = rows.device.type
     if rows.dtype != torch.float64 and is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.float32

@@ -1,4 +1,4 @@
-//! The border that is linked against no torch: a tensor as the DLPack struct that torch makes of it.
+//! The border that is not linked against torch. It reads the DLPack struct that torch exports for a tensor.
 
 use std::ffi::{c_void, CStr};
 use std::slice;
@@ -12,13 +12,13 @@ use pyo3::types::PyCapsule;
 use super::{Array, Border, Device, Dtype};
 use crate::operands::Scalar;
 
-/// By `torch.utils.dlpack.to_dlpack`.
+/// The border that uses `torch.utils.dlpack.to_dlpack`.
 pub struct DlpackBorder;
 
 impl Border for DlpackBorder {
     const NAME: &'static str = "dlpack";
     const TORCH_VERSION: Option<&'static str> = None;
-    /// The capsule: its destructor gives the struct back, and with it the reference to the tensor.
+    /// The capsule. Its destructor frees the struct, which holds a reference to the tensor.
     type Owner = Py<PyCapsule>;
 
     fn array(object: &Bound<'_, PyAny>) -> PyResult<Array<Self::Owner>> {
@@ -27,15 +27,15 @@ impl Border for DlpackBorder {
         if capsule.name()? != Some(NAME) {
             return Err(PyTypeError::new_err("expected a DLPack capsule of torch's, but got another"));
         }
-        // SAFETY: by DLPack's protocol a capsule of this name holds a valid `DLManagedTensor`, of which this is the first
-        // part. It is read while `capsule` lives.
+        // SAFETY: By DLPack's protocol, a capsule with this name holds a valid `DLManagedTensor`, and `DlTensor` is its
+        // first part. The reference is used only while `capsule` is alive.
         let tensor = unsafe { &*capsule.pointer().cast::<DlTensor>() };
         let rank = usize::try_from(tensor.ndim).unwrap_or(0);
         let array = Array {
             pointer: tensor.data.wrapping_byte_add(tensor.byte_offset as usize),
-            // SAFETY: DLPack's lists have `ndim` numbers each; torch always gives strides.
+            // SAFETY: By DLPack's protocol, `shape` points to `ndim` numbers.
             shape: unsafe { numbers(tensor.shape, rank) },
-            // SAFETY: as above.
+            // SAFETY: `strides` points to `ndim` numbers or is null. torch always sets it.
             strides: unsafe { numbers(tensor.strides, rank) },
             dtype: tensor.dtype(),
             device: tensor.device(),
@@ -51,7 +51,7 @@ impl Border for DlpackBorder {
     }
 }
 
-/// The name of a capsule that nobody has consumed.
+/// The name of a capsule that was not consumed yet.
 const NAME: &CStr = c"dltensor";
 
 fn to_dlpack(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -60,7 +60,8 @@ fn to_dlpack(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     FUNCTION.get_or_try_init(py, find).map(|function| function.bind(py))
 }
 
-/// torch's own words, behind what was expected: a sparse, quantized or nested tensor, a meta tensor, a functorch wrapper.
+/// An exception with the text of torch's own error, for objects that torch does not export: sparse, quantized, nested
+/// or meta tensors, and functorch wrappers.
 fn refusal(object: &Bound<'_, PyAny>, error: &PyErr) -> PyErr {
     let given = object.get_type().name().map_or_else(|_| "another object".into(), |name| name.to_string());
     let text = format!("expected a dense tensor in memory, but got a {given}: {}", error.value(object.py()));
@@ -71,7 +72,7 @@ fn refusal(object: &Bound<'_, PyAny>, error: &PyErr) -> PyErr {
     }
 }
 
-/// `DLTensor` of dlpack.h, the first part of `DLManagedTensor`, in the layout that DLPack has had since version 0.2.
+/// `DLTensor` of dlpack.h, the first part of `DLManagedTensor`. DLPack has not changed this layout since version 0.2.
 #[repr(C)]
 struct DlTensor {
     data: *mut c_void,
@@ -87,7 +88,7 @@ struct DlTensor {
 }
 
 impl DlTensor {
-    /// By `DLDataTypeCode`.
+    /// The dtype, from the codes of `DLDataTypeCode`.
     fn dtype(&self) -> Dtype {
         match (self.code, self.bits, self.lanes) {
             (2, 64, 1) => Dtype::Float(Scalar::F64),
@@ -107,7 +108,7 @@ impl DlTensor {
         }
     }
 
-    /// By `DLDeviceType`.
+    /// The device, from the codes of `DLDeviceType`.
     fn device(&self) -> Device {
         match self.device_type {
             1 => Device::Cpu,
@@ -117,14 +118,14 @@ impl DlTensor {
     }
 }
 
-/// A copy of `length` numbers.
+/// Copies `length` numbers. Returns none if `first` is null.
 ///
 /// # Safety
-/// `first` must point to as many, or be null where there are none.
+/// `first` must point to `length` numbers or be null.
 unsafe fn numbers(first: *const i64, length: usize) -> Vec<i64> {
     if length == 0 || first.is_null() {
         return Vec::new();
     }
-    // SAFETY: by the caller.
+    // SAFETY: By the contract of this function.
     unsafe { slice::from_raw_parts(first, length) }.to_vec()
 }

@@ -1,9 +1,9 @@
-//! The border to torch: how a tensor becomes memory, with its shape, strides, dtype and device.
+//! The border to torch: it reads the address, shape, strides, dtype and device of a tensor.
 //!
-//! There are two borders, and a feature chooses one when the crate is built. `dlpack` asks torch for a DLPack struct; it
-//! is linked against no torch and works with every release. `tch` reads the same from libtorch, through tch and pyo3-tch;
-//! it is linked against one release. Nothing that Python code can change decides what is read or written: both read the
-//! tensor's own C++ object. Nothing else in the crate names torch.
+//! There are two borders. A feature selects one when the crate is built. `dlpack` asks torch for a DLPack struct. It is
+//! not linked against torch, and works with every supported release. `tch` reads the same data from libtorch, through
+//! tch and pyo3-tch. It is linked against one release. Both read the C++ object of the tensor, so a tensor subclass
+//! that overrides Python attributes cannot change what memory is used.
 
 #[cfg(not(feature = "tch"))]
 mod dlpack;
@@ -23,26 +23,26 @@ pub use tch::TchBorder as Torch;
 use crate::error::{Error, Result};
 use crate::operands::{Described, Scalar};
 
-/// What a border does.
+/// A border to torch.
 pub trait Border {
-    /// The border's name.
+    /// The name of the border.
     const NAME: &'static str;
-    /// The torch release that the extension is linked against; none where it is linked against none.
+    /// The torch release that the extension is linked against. None if it is not linked against torch.
     const TORCH_VERSION: Option<&'static str>;
-    /// What keeps the memory of a tensor alive.
+    /// An object that keeps the memory of a tensor alive.
     type Owner: Send;
 
-    /// The memory of a Python tensor.
+    /// The array of a Python tensor.
     ///
     /// # Errors
-    /// The object is no tensor, or its elements do not lie in memory by strides.
+    /// The object is not a tensor, or its elements are not in memory with strides.
     fn array(object: &Bound<'_, PyAny>) -> PyResult<Array<Self::Owner>>;
 }
 
 /// The elements of a tensor in memory.
 #[derive(Debug)]
 pub struct Array<O = <Torch as Border>::Owner> {
-    /// The first element; null only where there are none.
+    /// The address of the first element. Null only if there are no elements.
     pub pointer: *mut c_void,
     /// The length of each dimension.
     pub shape: Vec<i64>,
@@ -56,9 +56,10 @@ pub struct Array<O = <Torch as Border>::Owner> {
     _owner: O,
 }
 
-// SAFETY: an address, which is followed only where a comment says why it may be.
+// SAFETY: An array is plain data, an owner that is `Send`, and an address. Sending an address is harmless: only unsafe
+// code dereferences it, under a contract of its own.
 unsafe impl<O: Send> Send for Array<O> {}
-// SAFETY: as above; nothing in it changes, and nobody asks for the owner.
+// SAFETY: As above. A shared reference gives no access to the owner, and its methods do not change the array.
 unsafe impl<O: Send> Sync for Array<O> {}
 
 impl<O> Array<O> {
@@ -67,7 +68,7 @@ impl<O> Array<O> {
         self.shape.iter().map(|&length| length.max(0) as usize).product()
     }
 
-    /// Whether the elements are neighbours in memory, row after row.
+    /// Whether the elements are contiguous in memory, in row-major order.
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         let in_order = |(&length, &stride): (&i64, &i64)| {
@@ -82,18 +83,18 @@ impl<O> Array<O> {
 /// The type of a tensor's elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dtype {
-    /// One of the four that the losses take.
+    /// One of the four floating-point dtypes of the losses.
     Float(Scalar),
     /// int64
     Int64,
     /// uint8
     Uint8,
-    /// Any other, by name.
+    /// Any other dtype, by name.
     Other(String),
 }
 
 impl Dtype {
-    /// torch's name of it.
+    /// The name in torch.
     pub fn name(&self) -> &str {
         match self {
             Self::Float(scalar) => scalar.name(),
@@ -109,14 +110,14 @@ impl Dtype {
 pub enum Device {
     /// The CPU's memory.
     Cpu,
-    /// The memory of the CUDA device of this number.
+    /// The memory of the CUDA device with this index.
     Cuda(usize),
-    /// Any other.
+    /// Any other device.
     Other,
 }
 
 impl Device {
-    /// torch's name of it.
+    /// The name in torch.
     pub fn name(self) -> String {
         match self {
             Self::Cpu => "cpu".into(),
@@ -154,14 +155,15 @@ impl<O> Described for Array<O> {
         if self.device != Device::Cpu {
             return Ok(None);
         }
-        // SAFETY: on the CPU; nobody writes to an operand during the call but the caller's own threads.
+        // SAFETY: The array is on the CPU, and this crate never writes to integers. A Python thread that writes to them
+        // during the call is a data race of the caller, as with torch's own operations.
         unsafe { self.elements::<i64>() }.map(|elements| Some(elements.to_vec()))
     }
 }
 
 /// A type of elements.
 pub trait Element: Copy {
-    /// Its dtype.
+    /// The dtype of the elements.
     const DTYPE: Dtype;
 }
 
@@ -178,35 +180,37 @@ impl Element for i64 {
 }
 
 impl<O> Array<O> {
-    /// The elements, for as long as the array lives.
+    /// The elements, for as long as the array is borrowed.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where they are of another type or not contiguous.
+    /// [`Error::Runtime`] if they are of another type or not contiguous.
     ///
     /// # Safety
-    /// They must be on the CPU, and nobody may write to them meanwhile.
+    /// The elements must be on the CPU, and nothing may write to them while they are borrowed.
     pub unsafe fn elements<T: Element>(&self) -> Result<&[T]> {
         let length = self.expect_contiguous::<T>()?;
         if length == 0 {
             return Ok(&[]);
         }
-        // SAFETY: by the caller, and as many elements of that type lie there one after the other, as torch says.
+        // SAFETY: By the contract of this function. torch says that there are `length` contiguous elements of this
+        // type, and the owner keeps them alive. torch aligns the memory that it allocates. Memory from elsewhere, as in
+        // `torch.frombuffer` with an odd offset, may be unaligned: this is not checked.
         Ok(unsafe { slice::from_raw_parts(self.pointer.cast_const().cast(), length) })
     }
 
-    /// The elements, to be written.
+    /// The elements, for writing.
     ///
     /// # Errors
     /// As [`elements`](Self::elements).
     ///
     /// # Safety
-    /// They must be on the CPU, and nobody else may use them meanwhile.
+    /// The elements must be on the CPU, and nothing else may use them while they are borrowed.
     pub unsafe fn elements_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         let length = self.expect_contiguous::<T>()?;
         if length == 0 {
             return Ok(&mut []);
         }
-        // SAFETY: as `elements`; nobody else uses them, by the caller.
+        // SAFETY: As in `elements`, and by the contract of this function nothing else uses the elements.
         Ok(unsafe { slice::from_raw_parts_mut(self.pointer.cast(), length) })
     }
 

@@ -1,4 +1,4 @@
-//! The border that is linked against libtorch, through tch and pyo3-tch.
+//! The border that is linked against libtorch. It uses tch and pyo3-tch.
 
 use ::tch::{Device as TchDevice, Kind, Tensor};
 use pyo3::exceptions::PyValueError;
@@ -8,7 +8,7 @@ use pyo3_tch::PyTensor;
 use super::{Array, Border, Device, Dtype};
 use crate::operands::Scalar;
 
-/// By tch's `Tensor`.
+/// The border that uses tch's `Tensor`.
 pub struct TchBorder;
 
 impl Border for TchBorder {

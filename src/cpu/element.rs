@@ -1,4 +1,4 @@
-//! The element types of the inputs, and the type each is computed in.
+//! The element types of the inputs, and the type of the arithmetic for each.
 
 use half::{bf16, f16};
 
@@ -9,10 +9,10 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// The type of the arithmetic and of the gradients: `f64` for `f64`, `f32` for the others.
     type Compute: Float;
 
-    /// The type is bfloat16, so that the instructions for bfloat16 multiply the rows as they came, without rounding them.
+    /// Whether the type is bfloat16. The instructions for bfloat16 can then multiply the rows without rounding them.
     const IS_BFLOAT16: bool = false;
 
-    /// Exact.
+    /// Converts to the type of the arithmetic, exactly.
     fn widen(self) -> Self::Compute;
 }
 

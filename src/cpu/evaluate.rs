@@ -1,4 +1,4 @@
-//! One evaluation, pass by pass.
+//! One evaluation: the order of the passes.
 
 use super::element::Element;
 use super::gradient;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
 use crate::problem::{Formulation, Problem, Reduction, Statistics};
 
-/// The loss, its statistics and the gradients asked for, on up to `threads` threads.
+/// Computes the loss, its statistics and the wanted gradients, with up to `threads` threads.
 ///
 /// The problem must be valid ([`Problem::validate`]) and the operands must fit it ([`BorrowedOperands`]).
 ///
@@ -29,7 +29,7 @@ pub fn evaluate<E: Element>(
     evaluate_with(problem, operands, gradients, threads, Isa::best())
 }
 
-/// Each anchor's quantile of its row of similarities; the adaptive threshold is their mean.
+/// The quantile of each anchor's row of similarities. The adaptive threshold is the mean of these quantiles.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -49,7 +49,7 @@ pub fn row_quantiles<E: Element>(
     Ok(quantiles_of_rows(problem, &similarities, &prepared.positive_similarities(problem), quantile))
 }
 
-/// [`evaluate`] with a given instruction set.
+/// [`evaluate`] with the given instruction set, which the machine must support.
 pub(super) fn evaluate_with<E: Element>(
     problem: &Problem,
     operands: &BorrowedOperands<'_, E>,
@@ -99,14 +99,15 @@ pub(super) fn evaluate_with<E: Element>(
         derivatives[i * each..(i + 1) * each].iter_mut().for_each(|derivative| *derivative *= weights(i));
     }
     let radial = gradient::write(&passes, &prepared, &shifts, &anchors, &derivatives, gradients);
-    // All else depends on similarities and temperature through their ratio alone. In a square problem the rows' gradients
-    // have each pair twice.
+    // The other terms depend on similarities and temperature only through their ratio. In a square problem, the
+    // gradients of the rows count each pair twice.
     let pairs = if problem.square { 0.5 } else { 1.0 } * radial;
     let temperature = anchors.iter().map(|anchor| anchor.temperature).sum::<f64>() - pairs / problem.temperature;
     Ok(Evaluation { loss, losses, statistics, temperature })
 }
 
-/// Each anchor by the formula, and the derivatives with respect to its positives' similarities.
+/// Evaluates the formula for each anchor. Also returns the derivatives with respect to the similarities of the
+/// positives.
 fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize) -> (Vec<Anchor>, Vec<f64>) {
     const CHUNK: usize = 64;
     let each = problem.positives();
@@ -120,7 +121,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
         |(), chunk| {
             let start = chunk * CHUNK;
             let sums = &sums[start..sums.len().min(start + CHUNK)];
-            // SAFETY: chunks are disjoint, and both vectors outlive the loop.
+            // SAFETY: The chunks do not overlap, and both vectors are borrowed until the loop ends.
             let (anchors, derivatives) =
                 unsafe { (shared.slice(start, sums.len()), of_positives.slice(start * each, sums.len() * each)) };
             for (i, (sums, anchor)) in sums.iter().zip(anchors).enumerate() {
@@ -133,7 +134,7 @@ fn formulas(problem: &Problem, sums: &[Sums], positives: &[f64], threads: usize)
     (anchors, derivatives)
 }
 
-/// The weight of an anchor's loss in the loss.
+/// A function that returns the weight of an anchor in the reduced loss.
 fn anchor_weights<'a>(problem: &Problem, given: Option<&'a [f64]>, anchors: &[Anchor]) -> impl Fn(usize) -> f64 + 'a {
     let defined = anchors.iter().filter(|anchor| anchor.defined).count().max(1);
     let equal = match problem.reduction {
@@ -154,7 +155,7 @@ fn statistics<C: Float>(
     let count = problem.anchors as f64;
     let negatives = sums.iter().map(|sums| sums.negatives).sum();
     let hierarchical = sums.iter().map(|sums| sums.hierarchical).sum::<f64>();
-    // SupCon's positives are those of the label as well.
+    // For SupCon, the negatives with the anchor's label are positives too.
     let (mut similarity, mut pairs) = (positives.iter().sum::<f64>(), positives.len() as f64);
     if problem.formulation == Formulation::Supervised {
         similarity += sums.iter().map(|sums| sums.similarity).sum::<f64>();

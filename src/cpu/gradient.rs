@@ -1,4 +1,5 @@
-//! The gradient: each tile's derivatives, times the keys for the anchors and times the anchors for the keys.
+//! The gradient: products of each tile's derivatives with the keys (for the anchors) and with the anchors (for the
+//! keys).
 
 use super::bf16::{single, Bf16Derivatives};
 use super::outputs::Gradients;
@@ -11,8 +12,8 @@ use super::threads::{for_each, Shared, Spare};
 use super::unit_rows::UnitRows;
 use crate::formula::Anchor;
 
-/// Writes the gradients that are asked for. `positives` holds the derivative with respect to each positive's similarity.
-/// Returns the sum of the products of the anchors' unit rows and the gradients with respect to these.
+/// Writes the wanted gradients. `positives` holds the derivatives with respect to the similarities of the positives.
+/// Returns the sum of the inner products of the anchors' unit rows with their gradients.
 pub(super) fn write<C: Float>(
     passes: &Passes<'_, C>,
     prepared: &Prepared<C>,
@@ -45,7 +46,7 @@ pub(super) fn write<C: Float>(
     finish(ends.anchors, Some(&prepared.anchors))
 }
 
-/// The gradient with respect to unit rows, padded; in the output itself where that needs no padding.
+/// The gradient with respect to unit rows, with padding. It is summed in the output itself if that needs no padding.
 struct Accumulator<'a, C: Float> {
     out: &'a mut [C],
     padded: Option<Spare<C>>,
@@ -63,8 +64,8 @@ impl<'a, C: Float> Accumulator<'a, C> {
         self.padded.as_deref_mut().unwrap_or(self.out)
     }
 
-    /// Projects every row onto the sphere's tangent, undoes the normalisation, and drops the padding. Returns the sum of
-    /// what the projection took away, the products of unit rows and gradients.
+    /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
+    /// the inner products of unit rows and gradients.
     fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
         const CHUNK: usize = 64;
         let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
@@ -74,10 +75,10 @@ impl<'a, C: Float> Accumulator<'a, C> {
             rows.rows.div_ceil(CHUNK),
             || (),
             |(), chunk| {
-                // SAFETY: this call's alone, and `radial` is borrowed until the loop ends.
+                // SAFETY: Only this call uses the sum of its chunk, and `radial` is borrowed until the loop ends.
                 let sum = &mut unsafe { sums.slice(chunk, 1) }[0];
                 for row in chunk * CHUNK..rows.rows.min((chunk + 1) * CHUNK) {
-                    // SAFETY: chunks are disjoint, and `out` is borrowed until the loop ends.
+                    // SAFETY: The chunks do not overlap, and `out` is borrowed until the loop ends.
                     let out = unsafe { out.slice(row * rows.dims, rows.dims) };
                     if let Some(padded) = &self.padded {
                         out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
@@ -90,7 +91,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
     }
 }
 
-/// The coefficients of each anchor, padding (0) included.
+/// The coefficients of each anchor, padded with 0.
 struct AnchorCoefficients<C> {
     global: Vec<C>,
     weighted: Vec<C>,
@@ -120,7 +121,7 @@ impl<C: Float> AnchorCoefficients<C> {
     }
 }
 
-/// Adds the negatives' part.
+/// Adds the part of the gradients that comes from the negatives.
 fn negatives<C: Float>(
     passes: &Passes<'_, C>,
     shifts: &AnchorShifts<C>,
@@ -135,11 +136,12 @@ fn negatives<C: Float>(
     let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
     let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
     let bf16 = similarities.anchors.bf16.as_ref().zip(similarities.keys.bf16.as_ref());
-    // A tile's rows a group further apart than they are long: the columns of a power of two would share few of the cache's sets.
+    // Rows of a tile are longer than needed by a group, because rows that are a power of two apart would use few sets
+    // of the cache.
     let stride = size + LANES;
     let scratch = || (Spare::new(size * size), Spare::new(size * stride), bf16.map(|_| Bf16Derivatives::new(size)));
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
-        // On the diagonal, too, the derivatives of both of a pair's anchors are added up.
+        // In a square problem, tiles on the diagonal also sum the derivatives of both anchors of a pair.
         let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
         let rows = tile.rows;
         let other = passes.column_block(a, b) * size;
@@ -158,9 +160,9 @@ fn negatives<C: Float>(
             anchors.round(a * size, keys, b * size, single(derivatives), stride, rounded);
         }
         let add = |sum: &Shared<C>, block: usize, transposed: bool| {
-            // SAFETY: the schedule gives the blocks a and b to this call alone, and one after the other here.
+            // SAFETY: The schedule gives the blocks a and b to this call alone, which uses one after the other here.
             let out = unsafe { sum.slice(block * size * dims, size * dims) };
-            // What the derivatives are multiplied by: the other side's rows.
+            // The derivatives are multiplied by the rows of the other side.
             let (rows, start) =
                 if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
             match (rounded.as_ref(), &rows.bf16) {
@@ -205,14 +207,16 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
         );
         assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
-        // 32 dimensions of the rows side by side: at the rows' own distance they would share few of the cache's sets.
+        // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the
+        // cache.
         let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
             for (narrow, row) in stripe.0.iter_mut().zip(rows.chunks_exact(dims)) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
             for row in (0..size).step_by(BLOCK_ROWS) {
-                // SAFETY: `size` rows and columns of the left factor, `size` rows of the stripe and of the result, as asserted.
+                // SAFETY: By the assertions, the left factor has `size` rows and columns, and the stripe and the result
+                // have at least `size` rows.
                 unsafe {
                     S::block(&Block {
                         left: derivatives.as_ptr().add(row * left_row),
@@ -231,7 +235,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
     }
 }
 
-/// From the start of a cache line on.
+/// A stripe of 32 dimensions, aligned to a cache line.
 #[repr(align(64))]
 struct Stripe<C>([[C; BLOCK_COLUMNS]; MAX_TILE]);
 
@@ -244,8 +248,8 @@ struct Ends<'a, C: Float> {
 }
 
 impl<C: Float> Ends<'_, C> {
-    /// Adds the positives' part: each pulls, or pushes, both ends of its pair. Threads share the dimensions out, so that
-    /// every sum has one order.
+    /// Adds the part of the gradients that comes from the positives, for both ends of each pair. Each thread computes
+    /// some of the dimensions, so the order of every sum is fixed.
     fn add_positives(&mut self, derivatives: &[f64]) {
         let prepared = self.prepared;
         let dims = prepared.anchors.padded_dims;
@@ -264,7 +268,7 @@ impl<C: Float> Ends<'_, C> {
                 let at = block * BLOCK_COLUMNS;
                 let add = |sum: Option<&Shared<C>>, row: usize, factor: C, other: &[C]| {
                     if let Some(sum) = sum {
-                        // SAFETY: these dimensions are this call's alone.
+                        // SAFETY: Only this call uses these dimensions, and it uses one part of a row at a time.
                         let out = unsafe { sum.slice(row * dims + at, BLOCK_COLUMNS) };
                         for (out, &x) in out.iter_mut().zip(&other[at..at + BLOCK_COLUMNS]) {
                             *out += factor * x;

@@ -1,9 +1,9 @@
 //! The fused loss on the CPU: threshold, loss and gradient in O((M + N) D) memory.
 //!
-//! Similarities are computed two or three times instead of being kept. The adaptive threshold of a square problem
-//! comes with the sums over the negatives from one look at each pair (`joint`), for both of its anchors. Where that does
-//! not apply or does not succeed, thresholds come first, by whole rows, and the sums after them, by tiles. The gradient
-//! is the last, by tiles.
+//! Similarities are computed two or three times instead of being stored, unless they fit a small cache. For the
+//! adaptive threshold of a square problem, one pass over the pairs (`joint`) finds the threshold and the sums over the
+//! negatives. If this pass does not apply or does not succeed, the thresholds are computed first, from whole rows, and
+//! then the sums, from tiles. The gradient is computed last, from tiles.
 
 mod bf16;
 mod element;
@@ -30,7 +30,7 @@ pub use outputs::{Evaluation, Gradients};
 pub use rows::{BorrowedOperands, Rows};
 pub use simd::{Float, Isa};
 
-// What the statistics of whole sets are made of.
+// The statistics of whole sets of embeddings use these.
 pub(crate) use simd::{InstructionSet, Kernel, Selector, BLOCK_COLUMNS, LANES};
 pub(crate) use similarities::Products;
 pub(crate) use threads::{for_each, Schedule, Shared};

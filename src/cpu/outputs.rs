@@ -1,15 +1,15 @@
-//! What the CPU kernel writes and returns.
+//! The results of the CPU kernel.
 
 use crate::problem::Statistics;
 
-/// Where the gradients of the loss go: contiguous, overwritten. Those not asked for are not computed.
+/// The memory for the gradients of the loss, which is overwritten. Gradients that are None are not computed.
 #[derive(Debug)]
 pub struct Gradients<'a, C> {
-    /// [anchors, dims]
+    /// For the anchors, [anchors, dims].
     pub anchors: Option<&'a mut [C]>,
-    /// [keys, dims]; where the problem is not square.
+    /// For the keys, [keys, dims], if the problem is not square.
     pub keys: Option<&'a mut [C]>,
-    /// [anchors, dims]; for `Pairing::Apart`.
+    /// For the positives, [anchors, dims], for `Pairing::Apart`.
     pub positives: Option<&'a mut [C]>,
 }
 
@@ -20,15 +20,16 @@ impl<C> Gradients<'_, C> {
     }
 }
 
-/// What one evaluation found.
+/// The results of one evaluation.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// The reduced loss; for `Reduction::None` without weights, the sum.
+    /// The reduced loss. For `Reduction::None` without weights, the sum.
     pub loss: f64,
-    /// Each anchor's loss, 0 where it has none.
+    /// The loss of each anchor, 0 if it is undefined.
     pub losses: Vec<f64>,
     /// The statistics.
     pub statistics: Statistics,
-    /// The derivative of the loss with respect to the temperature, where the anchors' gradient was asked for.
+    /// The derivative of the loss with respect to the temperature. It is valid only if the gradient for the anchors was
+    /// computed.
     pub temperature: f64,
 }

@@ -1,28 +1,25 @@
-//! Which keys are an anchor's positives, and which are none of its negatives.
+//! The keys that are an anchor's positives, and the keys that are not its negatives.
 
 use super::rows::BorrowedOperands;
 use crate::problem::{Pairing, Problem};
 
-/// The special pairs of a problem, as rows of the keys.
+/// The pairs of a problem that are not pairs of an anchor and a negative. Keys are given by their row.
 #[derive(Debug)]
 pub struct Pairs {
-    /// Positives of each anchor among the keys; none where they are given apart.
+    /// The positives of each anchor. Empty if they are not among the keys.
     positives: Vec<u32>,
     positives_each: usize,
-    /// Keys that are no negatives of the anchor: its positives, itself, the ignored one.
+    /// The keys that are not negatives of the anchor: its positives, the anchor itself, and the ignored key.
     excluded: Vec<u32>,
     excluded_each: usize,
-    /// Row of the keys at which the anchors stand, where they do.
+    /// Row of the keys at which the anchors start, if they are among the keys.
     offset: Option<usize>,
-    /// Rows of a tower, where there are two.
+    /// Number of rows of a tower, if there are two towers.
     tower: Option<usize>,
 }
 
 impl Pairs {
-    /// The pairs of a problem.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for an index out of range, or lists of the wrong length.
+    /// Lists the pairs of a problem. The operands must fit the problem.
     pub fn new<E>(problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Self {
         match problem.pairing {
             Pairing::Views { views, offset } => Self::views(problem.anchors, views, offset),
@@ -62,7 +59,7 @@ impl Pairs {
         let mut excluded = Vec::with_capacity(positives.len() + positives.len() / each);
         for (anchor, own) in positives.chunks_exact(each).enumerate() {
             excluded.extend_from_slice(own);
-            // Without an ignored key, a positive is listed a second time: the same pair.
+            // Without an ignored key, list a positive twice, so that all lists have the same length.
             excluded.push(match ignored.get(anchor) {
                 None | Some(-1) => own[0],
                 Some(&index) => index as u32,
@@ -71,22 +68,22 @@ impl Pairs {
         Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None, tower: None }
     }
 
-    /// Positives of an anchor among the keys.
+    /// The positives of an anchor among the keys.
     pub fn positives(&self, anchor: usize) -> &[u32] {
         &self.positives[anchor * self.positives_each..][..self.positives_each]
     }
 
-    /// The anchor among the keys, where it is one.
+    /// The key that is the anchor itself, if it is among the keys.
     pub fn own(&self, anchor: usize) -> Option<usize> {
         self.offset.map(|offset| offset + anchor)
     }
 
-    /// Rows of a tower, where there are two: no pair within one is looked at.
+    /// Number of rows of a tower, if there are two towers. Pairs within a tower are not used.
     pub fn tower(&self) -> Option<usize> {
         self.tower
     }
 
-    /// Keys that are no negatives of an anchor, besides its own tower; one may be listed twice.
+    /// The keys that are not negatives of an anchor, without the other rows of its tower. A key may be listed twice.
     pub fn excluded(&self, anchor: usize) -> &[u32] {
         &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
     }
@@ -96,7 +93,7 @@ impl Pairs {
         self.excluded_each
     }
 
-    /// The same, each once.
+    /// The [`excluded`](Self::excluded) keys, each once.
     pub fn excluded_once(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
         let all = self.excluded(anchor);
         all.iter().enumerate().filter(|(i, key)| !all[..*i].contains(key)).map(|(_, &key)| key)

@@ -1,4 +1,4 @@
-//! The passes over the tiles that come before the gradient.
+//! The passes over the tiles before the gradient: shifts and sums.
 
 use super::joint::{self, Found};
 use super::simd::{Exponents, Float, Maxima, Shifts, Sum, Tile, SUMS};
@@ -8,16 +8,16 @@ use super::threads::{Shared, Spare};
 use crate::formula::Sums;
 use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Threshold};
 
-/// Shifts of each anchor, padding included.
+/// The shifts of each anchor, including the padding.
 pub struct AnchorShifts<C> {
-    /// All are 1.
+    /// Whether all shifts are 1.
     pub shared: bool,
     global: Vec<C>,
     hierarchical: Vec<C>,
 }
 
 impl<C: Float> AnchorShifts<C> {
-    /// 1 for each.
+    /// Shifts that are all 1.
     pub fn ones(rows: usize) -> Self {
         Self { shared: true, global: vec![C::ONE; rows], hierarchical: vec![C::ONE; rows] }
     }
@@ -42,19 +42,19 @@ pub fn exponents<C: Float>(problem: &Problem, shared: bool) -> Exponents<C> {
 fn beta(problem: &Problem) -> f64 {
     match problem.formulation {
         Formulation::Importance { beta, .. } => beta,
-        // The weights play no part; with 1 they cost nothing.
+        // The weights are not used. With beta 1 they cost nothing.
         Formulation::Official | Formulation::Decoupled => 1.0,
-        // All weights are 1.
+        // With beta 0 all weights are 1.
         Formulation::Supervised => 0.0,
     }
 }
 
-/// Whether the type holds the smallest exponential there may be, exp(-2 exponent / t), so that all shifts can be 1.
+/// Whether the type can represent the smallest possible exponential, exp(-2 exponent / t). All shifts can then be 1.
 fn one_shift_suffices<C: Float>(problem: &Problem, exponent: f64) -> bool {
     2.0 * exponent / problem.temperature < 0.95 * -C::EXP_MIN.to_f64()
 }
 
-/// Threshold and sums from a single pass, where the problem is one for it and it succeeds.
+/// Threshold and sums from a single pass. None if the pass does not apply to the problem, or does not succeed.
 pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>) -> Option<Found> {
     match problem.threshold {
         Threshold::Adaptive { quantile }
@@ -70,16 +70,16 @@ pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>
 
 /// The passes over the tiles.
 pub struct Passes<'a, C: Float> {
-    /// What to compute.
+    /// The problem.
     pub problem: &'a Problem,
-    /// From what.
+    /// The similarities.
     pub similarities: &'a Similarities<'a, C>,
     /// Which negatives are hierarchical.
     pub split: &'a Split<C>,
 }
 
 impl<C: Float> Passes<'_, C> {
-    /// The tile (a, b), computed or fetched.
+    /// The tile (a, b), either computed into `scratch` or from the cache.
     pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> Tile<'s, C> {
         let size = self.similarities.tile;
         Tile {
@@ -95,7 +95,8 @@ impl<C: Float> Passes<'_, C> {
         }
     }
 
-    /// The part of an anchors' array that belongs to the columns of a tile, which has it only where it has both sides.
+    /// The block of the anchors' arrays that belongs to the columns of a tile. If the problem is not square, columns
+    /// are not anchors, and the result is some valid block that is not used.
     pub fn column_block(&self, a: usize, b: usize) -> usize {
         if self.problem.square {
             b
@@ -104,8 +105,8 @@ impl<C: Float> Passes<'_, C> {
         }
     }
 
-    /// One shift for all where the type holds the smallest exponential there may be, exp(-2 (1 + beta) / t);
-    /// else each anchor's largest similarities, by a pass of their own.
+    /// The shifts: 1 if the type can represent the smallest possible exponential, exp(-2 (1 + beta) / t). Otherwise the
+    /// largest similarities of each anchor, which need a pass of their own.
     pub fn shifts(&self) -> AnchorShifts<C> {
         let none_hierarchical = !self.split.labels && self.split.rows.iter().all(|&t| t >= C::INFINITY);
         let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta(self.problem) };
@@ -116,17 +117,18 @@ impl<C: Float> Passes<'_, C> {
         let mut maxima = vec![[C::NEG_INFINITY; 2]; rows];
         let all = Shared::new(&mut maxima);
         self.for_each_tile(|similarities, tile, a, b| {
-            // SAFETY: the schedule gives both blocks to this call alone; they are one where b is not used.
+            // SAFETY: The schedule gives the blocks a and b to this call alone, and `maxima` is borrowed until the pass
+            // ends.
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Maxima { tile, rows, columns });
         });
-        // An empty set has no terms, and any shift does.
+        // An empty set has no terms, so any shift works.
         let finite =
             |set: usize| maxima.iter().map(|m| if m[set] > C::NEG_INFINITY { m[set] } else { C::ONE }).collect();
         AnchorShifts { shared: false, global: finite(0), hierarchical: finite(1) }
     }
 
-    /// The sums over each anchor's negatives.
+    /// The sums over the negatives of each anchor.
     pub fn sums(&self, shifts: &AnchorShifts<C>) -> Vec<Sums> {
         let exponents = exponents(self.problem, shifts.shared);
         let mut sums = vec![[0.0; SUMS]; self.similarities.anchors.padded_rows];
@@ -135,14 +137,14 @@ impl<C: Float> Passes<'_, C> {
             let size = similarities.tile;
             let row_shifts = shifts.part(a * size, size);
             let column_shifts = shifts.part(self.column_block(a, b) * size, size);
-            // SAFETY: as in `shifts`.
+            // SAFETY: As in `shifts`, with `sums`.
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Sum { tile, exponents, row_shifts, column_shifts, rows, columns });
         });
         self.name(&sums, shifts)
     }
 
-    /// The sums with their names.
+    /// Converts the arrays of sums to [`Sums`].
     pub fn name(&self, sums: &[[f64; SUMS]], shifts: &AnchorShifts<C>) -> Vec<Sums> {
         (0..self.problem.anchors)
             .map(|anchor| {
@@ -176,11 +178,13 @@ impl<C: Float> Passes<'_, C> {
     }
 }
 
-/// The parts of an anchors' array that belong to the rows of a tile, and to its columns where it has both sides.
+/// The parts of an anchors' array that belong to the rows of a tile and to its columns. The second part is empty unless
+/// the tile has both sides.
 ///
 /// # Safety
-/// No other thread has the blocks `a` and (where the tile has both sides) `b` at the same time.
-#[allow(clippy::mut_from_ref)] // as `Shared::slice`
+/// The memory is still borrowed. Nothing else uses the block `a` or, if the tile has both sides, the block `b` while
+/// the parts are in use. A tile with both sides has two different blocks.
+#[allow(clippy::mut_from_ref)] // as in `Shared::slice`
 unsafe fn two_blocks<'a, T, C>(
     all: &'a Shared<T>,
     a: usize,
@@ -189,6 +193,6 @@ unsafe fn two_blocks<'a, T, C>(
 ) -> (&'a mut [T], &'a mut [T]) {
     let size = tile.columns;
     let columns = if tile.both_sides { size } else { 0 };
-    // SAFETY: the caller has both blocks alone; they are two where the tile has both sides, else the second is empty.
+    // SAFETY: By the contract of this function. Without both sides, the second part is empty.
     unsafe { (all.slice(a * size, size), all.slice(b * columns, columns)) }
 }

@@ -12,27 +12,27 @@ use super::unit_rows::{dot, UnitRows};
 use crate::error::{Input, Result};
 use crate::problem::{Pairing, Problem};
 
-/// Tiles are smaller where there are fewer blocks of rows than this for each thread.
+/// If there are fewer blocks of rows than this for each thread, tiles are smaller.
 const BLOCKS_EACH: usize = 4;
 
 /// The normalised operands.
 pub struct Prepared<C: Float> {
     /// The anchors.
     pub anchors: UnitRows<C>,
-    /// The keys, where these are others.
+    /// The keys, if they are not the anchors.
     pub keys: Option<UnitRows<C>>,
-    /// The positives, where these are given apart.
+    /// The positives, if they are not among the keys.
     pub apart: Option<UnitRows<C>>,
-    /// Positives and pairs that are no negatives.
+    /// The positives, and the keys that are not negatives.
     pub pairs: Pairs,
     tile: usize,
     isa: Isa,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
 }
 
 impl<C: Float> Prepared<C> {
-    /// Normalises the rows and finds the pairs.
+    /// Normalises the rows and lists the pairs.
     pub fn new<E: Element<Compute = C>>(
         problem: &Problem,
         operands: &BorrowedOperands<'_, E>,
@@ -54,7 +54,7 @@ impl<C: Float> Prepared<C> {
         Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads)
     }
 
-    /// Similarities of the anchors and their positives, [anchors, positives].
+    /// The similarities of the anchors and their positives, [anchors, positives].
     pub fn positive_similarities(&self, problem: &Problem) -> Vec<f64> {
         let keys = self.keys.as_ref().unwrap_or(&self.anchors);
         let mut all = Vec::with_capacity(problem.anchors * problem.positives());
@@ -68,8 +68,8 @@ impl<C: Float> Prepared<C> {
         all
     }
 
-    /// The sum of each anchor's similarities with its hierarchical negatives, where labels decide: without looking at
-    /// each pair, as the product with the sum of all keys of the label.
+    /// For each anchor, the sum of its similarities with the negatives of its label. This needs no loop over pairs: it
+    /// uses the product of the anchor with the sum of all keys of the label.
     pub fn label_similarities<E>(&self, problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Vec<f64> {
         let keys = self.keys.as_ref().unwrap_or(&self.anchors);
         let own = operands.anchor_labels.unwrap_or_default();
@@ -88,8 +88,8 @@ impl<C: Float> Prepared<C> {
         own.iter().enumerate().map(similarity).collect()
     }
 
-    /// Mean similarity of anchors and their negatives, without looking at each pair:
-    /// the sum over an anchor's row is its product with the sum of all keys. NaN where there is no negative.
+    /// The mean similarity of anchors and their negatives, NaN if there are no negatives. This needs no loop over
+    /// pairs: the sum over an anchor's row is the product of the anchor with the sum of all keys.
     pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
         if negatives == 0.0 {
             return f64::NAN;
@@ -112,7 +112,7 @@ impl<C: Float> Prepared<C> {
         let excluded: f64 = match problem.pairing {
             Pairing::Apart => 0.0,
             Pairing::Towers => positives.iter().sum(),
-            // The positives, and the anchors themselves.
+            // The positives, and the anchors themselves, whose similarity is 1.
             Pairing::Views { .. } => positives.iter().sum::<f64>() + problem.anchors as f64,
             Pairing::Indexed { .. } => (0..problem.anchors)
                 .map(|anchor| {

@@ -1,6 +1,5 @@
-//! Similarities of anchors and keys, computed where they are needed: by rows for the
-//! thresholds, by tiles for the rest. Small problems keep theirs, tile by tile, in a cache of at most 16 MiB that the next
-//! one uses again.
+//! Similarities of anchors and keys, computed when they are needed: as rows for the thresholds, as tiles for the rest.
+//! Small problems keep their tiles in a cache of at most 16 MiB. The next evaluation reuses its memory.
 
 use super::bf16::single;
 use super::pairs::Pairs;
@@ -8,34 +7,34 @@ use super::simd::{Block, Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS, BLOC
 use super::threads::{Schedule, Shared, Spare};
 use super::unit_rows::UnitRows;
 
-/// Keeping similarities saves a third of the work while they fit the last-level cache; beyond, fetching them
-/// costs more than computing them again.
+/// Keeping the similarities saves a third of the work if they fit the last-level cache. Larger ones are slower to fetch
+/// than to compute again.
 const CACHE_BYTES: usize = 16 << 20;
 
 /// Similarities of `anchors` and `keys`.
 pub struct Similarities<'a, C: Float> {
-    /// Unit rows.
+    /// The unit rows of the anchors.
     pub anchors: &'a UnitRows<C>,
-    /// Unit rows; the anchors' own where the problem is square.
+    /// The unit rows of the keys. If the problem is square, those of the anchors.
     pub keys: &'a UnitRows<C>,
-    /// The keys are the anchors.
+    /// Whether the keys are the anchors.
     pub square: bool,
-    /// Pairs that are no negatives.
+    /// The positives, and the keys that are not negatives.
     pub pairs: &'a Pairs,
-    /// Rows and columns of a tile.
+    /// Number of rows and columns of a tile.
     pub tile: usize,
-    /// Instruction set.
+    /// The instruction set.
     pub isa: Isa,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
     /// The order of the tiles.
     pub schedule: Schedule,
-    /// Tiles one after the other, each with its rows one after the other.
+    /// The cached tiles, one after the other.
     kept: Option<Spare<C>>,
 }
 
 impl<'a, C: Float> Similarities<'a, C> {
-    /// Prepares the similarities; computes none.
+    /// Prepares the similarities, without computing any.
     pub fn new(
         anchors: &'a UnitRows<C>,
         keys: Option<&'a UnitRows<C>>,
@@ -56,8 +55,8 @@ impl<'a, C: Float> Similarities<'a, C> {
         Self { anchors, keys: keys.unwrap_or(anchors), square, pairs, tile, isa, threads, schedule, kept: None }
     }
 
-    /// Computes every tile, an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`, which may
-    /// change it. Tiles are kept as they are then, where they fit.
+    /// Computes every tile, with an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`,
+    /// which may change the tile. The changed tiles are kept if they fit the cache.
     pub fn visit<S>(
         &mut self,
         state: impl Fn() -> S + Sync,
@@ -71,7 +70,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         let scratch = || (Spare::new(if fits { 0 } else { size }), state());
         self.schedule.run(self.threads, scratch, |(scratch, state), a, b| {
             let tile = match &shared {
-                // SAFETY: every tile is run once, and `kept` outlives the run.
+                // SAFETY: The schedule visits each tile at most once, and `kept` is borrowed until the run ends.
                 Some(kept) => unsafe { kept.slice(self.place(a, b) * size, size) },
                 None => scratch,
             };
@@ -82,7 +81,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         self.kept = kept;
     }
 
-    /// Keeps every tile, where they fit.
+    /// Computes and keeps every tile, if they fit the cache.
     pub fn keep(&mut self) {
         if self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES {
             self.visit(|| (), |_, (), _, _, _| ());
@@ -102,22 +101,23 @@ impl<'a, C: Float> Similarities<'a, C> {
     fn place(&self, a: usize, b: usize) -> usize {
         let columns = self.keys.padded_rows / self.tile;
         if self.square {
-            // Rows of blocks get shorter: columns + (columns - 1) + ... tiles.
+            // Each row of blocks is shorter by one than the row before: columns + (columns - 1) + ... tiles.
             a * columns - a * a.saturating_sub(1) / 2 + b - a
         } else {
             a * columns + b
         }
     }
 
-    /// Elements of scratch memory that [`rows`](Self::rows) needs for each row. A block more than there are keys:
-    /// rows a power of two apart would share few of the cache's sets.
+    /// Number of elements of scratch memory for each row of [`rows`](Self::rows). It is larger by a block than the
+    /// number of keys, because rows that are a power of two apart would use few sets of the cache.
     pub fn row_scratch(&self) -> usize {
         self.keys.padded_rows + BLOCK_COLUMNS
     }
 
-    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8, of one block) with all keys,
-    /// padding included, pairs that are no negatives too, an anchor's with itself exactly 1; rows
-    /// [`row_scratch`](Self::row_scratch) apart. Only before [`keep_negatives`](Self::keep_negatives).
+    /// Writes the similarities of the rows `start` to `start + count` (multiples of 8, of one block of tiles) with all
+    /// keys, including padding and keys that are not negatives. An anchor's similarity with itself is exactly 1. For
+    /// towers, only the similarities with the other tower are valid. The rows are [`row_scratch`](Self::row_scratch)
+    /// apart. Call this before [`keep_negatives`](Self::keep_negatives).
     pub fn rows(&self, start: usize, count: usize, out: &mut [C]) {
         match &self.kept {
             Some(kept) => self.gather(kept, start, count, out),
@@ -125,14 +125,14 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// As [`rows`](Self::rows), at any time.
+    /// Like [`rows`](Self::rows), but always computed, so it can be called at any time.
     pub fn compute_rows(&self, start: usize, count: usize, out: &mut [C]) {
         let stride = self.row_scratch();
         self.compute(start, count, 0, self.keys.padded_rows, out, stride);
         self.set_own(start, 0, out, stride);
     }
 
-    /// Rows out of kept tiles, of the lower triangle by their mirror images.
+    /// Copies rows from the cached tiles. The tiles below the diagonal are the transposes of those above.
     fn gather(&self, kept: &[C], start: usize, count: usize, out: &mut [C]) {
         let (tile, stride) = (self.tile, self.row_scratch());
         let (a, first) = (start / tile, start % tile);
@@ -153,8 +153,8 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` and columns from `column` on: rounding
-    /// shall not decide whether another key is above it.
+    /// Writes 1 for the similarity of an anchor with itself, in rows from `start` and columns from `column` on.
+    /// Otherwise rounding could decide whether another key is above it.
     fn set_own(&self, start: usize, column: usize, rows: &mut [C], stride: usize) {
         for (anchor, row) in (start..self.anchors.rows).zip(rows.chunks_mut(stride)) {
             let own = self.pairs.own(anchor).and_then(|own| own.checked_sub(column));
@@ -164,7 +164,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// From here on tiles are wanted: pairs that are no negatives get minus infinity where tiles are kept, once.
+    /// Prepares the cached tiles for [`tile`](Self::tile): writes minus infinity for pairs that are not negatives.
     pub fn keep_negatives(&mut self) {
         if let Some(mut kept) = self.kept.take() {
             let tiles = (0..self.row_blocks()).flat_map(|a| {
@@ -177,7 +177,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// The tile (a, b) with minus infinity for pairs that are no negatives.
+    /// The tile (a, b), with minus infinity for pairs that are not negatives.
     pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> &'s [C] {
         let tile = self.tile;
         match &self.kept {
@@ -190,7 +190,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// Computes `rows` x `columns` similarities into `out`, rows `stride` apart.
+    /// Computes `rows` x `columns` similarities into `out`, whose rows are `stride` apart.
     fn compute(&self, row: usize, rows: usize, column: usize, columns: usize, out: &mut [C], stride: usize) {
         assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
         assert!(out.len() >= (rows - 1) * stride + columns);
@@ -209,7 +209,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         });
     }
 
-    /// Writes minus infinity into the tile (a, b) where a pair is no negative.
+    /// Writes minus infinity into the tile (a, b) for pairs that are not negatives.
     pub fn blank(&self, a: usize, b: usize, out: &mut [C]) {
         let (row, column, size) = (a * self.tile, b * self.tile, self.tile);
         let end = self.anchors.rows.min(row + size);
@@ -230,23 +230,23 @@ impl<'a, C: Float> Similarities<'a, C> {
     }
 }
 
-/// Products of rows and panels of 32 keys.
+/// The products of rows with panels of 32 keys.
 pub struct Products<'a, C> {
-    /// Rows, `left_row` apart.
+    /// The rows, `left_row` apart.
     pub left: &'a [C],
-    /// At least `dims`.
+    /// Distance of the rows, at least `dims`.
     pub left_row: usize,
     /// Number of rows, a multiple of 8.
     pub rows: usize,
-    /// Keys, as in [`UnitRows`].
+    /// The keys as panels, as in [`UnitRows`].
     pub panels: &'a [C],
-    /// Length of rows and keys.
+    /// Number of dimensions of rows and keys.
     pub dims: usize,
     /// Number of keys, a multiple of 32.
     pub columns: usize,
-    /// Rows of products, `stride` apart.
+    /// The rows of products, `stride` apart.
     pub out: &'a mut [C],
-    /// At least `columns`.
+    /// Distance of the rows of products, at least `columns`.
     pub stride: usize,
 }
 
@@ -258,7 +258,8 @@ impl<C: Float> Kernel for Products<'_, C> {
         assert!(left.len() >= (rows - 1) * left_row + dims && out.len() >= (rows - 1) * stride + columns);
         for (panel, column) in panels.chunks_exact(BLOCK_COLUMNS * dims).zip((0..columns).step_by(BLOCK_COLUMNS)) {
             for row in (0..rows).step_by(BLOCK_ROWS) {
-                // SAFETY: `left` and `out` have all rows and columns by the assertions, a panel has `dims` rows.
+                // SAFETY: By the assertions, `left` and `out` contain all rows and columns. A panel has `dims` rows of
+                // 32.
                 unsafe {
                     S::block(&Block {
                         left: left.as_ptr().add(row * left_row),

@@ -8,21 +8,22 @@ use super::similarities::Similarities;
 use super::thresholds::{row_quantiles, row_ranges};
 use crate::problem::{Problem, Threshold};
 
-/// What decides which negatives are hierarchical, one number for each anchor and each key, padding included.
+/// The numbers that decide which negatives are hierarchical, one for each anchor and each key, including the padding.
 pub struct Split<C> {
-    /// The numbers are labels, not thresholds.
+    /// Whether the numbers are labels instead of thresholds.
     pub labels: bool,
-    /// The numbers are all the same.
+    /// Whether all numbers are the same threshold.
     pub one: bool,
-    /// For the anchors.
+    /// The numbers of the anchors.
     pub rows: Vec<C>,
-    /// For the keys; empty where these are the anchors.
+    /// The numbers of the keys. Empty if the anchors are the keys.
     pub columns: Vec<C>,
-    /// The threshold, NaN where labels decide.
+    /// The threshold, NaN if labels decide.
     pub threshold: f64,
 }
 
-/// A threshold in the precision of the similarities. Infinity from 1 on: no similarity exceeds 1, whatever rounding says.
+/// Converts a threshold to the type of the similarities. From 1 on it becomes infinity: a cosine never exceeds 1, but a
+/// rounded one may.
 pub fn comparable<C: Float>(threshold: f64) -> C {
     if threshold >= 1.0 {
         C::INFINITY
@@ -49,7 +50,7 @@ impl<C: Float> Split<C> {
             labels: false,
             one: problem.square && !matches!(problem.threshold, Threshold::MinMax { .. }),
             rows,
-            // Only rows decide where the keys are not anchors.
+            // If the keys are not the anchors, only the rows decide.
             columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
             threshold,
         };
@@ -87,7 +88,7 @@ impl<C: Float> Split<C> {
         }
     }
 
-    /// The keys' numbers.
+    /// The numbers of the keys.
     pub fn columns(&self) -> &[C] {
         if self.columns.is_empty() {
             &self.rows
@@ -97,7 +98,8 @@ impl<C: Float> Split<C> {
     }
 }
 
-/// Numbers labels 0, 1, 2 in the order in which they come: a float holds these exactly, and not every label.
+/// Numbers the labels 0, 1, 2 in the order of their first use. A float cannot hold every label exactly, but it holds
+/// small numbers exactly.
 #[derive(Default)]
 struct Numbers(HashMap<i64, usize>);
 

@@ -1,5 +1,5 @@
-//! The kernel against the formula, written down densely in double precision, over pairings, thresholds, formulations,
-//! element types, sizes, instruction sets and thread counts.
+//! Compares the kernel with a dense version of the formula in double precision, over pairings, thresholds,
+//! formulations, element types, sizes, instruction sets and thread counts.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ struct Case {
     key_labels: Vec<i64>,
 }
 
-/// Numbers that look random.
+/// Pseudo-random numbers.
 struct Noise(u64);
 
 impl Noise {
@@ -34,7 +34,7 @@ impl Noise {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Rows around a few centers: the similarities spread as those of a trained network do.
+    /// Rows around a few centers. Their similarities spread like those of a trained network.
     fn rows(&mut self, rows: usize, dims: usize) -> Vec<f64> {
         let mut row_noise = |scale: f64| (0..dims).map(|_| (self.next() - 0.5) * scale).collect::<Vec<_>>();
         let centers: Vec<Vec<f64>> = (0..4).map(|_| row_noise(2.0)).collect();
@@ -113,7 +113,7 @@ impl Case {
         Self::views(samples, 2, dims).with(|problem| problem.pairing = Pairing::Towers)
     }
 
-    /// With SupCon's formulation, which goes by the labels.
+    /// The case with SupCon's formulation, which uses the labels.
     fn supervised(self) -> Self {
         self.with(|problem| {
             problem.formulation = Formulation::Supervised;
@@ -127,7 +127,7 @@ impl Case {
     }
 }
 
-/// What came out.
+/// The results of a run.
 #[derive(Debug, Clone)]
 struct Outcome {
     evaluation: Evaluation,
@@ -136,7 +136,7 @@ struct Outcome {
     apart: Vec<f64>,
 }
 
-/// The operands of a case, with the rows narrowed.
+/// The operands of a case, with rows of another element type.
 fn operands<'a, E: Element>(
     case: &'a Case,
     views: Vec<Rows<'a, E>>,
@@ -184,7 +184,7 @@ fn unit(rows: &[f64], dims: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// Dense transcription of the formula: each anchor's loss (None where it has none), and the thresholds used.
+/// A dense transcription of the formula. Returns the loss of each anchor (None if undefined), and the thresholds.
 fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<f64>) {
     let p = &case.problem;
     let anchors = unit(&case.anchors, p.dims);
@@ -305,7 +305,7 @@ fn assert_close(got: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert!(off <= tolerance * size.max(1e-9), "{what}: off by {off:e} of {size:e}");
 }
 
-/// Loss, and gradients of all inputs by central differences with the thresholds held.
+/// Checks the loss, and the gradients of all inputs by central differences with fixed thresholds.
 fn check_against_reference(case: &Case) {
     let (losses, thresholds) = reference(case, None);
     let outcome = double(case);
@@ -426,7 +426,7 @@ fn supervised_is_the_formula() {
 
 #[test]
 fn towers_are_two_problems_of_one_direction() {
-    // Over whole tiles, ends of tiles, and a tile that holds the end of one tower and the start of the other.
+    // Whole tiles, partial tiles, and a tile with the end of one tower and the start of the other.
     for (samples, threads) in [(64, 1), (65, 3), (128, 2), (257, 2), (300, 4)] {
         for threshold in [Threshold::Adaptive { quantile: 0.9 }, Threshold::Cosine { value: 0.4 }, Threshold::Labels] {
             let dims = 6;
@@ -465,7 +465,7 @@ fn towers_are_two_problems_of_one_direction() {
 
 #[test]
 fn low_temperatures_stay_exact() {
-    // exp(200) still fits the reference's double; the kernel must not need that.
+    // exp(200) fits the double precision of the reference. The kernel must not need it.
     for case in all_cases() {
         for threshold in [THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[4], THRESHOLDS[7]] {
             for formulation in [IMPORTANCE, Formulation::Official] {
@@ -508,7 +508,7 @@ fn single_precision_equals_double_on_every_instruction_set() {
         for formulation in [IMPORTANCE, Formulation::Official] {
             let case = case.clone().with(|p| p.formulation = formulation);
             let exact = double(&case);
-            // The same sides of the threshold in both precisions.
+            // Pairs must be on the same side of the threshold in both precisions.
             let threshold = exact.evaluation.statistics.threshold;
             let case = case.with(|p| p.threshold = Threshold::Cosine { value: threshold + 1e-9 });
             let exact = double(&case);
@@ -622,7 +622,8 @@ fn duplicates_and_tiny_batches_are_finite() {
                 let outcome = run::<f32>(&case, |x| x as f32, None, 1, Isa::best());
                 assert!(outcome.evaluation.loss.is_finite());
                 assert!(outcome.anchors.iter().all(|x| x.is_finite()));
-                // Each row's quantile is the anchor's own similarity: exactly 1, so that nothing is above it.
+                // The quantile of each row is the anchor's similarity with itself. It is exactly 1, so nothing is above
+                // it.
                 if 2 * samples <= 50 {
                     assert_eq!(outcome.evaluation.statistics.threshold, 1.0);
                     assert_eq!(outcome.evaluation.statistics.hierarchical, 0.0);
@@ -663,7 +664,7 @@ proptest! {
             p.formulation = Formulation::Importance { beta, tau_plus };
         });
         let expected: Vec<f64> = reference(&case, None).0.into_iter().flatten().collect();
-        // In one dimension all similarities are 1 or -1, and rounding decides the sides.
+        // In one dimension all similarities are 1 or -1, and rounding decides the sides of the threshold.
         if dims > 1 {
             assert_close(&double(&case).evaluation.losses, &expected, 1e-9, "losses");
         }

@@ -1,15 +1,16 @@
-//! What each anchor's similarities are compared with.
+//! Quantiles and ranges of the anchors' rows of similarities, which give the thresholds.
 
 use super::simd::{Float, Selector};
 use super::similarities::Similarities;
 use super::threads::{for_each, Shared};
 use crate::problem::{quantile_rank, Pairing, Problem};
 
-/// Rows computed at a time: their similarities with all keys stay in the second-level cache.
+/// Number of rows computed at a time. It is small, so that their similarities with all keys stay in the cache.
 const ROWS: usize = 16;
 
-/// Calls `each(state, row)` with each anchor's row of similarities with all keys (and with its positive, where that is
-/// given apart), and collects what it returns. An anchor's similarity with itself is exactly 1.
+/// Calls `each(state, row)` with each anchor's row of similarities, and collects the results. A row contains the
+/// similarities with all keys that the anchor is compared with, and with the positive if that is not among the keys. An
+/// anchor's similarity with itself is exactly 1.
 fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,
@@ -25,7 +26,7 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
         let start = chunk * ROWS;
         similarities.rows(start, ROWS, scratch);
         let count = ROWS.min(anchors - start);
-        // SAFETY: chunks are disjoint, and `results` outlives the loop.
+        // SAFETY: The chunks do not overlap, and `results` is borrowed until the loop ends.
         let results = unsafe { shared.slice(start, count) };
         for (i, result) in results.iter_mut().enumerate() {
             let row = &scratch[i * similarities.row_scratch()..][problem.compared_keys(start + i)];
@@ -43,7 +44,7 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     results
 }
 
-/// The quantile of each anchor's row.
+/// The quantile of each anchor's row of similarities.
 pub fn row_quantiles<C: Float>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,

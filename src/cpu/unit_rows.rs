@@ -1,4 +1,4 @@
-//! Rows scaled to length 1, laid out for the products.
+//! Rows scaled to length 1, in the layouts that the products need.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,32 +9,33 @@ use super::simd::{Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS};
 use super::threads::{for_each, Shared, Spare};
 use crate::error::{Error, Input, Result, RowFault};
 
-/// Rows handled at a time.
+/// Number of rows handled at a time.
 const CHUNK: usize = 64;
 
-/// The unit rows of one input, with zero rows and zero dimensions appended up to whole blocks.
+/// The unit rows of one input, padded to whole blocks with rows and dimensions of zeros.
 pub struct UnitRows<C: Float> {
-    /// Rows without the padding.
+    /// Number of rows without padding.
     pub rows: usize,
-    /// Rows with the padding.
+    /// Number of rows with padding.
     pub padded_rows: usize,
-    /// Dimensions without the padding.
+    /// Number of dimensions without padding.
     pub dims: usize,
-    /// Dimensions with the padding.
+    /// Number of dimensions with padding.
     pub padded_dims: usize,
-    /// [padded_rows, padded_dims]
+    /// The rows, [padded_rows, padded_dims].
     data: Spare<C>,
-    /// [padded_rows / 32][dims][32]: 32 rows side by side, the right factor of similarities. Empty where `bf16` serves.
+    /// The rows in panels of 32, [padded_rows / 32][dims][32], as the right factor of similarities. Empty if `bf16` is
+    /// used.
     panels: Spare<C>,
-    /// The rows in bfloat16, where that is what came and the machine multiplies it.
+    /// The rows in bfloat16, if the input is bfloat16 and the machine has suitable instructions.
     pub bf16: Option<Bf16Rows>,
-    /// Largest absolute element of each row, and length of the row divided by it: the length itself may
-    /// be too large or too small a number.
+    /// The largest absolute element of each row, and the length of the row divided by it. The length itself may
+    /// overflow or underflow.
     lengths: Vec<(C, C)>,
 }
 
 impl<C: Float> UnitRows<C> {
-    /// Normalises rows that stand one below the other in `parts`, padded to whole tiles of `tile` rows.
+    /// Normalises the rows of all `parts`, and pads them to whole tiles of `tile` rows.
     pub fn new<E: Element<Compute = C>>(
         input: Input,
         parts: &[Rows<'_, E>],
@@ -47,7 +48,7 @@ impl<C: Float> UnitRows<C> {
         let padded_rows = rows.next_multiple_of(tile);
         let padded_dims = dims.next_multiple_of(BLOCK_COLUMNS);
         let mut data = Spare::new(padded_rows * padded_dims);
-        // Not asked for before it is needed: tiles take the system's permission.
+        // Ask only if it is needed, because AMX needs a permission from the system.
         let bf16 = if E::IS_BFLOAT16 && isa == Isa::Avx512 { Bf16Multiplier::best() } else { None };
         let mut panels = Spare::new(if bf16.is_some() { 0 } else { padded_rows * dims });
         let mut lengths = vec![(C::ONE, C::ONE); rows];
@@ -62,7 +63,7 @@ impl<C: Float> UnitRows<C> {
                     let start = chunk * CHUNK;
                     let count = CHUNK.min(rows.saturating_sub(start));
                     let padded = CHUNK.min(padded_rows - start);
-                    // SAFETY: chunks are disjoint, and the vectors outlive the loop.
+                    // SAFETY: The chunks do not overlap, and the vectors are borrowed until the loop ends.
                     let (data, panels, lengths) = unsafe {
                         (
                             data.slice(start * padded_dims, padded * padded_dims),
@@ -103,24 +104,23 @@ impl<C: Float> UnitRows<C> {
         Ok(Self { rows, padded_rows, dims, padded_dims, data, panels, bf16, lengths })
     }
 
-    /// A unit row with its padding.
+    /// A unit row with padding.
     pub fn row(&self, row: usize) -> &[C] {
         &self.data[row * self.padded_dims..][..self.padded_dims]
     }
 
-    /// Rows from `start` on, one after the other.
+    /// The rows from `start` on, one after the other.
     pub fn from(&self, start: usize) -> &[C] {
         &self.data[start * self.padded_dims..]
     }
 
-    /// The panels from row `start` on, a multiple of 32.
+    /// The panels from row `start` on, which is a multiple of 32.
     pub fn panels_from(&self, start: usize) -> &[C] {
         &self.panels[start * self.dims..]
     }
 
-    /// Turns the gradient with respect to a unit row into the one with respect to the row it came from:
-    /// (g - (g.u) u) / |z|, at most the largest finite number (a row of length 1e-40 has gradients beyond it).
-    /// Returns g.u.
+    /// Turns the gradient g for a unit row u into the gradient for the input row z: (g - (g.u) u) / |z|. The result
+    /// saturates at the largest finite number, which the gradient of a very short row can exceed. Returns g.u.
     pub fn project(&self, row: usize, gradient: &mut [C]) -> f64 {
         let unit = &self.row(row)[..self.dims];
         let (scale, rest) = self.lengths[row];
@@ -153,13 +153,13 @@ pub fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// A row's length divided by the power of two that makes its largest element a number between 1 and 2.
+/// The length of a row, divided by the power of two that brings its largest element into [1, 2).
 fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
     let largest = largest.to_f64();
     (largest / largest.log2().floor().exp2() * rest.to_f64()) as f32
 }
 
-/// 32 rows to a panel [dims][32].
+/// Transposes 32 rows into a panel [dims][32].
 fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
     for (dim, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
         for (row, element) in column.iter_mut().enumerate() {
@@ -168,7 +168,7 @@ fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
     }
 }
 
-/// What is wrong with a row that has no direction.
+/// The reason why a row has no direction.
 fn fault<E: Element>(parts: &[Rows<'_, E>], row: usize) -> RowFault {
     let (part, row) = locate(parts, row);
     let finite = (0..part.dims()).all(|dim| part.get(row, dim).widen().abs() <= E::Compute::MAX);
@@ -179,7 +179,7 @@ fn fault<E: Element>(parts: &[Rows<'_, E>], row: usize) -> RowFault {
     }
 }
 
-/// The part that holds a row, and the row in it.
+/// The part that contains a row, and the index of the row in this part.
 fn locate<'a, 'b, E: Copy>(parts: &'b [Rows<'a, E>], mut row: usize) -> (&'b Rows<'a, E>, usize) {
     let mut part = 0;
     while row >= parts[part].rows() {
@@ -223,7 +223,8 @@ impl<E: Element> Kernel for Normalise<'_, E> {
     }
 }
 
-/// Scales a row to length 1; its largest absolute element, and its length divided by that. None where it has no direction.
+/// Scales a row to length 1. Returns its largest absolute element, and its length divided by that. None if the row has
+/// no direction.
 #[inline(always)]
 fn normalise<C: Float>(row: &mut [C]) -> Option<(C, C)> {
     let (lanes, _) = row.as_chunks_mut::<16>();

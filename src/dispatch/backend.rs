@@ -1,4 +1,4 @@
-//! Which backend runs on which tensors, and why.
+//! The choice of the backend for a device and a dtype, and its reason.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::operands::Scalar;
 
-/// Who computes, as the caller asks.
+/// The backend that the caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// The fused kernels where there are any, torch's operations elsewhere.
+    /// The fused kernels if there are any for the call, else torch's operations.
     Auto,
     /// The kernel of this crate for CPU tensors.
     Cpu,
@@ -17,19 +17,19 @@ pub enum Backend {
     Cuda,
     /// torch's operations, on any device.
     Composite,
-    /// The kernels for CUDA tensors on CPU tensors, for tests.
+    /// An emulator that runs the CUDA kernels on CPU tensors, for tests.
     Emulated,
 }
 
-/// Who computes on a device.
+/// The chosen backend.
 pub enum Choice {
     /// The kernel for CPU tensors.
     Cpu,
     /// The kernels for CUDA tensors.
     Cuda(Arc<Device>),
-    /// The same, emulated.
+    /// The kernels for CUDA tensors in the emulator.
     Emulated,
-    /// torch's operations: why, in words.
+    /// torch's operations, with the reason.
     Composite(String),
 }
 
@@ -37,7 +37,7 @@ impl Backend {
     /// The backend that runs on tensors of a device and a dtype.
     ///
     /// # Errors
-    /// [`Error::Value`] where a kernel is asked for and does not run there, [`Error::Runtime`] where it cannot.
+    /// [`Error::Value`] if the backend does not run on the device, [`Error::Runtime`] if CUDA is asked for but fails.
     pub fn choose(self, device: &str, scalar: Scalar) -> Result<Choice> {
         let on_cpu = device == "cpu";
         match (self, cuda_ordinal(device)) {
@@ -62,7 +62,7 @@ impl Backend {
 }
 
 impl Choice {
-    /// The backend's name, and why it runs, in words.
+    /// The name of the backend, and the reason for the choice.
     pub fn describe(&self, asked: Backend) -> (&'static str, String) {
         let (name, reason) = match self {
             Self::Cpu => ("cpu", "the fused kernel runs on CPU tensors".into()),

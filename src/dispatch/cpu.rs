@@ -1,4 +1,4 @@
-//! Lends arrays on the CPU to the CPU kernel.
+//! Passes arrays on the CPU to the CPU kernel.
 
 use half::{bf16, f16};
 
@@ -69,7 +69,8 @@ fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
     write::<E::Compute>(&mut output, &found)
 }
 
-/// Runs the kernel on the memory of the operands. The threshold "given" and the temperature are numbers by then.
+/// Runs the kernel on the memory of the operands. A threshold "given" and a temperature that are arrays are read first,
+/// and become numbers of the problem.
 fn lend<E: Element, T>(
     problem: &Problem,
     operands: &Operands<Array>,
@@ -88,7 +89,8 @@ fn lend<E: Element, T>(
 
 fn integers(array: &Array) -> Result<&[i64]> {
     expect_device(array, Device::Cpu)?;
-    // SAFETY: on the CPU; nobody writes to an operand during the call but the caller's own threads.
+    // SAFETY: The array is on the CPU, and this crate never writes to an operand. A Python thread that writes to it
+    // during the call is a data race of the caller, as with torch's own operations.
     unsafe { array.elements() }
 }
 
@@ -97,9 +99,9 @@ fn rows<E: Element>(array: &Array) -> Result<Rows<'_, E>> {
     let (&[rows, dims], &[row_stride, dim_stride]) = (&array.shape[..], &array.strides[..]) else {
         return Err(Error::runtime(format!("expected a matrix, but got shape {:?}", array.shape)));
     };
-    // SAFETY: the caller chose `E` by the dtype. Address, shape and strides come from torch's own struct, and the borrow
-    // keeps the memory alive. Another thread that writes to an operand meanwhile is the caller's race, as it is with
-    // torch's own operations.
+    // SAFETY: The array is on the CPU. `E` is the dtype of the first view, and the checks of the operands make sure
+    // that all matrices have this dtype. Address, shape and strides come from torch's own struct, and the array keeps
+    // the memory alive. Writes by other threads are as in `integers`, and alignment is as in `Array::elements`.
     Ok(unsafe {
         Rows::from_raw(
             array.pointer.cast_const().cast(),
@@ -115,9 +117,9 @@ fn rows<E: Element>(array: &Array) -> Result<Rows<'_, E>> {
 fn numbers(array: &Array) -> Result<Vec<f64>> {
     expect_device(array, Device::Cpu)?;
     match scalar(array)? {
-        // SAFETY: on the CPU; nobody writes to an operand during the call but the caller's own threads.
+        // SAFETY: The array is on the CPU. Writes by other threads are as in `integers`.
         Scalar::F64 => unsafe { array.elements::<f64>() }.map(<[f64]>::to_vec),
-        // SAFETY: as above.
+        // SAFETY: As above.
         Scalar::F32 => Ok(unsafe { array.elements::<f32>() }?.iter().map(|&value| value.into()).collect()),
         other => Err(Error::runtime(format!("expected float32 or float64, but got {}", other.name()))),
     }
@@ -130,13 +132,13 @@ fn number(array: &Array) -> Result<f64> {
 fn gradient<C: ArrayElement>(output: &mut Option<Array>) -> Result<Option<&mut [C]>> {
     let Some(output) = output else { return Ok(None) };
     expect_device(output, Device::Cpu)?;
-    // SAFETY: on the CPU, and an output is nobody else's, by `Outputs`.
+    // SAFETY: The array is on the CPU, and nothing else uses an output, as `Outputs` requires.
     unsafe { output.elements_mut() }.map(Some)
 }
 
 fn write<C: ArrayElement + Float>(output: &mut Array, values: &[f64]) -> Result<()> {
     expect_device(output, Device::Cpu)?;
-    // SAFETY: on the CPU, and an output is nobody else's, by `Outputs`.
+    // SAFETY: The array is on the CPU, and nothing else uses an output, as `Outputs` requires.
     let elements = unsafe { output.elements_mut::<C>() }?;
     if elements.len() != values.len() {
         return Err(Error::runtime(format!("expected room for {} numbers, but got {}", values.len(), elements.len())));

@@ -1,4 +1,4 @@
-//! Lends arrays on a CUDA device to the CUDA kernels.
+//! Passes arrays on a CUDA device to the CUDA kernels, or arrays on the CPU to their emulator.
 
 use std::env;
 use std::path::Path;
@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 use crate::operands::Operands;
 use crate::problem::{Formulation, Pairing, Problem, Wanted};
 
-/// Where the emulator of the kernels lies: a library that the tests build.
+/// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
-/// Shared memory as on the smallest supported chip, and few enough multiprocessors that every plan splits its columns
-/// somewhere.
+/// The shared memory is that of the smallest supported chip. There are so few multiprocessors that every plan splits
+/// its columns somewhere.
 const EMULATED_CHIP: Chip = Chip { capability: (8, 6), multiprocessors: 4, shared_bytes: 99 * 1024 };
 /// Emulated where the kernels for sm_90a are asked for: with what these need, and few enough multiprocessors that rings of
 /// stages go round.
 const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 2, shared_bytes: 227 * 1024 };
 
-/// The kernels that compute a problem, loaded and ready.
+/// The loaded kernels for a problem.
 pub(super) struct Kernels {
     chip: Chip,
     variant: Variant,
@@ -34,10 +34,10 @@ enum Place {
 }
 
 impl Kernels {
-    /// Those on a GPU.
+    /// Loads the kernels on a GPU.
     ///
     /// # Errors
-    /// [`Error::Value`] for a problem that they do not compute, [`Error::Runtime`] where they cannot be had.
+    /// [`Error::Value`] for a problem that the kernels do not support, [`Error::Runtime`] if they cannot be loaded.
     pub(super) fn on_gpu(
         device: Arc<Device>,
         problem: &Problem,
@@ -49,7 +49,7 @@ impl Kernels {
         Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
     }
 
-    /// Those of the emulator.
+    /// Loads the kernels of the emulator.
     ///
     /// # Errors
     /// As [`Kernels::on_gpu`].
@@ -115,7 +115,8 @@ impl Kernels {
         Err(Error::runtime(format!("expected {bytes} bytes beside the operands, but got {:?}", scratch.shape)))
     }
 
-    /// All on torch's current stream of this thread: what torch allocated on it may be freed as soon as this returns.
+    /// Launches kernels on the current stream of torch in this thread. torch may free the memory that it allocated on
+    /// this stream as soon as the function returns.
     fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
         match &self.place {
             Place::Gpu(device, module) => launch(&device.launcher(module)?),
@@ -139,7 +140,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
     Ok(if cuda::hopper_is_asked_for()? { variant.on_hopper(problem, chip) } else { variant })
 }
 
-/// Where everything lies. The outputs' addresses are still to come.
+/// The addresses of operands and scratch memory. The addresses of the outputs are null.
 fn buffers(operands: &Operands<Array>, scratch: &Array) -> Result<Buffers> {
     let number = |array: &Array| Ok(DeviceNumber { pointer: contiguous(array)?, scalar: scalar(array)? });
     Ok(Buffers {

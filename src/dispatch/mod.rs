@@ -1,4 +1,4 @@
-//! From arrays to a backend: checks the operands, chooses who computes, and lends the memory.
+//! Checks the operands, chooses a backend, and passes the memory to it.
 
 mod backend;
 mod cpu;
@@ -12,59 +12,62 @@ use crate::error::{Error, Result};
 use crate::operands::{Described, Operands, Scalar};
 use crate::problem::{Formulation, Problem, Reduction, Threshold, Wanted};
 
-/// What to compute from the operands.
+/// The settings of a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Row of the keys at which the views start.
     pub offset: usize,
-    /// The split of the negatives.
+    /// Which negatives are hierarchical.
     pub threshold: Threshold,
-    /// The denominator.
+    /// How the denominator is built.
     pub formulation: Formulation,
     /// The temperature.
     pub temperature: f64,
     /// The reduction.
     pub reduction: Reduction,
-    /// The views are two towers, compared with each other alone.
+    /// Whether the views are two towers that are compared only with each other.
     pub towers: bool,
 }
 
-/// Who may compute, and how.
+/// The backend to use, and its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Means {
     /// The backend.
     pub backend: Backend,
-    /// Whether GPUs may multiply float32 rows rounded to tf32.
+    /// Whether the CUDA kernels may round float32 rows to tf32 for products.
     pub allow_tf32: bool,
-    /// Threads on the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
 }
 
-/// Where the results go: contiguous arrays beside the operands, in the dtype of the arithmetic, that nobody else uses.
+/// The memory for the results: contiguous arrays on the device of the operands, in the dtype of the arithmetic. Nothing
+/// else may use this memory during the call.
 pub struct Outputs {
-    /// 0-d, or [M] for `Reduction::None` without weights.
+    /// The loss, 0-d, or [M] for `Reduction::None` without weights.
     pub loss: Array,
-    /// [6]
+    /// The statistics, [6].
     pub statistics: Array,
-    /// Of anchors [M, D], keys [N, D] and positives [M, D], where wanted.
+    /// The gradients for anchors [M, D], keys [N, D] and positives [M, D], if wanted.
     pub gradients: [Option<Array>; 3],
-    /// The derivative by the temperature, 0-d, where wanted, along with the anchors' gradient.
+    /// The derivative by the temperature, 0-d, if wanted. It needs the gradient for the anchors.
     pub temperature: Option<Array>,
 }
 
-/// What a fused kernel made of a call.
+/// The outcome of a call.
 #[must_use]
 pub enum Outcome {
-    /// It has computed.
+    /// A fused kernel has written the results.
     Computed,
-    /// There is none for the call: why, in words. Nothing was written.
+    /// There is no fused kernel for the call, with the reason. Nothing was written.
     NoKernel(String),
 }
 
-/// The loss, its statistics and its gradients. `scratch` allocates so many bytes beside the operands.
+/// Writes the loss, its statistics and its gradients. `scratch` allocates the given number of bytes on the device of
+/// the operands.
 ///
 /// # Errors
-/// [`Error::Value`] and [`Error::Row`] for what came, [`Error::Runtime`] where a device fails.
+/// [`Error::Value`] and [`Error::Row`] for a wrong argument, [`Error::Runtime`] if an output does not fit or a device
+/// fails.
 pub fn evaluate(
     operands: &Operands<Array>,
     settings: &Settings,
@@ -82,7 +85,8 @@ pub fn evaluate(
     Ok(Outcome::Computed)
 }
 
-/// Each anchor's quantile of its row of similarities, into `output` [M]. The threshold must be `Threshold::Adaptive`.
+/// Writes the quantile of each anchor's row of similarities to `output` [M]. The threshold must be
+/// `Threshold::Adaptive`.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -103,10 +107,10 @@ pub fn row_quantiles(
     Ok(Outcome::Computed)
 }
 
-/// The problem that the operands and the settings make, if all of them fit.
+/// Checks the operands and settings, and builds the problem.
 ///
 /// # Errors
-/// [`Error::Value`] for what does not.
+/// [`Error::Value`] for a wrong operand or setting.
 pub fn checked<T: Described>(operands: &Operands<T>, settings: &Settings) -> Result<Problem> {
     let Settings { offset, threshold, formulation, temperature, reduction, towers } = *settings;
     let problem = operands.problem(offset, threshold, formulation, temperature, reduction, towers)?;
@@ -116,7 +120,7 @@ pub fn checked<T: Described>(operands: &Operands<T>, settings: &Settings) -> Res
 }
 
 impl Outputs {
-    /// The results are written only where they fit.
+    /// Checks the shapes, dtypes and devices of all outputs, and that each output belongs to the problem.
     fn check(&self, problem: &Problem, operands: &Operands<Array>) -> Result<()> {
         let each = problem.reduction == Reduction::None && operands.weights.is_none();
         let loss: &[usize] = if each { &[problem.anchors] } else { &[] };
@@ -166,7 +170,7 @@ fn expect_output(name: &str, output: &Array, shape: &[usize], operands: &Operand
     )))
 }
 
-/// The backend that computes, with its kernels loaded.
+/// The chosen backend, with its kernels loaded.
 enum Runner {
     Cpu,
     Cuda(cuda::Kernels),
@@ -189,14 +193,14 @@ fn runner(problem: &Problem, operands: &Operands<Array>, means: Means) -> Result
     }
 }
 
-/// The dtype of a matrix that was checked, or of the threshold.
+/// The dtype of a floating-point array.
 fn scalar(array: &Array) -> Result<Scalar> {
     array.scalar().ok_or_else(|| {
         Error::runtime(format!("expected float64, float32, bfloat16 or float16, but got {}", array.dtype.name()))
     })
 }
 
-/// Nobody but the kernel of the CPU may follow an address on the CPU, and the other way round.
+/// Checks the device of an array. The CPU kernel must not read an address on another device.
 fn expect_device(array: &Array, device: Device) -> Result<()> {
     match array.device == device {
         true => Ok(()),

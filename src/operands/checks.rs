@@ -1,33 +1,33 @@
-//! The operands' shapes, dtypes and devices, and the rows that indices name. Ranges of numbers are checked in `problem`.
+//! Checks of shapes, dtypes, devices and indices. The module `problem` checks the ranges of numbers.
 
 use super::{Operands, Scalar};
 use crate::error::{view_name, Error, Result};
 use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold};
 
-/// What the checks ask of an operand.
+/// The properties of an operand that the checks need.
 pub trait Described {
-    /// Its shape.
+    /// The shape.
     fn shape(&self) -> Vec<i64>;
-    /// Its dtype, where that is a floating-point one.
+    /// The dtype, if it is one of the floating-point dtypes of the losses.
     fn scalar(&self) -> Option<Scalar>;
-    /// The name of its dtype, such as "int64".
+    /// The name of the dtype, such as "int64".
     fn dtype_name(&self) -> String;
-    /// The name of its device, such as "cuda:0".
+    /// The name of the device, such as "cuda:0".
     fn device_name(&self) -> String;
-    /// Whether both are on one device.
+    /// Whether both operands are on the same device.
     fn is_beside(&self, other: &Self) -> bool;
-    /// Its elements, for int64 on the CPU; None on other devices, for which no check waits.
+    /// The elements of an int64 operand on the CPU. None on other devices, because the check would wait for the device.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where torch fails to give them.
+    /// [`Error::Runtime`] if the elements cannot be read.
     fn integers(&self) -> Result<Option<Vec<i64>>>;
 }
 
 impl<T: Described> Operands<T> {
-    /// The problem that the operands' shapes and the caller's choices make. Checks the matrices.
+    /// Checks the matrices, and builds the problem from their shapes and the caller's settings.
     ///
     /// # Errors
-    /// [`Error::Value`] naming the operand, what was expected and what came.
+    /// [`Error::Value`], which names the operand, what was expected and what came.
     pub fn problem(
         &self,
         offset: usize,
@@ -80,7 +80,7 @@ impl<T: Described> Operands<T> {
         }
     }
 
-    /// Checks views, keys and positives against each other. Returns the rows of a view and the dimension.
+    /// Checks that views, keys and positives fit together. Returns the number of rows of a view and the dimension.
     fn check_matrices(&self) -> Result<(usize, usize)> {
         let Some(first) = self.views.first() else {
             return Err(Error::value("expected at least 1 view, but got 0"));
@@ -152,7 +152,7 @@ impl<T: Described> Operands<T> {
         given("key_labels", self.key_labels.is_some() || problem.square)
     }
 
-    /// The number comes with the threshold "given", and only with it.
+    /// Checks that `threshold` is given exactly if the rule is "given".
     fn check_threshold(&self, threshold: Threshold) -> Result<()> {
         match (&self.threshold, threshold) {
             (None, Threshold::Given) => Err(Error::value("expected `threshold` for the rule \"given\", but got none")),
@@ -165,7 +165,7 @@ impl<T: Described> Operands<T> {
         }
     }
 
-    /// The positives and the ignored key of an anchor are different rows of the keys.
+    /// Checks that the indices are rows of the keys, and that the positives and the ignored key of an anchor differ.
     fn check_indices(&self, keys: i64, each: usize) -> Result<()> {
         let Some(positives) = values(self.positive_index.as_ref())? else { return Ok(()) };
         let ignored = values(self.ignored_index.as_ref())?.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which negatives of a row are of its class, which of its superclass.
+//! The groups of negatives: those of a row's class, those of its superclass, and all others.
 
 use std::collections::HashMap;
 
@@ -6,23 +6,22 @@ use super::{ByGroup, Request};
 use crate::cpu::{Float, UnitRows};
 use crate::error::{Error, Result};
 
-/// The rows' classes and superclasses, numbered from 0.
+/// The classes and superclasses of the rows, numbered from 0.
 pub struct Groups {
     classes: Option<Partition>,
     superclasses: Option<Partition>,
     rows: usize,
 }
 
-/// Rows in parts.
+/// A partition of the rows.
 struct Partition {
-    /// [rows] the part of each row.
+    /// The part that contains each row, [rows].
     part: Vec<u32>,
-    /// Rows of each part.
+    /// The number of rows of each part.
     sizes: Vec<u64>,
 }
 
-/// One row's share of the rows, or of the sum of its similarities with them, its own included: of its class, of its
-/// superclass, of all.
+/// The number of rows in a row's class, in its superclass, and in total. Each includes the row itself.
 struct Nested<T> {
     class: T,
     superclass: T,
@@ -30,7 +29,7 @@ struct Nested<T> {
 }
 
 impl Groups {
-    /// Numbers the labels.
+    /// Checks and numbers the labels.
     pub fn new(rows: usize, request: &Request<'_>) -> Result<Self> {
         let partition = |name, labels: Option<&[i64]>| labels.map(|labels| Partition::new(name, labels, rows));
         let groups = Self {
@@ -44,7 +43,7 @@ impl Groups {
         Ok(groups)
     }
 
-    /// Numbers of each row's class and superclass, for `padded` rows: rows of one class have equal ones, and so on.
+    /// The number of each row's class and of its superclass, padded with 0 to `padded` rows.
     pub fn numbers(&self, padded: usize) -> (Vec<u32>, Vec<u32>) {
         let each = || (0..self.rows as u32).collect();
         let of = |partition: &Option<Partition>| partition.as_ref().map(|partition| partition.part.clone());
@@ -55,7 +54,7 @@ impl Groups {
         (classes, superclasses)
     }
 
-    /// Number of negatives of each row.
+    /// The number of negatives of each row.
     pub fn negatives(&self) -> Vec<ByGroup<u64>> {
         (0..self.rows)
             .map(|row| {
@@ -65,7 +64,7 @@ impl Groups {
             .collect()
     }
 
-    /// Mean similarity of each row with its negatives.
+    /// The mean similarity of each row with its negatives.
     pub fn means<C: Float>(&self, units: &UnitRows<C>) -> Vec<ByGroup<f64>> {
         let everything = Partition { part: vec![0; self.rows], sizes: vec![self.rows as u64] };
         let sums = |partition: &Partition| partition.sums(units);
@@ -137,7 +136,7 @@ impl Partition {
     }
 }
 
-/// Rows of one class are of one superclass.
+/// Checks that all rows of a class have the same superclass.
 fn expect_nested(classes: &[i64], superclasses: &[i64]) -> Result<()> {
     let mut superclass_of = HashMap::new();
     for (class, superclass) in classes.iter().zip(superclasses) {
@@ -159,7 +158,7 @@ fn mean(sum: f64, count: u64) -> f64 {
     }
 }
 
-/// The inner product of a unit row and a sum of such.
+/// The inner product of a unit row and a sum of unit rows.
 fn dot<C: Float>(row: &[C], sum: &[f64]) -> f64 {
     row.iter().zip(sum).map(|(x, sum)| x.to_f64() * sum).sum()
 }

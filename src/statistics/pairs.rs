@@ -1,4 +1,4 @@
-//! What looks at each pair of rows once: counts above a threshold, and histograms.
+//! Statistics that visit each pair of rows once: counts above a threshold, and histograms.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,19 +10,20 @@ use crate::cpu::{for_each, Float, InstructionSet, Isa, Kernel, UnitRows, LANES};
 
 /// Largest number of bins of a histogram.
 pub const MAX_BINS: usize = 10_000;
-/// Counters for each bin: neighbours often fall into one bin, and would wait for each other.
+/// Number of counters for each bin. Neighbours often fall into the same bin, and updates of one counter would have to
+/// wait for each other.
 const COPIES: usize = 4;
 
-/// What the pairs are like.
+/// The counts.
 pub struct Tally {
-    /// [rows] negatives above the threshold.
+    /// The number of negatives above the threshold, [rows].
     pub above: Vec<ByGroup<u32>>,
-    /// [group][bin] pairs.
+    /// The number of pairs, [group][bin].
     pub histogram: ByGroup<Vec<u64>>,
 }
 
-/// Counts the similarities above `threshold` of each row, and all in `bins`. Integers, so that the order in which
-/// threads come is of no importance.
+/// Counts the similarities above `threshold` of each row, and sorts all similarities into `bins` bins. The counts are
+/// integers, so the order of the threads does not matter.
 pub fn tally<C: Float>(
     units: &UnitRows<C>,
     groups: &Groups,
@@ -54,7 +55,7 @@ pub fn tally<C: Float>(
                 above: &above,
             });
         }
-        // A block's counters hold up to 128 N pairs: emptied before they could overflow.
+        // The counters of a block hold at most 128 N pairs. They are emptied before they can overflow.
         let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
         for copy in counters.chunks_exact_mut(GROUPS * bins) {
             for (sum, counter) in histogram.iter_mut().zip(copy) {
@@ -70,21 +71,21 @@ pub fn tally<C: Float>(
     }
 }
 
-/// One tile of similarities.
+/// Counts the similarities of one tile.
 struct TallyTile<'a, C> {
-    /// [TILE][TILE]
+    /// The similarities, [TILE][TILE].
     similarities: &'a [C],
     /// First row.
     row: usize,
-    /// First column, at least `row`. A tile on the diagonal counts above it only.
+    /// First column, at least `row`. A tile on the diagonal counts only the pairs above the diagonal.
     column: usize,
-    /// Rows without the padding.
+    /// Number of rows without padding.
     rows: usize,
     classes: &'a [u32],
     superclasses: &'a [u32],
-    /// The threshold, rounded.
+    /// The threshold, rounded to the type of the similarities.
     threshold: C,
-    /// The threshold.
+    /// The exact threshold.
     exact: f64,
     bins: usize,
     counters: &'a mut [u32],
@@ -122,21 +123,21 @@ impl<C: Float> Kernel for TallyTile<'_, C> {
     }
 }
 
-/// Some neighbouring similarities of a row, and the groups that these negatives are in.
+/// Some neighbouring similarities of a row, and the groups of these negatives.
 struct Neighbours<'a, C> {
     similarities: &'a [C; LANES],
     kinds: [u32; LANES],
 }
 
 impl<C: Float> Neighbours<'_, C> {
-    /// Counts those in `valid` in their bins.
+    /// Counts the similarities in `valid` in their bins.
     #[inline(always)]
     fn count(&self, bins: usize, counters: &mut [u32], valid: std::ops::Range<usize>) {
         let half = bins as f64 / 2.0;
         let last = bins as u32 - 1;
         let mut places = [0u32; LANES];
         for ((place, kind), c) in places.iter_mut().zip(&self.kinds).zip(self.similarities) {
-            // Rounding may leave [-1, 1] by a little: the conversion ends at 0, the minimum at the last bin.
+            // Rounding may leave [-1, 1] slightly. The conversion saturates at 0, and `min` limits to the last bin.
             let bin = (c.to_f64() * half + half) as u32;
             *place = kind * bins as u32 + bin.min(last);
         }
@@ -155,7 +156,7 @@ impl<C: Float> Neighbours<'_, C> {
     }
 }
 
-/// The groups of negatives of a row that has `own` labels: as many labels as differ.
+/// The groups of negatives of a row with the labels `own`. The group is the number of labels that differ.
 #[inline(always)]
 fn kinds(own: (u32, u32), classes: &[u32; LANES], superclasses: &[u32; LANES]) -> [u32; LANES] {
     let mut kinds = [0; LANES];

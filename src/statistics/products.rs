@@ -1,21 +1,21 @@
-//! Similarities of some rows with some others.
+//! Similarities of a block of rows with another block of rows.
 
 use std::ops::Range;
 
 use crate::cpu::{Float, Isa, Products, UnitRows, LANES};
 
-/// Rows and columns of a tile.
+/// Number of rows and columns of a tile.
 pub const TILE: usize = 128;
-/// Some neighbouring columns, `LANES` of them.
+/// A group of `LANES` neighbouring columns.
 pub struct Lanes {
-    /// The first, a multiple of `LANES`.
+    /// The first column, a multiple of `LANES`.
     pub start: usize,
-    /// Those to look at.
+    /// The columns to use, relative to `start`.
     pub valid: Range<usize>,
 }
 
 impl Lanes {
-    /// The columns from `first` up to `end`.
+    /// The groups that contain the columns from `first` up to `end`.
     #[inline(always)]
     pub fn between(first: usize, end: usize) -> impl Iterator<Item = Self> {
         (first / LANES * LANES..end)
@@ -24,15 +24,15 @@ impl Lanes {
     }
 }
 
-/// The numbers from `start`, a multiple of `LANES`, on.
+/// The `LANES` numbers from `start` on, which is a multiple of `LANES`.
 #[inline(always)]
 pub fn lanes<T>(slice: &[T], start: usize) -> &[T; LANES] {
     let (groups, _) = slice.as_chunks::<LANES>();
     &groups[start / LANES]
 }
 
-/// Writes the similarities of the rows `row` to `row + rows` (multiples of 8) with the rows `column` to
-/// `column + columns` (multiples of 32) to `out`, rows `stride` apart. Each has the same bits wherever it is computed.
+/// Writes the similarities of the rows `row` to `row + rows` (multiples of 8) with the rows `column` to `column +
+/// columns` (multiples of 32) to `out`, whose rows are `stride` apart. A similarity has the same bits in every call.
 pub fn similarities<C: Float>(
     units: &UnitRows<C>,
     isa: Isa,

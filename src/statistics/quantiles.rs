@@ -1,16 +1,16 @@
-//! The quantile of each row's similarities.
+//! The quantile of each row of similarities.
 
 use super::products::{lanes, similarities, Lanes, TILE};
 use crate::cpu::{
     for_each, Float, InstructionSet, Isa, Kernel, Schedule, Selector, Shared, UnitRows, BLOCK_COLUMNS, LANES,
 };
 
-/// Rows computed at a time where rows are looked at whole: as many as pay for fetching all columns from memory once.
+/// Number of whole rows that are computed at a time. It is large enough to pay for reading all columns from memory.
 const ROWS: usize = 64;
-/// Numbers that each row may have a list of, or twice its dimensions where that is more.
+/// Largest length of the list of a row, or twice the number of dimensions if that is more.
 const MAX_LIST: usize = 1024;
 
-/// The `rank`-th largest of each row's similarities with all rows, its own counting as exactly 1.
+/// The `rank`-th largest similarity of each row with all rows. The similarity of a row with itself is exactly 1.
 pub fn row_quantiles<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let capacity = rank + (rank / 2).max(64);
     if capacity <= MAX_LIST.max(2 * units.dims) {
@@ -20,17 +20,18 @@ pub fn row_quantiles<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threa
     }
 }
 
-/// With a look at each row as a whole: each pair is looked at twice.
+/// Computes whole rows, so each pair is visited twice.
 fn by_rows<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let mut quantiles = vec![0.0; units.rows];
     let shared = Shared::new(&mut quantiles);
-    // A block more than there are columns: rows a power of two apart would share few of the cache's sets.
+    // Rows are longer than needed by a block, because rows that are a power of two apart would use few sets of the
+    // cache.
     let stride = units.padded_rows + BLOCK_COLUMNS;
     let state = || (vec![C::ZERO; ROWS * stride], Selector::new(rank, isa));
     for_each(threads, units.rows.div_ceil(ROWS), state, |(scratch, selector), chunk| {
         let start = chunk * ROWS;
         similarities(units, isa, (start, ROWS), (0, units.padded_rows), scratch, stride);
-        // SAFETY: chunks are disjoint, and `quantiles` outlives the loop.
+        // SAFETY: The chunks do not overlap, and `quantiles` is borrowed until the loop ends.
         let quantiles = unsafe { shared.slice(start, ROWS.min(units.rows - start)) };
         for (i, quantile) in quantiles.iter_mut().enumerate() {
             let row = &mut scratch[i * stride..][..units.rows];
@@ -41,7 +42,8 @@ fn by_rows<C: Float>(units: &UnitRows<C>, rank: usize, isa: Isa, threads: usize)
     quantiles
 }
 
-/// With one look at each pair, for both of its rows: each has a list of `capacity` numbers that may be its largest.
+/// Visits each pair once, for both of its rows. Each row has a list of up to `capacity` candidates for its largest
+/// numbers.
 fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Isa, threads: usize) -> Vec<f64> {
     let rows = units.padded_rows;
     let mut lists = LargestLists {
@@ -57,7 +59,8 @@ fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Is
     let (values, counts, bounds) = (Shared::new(lists.values), Shared::new(lists.counts), Shared::new(lists.bounds));
     let block = |block: usize| {
         let start = block * TILE;
-        // SAFETY: the vectors outlive the loop, in which no other call has one of its blocks.
+        // SAFETY: The vectors are borrowed until the loop ends. The schedule gives a block to only one call at a time,
+        // and a call takes each of its blocks once.
         let (values, counts, bounds) = unsafe {
             (values.slice(start * capacity, TILE * capacity), counts.slice(start, TILE), bounds.slice(start, TILE))
         };
@@ -80,22 +83,22 @@ fn by_pairs<C: Float>(units: &UnitRows<C>, rank: usize, capacity: usize, isa: Is
     (0..units.rows).map(|row| lists.smallest(row).to_f64()).collect()
 }
 
-/// The largest numbers of neighbouring rows, so far.
+/// Lists of the largest numbers of some neighbouring rows.
 struct LargestLists<'a, C> {
-    /// How many of each row are wanted.
+    /// Number of largest numbers that are wanted for each row.
     rank: usize,
-    /// Length of a list, more than `rank`.
+    /// Capacity of a list, more than `rank`.
     capacity: usize,
-    /// [rows][capacity]
+    /// The lists, [rows][capacity].
     values: &'a mut [C],
-    /// [rows] numbers in the lists.
+    /// The lengths of the lists, [rows].
     counts: &'a mut [u32],
-    /// [rows] no number up to this one is among the largest.
+    /// Lower bounds, [rows]. Numbers up to the bound are not needed.
     bounds: &'a mut [C],
 }
 
 impl<C: Float> LargestLists<'_, C> {
-    /// Adds a number. A full list is cut to the largest first.
+    /// Adds a number. A full list is first reduced to its `rank` largest numbers.
     #[inline(always)]
     fn push(&mut self, row: usize, value: C) {
         if value > self.bounds[row] {
@@ -108,7 +111,7 @@ impl<C: Float> LargestLists<'_, C> {
         }
     }
 
-    /// The `rank`-th largest number of a list, with those larger brought before it.
+    /// The `rank`-th largest number of a list. Moves the larger numbers before it.
     #[inline(never)]
     fn smallest(&mut self, row: usize) -> C {
         let list = &mut self.values[row * self.capacity..][..self.counts[row] as usize];
@@ -116,17 +119,17 @@ impl<C: Float> LargestLists<'_, C> {
     }
 }
 
-/// Brings a tile's similarities to the lists of its rows and of its columns.
+/// Adds the similarities of a tile to the lists of its rows and of its columns.
 struct Collect<'a, C> {
-    /// [TILE][TILE]
+    /// The similarities, [TILE][TILE].
     similarities: &'a [C],
-    /// Rows without the padding.
+    /// Number of rows without padding.
     rows: usize,
-    /// Columns without the padding.
+    /// Number of columns without padding.
     columns: usize,
-    /// LargestLists of the rows.
+    /// The lists of the rows.
     own: LargestLists<'a, C>,
-    /// LargestLists of the columns; none on the diagonal, where these are the rows.
+    /// The lists of the columns. None on the diagonal, where the columns are the rows.
     other: Option<LargestLists<'a, C>>,
 }
 
@@ -149,7 +152,7 @@ impl<C: Float> Kernel for Collect<'_, C> {
     }
 }
 
-/// Is any of the numbers above the row's bound, or above its column's?
+/// Whether any of the numbers is above the bound of the row or of its column.
 #[inline(always)]
 fn any_above<C: Float>(numbers: &[C; LANES], row: C, columns: &[C; LANES]) -> bool {
     let mut any = false;

@@ -1,10 +1,10 @@
-//! The statistics against plain loops over all pairs, in double precision.
+//! Compares the statistics with plain loops over all pairs, in double precision.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
 use crate::error::RowFault;
 
-/// Rows that look random, around `count / 5` centers.
+/// Pseudo-random rows around seven centers.
 fn embeddings(rows: usize, dims: usize) -> Vec<f64> {
     let mut state = 1u64;
     let mut next = || {
@@ -20,7 +20,7 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Everything, by loops.
+/// All statistics, by plain loops.
 fn by_loops(data: &[f64], dims: usize, request: &Request<'_>) -> SimilarityStatistics {
     let rows = data.len() / dims;
     let row = |i: usize| &data[i * dims..][..dims];
@@ -98,7 +98,8 @@ fn equals_plain_loops_in_double_precision() {
                     assert_near(&[found.threshold], &[expected.threshold], 1e-12);
                     assert_eq!(found.negatives, expected.negatives);
                     assert_near(found.means.as_flattened(), expected.means.as_flattened(), 1e-9);
-                    // A single row's cosine of 1 may be rounded to either side of the threshold.
+                    // In one dimension every cosine is 1 or -1, and rounding may put it on either side of the
+                    // threshold.
                     if dims > 1 {
                         assert_eq!(found.above, expected.above);
                     }

@@ -1,5 +1,8 @@
-"""The losses as modules: settings, the epoch, and what the last forward saw. The mathematics of HEX and the contrastive
-losses is in :mod:`hex_ssl.functional`, that of the others beside their modules."""
+"""The losses as modules. They hold the settings, the epoch and the statistics of the last forward.
+
+The formulas of HEX and of the contrastive losses are in :mod:`hex_ssl.functional`. Each other module has a function
+with the formula beside it.
+"""
 
 from hex_ssl.losses.barlow_twins import BarlowTwinsLoss as BarlowTwinsLoss
 from hex_ssl.losses.barlow_twins import barlow_twins_loss as barlow_twins_loss

@@ -25,7 +25,7 @@ class BarlowTwinsTerms(NamedTuple):
 def barlow_twins_terms(
     z1: Tensor, z2: Tensor, *, sync_statistics: bool = True, gather_distributed: bool = False
 ) -> BarlowTwinsTerms:
-    """The terms of :func:`barlow_twins_loss`, whose docstring has the formula and the arguments."""
+    """Computes the terms of :func:`barlow_twins_loss`. See there for the formula and the arguments."""
     check_views([z1, z2])
     with without_autocast(z1):
         views = full_precision(z1, z2)
@@ -35,7 +35,7 @@ def barlow_twins_terms(
             first, second = (_standardised(view) for view in (gather_batches(*views) if gather_distributed else views))
         correlation = first.T @ second / first.shape[0]
         on_diagonal = (1 - correlation.diagonal()).square().sum()
-        # Not the sum of all less that of the diagonal, which is most of it.
+        # Subtracting the diagonal's sum from the total would lose precision: the diagonal is most of the total.
         return BarlowTwinsTerms(on_diagonal, correlation.square().fill_diagonal_(0.0).sum())
 
 
@@ -48,25 +48,26 @@ def barlow_twins_loss(
     sync_statistics: bool = True,
     gather_distributed: bool = False,
 ) -> Tensor:
-    """The Barlow Twins loss: the views' cross-correlation is to be the identity.
+    """The Barlow Twins loss: it moves the cross-correlation of the views towards the identity.
 
-    With each dimension of a view standardised over the batch (its variance plus 1e-5)::
+    Each dimension of a view is standardised over the batch, with 1e-5 added to its variance. Then::
 
         loss = scale (sum_d (1 - C_dd)^2 + lamb sum_{d != e} C_de^2),    C = z1' z2 / n
 
     Args:
-        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16. Half types are computed in
-            float32.
+        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16. The loss of 16-bit types is
+            computed in float32.
         z2: Projections of the second views of the same images, like `z1`.
-        lamb: Weight of the off-diagonal terms, at least 0. The authors' code: 0.0051.
-        scale: Factor of the whole, at least 0. solo-learn's recipes: 0.1.
-        sync_statistics: With `gather_distributed`: standardise over all processes' images, as the paper's authors do.
-            Otherwise each process standardises its own images, as solo-learn does, and C alone is of all.
-        gather_distributed: Take the images of all processes: with `sync_statistics` the loss, and with DDP its
-            gradient, are those of one process on the joined batch. Without a process group this changes nothing.
+        lamb: Weight of the off-diagonal terms, at least 0. The authors' code uses 0.0051.
+        scale: Factor of the whole loss, at least 0. The recipes of solo-learn use 0.1.
+        sync_statistics: With `gather_distributed`, standardise over the images of all processes, as the authors of the
+            paper do. Otherwise each process standardises its own images, as solo-learn does, and only C is computed
+            from the images of all processes.
+        gather_distributed: Use the images of all processes. With `sync_statistics`, the loss and (with DDP) its
+            gradient equal those of one process on the joined batch. Without a process group this changes nothing.
 
     Returns:
-        The loss, 0-d; float64 for float64 inputs, else float32.
+        The loss, 0-d. It is float64 for float64 inputs, else float32.
 
     Raises:
         TypeError: A view is not a tensor.
@@ -92,12 +93,12 @@ class BarlowTwinsLoss(nn.Module):
 
     Args:
         lamb: Weight of the off-diagonal terms, at least 0.
-        scale: Factor of the whole, at least 0.
-        sync_statistics: With `gather_distributed`: standardise over all processes' images.
-        gather_distributed: Take the images of all processes.
+        scale: Factor of the whole loss, at least 0.
+        sync_statistics: With `gather_distributed`, standardise over the images of all processes.
+        gather_distributed: Use the images of all processes.
 
     Attributes:
-        terms: The :class:`BarlowTwinsTerms` of the last forward, without gradient; None before the first.
+        terms: The :class:`BarlowTwinsTerms` of the last forward, without gradients. None before the first forward.
 
     Raises:
         ValueError: A number is out of its range.
@@ -142,5 +143,5 @@ class BarlowTwinsLoss(nn.Module):
 
 
 def _standardised(z: Tensor) -> Tensor:
-    """Each dimension with mean 0 and variance 1 over the batch."""
+    """Standardises each dimension over the batch."""
     return F.batch_norm(z, running_mean=None, running_var=None, training=True)

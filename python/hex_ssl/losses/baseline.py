@@ -1,4 +1,4 @@
-"""What the modules of the losses share."""
+"""Base classes of the loss modules."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from hex_ssl.validation import check_settings
 
 
 class LossWithStatistics(nn.Module):
-    """A loss that keeps what its last forward saw."""
+    """A loss that keeps the statistics of its last forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,23 +20,23 @@ class LossWithStatistics(nn.Module):
 
     @property
     def statistics(self) -> Statistics | None:
-        """The :class:`Statistics` of the last forward; None before the first."""
+        """The :class:`Statistics` of the last forward. None before the first forward."""
         found = self._last.statistics
         return None if found is None else Statistics(*found.unbind())
 
 
 class LastForward:
-    """What a forward saw. Apart from its module, whose `__setattr__` takes as long as a check of all arguments."""
+    """Holds the statistics of a forward. Setting an attribute of an `nn.Module` instead would be slow."""
 
     def __init__(self) -> None:
         self.statistics: Tensor | None = None
 
 
 class BaselineLoss(LossWithStatistics):
-    """A point of :func:`hex_ssl.functional.hex_loss`: a subclass says which, and documents its arguments.
+    """A special case of :func:`hex_ssl.functional.hex_loss`. Subclasses set the threshold and the formulation.
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
     """
 
     threshold: ClassVar[FixedThreshold] = NO_HIERARCHY

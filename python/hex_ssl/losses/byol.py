@@ -8,21 +8,21 @@ from hex_ssl.validation import check_like, check_rows
 
 
 def byol_loss(p: Tensor, z: Tensor) -> Tensor:
-    """BYOL's loss of one view's predictions: 2 - 2 mean_i cos(p_i, z_i).
+    """BYOL's loss for the predictions of one view: 2 - 2 mean_i cos(p_i, z_i).
 
-    That is the mean squared distance of the L2-normalised rows. No gradient goes through `z`. The method adds both
-    directions. Over several processes the mean of the processes' losses is that of the joined batch where their
-    batches are of one size.
+    This is the mean squared distance of the L2-normalised rows. No gradient flows through `z`. The BYOL method adds the
+    losses of both directions. With several processes and equal batch sizes, the mean of the losses over the processes
+    equals the loss of the joined batch.
 
     Args:
         p: Predictions of one view, [n, D], float64, float32, bfloat16 or float16.
         z: The momentum encoder's projections of the other view, like `p`.
 
     Returns:
-        The loss, 0-d, in [0, 4]; float64 for float64 inputs, else float32.
+        The loss, 0-d, in [0, 4]. It is float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: One is not a tensor.
+        TypeError: An input is not a tensor.
         ValueError: Shapes, dtypes or devices differ.
 
     Source:
@@ -49,12 +49,12 @@ class BYOLLoss(nn.Module):
     """
 
     def forward(self, p: Tensor, z: Tensor) -> Tensor:
-        """The loss of one view's predictions p [n, D] and the other's momentum projections z [n, D]."""
+        """The loss of predictions p [n, D] of one view and momentum projections z [n, D] of the other view."""
         return byol_loss(p, z)
 
 
 def mean_cosine(p: Tensor, z: Tensor) -> Tensor:
-    """The mean cosine of the rows of `p` and of `z`, which gets no gradient.
+    """The mean cosine similarity of the rows of `p` and `z`. `z` gets no gradient.
 
     Raises:
         TypeError, ValueError: As :func:`byol_loss`.

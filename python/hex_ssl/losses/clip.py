@@ -13,13 +13,13 @@ class CLIPLoss(LossWithStatistics):
     """CLIP's symmetric loss of two towers: :func:`hex_ssl.functional.clip_loss` as a module.
 
     Args:
-        temperature: Above 0: a number, or a parameter of shape [], which is then one of the module's. A tensor that
-            changes at each step, such as `1 / logit_scale.exp()`, goes into :meth:`forward`.
+        temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module. Pass a tensor
+            that is computed at each step, such as `1 / logit_scale.exp()`, to :meth:`forward`.
         gather_distributed: Compare with the other tower's rows of all processes.
         reduction: "mean", "sum" or "none".
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -44,7 +44,7 @@ class CLIPLoss(LossWithStatistics):
         self.reduction = reduction
 
     def forward(self, z1: Tensor, z2: Tensor, temperature: float | Tensor | None = None) -> Tensor:
-        """The loss of embeddings of two towers, [N, D] each; `temperature` takes the place of the module's."""
+        """The loss of the embeddings of two towers, [N, D] each. `temperature` replaces that of the module."""
         chosen = self.temperature if temperature is None else temperature
         settings = Settings.of(NO_HIERARCHY, 0, "importance", 1.0, 0.1, chosen, self.reduction)
         loss, self._last.statistics = loss_of_towers(z1, z2, NO_HIERARCHY, settings, None, self.gather_distributed)

@@ -14,34 +14,34 @@ SCALE = 10.0
 def feature_contrast_loss(
     z1: Tensor, z2: Tensor, momentum_z1: Tensor, momentum_z2: Tensor, *, gather_distributed: bool = False
 ) -> Tensor:
-    """All4One's feature contrast: each dimension correlates with itself in the other view, and with no other one.
+    """All4One's feature contrast: each dimension should correlate only with the same dimension in the other view.
 
-    With the columns of all four L2-normalised over the batch, m1, m2 -> `momentum_z1`, `momentum_z2`::
+    The columns of all four inputs are L2-normalised over the batch. With m1, m2 -> `momentum_z1`, `momentum_z2`::
 
         loss = 10 (on / 2 + off / 2)
         on   = sqrt( mean over A, B of mean_d (C_dd - 1)^2 ),    off = sqrt( mean over A, B of mean_{d != e} C_de^2 )
         A    = m1' z2,  B = m2' z1
 
     Args:
-        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, D at least 2. Half types are
-            computed in float32.
+        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, D at least 2. The loss of
+            16-bit types is computed in float32.
         z2: Projections of the second views, like `z1`.
-        momentum_z1: The momentum encoder's projections of the first views, with L2-normalised rows, like `z1`; no
-            gradient goes through them.
-        momentum_z2: Those of the second views.
-        gather_distributed: Take the images of all processes: the loss, and with DDP its gradient, are those of one
-            process on the joined batch. solo-learn takes each process's own.
+        momentum_z1: The momentum encoder's projections of the first views, with L2-normalised rows, like `z1`. No
+            gradient flows through them.
+        momentum_z2: The momentum encoder's projections of the second views, like `momentum_z1`.
+        gather_distributed: Use the images of all processes. The loss and (with DDP) its gradient then equal those of
+            one process on the joined batch. solo-learn uses the images of each process separately.
 
     Returns:
-        The loss, 0-d; float64 for float64 inputs, else float32.
+        The loss, 0-d. It is float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: One is not a tensor.
+        TypeError: An input is not a tensor.
         ValueError: Shapes, dtypes or devices differ, or D is 1.
 
     Source:
         "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction" (Estepa et al.
-        2023, arXiv 2303.09417), and its authors' code in solo-learn, whose factors these are.
+        2023, arXiv 2303.09417). The factors are those of the authors' code in solo-learn.
 
     Example:
         >>> z = torch.eye(3)
@@ -70,7 +70,7 @@ class FeatureContrastLoss(nn.Module):
     """:func:`feature_contrast_loss` as a module.
 
     Args:
-        gather_distributed: Take the images of all processes.
+        gather_distributed: Use the images of all processes.
 
     Source:
         "All4One: Symbiotic Neighbour Contrastive Learning via Self-Attention and Redundancy Reduction" (Estepa et al.
@@ -86,7 +86,7 @@ class FeatureContrastLoss(nn.Module):
         self.gather_distributed = gather_distributed
 
     def forward(self, z1: Tensor, z2: Tensor, momentum_z1: Tensor, momentum_z2: Tensor) -> Tensor:
-        """The loss of both views' projections and momentum projections, each [n, D]."""
+        """The loss of the projections and momentum projections of both views, each [n, D]."""
         return feature_contrast_loss(z1, z2, momentum_z1, momentum_z2, gather_distributed=self.gather_distributed)
 
     def extra_repr(self) -> str:
@@ -95,6 +95,6 @@ class FeatureContrastLoss(nn.Module):
 
 
 def _root(mean_square: Tensor) -> Tensor:
-    """Its square root, with gradient 0 where that is 0."""
+    """The square root, with gradient 0 at 0."""
     positive = mean_square > 0
     return torch.where(positive, torch.where(positive, mean_square, 1.0).sqrt(), 0.0)

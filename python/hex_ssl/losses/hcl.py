@@ -7,17 +7,17 @@ from hex_ssl.losses.baseline import BaselineLoss
 
 
 class HCLLoss(BaselineLoss):
-    """HCL, all negatives reweighted by their hardness: :func:`hex_ssl.functional.hcl_loss` as a module.
+    """HCL, which reweights all negatives by their hardness: :func:`hex_ssl.functional.hcl_loss` as a module.
 
     Args:
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         beta: Concentration on the negatives close to the anchor, at least 0.
-        tau_plus: Probability that a negative is a false one, in [0, 1).
+        tau_plus: Probability that a negative is a false negative, in [0, 1).
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.

@@ -1,4 +1,4 @@
-"""HEX as a module: the settings, and what changes with the epoch."""
+"""HEX as a module. It holds the settings, and applies the warm-up and the threshold's schedule."""
 
 import warnings
 from typing import Any
@@ -21,25 +21,25 @@ from hex_ssl.validation import check_settings
 
 
 class HexLoss(LossWithStatistics):
-    """The HEX loss: :func:`hex_ssl.functional.hex_loss`, whose docstring has the formula, as a module.
+    """The HEX loss as a module. See :func:`hex_ssl.functional.hex_loss` for the formula.
 
-    A warm-up and thresholds that change with the epoch need :meth:`set_epoch` at the start of each epoch;
-    without it the loss is HEX from the first step, the threshold that of the first epoch, and the first
-    forward warns. The epoch of such a loss is part of the state dict; others have no state. A dict without an epoch can
-    be loaded, such as that of a run with another loss.
+    With a warm-up or a threshold that changes with the epoch, call :meth:`set_epoch` at the start of each epoch.
+    Without this call there is no warm-up, the threshold stays that of the first epoch, and the first forward warns. The
+    epoch of such a loss is part of the state dict. Other losses do not store an epoch. A state dict without an epoch,
+    for example from a run with another loss, can be loaded too.
 
     Args:
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
         formulation: "importance", "official" or "decoupled".
         beta: Concentration of the importance weights, at least 0.
-        tau_plus: Probability that a hierarchical negative is a false one, in [0, 1).
-        warmup_epochs: For so many epochs the loss is NT-Xent. The authors' recipes take 10.
+        tau_plus: Probability that a hierarchical negative is a false negative, in [0, 1).
+        warmup_epochs: Number of epochs at the start in which the loss is NT-Xent. The authors' recipes use 10.
         gather_distributed: Compare with the keys of all processes, and find the threshold over all anchors.
         reduction: "mean", "sum" or "none".
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -89,10 +89,10 @@ class HexLoss(LossWithStatistics):
         self._enter(None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the loss which epoch runs: call it at the start of each.
+        """Sets the epoch. Call it at the start of each epoch.
 
         Args:
-            epoch: Counted from 0.
+            epoch: The epoch, counted from 0.
 
         Raises:
             ValueError: `epoch` is negative.
@@ -102,7 +102,7 @@ class HexLoss(LossWithStatistics):
         self._enter(epoch)
 
     def _enter(self, epoch: int | None) -> None:
-        # The forward reads what the epoch leads to, and not the epoch, so that compiled code stays valid.
+        # The forward does not read the epoch itself, so that compiled code stays valid when it changes.
         self._epoch = epoch
         self._warming_up = epoch is not None and epoch < self.warmup_epochs
         kind, value = self.threshold.at(epoch or 0)
@@ -112,17 +112,17 @@ class HexLoss(LossWithStatistics):
             self._awaits_epoch = False
 
     def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of projections of the views.
+        """The loss of the projections of the views.
 
         Args:
-            z1: [n, D], float64, float32, bfloat16 or float16.
-            z2: Like `z1`.
-            *more_views: Each like `z1`.
-            labels: The samples' (superclass) labels, [n], integers, for the supervised threshold alone. -1 is a
-                label like any other: samples without a label get numbers of their own.
+            z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16.
+            z2: Projections of the second views, like `z1`.
+            *more_views: Further views, each like `z1`.
+            labels: The (superclass) labels of the samples, integers [n]. Only the supervised threshold accepts them. -1
+                is a label like any other. Give each sample without a label its own number.
 
         Returns:
-            The loss, 0-d, or [V * n] for reduction "none"; float64 for float64 inputs, else float32.
+            The loss, 0-d, or [V * n] for reduction "none". It is float64 for float64 inputs, else float32.
 
         Raises:
             TypeError, ValueError: As :func:`hex_ssl.functional.hex_loss`.
@@ -143,18 +143,18 @@ class HexLoss(LossWithStatistics):
         anchor_labels: Tensor | None = None,
         key_labels: Tensor | None = None,
     ) -> Tensor:
-        """The loss of anchors against other keys than themselves, such as a queue: all of them are negatives.
+        """The loss of anchors against separate keys, such as a queue. All keys are negatives.
 
         Args:
-            anchors: [M, D], as `z1`.
-            keys: [N, D], the same on each process.
-            positives: Each anchor's positive, [M, D].
-            anchor_labels: The anchors' labels, [M], integers, for the supervised threshold alone. -1 is a label
-                like any other: an anchor without a label gets a number that no key has.
-            key_labels: The keys' labels, [N], integers.
+            anchors: The anchors, [M, D], like `z1` of :meth:`forward`.
+            keys: The keys, [N, D]. With `gather_distributed` they must be the same on each process.
+            positives: The positive of each anchor, [M, D].
+            anchor_labels: The labels of the anchors, integers [M]. Only the supervised threshold accepts them. -1 is a
+                label like any other. Give an anchor without a label a number that no key has.
+            key_labels: The labels of the keys, integers [N].
 
         Returns:
-            The loss, 0-d, or [M] for reduction "none". In the warm-up it is InfoNCE.
+            The loss, 0-d, or [M] for reduction "none". During the warm-up it is InfoNCE.
 
         Raises:
             TypeError, ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`.
@@ -179,12 +179,12 @@ class HexLoss(LossWithStatistics):
 
     @property
     def warming_up(self) -> bool:
-        """Whether the loss is NT-Xent (InfoNCE) for now."""
+        """Whether the loss is in its warm-up, in which it is NT-Xent (InfoNCE)."""
         return self._warming_up
 
     def _current(self) -> tuple[Threshold, Settings]:
         """The threshold and the settings of this epoch."""
-        # The bare NT-Xent of the warm-up is a point of the importance formulation alone.
+        # Only the importance formulation can express the NT-Xent of the warm-up.
         threshold = NO_HIERARCHY if self._warming_up else self._current_threshold
         formulation = "importance" if self._warming_up else self.formulation
         return threshold, Settings.of(
@@ -192,7 +192,7 @@ class HexLoss(LossWithStatistics):
         )
 
     def _read(self, name: str, labels: Tensor | None) -> Tensor | None:
-        """The labels, where the loss reads them in this epoch: callers pass them in each, the warm-up's too."""
+        """The labels if the loss reads them in this epoch, else None. Callers may pass labels in every epoch."""
         if labels is not None and not self._reads_labels:
             check_labels_read(name, self.threshold)
         return labels if self._reads_labels and not self._warming_up else None
@@ -205,7 +205,7 @@ class HexLoss(LossWithStatistics):
         _warn(f"HexLoss.set_epoch was never called: {' and '.join(consequences)}")
 
     def get_extra_state(self) -> Tensor:
-        """The epoch for the state dict; -1 where it was never set."""
+        """The epoch for the state dict, -1 if it was never set."""
         return torch.tensor(-1 if self._epoch is None else self._epoch, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -222,7 +222,7 @@ class HexLoss(LossWithStatistics):
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *others: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *others)
-        # Of a run without HEX, or of a loss without a schedule: the epoch is then what `set_epoch` says next.
+        # The state dict may come from a run without HEX or without a schedule. The next `set_epoch` sets the epoch.
         if prefix + "_extra_state" in missing:
             missing.remove(prefix + "_extra_state")
 
@@ -236,20 +236,20 @@ class HexLoss(LossWithStatistics):
 
 
 def _constant(kind: str, value: float | Tensor) -> Threshold:
-    """The strategy of one epoch."""
+    """A strategy that is constant: that of one epoch."""
     if kind == "adaptive":
         return AdaptiveThreshold(float(value))
     if kind == "labels":
         return SupervisedThreshold()
-    # A tensor, so that compiled code stays valid.
+    # The value is a tensor, so that compiled code stays valid when it changes.
     return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), kind)
 
 
 def _warn(text: str) -> None:
-    # The module's caller stands above this, two methods of the module, and two functions of nn.Module's call.
+    # The caller of the module is above this function, two methods of the module, and two functions of nn.Module.
     warnings.warn(text, stacklevel=6)
 
 
-# A warning cannot be traced: so marked, it is given while torch.compile traces. (This is what
-# torch.compiler.assume_constant_result does, which would import torch._dynamo, seconds, with this package.)
+# torch.compile cannot trace a warning. With this mark, it runs the function while tracing. The mark does what
+# torch.compiler.assume_constant_result does. The public function would import torch._dynamo here, which takes seconds.
 _warn._dynamo_marked_constant = True  # type: ignore[attr-defined]

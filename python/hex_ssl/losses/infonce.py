@@ -1,4 +1,4 @@
-"""InfoNCE of one direction as a module."""
+"""InfoNCE in one direction as a module."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ class InfoNCELoss(nn.Module):
     """InfoNCE of anchors against keys: :func:`hex_ssl.functional.infonce_loss` as a module.
 
     Args:
-        temperature: Above 0: a number, or a parameter of shape [], which is then one of the module's.
+        temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
 
@@ -38,7 +38,7 @@ class InfoNCELoss(nn.Module):
     def forward(
         self, anchors: Tensor, keys: Tensor, positive_index: Tensor | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """The loss of anchors [M, D] against keys [N, D]; see :func:`hex_ssl.functional.infonce_loss`."""
+        """The loss of anchors [M, D] against keys [N, D]. See :func:`hex_ssl.functional.infonce_loss`."""
         return infonce_loss(
             anchors,
             keys,

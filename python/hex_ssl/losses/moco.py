@@ -15,29 +15,29 @@ def moco_loss(
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
-    """MoCo's loss, InfoNCE whose negatives are a queue.
+    """MoCo's loss: InfoNCE with the negatives from a queue.
 
-    With the cosine c(a, b)::
+    With the cosine similarity c(a, b)::
 
         L_i = -log( exp(c(q_i, k_i) / T) / (exp(c(q_i, k_i) / T) + sum_j exp(c(q_i, queue_j) / T)) )
 
-    q -> `queries`, k -> `keys`, T -> `temperature`. :func:`hex_ssl.functional.hex_loss_with_keys` without hierarchical
-    negatives.
+    with q -> `queries`, k -> `keys`, T -> `temperature`. This is :func:`hex_ssl.functional.hex_loss_with_keys` without
+    hierarchical negatives.
 
     Args:
         queries: Projections of one view, [n, D], float64, float32, bfloat16 or float16.
-        keys: The momentum encoder's projections of the other view, like `queries`; no gradient goes through them.
-        queue: Keys of earlier batches, [K, D], the same on each process; no gradient goes through them.
-        temperature: Above 0.
+        keys: The momentum encoder's projections of the other view, like `queries`. No gradient flows through them.
+        queue: Keys of earlier batches, [K, D], the same on each process. No gradient flows through them.
+        temperature: A number above 0.
         reduction: "mean", "sum" or "none".
-        gather_distributed: Weigh the processes by their images: the mean over the processes of the losses is that of
-            one process on the joined batch, for batches of any sizes.
+        gather_distributed: Weight each process by its number of images. With reduction "mean" or "sum", the mean of the
+            losses over the processes then equals the loss of one process on the joined batch, for any batch sizes.
 
     Returns:
-        The loss, 0-d, or [n] for reduction "none"; float64 for float64 inputs, else float32.
+        The loss, 0-d, or [n] for reduction "none". It is float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: One is not a tensor.
+        TypeError: An input is not a tensor.
         ValueError: Shapes, dtypes or devices differ, a number is out of its range, or a row is all zeros or not finite.
 
     Source:
@@ -63,8 +63,8 @@ class MoCoLoss(nn.Module):
     """:func:`moco_loss` as a module.
 
     Args:
-        temperature: Above 0.
-        gather_distributed: Weigh the processes by their images.
+        temperature: A number above 0.
+        gather_distributed: Weight each process by its number of images.
         reduction: "mean", "sum" or "none".
 
     Raises:

@@ -17,29 +17,30 @@ def nnclr_loss(
     reduction: str = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
-    """NNCLR's loss of the neighbours of one view and the predictions of the other, InfoNCE in one direction.
+    """NNCLR's loss: InfoNCE in one direction, from the neighbours of one view to the predictions of the other view.
 
-    With the cosine c(a, b)::
+    With the cosine similarity c(a, b)::
 
         L_i = -log( exp(c(neighbours_i, p_i) / temperature) / sum_k exp(c(neighbours_i, p_k) / temperature) )
 
-    :func:`hex_ssl.functional.hex_loss_with_keys` without hierarchical negatives: the neighbours are the anchors, the
-    predictions the keys. The method takes the mean of both directions.
+    This is :func:`hex_ssl.functional.hex_loss_with_keys` without hierarchical negatives. The neighbours are the
+    anchors, and the predictions are the keys. The NNCLR method takes the mean of both directions.
 
     Args:
-        neighbours: For each image the nearest neighbour, in the queue, of its first view's projection, [n, D],
-            float64, float32, bfloat16 or float16. They get a gradient where they require one.
+        neighbours: The nearest neighbour in the queue for each first view's projection, [n, D], float64, float32,
+            bfloat16 or float16. They get a gradient if they require one.
         p: Predictions of the second views, like `neighbours`.
-        temperature: Above 0.
+        temperature: A number above 0.
         reduction: "mean", "sum" or "none".
-        gather_distributed: Compare with the predictions of all processes; the mean over the processes of the losses
-            (and DDP's of the gradients) is that of one process on the joined batch.
+        gather_distributed: Compare with the predictions of all processes. With reduction "mean" or "sum", the mean of
+            the losses over the processes, and DDP's mean of the gradients, equal those of one process on the joined
+            batch.
 
     Returns:
-        The loss, 0-d, or [n] for reduction "none"; float64 for float64 inputs, else float32.
+        The loss, 0-d, or [n] for reduction "none". It is float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: One is not a tensor.
+        TypeError: An input is not a tensor.
         ValueError: Shapes, dtypes or devices differ, a number is out of its range, or a row is all zeros or not finite.
 
     Source:
@@ -71,7 +72,7 @@ class NNCLRLoss(nn.Module):
     """:func:`nnclr_loss` as a module.
 
     Args:
-        temperature: Above 0.
+        temperature: A number above 0.
         gather_distributed: Compare with the predictions of all processes.
         reduction: "mean", "sum" or "none".
 
@@ -94,7 +95,7 @@ class NNCLRLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, neighbours: Tensor, p: Tensor) -> Tensor:
-        """The loss of one view's neighbours [n, D] and the other's predictions p [n, D]."""
+        """The loss of neighbours [n, D] of one view and predictions p [n, D] of the other view."""
         return nnclr_loss(
             neighbours,
             p,

@@ -9,12 +9,12 @@ class NTXentLoss(BaselineLoss):
     """NT-Xent (InfoNCE), SimCLR's loss: :func:`hex_ssl.functional.ntxent_loss` as a module.
 
     Args:
-        temperature: Above 0: a number, or a tensor of shape [], which gets a gradient where it requires one.
+        temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.

@@ -6,20 +6,20 @@ from hex_ssl.losses.byol import mean_cosine
 
 
 def simsiam_loss(p: Tensor, z: Tensor) -> Tensor:
-    """SimSiam's loss of one view's predictions: -mean_i cos(p_i, z_i).
+    """SimSiam's loss for the predictions of one view: -mean_i cos(p_i, z_i).
 
-    No gradient goes through `z`. The method takes the mean of both directions. Over several processes the mean of the
-    processes' losses is that of the joined batch where their batches are of one size.
+    No gradient flows through `z`. The SimSiam method takes the mean of both directions. With several processes and
+    equal batch sizes, the mean of the losses over the processes equals the loss of the joined batch.
 
     Args:
         p: Predictions of one view, [n, D], float64, float32, bfloat16 or float16.
         z: Projections of the other view, like `p`.
 
     Returns:
-        The loss, 0-d, in [-1, 1]; float64 for float64 inputs, else float32.
+        The loss, 0-d, in [-1, 1]. It is float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: One is not a tensor.
+        TypeError: An input is not a tensor.
         ValueError: Shapes, dtypes or devices differ.
 
     Source:
@@ -46,5 +46,5 @@ class SimSiamLoss(nn.Module):
     """
 
     def forward(self, p: Tensor, z: Tensor) -> Tensor:
-        """The loss of one view's predictions p [n, D] and the other's projections z [n, D]."""
+        """The loss of predictions p [n, D] of one view and projections z [n, D] of the other view."""
         return simsiam_loss(p, z)

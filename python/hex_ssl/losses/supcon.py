@@ -8,15 +8,15 @@ from hex_ssl.validation import check_settings
 
 
 class SupConLoss(LossWithStatistics):
-    """SupCon, supervised contrast: :func:`hex_ssl.functional.supcon_loss` as a module.
+    """SupCon, the supervised contrastive loss: :func:`hex_ssl.functional.supcon_loss` as a module.
 
     Args:
-        temperature: Above 0: a number, or a parameter of shape [], which is then one of the module's.
+        temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module.
         gather_distributed: Compare with the rows of all processes.
         reduction: "mean", "sum" or "none".
 
     Attributes:
-        statistics: The :class:`Statistics` of the last forward; None before the first.
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -40,7 +40,7 @@ class SupConLoss(LossWithStatistics):
         self.reduction = reduction
 
     def forward(self, z1: Tensor, *more_views: Tensor, labels: Tensor) -> Tensor:
-        """The loss of projections of one view or more, each [n, D], by the samples' labels [n]."""
+        """The loss of the projections of one or more views, each [n, D], with the labels of the samples [n]."""
         settings = supcon_settings(self.temperature, self.reduction)
         loss, self._last.statistics = loss_of_labels([z1, *more_views], settings, labels, self.gather_distributed)
         return loss

@@ -18,8 +18,8 @@ class VICRegTerms(NamedTuple):
 
     Attributes:
         invariance: Mean squared difference of the views.
-        variance: Mean (or sum) of the two views' hinge losses of the standard deviations.
-        covariance: Sum of the two views' squared covariances, each / D.
+        variance: Hinge loss of the standard deviations, the mean (or sum) of both views.
+        covariance: Sum of the squared covariances of different dimensions, divided by D and added over both views.
     """
 
     invariance: Tensor
@@ -30,7 +30,7 @@ class VICRegTerms(NamedTuple):
 def vicreg_terms(
     z1: Tensor, z2: Tensor, *, half_variance: bool = True, gather_distributed: bool = False
 ) -> VICRegTerms:
-    """The terms of :func:`vicreg_loss`, whose docstring has the formula and the arguments.
+    """Computes the terms of :func:`vicreg_loss`. See there for the formula and the arguments.
 
     Raises:
         TypeError, ValueError: As :func:`vicreg_loss`.
@@ -59,9 +59,9 @@ def vicreg_loss(
     half_variance: bool = True,
     gather_distributed: bool = False,
 ) -> Tensor:
-    """The VICReg loss: the views agree, each dimension keeps its spread, and no two dimensions say the same.
+    """The VICReg loss: views should agree, each dimension should vary, and different dimensions should not correlate.
 
-    With mean, variance and covariance over the batch (unbiased, n - 1)::
+    Variance and covariance are over the batch and unbiased (n - 1)::
 
         loss = sim_weight s + var_weight v + cov_weight (c(z1) + c(z2))
         s    = mean_{i,d} (z1_id - z2_id)^2
@@ -70,20 +70,20 @@ def vicreg_loss(
         c(z) = sum_{d != e} cov(z)_de^2 / D
 
     Args:
-        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, n at least 2. Half types are
-            computed in float32.
+        z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, n at least 2. The loss of
+            16-bit types is computed in float32.
         z2: Projections of the second views of the same images, like `z1`.
-        sim_weight: At least 0.
-        var_weight: At least 0.
-        cov_weight: At least 0.
-        half_variance: The mean of the two views' variance terms, as in the authors' code, whose weights are those of
-            the paper. Otherwise their sum, as equation 6 of the paper and solo-learn have it: as much as doubling
-            `var_weight`.
-        gather_distributed: Take the images of all processes: the loss, and with DDP its gradient, are those of one
-            process on the joined batch. Without a process group this changes nothing.
+        sim_weight: Weight of the invariance term, at least 0.
+        var_weight: Weight of the variance term, at least 0.
+        cov_weight: Weight of the covariance term, at least 0.
+        half_variance: Use the mean of the variance terms of both views, as in the authors' code, which has the weights
+            of the paper. Otherwise use their sum, as in equation 6 of the paper and in solo-learn. This is the same as
+            doubling `var_weight`.
+        gather_distributed: Use the images of all processes. The loss and (with DDP) its gradient then equal those of
+            one process on the joined batch. Without a process group this changes nothing.
 
     Returns:
-        The loss, 0-d; float64 for float64 inputs, else float32.
+        The loss, 0-d. It is float64 for float64 inputs, else float32.
 
     Raises:
         TypeError: A view is not a tensor.
@@ -110,11 +110,11 @@ class VICRegLoss(nn.Module):
         sim_weight: Weight of the invariance term, at least 0.
         var_weight: Weight of the variance term, at least 0.
         cov_weight: Weight of the covariance term, at least 0.
-        half_variance: The mean of the two views' variance terms; otherwise their sum.
-        gather_distributed: Take the images of all processes.
+        half_variance: Use the mean of the variance terms of both views, otherwise their sum.
+        gather_distributed: Use the images of all processes.
 
     Attributes:
-        terms: The :class:`VICRegTerms` of the last forward, without gradient; None before the first.
+        terms: The :class:`VICRegTerms` of the last forward, without gradients. None before the first forward.
 
     Raises:
         ValueError: A number is out of its range.
@@ -174,5 +174,5 @@ def _variance(z: Tensor) -> Tensor:
 def _covariance(z: Tensor) -> Tensor:
     centred = z - z.mean(dim=0)
     covariance = centred.T @ centred / (z.shape[0] - 1)
-    # Not the sum of all less that of the diagonal: the diagonal can be most of it.
+    # Subtracting the diagonal's sum from the total would lose precision: the diagonal can be most of the total.
     return covariance.square().fill_diagonal_(0.0).sum() / z.shape[1]

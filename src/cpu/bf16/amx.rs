@@ -1,16 +1,16 @@
-//! Products of pairs of bfloat16 numbers by AMX, the tile instructions of Intel's Xeons from Sapphire Rapids on.
+//! Products of pairs of bfloat16 numbers with AMX, the tile instructions of Intel's Xeons since Sapphire Rapids.
 //!
-//! A tile register holds up to 16 rows of 64 bytes. `tdpbf16ps` multiplies 16 x 16 pairs by 16 x 16 pairs and adds the
-//! 16 x 16 sums to those of a third register. Stable Rust has no functions for these instructions, so they stand here as
-//! assembly. The shapes of the registers are set at the start of a product and released at its end, as the rest of the
-//! process may use tiles too (oneDNN does). The system's permission remains with the process, from the first product of
-//! bfloat16 rows on.
+//! A tile register holds up to 16 rows of 64 bytes. `tdpbf16ps` multiplies 16 x 16 pairs by 16 x 16 pairs, and adds the
+//! 16 x 16 sums to those of a third register. Stable Rust has no functions for these instructions, so this file uses
+//! assembly. The shapes of the registers are set at the start of a product and released at its end, because other code
+//! in the process, such as oneDNN, may use tiles too. The system gives the permission to the whole process, for the
+//! rest of its life.
 
 use super::product::Bf16Product;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::product::DEPTH;
 
-/// The machine has tiles for bfloat16, and the system lets this process use them.
+/// Whether the machine has tiles for bfloat16, and the system allows this process to use them.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub fn available() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -18,7 +18,8 @@ pub fn available() -> bool {
 
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    /// `ARCH_REQ_XCOMP_PERM` of asm/prctl.h: asks for a part of the processor's state that is not saved by default.
+    /// `ARCH_REQ_XCOMP_PERM` of asm/prctl.h, which asks for a part of the processor's state that is not saved by
+    /// default.
     const REQUEST_PERMISSION: libc::c_long = 0x1023;
     /// `XFEATURE_XTILEDATA`
     const TILE_DATA: libc::c_long = 18;
@@ -26,12 +27,12 @@ pub fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
         let has = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE;
-        // SAFETY: a request that takes two numbers and changes what this process may use, for all of its threads.
+        // SAFETY: The request takes two numbers. It only changes the permissions of this process.
         has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
     })
 }
 
-/// There are none.
+/// There are no tiles on this target.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub fn available() -> bool {
     false
@@ -40,7 +41,7 @@ pub fn available() -> bool {
 /// Computes a product.
 ///
 /// # Safety
-/// Tiles are [`available`], and the slices are as long as `Bf16Multiplier::multiply` asserts.
+/// Tiles must be [`available`], and the product must pass the assertions of `Bf16Multiplier::multiply`.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub unsafe fn multiply(product: Bf16Product<'_>) {
     use crate::cpu::simd::BLOCK_COLUMNS;
@@ -48,14 +49,15 @@ pub unsafe fn multiply(product: Bf16Product<'_>) {
 
     let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } =
         product;
-    // An element's sum has one order whatever the shape of the tile it is in: its bits are the same in all of them.
+    // The order of an element's sum does not depend on the shape of its tile, so its bits do not either.
     let tile_rows = if rows.is_multiple_of(16) { 16 } else { 8 };
     let shapes = Shapes::new(tile_rows as u8);
-    // SAFETY: `shapes` is what the instruction reads.
+    // SAFETY: The instruction reads the 64 bytes of `shapes`, and tiles are available.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
     for column in (0..columns).step_by(BLOCK_COLUMNS) {
         for row in (0..rows).step_by(2 * tile_rows) {
-            // SAFETY: within the slices, by the caller: two or one tiles of rows, 32 columns, `depth` pairs.
+            // SAFETY: One or two tiles of rows, 32 columns and `depth` pairs are within the slices, by the assertions
+            // that the caller guarantees. The shapes are set.
             unsafe {
                 let block = AmxBlock {
                     left: left.as_ptr().add(row * left_row).cast(),
@@ -75,11 +77,11 @@ pub unsafe fn multiply(product: Bf16Product<'_>) {
             }
         }
     }
-    // SAFETY: gives the registers back.
+    // SAFETY: This releases the registers, which are not used any more.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Never called: there are no tiles.
+/// Never called, because there are no tiles on this target.
 ///
 /// # Safety
 /// Never called.
@@ -99,7 +101,7 @@ struct Shapes {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 impl Shapes {
-    /// Sums and left factors (0 to 5) of so many rows, right factors (6 and 7) of 16, each of 64 bytes.
+    /// The sums and left factors (0 to 5) have `rows` rows, the right factors (6 and 7) have 16. A row has 64 bytes.
     fn new(rows: u8) -> Self {
         let mut shapes = Self { palette: 1, start_row: 0, reserved: [0; 14], bytes_in_row: [0; 16], rows: [0; 16] };
         shapes.bytes_in_row[..8].fill(64);
@@ -108,7 +110,7 @@ impl Shapes {
     }
 }
 
-/// Two tiles of columns and one or two of rows; distances in bytes.
+/// A block of two tiles of columns and one or two tiles of rows. Distances are in bytes.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 struct AmxBlock {
     left: *const u8,
@@ -123,13 +125,14 @@ struct AmxBlock {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 impl AmxBlock {
-    /// Two tiles of rows.
+    /// Computes two tiles of rows.
     ///
     /// # Safety
-    /// Shapes are set, 2 `tile_rows` of `left`, 16 `steps` rows of `right` are readable, the block of `out` is the caller's
-    /// alone.
+    /// The shapes are set, and `steps` is at least 1. 2 `tile_rows` rows of `left` and 16 `steps` rows of `right` are
+    /// readable. The block of `out` is readable and writable, and nothing else uses it.
     unsafe fn two(&self, add: bool) {
-        // SAFETY: the addresses are within the caller's rows, the shapes are set; the tiles that it changes are named.
+        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed
+        // tiles are declared.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",
@@ -180,12 +183,13 @@ impl AmxBlock {
         }
     }
 
-    /// One tile of rows.
+    /// Computes one tile of rows.
     ///
     /// # Safety
     /// As for [`two`](Self::two), with `tile_rows` rows.
     unsafe fn one(&self, add: bool) {
-        // SAFETY: the addresses are within the caller's rows, the shapes are set; the tiles that it changes are named.
+        // SAFETY: By the contract of this function, the shapes are set and all addresses are in range. The changed
+        // tiles are declared.
         unsafe {
             std::arch::asm!(
                 "test {add:e}, {add:e}",

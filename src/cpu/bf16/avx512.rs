@@ -1,16 +1,17 @@
-//! Products of bfloat16 factors by AVX-512 BF16.
+//! Products of bfloat16 factors with AVX-512 BF16.
 
 use super::product::{Bf16Product, Pair};
 use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS, MAX_TILE};
 
-/// The product in blocks of 8 x 32.
+/// Computes a product in blocks of 8 x 32.
 ///
 /// # Safety
-/// The machine has AVX-512 BF16, and the slices are as long as `Bf16Multiplier::multiply` asserts.
+/// The machine must have AVX-512 F and BF16, and the product must pass the assertions of `Bf16Multiplier::multiply`.
 pub unsafe fn multiply(product: Bf16Product<'_>) {
     let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, add } =
         product;
-    // Where the rows of a panel are not next to each other: at their own distance they would share few of the cache's sets.
+    // Copy the rows of a panel next to each other if they are not. At their own distance they would use few sets of the
+    // cache.
     let mut stripe = [[0; BLOCK_COLUMNS]; MAX_TILE / 2];
     for column in (0..columns).step_by(BLOCK_COLUMNS) {
         let mut panel = &right[column / BLOCK_COLUMNS * right_panel..];
@@ -22,7 +23,8 @@ pub unsafe fn multiply(product: Bf16Product<'_>) {
         }
         let right_depth = if panel.as_ptr() == stripe.as_ptr().cast() { BLOCK_COLUMNS } else { right_depth };
         for row in (0..rows).step_by(BLOCK_ROWS) {
-            // SAFETY: within the slices, by the caller; the stripe has `depth` rows where it serves.
+            // SAFETY: The block is within the slices, by the assertions that the caller guarantees. If the stripe is
+            // used, it has at least `depth` rows.
             unsafe {
                 block(&Bf16Block {
                     left: left.as_ptr().add(row * left_row),
@@ -54,14 +56,15 @@ struct Bf16Block {
 /// Computes a block.
 ///
 /// # Safety
-/// The machine has AVX-512 BF16; 8 rows of `left`, `depth` rows of `right` are readable, 8 rows and 32 columns of `out`
-/// are the caller's alone.
+/// The machine has AVX-512 F and BF16. 8 rows of `left` and `depth` rows of `right` are readable. 8 rows and 32 columns
+/// of `out` are readable and writable, and nothing else uses them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn block(block: &Bf16Block) {
     use std::arch::x86_64::*;
     let mut sums = [[_mm512_setzero_ps(); 2]; BLOCK_ROWS];
-    // SAFETY: every offset is within what the caller promises; a __m512bh is 16 pairs of bits.
+    // SAFETY: By the contract of this function, every access is in range. `__m512bh` and `__m512i` are both 64 bytes,
+    // for which all bits are valid.
     unsafe {
         if block.add {
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -89,6 +92,6 @@ unsafe fn block(block: &Bf16Block) {
     }
 }
 
-/// Never called: there is no such multiplier.
+/// Never called, because there is no such multiplier on this target.
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn block(_: &Bf16Block) {}

@@ -3,40 +3,43 @@
 use super::product::Pair;
 use crate::cpu::simd::MAX_TILE;
 
-/// The nearest bfloat16's bits, ties to even, of a finite number.
+/// The bits of the bfloat16 that is nearest to a finite number, with ties to even.
 #[inline(always)]
 pub fn round(x: f32) -> u32 {
     let bits = x.to_bits();
     bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
 }
 
-/// A tile of derivatives, rounded, as a left factor and as a transposed one.
+/// A tile of rounded derivatives, as a left factor and as a transposed left factor.
 pub struct Bf16Derivatives {
-    /// Rows and columns.
+    /// Number of rows and columns.
     pub size: usize,
-    /// [size][size / 2]: pairs along a row.
+    /// Pairs along the rows, [size][size / 2].
     pub by_row: Vec<Pair>,
-    /// [size][size / 2]: pairs along a column.
+    /// Pairs along the columns, [size][size / 2].
     pub by_column: Vec<Pair>,
 }
 
 impl Bf16Derivatives {
-    /// For tiles of `size` x `size`, a multiple of 32.
+    /// Memory for tiles of `size` x `size`, where `size` is a multiple of 32.
     pub fn new(size: usize) -> Self {
         assert!(size <= MAX_TILE && size.is_multiple_of(32));
         Self { size, by_row: vec![0; size * size / 2], by_column: vec![0; size * size / 2] }
     }
 
-    /// Rounds a tile whose rows are `stride` apart, divided by the lengths of its columns (as a left factor) or rows.
+    /// Rounds a tile whose rows are `stride` apart. Before rounding, `by_row` is multiplied by `inverse_columns`, and
+    /// `by_column` by `inverse_rows`.
     ///
     /// # Safety
-    /// The machine has AVX-512 F and BF16; there are `size` rows.
+    /// The machine must have AVX-512 F, BW and BF16. `derivatives` must have `size` rows and columns, and
+    /// `inverse_columns` must have `size` numbers.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn fill(&mut self, derivatives: &[f32], stride: usize, inverse_rows: &[f32], inverse_columns: &[f32]) {
         use std::arch::x86_64::*;
         let size = self.size;
-        // SAFETY: all offsets are of elements of the tile, by the caller, and of the two layouts; 16 pairs are a register.
+        // SAFETY: By the contract of this function, all reads are in range. The writes are of 16 pairs inside the two
+        // layouts. `__m512bh` and `__m512i` are both 64 bytes, for which all bits are valid.
         unsafe {
             let group = |at: usize| _mm512_loadu_ps(derivatives.as_ptr().add(at));
             let lengths = |at: usize| _mm512_loadu_ps(inverse_columns.as_ptr().add(at));
@@ -50,7 +53,7 @@ impl Bf16Derivatives {
                     _mm512_storeu_si512(out.cast(), rounded);
                 }
             }
-            // Numbers of a row and of the next one, in turn, from the 16 of either after their rounding.
+            // Interleaves the 16 rounded numbers of a row with those of the next row.
             let in_turn = _mm512_set_epi16(
                 31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2,
                 17, 1, 16, 0,
@@ -75,12 +78,12 @@ impl Bf16Derivatives {
         }
     }
 
-    /// Never called: there are no bfloat16 rows.
+    /// Never called, because there are no bfloat16 rows on this target.
     #[cfg(not(target_arch = "x86_64"))]
     pub unsafe fn fill(&mut self, _: &[f32], _: usize, _: &[f32], _: &[f32]) {}
 }
 
-/// 16 x 16 numbers of 32 bits, their rows as columns.
+/// Transposes 16 x 16 numbers of 32 bits.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: [std::arch::x86_64::__m512i; 16]) -> [std::arch::x86_64::__m512i; 16] {
@@ -89,7 +92,7 @@ fn transpose(rows: [std::arch::x86_64::__m512i; 16]) -> [std::arch::x86_64::__m5
     for i in (0..16).step_by(2) {
         (a[i], a[i + 1]) = (_mm512_unpacklo_epi32(rows[i], rows[i + 1]), _mm512_unpackhi_epi32(rows[i], rows[i + 1]));
     }
-    // b[4 g + j]: column j of each quarter, for the rows 4 g to 4 g + 3.
+    // b[4 g + j] holds column j of each quarter, for the rows 4 g to 4 g + 3.
     let mut b = a;
     for i in (0..16).step_by(4) {
         b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);

@@ -1,4 +1,4 @@
-//! Products of bfloat16 rows by the instructions that some machines have for them: AMX and AVX-512 BF16.
+//! Products of bfloat16 rows, with the instructions of machines that have AMX or AVX-512 BF16.
 
 mod amx;
 mod avx512;

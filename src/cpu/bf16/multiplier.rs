@@ -1,6 +1,7 @@
-//! Products of bfloat16 numbers with sums in single precision, by the instructions that some machines have for them.
+//! Products of bfloat16 numbers with sums in single precision, with the instructions of machines that have AMX or
+//! AVX-512 BF16.
 //!
-//! They take the inner dimension two by two, so a factor's elements are pairs of neighbours along it.
+//! The instructions take two numbers along the inner dimension at a time, so the elements of a factor are pairs.
 
 use std::sync::OnceLock;
 
@@ -8,18 +9,19 @@ use super::product::{Bf16Product, DEPTH};
 use super::{amx, avx512};
 use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS};
 
-/// What multiplies pairs.
+/// The instructions that multiply pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bf16Multiplier {
-    /// AVX-512 BF16: one instruction multiplies 16 pairs by one and adds.
+    /// AVX-512 BF16. One instruction multiplies 16 pairs by 16 pairs and adds.
     Avx512,
-    /// AMX: one instruction multiplies two tiles of 16 x 16 pairs and adds.
+    /// AMX. One instruction multiplies two tiles of 16 x 16 pairs and adds.
     Amx,
 }
 
 impl Bf16Multiplier {
-    /// The one that does more in its time than the instruction for `f32`, if there is one: tiles do several times as much;
-    /// AVX-512's twice as much on AMD's machines, half as much on Intel's (Sapphire Rapids). Tests take what there is.
+    /// The multiplier that is faster than the instructions for `f32`, if the machine has one. AMX is several times as
+    /// fast. AVX-512 BF16 is twice as fast on AMD's machines, but half as fast on Intel's (Sapphire Rapids). Tests use
+    /// any.
     pub fn best() -> Option<Self> {
         static BEST: OnceLock<Option<Bf16Multiplier>> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -28,7 +30,7 @@ impl Bf16Multiplier {
         })
     }
 
-    /// Those that this machine has.
+    /// All multipliers of this machine.
     pub fn all() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut all = vec![];
@@ -42,7 +44,7 @@ impl Bf16Multiplier {
         all
     }
 
-    /// Computes the product. Only for units of [`all`](Self::all).
+    /// Computes a product. The multiplier must come from [`all`](Self::all) or [`best`](Self::best).
     pub fn multiply(self, product: Bf16Product<'_>) {
         let Bf16Product { left, left_row, right, right_panel, right_depth, out, out_row, rows, columns, depth, .. } =
             &product;
@@ -51,8 +53,8 @@ impl Bf16Multiplier {
         assert!(left.len() >= (rows - 1) * left_row + depth && out.len() >= (rows - 1) * out_row + columns);
         let panels = columns / BLOCK_COLUMNS;
         assert!(right.len() >= (panels - 1) * right_panel + (depth - 1) * right_depth + BLOCK_COLUMNS);
-        // SAFETY: the machine has the instructions, as the caller has asked `all`; the slices hold what is read and
-        // written, by the assertions.
+        // SAFETY: The machine has the instructions, because this crate gets a multiplier only from `all` or `best`. By
+        // the assertions, all accesses are within the slices.
         unsafe {
             match self {
                 Self::Avx512 => avx512::multiply(product),
@@ -78,7 +80,7 @@ mod tests {
     use super::super::product::Pair;
     use super::*;
 
-    /// Numbers of bfloat16, small enough that their products' sums are exact.
+    /// bfloat16 numbers that are small integers, so that the sums of their products are exact.
     fn pairs(count: usize, seed: usize) -> (Vec<Pair>, Vec<[f32; 2]>) {
         let number = |i: usize| ((i * 7919 + seed) % 31) as f32 - 15.0;
         let numbers: Vec<[f32; 2]> = (0..count).map(|i| [number(2 * i), number(2 * i + 1)]).collect();

@@ -1,7 +1,7 @@
-//! Rows in bfloat16, and their products by the instructions for them.
+//! Rows in bfloat16, and their products.
 //!
-//! The rows are those that came, times a power of two: bfloat16 holds them exactly, as it would not hold unit rows. Their
-//! lengths are divided out of the products, in single precision. Sums stay in single precision throughout.
+//! The rows are the input rows times a power of two, which bfloat16 represents exactly, unlike unit rows. The products
+//! are divided by the lengths of the rows, in single precision. All sums are in single precision.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -12,18 +12,19 @@ use super::product::{Bf16Product, Pair};
 use crate::cpu::simd::{BLOCK_COLUMNS, BLOCK_ROWS};
 use crate::cpu::threads::{for_each, Shared};
 
-/// Rows in three layouts: as the left factor of similarities, as the right one, and as the right factor of gradients.
+/// Rows in three layouts: as the left factor of similarities, as the right factor of similarities, and as the right
+/// factor of gradients.
 pub struct Bf16Rows {
     multiplier: Bf16Multiplier,
-    /// Pairs in a row: half the padded dimensions.
+    /// Number of pairs in a row, which is half the number of padded dimensions.
     pairs: usize,
-    /// [rows][pairs]
+    /// The left factor of similarities, [rows][pairs].
     rows: Vec<Pair>,
-    /// [rows / 32][pairs][32]
+    /// The right factor of similarities, [rows / 32][pairs][32].
     panels: Vec<Pair>,
-    /// [rows / 2][2 * pairs]: pairs of rows.
+    /// The right factor of gradients, [rows / 2][2 * pairs]. A pair has the same dimension of two rows.
     row_pairs: Vec<Pair>,
-    /// [rows]: 1 / length of each row.
+    /// 1 / length of each row, [rows].
     inverse_lengths: Vec<f32>,
 }
 
@@ -33,7 +34,8 @@ fn pair(low: f32, high: f32) -> Pair {
 }
 
 impl Bf16Rows {
-    /// Rows of `dims` numbers, both multiples of 32, from unit rows and lengths that make them numbers of bfloat16 again.
+    /// Rows of `dims` numbers, from unit rows and from the lengths that make them bfloat16 numbers again. The number of
+    /// rows and `dims` are multiples of 32.
     pub fn new(multiplier: Bf16Multiplier, unit_rows: &[f32], lengths: &[f32], dims: usize, threads: usize) -> Self {
         const CHUNK: usize = BLOCK_COLUMNS;
         let pairs = dims / 2;
@@ -44,7 +46,7 @@ impl Bf16Rows {
             let scratch = || vec![0.0; CHUNK * dims];
             for_each(threads, lengths.len() / CHUNK, scratch, |data, chunk| {
                 let start = chunk * CHUNK;
-                // SAFETY: chunks are disjoint, and the layouts outlive the loop.
+                // SAFETY: The chunks do not overlap, and the layouts are borrowed until the loop ends.
                 let [rows, panel, row_pairs] =
                     shared.each_ref().map(|layout| unsafe { layout.slice(start * pairs, CHUNK * pairs) });
                 let given = unit_rows[start * dims..].chunks_exact(dims).zip(&lengths[start..]);
@@ -65,7 +67,7 @@ impl Bf16Rows {
         Self { multiplier, pairs, rows, panels, row_pairs, inverse_lengths }
     }
 
-    /// Some of the rows, as the left factor of similarities only.
+    /// Some of the rows, only as the left factor of similarities.
     pub fn left_factor(&self, rows: &[usize]) -> Self {
         Self {
             multiplier: self.multiplier,
@@ -77,7 +79,8 @@ impl Bf16Rows {
         }
     }
 
-    /// Similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys`, into rows `stride` apart.
+    /// Writes the similarities of `rows` (a whole number of blocks) with the rows `columns` of `keys` to `out`, whose
+    /// rows are `stride` apart.
     pub fn products(&self, rows: Range<usize>, keys: &Self, columns: Range<usize>, out: &mut [f32], stride: usize) {
         let inverse_rows = &self.inverse_lengths[rows.clone()];
         let inverse_columns = &keys.inverse_lengths[columns.clone()];
@@ -96,13 +99,14 @@ impl Bf16Rows {
             add: false,
         });
         for (row, &inverse) in out.chunks_mut(stride).zip(inverse_rows) {
-            // SAFETY: the machine has the instructions, or there would be no bfloat16 rows.
+            // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F.
             unsafe { divide(&mut row[..columns.len()], inverse, inverse_columns) };
         }
     }
 
-    /// Rounds a tile of derivatives with respect to similarities of the rows from `row` on and `keys` from `column` on,
-    /// rows of it `stride` apart, divided by the lengths of what they will be multiplied with.
+    /// Rounds a tile of derivatives, whose rows are `stride` apart. They are derivatives with respect to the
+    /// similarities of the rows from `row` on with the `keys` from `column` on. They are first divided by the lengths
+    /// of the rows that they will be multiplied with.
     pub fn round(
         &self,
         row: usize,
@@ -115,7 +119,8 @@ impl Bf16Rows {
         let size = out.size;
         let (rows, columns) = (&self.inverse_lengths[row..][..size], &keys.inverse_lengths[column..][..size]);
         assert!(derivatives.len() >= (size - 1) * stride + size);
-        // SAFETY: the machine has the instructions, or there would be no bfloat16 rows; there are `size` rows, as asserted.
+        // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F and BF16. All machines with BF16 have BW
+        // too. By the assertion and the slices above, all `size` rows and columns are in range.
         unsafe { out.fill(derivatives, stride, rows, columns) };
     }
 
@@ -138,10 +143,10 @@ impl Bf16Rows {
     }
 }
 
-/// Divides products by both lengths.
+/// Multiplies products by the inverse lengths of both rows.
 ///
 /// # Safety
-/// The machine has AVX-512 F.
+/// On x86-64, the machine must have AVX-512 F.
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f"))]
 unsafe fn divide(products: &mut [f32], inverse_row: f32, inverse_columns: &[f32]) {
     for (product, &inverse) in products.iter_mut().zip(inverse_columns) {
@@ -149,9 +154,9 @@ unsafe fn divide(products: &mut [f32], inverse_row: f32, inverse_columns: &[f32]
     }
 }
 
-/// The same numbers, as what they are wherever there are bfloat16 rows.
+/// Casts a slice to `f32`, which is the type of the arithmetic on bfloat16 rows. Panics for another type.
 pub fn single<C: 'static>(numbers: &mut [C]) -> &mut [f32] {
     assert!(TypeId::of::<C>() == TypeId::of::<f32>(), "bfloat16 is computed in single precision");
-    // SAFETY: `C` is `f32`, as asserted; the length is the same.
+    // SAFETY: `C` is `f32`, as asserted, so type and length are unchanged.
     unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }

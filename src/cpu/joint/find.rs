@@ -1,10 +1,11 @@
-//! Adaptive threshold and sums over the negatives of a square problem from one look at each pair.
+//! Adaptive threshold and sums over the negatives of a square problem, from a single pass over the pairs.
 //!
-//! A sample gives each row a lower bound that its quantile almost always exceeds, and a range for the threshold. One pass
-//! over the upper triangle adds every similarity up to the bound to the sum over its row's global negatives and lists the
-//! few above it. The lists give the quantiles, these give the threshold, and the threshold decides which sum each listed
-//! number belongs to. All of it is checked: a row whose list does not reach its quantile is looked at again. If the sample
-//! was wrong about more than a few rows, there is no result, and the threshold has to be found before the sums.
+//! A sample gives each row a lower bound that its quantile almost always exceeds, and a range for the threshold. The
+//! pass over the upper triangle adds every similarity up to the bound to the sum over the row's global negatives, and
+//! lists the few similarities above it. The quantiles come from the lists, and the threshold is their mean. The
+//! threshold decides which sum each listed similarity belongs to. All of this is checked: if a list does not contain
+//! the row's quantile, the row is computed again. If the sample was wrong for more than a few rows, there is no result,
+//! and the caller finds the threshold before the sums.
 
 use super::lists::{Lists, Part, Rule, SharedLists, Sift};
 use super::sample::Sample;
@@ -13,41 +14,42 @@ use crate::cpu::similarities::Similarities;
 use crate::cpu::split::comparable;
 use crate::cpu::threads::{for_each, Shared};
 
-/// Shortest row for which a sample says anything.
+/// Shortest row for which a sample is useful.
 const MIN_LENGTH: usize = 64;
-/// Least length of a row for each number that is at least its quantile: the pass pays only if most similarities are below.
+/// A row must be at least this many times as long as the rank of its quantile. The pass pays only if most similarities
+/// are below the quantile.
 const MIN_SHARE: usize = 16;
-/// Length of a list with room for many similarities above the threshold, used as long as it costs little memory.
+/// Length of a list with room for many similarities above the threshold. It is used if the lists need little memory.
 const AMPLE: usize = 512;
-/// Bytes of all lists that count as little memory.
+/// The number of bytes of all lists that counts as little memory.
 const AMPLE_BYTES: usize = 8 << 20;
-/// Most bytes of all lists.
+/// Largest number of bytes of all lists.
 const MAX_BYTES: usize = 20 << 20;
-/// One row in this many may be looked at again.
+/// At most one row in this many may be computed again.
 const ROWS_FOR_A_MISS: usize = 16;
-/// Rows of lists handled at a time.
+/// Number of lists handled at a time.
 const CHUNK: usize = 64;
 
-/// What was found.
+/// The results of the pass.
 pub struct Found {
-    /// Each anchor's quantile.
+    /// The quantile of each anchor.
     pub quantiles: Vec<f64>,
-    /// Their mean.
+    /// The mean of the quantiles.
     pub threshold: f64,
-    /// Sums over each anchor's negatives with a shift of 1, padding included.
+    /// The sums over the negatives of each anchor with a shift of 1, including the padding.
     pub sums: Vec<[f64; SUMS]>,
 }
 
-/// Length of the lists for rows of `length` numbers whose quantile is the `rank`-th largest. None if the pass would not
-/// pay.
+/// The length of the lists for rows of `length` numbers whose quantile is the `rank`-th largest. None if the pass does
+/// not pay.
 fn capacity<C>(length: usize, rank: usize) -> Option<usize> {
     let within = |bytes: usize| bytes / size_of::<C>() / length / LANES * LANES;
     let capacity = (3 * rank).next_multiple_of(LANES).max(AMPLE.min(within(AMPLE_BYTES))).min(within(MAX_BYTES));
     (length >= MIN_LENGTH && rank <= length / MIN_SHARE && rank + rank / 2 <= capacity).then_some(capacity)
 }
 
-/// Finds the quantiles, the `rank`-th largest of each row, the threshold and the sums; keeps the tiles, without pairs
-/// that are no negatives, where they fit.
+/// Finds the quantiles (the `rank`-th largest of each row), the threshold and the sums. Keeps the tiles if they fit the
+/// cache, with minus infinity for pairs that are not negatives.
 pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, exponents: Exponents<C>) -> Option<Found> {
     let anchors = similarities.anchors.rows;
     let capacity = capacity::<C>(anchors, rank)?;
@@ -70,7 +72,7 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
     let shared = Shared::new(&mut quantiles);
     let selector = || Selector::new(rank, similarities.isa);
     for_each_whole_row(similarities, &missed, selector, |selector, anchor, row| {
-        // SAFETY: every row is missed once, and the quantiles outlive the loop.
+        // SAFETY: Each row is in `missed` once, and `quantiles` is borrowed until the loop ends.
         unsafe { shared.slice(anchor, 1)[0] = selector.select(row).to_f64() };
     });
     let threshold = quantiles.iter().sum::<f64>() / anchors as f64;
@@ -97,14 +99,15 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
             for &key in similarities.pairs.excluded(anchor) {
                 row[key as usize] = C::NEG_INFINITY;
             }
-            // SAFETY: every row is missed once, and the lists outlive the loop.
+            // SAFETY: Each row is in `missed` once, and `lists` is borrowed until the loop ends.
             unsafe { shared.part(anchor, 1) }.replace(0, row, compared);
         },
     );
     Some(Found { quantiles, threshold, sums: lists.into_sums() })
 }
 
-/// The similarities of each anchor that count for its quantile and are no negatives, minus infinity for none.
+/// The similarities of each anchor that count for its quantile but are not with negatives. Unused places hold minus
+/// infinity.
 struct Apart<C> {
     each: usize,
     values: Vec<C>,
@@ -125,14 +128,15 @@ impl<C: Float> Apart<C> {
     }
 }
 
-/// Sums and lists all similarities of negatives, and keeps the others apart.
+/// Adds the similarities of all negatives to the sums or to the lists, and copies the other similarities to `apart`.
 fn sift<C: Float>(similarities: &mut Similarities<'_, C>, lists: &SharedLists<C>, apart: &Shared<C>) {
     similarities.visit(
         || (),
         |similarities, (), a, b, tile| {
             let size = similarities.tile;
             let each = similarities.pairs.excluded_each();
-            // SAFETY: the schedule gives both blocks to this call alone, and they are two.
+            // SAFETY: The schedule gives the blocks a and b to this call alone. Block b is used only if it is not block
+            // a. Both arrays are borrowed until the pass ends.
             let (rows, columns) = unsafe {
                 take(similarities, a, apart.slice(a * size * each, size * each), b, |r, c| tile[r * size + c]);
                 if a != b {
@@ -147,7 +151,7 @@ fn sift<C: Float>(similarities: &mut Similarities<'_, C>, lists: &SharedLists<C>
     );
 }
 
-/// Takes those of the tile's similarities that are with a row's excluded keys.
+/// Copies the similarities of the rows in a tile with their excluded keys.
 fn take<C: Float>(
     similarities: &Similarities<'_, C>,
     rows: usize,
@@ -161,7 +165,7 @@ fn take<C: Float>(
         let excluded = pairs.excluded(anchor);
         for (i, (&key, out)) in excluded.iter().zip(apart).enumerate() {
             let column = (key as usize).wrapping_sub(columns * size);
-            // A key may be listed twice.
+            // A key may be listed twice. Use it once.
             if column < size && !excluded[..i].contains(&key) {
                 *out = similarity(row, column);
             }
@@ -169,7 +173,7 @@ fn take<C: Float>(
     }
 }
 
-/// Calls `each(state, lists, first row, rows)` for all lists, some at a time.
+/// Calls `each(state, lists, first row, number of rows)` for all lists, in chunks.
 fn for_each_part<C: Float, S>(
     similarities: &Similarities<'_, C>,
     lists: &SharedLists<C>,
@@ -177,13 +181,13 @@ fn for_each_part<C: Float, S>(
     each: impl Fn(&mut S, &mut Part<'_, C>, usize, usize) + Sync,
 ) {
     for_each(similarities.threads, similarities.anchors.padded_rows / CHUNK, state, |state, chunk| {
-        // SAFETY: chunks are disjoint, and the lists outlive the loop.
+        // SAFETY: The chunks do not overlap, and the lists are borrowed until the loop ends.
         let mut part = unsafe { lists.part(chunk * CHUNK, CHUNK) };
         each(state, &mut part, chunk * CHUNK, CHUNK);
     });
 }
 
-/// Each anchor's quantile, NaN where its list does not reach it.
+/// The quantile of each anchor, NaN if its list does not contain it.
 fn listed_quantiles<C: Float>(
     similarities: &Similarities<'_, C>,
     rank: usize,
@@ -195,7 +199,7 @@ fn listed_quantiles<C: Float>(
     let shared = Shared::new(&mut quantiles);
     let state = || (Vec::new(), Selector::new(rank, similarities.isa));
     for_each_part(similarities, lists, state, |(known, selector), part, start, count| {
-        // SAFETY: parts are disjoint, and the quantiles outlive the loop.
+        // SAFETY: The parts do not overlap, and `quantiles` is borrowed until the loop ends.
         let quantiles = unsafe { shared.slice(start, count) };
         for (row, quantile) in quantiles.iter_mut().enumerate().take(anchors.saturating_sub(start)) {
             known.clear();
@@ -203,7 +207,7 @@ fn listed_quantiles<C: Float>(
             known.extend(apart.of(start + row).iter().filter(|&&c| c > C::NEG_INFINITY));
             if known.len() >= rank {
                 let found = selector.select(known);
-                // The list has all numbers above the cut, but perhaps not all others.
+                // The list has all numbers above the cut, but it may lack numbers below.
                 if found >= part.cuts[row] {
                     *quantile = found.to_f64();
                 }
@@ -214,7 +218,7 @@ fn listed_quantiles<C: Float>(
     quantiles
 }
 
-/// Calls `each(anchor, row)` for the whole rows of some anchors.
+/// Calls `each(state, anchor, row)` for the whole rows of some anchors.
 fn for_each_whole_row<C: Float, S>(
     similarities: &Similarities<'_, C>,
     anchors: &[usize],

@@ -1,17 +1,17 @@
-//! For each anchor, the few negatives that are still undecided after one look at every similarity: they may be its
-//! quantile, or be above the threshold.
+//! For each anchor, a list of the few negatives that are undecided after the pass over all similarities. They may be
+//! the anchor's quantile, or may be above the threshold.
 
 use crate::cpu::simd::{
     add, group, group_mut, lanes, Exponents, Float, Group, InstructionSet, Isa, Kernel, LANES, MAX_TILE, SUMS,
 };
 use crate::cpu::threads::{Shared, Spare};
 
-/// What all lists have in common.
+/// The settings of all lists.
 #[derive(Clone, Copy)]
 pub struct Rule<C> {
-    /// Length of a list.
+    /// Capacity of a list.
     pub capacity: usize,
-    /// A row's quantile is its `rank`-th largest number.
+    /// The quantile of a row is its `rank`-th largest number.
     pub rank: usize,
     /// A lower bound of the threshold that almost always holds.
     pub floor: C,
@@ -19,23 +19,24 @@ pub struct Rule<C> {
     pub ceiling: C,
     /// The exponentials.
     pub exponents: Exponents<C>,
-    /// Instruction set.
+    /// The instruction set.
     pub isa: Isa,
 }
 
-/// A list for each anchor, padding included.
+/// A list for each anchor, including the padding.
 pub struct Lists<C: Float> {
     rule: Rule<C>,
-    /// [rows][capacity]
+    /// The lists, [rows][capacity].
     values: Spare<C>,
     counts: Vec<u32>,
-    /// The sums of a row contain its numbers up to its cut, as global ones; infinity if the list was too short.
+    /// The cut of each row, [rows]. The sums contain the numbers up to the cut, as global negatives. Infinity if the
+    /// list was too short.
     cuts: Vec<C>,
-    /// [rows] sums over the negatives that are decided.
+    /// The sums over the decided negatives, [rows].
     sums: Vec<[f64; SUMS]>,
 }
 
-/// [`Lists`] on several threads.
+/// [`Lists`] that several threads can use.
 pub struct SharedLists<C> {
     rule: Rule<C>,
     values: Shared<C>,
@@ -56,7 +57,7 @@ pub struct Part<'a, C> {
 }
 
 impl<C: Float> Lists<C> {
-    /// Empty ones for rows with the cuts given.
+    /// Empty lists for rows with the given cuts.
     pub fn new(rule: Rule<C>, cuts: Vec<C>) -> Self {
         let rows = cuts.len();
         Self {
@@ -68,7 +69,7 @@ impl<C: Float> Lists<C> {
         }
     }
 
-    /// To write on several threads.
+    /// Shares the lists with several threads.
     pub fn share(&mut self) -> SharedLists<C> {
         SharedLists {
             rule: self.rule,
@@ -89,11 +90,11 @@ impl<C: Float> SharedLists<C> {
     /// The lists of `count` rows from `start` on.
     ///
     /// # Safety
-    /// As [`Shared::slice`].
-    #[allow(clippy::mut_from_ref)] // as there
+    /// As for [`Shared::slice`], for these rows of each array.
+    #[allow(clippy::mut_from_ref)] // as in `Shared::slice`
     pub unsafe fn part(&self, start: usize, count: usize) -> Part<'_, C> {
         let capacity = self.rule.capacity;
-        // SAFETY: the caller promises of these rows what `slice` asks of each array's part of them.
+        // SAFETY: By the contract of this function.
         unsafe {
             Part {
                 rule: self.rule,
@@ -107,11 +108,11 @@ impl<C: Float> SharedLists<C> {
 }
 
 impl<C: Float> Part<'_, C> {
-    /// Adds a number to a row's list if it is above `cut`, the row's own or an earlier one.
+    /// Adds a number to a row's list if it is above `cut`, which is the row's present cut or an earlier one.
     #[inline(always)]
     pub fn push(&mut self, row: usize, value: C, cut: C) {
         let count = self.counts[row] as usize;
-        // Written in any case and kept by the count: no branch to mispredict.
+        // Always write the number. The count decides whether it is kept, so there is no branch to mispredict.
         self.values[row * self.rule.capacity + count] = value;
         let count = count + usize::from(value > cut);
         self.counts[row] = count as u32;
@@ -120,8 +121,8 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
-    /// Adds those of `count` numbers to a row's list that are above `cut`. A group behind them is readable and without
-    /// meaning.
+    /// Adds the numbers above `cut` among the first `count` numbers to a row's list. `values` must have room for
+    /// another group after these numbers, which is overwritten.
     #[inline(always)]
     fn append<S: InstructionSet>(&mut self, row: usize, values: &mut [C], count: usize, cut: C) {
         let capacity = self.rule.capacity;
@@ -138,12 +139,12 @@ impl<C: Float> Part<'_, C> {
         self.counts[row] = length as u32;
     }
 
-    /// A row's list.
+    /// The list of a row.
     pub fn list(&self, row: usize) -> &[C] {
         &self.values[row * self.rule.capacity..][..self.counts[row] as usize]
     }
 
-    /// Makes room in a full list: numbers that cannot be the row's quantile, and are certainly above or below the
+    /// Makes room in a full list. Numbers that cannot be the row's quantile, and that are outside the range of the
     /// threshold, go into the sums.
     #[cold]
     #[inline(never)]
@@ -155,7 +156,7 @@ impl<C: Float> Part<'_, C> {
         let undecided = keep_undecided(rest, floor, ceiling);
         let count = rank + undecided;
         if count > capacity - capacity / 8 {
-            // It would soon be full again.
+            // The list would soon be full again.
             self.counts[row] = 0;
             self.cuts[row] = C::INFINITY;
         } else {
@@ -164,13 +165,13 @@ impl<C: Float> Part<'_, C> {
         }
     }
 
-    /// Replaces a row's sums by those over all its numbers. Minus infinity marks a pair that is no negative.
+    /// Replaces a row's sums by those over all its numbers. Minus infinity marks a key that is not a negative.
     pub fn replace(&mut self, row: usize, values: &[C], threshold: C) {
         self.sums[row] = [0.0; SUMS];
         self.rule.fold(values, threshold, threshold, &mut self.sums[row]);
     }
 
-    /// Decides all numbers of the list by the threshold.
+    /// Adds all numbers of the list to the sums, split by the threshold.
     pub fn finish(&mut self, row: usize, threshold: C) {
         let list = &self.values[row * self.rule.capacity..][..self.counts[row] as usize];
         self.rule.fold(list, threshold, threshold, &mut self.sums[row]);
@@ -178,13 +179,14 @@ impl<C: Float> Part<'_, C> {
 }
 
 impl<C: Float> Rule<C> {
-    /// Adds numbers up to `floor` to a row's sums as global, those above `ceiling` as hierarchical.
+    /// Adds numbers up to `floor` to a row's sums as global negatives, and numbers above `ceiling` as hierarchical
+    /// ones.
     fn fold(&self, values: &[C], floor: C, ceiling: C, sums: &mut [f64; SUMS]) {
         self.isa.run(Fold { values, floor, ceiling, exponents: self.exponents, sums });
     }
 }
 
-/// Moves the numbers between `floor` and `ceiling` to the front; how many they are.
+/// Moves the numbers between `floor` and `ceiling` to the front. Returns their count.
 fn keep_undecided<C: Float>(values: &mut [C], floor: C, ceiling: C) -> usize {
     let mut kept = 0;
     for i in 0..values.len() {
@@ -227,7 +229,7 @@ impl<C: Float> Kernel for Fold<'_, C> {
     }
 }
 
-/// The sum of a group, by halves.
+/// The sum of a group, by repeated halving.
 #[inline(always)]
 fn total<C: Float>(group: &Group<C>) -> C {
     let mut sums = *group;
@@ -239,18 +241,18 @@ fn total<C: Float>(group: &Group<C>) -> C {
     sums[0]
 }
 
-/// Looks at a tile once for its rows and, where it stands for its transpose too, for its columns: adds the numbers up to
+/// Visits a tile once for its rows and, if it also stands for its transpose, for its columns. Adds the numbers up to
 /// the cuts to the sums, and appends the others to the lists.
 pub struct Sift<'a, 'l, C> {
-    /// Rows of numbers, `columns` apart.
+    /// The rows of numbers, `column_count` apart.
     pub similarities: &'a [C],
     /// Number of rows.
     pub row_count: usize,
     /// Number of columns, a multiple of `LANES`.
     pub column_count: usize,
-    /// The rows' lists.
+    /// The lists of the rows.
     pub rows: Part<'l, C>,
-    /// The columns' lists.
+    /// The lists of the columns, if the tile stands for its transpose too.
     pub columns: Option<Part<'l, C>>,
 }
 
@@ -279,7 +281,7 @@ fn sift<C: Float, S: InstructionSet, const BOTH: bool>(
     let exponents = rows.rule.exponents;
     assert!(column_count <= MAX_TILE && (!BOTH || columns.cuts.len() >= column_count));
     let mut column_sums = [C::ZERO; MAX_TILE];
-    // The numbers of a row that are above its cut or the column's, and their columns.
+    // The numbers of a row that are above its cut or above the cut of their column, and their columns.
     let mut values = [C::ZERO; MAX_TILE + LANES];
     let mut places = [0u32; MAX_TILE + LANES];
     for row in 0..row_count {

@@ -1,4 +1,4 @@
-//! Threshold and sums over the negatives of a square problem from one look at each pair.
+//! Threshold and sums over the negatives of a square problem, from a single pass over the pairs.
 
 mod find;
 mod lists;

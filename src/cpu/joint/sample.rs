@@ -1,4 +1,4 @@
-//! Estimates of the quantiles of whole rows from a sample of the keys.
+//! Estimates the quantiles of whole rows from a sample of the keys.
 
 use crate::cpu::bf16::{single, Bf16Rows};
 use crate::cpu::simd::{group, lanes, Float, Group, InstructionSet, Kernel, BLOCK_COLUMNS, LANES};
@@ -6,35 +6,35 @@ use crate::cpu::similarities::{Products, Similarities};
 use crate::cpu::threads::{for_each, Shared, Spare};
 use crate::cpu::unit_rows::UnitRows;
 
-/// One key in this many is sampled, up to `LARGE` of them.
+/// One key in this many is sampled, up to `LARGE` keys.
 const SHARE: usize = 16;
-/// One key in this many is sampled where that makes a larger sample.
+/// One key in this many is sampled if that gives more than `LARGE` keys.
 const LARGE_SHARE: usize = 32;
-/// Length of a sample from which on it takes a smaller share.
+/// Number of sampled keys from which on the sample is a smaller share of the keys.
 const LARGE: usize = 256;
-/// Share of rows that may have more numbers above the guess than expected, and then have to be looked at again.
+/// Fraction of the rows whose guess may exceed their quantile. These rows have to be computed again.
 const RARE: f64 = 0.003;
-/// Rows computed at a time.
+/// Number of rows computed at a time.
 const ROWS: usize = 64;
 
-/// The largest similarities of each anchor with evenly spaced keys, other than itself.
+/// The largest similarities of each anchor with evenly spaced keys, without the anchor itself.
 pub struct Sample<C> {
-    /// Similarities of each anchor.
+    /// Number of similarities of each anchor.
     depth: usize,
-    /// [anchors][depth], descending.
+    /// The largest similarities, [anchors][depth], in descending order.
     top: Vec<C>,
-    /// Keys for each one in the sample.
+    /// Number of keys for each sampled key.
     share: f64,
     /// Mean number of similarities in the sample that are among the `rank` largest of their row.
     expected: f64,
-    /// Most likely below the mean of all rows' quantiles.
+    /// A number that is most likely below the mean of the quantiles.
     pub floor: C,
-    /// Most likely above it.
+    /// A number that is most likely above the mean of the quantiles.
     pub ceiling: C,
 }
 
 impl<C: Float> Sample<C> {
-    /// Looks at the rows, whose quantiles are their `rank`-th largest numbers.
+    /// Samples the rows. The quantile of a row is its `rank`-th largest number.
     pub fn new(similarities: &Similarities<'_, C>, rank: usize) -> Self {
         let (anchors, keys) = (similarities.anchors, similarities.keys);
         let count = (keys.rows / SHARE).min(LARGE).max(keys.rows / LARGE_SHARE).next_multiple_of(BLOCK_COLUMNS);
@@ -50,7 +50,7 @@ impl<C: Float> Sample<C> {
             sampled.products(similarities, chunk * ROWS, products);
             for start in (0..ROWS).step_by(LANES) {
                 similarities.isa.run(Largest { columns: &products[start..], stride: ROWS, out: &mut *largest });
-                // SAFETY: chunks are disjoint, and `top` outlives the loop.
+                // SAFETY: The chunks do not overlap, and `top` is borrowed until the loop ends.
                 let out = unsafe { shared.slice((chunk * ROWS + start) * depth, LANES * depth) };
                 for (l, out) in out.chunks_exact_mut(depth).enumerate() {
                     out.iter_mut().zip(largest.iter()).for_each(|(out, group)| *out = group[l]);
@@ -70,7 +70,7 @@ impl<C: Float> Sample<C> {
         Self { depth, top, share, expected, floor, ceiling }
     }
 
-    /// For each anchor, a number that is most likely below its quantile and below the mean of all quantiles.
+    /// For each anchor, a number that is most likely below its quantile and below the mean of the quantiles.
     pub fn cuts(&self) -> impl Iterator<Item = C> + '_ {
         self.top.chunks_exact(self.depth).map(|top| {
             let guess = top[self.depth - 1];
@@ -82,8 +82,8 @@ impl<C: Float> Sample<C> {
         })
     }
 
-    /// Number of anchors that seem to have more than `count` undecided similarities: below the quantile, and too near the
-    /// threshold to tell on which side of it they are.
+    /// Estimates the number of anchors with more than `count` undecided similarities. These are below the quantile, and
+    /// in the range of the threshold.
     pub fn rows_with_more_undecided_than(&self, count: usize) -> usize {
         let undecided = |top: &&[C]| {
             let below = top.iter().skip(self.expected as usize);
@@ -94,10 +94,10 @@ impl<C: Float> Sample<C> {
     }
 }
 
-/// The rows of some keys.
+/// The rows of the sampled keys.
 struct SampledKeys<'a, C> {
     keys: &'a [usize],
-    /// [keys][padded dims], empty where `bf16` serves.
+    /// The rows, [keys][padded dims]. Empty if `bf16` is used.
     rows: Vec<C>,
     bf16: Option<Bf16Rows>,
 }
@@ -112,7 +112,8 @@ impl<'a, C: Float> SampledKeys<'a, C> {
         Self { keys: sampled, rows, bf16 }
     }
 
-    /// Similarities with the anchors from `start` on, [keys][`ROWS`]; minus infinity with themselves.
+    /// The similarities of the keys with the anchors from `start` on, [keys][`ROWS`]. Minus infinity for a key that is
+    /// the anchor.
     fn products(&self, similarities: &Similarities<'_, C>, start: usize, out: &mut [C]) {
         let anchors = similarities.anchors;
         match (&self.bf16, &anchors.bf16) {
@@ -138,10 +139,10 @@ impl<'a, C: Float> SampledKeys<'a, C> {
     }
 }
 
-/// The largest numbers of each of 16 columns, descending, by insertion.
+/// Finds the largest numbers of each of 16 columns, in descending order, by insertion.
 struct Largest<'a, C> {
     columns: &'a [C],
-    /// Elements from one row to the next.
+    /// Distance from one row to the next, in elements.
     stride: usize,
     out: &'a mut [Group<C>],
 }
@@ -161,7 +162,7 @@ impl<C: Float> Kernel for Largest<'_, C> {
     }
 }
 
-/// The smallest rank that the number of hits, Poisson distributed with the given mean, reaches rarely.
+/// The smallest rank that a Poisson distributed number with the given mean reaches only rarely.
 fn rank_rarely_reached(expected: f64) -> usize {
     let mut probability = (-expected).exp();
     let mut below = probability;

@@ -1,9 +1,8 @@
-//! Matrix products in blocks of 8 rows by 32 columns, for the two products the loss is made of:
-//! similarities (unit rows by unit rows) and gradients (coefficients by unit rows).
+//! Matrix products in blocks of 8 rows by 32 columns, for the two products of the loss: similarities (unit rows by unit
+//! rows) and gradients (coefficients by unit rows).
 //!
-//! The inner dimension is short, so a block keeps its sums in registers from the first to the last
-//! product; every entry is summed in the same order wherever it is computed, so that a similarity
-//! has the same bits in every pass and a negative cannot change sides between them.
+//! A block keeps its sums in registers over the whole inner dimension. Every element is summed in the same order in
+//! every block, so a similarity has the same bits in every pass, and a negative cannot change sides between passes.
 
 use super::float::{Float, MultiplyAdd};
 
@@ -30,19 +29,19 @@ pub struct Block<C> {
     pub out_row: usize,
     /// Length of the inner dimension.
     pub depth: usize,
-    /// Add to the result instead of overwriting it.
+    /// Whether to add to the result instead of overwriting it.
     pub add: bool,
 }
 
-/// The block in pieces of `R` x `K`.
+/// Computes a block in pieces of `R` x `K`.
 ///
 /// # Safety
-/// As [`piece`], for 8 rows and 32 columns.
+/// As for [`piece`], with 8 rows and 32 columns.
 #[inline(always)]
 pub unsafe fn pieces<C: Float, M: MultiplyAdd, const R: usize, const K: usize>(block: &Block<C>) {
     for row in (0..BLOCK_ROWS).step_by(R) {
         for column in (0..BLOCK_COLUMNS).step_by(K) {
-            // SAFETY: within the block, which is the caller's.
+            // SAFETY: The piece is a part of the block, for which the caller keeps the contract.
             unsafe {
                 piece::<C, M, R, K>(&Block {
                     left: block.left.add(row * block.left_row),
@@ -55,15 +54,15 @@ pub unsafe fn pieces<C: Float, M: MultiplyAdd, const R: usize, const K: usize>(b
     }
 }
 
-/// `R` rows and `K` columns with the sums in registers.
+/// Computes `R` rows and `K` columns, with the sums in registers.
 ///
 /// # Safety
-/// `R` rows and `depth` columns of `left`, `depth` rows and `K` columns of `right` are readable, `R` rows and `K`
-/// columns of `out` are the caller's alone.
+/// `R` rows and `depth` columns of `left`, and `depth` rows and `K` columns of `right`, are readable. `R` rows and `K`
+/// columns of `out` are readable and writable, and nothing else uses them.
 #[inline(always)]
 unsafe fn piece<C: Float, M: MultiplyAdd, const R: usize, const K: usize>(block: &Block<C>) {
     let mut sums = [[C::ZERO; K]; R];
-    // SAFETY: every offset is within what the caller promises.
+    // SAFETY: By the contract of this function, every access is in range.
     unsafe {
         if block.add {
             for (r, row) in sums.iter_mut().enumerate() {

@@ -1,10 +1,10 @@
-//! The two types of the arithmetic, float and double, and their exponential.
+//! The two types of the arithmetic, `f32` and `f64`, and their exponential.
 
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 use std::sync::Mutex;
 
-/// `f32` or `f64`. Everything here is `inline(always)`, so that loops over arrays of it become
-/// vector code of whatever instruction set the surrounding function was compiled for.
+/// `f32` or `f64`. The arithmetic is `inline(always)`, so that loops over arrays become vector code for the instruction
+/// set of the calling function.
 pub trait Float:
     Copy
     + Send
@@ -27,12 +27,12 @@ pub trait Float:
     const INFINITY: Self;
     /// Largest finite number
     const MAX: Self;
-    /// `exponential` of anything below is 0.
+    /// The `exponential` of this number and of any smaller number is 0.
     const EXP_MIN: Self;
 
-    /// Rounded to this type.
+    /// Rounds a number to this type.
     fn from_f64(x: f64) -> Self;
-    /// Exact.
+    /// Converts to `f64`, exactly.
     fn to_f64(self) -> f64;
     /// `self * a + b`, rounded once.
     fn fused(self, a: Self, b: Self) -> Self;
@@ -40,12 +40,12 @@ pub trait Float:
     fn abs(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
-    /// The larger; either, where one is NaN.
+    /// The larger of two numbers. If one is NaN, `other`.
     fn larger(self, other: Self) -> Self;
-    /// e to the x for x from minus infinity to 88 (`f32`; relative error below 1e-7) or 709 (`f64`; 1e-15).
-    /// Beyond: a number without meaning.
+    /// e to the x, for x up to 88 (`f32`) or 709 (`f64`). For larger x the result is undefined. The relative error is
+    /// below 2e-7 (`f32`) or 1e-15 (`f64`).
     fn exponential<M: MultiplyAdd>(self) -> Self;
-    /// Descending order; there are no NaN where it is used.
+    /// Descending order, for numbers that are not NaN.
     fn descending(a: &Self, b: &Self) -> std::cmp::Ordering;
     /// The memory that [`Spare`](crate::cpu::threads::Spare) keeps between calls.
     fn spare() -> &'static Mutex<Vec<Vec<Self>>>;
@@ -60,7 +60,7 @@ pub trait MultiplyAdd {
 /// One instruction, rounded once.
 pub struct Fused;
 
-/// Two instructions: without the fused one, `mul_add` is a slow library call.
+/// Two instructions. Without a fused instruction, `mul_add` is a slow library call.
 pub struct TwoSteps;
 
 impl MultiplyAdd for Fused {
@@ -131,15 +131,16 @@ macro_rules! float {
                 }
             }
 
-            // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by its Taylor series.
-            // Adding 1.5 * 2^mantissa rounds to an integer and leaves n in the low bits.
+            // exp(x) = 2^n exp(r), with n = round(x / ln 2) and |r| <= ln 2 / 2. exp(r) is a polynomial: the Taylor
+            // series for f64, a fitted polynomial of degree 7 for f32. Adding 1.5 * 2^mantissa rounds to an integer,
+            // and leaves n in the low bits.
             #[inline(always)]
             fn exponential<M: MultiplyAdd>(self) -> Self {
                 const ROUND: $type = 1.5 * (1u64 << $mantissa) as $type;
                 let x = if self > Self::EXP_MIN { self } else { Self::EXP_MIN };
                 let shifted = M::multiply_add(x, std::$type::consts::LOG2_E, ROUND);
                 let n = shifted - ROUND;
-                // ln 2 in two parts, so that r has no error of its own.
+                // ln 2 is split in two parts, so that r is accurate.
                 let r = M::multiply_add(n, -$ln2_high, x);
                 let r = M::multiply_add(n, -$ln2_low, r);
                 let power = $type::from_bits((shifted.to_bits() << $mantissa).wrapping_add($bias << $mantissa));

@@ -1,4 +1,5 @@
-//! Instruction sets: one source, compiled for AVX-512, AVX2 and whatever the target has anyway, chosen at run time.
+//! Instruction sets. One source is compiled for AVX-512, for AVX2 and for the target's baseline. The choice is made at
+//! run time.
 
 use std::sync::OnceLock;
 
@@ -6,25 +7,25 @@ use super::block::{self, Block};
 use super::float::{Float, Fused, MultiplyAdd, TwoSteps};
 use super::lanes::LANES;
 
-/// A piece of work that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
+/// Work that is compiled once for each instruction set. `run` must be `#[inline(always)]`.
 pub trait Kernel {
-    /// Does the work with the code of `S`.
+    /// Does the work with the instructions of `S`.
     fn run<S: InstructionSet>(self);
 }
 
-/// What differs between instruction sets.
+/// The operations that differ between instruction sets.
 pub trait InstructionSet {
-    /// How it multiplies and adds.
+    /// How to multiply and add.
     type Arithmetic: MultiplyAdd;
 
-    /// An 8 x 32 block of a product, in pieces whose sums fit the registers.
+    /// Computes an 8 x 32 block of a product, in pieces whose sums fit the registers.
     ///
     /// # Safety
-    /// As [`block::piece`], for 8 rows and 32 columns.
+    /// As for [`block::pieces`]. The machine must support the instruction set.
     unsafe fn block<C: Float>(block: &Block<C>);
 
-    /// Writes those of 16 numbers that are above their bounds to the front of `values`, and where they stand to `places`;
-    /// how many they are. What is behind them in the outputs afterwards has no meaning.
+    /// Writes the numbers that are above their bounds to the front of `values`, and their positions to `places`.
+    /// Returns their count. The rest of both outputs is undefined.
     #[inline(always)]
     fn above<C: Float>(
         numbers: &[C; LANES],
@@ -39,7 +40,7 @@ pub trait InstructionSet {
         let mut kept = 0;
         if any {
             for l in 0..LANES {
-                // Written in any case and kept by the count: no branch to mispredict.
+                // Always write the number. The count decides whether it is kept, so there is no branch to mispredict.
                 values[kept] = numbers[l];
                 places[kept] = l as u32;
                 kept += usize::from(numbers[l] > bounds[l]);
@@ -49,10 +50,10 @@ pub trait InstructionSet {
     }
 }
 
-/// The instruction sets at hand, best last.
+/// The instruction sets, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// The target's own: SSE2 on x86-64, NEON on AArch64.
+    /// The target's baseline, such as SSE2 on x86-64 and NEON on AArch64.
     Portable,
     /// AVX2 and FMA.
     Avx2,
@@ -61,13 +62,13 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best of this machine.
+    /// The best instruction set of this machine.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Self::all().into_iter().max().unwrap_or(Self::Portable))
     }
 
-    /// All that this machine has.
+    /// All instruction sets of this machine.
     pub fn all() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut all = vec![Self::Portable];
@@ -87,16 +88,17 @@ impl Isa {
         all
     }
 
-    /// Runs `kernel` with this instruction set's code.
+    /// Runs `kernel` with this instruction set, which must be one of [`all`](Self::all).
     #[inline]
     pub fn run(self, kernel: impl Kernel) {
         match self {
             Self::Portable => kernel.run::<Portable>(),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` other than Portable comes from `all`, which detected the features.
+            // SAFETY: This crate gets every `Isa` other than `Portable` from `all` or `best`, which detect the
+            // features.
             Self::Avx2 => unsafe { run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
+            // SAFETY: As above.
             Self::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => kernel.run::<Portable>(),
@@ -128,7 +130,7 @@ impl InstructionSet for Portable {
 
     #[inline(always)]
     unsafe fn block<C: Float>(block: &Block<C>) {
-        // SAFETY: the caller promises the block that `pieces` asks for.
+        // SAFETY: By the contract of this function.
         unsafe { block::pieces::<C, Self::Arithmetic, 4, 8>(block) }
     }
 }
@@ -140,10 +142,10 @@ impl InstructionSet for Avx2 {
     unsafe fn block<C: Float>(block: &Block<C>) {
         // 8 of the 16 registers hold sums.
         if size_of::<C>() == 4 {
-            // SAFETY: the caller promises the block that `pieces` asks for.
+            // SAFETY: By the contract of this function.
             unsafe { block::pieces::<C, Self::Arithmetic, 4, 16>(block) }
         } else {
-            // SAFETY: the caller promises the block that `pieces` asks for.
+            // SAFETY: By the contract of this function.
             unsafe { block::pieces::<C, Self::Arithmetic, 4, 8>(block) }
         }
     }
@@ -156,10 +158,10 @@ impl InstructionSet for Avx512 {
     unsafe fn block<C: Float>(block: &Block<C>) {
         // 16 of the 32 registers hold sums.
         if size_of::<C>() == 4 {
-            // SAFETY: the caller promises the block that `pieces` asks for.
+            // SAFETY: By the contract of this function.
             unsafe { block::pieces::<C, Self::Arithmetic, 8, 32>(block) }
         } else {
-            // SAFETY: the caller promises the block that `pieces` asks for.
+            // SAFETY: By the contract of this function.
             unsafe { block::pieces::<C, Self::Arithmetic, 8, 16>(block) }
         }
     }
@@ -174,12 +176,14 @@ impl InstructionSet for Avx512 {
     ) -> usize {
         use std::arch::x86_64::*;
         if size_of::<C>() == 4 {
-            // SAFETY: `C` is `f32`, every pointer is to 16 numbers of 4 bytes, and code of this set runs where `Isa` found it.
+            // SAFETY: `C` is `f32`, and every pointer is to 16 elements of 4 bytes. This code runs only inside
+            // `run_avx512`, so the machine has AVX-512.
             unsafe {
                 let numbers = _mm512_loadu_ps(numbers.as_ptr().cast());
                 let mask = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(numbers, _mm512_loadu_ps(bounds.as_ptr().cast()));
                 let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-                // To a register first: compressed straight to memory is many times slower on some machines.
+                // Compress into a register first, because compressing into memory is many times slower on some
+                // machines.
                 _mm512_storeu_ps(values.as_mut_ptr().cast(), _mm512_maskz_compress_ps(mask, numbers));
                 _mm512_storeu_si512(places.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, lanes));
                 mask.count_ones() as usize

@@ -1,14 +1,14 @@
-//! Groups of 16 numbers that are handled together: loops over them become vector code of any instruction set.
+//! Groups of 16 numbers. The compiler turns loops over a group into vector code for any instruction set.
 
 use super::float::Float;
 
-/// Numbers in a group.
+/// Number of numbers in a group.
 pub const LANES: usize = 16;
 
-/// Numbers that are handled together.
+/// A group of numbers.
 pub type Group<C> = [C; LANES];
 
-/// A group, number by number. (`array::from_fn` is not reliably turned into vector code.)
+/// Makes a group, number by number. The compiler does not always turn `array::from_fn` into vector code.
 #[inline(always)]
 pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     let mut group = [C::ZERO; LANES];
@@ -18,23 +18,23 @@ pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     group
 }
 
-/// The group that starts at `at`.
+/// The group that starts at `at`. The slice must contain the whole group: only debug builds check this.
 #[inline(always)]
 pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
     debug_assert!(at + LANES <= slice.len());
-    // SAFETY: tiles and per-column slices are at least `columns`, a multiple of LANES, long.
+    // SAFETY: All callers in this crate pass `at` with at + LANES <= slice.len().
     unsafe { &*slice.as_ptr().add(at).cast() }
 }
 
-/// As [`group`].
+/// Like [`group`], for writing.
 #[inline(always)]
 pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
     debug_assert!(at + LANES <= slice.len());
-    // SAFETY: as in `group`.
+    // SAFETY: As in `group`.
     unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
 }
 
-/// Adds number by number.
+/// Adds a group to another group.
 #[inline(always)]
 pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
     for l in 0..LANES {

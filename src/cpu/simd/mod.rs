@@ -1,4 +1,4 @@
-//! Arithmetic in vectors: one source for every instruction set, and what is done with a tile of similarities.
+//! Vector arithmetic, with one source for every instruction set, and the kernels for a tile of similarities.
 
 mod block;
 mod float;

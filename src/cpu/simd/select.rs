@@ -1,11 +1,11 @@
-//! The k-th largest number of a row, exactly, without sorting it.
+//! The exact k-th largest number of a row, without sorting.
 
 use super::float::Float;
 use super::instruction_set::{InstructionSet, Isa, Kernel};
 use super::lanes::{group_mut, LANES};
 
-/// Finds the k-th largest numbers of rows that resemble each other: numbers above a guess, taken from the rows before,
-/// are few; only they are searched. If fewer than k are above, the whole row is.
+/// Finds the k-th largest numbers of rows that resemble each other. The earlier rows give a guess, and few numbers are
+/// above it, so only these are searched. If fewer than k numbers are above the guess, the whole row is searched.
 pub struct Selector<C> {
     isa: Isa,
     rank: usize,
@@ -21,7 +21,7 @@ struct Guess<C> {
 }
 
 impl<C: Float> Selector<C> {
-    /// For the `rank`-th largest, at least 1, of rows of at least `rank` numbers, none of them NaN.
+    /// A selector of the `rank`-th largest number. `rank` is at least 1. Rows have at least `rank` numbers and no NaN.
     pub fn new(rank: usize, isa: Isa) -> Self {
         Self { isa, rank, survivors: Vec::new(), guess: None }
     }
@@ -56,7 +56,7 @@ impl<C: Float> Selector<C> {
     }
 }
 
-/// Copies the numbers above `above` to the front of `out`, which is longer than `row` by two groups.
+/// Copies the numbers above `above` to the front of `out`, which must be longer than `row` by two groups.
 struct Compact<'a, C> {
     row: &'a [C],
     above: C,

@@ -1,8 +1,8 @@
-//! What is done with one tile of similarities: maxima, sums over the negatives, derivatives.
+//! The kernels for one tile of similarities: maxima, sums over the negatives, derivatives.
 //!
-//! A tile holds anchors i by keys j. In a symmetric problem it stands for (j, i) as well, and
-//! every kernel serves row i and row j with one look at each similarity. Pairs that are no
-//! negatives hold minus infinity, whose exponential is 0 and which is above no threshold.
+//! A tile holds anchors i by keys j. In a square problem it also stands for (j, i), and every kernel visits each
+//! similarity once for row i and row j. Pairs that are not negatives hold minus infinity, whose exponential is 0, and
+//! which is above no threshold.
 
 use super::float::{Float, MultiplyAdd};
 use super::instruction_set::{InstructionSet, Kernel};
@@ -11,27 +11,27 @@ use super::lanes::{add, group, group_mut, lanes, Group, LANES};
 /// Largest number of rows and columns of a tile.
 pub const MAX_TILE: usize = 128;
 
-/// A tile, and what decides which of its negatives are hierarchical.
+/// A tile, and the numbers that decide which of its negatives are hierarchical.
 #[derive(Clone, Copy)]
 pub struct Tile<'a, C> {
-    /// Rows of similarities, `stride` apart.
+    /// The rows of similarities, `stride` apart.
     pub similarities: &'a [C],
-    /// Elements from one row to the next.
+    /// Distance from one row to the next, in elements.
     pub stride: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Number of columns, a multiple of `LANES`; those beyond the last key hold minus infinity.
+    /// Number of columns, a multiple of `LANES`. Columns after the last key hold minus infinity.
     pub columns: usize,
-    /// The tile also stands for its transpose.
+    /// Whether the tile also stands for its transpose.
     pub both_sides: bool,
-    /// The splits are labels: hierarchical where they are equal. Else they are thresholds:
-    /// hierarchical where the similarity is above.
+    /// Whether the splits are labels. A negative is then hierarchical if its label is the anchor's. Otherwise the
+    /// splits are thresholds, and a negative is hierarchical if its similarity is above.
     pub labels: bool,
-    /// The splits are all the same number.
+    /// Whether all splits are the same threshold.
     pub one_split: bool,
-    /// One number for each row.
+    /// The split of each row.
     pub row_split: &'a [C],
-    /// One number for each column.
+    /// The split of each column.
     pub column_split: &'a [C],
 }
 
@@ -42,7 +42,7 @@ impl<C: Float> Tile<'_, C> {
     }
 }
 
-/// Whether a negative is hierarchical, for the side that `own` belongs to.
+/// Whether a negative is hierarchical for the anchor with the split `own`.
 #[inline(always)]
 fn is_hierarchical<C: Float, const LABELS: bool>(similarity: C, own: C, other: C) -> bool {
     if LABELS {
@@ -52,8 +52,8 @@ fn is_hierarchical<C: Float, const LABELS: bool>(similarity: C, own: C, other: C
     }
 }
 
-/// 1 for the hierarchical negatives of a group, 0 for all else. A factor, not a choice: the exponentials of either set
-/// are finite for both, and products become vector code without fail.
+/// 1 for the hierarchical negatives of a group, 0 for all others. It is used as a factor: the exponentials of both sets
+/// are finite, and the compiler reliably turns products into vector code.
 #[inline(always)]
 fn hierarchical<C: Float, const LABELS: bool>(
     c: &Group<C>,
@@ -63,7 +63,7 @@ fn hierarchical<C: Float, const LABELS: bool>(
     lanes(|l| if is_hierarchical::<C, LABELS>(c[l], own(l), other(l)) { C::ONE } else { C::ZERO })
 }
 
-/// Any hierarchical negative in a group, for the row or for its columns?
+/// Whether a group has a hierarchical negative, for the row or (if `both`) for its columns.
 #[inline(always)]
 fn any_hierarchical<C: Float, const LABELS: bool>(c: &Group<C>, row: C, columns: &Group<C>, both: bool) -> bool {
     let mut any = false;
@@ -76,7 +76,7 @@ fn any_hierarchical<C: Float, const LABELS: bool>(c: &Group<C>, row: C, columns:
     any
 }
 
-/// What is subtracted from similarities before the exponential, one number for each row or column.
+/// The numbers that are subtracted from similarities before the exponential, one for each row or column.
 #[derive(Clone, Copy)]
 pub struct Shifts<'a, C> {
     /// For the global negatives.
@@ -92,21 +92,22 @@ pub struct Exponents<C> {
     pub inverse_temperature: C,
     /// beta / temperature
     pub concentration: C,
-    /// beta is 1: one exponential does for both.
+    /// Whether beta is 1. The weights are then the plain exponentials.
     pub beta_is_one: bool,
-    /// All shifts are 1, so that one exponential serves a row and a column.
+    /// Whether all shifts are 1. A row and a column then share one exponential.
     pub shared: bool,
 }
 
 impl<C: Float> Exponents<C> {
-    /// exp((c - shift) / t), 1 where the similarity is above the shift, which is then that of another set.
+    /// exp((c - shift) / t). With separate shifts it is at most 1: a similarity above the shift belongs to the other
+    /// set.
     #[inline(always)]
     pub fn plain<M: MultiplyAdd, const SHARED: bool>(&self, c: &Group<C>, shifts: impl Fn(usize) -> C) -> Group<C> {
         lanes(|l| (below::<C, SHARED>(c[l] - shifts(l)) * self.inverse_temperature).exponential::<M>())
     }
 }
 
-/// At most 0, where shifts are not shared. (A shared shift of 1 is exceeded by rounding at most.)
+/// Limits a difference to at most 0, unless the shifts are shared. A shared shift of 1 is exceeded only by rounding.
 #[inline(always)]
 fn below<C: Float, const SHARED: bool>(difference: C) -> C {
     if SHARED || difference < C::ZERO {
@@ -116,7 +117,7 @@ fn below<C: Float, const SHARED: bool>(difference: C) -> C {
     }
 }
 
-/// Exponentials of one side (the row's, or the columns') of a group of hierarchical negatives.
+/// The exponentials of a group of hierarchical negatives, for the row or for the columns.
 pub struct Weighted<C> {
     /// exp(beta (c - shift) / t)
     pub weights: Group<C>,
@@ -125,7 +126,7 @@ pub struct Weighted<C> {
 }
 
 impl<C: Float> Exponents<C> {
-    /// `plain` is exp((c - 1) / t), good for a shift of 1.
+    /// The exponentials of a group. If the shifts are shared, `plain` must be exp((c - 1) / t).
     #[inline(always)]
     pub fn weighted<M: MultiplyAdd, const SHARED: bool>(
         &self,
@@ -143,7 +144,7 @@ impl<C: Float> Exponents<C> {
     }
 }
 
-/// Runs `$sweep` with the tile's flags as constants: labels, both sides, shared shifts.
+/// Runs `$sweep` with the flags of the tile as constants: labels, both sides, shared shifts.
 macro_rules! with_constants {
     ($tile:expr, $shared:expr, $self:ident.$sweep:ident::<$set:ident>()) => {
         match ($tile.labels, $tile.both_sides, $shared) {
@@ -159,13 +160,13 @@ macro_rules! with_constants {
     };
 }
 
-/// Largest global and largest hierarchical similarity of each row, and of each column. The precise shifts.
+/// Updates the largest global and the largest hierarchical similarity of each row and of each column.
 pub struct Maxima<'a, C> {
     /// The tile.
     pub tile: Tile<'a, C>,
-    /// [rows] maxima so far: global, hierarchical.
+    /// The maxima of the rows so far: global, hierarchical.
     pub rows: &'a mut [[C; 2]],
-    /// [columns] maxima so far, where the tile has both sides.
+    /// The maxima of the columns so far, if the tile has both sides.
     pub columns: &'a mut [[C; 2]],
 }
 
@@ -199,10 +200,10 @@ impl<C: Float> Maxima<'_, C> {
     }
 }
 
-/// Sums over the negatives: global, weighted, weights, count, as in `formula::Sums`.
+/// Number of sums over the negatives: global, weighted, weights, count, as in `formula::Sums`.
 pub const SUMS: usize = 4;
 
-/// Adds up a tile for its rows, and for its columns.
+/// Adds a tile to the sums of its rows and of its columns.
 pub struct Sum<'a, C> {
     /// The tile.
     pub tile: Tile<'a, C>,
@@ -212,9 +213,9 @@ pub struct Sum<'a, C> {
     pub row_shifts: Shifts<'a, C>,
     /// Shifts of the columns.
     pub column_shifts: Shifts<'a, C>,
-    /// [rows] sums, added to.
+    /// The sums of the rows so far.
     pub rows: &'a mut [[f64; SUMS]],
-    /// [columns] sums, added to, where the tile has both sides.
+    /// The sums of the columns so far, if the tile has both sides.
     pub columns: &'a mut [[f64; SUMS]],
 }
 
@@ -277,7 +278,7 @@ impl<C: Float> Sum<'_, C> {
     }
 }
 
-/// Adds a group to the sums at `at`, each negative to those of its set.
+/// Adds a group to the sums at `at`. Each negative is added to the sums of its set.
 #[inline(always)]
 fn add_terms<C: Float, const N: usize>(
     sums: &mut [[C; N]; SUMS],
@@ -292,19 +293,19 @@ fn add_terms<C: Float, const N: usize>(
     add(group_mut(&mut sums[3], at), split);
 }
 
-/// The coefficients of `formula::Anchor`, one number for each row or column.
+/// The coefficients of `formula::Anchor`, for each row or column.
 #[derive(Clone, Copy)]
 pub struct Coefficients<'a, C> {
-    /// Of exp((c - global shift) / t), global negatives.
+    /// The coefficients of exp((c - global shift) / t).
     pub global: &'a [C],
-    /// Of exp((1 + beta) (c - hierarchical shift) / t).
+    /// The coefficients of exp((1 + beta) (c - hierarchical shift) / t).
     pub weighted: &'a [C],
-    /// Of minus exp(beta (c - hierarchical shift) / t).
+    /// The coefficients of -exp(beta (c - hierarchical shift) / t).
     pub weights: &'a [C],
 }
 
-/// The derivative of the loss with respect to each similarity of a tile: the row's loss plus,
-/// where the tile has both sides, the column's.
+/// Computes the derivative with respect to each similarity of a tile, of the row's loss and, if the tile has both
+/// sides, of the column's loss.
 pub struct Derivatives<'a, C> {
     /// The tile.
     pub tile: Tile<'a, C>,
@@ -318,9 +319,9 @@ pub struct Derivatives<'a, C> {
     pub row_coefficients: Coefficients<'a, C>,
     /// Coefficients of the columns.
     pub column_coefficients: Coefficients<'a, C>,
-    /// Rows of derivatives, `out_stride` apart.
+    /// The rows of derivatives, `out_stride` apart.
     pub out: &'a mut [C],
-    /// At least `columns`.
+    /// Distance of the rows of derivatives, at least `columns`.
     pub out_stride: usize,
 }
 
@@ -336,8 +337,8 @@ impl<C: Float> Kernel for Derivatives<'_, C> {
 }
 
 impl<C: Float> Derivatives<'_, C> {
-    /// The usual case, in which a pair is on the same side of the threshold for both of its anchors: all coefficients are
-    /// those of one exponential and its square, without a branch.
+    /// The usual case: a pair is on the same side of the threshold for both of its anchors, beta is 1, and all shifts
+    /// are 1. The derivative is then a polynomial in one exponential, without a branch.
     #[inline(always)]
     fn sweep_one_split<S: InstructionSet>(self) {
         let Self { tile, exponents, row_coefficients: of_row, column_coefficients: of_column, out, out_stride, .. } =

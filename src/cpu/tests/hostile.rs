@@ -1,8 +1,8 @@
-//! Whatever the inputs: a finite result or an error, never a panic, on every instruction set, in every precision.
+//! Any input gives a finite result or an error, and never a panic, with every instruction set and every precision.
 
 use super::*;
 
-/// Numbers that a row may hold: plain, tiny, huge, none.
+/// Elements of a row: usual numbers, zeros, tiny and huge numbers, NaN and infinities.
 fn entry() -> impl Strategy<Value = f64> {
     prop_oneof![
         12 => -2.0f64..2.0,
@@ -30,7 +30,7 @@ fn formulation() -> impl Strategy<Value = Formulation> {
     ]
 }
 
-/// The loss and all gradients, where the inputs are accepted.
+/// The loss and all gradients, or the error.
 fn try_run<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa) -> crate::error::Result<Vec<f64>> {
     let all = [&case.anchors, &case.keys, &case.apart];
     let [anchors, keys, apart] = all.map(|rows| rows.iter().map(|&x| narrow(x)).collect::<Vec<E>>());

@@ -1,12 +1,12 @@
-//! The joint pass against every row of the very same similarities, sorted and added up one by one; and each way in which
-//! it gives up or looks again.
+//! Compares the joint pass with rows of the same similarities that are sorted and summed one by one. Also tests each
+//! way in which the pass gives up or computes a row again.
 
 use super::super::joint::Found;
 use super::super::passes;
 use super::super::prepared::Prepared;
 use super::*;
 
-/// What the joint pass finds for a square problem, and what it should.
+/// The results of the joint pass for a square problem, and the expected results.
 struct Both {
     found: Option<Found>,
     expected: Found,
@@ -37,7 +37,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
         })
         .collect();
     let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
-    // Compared in the precision of the similarities, as everywhere.
+    // The comparison is in the precision of the similarities, as in the kernel.
     let limit = if threshold >= 1.0 { f64::INFINITY } else { E::Compute::from_f64(threshold).to_f64() };
     let beta = match problem.formulation {
         Formulation::Importance { beta, .. } => beta,
@@ -66,7 +66,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
     Both { found, expected: Found { quantiles, threshold, sums } }
 }
 
-/// The pass succeeds and finds what it should.
+/// Checks that the pass succeeds with the expected results.
 fn check<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa, tolerance: f64) {
     let Both { found, expected } = both(case, narrow, threads, isa);
     let found = found.unwrap();
@@ -92,7 +92,7 @@ fn with_quantile(samples: usize, dims: usize, quantile: f64) -> Case {
     Case::views(samples, 2, dims).with(|p| p.threshold = Threshold::Adaptive { quantile })
 }
 
-/// Shifts rows towards the same direction, so that they are alike.
+/// Shifts rows towards the same direction, so that they become similar.
 fn attract(case: &mut Case, rows: impl Iterator<Item = usize>, strength: f64) {
     let dims = case.problem.dims;
     for row in rows {
@@ -120,7 +120,7 @@ fn finds_the_same_for_other_temperatures_weights_and_pairs() {
     for formulation in FORMULATIONS {
         for temperature in [0.15, 2.0] {
             if let Formulation::Importance { beta: 2.5, .. } = formulation {
-                continue; // no single shift for that
+                continue; // a single shift is not enough
             }
             check_single(
                 &with_quantile(120, 16, 0.98).with(|p| (p.formulation, p.temperature) = (formulation, temperature)),
@@ -128,7 +128,7 @@ fn finds_the_same_for_other_temperatures_weights_and_pairs() {
         }
     }
     check_single(&Case::views(90, 3, 16).with(|p| p.threshold = Threshold::Adaptive { quantile: 0.98 }));
-    // Its own positive, with nothing to ignore: that one key stands twice among those that are no negatives.
+    // Without an ignored key, the positive is listed twice among the keys that are not negatives.
     let mut own = with_quantile(150, 16, 0.99).with(|p| p.pairing = Pairing::Indexed { positives: 1 });
     own.positive_index = (0..300).collect();
     check_single(&own);
@@ -136,9 +136,9 @@ fn finds_the_same_for_other_temperatures_weights_and_pairs() {
 
 #[test]
 fn full_lists_are_shortened() {
-    // 120 of 4000 numbers are up to the quantile, 120 more below are expected in a list of 512, give or take 100.
+    // A list of 512 numbers should hold the 120 largest of 4000 numbers, and about 120 (give or take 100) more.
     check_single(&with_quantile(2000, 48, 0.97));
-    // A fifth of the rows is so much alike that their lists fill with numbers above the threshold.
+    // A fifth of the rows are so similar that their lists fill with numbers above the threshold.
     let mut case = with_quantile(2000, 48, 0.97);
     attract(&mut case, (0..4000).step_by(5), 1.0);
     check_single(&case);
@@ -146,7 +146,7 @@ fn full_lists_are_shortened() {
 
 #[test]
 fn rows_that_the_sample_misjudges_are_looked_at_again() {
-    // Row 5 resembles four rows only, all of them in the sample.
+    // Row 5 is similar to only four rows, and all of them are in the sample.
     let mut case = with_quantile(256, 64, 0.99);
     case.anchors[5 * 64..6 * 64].fill(0.0);
     attract(&mut case, [16, 32, 48, 64, 5].into_iter(), 10.0);
@@ -155,7 +155,7 @@ fn rows_that_the_sample_misjudges_are_looked_at_again() {
 
 #[test]
 fn ties_do_not_matter() {
-    // Thirty copies of each row; then rows that have few distinct similarities.
+    // First thirty copies of each row, then rows with few distinct similarities.
     let mut case = with_quantile(300, 8, 0.97);
     let first: Vec<f64> = case.anchors[..20 * 8].to_vec();
     case.anchors = first.repeat(30);
@@ -177,9 +177,9 @@ fn gives_up_where_lists_cannot_hold_what_is_open() {
     for quantile in [0.0, 0.3, 0.5] {
         gives_up(&with_quantile(500, 16, quantile));
     }
-    // Nothing is above a threshold of 1, and every row has its own similarity above everything else.
+    // Nothing is above a threshold of 1, and the similarity of a row with itself is the largest in the row.
     check_single(&with_quantile(500, 16, 1.0));
-    // A temperature for which no single shift does.
+    // A temperature for which a single shift is not enough.
     gives_up(&with_quantile(500, 16, 0.99).with(|p| p.temperature = 0.01));
     // A third of the rows have a third of all rows near the threshold.
     let mut case = with_quantile(1000, 24, 0.99);
@@ -189,7 +189,7 @@ fn gives_up_where_lists_cannot_hold_what_is_open() {
 
 #[test]
 fn gives_up_where_the_sample_misjudges_the_threshold() {
-    // All rows resemble the keys in the sample, which are alike, more than any others.
+    // The keys in the sample are similar to each other, and all rows are more similar to them than to other keys.
     let mut case = with_quantile(256, 64, 0.99);
     let mut noise = Noise(3);
     case.anchors.iter_mut().for_each(|x| *x = noise.next() - 0.5);

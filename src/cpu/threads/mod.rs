@@ -1,4 +1,4 @@
-//! Work shared out over threads, and the memory that one call keeps for the next.
+//! Distribution of work over threads, and memory that is kept between calls.
 
 mod schedule;
 mod shared;

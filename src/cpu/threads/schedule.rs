@@ -1,21 +1,21 @@
-//! The order in which tiles are worked on.
+//! The order in which tiles are computed.
 //!
-//! A tile (a, b) adds to what belongs to row block a and to column block b. Blocks stand in groups, and the tiles of a
-//! pair of groups are worked on by one thread, one after the other, while their blocks are in its cache. Pairs are dealt
-//! out in rounds in which no group occurs twice, and a pair waits until the earlier pairs of its two groups are done. So
-//! threads share one set of accumulators without locks, whichever thread is free takes the next pair, and every block
-//! sums its tiles in one fixed order: the same bits from run to run, whatever the threads do.
+//! A tile (a, b) adds to the sums of row block a and of column block b. Blocks form groups. One thread computes the
+//! tiles of a pair of groups, one after the other, while their blocks are in its cache. The pairs are ordered in
+//! rounds. In a round no group occurs twice. A pair waits until the earlier pairs of its two groups are done. So
+//! threads share one set of accumulators without locks, any free thread can take the next pair, and every block sums
+//! its tiles in a fixed order. The results have the same bits in every run.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::team;
 
-/// Largest number of blocks in a group: more would not fit the second-level cache.
+/// Largest number of blocks in a group. More would not fit the second-level cache.
 const MAX_GROUP: usize = 4;
-/// Least number of groups for each thread, so that no thread waits for long.
+/// Smallest number of groups for each thread, so that no thread waits for long.
 const GROUPS_EACH: usize = 8;
 
-/// One pair of groups, and how many pairs of each come before it.
+/// A pair of groups, and the number of earlier pairs of each of its groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turn {
     row: u32,
@@ -30,28 +30,29 @@ pub struct Schedule {
     turns: Vec<Turn>,
     /// Number of row blocks.
     rows: usize,
-    /// Number of column blocks; none where a tile's column block is also a row block (upper triangle).
+    /// Number of column blocks. None for an upper triangle, where the column blocks are the row blocks.
     columns: Option<usize>,
-    /// Blocks in a group; the last may have fewer.
+    /// Number of blocks in a group. The last group may have fewer.
     group: usize,
-    /// Row blocks from here on have no tiles.
+    /// Row blocks from this one on have no tiles.
     row_end: usize,
     /// Column blocks before this one have no tiles.
     column_start: usize,
 }
 
 impl Schedule {
-    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for so many threads.
+    /// The tiles (a, b) with a <= b of a symmetric matrix of `blocks` x `blocks` tiles, for the given number of
+    /// threads.
     pub fn triangle(blocks: usize, threads: usize) -> Self {
         let group = group_size(blocks, threads);
         let groups = blocks.div_ceil(group);
-        // a + b = round (mod groups): each group meets exactly one partner a round, itself included.
+        // a + b = round (mod groups): in each round, each group has exactly one partner, which may be itself.
         let pairs = (0..groups)
             .flat_map(|round| (0..groups).map(move |a| (a, (round + groups - a) % groups)).filter(|(a, b)| a <= b));
         Self { turns: turns(pairs, groups, None), rows: blocks, columns: None, group, row_end: blocks, column_start: 0 }
     }
 
-    /// All tiles of `rows` x `columns`, for so many threads.
+    /// All tiles of a matrix of `rows` x `columns` tiles, for the given number of threads.
     pub fn rectangle(rows: usize, columns: usize, threads: usize) -> Self {
         let group = group_size(rows.min(columns), threads);
         let (row_groups, column_groups) = (rows.div_ceil(group), columns.div_ceil(group));
@@ -70,7 +71,7 @@ impl Schedule {
         Self { turns, rows, columns: Some(columns), group, row_end: rows, column_start: 0 }
     }
 
-    /// Of a triangle: only the tiles of row blocks before `row_end` and of column blocks from `column_start` on.
+    /// Restricts a triangle to the tiles of row blocks before `row_end` and of column blocks from `column_start` on.
     pub fn between(self, row_end: usize, column_start: usize) -> Self {
         let groups = self.rows.div_ceil(self.group);
         let (rows, first) = (row_end.div_ceil(self.group), column_start / self.group);
@@ -79,8 +80,8 @@ impl Schedule {
         Self { turns, row_end, column_start, ..self }
     }
 
-    /// Calls `each(state, row block, column block)` for every tile, on up to `threads` threads, each with a state
-    /// of its own. While it runs, no other call has one of its blocks.
+    /// Calls `each(state, row block, column block)` once for every tile, on up to `threads` threads with one state
+    /// each. While a call runs, no other call has its row block or its column block.
     pub fn run<S>(&self, threads: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize, usize) + Sync) {
         let counters = |blocks: usize| (0..blocks.div_ceil(self.group)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
         let row_done = counters(self.rows);
@@ -121,12 +122,12 @@ impl Schedule {
     }
 }
 
-/// Blocks in a group: as many as leave every thread enough groups.
+/// The number of blocks in a group. It leaves enough groups for every thread.
 fn group_size(blocks: usize, threads: usize) -> usize {
     (blocks / (GROUPS_EACH * threads)).clamp(1, MAX_GROUP)
 }
 
-/// The pairs of groups with their places in the order.
+/// The pairs of groups, with the number of earlier pairs of each group.
 fn turns(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Option<usize>) -> Vec<Turn> {
     let mut row_counts = vec![0u32; rows];
     let mut column_counts = vec![0u32; columns.unwrap_or(0)];
@@ -148,8 +149,8 @@ fn turns(pairs: impl Iterator<Item = (usize, usize)>, rows: usize, columns: Opti
         .collect()
 }
 
-/// Waits until `done` blocks are done; false if another thread gave up. Tiles are taken in order, so
-/// what is waited for is being worked on, usually finished long ago.
+/// Waits until `done` pairs of a group are done. Returns false if another thread has panicked. Threads take the pairs
+/// in order, so an earlier pair is done already or in progress.
 fn wait_for(counter: &AtomicU32, done: u32, failed: &AtomicBool) -> bool {
     let mut spins = 0u32;
     while counter.load(Ordering::Acquire) != done {
@@ -160,14 +161,14 @@ fn wait_for(counter: &AtomicU32, done: u32, failed: &AtomicBool) -> bool {
         if spins < 200 {
             std::hint::spin_loop();
         } else {
-            // More threads than cores: let the one that is waited for run.
+            // There may be more threads than cores. Let another thread run.
             std::thread::yield_now();
         }
     }
     true
 }
 
-/// Dropped while a thread panics: lets the others stop waiting for it.
+/// Dropped when a thread panics. It tells the other threads to stop waiting.
 struct FailOnPanic<'a>(&'a AtomicBool);
 
 impl Drop for FailOnPanic<'_> {
@@ -231,7 +232,7 @@ mod tests {
                     || (),
                     |(), a, b| {
                         for block in HashSet::from([a, b]) {
-                            // A block in another call's hands would be locked.
+                            // A block that another call uses would be locked.
                             lists[block].try_lock().unwrap_or_else(|_| std::process::abort()).push((a, b));
                         }
                     },

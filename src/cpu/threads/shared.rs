@@ -1,17 +1,16 @@
-//! Memory that several threads write at once.
+//! Memory that several threads write at the same time.
 
-/// Memory that several threads write at once, in parts that do not overlap.
+/// Memory that several threads write at the same time, in parts that do not overlap.
 pub struct Shared<T> {
     pointer: *mut T,
     length: usize,
 }
 
-// SAFETY: `Shared` hands out parts only through `slice`, whose caller keeps them apart.
+// SAFETY: The only access is through `slice`, whose contract rules out overlapping parts.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// Shares `memory`, which must stay borrowed for as long as the result is used; every use
-    /// goes through an unsafe call that promises it.
+    /// Shares `memory`. The contract of [`slice`](Self::slice) requires that `memory` is still borrowed.
     pub fn new(memory: &mut [T]) -> Self {
         Self { pointer: memory.as_mut_ptr(), length: memory.len() }
     }
@@ -19,11 +18,12 @@ impl<T> Shared<T> {
     /// The part [start, start + length).
     ///
     /// # Safety
-    /// The memory is still borrowed by the `Shared`'s maker, and no other thread has an overlapping part at the same time.
-    #[allow(clippy::mut_from_ref)] // that is its purpose
+    /// The code that called [`new`](Self::new) must still borrow the memory, and must not use it otherwise. No
+    /// overlapping part may be in use at the same time, on this or on another thread.
+    #[allow(clippy::mut_from_ref)] // this is the purpose of `Shared`
     pub unsafe fn slice(&self, start: usize, length: usize) -> &mut [T] {
         assert!(start + length <= self.length);
-        // SAFETY: in range by the assertion, alone by the caller.
+        // SAFETY: The part is in range by the assertion. By the contract of this function, nothing else uses it.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
     }
 }

@@ -1,7 +1,7 @@
-//! Memory that one call keeps for the next. Without it, the system would map and clear the same pages at every training
-//! step, which takes a fifth of a step with 1,024 rows.
+//! Memory that is kept between calls. Without it, the system would map and clear the same pages at every training step,
+//! which takes a fifth of a step with 1,024 rows.
 //!
-//! Threads never wait for each other here: in a process that was forked meanwhile, the wait would never end.
+//! Threads never wait for each other here, because in a forked process such a wait might never end.
 
 use std::mem::take;
 use std::ops::{Deref, DerefMut};
@@ -9,20 +9,20 @@ use std::sync::{MutexGuard, TryLockError};
 
 use crate::cpu::simd::Float;
 
-/// Most bytes that are kept, for each type.
+/// Largest number of bytes that are kept, for each type.
 const KEPT_BYTES: usize = 32 << 20;
-/// Most bytes that are kept from one [`Spare::brief`].
+/// Largest number of bytes that are kept from one [`Spare::brief`].
 const BRIEF_BYTES: usize = 4 << 20 | LINE_BYTES;
-/// Bytes of a cache line.
+/// Number of bytes in a cache line.
 const LINE_BYTES: usize = 64;
 
-/// Numbers that hold whatever an earlier owner left in them. They start at a cache line: a vector of 64 bytes that lies
-/// in two lines takes two accesses.
+/// Numbers with the values that an earlier owner left. They start at a cache line, because a vector of 64 bytes that
+/// spans two lines takes two accesses.
 pub struct Spare<C: Float> {
     memory: Vec<C>,
     start: usize,
     length: usize,
-    /// A piece of more bytes than this goes back to the system.
+    /// A larger piece, in bytes, goes back to the system.
     most: usize,
 }
 
@@ -32,8 +32,8 @@ impl<C: Float> Spare<C> {
         Self::leaving(KEPT_BYTES, length)
     }
 
-    /// The same for memory that is dropped before the call needs the most memory: a large piece that is kept would only
-    /// add to that peak.
+    /// Like [`new`](Self::new), for memory that is dropped before the call needs the most memory. A large piece is not
+    /// kept, because it would add to this peak.
     pub fn brief(length: usize) -> Self {
         Self::leaving(BRIEF_BYTES, length)
     }
@@ -50,7 +50,7 @@ impl<C: Float> Spare<C> {
 impl<C: Float> Drop for Spare<C> {
     fn drop(&mut self) {
         if self.memory.len() * size_of::<C>() <= self.most {
-            // Freed after the lock is released.
+            // The pieces are freed after the lock is released.
             let _rest = pieces().map(|mut pieces| keep(&mut pieces, take(&mut self.memory)));
         }
     }
@@ -65,14 +65,14 @@ fn pieces<C: Float>() -> Option<MutexGuard<'static, Vec<Vec<C>>>> {
     }
 }
 
-/// Takes the shortest piece of at least `needed` numbers.
+/// Takes the shortest piece with at least `needed` numbers.
 fn shortest<C>(pieces: &mut Vec<Vec<C>>, needed: usize) -> Option<Vec<C>> {
     let fits = (0..pieces.len()).filter(|&i| pieces[i].len() >= needed);
     let best = fits.min_by_key(|&i| pieces[i].len())?;
     Some(pieces.swap_remove(best))
 }
 
-/// Adds a piece, in place of shorter ones if it must, and returns the pieces that are no longer kept.
+/// Adds a piece, and removes shorter pieces if there is no room. Returns the pieces that are not kept.
 fn keep<C>(pieces: &mut Vec<Vec<C>>, piece: Vec<C>) -> Vec<Vec<C>> {
     pieces.sort_unstable_by_key(Vec::len);
     let shorter = pieces.partition_point(|kept| kept.len() < piece.len());

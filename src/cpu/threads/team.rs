@@ -1,16 +1,16 @@
-//! Threads: torch's own OpenMP team where it is loaded, else threads of the standard library.
+//! Threads: torch's OpenMP team if it is loaded, else threads of the standard library.
 //!
-//! libgomp's workers spin for a while after each torch operation. A second pool would have to
-//! fight them for the cores (1.7 times slower right after a torch operation), so the work is run
-//! by the very same team, through libgomp's stable C entry `GOMP_parallel`, when the process has it.
+//! libgomp's workers spin for a while after each torch operation. A second pool would compete with them for the cores,
+//! which is 1.7 times slower right after a torch operation. So the same team does the work, through libgomp's stable C
+//! entry `GOMP_parallel`, if the process has it.
 
 use std::any::Any;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Calls `work` once on each of at most `threads` threads, at the same time. `work` must not
-/// need all of them: a team may turn out smaller.
+/// Calls `work` once on each of at most `threads` threads, at the same time. `work` must not rely on the number of
+/// threads, because a team may be smaller.
 pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     if threads <= 1 {
         return work();
@@ -26,7 +26,7 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     }
 }
 
-/// Calls `each(state, index)` for every index below `count`, whichever thread is free, each thread with a state of its own.
+/// Calls `each(state, index)` once for every index below `count`, on any free thread. Each thread has its own state.
 pub fn for_each<S>(threads: usize, count: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize) + Sync) {
     let next = AtomicUsize::new(0);
     run(threads.min(count), &|| {
@@ -41,7 +41,7 @@ pub fn for_each<S>(threads: usize, count: usize, state: impl Fn() -> S + Sync, e
     });
 }
 
-/// What crosses the C boundary: the work, and the panic of a thread, which must not unwind into C.
+/// The data that crosses the C boundary: the work, and the panic of a thread, which must not unwind into C.
 struct Job<'a> {
     work: &'a (dyn Fn() + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -49,8 +49,8 @@ struct Job<'a> {
 
 fn run_on_team(entry: libgomp::Parallel, threads: usize, work: &(dyn Fn() + Sync)) {
     let job = Job { work, panic: Mutex::new(None) };
-    // SAFETY: `entry` is libgomp's GOMP_parallel; it returns after every call of `call_job`
-    // has returned, so `job` outlives its use, and `Job` is shared by `&` only.
+    // SAFETY: `entry` is `GOMP_parallel`. It returns only after every call of `call_job` has returned, so `job`
+    // outlives its use. The threads only get `&Job`, and `Job` is `Sync`.
     unsafe { entry(call_job, (&raw const job).cast_mut().cast(), threads as u32, 0) };
     if let Some(panic) = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
@@ -58,14 +58,14 @@ fn run_on_team(entry: libgomp::Parallel, threads: usize, work: &(dyn Fn() + Sync
 }
 
 unsafe extern "C" fn call_job(data: *mut libc::c_void) {
-    // SAFETY: `run_on_team` passes a `Job` that lives until every call is over.
+    // SAFETY: `run_on_team` passes a `Job` that lives until every call has returned.
     let job = unsafe { &*data.cast::<Job<'_>>() };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(job.work)) {
         job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
     }
 }
 
-/// The entry of libgomp, if the process has it: torch loads it with its symbols visible.
+/// The entry of libgomp, if the process has it. torch makes its symbols visible.
 mod libgomp {
     use std::sync::OnceLock;
 
@@ -79,9 +79,10 @@ mod libgomp {
 
     #[cfg(unix)]
     fn find() -> Option<Parallel> {
-        // SAFETY: a look-up by a NUL-terminated name among the libraries already loaded.
+        // SAFETY: This looks up a NUL-terminated name among the loaded libraries.
         let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr()) };
-        // SAFETY: the name belongs to libgomp, whose ABI fixes this signature.
+        // SAFETY: The ABI of libgomp fixes the signature for this name. Other OpenMP libraries that export the name
+        // follow it.
         (!symbol.is_null()).then(|| unsafe { std::mem::transmute::<*mut libc::c_void, Parallel>(symbol) })
     }
 

@@ -1,9 +1,9 @@
-//! The checks, one wrong operand after the other.
+//! Tests of the checks, with one wrong operand at a time.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-/// An operand as it describes itself.
+/// A description of an operand, without memory.
 #[derive(Debug, Clone)]
 struct Given {
     shape: Vec<i64>,
@@ -46,7 +46,7 @@ fn integers(shape: &[i64], integers: &[i64]) -> Given {
     Given { dtype: "int64", integers: integers.to_vec(), ..floats(shape) }
 }
 
-/// Two anchors, three keys, one positive each.
+/// Two anchors, three keys, and one positive for each anchor.
 fn indexed() -> Operands<Given> {
     Operands {
         keys: Some(floats(&[3, 4])),
