@@ -34,7 +34,7 @@ TORCH_VERSION: str | None
 
 def evaluate(
     call: Operands,
-    outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
+    outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
     scratch: Callable[[int], Tensor],
     backend: str,
     allow_tf32: bool,
@@ -132,8 +132,8 @@ def cuda_cubin(
 
     Returns the cubin, and whether it came from the cache.
 
-    Raises ValueError for float64, and for `wgmma` with rows that have no such kernels; RuntimeError if there is no NVRTC
-    or if NVRTC does not know the capability.
+    Raises ValueError for float64, and for `wgmma` with rows that have no such kernels; RuntimeError if there is no
+    NVRTC or if NVRTC does not know the capability.
     """
 
 def cuda_ptx(
