@@ -12,7 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use crate::border::{Array, Border, Torch};
+use crate::border::Array;
 use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
@@ -214,7 +214,7 @@ impl<'py> FromPyObject<'py> for Attributes {
         let dtype = text(intern!(py, "dtype"))?.trim_start_matches("torch.").to_owned();
         let device = text(intern!(py, "device"))?;
         let integers = if dtype == "int64" && device == "cpu" {
-            Torch::array(object)?.integers().map_err(exception)?
+            object.extract::<Array>()?.integers().map_err(exception)?
         } else {
             None
         };

@@ -13,6 +13,7 @@ mod tch;
 use std::ffi::c_void;
 use std::slice;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 #[cfg(not(feature = "tch"))]
@@ -101,6 +102,16 @@ impl Dtype {
             Self::Int64 => "int64",
             Self::Uint8 => "uint8",
             Self::Other(name) => name,
+        }
+    }
+
+    /// The alignment that its elements need.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Float(Scalar::F64) | Self::Int64 => 8,
+            Self::Float(Scalar::F32) => 4,
+            Self::Float(Scalar::Bf16 | Scalar::F16) => 2,
+            Self::Uint8 | Self::Other(_) => 1,
         }
     }
 }
@@ -193,8 +204,7 @@ impl<O> Array<O> {
             return Ok(&[]);
         }
         // SAFETY: By the contract of this function. torch says that there are `length` contiguous elements of this
-        // type, and the owner keeps them alive. torch aligns the memory that it allocates. Memory from elsewhere, as in
-        // `torch.frombuffer` with an odd offset, may be unaligned: this is not checked.
+        // type, and the owner keeps them alive. An array from Python is aligned: its extraction checks that.
         Ok(unsafe { slice::from_raw_parts(self.pointer.cast_const().cast(), length) })
     }
 
@@ -230,6 +240,16 @@ impl<O> Array<O> {
 
 impl<'py> FromPyObject<'py> for Array {
     fn extract_bound(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        Torch::array(object)
+        let array = Torch::array(object)?;
+        let past = array.pointer as usize % array.dtype.bytes();
+        if past == 0 {
+            return Ok(array);
+        }
+        // torch aligns its own memory, but not that of others, as in `torch.frombuffer` with an odd offset.
+        Err(PyValueError::new_err(format!(
+            "expected tensors in aligned memory, but got {} that begins {past} bytes past a multiple of {}: pass a clone",
+            array.dtype.name(),
+            array.dtype.bytes()
+        )))
     }
 }

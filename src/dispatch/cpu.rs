@@ -101,7 +101,7 @@ fn rows<E: Element>(array: &Array) -> Result<Rows<'_, E>> {
     };
     // SAFETY: The array is on the CPU. `E` is the dtype of the first view, and the checks of the operands make sure
     // that all matrices have this dtype. Address, shape and strides come from torch's own struct, and the array keeps
-    // the memory alive. Writes by other threads are as in `integers`, and alignment is as in `Array::elements`.
+    // the memory alive and is aligned. Writes by other threads are as in `integers`.
     Ok(unsafe {
         Rows::from_raw(
             array.pointer.cast_const().cast(),

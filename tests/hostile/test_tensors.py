@@ -122,6 +122,20 @@ def test_tensors_without_rows(make: Callable[[Tensor], Tensor], text: str, place
         hex_loss(given["z1"], given["z2"])
 
 
+@pytest.mark.parametrize(("dtype", "past"), [(torch.float32, 1), (torch.float64, 4), (torch.bfloat16, 1)], ids=str)
+def test_memory_that_is_not_aligned(dtype: torch.dtype, past: int) -> None:
+    rows = Z1.to(dtype)
+    memory = bytearray(past) + rows.view(torch.uint8).numpy().tobytes()
+    unaligned = torch.frombuffer(memory, offset=past, dtype=dtype).view(rows.shape)
+    if unaligned.data_ptr() % dtype.itemsize == 0:
+        pytest.skip("the buffer begins at an odd place itself")
+    with pytest.raises(
+        ValueError, match="expected tensors in aligned memory, but got .* past a multiple of .: pass a clone"
+    ):
+        hex_loss(unaligned, unaligned)
+    assert torch.equal(hex_loss(unaligned.clone(), rows), hex_loss(rows, rows))
+
+
 def test_sparse_labels() -> None:
     labels = (torch.arange(6) % 2).to_sparse()
     with pytest.raises(ValueError, match="^expected `labels` to be a dense tensor, but got one of layout torch.sparse"):
