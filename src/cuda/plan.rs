@@ -22,8 +22,9 @@ const DIRECT: usize = 1024;
 const SAMPLE: usize = 1024;
 /// The survivors of the rows of one launch take this many bytes at most, but for those of one tile.
 const SURVIVORS: usize = 32 << 20;
-/// Partial gradients take this many bytes at most.
-const PARTIALS: usize = 64 << 20;
+/// Partial gradients take this many bytes at most, in the same memory: with the gradient itself, 65,536 rows of 128
+/// dimensions take less than 100 MB.
+const PARTIALS: usize = 32 << 20;
 /// Exponents of e that single precision holds, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
 
@@ -210,8 +211,13 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits =
-            splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip);
+        let splits = splits(
+            anchors.padded as usize / TILE_ROWS,
+            blocks(problem.keys, tiles.columns),
+            tiles.resident,
+            chip,
+            SPLITS,
+        );
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -343,7 +349,7 @@ impl<'a> Plan<'a> {
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
             let tiles = blocks(rows, TILE_ROWS);
-            let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
+            let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip, SPLITS);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
@@ -444,13 +450,15 @@ fn needs_precise_shifts(problem: &Problem, threshold: Threshold, beta: f64) -> b
     2.0 * exponent / problem.temperature >= EXPONENTS
 }
 
-/// In how many parts the columns go to blocks: as many as end first, where a block also takes as long as two tiles to
-/// begin and end.
-fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip) -> usize {
-    const MOST: usize = 32;
+/// Most parts that the columns go to blocks in.
+const SPLITS: usize = 32;
+
+/// In how many parts the columns go to blocks, `most` at most: as many as end first, where a block also takes as long as
+/// two tiles to begin and end.
+fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, most: usize) -> usize {
     let slots = resident * chip.multiprocessors as usize;
     let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
-    (1..=MOST.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+    (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
 }
 
 /// Blocks that share a row's dimensions in the gradient.
@@ -460,9 +468,8 @@ fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
 
 fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, chip: Chip) -> usize {
     let other = problem.anchors + problem.keys - side.count as usize;
-    let wished =
-        splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip);
-    wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
+    let most = SPLITS.min(PARTIALS / (side.count as usize * problem.dims * 4));
+    splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip, most)
 }
 
 /// Bytes of partial gradients of a side.
@@ -496,3 +503,6 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
