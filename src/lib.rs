@@ -28,7 +28,8 @@ mod _core {
 
     #[pymodule_export]
     use super::python::{
-        backend_for, check, cuda_cubin, cuda_ptx, cuda_sources, evaluate, row_quantiles, similarity_statistics,
+        backend_for, check, cuda_cubin, cuda_failed_rows_at, cuda_ptx, cuda_sources, evaluate, row_quantiles,
+        similarity_statistics,
     };
 
     #[pymodule_init]

@@ -36,8 +36,9 @@ CASES = [
     ((12, 0), 256, "float32", False),
 ]
 KERNELS = {
-    "rows", "positives", "select", "survivors", "pick", "copy_quantiles", "ranges", "settle_thresholds", "maxima",
-    "settle_shifts", "sums", "sums_general", "anchors", "gradient", "gradient_general", "finish",
+    "rows", "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "select", "sample", "survivors",
+    "pick", "select_failed", "copy_quantiles", "ranges", "settle_thresholds", "maxima", "settle_shifts", "sums",
+    "sums_general", "anchors", "gradient", "gradient_general", "finish",
 }  # fmt: skip
 Case = tuple[tuple[int, int], int, str, bool]
 

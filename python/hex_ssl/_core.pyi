@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "cuda_cubin",
     "cuda_ptx",
+    "cuda_failed_rows_at",
     "cuda_sources",
     "evaluate",
     "row_quantiles",
@@ -110,6 +111,13 @@ def cuda_ptx(
     """The PTX that NVRTC makes of `sources` by the options of `cuda_cubin`, kept in `folder` by content. For the tests.
 
     Raises as `cuda_cubin`, and RuntimeError with the compiler's words where it refuses the sources.
+    """
+
+def cuda_failed_rows_at() -> int:
+    """Where the scratch memory of a call on CUDA kernels has the number of rows whose quantile the sample's bracket missed.
+
+    An int32, in the first of the memory that `evaluate` and `row_quantiles` ask for. Such rows are searched anew, which
+    takes longer. For tests and benchmarks.
     """
 
 def cuda_sources() -> str:

@@ -15,10 +15,12 @@ mod device;
 mod driver;
 mod emulator;
 mod library;
+mod memo;
 mod memory;
 mod nvrtc;
 mod parameters;
 mod plan;
+mod search;
 mod sizes;
 mod torch;
 mod variant;
@@ -26,10 +28,11 @@ mod variant;
 use std::ffi::c_void;
 
 pub use binary::{cubin, ptx};
-pub use device::{Device, Launcher, Module};
+pub use device::{Device, Kernels, Launcher};
 pub use emulator::Emulator;
-pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
-pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
+pub use plan::{evaluate, parts, row_quantiles, scratch_bytes, supports};
+pub use sizes::FAILED_AT;
+pub use variant::{Operand, Part, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;
 use crate::operands::Operands;

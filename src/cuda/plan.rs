@@ -1,47 +1,34 @@
 //! From a problem to launches.
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
-//! With more than 1,024 keys the quantiles take four kernels instead of one: `select` on a sample, `survivors`, `pick`,
-//! and `select` on the rows that these failed on.
+//! With more than 1,024 keys the quantiles take four kernels instead of one: `sample`, `survivors`, `pick`, and
+//! `select_failed` on the rows that these failed on. Where anchors name their keys, `index_*` sort these.
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
-use std::ptr::{from_mut, null, null_mut};
+use std::ptr::{from_mut, from_ref, null, null_mut};
 
 use super::memory::Scratch;
 use super::parameters::{Launch, Parameters, Side};
+use super::search::Search;
 use super::sizes::*;
-use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS};
+use super::{Buffers, Chip, Executor, Matrix, Part, Variant, MAX_DIMS};
 use crate::error::Result;
 use crate::operands::Operands;
-use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
+use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
-/// Up to this many keys quantiles are found without a sample.
-const DIRECT: usize = 1024;
-/// Largest sample.
-const SAMPLE: usize = 1024;
-/// The survivors of the rows of one launch take this many bytes at most, but for those of one tile.
-const SURVIVORS: usize = 32 << 20;
 /// Partial gradients take this many bytes at most, in the same memory: with the gradient itself, 65,536 rows of 128
 /// dimensions take less than 100 MB.
 const PARTIALS: usize = 32 << 20;
 /// Exponents of e that single precision holds, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
 
-/// `SelectMode` of the sources.
-pub(super) mod mode {
-    pub(in crate::cuda) const ALL_ROWS: i32 = 0;
-    pub(in crate::cuda) const SAMPLE_LOW: i32 = 1;
-    pub(in crate::cuda) const SAMPLE_HIGH: i32 = 2;
-    pub(in crate::cuda) const FAILED_ROWS: i32 = 3;
-}
-
 /// Whether the kernels compute a problem on a chip.
 ///
 /// # Errors
 /// Why not, in words.
 pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -> std::result::Result<(), String> {
-    let tiles = TileSizes::of(variant.row_bytes());
+    let tiles = TileSizes::of(variant);
     let most = MAX_DIMS * 2 / variant.operand.bytes();
     if chip.capability < (8, 0) {
         let (major, minor) = chip.capability;
@@ -56,10 +43,31 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if problem.anchors.max(problem.keys) > 1 << 29 {
         return Err("more than 2^29 rows".into());
     }
-    if tiles.shared_bytes() > chip.shared_bytes {
-        return Err(format!("{} bytes of shared memory, less than {}", chip.shared_bytes, tiles.shared_bytes()));
+    if problem.anchors.saturating_mul(problem.positives() + 1) >= 1 << 31 {
+        return Err("2^31 pairs of anchors and their keys or more".into());
+    }
+    let shared_bytes = tiles.shared_bytes().max(SELECT_SHARED);
+    if shared_bytes > chip.shared_bytes {
+        return Err(format!("{} bytes of shared memory, less than {shared_bytes}", chip.shared_bytes));
     }
     Ok(())
+}
+
+/// The parts of the kernels that [`evaluate`] launches, or [`row_quantiles`] where nothing is wanted.
+pub fn parts(problem: &Problem, wanted: Option<Wanted>) -> Vec<Part> {
+    let general = is_general(problem);
+    let either = |usual, other| if general { other } else { usual };
+    let mut parts = vec![Part::Common];
+    if matches!(problem.threshold, Threshold::Adaptive { .. }) {
+        parts.push(Part::Quantiles);
+    }
+    if wanted.is_some() || general {
+        parts.push(either(Part::Sums, Part::GeneralSums));
+    }
+    if wanted.is_some_and(|wanted| wanted.anchors) {
+        parts.push(either(Part::Gradient, Part::GeneralGradient));
+    }
+    parts
 }
 
 /// Bytes of device memory that [`evaluate`] needs besides inputs and outputs.
@@ -83,7 +91,7 @@ pub fn evaluate(
     let plan = Plan::new(problem, buffers, wanted, chip, variant);
     plan.split(executor)?;
     plan.sums(executor)?;
-    plan.run(executor, "anchors", [blocks(problem.anchors, WARPS), 1, 1], ANCHORS_SHARED, Launch::default())?;
+    plan.run(executor, "anchors", [blocks(problem.anchors, THREADS), 1, 1], ANCHORS_SHARED, Launch::default())?;
     if !wanted.anchors {
         return Ok(());
     }
@@ -122,49 +130,6 @@ fn blocks(of: usize, each: usize) -> usize {
     of.div_ceil(each)
 }
 
-/// How the rows' quantiles are found.
-#[derive(Debug, Clone, Copy)]
-struct Search {
-    rank: usize,
-    /// None where all columns are looked at.
-    sample: Option<SampledColumns>,
-}
-
-/// A sample of the columns, and the bracket that it gives: ranks in it, none where the bracket is open.
-#[derive(Debug, Clone, Copy)]
-struct SampledColumns {
-    columns: usize,
-    stride: usize,
-    low: Option<usize>,
-    high: Option<usize>,
-    /// Survivors that are kept of a row.
-    capacity: usize,
-    /// Rows of a launch.
-    rows: usize,
-}
-
-impl Search {
-    fn new(problem: &Problem, quantile: f64) -> Self {
-        let (keys, rank) = (problem.keys, quantile_rank(problem.row_length(), quantile));
-        if keys <= DIRECT {
-            return Self { rank, sample: None };
-        }
-        let columns = SAMPLE.min(keys / 4);
-        let (sampled, all) = (columns as f64, keys as f64);
-        let share = rank as f64 / all;
-        // Four standard deviations of the rank in the sample to either side.
-        let reach = 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
-        let low = Some((sampled * share + reach).ceil() as usize).filter(|&rank| rank <= columns);
-        let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
-        let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
-        let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / TILE_ROWS * TILE_ROWS)
-            .clamp(TILE_ROWS, problem.anchors.next_multiple_of(TILE_ROWS));
-        let stride = keys / columns;
-        Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
-    }
-}
-
 /// One evaluation, laid out.
 struct Plan<'a> {
     problem: &'a Problem,
@@ -181,17 +146,12 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
-        let tiles = TileSizes::of(variant.row_bytes());
-        let (beta, tau_plus) = match problem.formulation {
-            Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
-            // The weights play no part; with 1 they cost nothing.
-            Formulation::Official | Formulation::Decoupled => (1.0, 0.0),
-        };
+        let tiles = TileSizes::of(variant);
+        let (beta, tau_plus) = weights(problem);
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let precise_shifts = needs_precise_shifts(problem, threshold, beta);
-        let general =
-            precise_shifts || beta != 1.0 || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
+        let general = is_general(problem);
         let search = match threshold {
             Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile)),
             _ => None,
@@ -211,13 +171,11 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits = splits(
-            anchors.padded as usize / TILE_ROWS,
-            blocks(problem.keys, tiles.columns),
-            tiles.resident,
-            chip,
-            SPLITS,
-        );
+        let splits = pass_splits(anchors.padded as usize / TILE_ROWS, problem.keys, &tiles, chip);
+        let excluded = if problem.pairing == Pairing::Apart { 0 } else { problem.positives() + 1 };
+        let is_indexed = matches!(problem.pairing, Pairing::Indexed { .. });
+        // Keys look for their anchors in the gradient alone.
+        let key_wanted = is_indexed && wanted.anchors && (wanted.keys || problem.square);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -253,11 +211,14 @@ impl<'a> Plan<'a> {
             inside: scratch.take_if(sample.is_some(), rows * 4),
             survivors: null_mut(),
             failed: scratch.take_if(sample.is_some(), rows * 4),
+            excluded_keys: scratch.take_if(is_indexed, rows * excluded * 4),
+            key_ends: scratch.take_if(key_wanted, problem.keys * 4),
+            key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
             sums: scratch.take(splits * anchors.padded as usize * SUMS * 4),
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
-            totals: scratch.take(blocks(rows, WARPS) * TOTALS * 8),
+            totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
             threshold_value,
             beta,
             tau_plus,
@@ -273,7 +234,7 @@ impl<'a> Plan<'a> {
                 Pairing::Apart => 2,
             },
             positives: problem.positives() as i32,
-            excluded: if problem.pairing == Pairing::Apart { 0 } else { problem.positives() as i32 + 1 },
+            excluded: excluded as i32,
             offset: match problem.pairing {
                 Pairing::Views { offset, .. } => offset as i32,
                 Pairing::Indexed { .. } | Pairing::Apart => 0,
@@ -295,7 +256,7 @@ impl<'a> Plan<'a> {
             *to = *view;
         }
         // Survivors are done with when the gradient begins.
-        let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
+        let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let partial = scratch.take(partials[0].max(partials[1]).max(survivors));
         parameters.survivors = partial;
         Self { problem, chip, tiles, parameters, search, general, partial, scratch_bytes: scratch.used() }
@@ -307,6 +268,7 @@ impl<'a> Plan<'a> {
         let others = if self.problem.square { 0 } else { p.keys.padded } + p.apart.padded;
         let rows = (p.anchors.padded + others) as usize;
         self.run(executor, "rows", [blocks(rows, WARPS), 1, 1], 0, Launch::default())?;
+        self.index(executor)?;
         let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
         if self.problem.pairing == Pairing::Apart && (self.search.is_some() || min_max) {
             self.run(executor, "positives", [blocks(anchors, WARPS), 1, 1], 0, Launch::default())?;
@@ -316,13 +278,13 @@ impl<'a> Plan<'a> {
         }
         let each_anchor = [blocks(anchors, THREADS), 1, 1];
         if min_max {
-            self.run_tiles(executor, "ranges", &p.anchors, p.splits as usize, 1, Launch::default())?;
+            self.run_anchors_pass(executor, "ranges")?;
         }
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
         if p.precise_shifts != 0 {
-            self.run_tiles(executor, "maxima", &p.anchors, p.splits as usize, 1, Launch::default())?;
+            self.run_anchors_pass(executor, "maxima")?;
             self.run(executor, "settle_shifts", each_anchor, 0, Launch::default())?;
         }
         Ok(())
@@ -330,45 +292,73 @@ impl<'a> Plan<'a> {
 
     fn quantiles(&self, executor: &dyn Executor, search: Search) -> Result<()> {
         let (anchors, keys) = (self.problem.anchors, self.problem.keys);
-        let select = |mode: i32, grid: usize, columns: usize, stride: usize, rank: usize| {
-            let (columns, stride, rank) = (columns as i32, stride as i32, rank as i32);
-            let launch = Launch { mode, columns, stride, rank, ..Launch::default() };
-            self.run(executor, "select", [grid, 1, 1], SELECT_SHARED, launch)
-        };
         let all = blocks(anchors, SELECT_ROWS);
         let Some(sample) = search.sample else {
-            return select(mode::ALL_ROWS, all, keys, 1, search.rank);
+            let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..Launch::default() };
+            return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
-        let mut brackets = 0;
-        for (bit, mode, rank) in [(1, mode::SAMPLE_LOW, sample.low), (2, mode::SAMPLE_HIGH, sample.high)] {
-            if let Some(rank) = rank {
-                select(mode, all, sample.columns, sample.stride, rank)?;
-                brackets |= bit;
-            }
-        }
+        let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
+        let launch = Launch {
+            columns: sample.columns as i32,
+            rank: rank(sample.low),
+            high_rank: rank(sample.high),
+            ..Launch::default()
+        };
+        self.run(executor, "sample", [all, 1, 1], SELECT_SHARED, launch)?;
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
             let tiles = blocks(rows, TILE_ROWS);
-            let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip, SPLITS);
+            let splits = pass_splits(tiles, keys, &self.tiles, self.chip);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
-                mode: brackets,
+                mode: sample.ends(),
                 rank: search.rank as i32,
                 ..Launch::default()
             };
-            self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)?;
+            self.run_pass(executor, "survivors", [tiles, splits, 1], launch)?;
             self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
         // Always launched; where no row failed, all that it does is the mean.
         let blocks = all.min(2 * self.chip.multiprocessors as usize);
-        select(mode::FAILED_ROWS, blocks, keys, 1, search.rank)
+        let launch = Launch { rank: search.rank as i32, ..Launch::default() };
+        self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
+    }
+
+    /// Sorts what the anchors name, for the passes to come.
+    fn index(&self, executor: &dyn Executor) -> Result<()> {
+        let p = &self.parameters;
+        if p.excluded_keys.is_null() {
+            return Ok(());
+        }
+        let none = Launch::default();
+        self.run(executor, "index_anchors", [blocks(self.problem.anchors, WARPS), 1, 1], 0, none)?;
+        if p.key_ends.is_null() {
+            return Ok(());
+        }
+        let pairs = self.problem.anchors * p.excluded as usize;
+        self.run(executor, "index_starts", [1, 1, 1], INDEX_SHARED, none)?;
+        self.run(executor, "index_pairs", [blocks(pairs, THREADS), 1, 1], 0, none)?;
+        self.run(executor, "index_keys", [blocks(self.problem.keys, WARPS), 1, 1], 0, none)
     }
 
     fn sums(&self, executor: &dyn Executor) -> Result<()> {
-        let kernel = if self.general { "sums_general" } else { "sums" };
+        self.run_anchors_pass(executor, if self.general { "sums_general" } else { "sums" })
+    }
+
+    /// A pass over the similarities of all anchors with all keys.
+    fn run_anchors_pass(&self, executor: &dyn Executor, kernel: &str) -> Result<()> {
         let p = &self.parameters;
-        self.run_tiles(executor, kernel, &p.anchors, p.splits as usize, 1, Launch::default())
+        self.run_pass(
+            executor,
+            kernel,
+            [p.anchors.padded as usize / TILE_ROWS, p.splits as usize, 1],
+            Launch::default(),
+        )
+    }
+
+    fn run_pass(&self, executor: &dyn Executor, kernel: &str, grid: [usize; 3], launch: Launch) -> Result<()> {
+        self.launch(executor, kernel, grid, self.tiles.pass_threads, self.tiles.pass_shared_bytes(), launch)
     }
 
     /// Of the anchors (0) or of the keys (1).
@@ -386,26 +376,9 @@ impl<'a> Plan<'a> {
             splits: splits as i32,
             ..Launch::default()
         };
-        self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
+        let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
+        self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;
         self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
-    }
-
-    fn run_tiles(
-        &self,
-        executor: &dyn Executor,
-        kernel: &str,
-        rows: &Side,
-        splits: usize,
-        chunks: usize,
-        launch: Launch,
-    ) -> Result<()> {
-        self.run(
-            executor,
-            kernel,
-            [rows.padded as usize / TILE_ROWS, splits, chunks],
-            self.tiles.shared_bytes(),
-            launch,
-        )
     }
 
     fn run(
@@ -414,12 +387,41 @@ impl<'a> Plan<'a> {
         kernel: &str,
         grid: [usize; 3],
         shared_bytes: usize,
+        launch: Launch,
+    ) -> Result<()> {
+        self.launch(executor, kernel, grid, THREADS, shared_bytes, launch)
+    }
+
+    fn launch(
+        &self,
+        executor: &dyn Executor,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
         mut launch: Launch,
     ) -> Result<()> {
-        let mut parameters = self.parameters;
-        let mut arguments = [from_mut(&mut parameters).cast(), from_mut(&mut launch).cast()];
-        executor.launch(kernel, grid.map(|n| n as u32), THREADS as u32, shared_bytes as u32, &mut arguments)
+        let parameters = from_ref(&self.parameters).cast_mut();
+        let mut arguments = [parameters.cast(), from_mut(&mut launch).cast()];
+        executor.launch(kernel, grid.map(|n| n as u32), threads as u32, shared_bytes as u32, &mut arguments)
     }
+}
+
+/// The exponent of the weights, and the class prior.
+fn weights(problem: &Problem) -> (f64, f64) {
+    match problem.formulation {
+        Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
+        // The weights play no part; with 1 they cost nothing.
+        Formulation::Official | Formulation::Decoupled => (1.0, 0.0),
+    }
+}
+
+/// Whether thresholds, exponents or shifts are not those of the usual case.
+fn is_general(problem: &Problem) -> bool {
+    let (threshold, (beta, _)) = (comparable(problem.threshold), weights(problem));
+    needs_precise_shifts(problem, threshold, beta)
+        || beta != 1.0
+        || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels)
 }
 
 /// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
@@ -459,6 +461,11 @@ fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, mo
     let slots = resident * chip.multiprocessors as usize;
     let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
     (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+}
+
+/// Of the passes over similarities alone.
+fn pass_splits(row_tiles: usize, keys: usize, tiles: &TileSizes, chip: Chip) -> usize {
+    splits(row_tiles, blocks(keys, tiles.pass_columns), tiles.resident, chip, SPLITS)
 }
 
 /// Blocks that share a row's dimensions in the gradient.

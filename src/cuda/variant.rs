@@ -5,20 +5,62 @@ use super::Scalar;
 /// Largest padded dimension that the kernels take in 16-bit operands; half of it in 32-bit ones.
 pub const MAX_DIMS: usize = 512;
 
-/// The CUDA sources, one after the other: what a compilation reads.
-pub const SOURCES: &str = concat!(
-    include_str!("kernels/device.cu"),
-    include_str!("kernels/parameters.cu"),
-    include_str!("kernels/rows.cu"),
-    include_str!("kernels/tile.cu"),
-    include_str!("kernels/select.cu"),
-    include_str!("kernels/sums.cu"),
-    include_str!("kernels/anchors.cu"),
-    include_str!("kernels/gradient.cu"),
+/// Files of `kernels/`, one after the other.
+macro_rules! joined {
+    ($($name:literal)*) => { concat!($(include_str!(concat!("kernels/", $name, ".cu"))),*) };
+}
+
+/// All CUDA sources.
+pub const SOURCES: &str = joined!(
+    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "select" "accumulate" "sums" "sums_general"
+    "derivatives" "gradient" "gradient_general"
 );
 
+/// Kernels that are compiled and loaded together: a call needs some of the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Those of every call.
+    Common,
+    /// Of the adaptive threshold.
+    Quantiles,
+    /// Of the usual case.
+    Sums,
+    /// Of the usual case.
+    Gradient,
+    /// Of any other thresholds, exponents and shifts.
+    GeneralSums,
+    /// As above.
+    GeneralGradient,
+}
+
+impl Part {
+    /// The part that has a kernel.
+    pub fn of(kernel: &str) -> Self {
+        match kernel {
+            "select" | "sample" | "survivors" | "pick" | "select_failed" => Self::Quantiles,
+            "sums" => Self::Sums,
+            "gradient" => Self::Gradient,
+            "ranges" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => Self::GeneralSums,
+            "gradient_general" => Self::GeneralGradient,
+            _ => Self::Common,
+        }
+    }
+
+    /// What its compilation reads.
+    pub fn sources(self) -> &'static str {
+        match self {
+            Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
+            Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "select"),
+            Self::Sums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums"),
+            Self::Gradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient"),
+            Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),
+            Self::GeneralGradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient_general"),
+        }
+    }
+}
+
 /// What the tensor cores multiply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operand {
     /// bfloat16 rows as they come.
     Bf16,
@@ -62,7 +104,7 @@ impl Operand {
 }
 
 /// One compilation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// Dimensions, padded to a multiple of 32.
     pub dims: usize,
@@ -89,5 +131,31 @@ impl Variant {
     /// The compiler's options, besides the architecture's.
     pub fn options(&self) -> Vec<String> {
         vec![format!("-DDIMS={}", self.dims), format!("-DOPERAND={}", self.operand.name()), "-std=c++17".into()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the kernels in a text.
+    fn kernels(sources: &str) -> Vec<&str> {
+        let lines = sources.lines().filter(|line| line.starts_with("KERNEL("));
+        lines.filter_map(|line| line.split_once(") ")?.1.split('(').next()).collect()
+    }
+
+    #[test]
+    fn each_kernel_is_in_one_part() {
+        use Part::*;
+        let mut found = Vec::new();
+        for part in [Common, Quantiles, Sums, Gradient, GeneralSums, GeneralGradient] {
+            let here = kernels(part.sources());
+            assert!(here.iter().all(|kernel| Part::of(kernel) == part), "{part:?} has {here:?}");
+            found.extend(here);
+        }
+        let mut all = kernels(SOURCES);
+        (found.sort_unstable(), all.sort_unstable());
+        assert_eq!(found, all);
+        assert!(all.len() > 20);
     }
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use super::*;
 use crate::cuda::Operand;
@@ -52,6 +53,45 @@ fn memory_above_the_inputs_is_bounded() {
         let bytes = gradient + scratch_bytes(&problem, ALL, chip(multiprocessors), variant);
         assert!(bytes < 100_000_000, "{bytes} bytes on {multiprocessors} multiprocessors");
     }
+}
+
+#[test]
+fn launches_are_few_whatever_the_quantile() {
+    for (quantile, expected) in [(0.99, 40), (0.9, 88), (0.5, 130)] {
+        let kernels = launches(&views(65_536, quantile), chip(132), Operand::Bf16);
+        let of_quantiles = kernels.iter().filter(|(kernel, _)| Part::of(kernel) == Part::Quantiles);
+        assert_eq!(of_quantiles.count(), expected, "quantile {quantile}");
+    }
+}
+
+#[test]
+fn a_call_has_the_parts_that_it_launches() {
+    let usual = views(3000, 0.9);
+    let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..usual };
+    let formulation = Formulation::Importance { beta: 2.0, tau_plus: 0.0 };
+    let cosine = Threshold::Cosine { value: 0.5 };
+    let problems = [
+        usual,
+        indexed,
+        Problem { formulation, ..usual },
+        Problem { threshold: cosine, ..usual },
+        Problem { threshold: Threshold::MinMax { value: 0.5 }, ..usual },
+        Problem { temperature: 0.01, ..usual },
+    ];
+    for problem in problems {
+        let launched: BTreeSet<Part> =
+            launches(&problem, chip(132), Operand::Bf16).iter().map(|(kernel, _)| Part::of(kernel)).collect();
+        assert_eq!(parts(&problem, Some(ALL)).into_iter().collect::<BTreeSet<_>>(), launched, "{problem:?}");
+    }
+}
+
+#[test]
+fn keys_are_sorted_where_they_are_named() {
+    let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..views(3000, 0.9) };
+    let names = |problem| launches(problem, chip(132), Operand::Bf16).into_iter().map(|(kernel, _)| kernel);
+    let sorting: Vec<_> = names(&indexed).filter(|kernel| kernel.starts_with("index_")).collect();
+    assert_eq!(sorting, ["index_anchors", "index_starts", "index_pairs", "index_keys"]);
+    assert!(!names(&views(3000, 0.9)).any(|kernel| kernel.starts_with("index_")));
 }
 
 #[test]
