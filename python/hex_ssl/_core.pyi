@@ -16,8 +16,8 @@ __all__ = [
     "backend_for",
     "check",
     "cuda_cubin",
-    "cuda_ptx",
     "cuda_failed_rows_at",
+    "cuda_ptx",
     "cuda_sources",
     "evaluate",
     "row_quantiles",
@@ -114,10 +114,10 @@ def cuda_ptx(
     """
 
 def cuda_failed_rows_at() -> int:
-    """Where the scratch memory of a call on CUDA kernels has the number of rows whose quantile the sample's bracket missed.
+    """The byte of a call's scratch memory at which CUDA kernels count the rows whose quantile the sample missed.
 
-    An int32, in the first of the memory that `evaluate` and `row_quantiles` ask for. Such rows are searched anew, which
-    takes longer. For tests and benchmarks.
+    An int32, in the memory that `evaluate` and `row_quantiles` ask for. Such rows are searched anew, which takes
+    longer. For tests and benchmarks.
     """
 
 def cuda_sources() -> str:

@@ -5,6 +5,7 @@
 // the bracket and keeps what is inside; `pick` searches these and notes the rows whose bracket missed, or whose survivors
 // were too many to keep; `select_failed` searches those among all columns, computing the similarities anew for each digit.
 
+#define SELECT_RESIDENT (ROW_BYTES > LONG_ROW ? 1 : 2)
 #define HISTOGRAM (DIGITS + 1)  // rows of counts are in different banks
 
 // The digit in which the `rank`-th largest lies, and its rank among the numbers that have that digit. By a warp.
@@ -111,7 +112,7 @@ template <class Key> struct Strip {
 };
 static_assert(sizeof(Strip<u32>) <= SELECT_SHARED && sizeof(Strip<u16>) <= SELECT_SHARED, "sizes");
 
-KERNEL(THREADS, 2) select(const Parameters p, const Launch l) {
+KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u32>& shared = *(Strip<u32>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
@@ -148,7 +149,7 @@ DEVICE int sampled_column(int at, int columns, int keys) {
 DEVICE u16 sample_key(float c) { return (u16)(u32)(fmaxf(c + 1.0f, 0.0f) * 32767.0f); }
 DEVICE float bracket_end(u32 key, float further) { return ((float)key + further) * (1.0f / 32767.0f) - 1.0f; }
 
-KERNEL(THREADS, 2) sample(const Parameters p, const Launch l) {
+KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
@@ -185,7 +186,7 @@ DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
 }
 
 // The quantiles of the rows that failed, and the mean of all.
-KERNEL(THREADS, 2) select_failed(const Parameters p, const Launch l) {
+KERNEL(THREADS, SELECT_RESIDENT) select_failed(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Selection& shared = *(Selection*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();

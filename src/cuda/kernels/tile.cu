@@ -99,12 +99,14 @@ template <int groups, int blocks> struct Products {
 template <int groups, int blocks, class Step> DEVICE void add_steps(Products<groups, blocks>& s, Step step) {
     UNROLL for (int first = 0; first < STEPS; first += FRESH) {
         Products<groups, blocks> part = {};
-        UNROLL for (int k = first; k < first + FRESH; k++) step(part, k);
+        UNROLL for (int k = first; k < first + FRESH; k++) {
+            // Nothing of the next steps is loaded before, where registers are short.
+            if (FRESH < STEPS && k % 2 == 0 && k > 0) sync_warp();
+            step(part, k);
+        }
         UNROLL for (int g = 0; g < groups; g++) UNROLL for (int n = 0; n < blocks; n++) UNROLL for (int e = 0; e < 4; e++) {
             s.c[g][n][e] = first == 0 ? part.c[g][n][e] : s.c[g][n][e] + part.c[g][n][e];
         }
-        // Nothing of the next steps is loaded before, where registers are short.
-        if (FRESH < STEPS) sync_warp();
     }
 }
 
