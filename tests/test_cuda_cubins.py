@@ -76,10 +76,15 @@ def compiled(case: Case, cubins: dict[Case, "Future[Path]"]) -> Path:
 
 
 # Bytes of the stack that a variant's kernel may take, for registers that are spilled; 0 where nothing is said.
+# Of split rows of more than 128 dimensions: their halves and the fresh sums come on top of the rows themselves.
 SPILLS: dict[tuple[str, str], dict[int, int]] = {
-    ("SPLIT_TF32", "sums"): {32: 32, 64: 32},
-    ("SPLIT_TF32", "survivors"): {32: 8},
-    ("SPLIT_TF32", "select"): {64: 8, 128: 8, 160: 48, 224: 8},
+    ("SPLIT_TF32", "survivors"): {224: 40, 256: 8},
+    ("SPLIT_TF32", "ranges"): {224: 24, 256: 40},
+    ("SPLIT_TF32", "maxima"): {224: 32, 256: 32},
+    ("SPLIT_TF32", "sums"): {192: 8, 224: 40, 256: 40},
+    ("SPLIT_TF32", "sums_general"): {192: 8, 224: 48, 256: 32},
+    ("SPLIT_TF32", "gradient"): {160: 8, 192: 24, 224: 40, 256: 40},
+    ("SPLIT_TF32", "gradient_general"): {160: 8, 192: 24, 224: 64, 256: 24},
 }
 
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream, and
 //! NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at
-//! run time per [`Variant`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
+//! run time per [`Variant`] and [`Part`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
 //! them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the
 //! kernels' PTX, for the tests.
 //!

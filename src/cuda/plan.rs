@@ -43,8 +43,9 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if problem.anchors.max(problem.keys) > 1 << 29 {
         return Err("more than 2^29 rows".into());
     }
-    if problem.anchors.saturating_mul(problem.positives() + 1) >= 1 << 31 {
-        return Err("2^31 pairs of anchors and their keys or more".into());
+    let pairs = problem.anchors.saturating_mul(problem.positives() + 1);
+    if matches!(problem.pairing, Pairing::Indexed { .. }) && pairs >= 1 << 31 {
+        return Err("2^31 pairs of anchors and keys that they name, or more".into());
     }
     let shared_bytes = tiles.shared_bytes().max(SELECT_SHARED);
     if shared_bytes > chip.shared_bytes {

@@ -1,5 +1,4 @@
-// The gradient: derivatives by similarities, tile by tile, times the rows of the other side; then back to the rows as
-// they came.
+// The gradient: derivatives by similarities, tile by tile, times the rows of the other side.
 
 // Dimensions that a block adds up: one accumulator of 8 dimensions takes 4 registers.
 #define LARGEST_CHUNK (ROW_BYTES > LONG_ROW ? LONG_ROW_CHUNK : MAX_CHUNK)

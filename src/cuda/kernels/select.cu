@@ -5,7 +5,7 @@
 // the bracket and keeps what is inside; `pick` searches these and notes the rows whose bracket missed, or whose survivors
 // were too many to keep; `select_failed` searches those among all columns, computing the similarities anew for each digit.
 
-#define SELECT_RESIDENT (ROW_BYTES > LONG_ROW ? 1 : 2)
+#define SELECT_RESIDENT (ROW_BYTES <= (IS_SPLIT ? SHORT_ROW : LONG_ROW) ? 2 : 1)
 #define HISTOGRAM (DIGITS + 1)  // rows of counts are in different banks
 
 // The digit in which the `rank`-th largest lies, and its rank among the numbers that have that digit. By a warp.
@@ -186,7 +186,7 @@ DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
 }
 
 // The quantiles of the rows that failed, and the mean of all.
-KERNEL(THREADS, SELECT_RESIDENT) select_failed(const Parameters p, const Launch l) {
+KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Selection& shared = *(Selection*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
