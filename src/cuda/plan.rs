@@ -17,6 +17,8 @@ use crate::error::Result;
 use crate::operands::Operands;
 use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
+/// Sums of the parts of the columns take this many bytes at most, but for those of one part.
+const SUM_PARTS: usize = 8 << 20;
 /// Partial gradients take this many bytes at most, in the same memory: with the gradient itself, 65,536 rows of 128
 /// dimensions take less than 100 MB.
 const PARTIALS: usize = 32 << 20;
@@ -172,7 +174,9 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits = pass_splits(anchors.padded as usize / TILE_ROWS, problem.keys, &tiles, chip);
+        let part_of_sums = anchors.padded as usize * SUMS * 4;
+        let most = SPLITS.min(SUM_PARTS / part_of_sums);
+        let splits = pass_splits(anchors.padded as usize / TILE_ROWS, problem.keys, &tiles, chip, most);
         let excluded = if problem.pairing == Pairing::Apart { 0 } else { problem.positives() + 1 };
         let is_indexed = matches!(problem.pairing, Pairing::Indexed { .. });
         // Keys look for their anchors in the gradient alone.
@@ -216,7 +220,7 @@ impl<'a> Plan<'a> {
             key_ends: scratch.take_if(key_wanted, problem.keys * 4),
             key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
-            sums: scratch.take(splits * anchors.padded as usize * SUMS * 4),
+            sums: scratch.take(splits * part_of_sums),
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
             totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
@@ -309,7 +313,7 @@ impl<'a> Plan<'a> {
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
             let tiles = blocks(rows, TILE_ROWS);
-            let splits = pass_splits(tiles, keys, &self.tiles, self.chip);
+            let splits = pass_splits(tiles, keys, &self.tiles, self.chip, SPLITS);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
@@ -465,8 +469,8 @@ fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, mo
 }
 
 /// Of the passes over similarities alone.
-fn pass_splits(row_tiles: usize, keys: usize, tiles: &TileSizes, chip: Chip) -> usize {
-    splits(row_tiles, blocks(keys, tiles.pass_columns), tiles.resident, chip, SPLITS)
+fn pass_splits(row_tiles: usize, keys: usize, tiles: &TileSizes, chip: Chip, most: usize) -> usize {
+    splits(row_tiles, blocks(keys, tiles.pass_columns), tiles.resident, chip, most)
 }
 
 /// Blocks that share a row's dimensions in the gradient.
