@@ -65,6 +65,12 @@ def test_every_instruction_is_known(operand: str, dims: int, emulation: Emulatio
     emulation.interpreter.decode(f"{operand}_{dims}")
 
 
+def test_floats_are_split_without_the_conversion_that_is_emulated(emulation: Emulation) -> None:
+    # cvt.rna.tf32 is five instructions on every chip.
+    assert "cvt.rna" not in emulation.start("SPLIT_TF32", 64).result()
+    assert "cvt.rna" in emulation.start("TF32", 64).result()
+
+
 @pytest.mark.parametrize(
     ("dtype", "samples", "dims"),
     [

@@ -35,8 +35,8 @@ impl Device {
     /// The GPU that torch calls `cuda:ordinal`.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::error::Error::Runtime) where kernels cannot run on it, with the reason, the same at every later call;
-    /// [`Error::Memory`](crate::error::Error::Memory) where there is none left for a context.
+    /// [`Error::Runtime`] where kernels cannot run on it, with the reason, the same at every later call; [`Error::Memory`]
+    /// where there is none left for a context.
     pub fn get(ordinal: usize) -> Result<Arc<Self>> {
         static DEVICES: Memo<usize, Arc<Device>> = Memo::new();
         DEVICES.get(ordinal, || Self::find(ordinal).map(Arc::new))
@@ -69,8 +69,8 @@ impl Device {
     /// Parts of the kernels of a variant, compiled where no cubin is at hand, all at once.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::error::Error::Runtime) where they cannot be compiled or loaded, the same at every later
-    /// call; [`Error::Memory`](crate::error::Error::Memory) where there is none left.
+    /// [`Error::Runtime`] where they cannot be compiled or loaded, the same at every later call; [`Error::Memory`] where
+    /// there is none left.
     pub fn kernels(&self, variant: Variant, parts: &[Part]) -> Result<Kernels> {
         let known = parts.iter().map(|&part| Some((part, self.modules.known(&(variant, part))?)));
         if let Some(known) = known.collect() {
@@ -95,7 +95,7 @@ impl Device {
     /// Makes ready to launch `kernels` on the stream that is torch's current one on this thread.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::error::Error::Runtime) where the driver refuses.
+    /// [`Error::Runtime`] where the driver refuses.
     pub fn launcher<'a>(&'a self, kernels: &'a Kernels) -> Result<Launcher<'a>> {
         let stream = self.torch.current_stream(self.ordinal)?;
         Ok(Launcher { kernels, stream, driver: self.driver, _entered: self.enter()? })

@@ -65,6 +65,13 @@ fn launches_are_few_whatever_the_quantile() {
 }
 
 #[test]
+fn each_thread_has_an_anchor_of_its_own() {
+    let kernels = launches(&views(65_536, 0.99), chip(132), Operand::Bf16);
+    let (_, grid) = kernels.iter().find(|(kernel, _)| kernel == "anchors").unwrap();
+    assert_eq!(*grid, [65_536 / 256, 1, 1]);
+}
+
+#[test]
 fn a_call_has_the_parts_that_it_launches() {
     let usual = views(3000, 0.9);
     let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..usual };
