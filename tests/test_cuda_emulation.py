@@ -176,10 +176,10 @@ def test_a_threshold_on_the_device(dtype: torch.dtype, emulate: Emulate) -> None
     emulate(F32, 40)
     z = clustered(35, 2, 40, torch.Generator().manual_seed(1)).float()
     epsilon = torch.tensor(0.3125, dtype=dtype)  # exact in all
-    given = ["importance", 1.0, 0.1, 0.1, "mean", True]
+    given = ["importance", 1.0, 0.1, 0.1, "mean", False, True]
     inputs = [list(z.chunk(2)), None, None, None, None, None, None]
-    for_tensor = evaluate_op(*inputs, epsilon, None, 0, "given", 0.0, *given)
-    for_number = evaluate_op(*inputs, None, None, 0, "cosine", 0.3125, *given)
+    for_tensor = evaluate_op(*inputs, epsilon, None, None, 0, "given", 0.0, *given)
+    for_number = evaluate_op(*inputs, None, None, None, 0, "cosine", 0.3125, *given)
     assert all(one.equal(other) for one, other in zip(for_tensor, for_number, strict=True))
 
 
@@ -210,7 +210,7 @@ def test_gathered_keys(offset: int, dtype: torch.dtype, emulate: Emulate) -> Non
     def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
         loss, statistics, *_ = evaluate_op(
             list(anchors.chunk(2)), keys, None, None, None, None, None, None, None,
-            offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", True,
+            None, offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", False, True,
         )  # fmt: skip
         return loss, Statistics(*statistics.tolist())
 

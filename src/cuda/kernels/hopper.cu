@@ -182,11 +182,10 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
         }
     }
     if (p.pairing == INDEXED) return bits | indexed_bits<WarpgroupTile>(p, row, column, rows_are_keys);
-    if (p.pairing == VIEWS) {
-        const int anchor = row - p.offset;
-        if (anchor < 0 || anchor >= p.anchors.count) return bits;
-        ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - p.offset - column);
-    }
+    if (p.pairing == APART) return bits;
+    const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
+    if (anchor < 0 || anchor >= p.anchors.count) return bits;
+    ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - offset - column);
     return bits;
 }
 
