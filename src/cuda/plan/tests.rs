@@ -38,8 +38,11 @@ impl Executor for Notes {
 }
 
 fn launches(problem: &Problem, chip: Chip, operand: Operand) -> Vec<(String, [u32; 3])> {
+    launches_of(problem, chip, Variant::new(problem.dims, operand))
+}
+
+fn launches_of(problem: &Problem, chip: Chip, variant: Variant) -> Vec<(String, [u32; 3])> {
     let notes = Notes::default();
-    let variant = Variant::new(problem.dims, operand);
     evaluate(problem, &Buffers::nowhere(problem), ALL, chip, variant, &notes).unwrap();
     notes.0.take()
 }
@@ -86,9 +89,14 @@ fn a_call_has_the_parts_that_it_launches() {
         Problem { temperature: 0.01, ..usual },
     ];
     for problem in problems {
-        let launched: BTreeSet<Part> =
-            launches(&problem, chip(132), Operand::Bf16).iter().map(|(kernel, _)| Part::of(kernel)).collect();
-        assert_eq!(parts(&problem, Some(ALL), Variant::new(problem.dims, Operand::Bf16)).into_iter().collect::<BTreeSet<_>>(), launched, "{problem:?}");
+        let usual = Variant::new(problem.dims, Operand::Bf16);
+        for variant in [usual, usual.on_hopper(&problem, chip(132))] {
+            let launched: BTreeSet<Part> =
+                launches_of(&problem, chip(132), variant).iter().map(|(kernel, _)| Part::of(kernel)).collect();
+            let expected: BTreeSet<Part> = parts(&problem, Some(ALL), variant).into_iter().collect();
+            assert_eq!(expected, launched, "{problem:?}");
+            assert_eq!(variant.hopper.is_some(), launched.contains(&Part::Hopper));
+        }
     }
 }
 
