@@ -60,6 +60,8 @@ pub enum Error {
     },
     /// torch, CUDA or a compiler failed, or memory for a result does not fit (`RuntimeError`).
     Runtime(String),
+    /// They failed for want of memory (`RuntimeError`). Another time there may be enough.
+    Memory(String),
 }
 
 impl Error {
@@ -72,12 +74,21 @@ impl Error {
     pub fn runtime(text: impl Into<String>) -> Self {
         Self::Runtime(text.into())
     }
+
+    /// The same failure below this crate, in more words.
+    pub(crate) fn with(self, more: &str) -> Self {
+        match self {
+            Self::Runtime(text) => Self::Runtime(text + more),
+            Self::Memory(text) => Self::Memory(text + more),
+            other => other,
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Value(text) | Self::Runtime(text) => f.write_str(text),
+            Self::Value(text) | Self::Runtime(text) | Self::Memory(text) => f.write_str(text),
             Self::Row { input, row, fault } => {
                 write!(f, "expected rows of finite numbers, not all zero, but row {row} of `{input}` {fault}")
             }

@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::border::Array;
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, SOURCES};
+use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, FAILED_AT, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::formula::{self, Sums};
@@ -379,6 +379,12 @@ pub fn cuda_sources() -> &'static str {
     SOURCES
 }
 
+/// Where the scratch memory counts rows that were searched anew. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_failed_rows_at() -> usize {
+    FAILED_AT
+}
+
 fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool, wgmma: bool) -> PyResult<Variant> {
     let scalar = choose("dtype", dtype.trim_start_matches("torch."), DTYPES)?;
     let operand = Operand::of(scalar, allow_tf32)
@@ -397,7 +403,7 @@ fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool, wgmma: bool) -> PyRe
 fn exception(error: Error) -> PyErr {
     match error {
         Error::Value(_) | Error::Row { .. } => PyValueError::new_err(error.to_string()),
-        Error::Runtime(_) => PyRuntimeError::new_err(error.to_string()),
+        Error::Runtime(_) | Error::Memory(_) => PyRuntimeError::new_err(error.to_string()),
     }
 }
 

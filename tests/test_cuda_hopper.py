@@ -76,7 +76,7 @@ def test_reductions_and_weights(dtype: torch.dtype, emulate: Emulate) -> None:
     def call(reduction: str, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         loss, _, gradient, *_ = evaluate_op(
             list(z.chunk(3)), None, None, None, None, None, None, None, weights,
-            0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, reduction, True,
+            None, 0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, reduction, False, True,
         )  # fmt: skip
         return loss, gradient
 
@@ -92,10 +92,10 @@ def test_reductions_and_weights(dtype: torch.dtype, emulate: Emulate) -> None:
 def test_a_threshold_on_the_device(emulate: Emulate) -> None:
     emulate(BF16, 64, wgmma=True)
     z = gapped(35, 2, 64, torch.Generator().manual_seed(1)).to(BF16)
-    given = ["importance", 1.0, 0.1, 0.1, "mean", True]
+    given = ["importance", 1.0, 0.1, 0.1, "mean", False, True]
     inputs = [list(z.chunk(2)), None, None, None, None, None, None]
-    for_tensor = evaluate_op(*inputs, torch.tensor(0.3125), None, 0, "given", 0.0, *given)
-    for_number = evaluate_op(*inputs, None, None, 0, "cosine", 0.3125, *given)
+    for_tensor = evaluate_op(*inputs, torch.tensor(0.3125), None, None, 0, "given", 0.0, *given)
+    for_number = evaluate_op(*inputs, None, None, None, 0, "cosine", 0.3125, *given)
     assert all(one.equal(other) for one, other in zip(for_tensor, for_number, strict=True))
 
 
@@ -120,7 +120,7 @@ def test_gathered_keys(offset: int, emulate: Emulate) -> None:
     def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
         loss, statistics, *_ = evaluate_op(
             list(anchors.chunk(2)), keys, None, None, None, None, None, None, None,
-            offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", True,
+            None, offset, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "mean", False, True,
         )  # fmt: skip
         return loss, Statistics(*statistics.tolist())
 

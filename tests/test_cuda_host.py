@@ -141,7 +141,11 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? number("FAKE_MAJOR") : attribute == 76 ? number("FAKE_MINOR") : 100000;
     return 0;
 }
-int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &number; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    static int asked = 0;
+    *context = &number;
+    return asked++ < number("FAKE_FULL") ? 2 : 0;
+}
 int cuCtxPushCurrent_v2(void *context) { return 0; }
 int cuCtxPopCurrent_v2(void **context) { return 0; }
 int cuThreadExchangeStreamCaptureMode(int *mode) { return 0; }
@@ -227,6 +231,21 @@ def test_the_reason_for_each_gpu(
     chosen, why = json.loads(done.stdout)
     assert chosen == backend
     assert re.search(reason, why), why
+
+
+@NO_GPU
+def test_a_moment_without_memory_is_not_remembered(fake_drivers: dict[str, Path], cache: Path) -> None:
+    code = """
+import json
+from hex_ssl._extension import _core
+print(json.dumps([_core.backend_for("cuda", "float32", "auto") for _ in range(3)]))
+"""
+    environment = {**os.environ, "FAKE_MAJOR": "9", "FAKE_FULL": "2", "LD_LIBRARY_PATH": str(fake_drivers["whole"])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    *refused, (chosen, reason) = json.loads(done.stdout)
+    assert [name for name, _ in refused] == ["composite", "composite"]
+    assert all("cuDevicePrimaryCtxRetain failed: unknown error (2)" in why for _, why in refused)
+    assert chosen == "cuda", reason
 
 
 @NO_GPU

@@ -69,15 +69,14 @@ class Variant:
 
 NOTHING = "return;"
 VARIANTS = [
-    Variant("columns-32", "slower by a tenth: twice the barriers", (size("COLUMNS", 32),)),
-    Variant("columns-128", "sums 0.9 of its time, if the registers hold: half the barriers", (size("COLUMNS", 128),)),
+    Variant("columns-32", "gradient slower by a tenth: twice the barriers", (size("COLUMNS", 32),)),
+    Variant("few-columns-64", "sums 0.9, if registers hold: half the barriers", (size("FEW_COLUMNS", 64),)),
     Variant("resident-1", "sums slower by a third: nothing hides a barrier", (size("SHORT_ROW_RESIDENT", 1),)),
-    Variant("threads-128", "equal: half the warps in lockstep, twice the copies", (size("THREADS", 128),)),
     Variant("chunk-64", "gradient 1.5 of its time: similarities twice", (size("MAX_CHUNK", 64),)),
-    Variant("sample-512", "select half, survivors slightly more", (constant("SAMPLE", "512"),)),
-    Variant("sample-2048", "select twice, fewer survivors: slower below 16,384 rows", (constant("SAMPLE", "2048"),)),
+    Variant("sample-512", "sample a quarter, survivors twice", (constant("SAMPLE", "512"),)),
+    Variant("sample-1024", "sample half, survivors 1.4 times: faster below 16,384 rows", (constant("SAMPLE", "1024"),)),
     Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),)),
-    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("MOST", "16"),)),
+    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),)),
     Variant("no-exponentials", "sums 0.9 of its time", (empty("exp2_approximate", "return x;"),), same=False),
     Variant("no-products", "little: shared memory bounds", (empty("multiply_bf16", NOTHING),), same=False),
     Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",

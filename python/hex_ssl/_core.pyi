@@ -18,6 +18,7 @@ __all__ = [
     "check",
     "check_settings",
     "cuda_cubin",
+    "cuda_failed_rows_at",
     "cuda_ptx",
     "cuda_remarks",
     "cuda_sources",
@@ -156,6 +157,13 @@ def cuda_remarks(
     """What ptxas says of `sources` compiled by the options of `cuda_cubin`: registers, spills, warnings. For the tests.
 
     Raises as `cuda_cubin`.
+    """
+
+def cuda_failed_rows_at() -> int:
+    """The byte of a call's scratch memory at which CUDA kernels count the rows whose quantile the sample missed.
+
+    An int32, in the memory that `evaluate` and `row_quantiles` ask for. Such rows are searched anew, which takes
+    longer. For tests and benchmarks.
     """
 
 def cuda_sources() -> str:

@@ -1,9 +1,9 @@
-//! A variant's kernels as a cubin: from the cache on disk, else compiled and kept there.
+//! A variant's kernels, or a part of them, as a cubin: from the cache on disk, else compiled and kept there.
 
 use std::path::Path;
 
 use super::nvrtc::Compiler;
-use super::{cache, Variant, SOURCES};
+use super::{cache, Part, Variant, SOURCES};
 use crate::error::{Error, Result};
 
 /// The oldest GPUs with the instructions that the kernels are written in: cp.async, and mma on bfloat16 and tf32.
@@ -61,13 +61,14 @@ pub fn remarks(variant: Variant, capability: (u32, u32), sources: &str) -> Resul
     recipe.compiler.remarks(sources, &recipe.options)
 }
 
-/// What `load` makes of the cubin.
+/// What `load` makes of the cubin of a part: of that of all kernels where it is on disk, else of its own.
 ///
 /// # Errors
 /// As [`cubin`], and those of `load`.
-pub fn load<T>(variant: Variant, capability: (u32, u32), load: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
-    let recipe = Recipe::of(variant, capability)?;
-    load_either(recipe.cached(), || recipe.compile(), load)
+pub fn load<T>(variant: Variant, part: Part, capability: (u32, u32), load: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
+    let whole = Recipe::of(variant, capability)?;
+    let own = Recipe { sources: part.sources(), ..Recipe::of(variant, capability)? };
+    load_either(whole.cached().or_else(|| own.cached()), || own.compile(), load)
 }
 
 /// Whether there can be kernels for a compute capability.
@@ -92,10 +93,11 @@ fn load_either<T>(
     compile: impl FnOnce() -> Result<Vec<u8>>,
     load: impl Fn(&[u8]) -> Result<T>,
 ) -> Result<T> {
-    if let Some(loaded) = cached.and_then(|cubin| load(&cubin).ok()) {
-        return Ok(loaded);
+    match cached.map(|cubin| load(&cubin)) {
+        Some(Err(Error::Runtime(_))) | None => load(&compile()?),
+        // Where memory ran out, another cubin takes as much.
+        Some(answer) => answer,
     }
-    load(&compile()?)
 }
 
 /// Everything that decides which bytes come out.
@@ -158,5 +160,12 @@ mod tests {
         assert_eq!(load_either(None, fresh, refuse_old).unwrap(), b"fresh");
         let still_refused = load_either(Some(b"old".to_vec()), || Ok(b"old".to_vec()), refuse_old);
         assert_eq!(still_refused, Err(Error::runtime("not for this driver")));
+    }
+
+    #[test]
+    fn nothing_is_compiled_where_memory_ran_out() {
+        let full = || Error::Memory("full".into());
+        let loaded: Result<()> = load_either(Some(b"cached".to_vec()), || Err(Error::runtime("")), |_| Err(full()));
+        assert_eq!(loaded, Err(full()));
     }
 }

@@ -1,14 +1,16 @@
 //! A GPU: what it is, the kernels loaded on it, and their launches on torch's current stream.
 
-use std::collections::hash_map::{Entry, HashMap};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use super::driver::{Attribute, Driver, Entered, Handle};
+use super::memo::{lock, Memo};
 use super::nvrtc::Compiler;
 use super::torch::TorchCuda;
-use super::{binary, cache, hopper, Chip, Executor, Variant};
+use super::{binary, cache, hopper, Chip, Executor, Part, Variant};
 use crate::error::{Error, Result};
 
 /// A GPU that runs the kernels.
@@ -20,8 +22,8 @@ pub struct Device {
     name: String,
     chip: Chip,
     context: Handle,
-    /// The kernels loaded so far, or why not. Loading happens under the lock: once, whoever asks.
-    modules: Mutex<HashMap<Variant, Result<Arc<Module>>>>,
+    /// The kernels loaded so far, or why not.
+    modules: Memo<(Variant, Part), Arc<Module>>,
 }
 
 // SAFETY: the context is the driver's, which any thread may use; all else is `Send` and `Sync` of itself.
@@ -33,10 +35,11 @@ impl Device {
     /// The GPU that torch calls `cuda:ordinal`.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where kernels cannot run on it, with the reason; the same at every later call.
+    /// [`Error::Runtime`] where kernels cannot run on it, with the reason, the same at every later call; [`Error::Memory`]
+    /// where there is none left for a context.
     pub fn get(ordinal: usize) -> Result<Arc<Self>> {
-        static DEVICES: Mutex<BTreeMap<usize, Result<Arc<Device>>>> = Mutex::new(BTreeMap::new());
-        lock(&DEVICES).entry(ordinal).or_insert_with(|| Self::find(ordinal).map(Arc::new)).clone()
+        static DEVICES: Memo<usize, Arc<Device>> = Memo::new();
+        DEVICES.get(ordinal, || Self::find(ordinal).map(Arc::new))
     }
 
     fn find(ordinal: usize) -> Result<Self> {
@@ -47,7 +50,7 @@ impl Device {
         let chip = chip(driver, device)?;
         let compiler = binary::check(chip.capability)?;
         let context = driver.primary_context(device)?;
-        Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Mutex::default() })
+        Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Memo::new() })
     }
 
     /// What the plan goes by.
@@ -71,27 +74,39 @@ impl Device {
         )
     }
 
-    /// The kernels of a variant, compiled where no cubin is at hand.
+    /// Parts of the kernels of a variant, compiled where no cubin is at hand, all at once.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where they cannot be compiled or loaded; the same at every later call.
-    pub fn module(&self, variant: Variant) -> Result<Arc<Module>> {
-        lock(&self.modules).entry(variant).or_insert_with(|| self.load(variant).map(Arc::new)).clone()
+    /// [`Error::Runtime`] where they cannot be compiled or loaded, the same at every later call; [`Error::Memory`] where
+    /// there is none left.
+    pub fn kernels(&self, variant: Variant, parts: &[Part]) -> Result<Kernels> {
+        let known = parts.iter().map(|&part| Some((part, self.modules.known(&(variant, part))?)));
+        if let Some(known) = known.collect() {
+            return Ok(Kernels(known));
+        }
+        let load = |part| Ok((part, self.modules.get((variant, part), || self.load(variant, part).map(Arc::new))?));
+        let loaded: Result<Vec<_>> = thread::scope(|scope| {
+            let threads: Vec<_> = parts.iter().map(|&part| scope.spawn(move || load(part))).collect();
+            let results = threads.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            results.collect()
+        });
+        loaded.map(Kernels)
     }
 
-    fn load(&self, variant: Variant) -> Result<Module> {
+    fn load(&self, variant: Variant, part: Part) -> Result<Module> {
         let _entered = self.enter()?;
-        let handle = binary::load(variant, self.chip.capability, |cubin| self.driver.load_module(cubin))?;
+        let capability = self.chip.capability;
+        let handle = binary::load(variant, part, capability, |cubin| self.driver.load_module(cubin))?;
         Ok(Module { handle, kernels: Mutex::default() })
     }
 
-    /// Makes ready to launch kernels of `module` on the stream that is torch's current one on this thread.
+    /// Makes ready to launch `kernels` on the stream that is torch's current one on this thread.
     ///
     /// # Errors
     /// [`Error::Runtime`] where the driver refuses.
-    pub fn launcher<'a>(&'a self, module: &'a Module) -> Result<Launcher<'a>> {
+    pub fn launcher<'a>(&'a self, kernels: &'a Kernels) -> Result<Launcher<'a>> {
         let stream = self.torch.current_stream(self.ordinal)?;
-        Ok(Launcher { module, stream, driver: self.driver, _entered: self.enter()? })
+        Ok(Launcher { kernels, stream, driver: self.driver, _entered: self.enter()? })
     }
 
     fn enter(&self) -> Result<Entered<'static>> {
@@ -109,8 +124,20 @@ fn chip(driver: &Driver, device: c_int) -> Result<Chip> {
     })
 }
 
-/// The kernels of a variant, loaded on a device.
-pub struct Module {
+/// Parts of the kernels of a variant, loaded on a device.
+pub struct Kernels(Vec<(Part, Arc<Module>)>);
+
+impl Kernels {
+    /// The module with a kernel.
+    fn module(&self, kernel: &str) -> Result<&Module> {
+        let part = Part::of(kernel);
+        let found = self.0.iter().find(|(here, _)| *here == part);
+        found.map(|(_, module)| &**module).ok_or_else(|| Error::runtime(format!("the kernel {kernel} is not loaded")))
+    }
+}
+
+/// One part.
+struct Module {
     handle: Handle,
     kernels: Mutex<HashMap<String, LoadedKernel>>,
 }
@@ -130,13 +157,13 @@ impl Module {
     /// A kernel that may have so much shared memory. Not the driver's answer each time: launches are many and short.
     fn kernel(&self, driver: &Driver, name: &str, shared_bytes: u32) -> Result<Handle> {
         let mut kernels = lock(&self.kernels);
-        let kernel = match kernels.entry(name.into()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                // SAFETY: a module of this driver.
-                let handle = unsafe { driver.kernel(self.handle, name) }?;
-                new.insert(LoadedKernel { handle, shared_bytes: 0 })
-            }
+        if !kernels.contains_key(name) {
+            // SAFETY: a module of this driver.
+            let handle = unsafe { driver.kernel(self.handle, name) }?;
+            kernels.insert(name.into(), LoadedKernel { handle, shared_bytes: 0 });
+        }
+        let Some(kernel) = kernels.get_mut(name) else {
+            return Err(Error::runtime(format!("the kernel {name} is not loaded")));
         };
         if shared_bytes > kernel.shared_bytes {
             // SAFETY: a kernel of this driver.
@@ -150,7 +177,7 @@ impl Module {
 /// Launches kernels on a stream. The device's context is the thread's current one for as long as this lives.
 pub struct Launcher<'a> {
     driver: &'a Driver,
-    module: &'a Module,
+    kernels: &'a Kernels,
     stream: Handle,
     _entered: Entered<'a>,
 }
@@ -164,16 +191,11 @@ impl Executor for Launcher<'_> {
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
-        let handle = self.module.kernel(self.driver, kernel, shared_bytes)?;
+        let handle = self.kernels.module(kernel)?.kernel(self.driver, kernel, shared_bytes)?;
         // SAFETY: a kernel of this module, whose parameters the plan packs; the stream is one of the current context.
         let launched = unsafe { self.driver.launch(handle, grid, block, shared_bytes, self.stream, arguments) };
-        launched.map_err(|error| Error::runtime(format!("{error}, in kernel {kernel} of {grid:?} blocks")))
+        launched.map_err(|error| error.with(&format!(", in kernel {kernel} of {grid:?} blocks")))
     }
-}
-
-/// A panic of another thread left nothing half done: the maps are only ever added to.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, unix))]
@@ -201,13 +223,16 @@ mod tests {
         module.kernel(&driver, "sums", 0).unwrap();
         // SAFETY: the fake driver follows no handle.
         let entered = unsafe { driver.enter(7 as Handle) }.unwrap();
-        let launcher = Launcher { driver: &driver, module: &module, stream: 9 as Handle, _entered: entered };
+        let kernels = Kernels(vec![(Part::Sums, Arc::new(module))]);
+        let launcher = Launcher { driver: &driver, kernels: &kernels, stream: 9 as Handle, _entered: entered };
         let (mut first, mut second) = (1_i32, 2_f64);
         let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
         fake::answer(2);
         let refused = launcher.launch("sums", [3, 1, 1], 256, 0, &mut arguments);
         let text = "CUDA: cuLaunchKernel failed: out of memory (2), in kernel sums of [3, 1, 1] blocks";
-        assert_eq!(refused, Err(Error::runtime(text)));
+        assert_eq!(refused, Err(Error::Memory(text.into())));
+        let absent = launcher.launch("gradient", [1, 1, 1], 256, 0, &mut []);
+        assert_eq!(absent, Err(Error::runtime("the kernel gradient is not loaded")));
         fake::answer(0);
         fake::log();
     }

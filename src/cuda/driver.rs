@@ -5,11 +5,11 @@ pub(super) mod fake;
 
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
 use std::ptr::{null, null_mut};
-use std::sync::OnceLock;
 
 use libloading::Library;
 
 use super::library::{c_functions, open};
+use super::memo::Memo;
 use crate::error::{Error, Result};
 
 /// A context, module, function or stream of the driver: owned by it, valid for the life of the process
@@ -54,6 +54,8 @@ pub enum Attribute {
 
 /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 const MAX_DYNAMIC_SHARED: c_int = 8;
+/// CUDA_ERROR_OUT_OF_MEMORY
+const OUT_OF_MEMORY: c_int = 2;
 /// CU_STREAM_CAPTURE_MODE_RELAXED
 const CAPTURE_RELAXED: c_int = 2;
 
@@ -68,10 +70,11 @@ impl Driver {
     /// The process's driver, loaded at the first call.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is no driver, or it finds no device; the same at every later call.
+    /// [`Error::Runtime`] where there is no driver, or it finds no device, the same at every later call;
+    /// [`Error::Memory`] where there is none left.
     pub fn get() -> Result<&'static Self> {
-        static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
-        DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+        static DRIVER: Memo<(), &'static Driver> = Memo::new();
+        DRIVER.get((), || Self::load().map(|driver| &*Box::leak(Box::new(driver))))
     }
 
     fn load() -> Result<Self> {
@@ -97,7 +100,8 @@ impl Driver {
                 CStr::from_ptr(text).to_string_lossy()
             }
         };
-        Err(Error::runtime(format!("CUDA: {what} failed: {words} ({status})")))
+        let text = format!("CUDA: {what} failed: {words} ({status})");
+        Err(if status == OUT_OF_MEMORY { Error::Memory(text) } else { Error::Runtime(text) })
     }
 
     /// The device of that number, as torch counts them.
@@ -275,7 +279,7 @@ mod tests {
         fake::answer(2);
         assert_eq!(
             driver.load_module(b"cubin"),
-            Err(Error::runtime("CUDA: cuModuleLoadData failed: out of memory (2)"))
+            Err(Error::Memory("CUDA: cuModuleLoadData failed: out of memory (2)".into()))
         );
         fake::answer(999);
         // SAFETY: the fake driver follows no handle.

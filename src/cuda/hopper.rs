@@ -6,7 +6,8 @@
 
 use std::env;
 
-use super::plan::{is_general, DIRECT};
+use super::plan::is_general;
+use super::search::DIRECT;
 use super::{Chip, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::problem::{Problem, Threshold};
@@ -47,7 +48,7 @@ pub fn is_asked_for() -> Result<bool> {
 }
 
 /// The sizes that depend on the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hopper {
     row_bytes: usize,
     /// Columns of a tile.
@@ -234,10 +235,8 @@ mod tests {
             let names = launched(problem, H100);
             assert!(names.iter().filter(compares).all(|name| name.ends_with("_wgmma") == with_wgmma), "{names:?}");
             // A sample may be looked at by other products, the rows that it failed on not.
-            let samples =
-                if matches!(problem.threshold, Threshold::Adaptive { .. }) && problem.keys > DIRECT { 1 } else { 0 };
-            let selections = names.iter().filter(|&name| name == "select").count();
-            assert!(!with_wgmma || selections == samples, "{names:?}");
+            let selects = |name: &String| ["select", "select_failed"].contains(&name.as_str());
+            assert!(!with_wgmma || !names.iter().any(selects), "{names:?}");
             assert_eq!(with_wgmma, names.iter().any(|name| name == "tiles"));
             assert!(launched(problem, Chip { capability: (10, 0), ..H100 })
                 .iter()

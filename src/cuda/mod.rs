@@ -1,10 +1,10 @@
 //! The fused loss on the GPU: what is compiled, which launches compute it, and who launches.
 //!
-//! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream, and
-//! NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at
-//! run time per [`Variant`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`] carries
-//! them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the
-//! kernels' PTX, for the tests.
+//! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream,
+//! and NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at run time
+//! per [`Variant`] and [`Part`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`]
+//! carries them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the kernels' PTX,
+//! for the tests.
 //!
 //! Nothing waits for the device, no launch depends on data, and all memory is the caller's, so that a whole evaluation
 //! can be captured in a CUDA graph. Partial sums are added in a fixed order: the same bits run to run.
@@ -16,10 +16,12 @@ mod driver;
 mod emulator;
 mod hopper;
 mod library;
+mod memo;
 mod memory;
 mod nvrtc;
 mod parameters;
 mod plan;
+mod search;
 mod sizes;
 mod torch;
 mod variant;
@@ -27,11 +29,12 @@ mod variant;
 use std::ffi::c_void;
 
 pub use binary::{cubin, ptx, remarks};
-pub use device::{Device, Launcher, Module};
+pub use device::{Device, Kernels, Launcher};
 pub use emulator::Emulator;
 pub use hopper::{is_asked_for as hopper_is_asked_for, Hopper};
-pub use plan::{evaluate, row_quantiles, scratch_bytes, supports};
-pub use variant::{Operand, Variant, MAX_DIMS, SOURCES};
+pub use plan::{evaluate, parts, row_quantiles, scratch_bytes, supports};
+pub use sizes::FAILED_AT;
+pub use variant::{Operand, Part, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;
 use crate::operands::Operands;

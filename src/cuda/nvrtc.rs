@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// Names of the library, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
+/// NVRTC_ERROR_OUT_OF_MEMORY
+const OUT_OF_MEMORY: c_int = 1;
 /// The library that NVRTC loads by its bare name to compile. It is found only if the process has loaded it before.
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 
@@ -154,7 +156,7 @@ impl Program<'_> {
         expect("nvrtcCompileProgram", status).map_err(|error| {
             let log = self.text(self.functions.log_size, self.functions.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            Error::runtime(format!("{error}: {}", log.trim_end_matches('\0').trim()))
+            error.with(&format!(": {}", log.trim_end_matches('\0').trim()))
         })
     }
 
@@ -186,6 +188,7 @@ impl Drop for Program<'_> {
 fn expect(what: &str, status: c_int) -> Result<()> {
     match status {
         0 => Ok(()),
+        OUT_OF_MEMORY => Err(Error::Memory(format!("{what} failed: out of memory ({status})"))),
         _ => Err(Error::runtime(format!("{what} failed ({status})"))),
     }
 }

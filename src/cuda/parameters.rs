@@ -71,6 +71,9 @@ told! {
         inside: *mut c_void,
         survivors: *mut c_void,
         failed: *mut c_void,
+        excluded_keys: *mut c_void,
+        key_ends: *mut c_void,
+        key_pairs: *mut c_void,
         ranges: *mut c_void,
         sums: *mut c_void,
         positive_similarities: *mut c_void,
@@ -117,8 +120,8 @@ told! {
         rows: i32,
         mode: i32,
         columns: i32,
-        stride: i32,
         rank: i32,
+        high_rank: i32,
     }
 }
 
@@ -136,8 +139,8 @@ impl Default for Launch {
             rows: 0,
             mode: 0,
             columns: 0,
-            stride: 1,
             rank: 1,
+            high_rank: 0,
         }
     }
 }
@@ -147,11 +150,12 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use std::collections::HashMap;
 
-    use super::super::plan::mode;
+    use super::super::search::bracket;
     use super::*;
+    use crate::cuda::FAILED_AT;
     use crate::operands::Scalar;
 
-    const SOURCE: &str = concat!(include_str!("kernels/parameters.cu"), include_str!("kernels/select.cu"));
+    const SOURCE: &str = concat!(include_str!("kernels/parameters.cu"), include_str!("kernels/digits.cu"));
 
     /// Name, offset and size of each field.
     type Fields = Vec<(String, usize, usize)>;
@@ -222,6 +226,8 @@ mod tests {
     fn the_kernels_have_the_same_structures() {
         let source = include_str!("kernels/parameters.cu").split("DEVICE int lane_of_thread").next().unwrap();
         assert_eq!(expect_same(source), Ok(()));
+        let (_, _, header) = &structures(source)["Header"];
+        assert!(header.contains(&("failed".into(), FAILED_AT, 4)));
         let matrix = &structures(source)["Matrix"];
         let fields =
             [("pointer", 0), ("row_stride", 8), ("dim_stride", 16)].map(|(name, at)| (name.to_string(), at, 8));
@@ -243,13 +249,10 @@ mod tests {
         let enums: HashMap<_, _> = blocks(SOURCE, "enum ").into_iter().collect();
         let names = |name: &str| enums[name].split(',').map(|name| name.trim().to_string()).collect::<Vec<_>>();
         let number = |name: &str, value: &str| names(name).iter().position(|found| found == value).unwrap() as i32;
-        let modes = [
-            ("ALL_ROWS", mode::ALL_ROWS),
-            ("SAMPLE_LOW", mode::SAMPLE_LOW),
-            ("SAMPLE_HIGH", mode::SAMPLE_HIGH),
-            ("FAILED_ROWS", mode::FAILED_ROWS),
-        ];
-        assert!(modes.iter().all(|(name, mode)| number("SelectMode", name) == *mode));
+        assert_eq!(
+            names("Bracket"),
+            [("LOW", bracket::LOW), ("HIGH", bracket::HIGH)].map(|(name, bit)| format!("{name} = {bit}"))
+        );
         let scalars = [Scalar::Bf16, Scalar::F16, Scalar::F32, Scalar::F64].map(|scalar| scalar as i32);
         let named = ["SCALAR_BF16", "SCALAR_F16", "SCALAR_F32", "SCALAR_F64"].map(|name| number("Scalar", name));
         assert_eq!(scalars, named);

@@ -1,47 +1,38 @@
 //! From a problem to launches.
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
-//! With more than 1,024 keys the quantiles take four kernels instead of one: `select` on a sample, `survivors`, `pick`,
-//! and `select` on the rows that these failed on. Kernels for sm_90a may stand for some of these: `hopper.rs`.
+//! With more than 1,024 keys the quantiles take four kernels instead of one: `sample`, `survivors`, `pick`, and
+//! `select_failed` on the rows that these failed on. Where anchors name their keys, `index_*` sort these. Kernels for sm_90a
+//! may stand for some of these: `hopper.rs`.
 
 use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
-use std::ptr::{from_mut, null, null_mut};
+use std::ptr::{from_mut, from_ref, null, null_mut};
 
 use super::hopper::{self, Hopper};
 use super::memory::Scratch;
 use super::parameters::{Launch, Parameters, Side, Tiles};
+use super::search::Search;
 use super::sizes::*;
-use super::{Buffers, Chip, Executor, Matrix, Variant, MAX_DIMS};
+use super::{Buffers, Chip, Executor, Matrix, Part, Variant, MAX_DIMS};
 use crate::error::Result;
 use crate::operands::Operands;
-use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
+use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
-/// Up to this many keys quantiles are found without a sample.
-pub(super) const DIRECT: usize = 1024;
-/// Largest sample.
-const SAMPLE: usize = 1024;
-/// The survivors of the rows of one launch take this many bytes at most, but for those of one tile.
-const SURVIVORS: usize = 32 << 20;
-/// Partial gradients take this many bytes at most.
-const PARTIALS: usize = 64 << 20;
+/// Sums of the parts of the columns take this many bytes at most, but for those of one part.
+const SUM_PARTS: usize = 8 << 20;
+/// Partial gradients take this many bytes at most, in the same memory: with the gradient itself, 65,536 rows of 128
+/// dimensions take less than 100 MB.
+const PARTIALS: usize = 32 << 20;
 /// Exponents of e that single precision holds, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
-
-/// `SelectMode` of the sources.
-pub(super) mod mode {
-    pub(in crate::cuda) const ALL_ROWS: i32 = 0;
-    pub(in crate::cuda) const SAMPLE_LOW: i32 = 1;
-    pub(in crate::cuda) const SAMPLE_HIGH: i32 = 2;
-    pub(in crate::cuda) const FAILED_ROWS: i32 = 3;
-}
 
 /// Whether the kernels compute a problem on a chip.
 ///
 /// # Errors
 /// Why not, in words.
 pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -> std::result::Result<(), String> {
-    let tiles = TileSizes::of(variant.row_bytes());
+    let tiles = TileSizes::of(variant);
     let most = MAX_DIMS * 2 / variant.operand.bytes();
     if chip.capability < (8, 0) {
         let (major, minor) = chip.capability;
@@ -56,10 +47,36 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if problem.anchors.max(problem.keys) > 1 << 29 {
         return Err("more than 2^29 rows".into());
     }
-    if tiles.shared_bytes() > chip.shared_bytes {
-        return Err(format!("{} bytes of shared memory, less than {}", chip.shared_bytes, tiles.shared_bytes()));
+    let pairs = problem.anchors.saturating_mul(problem.positives() + 1);
+    if matches!(problem.pairing, Pairing::Indexed { .. }) && pairs >= 1 << 31 {
+        return Err("2^31 pairs of anchors and keys that they name, or more".into());
+    }
+    let shared_bytes = tiles.shared_bytes().max(SELECT_SHARED);
+    if shared_bytes > chip.shared_bytes {
+        return Err(format!("{} bytes of shared memory, less than {shared_bytes}", chip.shared_bytes));
     }
     Ok(())
+}
+
+/// The parts of the kernels that [`evaluate`] launches, or [`row_quantiles`] where nothing is wanted.
+pub fn parts(problem: &Problem, wanted: Option<Wanted>, variant: Variant) -> Vec<Part> {
+    let general = is_general(problem);
+    let either = |usual, other| if general { other } else { usual };
+    let mut parts = vec![Part::Common];
+    if matches!(problem.threshold, Threshold::Adaptive { .. }) {
+        parts.push(Part::Quantiles);
+    }
+    if variant.hopper.is_some() {
+        parts.push(Part::Hopper);
+        return parts;
+    }
+    if wanted.is_some() || general {
+        parts.push(either(Part::Sums, Part::GeneralSums));
+    }
+    if wanted.is_some_and(|wanted| wanted.anchors) {
+        parts.push(either(Part::Gradient, Part::GeneralGradient));
+    }
+    parts
 }
 
 /// Bytes of device memory that [`evaluate`] needs besides inputs and outputs.
@@ -83,7 +100,7 @@ pub fn evaluate(
     let plan = Plan::new(problem, buffers, wanted, chip, variant);
     plan.split(executor)?;
     plan.sums(executor)?;
-    plan.run(executor, "anchors", [blocks(problem.anchors, WARPS), 1, 1], ANCHORS_SHARED, Launch::default())?;
+    plan.run(executor, "anchors", [blocks(problem.anchors, THREADS), 1, 1], ANCHORS_SHARED, Launch::default())?;
     if !wanted.anchors {
         return Ok(());
     }
@@ -126,49 +143,6 @@ fn blocks(of: usize, each: usize) -> usize {
     of.div_ceil(each)
 }
 
-/// How the rows' quantiles are found.
-#[derive(Debug, Clone, Copy)]
-struct Search {
-    rank: usize,
-    /// None where all columns are looked at.
-    sample: Option<SampledColumns>,
-}
-
-/// A sample of the columns, and the bracket that it gives: ranks in it, none where the bracket is open.
-#[derive(Debug, Clone, Copy)]
-struct SampledColumns {
-    columns: usize,
-    stride: usize,
-    low: Option<usize>,
-    high: Option<usize>,
-    /// Survivors that are kept of a row.
-    capacity: usize,
-    /// Rows of a launch.
-    rows: usize,
-}
-
-impl Search {
-    fn new(problem: &Problem, quantile: f64, block_rows: usize) -> Self {
-        let (keys, rank) = (problem.keys, quantile_rank(problem.row_length(), quantile));
-        if keys <= DIRECT {
-            return Self { rank, sample: None };
-        }
-        let columns = SAMPLE.min(keys / 4);
-        let (sampled, all) = (columns as f64, keys as f64);
-        let share = rank as f64 / all;
-        // Four standard deviations of the rank in the sample to either side.
-        let reach = 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
-        let low = Some((sampled * share + reach).ceil() as usize).filter(|&rank| rank <= columns);
-        let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
-        let inside = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64 * all / sampled;
-        let capacity = ((2.0 * inside) as usize).next_multiple_of(32).min(keys.next_multiple_of(32));
-        let rows = (SURVIVORS / (4 * capacity) / block_rows * block_rows)
-            .clamp(block_rows, problem.anchors.next_multiple_of(block_rows));
-        let stride = keys / columns;
-        Self { rank, sample: Some(SampledColumns { columns, stride, low, high, capacity, rows }) }
-    }
-}
-
 /// One evaluation, laid out.
 struct Plan<'a> {
     problem: &'a Problem,
@@ -186,12 +160,8 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
-        let tiles = TileSizes::of(variant.row_bytes());
-        let (beta, tau_plus) = match problem.formulation {
-            Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
-            // The weights play no part; with 1 they cost nothing.
-            Formulation::Official | Formulation::Decoupled | Formulation::Supervised => (1.0, 0.0),
-        };
+        let tiles = TileSizes::of(variant);
+        let (beta, tau_plus) = weights(problem);
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let precise_shifts = needs_precise_shifts(problem, threshold, beta);
@@ -216,12 +186,13 @@ impl<'a> Plan<'a> {
             Side { count: 0, padded: 0, ..anchors }
         };
         let rows = problem.anchors;
-        let splits = match hopper {
-            Some(hopper) => splits(anchors.padded as usize / block_rows, blocks(problem.keys, hopper.columns), 1, chip),
-            None => {
-                splits(anchors.padded as usize / TILE_ROWS, blocks(problem.keys, tiles.columns), tiles.resident, chip)
-            }
-        };
+        let part_of_sums = anchors.padded as usize * SUMS * 4;
+        let most = SPLITS.min(SUM_PARTS / part_of_sums);
+        let splits = pass_splits(anchors.padded as usize / block_rows, problem.keys, &tiles, hopper, chip, most);
+        let excluded = if problem.pairing == Pairing::Apart { 0 } else { problem.positives() + 1 };
+        let is_indexed = matches!(problem.pairing, Pairing::Indexed { .. });
+        // Keys look for their anchors in the gradient alone.
+        let key_wanted = is_indexed && wanted.anchors && (wanted.keys || problem.square);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -257,11 +228,14 @@ impl<'a> Plan<'a> {
             inside: scratch.take_if(sample.is_some(), rows * 4),
             survivors: null_mut(),
             failed: scratch.take_if(sample.is_some(), rows * 4),
+            excluded_keys: scratch.take_if(is_indexed, rows * excluded * 4),
+            key_ends: scratch.take_if(key_wanted, problem.keys * 4),
+            key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
-            sums: scratch.take(splits * anchors.padded as usize * SUMS * 4),
+            sums: scratch.take(splits * part_of_sums),
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
-            totals: scratch.take(blocks(rows, WARPS) * TOTALS * 8),
+            totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
             threshold_value,
             beta,
             tau_plus,
@@ -277,7 +251,7 @@ impl<'a> Plan<'a> {
                 Pairing::Apart => 2,
             },
             positives: problem.positives() as i32,
-            excluded: if problem.pairing == Pairing::Apart { 0 } else { problem.positives() as i32 + 1 },
+            excluded: excluded as i32,
             offset: match problem.pairing {
                 Pairing::Views { offset, .. } => offset as i32,
                 Pairing::Indexed { .. } | Pairing::Apart | Pairing::Towers => 0,
@@ -309,11 +283,20 @@ impl<'a> Plan<'a> {
             *to = *view;
         }
         // Survivors are done with when the gradient begins: they stand in its place where there is room.
-        let survivors = sample.map_or(0, |sample| sample.rows * sample.capacity * 4);
+        let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
         parameters.survivors = if in_output { buffers.anchors_gradient.cast() } else { partial };
         Self { problem, chip, tiles, hopper, parameters, search, general, partial, scratch_bytes: scratch.used() }
+    }
+
+    /// Of the passes over similarities alone.
+    fn block_rows(&self) -> usize {
+        if self.hopper.is_some() {
+            hopper::STRIP_ROWS
+        } else {
+            TILE_ROWS
+        }
     }
 
     /// Prepares the rows, and finds what the similarities of hierarchical negatives exceed.
@@ -326,6 +309,7 @@ impl<'a> Plan<'a> {
             let threads = hopper.tile_threads(rows - p.apart.padded as usize);
             self.run(executor, "tiles", [blocks(threads, THREADS), 1, 1], 0, Launch::default())?;
         }
+        self.index(executor)?;
         let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
         if self.problem.pairing == Pairing::Apart && (self.search.is_some() || min_max) {
             self.run(executor, "positives", [blocks(anchors, WARPS), 1, 1], 0, Launch::default())?;
@@ -335,13 +319,13 @@ impl<'a> Plan<'a> {
         }
         let each_anchor = [blocks(anchors, THREADS), 1, 1];
         if min_max {
-            self.run_tiles(executor, "ranges", &p.anchors, p.splits as usize, 1, Launch::default())?;
+            self.run_anchors_pass(executor, "ranges")?;
         }
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
         if p.precise_shifts != 0 {
-            self.run_tiles(executor, "maxima", &p.anchors, p.splits as usize, 1, Launch::default())?;
+            self.run_anchors_pass(executor, "maxima")?;
             self.run(executor, "settle_shifts", each_anchor, 0, Launch::default())?;
         }
         Ok(())
@@ -349,28 +333,25 @@ impl<'a> Plan<'a> {
 
     fn quantiles(&self, executor: &dyn Executor, search: Search) -> Result<()> {
         let (anchors, keys) = (self.problem.anchors, self.problem.keys);
-        let select = |mode: i32, grid: usize, columns: usize, stride: usize, rank: usize| {
-            let (columns, stride, rank) = (columns as i32, stride as i32, rank as i32);
-            let launch = Launch { mode, columns, stride, rank, ..Launch::default() };
-            self.run(executor, "select", [grid, 1, 1], SELECT_SHARED, launch)
-        };
         let all = blocks(anchors, SELECT_ROWS);
         let Some(sample) = search.sample else {
-            return select(mode::ALL_ROWS, all, keys, 1, search.rank);
+            let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..Launch::default() };
+            return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
-        let mut brackets = 0;
-        for (bit, mode, rank) in [(1, mode::SAMPLE_LOW, sample.low), (2, mode::SAMPLE_HIGH, sample.high)] {
-            if let Some(rank) = rank {
-                select(mode, all, sample.columns, sample.stride, rank)?;
-                brackets |= bit;
-            }
-        }
+        let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
+        let launch = Launch {
+            columns: sample.columns as i32,
+            rank: rank(sample.low),
+            high_rank: rank(sample.high),
+            ..Launch::default()
+        };
+        self.run(executor, "sample", [all, 1, 1], SELECT_SHARED, launch)?;
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
             let launch = Launch {
                 first_row: first as i32,
                 rows: rows as i32,
-                mode: brackets,
+                mode: sample.ends(),
                 rank: search.rank as i32,
                 ..Launch::default()
             };
@@ -378,37 +359,65 @@ impl<'a> Plan<'a> {
             self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
         // Always launched; where no row failed, all that it does is the mean.
+        let launch = Launch { rank: search.rank as i32, ..Launch::default() };
         if let Some(hopper) = self.hopper {
             let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
-            let launch = Launch { rank: search.rank as i32, ..Launch::default() };
             return self.run(executor, "select_wgmma", [blocks, 1, 1], hopper.select_shared_bytes(), launch);
         }
         let blocks = all.min(2 * self.chip.multiprocessors as usize);
-        select(mode::FAILED_ROWS, blocks, keys, 1, search.rank)
+        self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
+    }
+
+    /// Sorts what the anchors name, for the passes to come.
+    fn index(&self, executor: &dyn Executor) -> Result<()> {
+        let p = &self.parameters;
+        if p.excluded_keys.is_null() {
+            return Ok(());
+        }
+        let none = Launch::default();
+        self.run(executor, "index_anchors", [blocks(self.problem.anchors, WARPS), 1, 1], 0, none)?;
+        if p.key_ends.is_null() {
+            return Ok(());
+        }
+        let pairs = self.problem.anchors * p.excluded as usize;
+        self.run(executor, "index_starts", [1, 1, 1], INDEX_SHARED, none)?;
+        self.run(executor, "index_pairs", [blocks(pairs, THREADS), 1, 1], 0, none)?;
+        self.run(executor, "index_keys", [blocks(self.problem.keys, WARPS), 1, 1], 0, none)
     }
 
     fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<()> {
-        let keys = self.problem.keys;
-        if let Some(hopper) = self.hopper {
-            let blocks_of_rows = blocks(rows, hopper::STRIP_ROWS);
-            let splits = splits(blocks_of_rows, blocks(keys, hopper.columns), 1, self.chip);
-            let (grid, shared_bytes) = ([blocks_of_rows, splits, 1], hopper.strip_shared_bytes());
-            return self.run_wgmma(executor, "survivors_wgmma", grid, shared_bytes, launch);
-        }
-        let tiles = blocks(rows, TILE_ROWS);
-        let splits = splits(tiles, blocks(keys, self.tiles.columns), self.tiles.resident, self.chip);
-        self.run(executor, "survivors", [tiles, splits, 1], self.tiles.shared_bytes(), launch)
+        let blocks = blocks(rows, self.block_rows());
+        let splits = pass_splits(blocks, self.problem.keys, &self.tiles, self.hopper, self.chip, SPLITS);
+        let kernel = if self.hopper.is_some() { "survivors_wgmma" } else { "survivors" };
+        self.run_pass(executor, kernel, [blocks, splits, 1], launch)
     }
 
     fn sums(&self, executor: &dyn Executor) -> Result<()> {
-        if let Some(hopper) = self.hopper {
-            let grid =
-                [self.parameters.anchors.padded as usize / hopper::STRIP_ROWS, self.parameters.splits as usize, 1];
-            return self.run_wgmma(executor, "sums_wgmma", grid, hopper.strip_shared_bytes(), Launch::default());
-        }
-        let kernel = if self.general { "sums_general" } else { "sums" };
+        let kernel = match self.hopper {
+            Some(_) => "sums_wgmma",
+            None if self.general => "sums_general",
+            None => "sums",
+        };
+        self.run_anchors_pass(executor, kernel)
+    }
+
+    /// A pass over the similarities of all anchors with all keys.
+    fn run_anchors_pass(&self, executor: &dyn Executor, kernel: &str) -> Result<()> {
         let p = &self.parameters;
-        self.run_tiles(executor, kernel, &p.anchors, p.splits as usize, 1, Launch::default())
+        self.run_pass(
+            executor,
+            kernel,
+            [p.anchors.padded as usize / self.block_rows(), p.splits as usize, 1],
+            Launch::default(),
+        )
+    }
+
+    fn run_pass(&self, executor: &dyn Executor, kernel: &str, grid: [usize; 3], launch: Launch) -> Result<()> {
+        let (threads, shared_bytes) = match self.hopper {
+            Some(hopper) => (hopper::THREADS, hopper.strip_shared_bytes()),
+            None => (self.tiles.pass_threads, self.tiles.pass_shared_bytes()),
+        };
+        self.launch(executor, kernel, grid, threads, shared_bytes, launch)
     }
 
     /// Of the anchors (0) or of the keys (1).
@@ -428,29 +437,13 @@ impl<'a> Plan<'a> {
         };
         if let Some(hopper) = self.hopper {
             let grid = [blocks(side.count as usize, hopper::GRADIENT_ROWS), splits, 1];
-            self.run_wgmma(executor, "gradient_wgmma", grid, hopper.gradient_shared_bytes(), launch)?;
+            let shared_bytes = hopper.gradient_shared_bytes();
+            self.launch(executor, "gradient_wgmma", grid, hopper::THREADS, shared_bytes, launch)?;
         } else {
-            self.run_tiles(executor, kernel, side, splits, chunks(self.problem, &self.tiles), launch)?;
+            let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
+            self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;
         }
         self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
-    }
-
-    fn run_tiles(
-        &self,
-        executor: &dyn Executor,
-        kernel: &str,
-        rows: &Side,
-        splits: usize,
-        chunks: usize,
-        launch: Launch,
-    ) -> Result<()> {
-        self.run(
-            executor,
-            kernel,
-            [rows.padded as usize / TILE_ROWS, splits, chunks],
-            self.tiles.shared_bytes(),
-            launch,
-        )
     }
 
     fn run(
@@ -461,22 +454,10 @@ impl<'a> Plan<'a> {
         shared_bytes: usize,
         launch: Launch,
     ) -> Result<()> {
-        self.run_blocks(executor, kernel, grid, THREADS, shared_bytes, launch)
+        self.launch(executor, kernel, grid, THREADS, shared_bytes, launch)
     }
 
-    /// In blocks of three warpgroups.
-    fn run_wgmma(
-        &self,
-        executor: &dyn Executor,
-        kernel: &str,
-        grid: [usize; 3],
-        shared_bytes: usize,
-        launch: Launch,
-    ) -> Result<()> {
-        self.run_blocks(executor, kernel, grid, hopper::THREADS, shared_bytes, launch)
-    }
-
-    fn run_blocks(
+    fn launch(
         &self,
         executor: &dyn Executor,
         kernel: &str,
@@ -485,21 +466,27 @@ impl<'a> Plan<'a> {
         shared_bytes: usize,
         mut launch: Launch,
     ) -> Result<()> {
-        let mut parameters = self.parameters;
-        let mut arguments = [from_mut(&mut parameters).cast(), from_mut(&mut launch).cast()];
+        let parameters = from_ref(&self.parameters).cast_mut();
+        let mut arguments = [parameters.cast(), from_mut(&mut launch).cast()];
         executor.launch(kernel, grid.map(|n| n as u32), threads as u32, shared_bytes as u32, &mut arguments)
+    }
+}
+
+/// The exponent of the weights, and the class prior.
+fn weights(problem: &Problem) -> (f64, f64) {
+    match problem.formulation {
+        Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
+        // The weights play no part; with 1 they cost nothing.
+        Formulation::Official | Formulation::Decoupled | Formulation::Supervised => (1.0, 0.0),
     }
 }
 
 /// Whether thresholds, exponents or shifts are not those of the usual case.
 pub(super) fn is_general(problem: &Problem) -> bool {
-    let threshold = comparable(problem.threshold);
-    let beta = match problem.formulation {
-        Formulation::Importance { beta, .. } => beta,
-        Formulation::Official | Formulation::Decoupled | Formulation::Supervised => 1.0,
-    };
-    let of_each_anchor = matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels);
-    of_each_anchor || beta != 1.0 || needs_precise_shifts(problem, threshold, beta)
+    let (threshold, (beta, _)) = (comparable(problem.threshold), weights(problem));
+    needs_precise_shifts(problem, threshold, beta)
+        || beta != 1.0
+        || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels)
 }
 
 /// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
@@ -530,13 +517,28 @@ fn needs_precise_shifts(problem: &Problem, threshold: Threshold, beta: f64) -> b
     2.0 * exponent / problem.temperature >= EXPONENTS
 }
 
-/// In how many parts the columns go to blocks: as many as end first, where a block also takes as long as two tiles to
-/// begin and end.
-fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip) -> usize {
-    const MOST: usize = 32;
+/// Most parts that the columns go to blocks in.
+const SPLITS: usize = 32;
+
+/// In how many parts the columns go to blocks, `most` at most: as many as end first, where a block also takes as long as
+/// two tiles to begin and end.
+fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, most: usize) -> usize {
     let slots = resident * chip.multiprocessors as usize;
     let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
-    (1..=MOST.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+    (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+}
+
+/// Of the passes over similarities alone.
+fn pass_splits(
+    row_blocks: usize,
+    keys: usize,
+    tiles: &TileSizes,
+    hopper: Option<Hopper>,
+    chip: Chip,
+    most: usize,
+) -> usize {
+    let (columns, resident) = hopper.map_or((tiles.pass_columns, tiles.resident), |hopper| (hopper.columns, 1));
+    splits(row_blocks, blocks(keys, columns), resident, chip, most)
 }
 
 /// Blocks that share a row's dimensions in the gradient.
@@ -546,15 +548,15 @@ fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
 
 fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
     let other = problem.anchors + problem.keys - side.count as usize;
-    let wished = match hopper {
+    let most = SPLITS.min(PARTIALS / (side.count as usize * problem.dims * 4));
+    match hopper {
         Some(hopper) => {
-            splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip)
+            splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip, most)
         }
         None => {
-            splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip)
+            splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip, most)
         }
-    };
-    wished.min(PARTIALS / (side.count as usize * problem.dims * 4)).max(1)
+    }
 }
 
 /// Bytes of partial gradients of a side.
@@ -594,3 +596,6 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! The sizes that launches and kernels agree on. They are written in `kernels/parameters.cu` alone and read here when the
 //! crate is compiled.
 
+use super::{Operand, Variant};
+
 const SOURCE: &[u8] = include_bytes!("kernels/parameters.cu");
 
 /// Threads of a block.
@@ -11,14 +13,22 @@ pub const WARPS: usize = THREADS / defined("LANES");
 pub const TILE_ROWS: usize = WARPS * defined("WARP_ROWS");
 /// Rows of a block of the kernel `select`.
 pub const SELECT_ROWS: usize = defined("SELECT_ROWS");
+/// Bytes of the similarities of one of these rows that it keeps.
+pub const STRIP_BYTES: usize = defined("STRIP_BYTES");
 /// Bytes of shared memory of the kernels without tiles.
 pub const SELECT_SHARED: usize = defined("SELECT_SHARED");
 /// As above.
 pub const PICK_SHARED: usize = WARPS * defined("DIGITS") * 4;
 /// As above.
+pub const SELECT_FAILED_SHARED: usize = defined("SELECT_FAILED_SHARED");
+/// As above.
+pub const INDEX_SHARED: usize = defined("INDEX_SHARED");
+/// As above.
 pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
 /// Bytes of a `Header`.
 pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
+/// Of the number of rows whose quantile had to be searched anew, a `u32`, in the scratch memory, which begins with it.
+pub const FAILED_AT: usize = defined("FAILED_AT");
 /// Bytes of a `Card`.
 pub const CARD_BYTES: usize = defined("CARD_BYTES");
 /// Bytes of a `Split`.
@@ -35,9 +45,13 @@ pub const MAX_VIEWS: usize = defined("MAX_VIEWS");
 pub struct TileSizes {
     /// Bytes of a row.
     pub row_bytes: usize,
-    /// Columns of a tile.
+    /// Columns of a tile, in the gradient.
     pub columns: usize,
-    /// Blocks on a multiprocessor.
+    /// Columns of a tile in the passes over similarities alone.
+    pub pass_columns: usize,
+    /// Threads of a block of these.
+    pub pass_threads: usize,
+    /// Blocks of these on a multiprocessor.
     pub resident: usize,
     /// Most dimensions of a row that a block adds up in the gradient.
     pub chunk: usize,
@@ -45,19 +59,39 @@ pub struct TileSizes {
 
 impl TileSizes {
     /// The conditions are those of `kernels/tile.cu` and `kernels/gradient.cu`.
-    pub fn of(row_bytes: usize) -> Self {
-        let is_long = row_bytes > defined("LONG_ROW");
+    pub fn of(variant: Variant) -> Self {
+        let row_bytes = variant.row_bytes();
+        let is_split = variant.operand == Operand::SplitTf32;
+        let (is_short, is_long) = (row_bytes <= defined("SHORT_ROW"), row_bytes > defined("LONG_ROW"));
+        // Whether a warp has two groups of rows in the passes.
+        let has_two = is_short || !(is_split || is_long);
         Self {
             row_bytes,
-            columns: if is_long { defined("LONG_ROW_COLUMNS") } else { defined("COLUMNS") },
-            resident: if row_bytes <= defined("SHORT_ROW") { defined("SHORT_ROW_RESIDENT") } else { 1 },
+            columns: if is_split || is_long { defined("FEW_COLUMNS") } else { defined("COLUMNS") },
+            pass_columns: defined("FEW_COLUMNS"),
+            pass_threads: if has_two { THREADS / 2 } else { THREADS },
+            resident: match has_two {
+                false => 1,
+                true if is_split || !is_short => 2,
+                true => defined("SHORT_ROW_RESIDENT"),
+            },
             chunk: if is_long { defined("LONG_ROW_CHUNK") } else { defined("MAX_CHUNK") },
         }
     }
 
-    /// Bytes of shared memory for two stages: the columns' rows, 16 bytes apart, their cards and their splits.
+    /// Bytes of shared memory of the gradient's two stages: the columns' rows, 16 bytes apart, their cards and their
+    /// splits.
     pub fn shared_bytes(&self) -> usize {
-        2 * self.columns * (self.row_bytes + 16 + CARD_BYTES + SPLIT_BYTES)
+        self.stages(self.columns)
+    }
+
+    /// As [`Self::shared_bytes`], of the passes over similarities alone.
+    pub fn pass_shared_bytes(&self) -> usize {
+        self.stages(self.pass_columns)
+    }
+
+    fn stages(&self, columns: usize) -> usize {
+        2 * columns * (self.row_bytes + 16 + CARD_BYTES + SPLIT_BYTES)
     }
 }
 
@@ -93,9 +127,15 @@ mod tests {
     #[test]
     fn the_kernels_sizes_are_read() {
         assert_eq!((THREADS, WARPS, TILE_ROWS, MAX_VIEWS), (256, 8, 128, 16));
-        let tile = |row_bytes| TileSizes::of(row_bytes);
-        assert_eq!(tile(256), TileSizes { row_bytes: 256, columns: 64, resident: 2, chunk: 128 });
-        assert_eq!(tile(512), TileSizes { row_bytes: 512, columns: 64, resident: 1, chunk: 128 });
-        assert_eq!(tile(544), TileSizes { row_bytes: 544, columns: 32, resident: 1, chunk: 64 });
+        let tile = |dims, operand| TileSizes::of(Variant::new(dims, operand));
+        let short =
+            TileSizes { row_bytes: 256, columns: 64, pass_columns: 32, pass_threads: 128, resident: 3, chunk: 128 };
+        assert_eq!(tile(128, Operand::Bf16), short);
+        assert_eq!(tile(256, Operand::F16), TileSizes { row_bytes: 512, resident: 2, ..short });
+        let long = TileSizes { row_bytes: 576, columns: 32, pass_threads: 256, resident: 1, chunk: 64, ..short };
+        assert_eq!(tile(288, Operand::Bf16), long);
+        assert_eq!(tile(64, Operand::SplitTf32), TileSizes { columns: 32, resident: 2, ..short });
+        assert_eq!(tile(128, Operand::Tf32), TileSizes { row_bytes: 512, resident: 2, ..short });
+        assert_eq!(tile(128, Operand::SplitTf32), TileSizes { row_bytes: 512, chunk: 128, ..long });
     }
 }

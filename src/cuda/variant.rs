@@ -6,25 +6,71 @@ use super::Scalar;
 /// Largest padded dimension that the kernels take in 16-bit operands; half of it in 32-bit ones.
 pub const MAX_DIMS: usize = 512;
 
-/// The CUDA sources, one after the other: what a compilation reads.
-pub const SOURCES: &str = concat!(
-    include_str!("kernels/device.cu"),
-    include_str!("kernels/parameters.cu"),
-    include_str!("kernels/rows.cu"),
-    include_str!("kernels/tile.cu"),
-    include_str!("kernels/select.cu"),
-    include_str!("kernels/sums.cu"),
-    include_str!("kernels/anchors.cu"),
-    include_str!("kernels/gradient.cu"),
-    include_str!("kernels/hopper_device.cu"),
-    include_str!("kernels/hopper.cu"),
-    include_str!("kernels/hopper_sums.cu"),
-    include_str!("kernels/hopper_select.cu"),
-    include_str!("kernels/hopper_gradient.cu"),
+/// Files of `kernels/`, one after the other.
+macro_rules! joined {
+    ($($name:literal)*) => { concat!($(include_str!(concat!("kernels/", $name, ".cu"))),*) };
+}
+
+/// All CUDA sources.
+pub const SOURCES: &str = joined!(
+    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "accumulate" "sums"
+    "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper" "hopper_sums" "hopper_select"
+    "hopper_gradient"
 );
 
+/// Kernels that are compiled and loaded together: a call needs some of the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Those of every call.
+    Common,
+    /// Of the adaptive threshold.
+    Quantiles,
+    /// Of the usual case.
+    Sums,
+    /// Of the usual case.
+    Gradient,
+    /// Of any other thresholds, exponents and shifts.
+    GeneralSums,
+    /// As above.
+    GeneralGradient,
+    /// For sm_90a, of the variants that have them: no kernels of others.
+    Hopper,
+}
+
+impl Part {
+    /// The part that has a kernel.
+    pub fn of(kernel: &str) -> Self {
+        match kernel {
+            "select" | "sample" | "survivors" | "pick" | "select_failed" => Self::Quantiles,
+            "sums" => Self::Sums,
+            "gradient" => Self::Gradient,
+            "ranges" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => Self::GeneralSums,
+            "gradient_general" => Self::GeneralGradient,
+            "tiles" | "note_coefficients" => Self::Hopper,
+            name if name.ends_with("_wgmma") => Self::Hopper,
+            _ => Self::Common,
+        }
+    }
+
+    /// What its compilation reads.
+    pub fn sources(self) -> &'static str {
+        match self {
+            Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
+            Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "digits" "select"),
+            Self::Sums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums"),
+            Self::Gradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient"),
+            Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),
+            Self::GeneralGradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient_general"),
+            Self::Hopper => joined!(
+                "device" "parameters" "tile" "exclude" "digits" "accumulate" "derivatives" "hopper_device" "hopper"
+                "hopper_sums" "hopper_select" "hopper_gradient"
+            ),
+        }
+    }
+}
+
 /// What the tensor cores multiply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operand {
     /// bfloat16 rows as they come.
     Bf16,
@@ -68,7 +114,7 @@ impl Operand {
 }
 
 /// One compilation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// Dimensions, padded to a multiple of 32.
     pub dims: usize,
@@ -105,5 +151,32 @@ impl Variant {
             vec![format!("-DDIMS={}", self.dims), format!("-DOPERAND={}", self.operand.name()), "-std=c++17".into()];
         options.extend(self.hopper.iter().flat_map(Hopper::options));
         options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the kernels in a text.
+    fn kernels(sources: &str) -> Vec<&str> {
+        let lines = sources.lines().filter(|line| line.starts_with("KERNEL("));
+        lines.filter_map(|line| line.split_once(") ")?.1.split('(').next()).collect()
+    }
+
+    #[test]
+    fn each_kernel_is_in_one_part() {
+        use Part::*;
+        let mut found = Vec::new();
+        for part in [Common, Quantiles, Sums, Gradient, GeneralSums, GeneralGradient, Hopper] {
+            let here = kernels(part.sources());
+            assert!(here.iter().all(|kernel| Part::of(kernel) == part), "{part:?} has {here:?}");
+            found.extend(here);
+        }
+        let mut all = kernels(SOURCES);
+        found.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(found, all);
+        assert!(all.len() > 20);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{scalar, Outputs};
 use crate::border::Array;
-use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Module, Operand, Variant};
+use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::operands::Operands;
 use crate::problem::{Formulation, Pairing, Problem, Wanted};
@@ -29,12 +29,12 @@ pub(super) struct Kernels {
 }
 
 enum Place {
-    Gpu(Arc<Device>, Arc<Module>),
+    Gpu(Arc<Device>, cuda::Kernels),
     Emulator(Emulator),
 }
 
 impl Kernels {
-    /// Loads the kernels on a GPU.
+    /// Loads the kernels on a GPU: for a loss and `wanted`, or for the quantiles alone.
     ///
     /// # Errors
     /// [`Error::Value`] for a problem that the kernels do not support, [`Error::Runtime`] if they cannot be loaded.
@@ -43,10 +43,11 @@ impl Kernels {
         problem: &Problem,
         operands: &Operands<Array>,
         allow_tf32: bool,
+        wanted: Option<Wanted>,
     ) -> Result<Self> {
         let variant = supported(problem, operands, device.chip(), allow_tf32)?;
-        let module = device.module(variant)?;
-        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, module) })
+        let kernels = device.kernels(variant, &cuda::parts(problem, wanted, variant))?;
+        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, kernels) })
     }
 
     /// Loads the kernels of the emulator.
@@ -119,7 +120,7 @@ impl Kernels {
     /// this stream as soon as the function returns.
     fn run(&self, launch: impl FnOnce(&dyn Executor) -> Result<()>) -> Result<()> {
         match &self.place {
-            Place::Gpu(device, module) => launch(&device.launcher(module)?),
+            Place::Gpu(device, kernels) => launch(&device.launcher(kernels)?),
             Place::Emulator(emulator) => launch(emulator),
         }
     }

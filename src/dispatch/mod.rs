@@ -77,7 +77,7 @@ pub fn evaluate(
 ) -> Result<Outcome> {
     let problem = checked(operands, settings)?;
     outputs.check(&problem, operands)?;
-    match runner(&problem, operands, means)? {
+    match runner(&problem, operands, means, Some(outputs.wanted()))? {
         Runner::Cpu => cpu::evaluate(&problem, operands, outputs, means.threads)?,
         Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, &outputs, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
@@ -99,7 +99,7 @@ pub fn row_quantiles(
 ) -> Result<Outcome> {
     let problem = checked(operands, settings)?;
     expect_output("quantiles", &output, &[problem.anchors], operands)?;
-    match runner(&problem, operands, means)? {
+    match runner(&problem, operands, means, None)? {
         Runner::Cpu => cpu::row_quantiles(&problem, operands, output, means.threads)?,
         Runner::Cuda(kernels) => kernels.row_quantiles(&problem, operands, &output, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
@@ -176,13 +176,13 @@ enum Runner {
     None(String),
 }
 
-fn runner(problem: &Problem, operands: &Operands<Array>, means: Means) -> Result<Runner> {
+fn runner(problem: &Problem, operands: &Operands<Array>, means: Means, wanted: Option<Wanted>) -> Result<Runner> {
     let first = &operands.views[0];
     let (device, scalar) = (first.device.name(), scalar(first)?);
     let kernels = match means.backend.choose(&device, scalar)? {
         Choice::Cpu => return Ok(Runner::Cpu),
         Choice::Composite(reason) => return Ok(Runner::None(reason)),
-        Choice::Cuda(device) => cuda::Kernels::on_gpu(device, problem, operands, means.allow_tf32),
+        Choice::Cuda(device) => cuda::Kernels::on_gpu(device, problem, operands, means.allow_tf32, wanted),
         Choice::Emulated => cuda::Kernels::emulated(problem, operands, means.allow_tf32),
     };
     match kernels {

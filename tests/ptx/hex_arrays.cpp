@@ -57,7 +57,7 @@ void add_inputs(Collector& to, const Parameters& p) {
 }
 
 void add_scratch(Collector& to, const Parameters& p) {
-    const i64 anchors = p.anchors.count, pairs = anchors * p.positives;
+    const i64 anchors = p.anchors.count, keys = p.keys.count, pairs = anchors * p.positives;
     to.output(p.header, sizeof(layout::Header), "header");
     const auto tiles = [&](const layout::Tiles& t, const Side& s, const std::string& name) {
         constexpr i64 NOTES = 4;
@@ -75,11 +75,14 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.above, anchors * 4, "above");
     to.output(p.inside, anchors * 4, "inside");
     to.output(p.failed, anchors * 4, "failed");
+    to.output(p.excluded_keys, anchors * p.excluded * 4, "excluded_keys");
+    to.output(p.key_ends, keys * 4, "key_ends");
+    to.output(p.key_pairs, anchors * p.excluded * 4, "key_pairs");
     to.output(p.ranges, anchors * 2 * 4, "ranges");
     to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
-    to.output(p.totals, (anchors + WARPS - 1) / WARPS * TOTALS * 8, "totals");
+    to.output(p.totals, (anchors + THREADS - 1) / THREADS * TOTALS * 8, "totals");
 }
 
 // Survivors and partial gradients take turns in the same memory.

@@ -21,7 +21,7 @@ WGMMA = "_WGMMA"
 """Stands behind the operand of variants that have the kernels for sm_90a."""
 UNUSED = (
     "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "gradient",
-    "gradient_general",
+    "gradient_general", "select", "select_failed",
 )  # fmt: skip
 """What no call launches beside the kernels for sm_90a."""
 
@@ -39,7 +39,7 @@ def padded(dims: int) -> int:
 def without(sources: str, names: Iterable[str]) -> str:
     """The sources with these kernels as templates that nobody uses. They are not compiled, which saves the time."""
     chosen = "|".join(names)
-    return re.sub(rf"\nKERNEL\(\w+, \w+\) (?=({chosen})\()", "\ntemplate <int> __global__ void ", sources)
+    return re.sub(rf"\nKERNEL\([^)]+\) (?=({chosen})\()", "\ntemplate <int> __global__ void ", sources)
 
 
 def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -> str:

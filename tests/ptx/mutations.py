@@ -23,11 +23,13 @@ class Mutation(NamedTuple):
 
 
 # In the kernels.
+STAGE = "        const u8* stage = stages + (tile - from) % 2 * S::stage;\n"
+FETCH = "        if (tile + 1 < to) fetch<S>(stages + (tile + 1 - from) % 2 * S::stage, source);\n"
 MUTATIONS = {
     "a fragment from the wrong row": Mutation(
         "tile.cu",
-        "rows.a[k][1] = word(second",
-        "rows.a[k][1] = word(first",
+        "a[k][1] = word(second",
+        "a[k][1] = word(first",
     ),
     "a fragment from the wrong half of a step": Mutation(
         "tile.cu",
@@ -40,37 +42,53 @@ MUTATIONS = {
         "(lane % 8 + lane / 8 % 2 * 8) * PITCH + lane / 16 * 16",
     ),
     "rows not transposed": Mutation(
-        "gradient.cu",
+        "derivatives.cu",
         "load_matrices_transposed(b",
         "load_matrices(b",
     ),
     "accumulators in the wrong order": Mutation(
-        "gradient.cu",
-        "pack(m.c[k][2], m.c[k][3]), pack(m.c[k + 1][0], m.c[k + 1][1])",
-        "pack(m.c[k + 1][0], m.c[k + 1][1]), pack(m.c[k][2], m.c[k][3])",
+        "derivatives.cu",
+        "pack(m[k][2], m[k][3]), pack(m[k + 1][0], m[k + 1][1])",
+        "pack(m[k + 1][0], m[k + 1][1]), pack(m[k][2], m[k][3])",
     ),
     "a gradient stored in the wrong row": Mutation(
-        "gradient.cu",
+        "derivatives.cu",
         "sum.c[d][half * 2 + e]",
         "sum.c[d][e * 2 + half]",
     ),
     "no barrier after the copies": Mutation(
         "tile.cu",
-        "wait_for_copies<1>();\n        sync_threads();",
-        "wait_for_copies<1>();",
+        "wait_for_copies<0>();\n        sync_threads();",
+        "wait_for_copies<0>();",
         complaint="which cp.async has in flight|which nobody wrote|race",
     ),
-    "no barrier before the next copies": Mutation(
+    "the next copies before the barrier": Mutation(
         "tile.cu",
-        "TILE_COLUMNS, stage);\n        sync_threads();",
-        "TILE_COLUMNS, stage);",
+        "        sync_threads();\n" + STAGE + FETCH,
+        STAGE + FETCH + "        sync_threads();\n",
         complaint="race: thread .* writes .*, read by warp",
     ),
     "no wait for the copies": Mutation(
         "tile.cu",
+        "wait_for_copies<0>();",
         "wait_for_copies<1>();",
-        "wait_for_copies<2>();",
         complaint="which cp.async has in flight",
+    ),
+    "the pointer to the columns stands still": Mutation(
+        "tile.cu",
+        "from.rows += S::columns * ROW_BYTES;",
+        "",
+    ),
+    "the second group has the first one's rows": Mutation(
+        "tile.cu",
+        "own.index[g * 2] * ROW_BYTES, rows.rows + (i64)own.index[g * 2 + 1]",
+        "own.index[0] * ROW_BYTES, rows.rows + (i64)own.index[1]",
+    ),
+    "steps that are not added up": Mutation(
+        "tile.cu",
+        "s.c[g][n][e] + part.c[g][n][e]",
+        "part.c[g][n][e]",
+        torch.float32,
     ),
     "no barrier between counting digits and reading them": Mutation(
         "select.cu",
@@ -78,24 +96,51 @@ MUTATIONS = {
         "for (int row = warp * 2;",
         complaint="race",
     ),
+    "no barrier between keeping similarities and searching them": Mutation(
+        "select.cu",
+        "first + threadIdx.x]);\n    }\n    sync_threads();",
+        "first + threadIdx.x]);\n    }",
+        complaint="race|which nobody wrote",
+    ),
+    "keys with other digits before are counted": Mutation(
+        "digits.cu",
+        "if (leading >> 8 == prefix) ",
+        "",
+    ),
+    "keys of an anchor that are not sorted": Mutation(
+        "index.cu",
+        "    sort(list, p.excluded);",
+        "",
+        torch.float32,
+    ),
+    "a key's last pair is not its own": Mutation(
+        "parameters.cu",
+        "(int)(p.key_ends[key] - start)",
+        "(int)(p.key_ends[key] - start) - 1",
+    ),
+    "pairs of a key that are not sorted": Mutation(
+        "index.cu",
+        "    sort((u32*)pairs.list, pairs.count);",
+        "    if (lane_of_thread() == 0 && pairs.count > 1) ((u32*)pairs.list)[0] = pairs.list[pairs.count - 1];",
+    ),
     "a column too many": Mutation(
-        "tile.cu",
+        "exclude.cu",
         "lane_of_thread() % 4 * 2 + e >= columns.count",
         "lane_of_thread() % 4 * 2 + e > columns.count",
         torch.float32,
     ),
     "the last tile is not looked at": Mutation(
         "tile.cu",
-        "(columns.count + TILE_COLUMNS - 1) / TILE_COLUMNS",
-        "columns.count / TILE_COLUMNS",
+        "(columns.count + S::columns - 1) / S::columns",
+        "columns.count / S::columns",
     ),
     "own pairs at the edge of a tile": Mutation(
-        "tile.cu",
-        "most = (i64)column - row + (TILE_COLUMNS - 1)",
-        "most = (i64)column - row",
+        "exclude.cu",
+        "above <= TILE_ROWS + S::columns - 2",
+        "above < TILE_ROWS - 2",
     ),
     "a digit too early": Mutation(
-        "select.cu",
+        "digits.cu",
         "ballot(up_to >= rank)",
         "ballot(up_to > rank)",
     ),
@@ -112,8 +157,8 @@ MUTATIONS = {
     ),
     "failed rows stay failed": Mutation(
         "select.cu",
-        "(int)p.header->failed",
-        "0 * (int)p.header->failed",
+        "count = (int)p.header->failed",
+        "count = 0",
         complaint="read of quantiles.*, which nobody wrote",
     ),
     "the mean before the last block": Mutation(
@@ -123,19 +168,19 @@ MUTATIONS = {
         complaint="read of quantiles.*, which nobody wrote",
     ),
     "one split's partial gradient": Mutation(
-        "gradient.cu",
+        "finish.cu",
         "split < l.splits; split++",
         "split < 1; split++",
     ),
     "a dimension too many": Mutation(
-        "gradient.cu",
+        "finish.cu",
         "if (dim >= p.dims) continue;",
         "if (dim > p.dims) continue;",
         torch.float32,
         complaint="race: blocks .* write the same word of gradient|past the end of gradient",
     ),
     "no pull on the positive itself": Mutation(
-        "gradient.cu",
+        "finish.cu",
         "if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive",
         "if (l.side == 1) add_as_positive",
     ),
@@ -176,7 +221,7 @@ MUTATIONS |= {
             'asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(low), "f"(high));',
         ),
         "ex2: a logarithm": ("ex2.approx.ftz.f32", "lg2.approx.ftz.f32"),
-        "cvt: tf32 is cut off": ("cvt.rna.tf32.f32 %0, %1;", "mov.b32 %0, %1;", torch.float32),
+        "the upper half of a float keeps 8 bits": ("%0, -8192;", "%0, -65536;", torch.float32),
         "shfl: from the own half of the warp": (
             "return __shfl_sync(~0u, x, lane);",
             "return __shfl_sync(~0u, x, lane, 16);",

@@ -29,15 +29,12 @@ struct AnchorSums {
     double global, weighted, weights, hierarchical, similarities, negatives;
 };
 
-// In the order of the splits. By a warp.
+// In the order of the splits.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
-    double all[SUMS];
-    UNROLL for (int i = 0; i < SUMS; i++) {
-        all[i] = 0.0;
-        for (int split = lane_of_thread(); split < p.splits; split += LANES) {
-            all[i] += p.sums[((i64)split * p.anchors.padded + anchor) * SUMS + i];
-        }
-        all[i] = warp_sum(all[i]);
+    double all[SUMS] = {};
+    for (int split = 0; split < p.splits; split++) {
+        const float* part = p.sums + ((i64)split * p.anchors.padded + anchor) * SUMS;
+        UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
     }
     int negatives = p.keys.count;
     for (int k = 0; k < p.excluded; k++) negatives -= excluded_key(p, anchor, k) >= 0;
@@ -84,11 +81,24 @@ DEVICE double add_importance(const Parameters& p, const AnchorSums& sums, double
     return derivative;
 }
 
-// An anchor's totals; writes its coefficients and slopes. By a warp.
-DEVICE void evaluate_anchor(const Parameters& p, int index, double (&totals)[TOTALS]) {
-    const int lane = lane_of_thread();
-    const AnchorSums sums = anchor_sums(p, index);
-    const double weight = p.anchor_weights ? p.anchor_weights[index] : 1.0;
+// Of 32 anchors from `first` on each its own lane's, with its positive `k`. By a warp: all lanes work on each.
+DEVICE double own_positive_similarity(const Parameters& p, int first, int k) {
+    double own = 0.0;
+    const int count = p.anchors.count - first < LANES ? p.anchors.count - first : LANES;
+    _Pragma("unroll 4") for (int lane = 0; lane < count; lane++) {
+        const double found = positive_similarity(p, first + lane, k);
+        if (lane == lane_of_thread()) own = found;
+    }
+    return own;
+}
+
+// An anchor for each lane of a warp, from `first` on: its totals. Writes its coefficients and slopes.
+DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TOTALS]) {
+    const int index = first + lane_of_thread();
+    const bool there = index < p.anchors.count;
+    AnchorSums sums = {};
+    if (there) sums = anchor_sums(p, index);
+    const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
     const bool importance = p.formulation == IMPORTANCE;
     Anchor anchor = {0.0, 0.0, 0.0, 0.0, 0, importance || !(sums.global <= 0.0)};
     if (!importance && anchor.defined) {
@@ -98,7 +108,8 @@ DEVICE void evaluate_anchor(const Parameters& p, int index, double (&totals)[TOT
     }
     double positive = 0.0;
     for (int k = 0; k < p.positives; k++) {
-        const double similarity = positive_similarity(p, index, k);
+        const double similarity = own_positive_similarity(p, first, k);
+        if (!there) continue;
         positive += similarity;
         double slope = 0.0;
         if (importance) {
@@ -107,11 +118,10 @@ DEVICE void evaluate_anchor(const Parameters& p, int index, double (&totals)[TOT
             slope = -1.0 / (p.positives * p.temperature);
             anchor.loss += slope * similarity;
         }
-        if (lane == 0) {
-            p.positive_similarities[(i64)index * p.positives + k] = (float)similarity;
-            p.positive_slopes[(i64)index * p.positives + k] = (float)(slope * weight);
-        }
+        p.positive_similarities[(i64)index * p.positives + k] = (float)similarity;
+        p.positive_slopes[(i64)index * p.positives + k] = (float)(slope * weight);
     }
+    if (!there) return;
     totals[0] = anchor.loss * weight;
     totals[1] = sums.hierarchical;
     totals[2] = positive;
@@ -120,7 +130,6 @@ DEVICE void evaluate_anchor(const Parameters& p, int index, double (&totals)[TOT
     totals[5] = anchor.defined;
     totals[6] = sums.negatives;
     totals[7] = fabs(weight);
-    if (lane != 0) return;
     Card& card = p.anchors.cards[index];
     card.global = (float)(anchor.global * weight);
     card.weighted = (float)(anchor.weighted * weight);
@@ -157,14 +166,24 @@ struct AnchorsMemory {
 };
 static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
-// A warp for each anchor.
+// The totals of all lanes, in a fixed order.
+DEVICE void add_lanes(double (&totals)[TOTALS]) {
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+        double other[TOTALS];
+        UNROLL for (int i = 0; i < TOTALS; i++) other[i] = exchange(totals[i], lanes);
+        add_totals(totals, other);
+    }
+}
+
+// A thread for each anchor.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;
     const int warp = warp_of_thread(), lane = lane_of_thread();
     double totals[TOTALS] = {};
-    const int index = blockIdx.x * WARPS + warp;
-    if (index < p.anchors.count) evaluate_anchor(p, index, totals);
+    const int first = (blockIdx.x * WARPS + warp) * LANES;
+    if (first < p.anchors.count) evaluate_anchors(p, first, totals);
+    add_lanes(totals);
     if (lane == 0) UNROLL for (int i = 0; i < TOTALS; i++) shared.totals[warp][i] = totals[i];
     sync_threads();
     if (threadIdx.x == 0) {
@@ -174,11 +193,7 @@ KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     if (!is_last_block(&p.header->done[1], gridDim.x, &shared.last)) return;
     UNROLL for (int i = 0; i < TOTALS; i++) totals[i] = 0.0;
     for (u32 block = threadIdx.x; block < gridDim.x; block += THREADS) add_totals(totals, p.totals + (i64)block * TOTALS);
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        double other[TOTALS];
-        UNROLL for (int i = 0; i < TOTALS; i++) other[i] = exchange(totals[i], lanes);
-        add_totals(totals, other);
-    }
+    add_lanes(totals);
     if (lane == 0) UNROLL for (int i = 0; i < TOTALS; i++) shared.totals[warp][i] = totals[i];
     sync_threads();
     if (threadIdx.x != 0) return;

@@ -161,6 +161,11 @@ DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row,
     return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
 }
 
+// Of `bit_of_column` and what is built on it.
+struct WarpgroupTile {
+    enum : int { columns = WGMMA_COLUMNS };
+};
+
 // Bits of a thread's columns: 2 of each 8. 0 where another lane has the column.
 DEVICE u32 bit_of_lane(int column) {
     const bool is_own = (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4;
@@ -176,25 +181,11 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
             if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
         }
     }
-    if (!rows_are_keys) {
-        if (row >= p.anchors.count) return bits;
-        ROLLED for (int k = 0; k < p.excluded; k++) {
-            const int key = excluded_key(p, row, k);
-            if (key >= 0) bits |= bit_of_lane(key - column);
-        }
-    } else if (p.pairing == VIEWS) {
-        const int anchor = row - p.offset;
-        if (anchor < 0 || anchor >= p.anchors.count) return bits;
-        ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - p.offset - column);
-    } else if (p.pairing == INDEXED) {
-        ROLLED for (int bit = 0; bit < PAIRS / 2; bit++) {
-            const int anchor = column + column_of_bit(bit);
-            if (anchor >= p.anchors.count) break;
-            ROLLED for (int k = 0; k < p.excluded; k++) {
-                if (excluded_key(p, anchor, k) == row) bits |= 1u << bit;
-            }
-        }
-    }
+    if (p.pairing == INDEXED) return bits | indexed_bits<WarpgroupTile>(p, row, column, rows_are_keys);
+    if (p.pairing == APART) return bits;
+    const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
+    if (anchor < 0 || anchor >= p.anchors.count) return bits;
+    ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - offset - column);
     return bits;
 }
 

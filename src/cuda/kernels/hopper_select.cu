@@ -34,8 +34,8 @@ DEVICE Brackets brackets_of(const Parameters& p, const Launch& l, int row) {
     UNROLL for (int half = 0; half < 2; half++) {
         const int anchor = row + half * 8;
         const bool is_anchor = anchor < p.anchors.count;
-        own.low[half] = !is_anchor ? infinity() : l.mode & 1 ? p.lows[anchor] : -infinity();
-        own.high[half] = is_anchor && l.mode & 2 ? p.highs[anchor] : infinity();
+        own.low[half] = !is_anchor ? infinity() : l.mode & LOW ? p.lows[anchor] : -infinity();
+        own.high[half] = is_anchor && l.mode & HIGH ? p.highs[anchor] : infinity();
         own.above[half] = 0;
     }
     return own;
@@ -111,7 +111,7 @@ KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
     }
 }
 
-// The rows that the brackets failed on: `select` of FAILED_ROWS, 64 rows for each block. One warpgroup copies, one
+// The rows that the brackets failed on: `select_failed`, 64 rows for each block. One warpgroup copies, one
 // multiplies; all threads bring the rows and look for digits.
 #define SELECT_STRIP 64
 

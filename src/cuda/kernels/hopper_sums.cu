@@ -117,9 +117,8 @@ KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
         }
     });
     UNROLL for (int strip = 0; strip < 2; strip++) {
-        OwnRows own;
-        UNROLL for (int half = 0; half < 2; half++) own.index[half] = row_of_strip(first, consumer, strip) + half * 8;
-        write_sums(p, own, all[strip]);
+        const int row = row_of_strip(first, consumer, strip);
+        UNROLL for (int half = 0; half < 2; half++) write_row_sums(p, row + half * 8, all[strip][half]);
     }
 }
 

@@ -11,6 +11,7 @@
 #define WARP_ROWS 16
 #define MAX_VIEWS 16
 #define SELECT_ROWS 16
+#define STRIP_BYTES 4096  // of the similarities of one of these rows that stay in shared memory
 #define DIGITS 256
 #define SUMS 5  // over the negatives of an anchor: those of `formula.rs`, and the sum of their similarities
 // Of all anchors: loss, hierarchical negatives, positive and negative similarities, pairs at the floor, defined losses,
@@ -18,16 +19,20 @@
 #define TOTALS 8
 // Bytes of the structures below, and of the shared memory of the kernels without tiles.
 #define HEADER_BYTES 64
+#define FAILED_AT 24  // of a `Header`, where its rows that failed are
 #define CARD_BYTES 16
 #define SPLIT_BYTES 32
-#define SELECT_SHARED 16656
+#define SELECT_SHARED 74112
+#define SELECT_FAILED_SHARED 16656
 #define ANCHORS_SHARED 528
-// Tiles, by the bytes of a row.
+#define INDEX_SHARED 1024
+// Tiles, by the bytes of a row: columns of the gradient's and of the other passes', blocks of the latter on a
+// multiprocessor that their registers are planned for.
 #define SHORT_ROW 256
-#define SHORT_ROW_RESIDENT 2
+#define SHORT_ROW_RESIDENT 3
 #define LONG_ROW 512
-#define LONG_ROW_COLUMNS 32
 #define COLUMNS 64
+#define FEW_COLUMNS 32
 #define LONG_ROW_CHUNK 64
 #define MAX_CHUNK 128
 
@@ -122,6 +127,9 @@ struct Parameters {
     u32* inside;  // [anchors] similarities in it
     float* survivors;  // [rows of a block][capacity] these
     u32* failed;  // [anchors] the rows that failed
+    u32* excluded_keys;  // [anchors][excluded] ascending, where anchors name their keys; ~0 for none
+    u32* key_ends;  // [keys] where each key's pairs end in the next
+    u32* key_pairs;  // anchor times `excluded` plus place, of all pairs with the key that are no negatives, ascending
     u32* ranges;  // [anchors][2] smallest and largest similarity, or largest global and largest hierarchical one
     float* sums;  // [splits][padded anchors][SUMS]
     float* positive_similarities;  // [anchors][positives]
@@ -160,15 +168,15 @@ struct Launch {
     i64 partial_rows;
     i64 partial_dims;
     float* gradient;  // [count][dims]
-    float* output;  // `select`: a number for each row
+    float* output;  // `copy_quantiles`: a number for each row
     int side;  // whose gradient: 0 anchors, 1 keys, 2 positives given apart
     int splits;
     int first_row;  // of this launch, and how many
     int rows;
-    int mode;
-    int columns;  // `select`: how many, and how far apart
-    int stride;
+    int mode;  // which ends of the bracket there are
+    int columns;  // `select`, `sample`: how many
     int rank;
+    int high_rank;  // `sample`: the upper end's
 };
 
 DEVICE int lane_of_thread() { return threadIdx.x % LANES; }
@@ -194,12 +202,28 @@ DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 DEVICE int excluded_key(const Parameters& p, int anchor, int k) {
     if (p.pairing == VIEWS) {
         // Positives, then (the shift of all views) itself.
-        return p.offset + (int)(((i64)anchor + (i64)(k + 1) * p.view_rows) % p.anchors.count);
+        const int place = anchor + (k + 1) * p.view_rows;
+        return p.offset + (place < p.anchors.count ? place : place - p.anchors.count);
     }
     i64 key = -1;
     if (k < p.positives) key = p.positive_index[(i64)anchor * p.positives + k];
     else if (p.ignored_index) key = p.ignored_index[anchor];
     return key >= 0 && key < p.keys.count ? (int)key : -1;
+}
+
+// Ascending numbers.
+struct PairList {
+    const u32* list;
+    int count;
+};
+
+// Where anchors name their keys: those of an anchor that are no negatives, and the pairs of a key.
+DEVICE PairList excluded_keys_of(const Parameters& p, int anchor) {
+    return {p.excluded_keys + (i64)anchor * p.excluded, p.excluded};
+}
+DEVICE PairList pairs_of_key(const Parameters& p, int key) {
+    const u32 start = key > 0 ? p.key_ends[key - 1] : 0;
+    return {p.key_pairs + start, (int)(p.key_ends[key] - start)};
 }
 
 // The anchor's place among the keys, -1 where it is not known to have one.

@@ -116,6 +116,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
         prepare_split(p, p.anchors, p.anchor_labels, row);
         if (row >= p.anchors.count) return;
         if (p.above) p.above[row] = p.inside[row] = 0;
+        if (p.key_ends && p.square) p.key_ends[row] = 0;
         if (p.ranges) {
             p.ranges[2 * row] = ~0u;
             p.ranges[2 * row + 1] = 0;
@@ -126,10 +127,18 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
     if (!p.square) {
         if (row < p.keys.padded) {
             prepare_row(p, p.keys, p.keys_matrix, row, row);
-            if (lane == 0) prepare_split(p, p.keys, p.key_labels, row);
+            if (lane != 0) return;
+            prepare_split(p, p.keys, p.key_labels, row);
+            if (p.key_ends && row < p.keys.count) p.key_ends[row] = 0;
             return;
         }
         row -= p.keys.padded;
     }
     if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, p.positives_matrix, row, row);
+}
+
+// The quantiles of rows as a result of their own.
+KERNEL(THREADS, 2) copy_quantiles(const Parameters p, const Launch l) {
+    const int row = blockIdx.x * THREADS + threadIdx.x;
+    if (row < p.anchors.count) l.output[row] = p.quantiles[row];
 }

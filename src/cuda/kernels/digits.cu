@@ -1,0 +1,62 @@
+// The k-th largest of many numbers by digits of 8 bits, and the mean of what was found.
+
+#define HISTOGRAM (DIGITS + 1)  // rows of counts are in different banks
+
+// The digit in which the `rank`-th largest lies, and its rank among the numbers that have that digit. By a warp.
+DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
+    const int lane = lane_of_thread();
+    // Lane l has the digits 255 - 8 l down to 248 - 8 l.
+    u32 own = 0;
+    for (int i = 0; i < 8; i++) own += counts[DIGITS - 1 - (lane * 8 + i)];
+    u32 up_to = own;
+    for (int distance = 1; distance < LANES; distance *= 2) {
+        u32 lower = from_lane(up_to, lane >= distance ? lane - distance : lane);
+        if (lane >= distance) up_to += lower;
+    }
+    const u32 found = ballot(up_to >= rank);
+    int owner = 0;
+    while (owner < LANES - 1 && !(found >> owner & 1)) owner++;
+    u32 before = up_to - own, at = 0;
+    if (lane == owner) {
+        while (at < 7 && before + counts[DIGITS - 1 - (lane * 8 + at)] < rank) before += counts[DIGITS - 1 - (lane * 8 + at++)];
+    }
+    digit = from_lane(DIGITS - 1 - (lane * 8 + at), owner);
+    rest = rank - from_lane(before, owner);
+}
+
+// The `rank`-th largest of `count` keys `key_at(i)` of so many digits. By a warp, with its own counts.
+template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int digits, KeyAt key_at) {
+    const int lane = lane_of_thread();
+    u32 prefix = 0;
+    for (int shift = 8 * (digits - 1); shift >= 0; shift -= 8) {
+        for (int i = lane; i < DIGITS; i += LANES) counts[i] = 0;
+        sync_warp();
+        for (u32 i = lane; i < count; i += LANES) {
+            const u32 leading = key_at(i) >> shift;
+            if (leading >> 8 == prefix) atomic_add(&counts[leading & (DIGITS - 1)], 1);
+        }
+        sync_warp();
+        u32 digit;
+        find_digit(counts, rank, digit, rank);
+        prefix = prefix << 8 | digit;
+        sync_warp();
+    }
+    return prefix;
+}
+
+// The mean of all quantiles, as the threshold. By the last block.
+DEVICE void average_quantiles(const Parameters& p, double* shared) {
+    double sum = 0.0;
+    for (int row = threadIdx.x; row < p.anchors.count; row += THREADS) sum += p.quantiles[row];
+    sum = warp_sum(sum);
+    if (lane_of_thread() == 0) shared[warp_of_thread()] = sum;
+    sync_threads();
+    if (threadIdx.x != 0) return;
+    sum = 0.0;
+    for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
+    p.header->epsilon = sum / p.anchors.count;
+    p.header->limit = limit_of(p.header->epsilon);
+}
+
+// The ends of a bracket, where there are any.
+enum Bracket { LOW = 1, HIGH = 2 };

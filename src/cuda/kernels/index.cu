@@ -1,0 +1,70 @@
+// Where anchors name their keys: sorted lists, by anchor and by key, so that nothing is looked for pair by pair.
+
+// Sorts numbers, ascending. By a warp; of equal numbers none is told from the other.
+DEVICE void sort(u32* list, int count) {
+    for (int length = 2; length < 2 * count; length *= 2) {
+        for (int distance = length; distance > 1; distance /= 2) {
+            // Blocks of `distance` numbers: each with its mirror image at first, then with the number half a block away.
+            for (int i = lane_of_thread(); i < count; i += LANES) {
+                const int in_block = i % distance;
+                if (in_block >= distance / 2) continue;
+                const int other = distance == length ? i - in_block + distance - 1 - in_block : i + distance / 2;
+                if (other >= count) continue;
+                const u32 low = list[i], high = list[other];
+                if (low <= high) continue;
+                list[i] = high;
+                list[other] = low;
+            }
+            sync_warp();
+        }
+    }
+}
+
+// The keys of each anchor that are no negatives, and for each key how often it is one of them. A warp for each anchor.
+KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
+    const int anchor = blockIdx.x * WARPS + warp_of_thread();
+    if (anchor >= p.anchors.count) return;
+    u32* list = p.excluded_keys + (i64)anchor * p.excluded;
+    for (int k = lane_of_thread(); k < p.excluded; k += LANES) {
+        const int key = excluded_key(p, anchor, k);
+        list[k] = key < 0 ? ~0u : (u32)key;
+        if (key >= 0 && p.key_ends) atomic_add(&p.key_ends[key], 1);
+    }
+    sync_warp();
+    sort(list, p.excluded);
+}
+
+// From numbers of pairs to where they start. One block.
+KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
+    SHARED_MEMORY(memory);
+    u32* sums = (u32*)memory;
+    const int each = (p.keys.count + THREADS - 1) / THREADS, first = threadIdx.x * each;
+    const int end = first + each < p.keys.count ? first + each : p.keys.count;
+    u32 sum = 0;
+    for (int key = first; key < end; key++) sum += p.key_ends[key];
+    sums[threadIdx.x] = sum;
+    sync_threads();
+    u32 start = 0;
+    for (int other = 0; other < threadIdx.x; other++) start += sums[other];
+    for (int key = first; key < end; key++) {
+        const u32 count = p.key_ends[key];
+        p.key_ends[key] = start;
+        start += count;
+    }
+}
+
+// Each pair to its key's. The starts become ends. A thread for each.
+KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
+    const u32 pair = blockIdx.x * THREADS + threadIdx.x;
+    if (pair >= (u32)p.anchors.count * p.excluded) return;
+    const int key = excluded_key(p, pair / p.excluded, pair % p.excluded);
+    if (key >= 0) p.key_pairs[atomic_add(&p.key_ends[key], 1)] = pair;
+}
+
+// Each key's pairs in order, whichever came first. A warp for each key.
+KERNEL(THREADS, 2) index_keys(const Parameters p, const Launch l) {
+    const int key = blockIdx.x * WARPS + warp_of_thread();
+    if (key >= p.keys.count) return;
+    const PairList pairs = pairs_of_key(p, key);
+    sort((u32*)pairs.list, pairs.count);
+}

@@ -1,0 +1,110 @@
+// Sums, and what goes before them, where thresholds, exponents or shifts are not those of the usual case.
+
+// The smallest and the largest similarity of each row.
+KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
+    SHARED_MEMORY(stages);
+    const int first = blockIdx.x * TILE_ROWS;
+    float low[PASS_ROWS], high[PASS_ROWS];
+    UNROLL for (int row = 0; row < PASS_ROWS; row++) low[row] = infinity(), high[row] = -infinity();
+    PassRows own;
+    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
+        keep_rows<PassShape>(p, own, column, s);
+        each_pair(s, [&](float c, int row, int, int) {
+            low[row] = fminf(low[row], c);
+            high[row] = fmaxf(high[row], c);
+        });
+    });
+    UNROLL for (int row = 0; row < PASS_ROWS; row++) {
+        UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) {
+            low[row] = fminf(low[row], exchange(low[row], lanes));
+            high[row] = fmaxf(high[row], exchange(high[row], lanes));
+        }
+        if (lane_of_thread() % 4 != 0 || own.index[row] >= p.anchors.count) continue;
+        atomic_min(&p.ranges[2 * own.index[row]], ordered(low[row]));
+        atomic_max(&p.ranges[2 * own.index[row] + 1], ordered(high[row]));
+    }
+}
+
+// Each anchor's threshold for the general kernels: of its range, or that of all. A thread for each.
+KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
+    const int row = blockIdx.x * THREADS + threadIdx.x;
+    if (row >= p.anchors.count) return;
+    float threshold = p.header->limit;
+    if (p.threshold == MINMAX) {
+        double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
+        if (p.pairing == APART) {
+            low = fmin(low, (double)p.positive_similarities[row]);
+            high = fmax(high, (double)p.positive_similarities[row]);
+        }
+        threshold = (float)(low + p.threshold_value * (high - low));
+    }
+    p.anchors.splits[row].threshold = threshold;
+    // For the maxima, which come next.
+    p.ranges[2 * row] = p.ranges[2 * row + 1] = 0;
+}
+
+// Any threshold, beta and shift.
+KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
+    SHARED_MEMORY(stages);
+    const int first = blockIdx.x * TILE_ROWS;
+    Sums all[PASS_ROWS] = {};
+    PassRows own;
+    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
+        add_similarities(p, own, first, column, all, s);
+        Sums tile[PASS_ROWS] = {};
+        each_pair(s, [&](float c, int row, int n, int e) {
+            // Read where it is used: registers are short here.
+            const Split& mine = p.anchors.splits[own.index[row]];
+            const bool hierarchical = is_hierarchical(p, c, mine, split_of_column<PassShape>(stage, n, e));
+            const float difference = c - (hierarchical ? mine.hierarchical_shift : mine.global_shift);
+            const float plain = below(difference, p.exponent);
+            if (hierarchical) {
+                const float weight = below(difference, p.concentration);
+                tile[row].weighted += weight * plain;
+                tile[row].weights += weight;
+                tile[row].hierarchical += 1.0f;
+            } else {
+                tile[row].global += plain;
+            }
+        });
+        add_tile(all, tile);
+    });
+    write_sums(p, own, all);
+}
+
+// The largest global and the largest hierarchical similarity of each anchor.
+KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
+    SHARED_MEMORY(stages);
+    const int first = blockIdx.x * TILE_ROWS;
+    float largest[PASS_ROWS][2];
+    UNROLL for (int row = 0; row < PASS_ROWS; row++) largest[row][0] = largest[row][1] = -infinity();
+    PassRows own;
+    Split split[PASS_ROWS];
+    UNROLL for (int row = 0; row < PASS_ROWS; row++) split[row] = p.anchors.splits[own_row<PassShape>(first, row)];
+    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
+        keep_negatives<PassShape>(p, p.keys, own, first, column, false, s);
+        each_pair(s, [&](float c, int row, int n, int e) {
+            const bool hierarchical = is_hierarchical(p, c, split[row], split_of_column<PassShape>(stage, n, e));
+            largest[row][0] = fmaxf(largest[row][0], hierarchical ? -infinity() : c);
+            largest[row][1] = fmaxf(largest[row][1], hierarchical ? c : -infinity());
+        });
+    });
+    UNROLL for (int row = 0; row < PASS_ROWS; row++) {
+        UNROLL for (int set = 0; set < 2; set++) {
+            float found = largest[row][set];
+            UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) found = fmaxf(found, exchange(found, lanes));
+            if (lane_of_thread() % 4 == 0 && own.index[row] < p.anchors.count) {
+                atomic_max(&p.ranges[2 * own.index[row] + set], ordered(found));
+            }
+        }
+    }
+}
+
+// From maxima to shifts, a thread for each anchor. An empty set has no terms, and any shift does.
+KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
+    const int row = blockIdx.x * THREADS + threadIdx.x;
+    if (row >= p.anchors.count) return;
+    const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
+    p.anchors.splits[row].global_shift = global > -infinity() ? global : 1.0f;
+    p.anchors.splits[row].hierarchical_shift = hierarchical > -infinity() ? hierarchical : 1.0f;
+}

@@ -1,0 +1,121 @@
+#![allow(clippy::unwrap_used)]
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::cuda::Operand;
+
+const ALL: Wanted = Wanted { anchors: true, keys: true, positives: true };
+
+fn chip(multiprocessors: u32) -> Chip {
+    Chip { capability: (9, 0), multiprocessors, shared_bytes: 227 * 1024 }
+}
+
+/// Two views of `rows` / 2 samples.
+fn views(rows: usize, quantile: f64) -> Problem {
+    Problem {
+        anchors: rows,
+        keys: rows,
+        dims: 128,
+        square: true,
+        pairing: Pairing::Views { views: 2, offset: 0 },
+        threshold: Threshold::Adaptive { quantile },
+        formulation: Formulation::Importance { beta: 1.0, tau_plus: 0.1 },
+        temperature: 0.1,
+        reduction: Reduction::Mean,
+    }
+}
+
+/// Notes the kernels and the grids of launches.
+#[derive(Default)]
+struct Notes(RefCell<Vec<(String, [u32; 3])>>);
+
+impl Executor for Notes {
+    fn launch(&self, kernel: &str, grid: [u32; 3], _: u32, _: u32, _: &mut [*mut c_void]) -> Result<()> {
+        self.0.borrow_mut().push((kernel.into(), grid));
+        Ok(())
+    }
+}
+
+fn launches(problem: &Problem, chip: Chip, operand: Operand) -> Vec<(String, [u32; 3])> {
+    launches_of(problem, chip, Variant::new(problem.dims, operand))
+}
+
+fn launches_of(problem: &Problem, chip: Chip, variant: Variant) -> Vec<(String, [u32; 3])> {
+    let notes = Notes::default();
+    evaluate(problem, &Buffers::nowhere(problem), ALL, chip, variant, &notes).unwrap();
+    notes.0.take()
+}
+
+#[test]
+fn memory_above_the_inputs_is_bounded() {
+    let problem = views(65_536, 0.99);
+    for multiprocessors in [132, 80, 108, 144, 148] {
+        let variant = Variant::new(128, Operand::Bf16);
+        let gradient = problem.anchors * problem.dims * 4;
+        let bytes = gradient + scratch_bytes(&problem, ALL, chip(multiprocessors), variant);
+        assert!(bytes < 100_000_000, "{bytes} bytes on {multiprocessors} multiprocessors");
+    }
+}
+
+#[test]
+fn launches_are_few_whatever_the_quantile() {
+    for (quantile, expected) in [(0.99, 40), (0.9, 88), (0.5, 130)] {
+        let kernels = launches(&views(65_536, quantile), chip(132), Operand::Bf16);
+        let of_quantiles = kernels.iter().filter(|(kernel, _)| Part::of(kernel) == Part::Quantiles);
+        assert_eq!(of_quantiles.count(), expected, "quantile {quantile}");
+    }
+}
+
+#[test]
+fn each_thread_has_an_anchor_of_its_own() {
+    let kernels = launches(&views(65_536, 0.99), chip(132), Operand::Bf16);
+    let (_, grid) = kernels.iter().find(|(kernel, _)| kernel == "anchors").unwrap();
+    assert_eq!(*grid, [65_536 / 256, 1, 1]);
+}
+
+#[test]
+fn a_call_has_the_parts_that_it_launches() {
+    let usual = views(3000, 0.9);
+    let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..usual };
+    let formulation = Formulation::Importance { beta: 2.0, tau_plus: 0.0 };
+    let cosine = Threshold::Cosine { value: 0.5 };
+    let problems = [
+        usual,
+        indexed,
+        Problem { formulation, ..usual },
+        Problem { threshold: cosine, ..usual },
+        Problem { threshold: Threshold::MinMax { value: 0.5 }, ..usual },
+        Problem { temperature: 0.01, ..usual },
+    ];
+    for problem in problems {
+        let usual = Variant::new(problem.dims, Operand::Bf16);
+        for variant in [usual, usual.on_hopper(&problem, chip(132))] {
+            let launched: BTreeSet<Part> =
+                launches_of(&problem, chip(132), variant).iter().map(|(kernel, _)| Part::of(kernel)).collect();
+            let expected: BTreeSet<Part> = parts(&problem, Some(ALL), variant).into_iter().collect();
+            assert_eq!(expected, launched, "{problem:?}");
+            assert_eq!(variant.hopper.is_some(), launched.contains(&Part::Hopper));
+        }
+    }
+}
+
+#[test]
+fn keys_are_sorted_where_they_are_named() {
+    let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..views(3000, 0.9) };
+    let names = |problem| launches(problem, chip(132), Operand::Bf16).into_iter().map(|(kernel, _)| kernel);
+    let sorting: Vec<_> = names(&indexed).filter(|kernel| kernel.starts_with("index_")).collect();
+    assert_eq!(sorting, ["index_anchors", "index_starts", "index_pairs", "index_keys"]);
+    assert!(!names(&views(3000, 0.9)).any(|kernel| kernel.starts_with("index_")));
+}
+
+#[test]
+fn columns_are_split_as_is_best_within_the_cap() {
+    // 512 tiles of rows on 132 multiprocessors: in 9 parts 35 rounds of 116 tiles are best, in 2 parts 8 of 514, in
+    // one 4 of 1026.
+    assert_eq!([32, 2, 1].map(|most| splits(512, 1024, 1, chip(132), most)), [9, 1, 1]);
+    assert_eq!(splits(512, 1024, 1, chip(132), 0), 1, "no part at all is none that is added up");
+    let grids = launches(&views(65_536, 0.99), chip(132), Operand::Bf16);
+    let (_, grid) = grids.iter().find(|(kernel, _)| kernel == "gradient").unwrap();
+    assert_eq!(*grid, [512, 1, 1]);
+}
