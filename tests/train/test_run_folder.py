@@ -102,6 +102,7 @@ def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_co
             "root",
             "name",
             "accelerator",
+            "compile",
             "loggers",
             "profiler",
             "checkpoint_minutes",

@@ -24,6 +24,8 @@ from hex_ssl.train.reading import reading
 from hex_ssl.train.resume import check_images, check_settings
 from hex_ssl.train.whole_file import PART, naming, write_whole
 
+AUTO = ("run.precision", "run.channels_last", "run.compile")
+"""Settings that "auto" leaves to the machine."""
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 BACKBONE = "backbone.safetensors"
@@ -207,7 +209,10 @@ def _compare(folder: Path, config: Config) -> None:
         path, "to hold the configuration of a run"
     ):  # it may be of an earlier version: differences are named below
         was = _flat(load_yaml(path.read_text(encoding="utf-8")))
-    check_settings(was, _flat(config.as_dict()))
+    wanted = _flat(config.as_dict())
+    # A run writes what these were on its machine. A configuration that says "auto" was not begun by a run.
+    undecided = {name: wanted[name] for name in AUTO if was.get(name) == "auto"}
+    check_settings({**was, **undecided}, wanted)
 
 
 def _compare_images(path: Path, images: Mapping[str, Any]) -> None:

@@ -173,7 +173,8 @@ def test_smoke(name: str, tmp_path: Path) -> None:
         options = ("--group", group.name, "--epochs", "1", "--rows", rows, *more)
         assert reproduce(Path(name), tmp_path, *options) == 0
     table = (tmp_path / f"{name}-smoke.md").read_text()
-    assert f"2 of {len(group.rows)} runs are done" in table
+    # The rows of "steps" differ in their epochs alone, which are 1 here.
+    assert f"2 of {2 if name == 'steps' else len(group.rows)} runs are done" in table
     assert [path.name for path in tmp_path.glob("*.png")] == (["figure7-smoke.png"] if name == "figure7" else [])
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:2] == "| "]
     line_of = {line[0]: line[1:] for line in cells}
