@@ -553,9 +553,13 @@ fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Op
         Some(hopper) => {
             splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip, most)
         }
-        None => {
-            splits(side.padded as usize / TILE_ROWS * chunks(problem, tiles), blocks(other, tiles.columns), 1, chip, most)
-        }
+        None => splits(
+            side.padded as usize / TILE_ROWS * chunks(problem, tiles),
+            blocks(other, tiles.columns),
+            1,
+            chip,
+            most,
+        ),
     }
 }
 

@@ -133,8 +133,7 @@ impl Outputs {
             expect_output("derivative by the temperature", derivative, &[], operands)?;
         }
         let Wanted { anchors, keys, positives } = self.wanted();
-        let fits = (anchors || self.temperature.is_none())
-            && (anchors || !keys && !positives)
+        let fits = (anchors || self.temperature.is_none() && !keys && !positives)
             && (operands.keys.is_some() || !keys)
             && (operands.positives.is_some() || !positives);
         match fits && !(each && anchors) {
