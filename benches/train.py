@@ -396,7 +396,7 @@ def main() -> None:
     load = f"Load of the machine over the last 5 minutes: {os.getloadavg()[1]:.1f}."
     title = f"# A SimCLR loop on {settings.device}: {settings.backbone}, {settings.image_size} pixels, {date.today()}"
     stem.with_suffix(".md").write_text(f"{title}\n\n{machine()}\n\n{load}\n\n`{command}`\n\n{text}\n")
-    saved = {name: str(value) if name == "out" else value for name, value in vars(settings).items() if name != "quick"}
+    saved = {name: value for name, value in vars(settings).items() if name not in ("quick", "out")}
     whole = {"machine": machine(), "load": os.getloadavg(), "settings": saved, "seconds": record}
     stem.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
 
