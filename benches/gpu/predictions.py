@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from gpu.records import Record, of
 
 MODEL_MS = {512: 0.04, 8192: 0.45, 32768: 4.6, 65536: 17.0}
-"""Of today's design (mma.sync), D = 128, bfloat16, shuffled data: shared memory bounds it, at 1.75 GHz on 132
-multiprocessors."""
+"""Of the design with mma.sync before its last changes, D = 128, bfloat16, shuffled data: shared memory bounds it, at
+1.75 GHz on 132 multiprocessors. With these changes docs/kernels.md predicts 14.5 ms at 65,536 rows."""
 MODEL_WGMMA_MS = {8192: 0.14, 32768: 1.65, 65536: 6.4}
 """With the kernels for sm_90a throughout, and sums and survivors in one pass."""
 MODEL_KERNELS_MS = {"sums": 3.0, "survivors": 3.0, "gradient": 6.2}
