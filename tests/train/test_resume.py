@@ -150,7 +150,9 @@ def test_killed_and_resumed_equals_uninterrupted(recipe: str, make_config: MakeC
     for one, other in zip(untimed(read_metrics(found)), untimed(read_metrics(expected)), strict=True):
         assert_same(one, other, f"metrics of epoch {other['epoch']}")
     assert [row["step"] for row in read_metrics(found)] == [0, 5, 10, 15]
-    table, other_table = (list(csv.DictReader((each / "metrics.csv").read_text().splitlines())) for each in (found, expected))
+    table, other_table = (
+        list(csv.DictReader((each / "metrics.csv").read_text().splitlines())) for each in (found, expected)
+    )
     assert table[0].keys() == other_table[0].keys()
     assert untimed(table) == untimed(other_table)
     left = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}

@@ -32,17 +32,8 @@ class LastForward:
         self.statistics: Tensor | None = None
 
 
-class BaselineLoss(LossWithStatistics):
-    """A special case of :func:`hex_ssl.functional.hex_loss`. Subclasses set the threshold and the formulation.
-
-    Attributes:
-        statistics: The :class:`Statistics` of the last forward. None before the first forward.
-    """
-
-    threshold: ClassVar[FixedThreshold] = NO_HIERARCHY
-    formulation: ClassVar[str] = "importance"
-    beta: float = 1.0
-    tau_plus: float = 0.1
+class SimpleLoss(LossWithStatistics):
+    """A loss with a temperature, a reduction and a choice of the processes. All may be changed between two forwards."""
 
     def __init__(
         self, temperature: float | Tensor, gather_distributed: bool, reduction: str, **weighting: float
@@ -56,6 +47,24 @@ class BaselineLoss(LossWithStatistics):
         for name, value in weighting.items():
             setattr(self, name, value)
 
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        names = ("temperature", *self._weighting, "gather_distributed", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+class BaselineLoss(SimpleLoss):
+    """A special case of :func:`hex_ssl.functional.hex_loss`. Subclasses set the threshold and the formulation.
+
+    Attributes:
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
+    """
+
+    threshold: ClassVar[FixedThreshold] = NO_HIERARCHY
+    formulation: ClassVar[str] = "importance"
+    beta: float = 1.0
+    tau_plus: float = 0.1
+
     def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> Tensor:
         """The loss of projections of the views, each [n, D]; see :func:`hex_ssl.functional.hex_loss`."""
         settings = Settings.of(
@@ -64,8 +73,3 @@ class BaselineLoss(LossWithStatistics):
         views = [z1, z2, *more_views]
         loss, self._last.statistics = loss_of_views(views, self.threshold, settings, None, self.gather_distributed)
         return loss
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        names = ("temperature", *self._weighting, "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

@@ -3,13 +3,12 @@
 from torch import Tensor
 
 from hex_ssl.contrast import Settings
-from hex_ssl.losses.baseline import LossWithStatistics
+from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY
 from hex_ssl.towers import loss_of_towers
-from hex_ssl.validation import check_settings
 
 
-class CLIPLoss(LossWithStatistics):
+class CLIPLoss(SimpleLoss):
     """CLIP's symmetric loss of two towers: :func:`hex_ssl.functional.clip_loss` as a module.
 
     Args:
@@ -37,11 +36,7 @@ class CLIPLoss(LossWithStatistics):
     def __init__(
         self, temperature: float | Tensor = 0.07, gather_distributed: bool = False, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
-        self.temperature = temperature
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
+        super().__init__(temperature, gather_distributed, reduction)
 
     def forward(self, z1: Tensor, z2: Tensor, temperature: float | Tensor | None = None) -> Tensor:
         """The loss of the embeddings of two towers, [N, D] each. `temperature` replaces that of the module."""
@@ -49,8 +44,3 @@ class CLIPLoss(LossWithStatistics):
         settings = Settings.of(NO_HIERARCHY, 0, "importance", 1.0, 0.1, chosen, self.reduction)
         loss, self._last.statistics = loss_of_towers(z1, z2, NO_HIERARCHY, settings, None, self.gather_distributed)
         return loss
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        names = ("temperature", "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

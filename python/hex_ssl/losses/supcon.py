@@ -2,12 +2,11 @@
 
 from torch import Tensor
 
-from hex_ssl.losses.baseline import LossWithStatistics
+from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.supervised import loss_of_labels, supcon_settings
-from hex_ssl.validation import check_settings
 
 
-class SupConLoss(LossWithStatistics):
+class SupConLoss(SimpleLoss):
     """SupCon, the supervised contrastive loss: :func:`hex_ssl.functional.supcon_loss` as a module.
 
     Args:
@@ -33,19 +32,10 @@ class SupConLoss(LossWithStatistics):
     def __init__(
         self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
-        self.temperature = temperature
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
+        super().__init__(temperature, gather_distributed, reduction)
 
     def forward(self, z1: Tensor, *more_views: Tensor, labels: Tensor) -> Tensor:
         """The loss of the projections of one or more views, each [n, D], with the labels of the samples [n]."""
         settings = supcon_settings(self.temperature, self.reduction)
         loss, self._last.statistics = loss_of_labels([z1, *more_views], settings, labels, self.gather_distributed)
         return loss
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        names = ("temperature", "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
