@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, NTXentLoss, SupConLoss
+from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 DIMS = 10
@@ -88,6 +88,10 @@ def worker(rank: int, world: int, folder: str) -> None:
         with torch.no_grad():
             z1, z2 = (model.module(view[own]) for view in views[:2])
             results[case, "none"] = HexLoss(gather_distributed=True, reduction="none")(z1, z2)
+            for reduction in ("mean", "sum", "none"):
+                infonce = InfoNCELoss(gather_distributed=True, reduction=reduction)
+                results[case, "infonce", reduction] = infonce(z1, z2)
+                results[case, "infonce", reduction, "weights"] = infonce(z1, z2, weights=labels[own] + 0.5)
             if counts[rank] > 1:
                 results[case, "local"] = HexLoss()(z1, z2)
             results[case, "float32"] = HexLoss(gather_distributed=True)(z1.float(), z2.float())
@@ -133,6 +137,20 @@ def test_losses_of_each_anchor(case: str, processes: Results) -> None:
     joined = [torch.cat(blocks) for blocks in zip(*(rank[case, "none"].chunk(2) for rank in ranks), strict=True)]
     assert [len(rank[case, "none"]) for rank in ranks] == [2 * count for count in counts]
     torch.testing.assert_close(torch.cat(joined), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_infonce_of_processes_is_that_of_one(case: str, reduction: str, weighted: bool, processes: Results) -> None:
+    world, ranks = processes
+    views, labels, _ = joined_batch(world, case)
+    z1, z2 = map(projector(), views[:2])
+    given = {"weights": labels + 0.5} if weighted else {}
+    expected = InfoNCELoss(reduction=reduction)(z1, z2, **given).detach()
+    found = [rank[(case, "infonce", reduction, *given)] for rank in ranks]
+    joined = torch.cat(found) if reduction == "none" else torch.stack(found).mean()
+    torch.testing.assert_close(joined, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["even", "uneven"])

@@ -13,7 +13,7 @@ from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mea
 from hex_ssl.operands import Operands
 from hex_ssl.ops import evaluate_call, row_quantiles
 from hex_ssl.thresholds import Threshold, check_labels_read
-from hex_ssl.validation import check_integers, check_settings, check_types
+from hex_ssl.validation import check_integers, check_ranges, check_types
 
 
 class Settings(NamedTuple):
@@ -57,14 +57,7 @@ class Settings(NamedTuple):
         Raises:
             ValueError: A setting is out of its range.
         """
-        check_settings(
-            temperature=self.temperature,
-            # SupCon's has no settings of its own.
-            formulation="decoupled" if self.formulation == "supervised" else self.formulation,
-            beta=self.beta,
-            tau_plus=self.tau_plus,
-            reduction=self.reduction,
-        )
+        check_ranges(self.temperature, self.formulation, self.beta, self.tau_plus, self.reduction)
 
 
 def read_labels(

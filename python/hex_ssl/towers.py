@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from hex_ssl.contrast import Settings, contrast, contrast_towers_gathered, read_labels
+from hex_ssl.contrast import Settings, contrast, contrast_towers_gathered, contrast_with_shared_keys, read_labels
 from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
@@ -164,9 +164,14 @@ def infonce_loss(
     check_rows("anchors", anchors)
     check_like("keys", keys, "anchors", anchors)
     index = _positive_index(anchors, keys, positive_index)
+    if weights is not None:
+        weights = _checked_weights(weights, anchors)
     if gather_distributed and is_distributed():
         return _infonce_gathered(anchors, keys, index, settings, weights)
-    return _infonce(anchors, keys, index, settings, weights)
+    if weights is None:
+        return contrast([anchors], settings, keys=keys, positive_index=index)[0]
+    total = weights.sum() if settings.reduction == "mean" else None
+    return _weighted(anchors, keys, index, settings, weights, total)
 
 
 def _positive_index(anchors: Tensor, keys: Tensor, index: Tensor | None) -> Tensor:
@@ -187,30 +192,30 @@ def _positive_index(anchors: Tensor, keys: Tensor, index: Tensor | None) -> Tens
 def _infonce_gathered(
     anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, weights: Tensor | None
 ) -> Tensor:
+    """InfoNCE against the keys of all processes. "mean" and "sum" give each process a share of the loss."""
     settings.check()
     counts = gather_counts(keys.shape[0], keys.device)
-    gathered, index = gather_rows(keys, counts), index + sum(counts[: dist.get_rank()])
-    processes = dist.get_world_size()
-    share: float | Tensor = 1.0
-    if settings.reduction == "mean":
-        total = anchors.new_tensor(anchors.shape[0]) if weights is None else weights.detach().sum()
-        total = total.double()
-        dist.all_reduce(total)
-        share = processes / total.to(torch.float32 if anchors.dtype != torch.float64 else torch.float64)
-        settings = settings._replace(reduction="sum")
-    elif settings.reduction == "sum":
-        share = float(processes)
-    return _infonce(anchors, gathered, index, settings, weights) * share
-
-
-def _infonce(anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, weights: Tensor | None) -> Tensor:
+    keys, index = gather_rows(keys, counts), index + sum(counts[: dist.get_rank()])
     if weights is None:
-        return contrast([anchors], settings, keys=keys, positive_index=index)[0]
-    weights = _checked_weights(weights, anchors)
+        pairing = dict.fromkeys(("positives", "ignored_index", "anchor_labels", "key_labels"))
+        return contrast_with_shared_keys(anchors, settings, keys=keys, positive_index=index, **pairing)[0]
+    if settings.reduction == "none":
+        return _weighted(anchors, keys, index, settings, weights, None)
+    processes = dist.get_world_size()
+    total = weights.new_ones(()).double()
+    if settings.reduction == "mean":
+        total = weights.double().sum()
+        dist.all_reduce(total)
+    return _weighted(anchors, keys, index, settings, weights, (total / processes).to(weights.dtype))
+
+
+def _weighted(
+    anchors: Tensor, keys: Tensor, index: Tensor, settings: Settings, weights: Tensor, divisor: Tensor | None
+) -> Tensor:
+    """The losses times their weights. For "mean" and "sum", their sum divided by `divisor`."""
     if settings.reduction == "none":
         return contrast([anchors], settings, keys=keys, positive_index=index)[0] * weights
-    if settings.reduction == "mean":
-        weights = weights / weights.sum()
+    weights = weights if divisor is None else weights / divisor
     return contrast([anchors], settings, keys=keys, positive_index=index, weights=weights)[0]
 
 

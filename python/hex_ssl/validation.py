@@ -33,6 +33,15 @@ def check_settings(
         ValueError: One is out of its range, or is unknown.
     """
     check_types(temperature, formulation, beta, tau_plus, reduction)
+    check_ranges(temperature, formulation, beta, tau_plus, reduction)
+
+
+def check_ranges(temperature: float | Tensor, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
+    """Checks the ranges of numbers and the names of a loss whose types :func:`check_types` has checked.
+
+    Raises:
+        ValueError: One is out of its range, or is unknown.
+    """
     # The CPU kernel checks the value of a tensor. On a GPU nothing checks it, because that would wait for the device.
     number = 1.0 if isinstance(temperature, Tensor) else temperature
     _core.check_settings(number, formulation, beta, tau_plus, reduction)
