@@ -10,7 +10,8 @@ CALLS = ("knowledge", "speed")
 SIZES = ("512", "1024", "2048", "4096", "16384", "32768", "65536")
 FEW = ("254", "2050", "8192")
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "peers 512", "peers 32768 and 65536",
-            "own times, other dtypes"}  # fmt: skip
+            "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a=1 times",
+            "sm_90a=0 times"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
