@@ -53,14 +53,14 @@ def print_cards(name: str | None = None) -> None:
     Example:
         >>> print_cards("hierarchy")
         hierarchy: Generated hierarchy
-          images         Patterns of coloured waves, generated from a tree of classes that is known.
+          images         Patterns of coloured waves, generated from a known tree of classes.
           size           32x32 pixels
           classes        20
           superclasses   5 of 4 classes each, exact
           splits         train 2,000, test 500
           mean, std      (0.5, 0.5, 0.5), (0.178, 0.178, 0.163) (of the training images)
           augmentation   hierarchy
-          source         generated, `hex_ssl.train.data.Hierarchy`, in other numbers and sizes too
+          source         generated, `hex_ssl.train.data.Hierarchy`, also in other numbers and sizes
           where to put   nothing to do
           licence        MIT or Apache-2.0
           cite           this package
