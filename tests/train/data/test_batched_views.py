@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hex_ssl.train.data import POLICIES, BatchedView, PhotoView
+from hex_ssl.train.data import device_views as device_views_module
 from hex_ssl.train.data.batched_views import draw_crops
 from hex_ssl.train.data.colours import Jitter, grey_of, jittered, solarized
 from hex_ssl.train.data.device_views import DeviceViews
@@ -311,11 +312,24 @@ def test_batches_of_views_on_a_gpu_wait_for_nothing_and_are_those_on_the_cpu() -
         assert ((one.cpu() - other).abs() > 1e-4).double().mean() < 1e-3
 
 
-def test_a_large_batch_is_made_in_parts() -> None:
+@pytest.mark.parametrize("sigma", [0.15, 0.8, 1.0])
+def test_no_weight_of_a_blur_is_below_the_normal_numbers(sigma: float) -> None:
+    """Products with such numbers take many times as long."""
+    matrices = blur_matrices(torch.tensor([sigma]), torch.tensor([True]), 32)
+    assert ((matrices == 0) | (matrices >= torch.finfo(torch.float32).tiny)).all()
+    torch.testing.assert_close(matrices.sum(dim=2), torch.ones(1, 32))
+
+
+def test_a_large_batch_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     make = device_views()
+    monkeypatch.setattr(device_views_module, "PART", 24 * BYTES[0, 0].numel())
+    sizes: list[int] = []
+    whole = make._make
+    make._make = lambda maker, some, *rest: (sizes.append(len(some)), whole(maker, some, *rest))[1]
     images = BYTES.repeat(6, 1, 1, 1)
     found = make((images, images), torch.arange(144), torch.tensor(3))
     assert found[0].shape == (144, 3, 16, 16)
+    assert sizes == [24] * 12
     for view, expected in zip(found, make((BYTES, BYTES), torch.arange(24), torch.tensor(3)), strict=True):
         torch.testing.assert_close(view[:24], expected, rtol=0, atol=1e-5)
 

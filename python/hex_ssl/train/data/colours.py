@@ -99,7 +99,9 @@ def hue_turned(images: Tensor, turn: Tensor) -> Tensor:
     pull = torch.where(value == green, (blue - red).add(safe, alpha=2.0), (red - green).add(safe, alpha=4.0))
     hue = torch.where(value == red, green - blue, pull) / safe + _wide(6.0 * turn)
     # Each channel of a hue is a trapezium along the circle, shifted by two sixths.
-    place = (hue + torch.arange(5.0, 0.0, -2.0, device=images.device, dtype=images.dtype).view(-1, 1)) % 6.0
+    place = hue + torch.arange(5.0, 0.0, -2.0, device=images.device, dtype=images.dtype).view(-1, 1)
+    # The remainder by 6, written out: torch's compiler does not vectorise `%`.
+    place = place.sub(torch.div(place, 6.0, rounding_mode="floor"), alpha=6.0)
     return torch.addcmul(value, chroma, torch.minimum(place, 4.0 - place).clamp(0.0, 1.0), value=-1.0)
 
 

@@ -11,8 +11,8 @@ from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import as_float, check_statistics
 
-PART = 64
-"""Images that a CPU takes at a time: so many fit its cache, and their memory is used again."""
+PART = 2**18
+"""Pixels that a CPU takes at a time, of all images together: they fit its cache, and their memory is used again."""
 
 Maker = BatchedView | DigitView | None
 """What draws a view; None where it is drawn already."""
@@ -75,7 +75,7 @@ class DeviceViews:
     def _view(
         self, maker: Maker, images: Tensor, indices: Tensor, epoch: Tensor, constants: "_Constants", number: Tensor
     ) -> Tensor:
-        parts = max(1, len(images) // PART) if images.device.type == "cpu" else 1
+        parts = max(1, images[:, 0].numel() // PART) if images.device.type == "cpu" else 1
         made = [
             self._make(maker, some, rows, epoch, number, constants.mean, constants.std, self.seed, self.memory_format)
             for some, rows in zip(images.chunk(parts), indices.chunk(parts), strict=True)

@@ -4,13 +4,18 @@ Images are [N, H, C, W] here, rows first: a product with a matrix per image for 
 needs no copies of the matrices for the channels, nor of the images.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLUR_REACH = 11
 """Pixels that the blur looks at to each side: a window of 23, as DALI has in solo-learn's recipes."""
+
+SMALLEST_EXPONENT = -80.0
+"""A pixel whose weight in a blur is below exp of this, 2e-35, has none."""
 
 NO_BLUR = 1e-3
 """Standard deviation in pixels at which all of a pixel's weight is on itself."""
@@ -90,6 +95,8 @@ def blur_matrices(sigma: Tensor, happens: Tensor, size: int) -> Tensor:
     """
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=sigma.device)
     exponents = -0.5 * (offsets / sigma.masked_fill(~happens, NO_BLUR).view(-1, 1)).square()
+    # Weights below the normal numbers of float32 would slow the products down.
+    exponents = F.threshold(exponents, SMALLEST_EXPONENT, -math.inf)
     # Each offset is a matrix of zeros and ones: the pixel that it reads for each pixel.
     pixels = torch.arange(size, device=sigma.device)
     read = (offsets.view(-1, 1) + pixels).clamp(0, size - 1)
