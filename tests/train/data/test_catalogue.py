@@ -257,7 +257,7 @@ def test_other_numbers_than_the_card_says_are_a_warning(tmp_path: Path, monkeypa
     LAYOUTS["imagenet"](tmp_path, monkeypatch)
     with pytest.warns(
         CardWarning,
-        match=r"the train split of imagenet in .* to hold 1,281,167 images of 1,000 classes, as its card says, "
+        match=r"the train split of imagenet in .* to hold 1,281,167 images of 1,000 classes, as its card states, "
         "but got 6 images of 3 classes",
     ) as caught:
         build_dataset("imagenet", "train", tmp_path)

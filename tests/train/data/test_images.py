@@ -124,19 +124,17 @@ def test_grey_may_run_the_other_way() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tiff(RAMP.astype(np.int32)), "values with a sign"),
-        (tiff(RAMP.astype(np.int32)).replace(*SIGNED_AND_UNSIGNED), "whole numbers of 32 bits"),
-        (tiff(RAMP.astype(np.float32)), r"values of 0 to 65535, not in \[0, 1\]"),
-        (tiff(np.array([0.5, np.nan], np.float32)), r"values of nan to nan, not in \[0, 1\]"),
-        (tiff(np.arange(256, dtype=np.uint8), sample_format=2), "values with a sign"),
+        (tiff(RAMP.astype(np.int32)), "signed values"),
+        (tiff(RAMP.astype(np.int32)).replace(*SIGNED_AND_UNSIGNED), "32-bit integers"),
+        (tiff(RAMP.astype(np.float32)), r"values from 0 to 65535, not in \[0, 1\]"),
+        (tiff(np.array([0.5, np.nan], np.float32)), r"values from nan to nan, not in \[0, 1\]"),
+        (tiff(np.arange(256, dtype=np.uint8), sample_format=2), "signed values"),
     ],
     ids=["signed", "32 bits", "floats beyond 1", "NaN", "8 bits with a sign"],
 )
 def test_values_whose_white_is_unknown_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "deep.tif").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=f"expected .*deep.tif to be an image of which white is known, but.* {message}"
-    ):
+    with pytest.raises(ValueError, match=f"expected .*deep.tif to be an image with a known white, but.* {message}"):
         decode_image(tmp_path / "deep.tif")
 
 

@@ -380,5 +380,5 @@ def test_a_damaged_copy_is_named(mapping: Path, tmp_path: Path) -> None:
     build_dataset("parquet", root=tmp_path)
     (copy,) = mapping.glob("*.arrow")
     copy.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"\.arrow to be a copy of images \(without that file, it is made anew\)"):
+    with pytest.raises(ValueError, match=r"\.arrow to be a copy of images \(if you delete it, it is written again\)"):
         build_dataset("parquet", root=tmp_path)
