@@ -1,5 +1,6 @@
 """A Dataset of the user's, named by the function that makes it."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,16 @@ def test_an_image_dataset_of_hex_ssl_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_functions_that_are_none(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_dataset(name)
+
+
+def test_function_in_a_file_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console script `hex-ssl` does not have the current folder in `sys.path`."""
+    (tmp_path / "stripes_here.py").write_text(
+        "from hex_ssl.train.data import Digits\n\n\ndef make(split):\n    return Digits(split)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert len(build_dataset("stripes_here:make", "test")) == 360
 
 
 def data_without_length(split: str) -> Any:

@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
     message = re.escape(
         f"expected finite weights after step 7 (epoch 2), but some are not, such as those of {name}; the last "
-        "checkpoint is of before"
+        "checkpoint is from before this step"
     )
     check_stopped(tmp_path, expected, message, monkeypatch)
 

@@ -102,7 +102,7 @@ print(OwnImages(make("train"), "stripes:make").class_names)
 ('upright', 'lying')
 ```
 
-Saved as `stripes.py` where Python finds it, this trains on these images:
+If this is in a file `stripes.py` in the current folder, train on these images with
 
     hex-ssl pretrain --data.name stripes:make --data.arguments.count 500
 

@@ -1,6 +1,5 @@
 """The user's own Dataset as the images of a run: `data.name: module:function`."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from hex_ssl.train.data.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from hex_ssl.train.data.images import UNLABELLED, ImageDataset, in_colour, small_in_memory
+from hex_ssl.train.own_code import import_own
 
 
 class OwnImages(ImageDataset):
@@ -100,13 +100,7 @@ def own_dataset(name: str, split: str, root: str | None, arguments: Mapping[str,
         FileNotFoundError: There is no such split.
         ValueError: There is no such function, or its result is not a Dataset of images.
     """
-    module, _, function = name.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'expected `data.name` to be an importable "module:function", but got "{name}": {error}'
-        ) from error
+    make = import_own("data.name", name, "module:function")
     made = make(split, **({} if root is None else {"root": root}), **arguments)
     if made is None and split != "train":
         raise FileNotFoundError(f"{name} has no {split} split")
