@@ -258,11 +258,11 @@ def test_epochs_of_a_trainer_that_counts_steps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "step"}, "`optimizer.milestones` to be epochs above 0 that rise, but got []"),
-        ({"schedule": "step", "milestones": [0, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
-        ({"schedule": "step", "milestones": [4, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
+        ({"schedule": "step"}, "`optimizer.milestones` to be increasing epochs above 0, but got []"),
+        ({"schedule": "step", "milestones": [0, 3]}, "`optimizer.milestones` to be increasing epochs above 0"),
+        ({"schedule": "step", "milestones": [4, 3]}, "`optimizer.milestones` to be increasing epochs above 0"),
         ({"milestones": [4]}, '`optimizer.milestones` to be empty for "cosine", but got [4]'),
-        ({"schedule": "constant", "final_learning_rate": 0.1}, "`optimizer.final_learning_rate` to be 0 where"),
+        ({"schedule": "constant", "final_learning_rate": 0.1}, "`optimizer.final_learning_rate` to be 0 if"),
         ({"schedule": "exponential", "decay_factor": 0.0}, "`optimizer.decay_factor` to be in (0, 1], but got 0.0"),
         ({"clip_norm": 0.0}, "`optimizer.clip_norm` to be above 0.0, but got 0.0"),
     ],

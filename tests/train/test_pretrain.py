@@ -157,7 +157,7 @@ def test_finished_run_gets_more_epochs_at_the_rates_of_a_longer_run(make_config:
 
 def test_precision_that_the_device_lacks_is_an_error(make_config: MakeConfig) -> None:
     config = make_config(precision="16-mixed", accelerator="cpu")
-    message = "expected `run.precision` to be one that a CPU has, such as bf16-mixed, but got 16-mixed"
+    message = "expected `run.precision` to be one that a CPU supports, such as bf16-mixed, but got 16-mixed"
     with pytest.raises(ValueError, match=message):
         prepare(config)
     assert not Path(config.run.root, config.run.name).exists()
@@ -165,7 +165,10 @@ def test_precision_that_the_device_lacks_is_an_error(make_config: MakeConfig) ->
 
 def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -> None:
     config = make_config(epochs=1, accumulate=2)
-    with pytest.warns(UserWarning, match="each loss still sees only `data.batch_size` = 256 .*virtual_batch_size=512"):
+    with pytest.warns(
+        UserWarning,
+        match="each loss, with its negatives and its threshold, still uses only `data.batch_size` = 256 .*virtual_batch_size=512",
+    ):
         folder = pretrain(config)
     assert read_metrics(folder)[-1]["step"] == 3  # of 5 batches
     whole = read_metrics(pretrain(make_config(name="whole", epochs=1)))[-1]
