@@ -151,7 +151,7 @@ def test_a_backbones_file_calls_no_function_for_images_unless_told(tmp_path: Pat
     path = tmp_path / "backbone.safetensors"
     described = describe_backbone(config.backbone, 1, 8)
     save_backbone(build_backbone(config.backbone, 1, 8), path, {**described, "run": json.dumps(config.as_dict())})
-    with pytest.raises(ValueError, match='names the function "tests.hostile.test_code_in_files:images" of its images'):
+    with pytest.raises(ValueError, match='names the function "tests.hostile.test_code_in_files:images" for its images'):
         prepare_evaluation(KNNConfig(source=str(path)))
     assert asked == []
     with pytest.raises(ValueError, match="to have labels, but it has none"):

@@ -247,7 +247,7 @@ def test_a_superclass_that_cannot_be_drawn_is_named(
     given |= {"output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match=message):
         analyze(AnalyzeConfig(**given, superclasses=str(tmp_path / "above.npy")))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"expected `superclass` only where images have one, but got '{superclass}'"):
+    with pytest.raises(ValueError, match=f"expected `superclass` only if images have superclasses, but got '{superclass}'"):
         analyze(AnalyzeConfig(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
@@ -370,7 +370,7 @@ def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -
 def test_one_checkpoint_says_how_to_have_curves(
     other_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    said = "one checkpoint was found, of epoch 1: no curves; `run.keep_every` keeps more of them\n"
+    said = "so there are no curves; `run.keep_every` keeps more checkpoints\n"
     (other_run / "checkpoints" / "epoch-0000.ckpt").unlink()
     main(["analyze", str(other_run), "--plane", "none", "--images", "60", "--output", str(tmp_path)])
     assert said in capsys.readouterr().out

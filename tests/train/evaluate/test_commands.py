@@ -289,7 +289,7 @@ def test_a_backbone_of_unknown_origin_needs_a_dataset(finished: Path, tmp_path: 
         metadata = {name: text for name, text in file.metadata().items() if name != "run"}
     lone = tmp_path / "lone.safetensors"
     save_file(load_file(exported), lone, metadata)
-    with pytest.raises(ValueError, match="expected `dataset` to be given, for .* does not say what it was trained on"):
+    with pytest.raises(ValueError, match="expected `dataset` to be given, because .* does not name its dataset"):
         run_knn(KNNConfig(str(lone)))
     results = run_knn(KNNConfig(str(lone), dataset="hierarchy"))
     assert results.rows[0]["top1"] == run_knn(KNNConfig(str(finished), output=str(tmp_path / "x.json"))).rows[0]["top1"]

@@ -92,7 +92,9 @@ def test_a_backbone_without_a_run_has_no_epoch_and_no_configuration(finished: Pa
     source = open_source(lone)
     assert source.config is None
     assert load_subject(source, None).epoch is None
-    with pytest.raises(ValueError, match="expected a checkpoint for the projection space, but .* the backbone alone"):
+    with pytest.raises(
+        ValueError, match="expected a checkpoint for the projection space, but .* holds only the backbone"
+    ):
         load_subject(source, None, "projection")
 
 
