@@ -247,7 +247,9 @@ def test_a_superclass_that_cannot_be_drawn_is_named(
     given |= {"output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match=message):
         analyze(AnalyzeConfig(**given, superclasses=str(tmp_path / "above.npy")))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"expected `superclass` only if images have superclasses, but got '{superclass}'"):
+    with pytest.raises(
+        ValueError, match=f"expected `superclass` only if images have superclasses, but got '{superclass}'"
+    ):
         analyze(AnalyzeConfig(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

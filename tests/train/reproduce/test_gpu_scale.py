@@ -105,8 +105,8 @@ def test_slices_end_where_the_uncut_run_does(
         said.append(capsys.readouterr().out)
         assert len(said) < 9, "the slices get nowhere"
     assert sum("out of time" in each for each in said) >= 2
-    assert "the time is over: 1 stopped, 1 not started; the same command goes on" in said[0]
-    assert "the time is over" not in said[-1]
+    assert "the time limit is reached: 1 stopped, 1 not started; run the same command to continue" in said[0]
+    assert "time limit" not in said[-1]
     expected, found = (read_results(out / "results.jsonl") for out in (uncut, cut))
     assert expected.keys() == found.keys()
     for key, record in expected.items():
@@ -139,7 +139,7 @@ def test_machine_without_gpu_is_told_before_anything_is_written(
     with pytest.raises(SystemExit) as stopped:
         main(["reproduce", "cifar100", "--scale", "gpu", "--data", str(data), "--out", str(out)])
     assert stopped.value.code == 2
-    assert "expected a GPU, which 42 of the runs ask for, but torch" in capsys.readouterr().err
+    assert "expected a GPU, which 42 of the runs need, but torch" in capsys.readouterr().err
     assert not out.exists()
 
 

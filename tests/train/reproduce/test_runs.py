@@ -120,14 +120,14 @@ def test_interrupt_leaves_a_table_and_status_130(
 
     monkeypatch.setattr(runner, "measure", interrupted)
     assert reproduce(experiment_file, tmp_path / "out") == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to continue" in capsys.readouterr().out
 
 
 def test_no_run_starts_after_the_time_limit(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(experiment_file, tmp_path / "out", "--minutes", "0") == 0
-    assert "the time is over: 0 stopped, 4 not started" in capsys.readouterr().out
+    assert "the time limit is reached: 0 stopped, 4 not started" in capsys.readouterr().out
 
 
 def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> Non
         (["--data", "nowhere"], "expected `data` to hold unlabelled.parquet, but there is no nowhere"),
         (["--rows", "adaptiv"], "expected `rows` to match some of cosine_95_65, "),
         (["--group", "threshold"], 'expected `group` to be one of thresholds, but got "threshold"'),
-        (["--seeds", "1,1"], "expected `seeds` to be different numbers"),
+        (["--seeds", "1,1"], "expected `seeds` to be distinct numbers"),
         (["--jobs", "0"], "expected `jobs` to be at least 1, but got 0"),
     ],
 )
