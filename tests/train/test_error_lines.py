@@ -92,7 +92,7 @@ def test_batch_that_cannot_be_sent_ends_the_process_that_made_it() -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError(), "the memory does not suffice: use a smaller batch size; MemoryError"),
+        (MemoryError(), "out of memory: use a smaller batch size; MemoryError"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "use a smaller batch size; CUDA out of memory. Tried"),
         (OSError(28, "No space left on device", "a.csv"), "[Errno 28] No space left on device: 'a.csv'"),
     ],

@@ -17,7 +17,7 @@ def end_on_lost_batch(worker: int) -> None:
     """
 
     def end(error: BaseException, batch: Any) -> NoReturn:
-        print(f"a process that loads images cannot send a batch: {error}", file=sys.stderr, flush=True)
+        print(f"a DataLoader worker cannot send a batch: {error}", file=sys.stderr, flush=True)
         os._exit(1)
 
     Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]  # in this process only
