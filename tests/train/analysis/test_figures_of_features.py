@@ -1,4 +1,4 @@
-"""Ranks, neighbours, k-NN within a set and the plane."""
+"""Ranks, neighbours, k-NN within a set and the projection to two dimensions."""
 
 import numpy as np
 import pytest
