@@ -349,7 +349,7 @@ def test_levels_that_a_dataset_lacks_are_named(tmp_path: Path, monkeypatch: pyte
         build_dataset("inaturalist2021", root=tmp_path, level="species")
     LAYOUTS["aircraft"](tmp_path, monkeypatch)
     (tmp_path / "superclasses.csv").write_text("707-320,old\n737-200,new\nA300B4,new\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="expected `data.level` to be None where .*superclasses.csv says"):
+    with pytest.raises(ValueError, match="expected `data.level` to be None because .*superclasses.csv sets"):
         build_dataset("aircraft", root=tmp_path, level="family")
 
 
