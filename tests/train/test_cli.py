@@ -98,7 +98,7 @@ def test_help_has_one_line_for_each_command(
         main(["--help"])
     assert exit_.value.code == 0
     described = dict(re.findall(r"^ {4}([a-z]+) +(\S.*)$", capsys.readouterr().out, re.MULTILINE))
-    assert described["reproduce"].startswith("an experiment of the paper")
+    assert described["reproduce"].startswith("runs an experiment of the paper")
     assert {"pretrain", "knn", "analyze", "report", "demo"} <= described.keys()
     assert len(set(described.values())) == len(described)
 
