@@ -57,7 +57,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
     """One training step: loss, gradients, statistics."""
     model.zero_grad()
     used = views[: VIEWS.get(name, 2)]
-    # One forward for all views, as DDP wants it.
+    # One forward for all views, as DDP requires.
     z = model(torch.cat(used)).chunk(len(used))
     supervised = isinstance(criterion, HexLoss) and criterion.threshold.reads_labels
     given = {"labels": labels} if supervised or isinstance(criterion, SupConLoss) else {}
@@ -72,7 +72,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
 
 
 def worker(rank: int, world: int, folder: str) -> None:
-    """One process: every criterion on every case, results into a file."""
+    """One process: evaluates every criterion on every case and writes the results to a file."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
@@ -105,7 +105,7 @@ Results = tuple[int, list[dict[Any, Any]]]
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 processes", "3 processes"])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Every process's results, computed once for all tests."""
+    """The results of every process, computed once for all tests."""
     world: int = request.param
     folder = tmp_path_factory.mktemp("gloo")
     mp.spawn(worker, args=(world, str(folder)), nprocs=world)

@@ -57,7 +57,7 @@ def test_settings(settings: dict[str, Any], text: str) -> None:
             call()
 
 
-def test_settings_that_change_are_checked_by_the_next_forward(backend: str) -> None:
+def test_changed_settings_are_checked_by_the_next_forward(backend: str) -> None:
     criterion = HexLoss()
     criterion.temperature = -1.0
     with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got -1.0")):
@@ -163,7 +163,7 @@ UNREAD = (
 )
 
 
-def test_labels_that_nobody_reads_are_refused(backend: str) -> None:
+def test_unused_labels_are_refused(backend: str) -> None:
     for name, threshold in (("adaptive", "AdaptiveThreshold"), ("step", "StepThreshold")):
         text = exactly(UNREAD.format("labels", threshold))
         with pytest.raises(ValueError, match=text):
@@ -179,7 +179,7 @@ def test_labels_that_nobody_reads_are_refused(backend: str) -> None:
 
 
 class FromTheSecondEpochOn(Threshold):
-    """A user's own: labels decide, but not at once."""
+    """A user's own threshold that uses labels, but only from the second epoch on."""
 
     scheduled = True
     reads_labels = True
@@ -292,7 +292,7 @@ def test_rows_that_are_not_there(name: str, bad: int, backend: str) -> None:
 
 
 def without_memory() -> torch.Tensor:
-    """A tensor as large as a test's loss, whose memory is gone."""
+    """A tensor as large as a test's loss, without memory."""
     losses = torch.zeros(12, dtype=torch.float64)
     losses.untyped_storage().resize_(0)
     return losses
@@ -314,7 +314,7 @@ MADE = "expected memory for the loss, contiguous float32 [12] on cpu, but got "
 def test_memory_that_is_not_as_asked_for(
     made: torch.Tensor, kind: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever torch gives, the extension looks at it.
+    # The extension checks the memory that torch allocates.
     monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
     monkeypatch.setattr(dispatch, "_new_empty", lambda *_, **__: made)
     with pytest.raises(kind, match=exactly(text)):

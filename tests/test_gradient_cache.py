@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_whole_batch(count: int, chunk: int) -> None:
         assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_gradients_add_to_those_that_are_there() -> None:
+def test_gradients_are_accumulated() -> None:
     batch, encoder, cache = views(6), Encoder(), GradientCache(4)
     encoder.loss(cache.embed(encoder, batch)).backward()
     cache.backward(encoder)
@@ -94,7 +94,7 @@ def test_running_statistics_move_once_for_each_chunk() -> None:
 
 
 class Tokens(UserDict[str, Tensor]):
-    """As Hugging Face's BatchEncoding: a mapping that is no dict, with attributes."""
+    """Like Hugging Face's BatchEncoding: a mapping that is not a dict, with attributes."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -166,7 +166,7 @@ def test_any_nesting_of_tensors(nested: str, chunk: int) -> None:
     ],
     ids=["lengths", "none", "strings", "arrays"],
 )  # fmt: skip
-def test_views_that_cannot_be_taken_in_parts(batch: Any, error: type[Exception], text: str) -> None:
+def test_views_that_cannot_be_split(batch: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(text)}$"):
         GradientCache(2).embed(Encoder(), batch)
 

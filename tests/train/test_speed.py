@@ -1,4 +1,4 @@
-"""What `auto` stands for, compiled networks, and memory that stays with the process."""
+"""The values of "auto", compiled networks, and memory that stays with the process."""
 
 import resource
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_auto_follows_the_gpu(
     assert chosen(RunConfig(**AUTO))[2] is False
 
 
-def test_recipes_leave_it_to_the_machine() -> None:
+def test_recipes_use_auto() -> None:
     for name in ("cifar/simclr", "paper/byol_hex"):
         run = Config.from_dict(load_recipe(name)).run
         assert (run.precision, run.channels_last, run.compile) == ("auto", "auto", "auto")
@@ -60,10 +60,8 @@ def test_recipes_leave_it_to_the_machine() -> None:
 
 # Torch's tracer looks at the gradient of a tensor that it has made itself.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_run_has_the_checkpoints_of_any_other(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced and differentiated ahead as for inductor, whose kernels take minutes to build."""
+def test_compiled_run_has_the_same_checkpoints(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses the backend `aot_eager`, which traces like inductor. Inductor's kernels take minutes to build."""
     monkeypatch.setattr(speed, "BACKEND", "aot_eager")
     plain = pretrain(make_config(name="plain", recipe="mocov2_hex", accelerator="cpu", precision="auto"))
     assert yaml.safe_load((plain / "config.yaml").read_text())["run"]["precision"] == "32-true"
@@ -83,8 +81,8 @@ def test_compiled_run_has_the_checkpoints_of_any_other(
     assert read_metrics(pretrain(longer))[-1]["epoch"] == 3
 
 
-def test_freed_buffers_stay_within_and_go_back_after() -> None:
-    """A buffer of 64 MB has 16,384 pages, each of which the system would find and clear again."""
+def test_freed_buffers_stay_inside_and_are_returned_after() -> None:
+    """A buffer of 64 MB has 16,384 pages, which the system would otherwise clear again."""
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

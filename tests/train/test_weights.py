@@ -1,4 +1,4 @@
-"""Weights that a run starts from: files that fit, errors for others, and their use in the run."""
+"""Initial weights from files: files that fit, errors for others, and their use in a run."""
 
 import json
 import re
@@ -28,7 +28,7 @@ RESNET = BackboneConfig("resnet18", stem="large")
 
 
 def moved(network: nn.Module) -> nn.Module:
-    """The network with statistics of its own, in evaluation mode."""
+    """The network with changed running statistics, in evaluation mode."""
     network.train()(IMAGES)
     return network.eval()
 

@@ -1,4 +1,4 @@
-"""The paper's figures of one analysis, as PNG and SVG. Drawn straight to files, without pyplot's global state."""
+"""Draws the paper's figures for an analysis as PNG and SVG, directly to files, without pyplot's global state."""
 
 import math
 import textwrap
@@ -24,9 +24,9 @@ ENDINGS = (".png", ".svg")
 RESOLUTION = 150
 """Dots per inch of the PNG."""
 CAPTION_WIDTH, CAPTION_LINES, TITLE_WIDTH = 14, 3, 44
-"""Characters and lines of a caption above an image, and characters of a title above a plane, that fit side by side."""
+"""Maximum characters and lines of a caption above an image, and maximum characters of a title above a panel."""
 LEGEND_ROWS, LEGEND_COLUMNS = 25, 4
-"""The most rows and columns of the legend beside a row of planes. More labels have no legend."""
+"""Maximum rows and columns of the legend beside a row of panels. With more labels there is no legend."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -35,8 +35,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "svg.hashsalt": "hex_ssl",  # equal figures, equal files
-    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "hex_ssl",  # equal figures give equal files
+    "svg.fonttype": "none",  # keeps text as text
 }
 
 Curve = tuple[str, str]
@@ -68,7 +68,7 @@ CURVES: dict[str, tuple[str, str, tuple[Curve, ...]]] = {
         (("local_rank", "within a group"), ("overall_rank", "as many of all")),
     ),
 }
-"""For each figure its title, its axis and its curves; one panel for each space."""
+"""Title, axis label and curves of each figure. A figure has one panel for each space."""
 
 HISTOGRAMS, PLANE, BESIDE, NEAREST = "histograms", "figure-10-plane", "figure-14-beside", "figure-15-nearest"
 FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESIDE, NEAREST) for ending in ENDINGS)
@@ -76,15 +76,15 @@ FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESID
 
 
 def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path]:
-    """Draws one of `CURVES` over the epochs, with a panel for each space; nothing if there is no figure to draw.
+    """Draws one of `CURVES` over the epochs, with a panel for each space. Draws nothing if there are no values.
 
     Args:
         name: A key of `CURVES`.
         records: The lines of the table.
-        folder: Folder of the pictures.
+        folder: Folder of the figures.
 
     Returns:
-        The pictures.
+        The files.
     """
     title, label, curves = CURVES[name]
     spaces = list(dict.fromkeys(str(record["space"]) for record in records))
@@ -145,12 +145,12 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
 
     Args:
         planes: Each has `title`, `caption`, `x`, `y`, `labels` (numbers) and `names` (of the labels, by number).
-        name: Name of the pictures.
-        title: Title above them.
-        folder: Folder of the pictures.
+        name: Name of the figure.
+        title: Title of the figure.
+        folder: Folder of the figures.
 
     Returns:
-        The pictures.
+        The files.
     """
     titles = list(dict.fromkeys(each["title"] for each in planes))
     rows = [[each for each in planes if each["title"] == title] for title in titles]
@@ -173,7 +173,7 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
 
 
 def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
-    """Columns of the legend beside a row; 0 if the panels have their own legends, or there is none."""
+    """Number of columns of the legend beside a row. 0 if the panels have their own legends, or there is none."""
     labels = {label for plane in row for label in plane["labels"]}
     columns = math.ceil(len(labels) / LEGEND_ROWS)
     return columns if len(labels) > len(COLOURS) and columns <= LEGEND_COLUMNS else 0
@@ -200,7 +200,7 @@ def _draw_plane(panel: Axes, plane: Mapping[str, Any]) -> None:
 def draw_nearest(
     pictures: Sequence[Sequence[NDArray[np.uint8]]], captions: Sequence[Sequence[str]], folder: Path
 ) -> list[Path]:
-    """Draws anchors in the first column, and beside each the images of its batch that are most similar (Figure 15)."""
+    """Draws anchors in the first column, followed by the most similar images of their batches (Figure 15)."""
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(pictures), len(pictures[0]), squeeze=False)
@@ -215,7 +215,7 @@ def draw_nearest(
 
 
 def _wrapped(name: str) -> str:
-    """Wraps a name over the lines of a caption. A longer name ends in dots."""
+    """Wraps a name over the lines of a caption. A name that is too long ends in dots."""
     return textwrap.fill(name.replace("_", " "), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ...")
 
 
@@ -229,13 +229,13 @@ def _colour(column: str, number: int) -> str:
 
 
 def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
-    """Saves a picture as PNG and as SVG.
+    """Saves a figure as PNG and as SVG.
 
     Args:
-        draw: Fills the figure.
+        draw: Draws into the figure.
         size: Width and height in inches.
-        title: Title above the picture.
-        stem: The files' path without their endings.
+        title: Title of the figure.
+        stem: Path of the files without their extensions.
 
     Returns:
         The files.

@@ -1,4 +1,4 @@
-"""Plots of pretraining runs. Drawn straight to files, without a display and without pyplot's global state."""
+"""Plots of pretraining runs. They are drawn directly to files, without a display and pyplot's global state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ _PANELS = {
 
 
 def plot_training(runs: Sequence[Sequence[Row]], path: Path, title: str = "") -> None:
-    """Loss, threshold and mean |H| over the epochs.
+    """Plots loss, threshold and mean |H| over the epochs.
 
     Args:
-        runs: The metrics of each run, such as one run per seed.
-        path: The picture, .png.
-        title: Title above the picture.
+        runs: The metrics of each run, for example one run per seed.
+        path: The PNG file.
+        title: Title of the plot.
     """
     figure = _figure(6.0, 7.0, title)
     panels = figure.subplots(len(_PANELS), 1, sharex=True)
@@ -44,12 +44,14 @@ def plot_training(runs: Sequence[Sequence[Row]], path: Path, title: str = "") ->
 
 
 def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title: str = "") -> None:
-    """k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
+    """Plots k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
+
+    The standard deviation is the population's (divided by the number of runs).
 
     Args:
         runs: For each label, the metrics of its runs, evaluated at the same epochs.
-        path: The picture, .png.
-        title: Title above the picture.
+        path: The PNG file.
+        title: Title of the plot.
     """
     figure = _figure(6.0, 4.0, title)
     axes = figure.subplots()
@@ -67,12 +69,12 @@ def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title
 
 
 def plot_embedding(features: Features, path: Path, title: str = "", seed: int = 0) -> None:
-    """Representations in two dimensions, found by t-SNE, coloured by class.
+    """Plots representations in two dimensions, projected by t-SNE and coloured by class.
 
     Args:
-        features: Representations [N, F] and labels; N above 30, t-SNE's perplexity.
-        path: The picture, .png.
-        title: Title above the picture.
+        features: Representations [N, F] and labels, with N above 30, t-SNE's perplexity.
+        path: The PNG file.
+        title: Title of the plot.
         seed: Seed of t-SNE.
     """
     h = features.h.double().cpu().numpy()
@@ -98,7 +100,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """The epochs in which a figure has a value, and its values."""
+    """The epochs in which a metric has a value, and its values."""
     found = [(row["epoch"] or 0, value) for row in rows if (value := row.get(name)) is not None]
     return [epoch for epoch, _ in found], [value for _, value in found]
 

@@ -1,4 +1,4 @@
-"""What happens beside the training: metrics, online evaluation, checkpoints, export of the backbone."""
+"""Callbacks and helpers of a run: metrics, online evaluation, checkpoints, export of the backbone."""
 
 from hex_ssl.train.extras import train_extra
 

@@ -1,4 +1,4 @@
-"""How a run shows that it goes on: a bar in a terminal, else a line of text per epoch."""
+"""Shows the progress of a run: a bar in a terminal, otherwise one line of text per epoch."""
 
 import sys
 import time
@@ -10,20 +10,22 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from hex_ssl.train.callbacks.epochs import EpochMetrics
 
 SECONDS = 2.0
-"""Between two looks of the bar at the loss."""
+"""Seconds between updates of the loss beside the bar."""
 
 
 def shows_progress_bar() -> bool:
-    """Whether standard output can show a bar that moves: a terminal or a notebook, not a file or a pipe."""
+    """Whether standard output can show a progress bar: a terminal or a notebook, not a file or a pipe."""
     console = rich.get_console()
     return console.is_jupyter or (sys.stdout.isatty() and not console.is_dumb_terminal)
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's bar, with the epoch's mean loss so far, which it reads every two seconds: each look waits.
+    """Lightning's progress bar with the mean loss of the epoch so far.
+
+    The loss is updated every two seconds, because reading it waits for the device.
 
     Args:
-        metrics: Whose loss is shown.
+        metrics: The callback that has the loss.
     """
 
     def __init__(self, metrics: EpochMetrics) -> None:
@@ -33,7 +35,7 @@ class EpochBar(RichProgressBar):
         self._read_at = -SECONDS
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:  # type: ignore[override]
-        """What stands beside the bar."""
+        """The metrics shown beside the bar."""
         if time.monotonic() - self._read_at >= SECONDS:
             loss = self.metrics.mean_loss()
             self._shown = {} if loss is None else {"loss": loss}
@@ -42,13 +44,14 @@ class EpochBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Prints a line at each epoch's end, at once also into a file or a pipe.
+    """Prints one line at the end of each epoch, flushed immediately.
 
-    Epochs done, the epoch's mean loss and learning rate, the k-NN accuracy where it was measured, and the epoch's
-    seconds. In Lightning's eyes this is the progress bar.
+    The line has the number of epochs done, the epoch's mean loss and learning rate, the k-NN accuracy if it was
+    measured, and the duration of the epoch with its evaluation in seconds. This is a ProgressBar, so that Lightning
+    does not add its own.
 
     Args:
-        metrics: Whose figures are printed; it comes before this one among the callbacks.
+        metrics: The callback that has the metrics. It must come before this one among the callbacks.
     """
 
     def __init__(self, metrics: EpochMetrics) -> None:
@@ -58,11 +61,11 @@ class EpochLines(ProgressBar):
         self._start = 0.0
 
     def disable(self) -> None:
-        """Says nothing from now on: only one process of several does."""
+        """Stops printing. Lightning calls this in all processes but one."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Says something again."""
+        """Starts printing again."""
         self._enabled = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

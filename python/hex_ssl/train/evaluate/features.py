@@ -56,7 +56,7 @@ def extract_features(
         backbone: Network from images [N, C, H, W] to representations h [N, F].
         dataset: Dataset of pairs (image, label).
         batch_size: Images per batch.
-        num_workers: Processes that load images.
+        num_workers: Number of DataLoader workers.
 
     Returns:
         Representations and labels, on the backbone's device.

@@ -16,7 +16,7 @@ from hex_ssl.train.evaluate.features import Features
 from hex_ssl.train.evaluate.settings import ProbeSettings
 
 MILESTONES = (0.6, 0.8)
-"""Shares of the epochs after which SGD's learning rate falls to a tenth. Source: solo-learn, scripts/linear."""
+"""Fractions of the epochs after which SGD's learning rate is divided by 10. Source: solo-learn, scripts/linear."""
 
 
 def linear_probe_accuracy(
@@ -30,9 +30,10 @@ def linear_probe_accuracy(
     Args:
         train: Representations [N, F] and labels.
         test: Representations [M, F] and labels.
-        labels_per_class: Number of training images of each class, drawn at random; None: all.
-        draws: Number of probes on different draws, over which the accuracy is averaged; 1 if all labels are used.
-        seed: Decides the draws, the same for every backbone.
+        labels_per_class: Number of training images of each class, drawn at random. None uses all.
+        draws: Number of probes on different draws, over which the accuracy is averaged. Without `labels_per_class`
+            there is only one.
+        seed: Seed of the draws, which are the same for every backbone.
 
     Returns:
         The mean accuracy, in [0, 1].
@@ -63,14 +64,14 @@ def logistic_scores(train: Features, queries: Tensor, classes: int, regularisati
     Args:
         train: Representations [N, F] and labels of at least two classes.
         queries: Representations [M, F].
-        classes: C; classes that `train` lacks get -inf.
+        classes: C. Classes that `train` lacks get -inf.
         regularisation: C of scikit-learn, the inverse weight of the L2 penalty, above 0.
 
     Returns:
         float64 [M, C], on the CPU.
 
     Raises:
-        ValueError: `train` has one class only.
+        ValueError: `train` has only one class.
 
     Example:
         >>> features = Features(torch.eye(4), torch.tensor([0, 0, 2, 2]))
@@ -143,7 +144,7 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
     Args:
         count: Number of rows.
         batch_size: Maximum size of a batch.
-        generator: Decides the order.
+        generator: Generator of the order.
 
     Example:
         >>> [len(batch) for batch in shuffled_batches(9, batch_size=4, generator=torch.Generator())]
