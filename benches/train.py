@@ -13,9 +13,10 @@ Each repeat runs a block of steps of each contender, the order turning from repe
 - loop in lightly's way: see `lightly_loop.py`;
 
 and the parts of a step alone: data (the loader without workers), views (all that the device makes of a loaded batch;
-the same compiled is no part of a run that is not), network (backbone and projector, forward and backward), loss (both directions, with its statistics), optimizer. What
-the loop takes beyond its parts is the rest. Figures are the lower quartile over the repeats: what else runs on the
-machine only ever adds. An image counts once, though both its views go through the network.
+the same compiled is no part of a run that is not), network (backbone and projector, forward and backward), loss (both
+directions, with its statistics), optimizer. What the loop takes beyond its parts is the rest. Figures are the lower
+quartile over the repeats: what else runs on the machine only ever adds. An image counts once, though both its views go
+through the network.
 
 On a busy machine `--clock cpu` counts the processor seconds of this process in the place of time, on one thread, and
 leaves out the loops with workers.
@@ -217,7 +218,7 @@ class Parts:
         self.data, self.method = build(config)
         self.plain = build(plain)[1].to(device)
         if config.run.compile:
-            speed.compile_networks(self.method, self.data)
+            speed.compile_networks(self.method, self.data, config.run)
         self.compiled = build(config)[0]
         self.compiled.views.compile(backend=settings.backend)
         self.method.to(device)

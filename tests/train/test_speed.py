@@ -14,7 +14,7 @@ from hex_ssl.train import speed
 from hex_ssl.train.buffers import kept_buffers
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.config import Config, RunConfig
-from hex_ssl.train.pretrain import load_method, pretrain
+from hex_ssl.train.pretrain import build, load_method, pretrain
 from hex_ssl.train.recipes import load_recipe
 
 from .conftest import MakeConfig
@@ -79,6 +79,37 @@ def test_compiled_run_has_the_same_checkpoints(make_config: MakeConfig, monkeypa
     assert load_method(compiled).state_dict().keys() == load_method(plain).state_dict().keys()
     longer = replace(first, run=replace(first.run, epochs=3, compile=False, existing="resume"))
     assert read_metrics(pretrain(longer))[-1]["epoch"] == 3
+
+
+def test_graphs_begin_a_step_with_its_views(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile gets the mode of CUDA graphs for networks and views. Without a GPU only this can be seen."""
+    modes: list[str | None] = []
+    begun: list[bool] = []
+
+    def compile_(function: Any, *, mode: str | None = None, **options: Any) -> Any:
+        modes.append(mode)
+        return function
+
+    config = make_config(recipe="mocov2_hex", accelerator="gpu", compile="graphs")
+    data, method = build(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    speed.compile_networks(method, data, config.run)
+    assert modes == ["reduce-overhead"] * 4  # backbone, projector, momentum encoder, views
+    data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert begun == [True]
+    with pytest.raises(
+        ValueError, match='expected no `run.virtual_batch_size` with `run.compile` "graphs", but got 64'
+    ):
+        speed.compile_networks(method, data, replace(config.run, virtual_batch_size=64))
+
+
+def test_graphs_need_a_gpu(make_config: MakeConfig) -> None:
+    config = make_config(name="graphs", compile="graphs", accelerator="cpu")
+    with pytest.raises(ValueError, match='expected `run.compile` to be true, false or "auto" without a GPU'):
+        pretrain(config)
+    assert not (Path(config.run.root) / "graphs").exists()
 
 
 def test_freed_buffers_stay_inside_and_are_returned_after() -> None:

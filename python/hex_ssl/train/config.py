@@ -240,7 +240,9 @@ class RunConfig:
             rounding. It is faster on most CPUs, and on GPUs with 16-bit precision. "auto" enables it on a GPU.
         compile: Whether to compile the networks, and the views made on the device, with torch.compile. Results are the
             same up to rounding. It is faster on a GPU after a first step that takes up to minutes. "auto" enables it
-            on a GPU if Triton and a C compiler are available.
+            on a GPU if Triton and a C compiler are available. "graphs" also replays what was compiled as CUDA graphs
+            (`mode="reduce-overhead"`), which saves the time of the launches. It needs a GPU and no
+            `virtual_batch_size`.
         sync_batchnorm: Whether batch norm uses the statistics of all processes. Needs GPUs.
         deterministic: Whether to use deterministic kernels if they exist.
         loggers: Loggers besides the metrics files: "tensorboard", "wandb".
@@ -266,7 +268,7 @@ class RunConfig:
     strategy: str = "auto"
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
-    compile: bool | Literal["auto"] = False
+    compile: bool | Literal["auto", "graphs"] = False
     sync_batchnorm: bool = True
     deterministic: bool = True
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)

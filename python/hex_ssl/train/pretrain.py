@@ -186,7 +186,7 @@ def prepare(config: Config) -> Run:
     assert isinstance(metrics, MetricsFiles)
     metrics.resumed_step = _step_of(checkpoint, method, config.run.epochs)
     if config.run.compile:
-        compile_networks(method, data)
+        compile_networks(method, data, config.run)
     claim = claim_run_folder(config, images, begun) if trainer.is_global_zero else None
     return Run(config, data, method, folder, checkpoint, trainer, claim)
 

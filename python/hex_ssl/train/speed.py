@@ -15,6 +15,9 @@ from hex_ssl.train.methods import Method
 
 AUTO = "auto"
 
+GRAPHS = "graphs"
+"""The value of `run.compile` that adds CUDA graphs."""
+
 BACKEND = "inductor"
 """The backend of torch.compile."""
 
@@ -60,7 +63,7 @@ def _can_compile() -> bool:
     return compiler and importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 0)
 
 
-def compile_networks(method: Method, data: PretrainData) -> None:
+def compile_networks(method: Method, data: PretrainData, run: RunConfig) -> None:
     """Compiles the networks of a method, when they are first used, and the views that are made on the device.
 
     Only the `forward` of each network is compiled. The modules stay the same, so checkpoints do not depend on
@@ -69,11 +72,29 @@ def compile_networks(method: Method, data: PretrainData) -> None:
     Args:
         method: The method: its backbone, heads and momentum encoder are compiled.
         data: The data module: its `views` are compiled.
+        run: The run. Its `compile` is true or "graphs".
+
+    Raises:
+        ValueError: `run.compile` is "graphs", and there is no GPU or a virtual batch size.
     """
+    options: dict[str, Any] = {"backend": BACKEND}
+    if run.compile == GRAPHS:
+        _check_graphs(run)
+        options["mode"] = "reduce-overhead"
     for child in method.children():
         network: Any = child.encoder if isinstance(child, MomentumEncoder) else child
         if any(True for _ in network.parameters()):
-            network.forward = torch.compile(network.forward, backend=BACKEND, dynamic=False)
+            network.forward = torch.compile(network.forward, dynamic=False, **options)
     views = getattr(data, "views", None)
     if views is not None:
-        views.compile(backend=BACKEND)
+        views.compile(**options)
+
+
+def _check_graphs(run: RunConfig) -> None:
+    if not (uses_gpu(run) and torch.cuda.is_available()):
+        raise ValueError('expected `run.compile` to be true, false or "auto" without a GPU, but got "graphs"')
+    if run.virtual_batch_size is not None:
+        # Each part of a virtual batch would overwrite the embeddings of the one before.
+        raise ValueError(
+            f'expected no `run.virtual_batch_size` with `run.compile` "graphs", but got {run.virtual_batch_size}'
+        )

@@ -48,6 +48,7 @@ class DeviceViews:
         self.dtype = torch.float32
         self.memory_format = torch.contiguous_format
         self._make: Callable[..., Tensor] = _make
+        self._begins_step = False
         self._constants: dict[torch.device, _Constants] = {}
 
     def compile(self, **options: Any) -> None:
@@ -57,6 +58,7 @@ class DeviceViews:
             **options: Options of `torch.compile`.
         """
         self._make = torch.compile(_make, **{"dynamic": False, **options})
+        self._begins_step = options.get("mode") == "reduce-overhead"
 
     def __call__(self, images: Sequence[Tensor], indices: Tensor, epoch: Tensor) -> tuple[Tensor, ...]:
         """The views, each [N, C, S, S], normalised.
@@ -66,6 +68,8 @@ class DeviceViews:
             indices: int64 [N], the rows of the images.
             epoch: int64, 0-d.
         """
+        if self._begins_step:  # what CUDA graphs computed in the step before may now be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         constants = self._constants_on(images[0])
         return tuple(
             self._view(maker, each, indices, epoch, constants, number)
