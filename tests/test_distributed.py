@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
+from hex_ssl.losses import DCLWLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 DIMS = 10
@@ -31,6 +32,9 @@ CRITERIA: dict[str, Any] = {
     "ntxent": lambda **more: NTXentLoss(**more),
     "hcl": lambda **more: HCLLoss(**more),
     "dcl": lambda **more: DCLLoss(**more),
+    "dcl, weights with a gradient": lambda **more: DCLLoss(weight_fn=lambda a, b: (a - b).square().sum(1), **more),
+    "dclw": lambda **more: DCLWLoss(**more),
+    "memory bank": lambda **more: NTXentLoss(memory_bank_size=(50, DIMS), **more),
     "clip": lambda **more: CLIPLoss(**more),
     "supcon": lambda **more: SupConLoss(**more),
 }
@@ -68,6 +72,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
         "loss": loss.detach(),
         "gradients": [parameter.grad.clone() for parameter in model.parameters()],  # type: ignore[union-attr]
         "statistics": torch.stack(list(criterion.statistics)),
+        "state": criterion.state_dict(),
     }
 
 
@@ -126,6 +131,7 @@ def test_processes_equal_one(name: str, case: str, processes: Results) -> None:
         # DDP has averaged: every process holds the joined batch's gradient, and its statistics.
         torch.testing.assert_close(result["gradients"], expected["gradients"], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(result["statistics"], expected["statistics"], rtol=1e-11, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(result["state"], expected["state"])  # a memory bank
 
 
 @pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
