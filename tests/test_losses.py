@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, ntxent_loss
+from hex_ssl.losses import NNCLRLoss
 from hex_ssl.thresholds import CosineThreshold, FixedThreshold, StepThreshold
 
 from .batches import clustered, decided
@@ -176,6 +177,17 @@ def test_repr_shows_what_it_computes() -> None:
     assert "temperature=0.1" in repr(DCLLoss())
     for part in ("HCLLoss(", "beta=1.0", "tau_plus=0.1"):
         assert part in repr(HCLLoss())
+
+
+@pytest.mark.parametrize("loss", [NTXentLoss, HCLLoss, DCLLoss, HexLoss, CLIPLoss, InfoNCELoss, NNCLRLoss, SupConLoss])
+def test_a_last_batch_of_one_sample_is_0(loss: type[nn.Module], backend: str) -> None:
+    z1, z2 = (torch.randn(1, 8, requires_grad=True) for _ in range(2))
+    labels = {"labels": torch.tensor([3])} if loss is SupConLoss else {}
+    value = loss()(z1, z2, **labels)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert z1.grad is not None
+    assert z1.grad.abs().max() < 1e-12
 
 
 def test_modules_have_no_parameters_and_move() -> None:
