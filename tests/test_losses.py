@@ -11,7 +11,7 @@ from torch import nn
 
 from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, ntxent_loss
-from hex_ssl.losses import NNCLRLoss
+from hex_ssl.losses import BarlowTwinsLoss, FeatureContrastLoss, MoCoLoss, NNCLRLoss, VICRegLoss
 from hex_ssl.thresholds import CosineThreshold, FixedThreshold, StepThreshold
 
 from .batches import clustered, decided
@@ -188,6 +188,20 @@ def test_a_last_batch_of_one_sample_is_0(loss: type[nn.Module], backend: str) ->
     assert value.item() == pytest.approx(0, abs=1e-12)
     assert z1.grad is not None
     assert z1.grad.abs().max() < 1e-12
+
+
+GATHERING = [
+    *(NTXentLoss, HCLLoss, DCLLoss, HexLoss, CLIPLoss, InfoNCELoss, NNCLRLoss, SupConLoss),
+    *(MoCoLoss, BarlowTwinsLoss, VICRegLoss, FeatureContrastLoss),
+]
+
+
+@pytest.mark.parametrize("loss", GATHERING)
+def test_a_torch_that_cannot_gather_is_refused(loss: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    loss()
+    with pytest.raises(ValueError, match="^expected a torch with torch.distributed for `gather_distributed=True`"):
+        loss(gather_distributed=True)
 
 
 def test_modules_have_no_parameters_and_move() -> None:

@@ -150,10 +150,3 @@ def test_views_that_do_not_fit_the_bank_are_errors() -> None:
         criterion(*views)
     with pytest.raises(ValueError, match="^expected 2 views with a memory bank, but got 3$"):
         criterion(*views, views[0])
-
-
-def test_a_torch_that_cannot_gather_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
-    NTXentLoss()
-    with pytest.raises(ValueError, match="^expected a torch with torch.distributed for `gather_distributed=True`"):
-        NTXentLoss(gather_distributed=True)
