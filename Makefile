@@ -59,6 +59,7 @@ docs/pictures/.drawn: $(wildcard docs/pictures/draw.py docs/results.jsonl benche
 
 bench: setup .venv/.group-peers ## Measure time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
+	python benches/towers.py
 
 # The oldest glibc that torch's own wheels support.
 MANYLINUX ?= manylinux_2_28

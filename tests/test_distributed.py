@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
+from hex_ssl.gradient_cache import GradientCache
+from hex_ssl.losses import DCLWLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 DIMS = 10
@@ -31,10 +33,35 @@ CRITERIA: dict[str, Any] = {
     "ntxent": lambda **more: NTXentLoss(**more),
     "hcl": lambda **more: HCLLoss(**more),
     "dcl": lambda **more: DCLLoss(**more),
+    "dcl, weights with a gradient": lambda **more: DCLLoss(weight_fn=lambda a, b: (a - b).square().sum(1), **more),
+    "dclw": lambda **more: DCLWLoss(**more),
+    "memory bank": lambda **more: NTXentLoss(memory_bank_size=(50, DIMS), **more),
     "clip": lambda **more: CLIPLoss(**more),
     "supcon": lambda **more: SupConLoss(**more),
 }
 VIEWS = {"adaptive": 3}
+
+
+class Cached(nn.Module):
+    """A loss of embeddings that are computed in chunks, with a parameter of its own."""
+
+    def __init__(self, **gathering: bool) -> None:
+        super().__init__()
+        self.network, self.scale = projector(), nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.cache = GradientCache(chunk=7, automatic=True)
+        self.loss = HexLoss(**gathering)
+
+    def embed(self, views: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.network(view) for view in views)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        return self.scale * self.loss(*self.cache.embed(self, views))
+
+
+def cached_step(module: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """The gradients of one training step."""
+    module(views[:2]).backward()
+    return [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
 
 
 def joined_batch(world: int, case: str) -> tuple[list[Tensor], Tensor, list[int]]:
@@ -68,6 +95,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
         "loss": loss.detach(),
         "gradients": [parameter.grad.clone() for parameter in model.parameters()],  # type: ignore[union-attr]
         "statistics": torch.stack(list(criterion.statistics)),
+        "state": criterion.state_dict(),
     }
 
 
@@ -85,6 +113,9 @@ def worker(rank: int, world: int, folder: str) -> None:
         for name, make in CRITERIA.items():
             criterion = make(gather_distributed=True)
             results[case, name] = step(model, criterion, name, [view[own] for view in views], labels[own])
+        results[case, "cached"] = cached_step(
+            DistributedDataParallel(Cached(gather_distributed=True)), [view[own] for view in views]
+        )
         with torch.no_grad():
             z1, z2 = (model.module(view[own]) for view in views[:2])
             results[case, "none"] = HexLoss(gather_distributed=True, reduction="none")(z1, z2)
@@ -126,6 +157,7 @@ def test_processes_equal_one(name: str, case: str, processes: Results) -> None:
         # DDP has averaged: every process holds the joined batch's gradient, and its statistics.
         torch.testing.assert_close(result["gradients"], expected["gradients"], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(result["statistics"], expected["statistics"], rtol=1e-11, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(result["state"], expected["state"])  # a memory bank
 
 
 @pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
@@ -137,6 +169,15 @@ def test_losses_of_each_anchor(case: str, processes: Results) -> None:
     joined = [torch.cat(blocks) for blocks in zip(*(rank[case, "none"].chunk(2) for rank in ranks), strict=True)]
     assert [len(rank[case, "none"]) for rank in ranks] == [2 * count for count in counts]
     torch.testing.assert_close(torch.cat(joined), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_automatic_gradient_caches_equal_one(case: str, processes: Results) -> None:
+    world, ranks = processes
+    views, _, _ = joined_batch(world, case)
+    expected = cached_step(Cached(), views)
+    for rank in ranks:
+        torch.testing.assert_close(rank[case, "cached"], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])

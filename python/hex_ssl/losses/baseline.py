@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hex_ssl.contrast import Settings
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, loss_of_views
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import FixedThreshold
@@ -40,6 +41,7 @@ class SimpleLoss(LossWithStatistics):
     ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction, **weighting)  # type: ignore[arg-type]  # names of numbers
+        check_gathering(gather_distributed)
         self.temperature = temperature
         self.gather_distributed = gather_distributed
         self.reduction = reduction

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hex_ssl.contrast import Settings
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, loss_of_views, loss_with_keys
 from hex_ssl.losses.baseline import LossWithStatistics
 from hex_ssl.thresholds import (
@@ -73,6 +74,7 @@ class HexLoss(LossWithStatistics):
         check_settings(
             temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
         )
+        check_gathering(gather_distributed)
         if warmup_epochs < 0:
             raise ValueError(f"expected `warmup_epochs` to be at least 0, but got {warmup_epochs}")
         self.temperature = temperature

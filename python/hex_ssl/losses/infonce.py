@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from hex_ssl.distributed import check_gathering
 from hex_ssl.towers import infonce_loss
 from hex_ssl.validation import check_settings
 
@@ -32,6 +33,7 @@ class InfoNCELoss(nn.Module):
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, hex_loss_with_keys
 from hex_ssl.validation import check_settings
 
@@ -83,6 +84,7 @@ class MoCoLoss(nn.Module):
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 

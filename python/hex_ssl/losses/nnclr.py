@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
+from hex_ssl.distributed import check_gathering, gather_counts, gather_rows, is_distributed
 from hex_ssl.functional import NO_HIERARCHY, hex_loss_with_keys
 from hex_ssl.validation import check_like, check_rows, check_settings
 
@@ -91,6 +91,7 @@ class NNCLRLoss(nn.Module):
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 
