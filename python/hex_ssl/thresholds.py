@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from hex_ssl.choices import Scale
 from hex_ssl.validation import check_at_least, check_number
 
 SCALES = ("cosine", "minmax")
@@ -90,7 +91,7 @@ class FixedThreshold(Threshold):
     """
 
     value: float | Tensor
-    scale: str = "minmax"
+    scale: Scale = "minmax"
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, Tensor):
@@ -132,7 +133,7 @@ class StepThreshold(Threshold):
     step_down: float = 0.1
     epoch_step: int = 100
     min: float = 0.65
-    scale: str = "minmax"
+    scale: Scale = "minmax"
     scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class CosineThreshold(Threshold):
     start: float = 0.95
     min: float = 0.65
     max_epochs: int = 400
-    scale: str = "minmax"
+    scale: Scale = "minmax"
     scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,11 +1,12 @@
 """HEX as a module. It holds the settings, and applies the warm-up and the threshold's schedule."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from hex_ssl.choices import Formulation, Reduction, Scale, ThresholdName
 from hex_ssl.contrast import Settings
 from hex_ssl.functional import NO_HIERARCHY, loss_of_views, loss_with_keys
 from hex_ssl.losses.baseline import LossWithStatistics
@@ -61,13 +62,13 @@ class HexLoss(LossWithStatistics):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        threshold: Threshold | str = "adaptive",
-        formulation: str = "importance",
+        threshold: Threshold | ThresholdName = "adaptive",
+        formulation: Formulation = "importance",
         beta: float = 1.0,
         tau_plus: float = 0.1,
         warmup_epochs: int = 0,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         check_settings(
@@ -242,7 +243,7 @@ def _constant(kind: str, value: float | Tensor) -> Threshold:
     if kind == "labels":
         return SupervisedThreshold()
     # The value is a tensor, so that compiled code stays valid when it changes.
-    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), kind)
+    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), cast(Scale, kind))
 
 
 def _warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.losses.baseline import BaselineLoss
 
 
@@ -30,6 +31,6 @@ class NTXentLoss(BaselineLoss):
     """
 
     def __init__(
-        self, temperature: float | Tensor = 0.5, gather_distributed: bool = False, reduction: str = "mean"
+        self, temperature: float | Tensor = 0.5, gather_distributed: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction)
