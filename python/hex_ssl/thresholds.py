@@ -10,6 +10,7 @@ Source: HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from torch import Tensor
@@ -236,7 +237,12 @@ def threshold_from(threshold: Threshold | str) -> Threshold:
     if isinstance(threshold, Threshold):
         return threshold
     if not isinstance(threshold, str):
-        raise TypeError(f"expected `threshold` to be a strategy or its name, but got {type(threshold).__name__}")
+        kind = type(threshold).__name__
+        if isinstance(threshold, type):
+            kind = f"the class {threshold.__name__}; write {threshold.__name__}()"
+        elif isinstance(threshold, Real):
+            kind = f"{kind}; write hex_ssl.thresholds.FixedThreshold({threshold})"
+        raise TypeError(f"expected `threshold` to be a strategy or its name, but got {kind}")
     if threshold == "fixed":
         raise ValueError('threshold "fixed" needs a value: pass hex_ssl.thresholds.FixedThreshold(value)')
     if threshold not in NAMED:

@@ -18,7 +18,7 @@ from hex_ssl.thresholds import (
     check_labels_read,
     threshold_from,
 )
-from hex_ssl.validation import check_settings
+from hex_ssl.validation import check_settings, check_whole
 
 
 class HexLoss(LossWithStatistics):
@@ -74,8 +74,7 @@ class HexLoss(LossWithStatistics):
         check_settings(
             temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
         )
-        if warmup_epochs < 0:
-            raise ValueError(f"expected `warmup_epochs` to be at least 0, but got {warmup_epochs}")
+        check_whole("warmup_epochs", warmup_epochs)
         self.temperature = temperature
         self.threshold = threshold_from(threshold)
         self.formulation = formulation
@@ -96,10 +95,10 @@ class HexLoss(LossWithStatistics):
             epoch: The epoch, counted from 0.
 
         Raises:
-            ValueError: `epoch` is negative.
+            TypeError: `epoch` is not a whole number.
+            ValueError: It is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"expected `epoch` to be at least 0, but got {epoch}")
+        check_whole("epoch", epoch)
         self._enter(epoch)
 
     def _enter(self, epoch: int | None) -> None:

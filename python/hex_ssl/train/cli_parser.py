@@ -91,6 +91,8 @@ class Parser(ArgumentParser):
             if given and given[0].startswith("method."):
                 return unknown_of_method(self.config().method, given[:1], options)
             return line + suggest(given, options)
+        if line.startswith("the following arguments are required:"):
+            return f"expected a run folder: write hex-ssl {self.command} runs/NAME"
         if unknown := re.search(r"invalid choice: '([^']*)'", line):
             return line + suggest([unknown[1]], COMMAND_NAMES)
         return line
