@@ -1,5 +1,5 @@
-"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `reproduce`,
-`recipes`, `datasets` and `demo`.
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `export`, `analyze`, `report`,
+`reproduce`, `recipes`, `datasets` and `demo`.
 
 Every setting is a key of `hex_ssl.train.config.Config`. Give settings in a YAML file or a recipe (--recipe), or as
 dotted options after it, such as --loss.temperature 0.2. Unknown keys and values are errors that suggest the nearest
@@ -84,6 +84,7 @@ def _commands() -> "dict[str, Callable[[Namespace], None]]":
     return {
         "pretrain": _pretrain,
         **{name: partial(_evaluate, config) for name, config in COMMANDS.items()},
+        "export": _export,
         "analyze": _analyze,
         "report": _report,
         "reproduce": _reproduce,
@@ -141,6 +142,13 @@ def _evaluate(config: type[Any], settings: "Namespace") -> None:
     evaluation = _checked(lambda: prepare(config(**settings)))
     results = evaluation.run(lambda line: print(line, flush=True))
     print(f"\n{results.table()}\n\nresults: {results.path}")
+
+
+def _export(settings: "Namespace") -> None:
+    from hex_ssl.train.command_settings import ExportConfig
+    from hex_ssl.train.export import export
+
+    print(_checked(lambda: export(ExportConfig(**settings))))
 
 
 def _analyze(settings: "Namespace") -> None:
