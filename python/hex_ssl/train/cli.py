@@ -140,7 +140,10 @@ def _evaluate(config: type[Any], settings: "Namespace") -> None:
     from hex_ssl.train.evaluate import prepare
 
     evaluation = _checked(lambda: prepare(config(**settings)))
-    results = evaluation.run(lambda line: print(line, flush=True))
+    from hex_ssl.train.progress import shown_progress
+
+    with shown_progress():
+        results = evaluation.run(lambda line: print(line, flush=True))
     print(f"\n{results.table()}\n\nresults: {results.path}")
 
 

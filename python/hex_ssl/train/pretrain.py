@@ -37,12 +37,12 @@ with train_extra():
         OnlineEvaluation,
         SeededSteps,
         save_backbone,
-        shows_progress_bar,
     )
     from hex_ssl.train.callbacks.metrics import accuracies, read_metrics
     from hex_ssl.train.data import PretrainData
     from hex_ssl.train.data.fingerprint import fingerprint
     from hex_ssl.train.methods import Method, build_method
+    from hex_ssl.train.progress import shows_progress_bar
     from hex_ssl.train.reading import read_checkpoint, reading
     from hex_ssl.train.resume import check_epochs
     from hex_ssl.train.run_folder import (
