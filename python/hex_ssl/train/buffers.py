@@ -1,6 +1,7 @@
 """The memory of a training step on a CPU, kept from one step to the next."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,8 +22,8 @@ def kept_buffers() -> Iterator[None]:
     images of 32 x 32 in batches of 256. Afterwards, what is free goes back. Numbers do not change. Where the C library
     is another one than glibc, nothing happens.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
+    library = None if os.name == "nt" else ctypes.CDLL(None)
+    if library is None or not hasattr(library, "mallopt"):
         yield
         return
     library.mallopt(M_TRIM_THRESHOLD, LARGEST)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+SIGPIPE = 13
+"""The signal of a closed pipe. Windows has no such signal."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command.
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         _stop("stopped")
     except BrokenPipeError:  # for example by `hex-ssl recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the output
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(128 + SIGPIPE) from None
     except Exception as error:
         line = error_line(error, "data.num_workers" if arguments[:1] == ["pretrain"] else "num_workers")
         if line is None:

@@ -1,6 +1,5 @@
 """The data module: batches of views for training, plain images for the evaluation."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.train.config import DataConfig
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.data.batched_views import BatchedView
 from hex_ssl.train.data.catalogue import GENERATED, build_dataset, dataset_card
@@ -175,7 +175,7 @@ class PretrainData(L.LightningDataModule):
         """How many processes load images for each of the machine's training processes."""
         if self.config.num_workers is not None:
             return self.config.num_workers
-        return 0 if self.work == "images" else max(1, len(os.sched_getaffinity(0)) // devices)
+        return 0 if self.work == "images" else max(1, available_cores() // devices)
 
     def resume(self, epoch: int, batch: int) -> None:
         """Where iterations of the loader begin, in use without a trainer; a trainer tells by itself.
