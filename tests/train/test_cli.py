@@ -131,7 +131,7 @@ def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -
         (["--backbone.name", "timm/vit_tiny_patch16_224"], "to be a network for images [1, 1, 8, 8]"),
         (["--data.root", "$NOWHERE_AT_ALL/x"], "expected `data.root` to name environment variables that are set"),
         (["--run.profiler", "simpel"], 'did you mean "simple" for "simpel"?'),
-        (["--config", "nowhere.yaml"], 'but got "nowhere.yaml"'),
+        (["--config", "nowhere.yaml"], "but there is no file nowhere.yaml"),
         (["--recipe", "quick/simclrhex"], 'did you mean "quick/simclr_hex"?'),
         (["--backbone.name", "resnet19"], 'did you mean "resnet18"?'),
         (["--data.batch_size", "5000"], "expected `data.batch_size` to be at most 1437"),
@@ -183,7 +183,10 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["pretrian"], 'did you mean "pretrain" for "pretrian"?\ntip: `hex-ssl --help` lists all commands'),
         ([], "error: expected a command, but got none\ntip: `hex-ssl --help` lists all commands"),
-        (["knn"], "required: knn.source\ntip: `hex-ssl knn --help` lists all settings of knn"),
+        (
+            ["knn"],
+            "expected a run folder: write hex-ssl knn runs/NAME\ntip: `hex-ssl knn --help` lists all settings of knn",
+        ),
         (["probe", "x", "--solver", "sgdd"], 'expected `solver` to be one of "logistic", "sgd", but got sgdd; did you'),
         (["knn", "x", "--lr", "1"], "error: unrecognized arguments: --lr 1\ntip"),
         (["probe", "x", "--lr", "1"], 'did you mean "learning_rate" for "lr"?'),

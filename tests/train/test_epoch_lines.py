@@ -65,5 +65,5 @@ def test_terminal_has_the_bar(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     pretrain(make_config(epochs=1, progress=True))
     out = capsys.readouterr().out
-    assert "Epoch 0/0" in out
+    assert "Epoch 1/1 " in out
     assert "epoch 1/1" not in out

@@ -217,9 +217,12 @@ def test_recipe_must_be_a_mapping(tmp_path: Path) -> None:
 
 
 def test_unknown_recipe_lists_the_choices() -> None:
-    message = 'one of the recipes cifar/all4one, .*, but got "quick/simclear"; did you mean "quick/simclr"?'
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(FileNotFoundError, match='one of the recipes cifar/all4one, .*, but got "foo"$'):
+        load_recipe("foo")
+    with pytest.raises(FileNotFoundError, match='recipes, but got "quick/simclear"; did you mean "quick/simclr"?'):
         load_recipe("quick/simclear")
+    with pytest.raises(FileNotFoundError, match=r"one of the recipes, but there is no file own\.yaml$"):
+        load_recipe("own.yaml")
 
 
 def test_unknown_settings_are_errors() -> None:

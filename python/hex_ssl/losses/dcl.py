@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from hex_ssl.choices import Reduction
 from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
 from hex_ssl.losses.baseline import BaselineLoss
 from hex_ssl.precision import full_precision, without_autocast
@@ -57,7 +58,7 @@ class DCLLoss(BaselineLoss):
         temperature: float | Tensor = 0.1,
         weight_fn: WeightFunction | None = None,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction)
         if not (weight_fn is None or callable(weight_fn)):
@@ -132,7 +133,7 @@ class DCLWLoss(DCLLoss):
         temperature: float | Tensor = 0.1,
         sigma: float = 0.5,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         _check_sigma(sigma)
         weight_fn = partial(negative_mises_fisher_weights, sigma=sigma)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.contrast import Settings
 from hex_ssl.functional import loss_with_keys
 from hex_ssl.losses.baseline import BaselineLoss
@@ -62,7 +63,7 @@ class NTXentLoss(BaselineLoss):
         temperature: float | Tensor = 0.5,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction)
         self._bank_rows, dim = _rows_and_dim(memory_bank_size)

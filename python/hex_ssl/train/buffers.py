@@ -1,6 +1,7 @@
 """Keeps freed memory for the next training step on a CPU."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,8 +22,8 @@ def kept_buffers() -> Iterator[None]:
     step's time for images of 32x32 pixels in batches of 256. At the end of the context, free memory is returned.
     Results do not change. With a C library other than glibc, nothing happens.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
+    library = None if os.name == "nt" else ctypes.CDLL(None)
+    if library is None or not hasattr(library, "mallopt"):
         yield
         return
     library.mallopt(M_TRIM_THRESHOLD, LARGEST)

@@ -1,9 +1,28 @@
-"""The settings of `hex-ssl analyze`, `report` and `demo` as typed data, without torch."""
+"""The settings of `hex-ssl export`, `analyze`, `report` and `demo` as typed data, without torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hex_ssl.train.paths import expand_paths
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """A folder with a backbone's weights, configuration and model card, for timm, torchvision or a hub.
+
+    Args:
+        source: Run folder, checkpoint (.ckpt) in one, or exported backbone (.safetensors).
+        output: Folder to write, new or empty; None: `hub` in the run folder.
+        name: Name of the model on a hub, for the model card, such as "me/resnet18-hex"; None: "USER/" and the run's
+            name.
+    """
+
+    source: str
+    output: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "source", "output")
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,12 @@ with train_extra():
         OnlineEvaluation,
         SeededSteps,
         save_backbone,
-        shows_progress_bar,
     )
-    from hex_ssl.train.callbacks.metrics import read_metrics
+    from hex_ssl.train.callbacks.metrics import accuracies, read_metrics
     from hex_ssl.train.data import PretrainData
     from hex_ssl.train.data.fingerprint import fingerprint
     from hex_ssl.train.methods import Method, build_method
+    from hex_ssl.train.progress import shows_progress_bar
     from hex_ssl.train.reading import read_checkpoint, reading
     from hex_ssl.train.resume import check_epochs
     from hex_ssl.train.run_folder import (
@@ -116,12 +116,9 @@ class Run:
     def summary(self) -> str:
         """One line about the run after training: the last accuracies, or why there are none."""
         rows = read_metrics(self.folder)
-        figures = {name: value for name, value in rows[-1].items() if "accuracy" in name} if rows else {}
-        told = [
-            f"{name.replace('knn', 'k-NN').replace('_', ' ')} {100 * (figures[name] or 0):.1f} %" for name in figures
-        ]
+        told = accuracies(rows[-1]) if rows else {}
         if told:
-            text = f"{', '.join(told)}, on the test images"
+            text = f"{', '.join(f'{name} {value}' for name, value in told.items())}, on the test images"
         else:
             text = f"trained, but nothing could be evaluated: {self.data.lacks}"
         return f"{text}; everything is in {self.folder}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from hex_ssl.distributed import is_distributed
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods import Method
+from hex_ssl.train.progress import Report, reporting
 
 Evaluation = Callable[[L.Trainer, Method], dict[str, float]]
 
@@ -34,12 +35,16 @@ class EpochMetrics(L.Callback):
 
     Attributes:
         figures: The metrics that were logged last, by name.
+        accuracy: The last k-NN accuracy, in [0, 1]. None before the first evaluation.
+        report: Called with the progress of an evaluation, see `hex_ssl.train.progress`. None shows nothing.
     """
 
     def __init__(self, evaluation: Evaluation | None = None, every: int = 1) -> None:
         self.evaluation = evaluation
         self.every = every
         self.figures: dict[str, float] = {}
+        self.accuracy: float | None = None
+        self.report: Report | None = None
         self._sums: dict[tuple[str, ...], Tensor] = {}  # by the names of their elements
         self._batches = 0
         self._started = time.monotonic()
@@ -49,7 +54,7 @@ class EpochMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _as_method(pl_module).logs_figures = False
         if trainer.global_step == 0 and self.evaluation is not None:
-            self._log(trainer, 0, self.evaluation(trainer, _as_method(pl_module)))
+            self._log(trainer, 0, self._evaluate(self.evaluation, trainer, _as_method(pl_module)))
         self._started, self._images = time.monotonic(), 0  # a resumed epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,8 +90,14 @@ class EpochMetrics(L.Callback):
         figures |= self._speed(trainer)
         self._sums, self._batches = {}, 0
         if self.evaluation is not None and (done % self.every == 0 or done == trainer.max_epochs):
-            figures |= self.evaluation(trainer, method)
+            figures |= self._evaluate(self.evaluation, trainer, method)
         self._log(trainer, done, figures)
+
+    def _evaluate(self, evaluation: Evaluation, trainer: L.Trainer, method: Method) -> dict[str, float]:
+        with reporting(self.report):
+            figures = evaluation(trainer, method)
+        self.accuracy = figures.get("knn_accuracy", self.accuracy)
+        return figures
 
     def mean_loss(self) -> float | None:
         """The mean loss of the epoch so far in this process, or None before the first batch. Waits for the device."""

@@ -42,6 +42,20 @@ def read_metrics(folder: Path) -> list[Row]:
     return rows
 
 
+def accuracies(row: Row) -> dict[str, str]:
+    """The accuracies of an event, in words.
+
+    Example:
+        >>> accuracies({"epoch": 2, "loss": 6.2, "knn_accuracy": 0.8917})
+        {'k-NN accuracy': '89.2 %'}
+    """
+    return {
+        name.replace("knn", "k-NN").replace("_", " "): f"{100 * (value or 0):.1f} %"
+        for name, value in row.items()
+        if "accuracy" in name
+    }
+
+
 class MetricsFiles(Logger):
     """A Lightning logger that writes `metrics.jsonl` and `metrics.csv` into the run folder.
 

@@ -1,6 +1,6 @@
 """The data module: batches of views for training, unaugmented images for evaluation."""
 
-import os
+from pathlib import Path
 from typing import Literal
 
 import lightning as L
@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.train.config import DataConfig
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.data.batched_views import BatchedView
-from hex_ssl.train.data.catalogue import build_dataset, dataset_card
+from hex_ssl.train.data.catalogue import GENERATED, build_dataset, dataset_card
 from hex_ssl.train.data.device_views import DeviceViews
 from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.evaluation_images import EvaluationImages, square
@@ -19,6 +20,7 @@ from hex_ssl.train.data.images import UNLABELLED, ArrayImages, ImageDataset
 from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
 from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, Policy, find_policy, own_policy, view_sizes
 from hex_ssl.train.data.subset import stratified_rows
+from hex_ssl.train.data.superclasses import SUPERCLASSES
 
 PROBED = 64
 """Number of images whose size is read if the dataset has no single size."""
@@ -60,6 +62,7 @@ class PretrainData(L.LightningDataModule):
         super().__init__()
         self.config = config
         self.seed = seed
+        _check_root(config)
         self.train = build_dataset(config.name, "train", config.root, config.level, config.arguments)
         self.card = dataset_card(config.name).with_channels(self.train.channels)
         self.test = self._build_test()
@@ -177,7 +180,7 @@ class PretrainData(L.LightningDataModule):
         """
         if self.config.num_workers is not None:
             return self.config.num_workers
-        return 0 if self.work == "images" else max(1, len(os.sched_getaffinity(0)) // devices)
+        return 0 if self.work == "images" else max(1, available_cores() // devices)
 
     def resume(self, epoch: int, batch: int) -> None:
         """Sets where iterations of the loader begin. Only for use without a trainer, which tracks its own position.
@@ -248,3 +251,12 @@ def _checked_size(size: int) -> int:
     if not 4 <= size <= limit:
         raise ValueError(f"expected `data.image_size` to be in [4, {limit}], but got {size}")
     return size
+
+
+def _check_root(config: DataConfig) -> None:
+    """Raises an error if there is a folder of images for a dataset that needs none: its images would not be used."""
+    if config.name in GENERATED and config.root is not None and not (Path(config.root) / SUPERCLASSES).is_file():
+        raise ValueError(
+            f"expected `data.root` to be None for {config.name}, which needs no files, but got {config.root}; "
+            "for folders of images, write data.name=folder"
+        )

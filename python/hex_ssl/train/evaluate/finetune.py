@@ -17,6 +17,7 @@ from hex_ssl.train.data.lost_batch import end_on_lost_batch
 from hex_ssl.train.evaluate.linear import shuffled_batches
 from hex_ssl.train.evaluate.settings import FinetuneSettings
 from hex_ssl.train.extras import train_extra
+from hex_ssl.train.progress import followed
 
 Images = Dataset[tuple[Tensor, int]]
 
@@ -79,7 +80,7 @@ def train_network(
             worker_init_fn=end_on_lost_batch,
             generator=torch.Generator(),  # otherwise it would draw from torch's global generator
         )
-        for views, labels in loader:
+        for views, labels in followed(loader, f"fine-tuning, epoch {epoch + 1}", len(loader)):
             with _seeded_step(seed, step, device):  # dropout and mixing draw from torch's generators
                 mixed, targets = mix(views.to(device), labels.to(device))
                 loss = F.cross_entropy(model(mixed), targets, label_smoothing=settings.label_smoothing)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from hex_ssl.train.evaluate.accuracy import ranks, superclass_scores, top_accuracies
 from hex_ssl.train.evaluate.features import Features, check_finite
+from hex_ssl.train.progress import followed
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -72,7 +73,8 @@ def nearest_neighbours(
     widest = len(bank) if distance == "cosine" else max(len(bank), 2 * k * bank.shape[1])
     block = block or max(BLOCK_BYTES // (widest * bank.element_size()), 1)
     find = _nearest_by_cosine if distance == "cosine" else _nearest_by_distance
-    found = [find(bank, rows, k) for rows in queries.split(block)]
+    blocks = queries.split(block)
+    found = [find(bank, rows, k) for rows in followed(blocks, "nearest neighbours", len(blocks))]
     return Neighbours(torch.cat([each.rows for each in found]), torch.cat([each.closeness for each in found]))
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hex_ssl.train.evaluate.features import Features
 from hex_ssl.train.evaluate.settings import ProbeSettings
+from hex_ssl.train.progress import followed, working
 
 MILESTONES = (0.6, 0.8)
 """Fractions of the epochs after which SGD's learning rate is divided by 10. Source: solo-learn, scripts/linear."""
@@ -80,7 +81,8 @@ def logistic_scores(train: Features, queries: Tensor, classes: int, regularisati
     """
     if len(train.labels.unique()) < 2:
         raise ValueError(f"expected `train` to have at least 2 classes, but got {len(train.labels.unique())}")
-    probe = _logistic(regularisation).fit(train.h.double().cpu().numpy(), train.labels.cpu().numpy())
+    with working(f"logistic regression of {len(train.labels):,} representations"):
+        probe = _logistic(regularisation).fit(train.h.double().cpu().numpy(), train.labels.cpu().numpy())
     scores = torch.full((len(queries), classes), -math.inf, dtype=torch.float64)
     scores[:, torch.from_numpy(probe.classes_)] = torch.from_numpy(
         probe.predict_log_proba(queries.double().cpu().numpy())
@@ -127,7 +129,7 @@ def train_linear(
     )
     milestones = [round(share * settings.probe_epochs) for share in MILESTONES]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
-    for epoch in range(settings.probe_epochs):
+    for epoch in followed(range(settings.probe_epochs), "epochs of the probe", settings.probe_epochs):
         h, labels = features(epoch) if epoch else (h, labels)
         for rows in shuffled_batches(len(labels), settings.probe_batch_size, generator):
             rows = rows.to(h.device)

@@ -1,6 +1,5 @@
 """Labelled images of a dataset for training and testing, without augmentation or as crops and flips."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V
 
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.data import (
     BatchedView,
     Card,
@@ -220,7 +220,7 @@ def workers(images: EvaluationImages, asked: int | None, drawing: bool = False) 
     if asked is not None:
         return asked
     idle = images.dataset.in_memory and not (drawing and len(images) > SMALL)
-    return 0 if idle else len(os.sched_getaffinity(0))
+    return 0 if idle else available_cores()
 
 
 SMALL = 5000

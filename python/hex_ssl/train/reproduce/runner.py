@@ -1,7 +1,6 @@
 """Executes many runs, in this process or in several processes."""
 
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -13,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.errors import error_line
 from hex_ssl.train.reproduce.plan import Job
 from hex_ssl.train.reproduce.run import BusyError, measure
@@ -63,7 +63,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, deadline: Deadline, announce: 
         while waiting and not deadline.passed():
             announce(_attempt(waiting.pop(0), deadline))
         return len(waiting)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, available_cores() // processes)
     workers = [_Worker(threads, deadline) for _ in range(min(processes, len(waiting)))]
     try:
         _run_side_by_side(waiting, workers, deadline, announce)
