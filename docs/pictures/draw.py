@@ -1,8 +1,8 @@
 """Draws the documentation's pictures: `python docs/pictures/draw.py [FOLDER]`.
 
-Speed and Figure 7 are of measured results, in `benches/results` and `docs/results.jsonl`; the others are of generated
-embeddings. A generated batch has the shape that the paper hopes for: superclasses, classes in them, images in these,
-two views of each.
+Speed, Figure 7 and the differences of the results are of measured results, in `benches/results` and
+`docs/results.jsonl`; the others are of generated embeddings. A generated batch has the shape that the paper hopes for:
+superclasses, classes in them, images in these, two views of each.
 """
 
 import json
@@ -25,6 +25,7 @@ from hex_ssl.train.reproduce.settings import ReproduceConfig
 matplotlib.use("svg")
 # Text stays text, names of parts do not change from one drawing to the next.
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "hex_ssl", "font.size": 9})
+import differences  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -32,12 +33,15 @@ from matplotlib.figure import Figure  # noqa: E402
 FOLDER = Path(__file__).parent
 KEPT = FOLDER.parent / "results.jsonl"
 MEASURED = FOLDER.parents[1] / "benches/results/loss-cpu-intel-2026-11-24.json"
+ORANGE, BLUE, SKY, GREY = "#d55e00", "#0072b2", "#56b4e9", "#757575"
+"""Of the palette of Okabe and Ito, which colour-blind people tell apart."""
+
 EAGER = ("eager, torch.quantile", "eager, topk", "eager, topk, where")
 SPEED_LINES = {
-    "HexLoss": (("HexLoss",), "o-", "#ef6c00"),
-    "HEX, best of three eager forms": (EAGER, "s-", "#3f51b5"),
-    "HEX, best of two compiled": (("compiled, topk", "compiled, topk, where"), "^-", "#7986cb"),
-    "lightly's NTXentLoss": (("lightly NTXentLoss",), "D-", "#757575"),
+    "HexLoss": (("HexLoss",), "o-", ORANGE),
+    "HEX, best of three eager forms": (EAGER, "s-", BLUE),
+    "HEX, best of two compiled": (("compiled, topk", "compiled, topk, where"), "^-", SKY),
+    "lightly's NTXentLoss": (("lightly NTXentLoss",), "D-", GREY),
 }
 """Lines of the picture of speed: the names in the file, of which the best is drawn; style; colour."""
 
@@ -78,7 +82,7 @@ def draw_split(axes: Axes) -> None:
     """The cosines of a batch's negatives, and where the threshold cuts."""
     cosines, negative, same = negatives()
     groups = [cosines[negative & ~same], cosines[negative & same]]
-    labels, colours = ["other superclass", "same superclass"], ["#9fa8da", "#ef6c00"]
+    labels, colours = ["other superclass", "same superclass"], [SKY, ORANGE]
     axes.hist([each.numpy() for each in groups], bins=60, stacked=True, label=labels, color=colours)
     for quantile, style in [(0.9, ":"), (0.99, "-")]:
         label = f"threshold, quantile {quantile}"
@@ -93,8 +97,8 @@ def draw_quantile(axes: Axes) -> None:
     found = [negative & (cosines > adaptive_threshold(quantile)) for quantile in QUANTILES]
     share = [float((each & same).sum() / each.sum()) for each in found]
     recall = [float((each & same).sum() / (negative & same).sum()) for each in found]
-    axes.plot(QUANTILES, share, "o-", color="#ef6c00", label="of H, the share of the anchor's superclass")
-    axes.plot(QUANTILES, recall, "s-", color="#3f51b5", label="of the superclass's negatives, the share in H")
+    axes.plot(QUANTILES, share, "o-", color=ORANGE, label="of H, the share of the anchor's superclass")
+    axes.plot(QUANTILES, recall, "s-", color=BLUE, label="of the superclass's negatives, the share in H")
     axes.set(xlabel="quantile", ylim=(-0.03, 1.03), title="What the quantile chooses")
     axes.legend()
 
@@ -108,7 +112,7 @@ def draw_schedules(axes: Axes) -> None:
     for epoch in epochs:
         value = curve.min + (value - curve.min) * (1 + math.cos(math.pi * epoch / curve.max_epochs)) / 2
         recursive.append(value)
-    axes.plot(epochs, recursive, "--", color="grey", label="cosine, as the release applies it")
+    axes.plot(epochs, recursive, "--", color=GREY, label="cosine, as the release applies it")
     axes.set(xlabel="epoch", ylabel="threshold (minmax scale)", title="Schedules with their defaults")
     axes.legend()
 
@@ -117,7 +121,7 @@ def draw_scales(axes: Axes) -> None:
     """The cosine that a negative has to exceed, anchor by anchor."""
     cosines, _, _ = negatives()
     low, high = cosines.amin(1), cosines.amax(1)
-    for value, colour in [(0.65, "#9fa8da"), (0.95, "#3f51b5")]:
+    for value, colour in [(0.65, SKY), (0.95, BLUE)]:
         needed = (low + value * (high - low)).sort().values
         axes.plot(needed, color=colour, label=f"FixedThreshold({value}), minmax")
     axes.axhline(adaptive_threshold(0.99), color="black", label="AdaptiveThreshold(), cosine")
@@ -219,6 +223,10 @@ def main(folder: Path) -> None:
     figure = plt.figure(figsize=(8, 3.4), layout="constrained")
     draw_speed(figure)
     _save(figure, folder / "speed.svg")
+    for name, size, fill in differences.pictures(KEPT):
+        figure = plt.figure(figsize=size, layout="constrained")
+        fill(figure)
+        _save(figure, folder / f"{name}.svg")
 
 
 def _save(figure: Figure, path: Path) -> None:
