@@ -30,6 +30,7 @@ EXAMPLES = {path.name: f"examples/{path.stem}.md" for path in sorted((ROOT / "ex
 
 NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)]*)\)")
+FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 DEVIATION = re.compile(r"(?<=\d) \+- (?=\d)")
 
 
@@ -94,5 +95,6 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
             return f"[{text}]({posixpath.relpath(EXAMPLES[name], folder or '.')})"
         return found[0] if place.startswith("docs/") else text
 
-    text = NOT_RUN.sub(r"*Not run by the tests: \1.*", markdown)
-    return DEVIATION.sub(" ± ", LINK.sub(link, text))
+    parts = FENCED.split(NOT_RUN.sub(r"*Not run by the tests: \1.*", markdown))
+    parts[::2] = (DEVIATION.sub(" ± ", LINK.sub(link, text)) for text in parts[::2])
+    return "".join(parts)
