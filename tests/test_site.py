@@ -46,7 +46,7 @@ def test_formulas_in_text_become_mathml(hooks: Any) -> None:
         ("api/losses.md", "[this](../methods.md#simclr)", "[this](../methods.md#simclr)"),
         ("speed.md", "[this](../benches/results/loss.md)", "this"),
         ("speed.md", "![this](pictures/speed.svg)", "![this](pictures/speed.svg)"),
-        ("results.md", "| 15.18 +- 0.62 |", "| 15.18 \u00b1 0.62 |"),
+        ("results.md", "| 15.18 +- 0.62 |", "| 15.18\u00a0\u00b1\u00a00.62 |"),
         ("results.md", "```text\n15.18 +- 0.62\n```", "```text\n15.18 +- 0.62\n```"),
     ],
 )

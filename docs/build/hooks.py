@@ -39,7 +39,7 @@ class InlineFormula(InlineProcessor):
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element | str, int, int]:  # noqa: N802
         """A formula was found."""
-        return self.md.htmlStash.store(convert(m[1])), m.start(0), m.end(0)
+        return self.md.htmlStash.store(mathml(m[1], "inline")), m.start(0), m.end(0)
 
 
 class InlineFormulas(Extension):
@@ -62,7 +62,12 @@ def on_config(config: Any) -> Any:
 
 def formula(source: str, language: str, css_class: str, options: dict[str, Any], md: Any, **kwargs: Any) -> str:
     """A block of LaTeX as MathML: a formula for each paragraph."""
-    return "".join(f'<div class="math">{convert(each, display="block")}</div>' for each in source.split("\n\n"))
+    return "".join(f'<div class="math">{mathml(each, "block")}</div>' for each in source.split("\n\n"))
+
+
+def mathml(latex: str, display: str) -> str:
+    """A formula; names of functions stand apart from what follows."""
+    return convert(latex, display=display).replace("<mi>ln</mi>", '<mi>ln</mi><mspace width="0.17em"/>')
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -96,5 +101,5 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
         return found[0] if place.startswith("docs/") else text
 
     parts = FENCED.split(NOT_RUN.sub(r"*Not run by the tests: \1.*", markdown))
-    parts[::2] = (DEVIATION.sub(" ± ", LINK.sub(link, text)) for text in parts[::2])
+    parts[::2] = (DEVIATION.sub("\u00a0±\u00a0", LINK.sub(link, text)) for text in parts[::2])
     return "".join(parts)
