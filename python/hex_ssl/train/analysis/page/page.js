@@ -5,21 +5,22 @@
   const COLOURS = data.colours;
   const DASHES = ["", "6 4", "1.5 4", "9 3 2 3"];
   let averaged = false; // curves are means over the seeds
-  const runs = data.runs.map((run, index) => ({ ...run, index, colour: COLOURS[index % COLOURS.length] }));
+  const runs = data.runs.map((run, index) => ({ ...run, index }));
   const hidden = new Set();
   const listeners = [];
   const onChange = (callback) => { listeners.push(callback); callback(); };
   const shown = () => runs.filter((run) => !hidden.has(run.index));
-  const colourOf = (run) => (averaged ? runs[run.group] : run).colour;
+  const groups = [...new Set(runs.map((run) => run.group))];
+  const colourOf = (run) => COLOURS[(averaged ? groups.indexOf(run.group) : run.index) % COLOURS.length];
 
   // The curves of the runs that are shown: one for each run, or one for those that differ in the seed alone.
   function curves(of, suffix = "", dash = 0) {
-    const groups = new Map();
+    const together = new Map();
     for (const run of shown().filter((each) => of(each).length)) {
-      const key = averaged ? run.group : run.index;
-      groups.set(key, [...(groups.get(key) || []), run]);
+      const by = averaged ? run.group : run.index;
+      together.set(by, [...(together.get(by) || []), run]);
     }
-    return [...groups.values()].map((group) => ({
+    return [...together.values()].map((group) => ({
       label: (group.length > 1 ? `${runs[group[0].group].name}, mean of ${group.length} seeds` : group[0].name) + suffix,
       colour: colourOf(group[0]), dash, points: group.length > 1 ? means(group.map(of)) : of(group[0]),
     }));
@@ -50,6 +51,11 @@
   const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
   const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
   const key = (colour, text) => el("span", { class: "key" }, el("i", { colour }), text);
+  function runKey(run) {
+    const node = key(null, run.name);
+    onChange(() => node.firstChild.style.setProperty("--c", colourOf(run)));
+    return node;
+  }
   const words = (name) => name.replaceAll("_", " ").replace("knn", "k-NN").replace("top1", "top-1").replace("top5", "top-5");
   const isShare = (name) => /accuracy$|top[15]$|floor_fraction$/.test(name);
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -141,7 +147,7 @@
     onChange(() => lines.forEach((line) => line.node.classList.toggle("off", line.row.run !== undefined && hidden.has(line.row.run))));
     return el("div", { class: "tablewrap" }, el("table", { id }, el("thead", {}, el("tr", {}, heads)), body));
   }
-  const runColumn = { name: "run", text: true, show: (_, row) => key(runs[row.run].colour, runs[row.run].name) };
+  const runColumn = { name: "run", text: true, show: (_, row) => runKey(runs[row.run]) };
 
   // --- charts ------------------------------------------------------------------------------------------------------
   function ticks(low, high, count) {
@@ -232,7 +238,7 @@
       if (hidden.has(run.index)) hidden.delete(run.index); else hidden.add(run.index);
       chip.setAttribute("aria-pressed", String(!hidden.has(run.index)));
       listeners.forEach((listener) => listener());
-    } }, el("i", { colour: run.colour }), run.name);
+    } }, el("i", {}), run.name);
     onChange(() => chip.firstChild.style.setProperty("--c", colourOf(run)));
     chips.append(chip);
   }
@@ -422,7 +428,9 @@
   }
 
   // Superclasses look alike in all pictures: by their numbers. Classes by their places, since there may be many.
-  const palette = (labels, kind) => Object.fromEntries(labels.map((label, place) => [label, labelStyle(kind === "superclass" ? Number(label) : place)]));
+  function palette(labels, kind) {
+    return Object.fromEntries(labels.map((label, place) => [label, labelStyle(kind === "superclass" ? Number(label) : place)]));
+  }
 
   function plane({ run, plane: points }, by, lit, redraws) {
     const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": `${run.name}, ${points.caption}: ${points.x.length} images in the plane` });
@@ -439,7 +447,7 @@
       context.scale(ratio, ratio);
       const labels = by() ? points[by()] : null;
       const styles = labels ? palette(Object.keys(points.all_names[by()]), by()) : {};
-      const own = { colour: run.colour, marker: null };
+      const own = { colour: colourOf(run), marker: null };
       const radius = Math.min(5, (points.x.length > 1500 ? 1.9 : points.x.length > 400 ? 2.4 : 3.2) * Math.sqrt(view.scale));
       const order = points.x.map((_, i) => i);
       const dim = (i) => lit() !== null && labels && String(labels[i]) !== lit();
@@ -518,7 +526,7 @@
     redraws.push(draw);
     const button = (text, title, act) => el("button", { type: "button", title, "aria-label": title, onclick: act }, text);
     return el("div", { class: "card plane" },
-      el("h3", {}, key(run.colour, `${run.name}, ${points.caption}`)), el("p", { class: "note" }, `${points.method.toUpperCase()} of the ${points.space}, ${points.x.length} images. To the right: ${points.method.toUpperCase()} 1; up: ${points.method.toUpperCase()} 2; no units.`),
+      el("h3", {}, key(colourOf(run), `${run.name}, ${points.caption}`)), el("p", { class: "note" }, `${points.method.toUpperCase()} of the ${points.space}, ${points.x.length} images. To the right: ${points.method.toUpperCase()} 1; up: ${points.method.toUpperCase()} 2; no units.`),
       canvas, el("div", { class: "zoom" }, button("+", "Zoom in", () => zoom(1.6)), button("\u2212", "Zoom out", () => zoom(1 / 1.6)), button("\u2302", "Show all", () => { view = { x: 0, y: 0, scale: 1 }; draw(); })));
   }
 
