@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from hex_ssl.train.analysis import figures
+from hex_ssl.train.analysis import figures, plots, to_plane
 from hex_ssl.train.analysis.figures import CURVES, draw_nearest, draw_planes
 from hex_ssl.train.data import dataset_card
+from hex_ssl.train.evaluate.features import Features
 
 
 def scattered(labels: int, title: str = "all", by: str = "class") -> dict[str, Any]:
@@ -94,6 +96,28 @@ def test_every_axis_has_a_name_and_legends_cover_nothing(
         (figure,) = {panel.get_figure(root=True) for panel in panels}
         legends = [legend for part in (figure, *figure.subfigs) for legend in part.legends]
         assert_apart_and_within([*(each.get_window_extent() for each in legends), *boxes])
+
+
+def test_plots_of_training_name_seeds_and_cover_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    names = ("epoch", "loss", "threshold", "hierarchical_negatives", "knn_accuracy")
+    runs: list[list[Any]] = [[dict.fromkeys(names, 0.1 * each + seed) for each in range(3)] for seed in range(2)]
+    features = Features(torch.from_numpy(np.random.default_rng(0).normal(size=(40, 8))), torch.arange(40) % 4)
+    monkeypatch.setattr(plots, "to_plane", partial(to_plane, method="pca"))
+    plots.plot_training(runs, tmp_path / "a.png", "A title that is as long as titles are", ["seed 3", "seed 5"])
+    plots.plot_accuracy({"SimCLR": runs, "HEX": runs}, tmp_path / "b.png", "Mean and deviation over the seeds")
+    plots.plot_embedding(features, tmp_path / "c.png", "Images")
+    told = []
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        told.append([each.get_text() for each in legend.get_texts()])
+        boxes = [each.get_window_extent() for each in (legend, *figure.texts, *figure.axes)]
+        assert_apart_and_within([*boxes, figure.bbox])
+        assert all(panel.get_ylabel() for panel in figure.axes)
+        assert figure.axes[-1].get_xlabel()
+    assert told == [["seed 3", "seed 5"], ["SimCLR", "HEX"], ["0", "1", "2", "3"]]
 
 
 def test_histograms_show_the_range_that_has_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

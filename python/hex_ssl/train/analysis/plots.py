@@ -44,7 +44,7 @@ def plot_training(
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("epoch")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     _save(figure, path)
 
 
@@ -67,7 +67,7 @@ def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"k-NN accuracy (%), k = {NEIGHBOURS}, T = {TEMPERATURE}")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right center")
     _save(figure, path)
 
 
@@ -90,7 +90,8 @@ def plot_embedding(features: Features, path: Path, title: str = "", seed: int = 
         chosen = labels == label
         colour, marker = label_style(number)
         axes.scatter(plane[chosen, 0], plane[chosen, 1], s=14, color=colour, marker=marker, label=str(label))
-    axes.set(xticks=[], yticks=[], aspect="equal", xlabel="UMAP 1", ylabel="UMAP 2")
+    axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-1.06, 1.06), ylim=(-1.06, 1.06))
+    axes.set(xlabel="UMAP 1", ylabel="UMAP 2")
     figure.legend(title="class", loc="outside right center", markerscale=1.5)
     _save(figure, path)
 
