@@ -156,7 +156,7 @@ def draw_histograms(histograms: Sequence[Mapping[str, Any]], folder: Path) -> li
 
 def _range(histograms: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """The cosines that occur in some of the histograms, or at a threshold; a little more on either side."""
-    counts = sum(np.asarray(each[group], float) for each in histograms for group in GROUPS)
+    counts = np.sum([each[group] for each in histograms for group in GROUPS], axis=0)
     used, edges = np.flatnonzero(counts), np.linspace(-1.0, 1.0, len(counts) + 1)
     ends = [*(each["threshold"] for each in histograms), *(edges[[used[0], used[-1] + 1]] if len(used) else ())]
     margin = 0.02 * (max(ends) - min(ends))
