@@ -55,7 +55,7 @@ lint: setup docs .venv/.group-lint ## Check formatting, clippy, ruff, mypy, the 
 docs: .venv/.group-docs docs/pictures/.drawn ## Build the documentation as a site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
 
-docs/pictures/.drawn: $(wildcard docs/pictures/draw.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
+docs/pictures/.drawn: $(wildcard docs/pictures/*.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
 	python docs/pictures/draw.py
 	touch $@
 

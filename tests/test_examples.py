@@ -1,14 +1,17 @@
-"""Every example runs in its short mode and prints what it should."""
+"""Every example runs in its short mode and prints what it should; the notebook, what is stored in it."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def run(*command: str) -> str:
@@ -58,5 +61,37 @@ def test_two_processes_equal_one() -> None:
     assert float(found[3]) < 1e-6
 
 
-def test_every_example_is_tested() -> None:
+def test_the_notebook_prints_and_draws_what_is_stored_in_it() -> None:
+    spec = importlib.util.spec_from_file_location("notebook", ROOT / "docs/build/notebook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    notebook: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notebook)
+    path = EXAMPLES / "quickstart.ipynb"
+    assert path.stat().st_size < 200_000
+    stored = notebook.read(path)["cells"]
+    found = notebook.run(stored)
+    pictures = 0
+    for kept, cell in zip(stored, found, strict=True):
+        for old, new in zip(kept.get("outputs", []), cell.get("outputs", []), strict=True):
+            assert old["output_type"] == new["output_type"]
+            if old["output_type"] == "stream":
+                (expected_words, expected), (words, numbers) = (apart("".join(each["text"])) for each in (old, new))
+                assert words == expected_words
+                assert numbers == pytest.approx(expected, rel=0.05)  # another processor rounds otherwise
+            else:
+                pictures += 1
+                assert all(each["data"]["image/png"].startswith("iVBORw0KGgo") for each in (old, new))
+    assert pictures == 3
+
+
+def apart(text: str) -> tuple[list[str], list[float]]:
+    """A text without its numbers, and these."""
+    number = r"\d+(?:\.\d+)?"
+    return re.split(number, text), [float(each) for each in re.findall(number, text)]
+
+
+def test_every_example_is_tested_and_in_the_gallery() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SAYS, "two_processes"}
+    shown = re.findall(r"\]\(\.\./examples/(.+?)\)", (ROOT / "docs/examples.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(path.name for path in EXAMPLES.iterdir() if path.is_file())

@@ -118,12 +118,14 @@ def _draw(root: Path, configs: list[tuple[str, Config]]) -> None:
     metrics = {
         label: [read_metrics(root / each.run.name) for own, each in configs if own == label] for label in RECIPES
     }
-    plot_training(metrics[HEX], root / "training.png", f"{HEX} on the digits, one line per seed")
-    plot_accuracy(metrics, root / "accuracy.png", "Digits, mean and deviation over the seeds")
+    seeds = [f"seed {each.run.seed}" for own, each in configs if own == HEX]
+    plot_training(metrics[HEX], root / "training.png", f"{HEX} on the digits", seeds)
+    shown = {label: metrics[label] for label in (SIMCLR, HEX)}
+    plot_accuracy(shown, root / "accuracy.png", "Digits: mean and standard deviation over the seeds")
     first = configs[0][1]
     backbone = load_backbone(root / first.run.name / BACKBONE)
     test = extract_features(backbone, PretrainData(first.data, first.run.seed).split("test"))
-    plot_embedding(test, root / "embedding.png", f"Test digits, backbone of {HEX}, t-SNE")
+    plot_embedding(test, root / "embedding.png", f"Test digits, backbone of {HEX}, UMAP")
 
 
 def _footnote(config: Config, results: Results, seconds: float) -> str:

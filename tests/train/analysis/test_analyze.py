@@ -2,12 +2,10 @@
 
 import csv
 import errno
-import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,20 +13,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from hex_ssl.statistics import GROUPS, similarity_statistics
-from hex_ssl.train.analysis import AnalyzeConfig, analyze, effective_rank, figures, run, to_plane
+from hex_ssl.train.analysis import AnalyzeConfig, analyze, effective_rank, run, to_plane
 from hex_ssl.train.analysis.analyze import TABLES, summarize
-from hex_ssl.train.analysis.figures import CURVES, FIGURES, draw_nearest, draw_planes
+from hex_ssl.train.analysis.figures import CURVES, FIGURES
 from hex_ssl.train.analysis.measures import COLUMNS, knn_within
 from hex_ssl.train.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.train.cli import main
-from hex_ssl.train.data import dataset_card
 from hex_ssl.train.pretrain import load_method
 from tests.train.analysis.conftest import CLASSES, Arrays, save_arrays
 
@@ -279,70 +272,6 @@ def test_sets_of_many_superclasses_at_the_first_and_the_last_epoch(tmp_path: Pat
         expected = to_plane(features[plane["epoch"]][plane["rows"]], "umap")
         np.testing.assert_allclose(np.stack([plane["x"], plane["y"]], axis=1), expected, atol=1e-4)
     assert len(table(folder / "plane.csv")) == 2 * (96 + 60 + 12)
-
-
-@pytest.mark.parametrize(("labels", "legends"), [(10, 2), (12, 1), (100, 1), (101, 0)])
-def test_more_than_ten_labels_have_one_legend_for_their_row(labels: int, legends: int, tmp_path: Path) -> None:
-    points = np.random.default_rng(0).uniform(-1, 1, (2, labels))
-    plane = {"title": "all", "x": points[0].tolist(), "y": points[1].tolist(), "labels": list(range(labels))}
-    plane["names"] = {str(label): f"kind-{label}." for label in range(labels)}
-    few = {
-        "title": "few",
-        "x": [0.0, 0.5, 1.0],
-        "y": [0.0] * 3,
-        "labels": [0, 0, 1],
-        "names": {"0": "low", "1": "high"},
-    }
-    planes = [{**each, "caption": moment} for each in (plane, few) for moment in ("first", "last")]
-    _, svg = draw_planes(planes, "plane", "All", tmp_path)
-    text = svg.read_text(encoding="utf-8")
-    assert {text.count(f">kind-{label}.<") for label in range(labels)} == {legends}
-    assert text.count(">low<") == text.count(">high<") == 2
-
-
-def drawn_boxes(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> tuple[list[Axes], list[Bbox]]:
-    """The panels of a figure, the boxes of the panels and their captions, and the box of the page."""
-    drawn: list[Figure] = []
-
-    class Canvas(FigureCanvasAgg):
-        def __init__(self, figure: Figure) -> None:
-            drawn.append(figure)
-            super().__init__(figure)
-
-    monkeypatch.setattr(figures, "FigureCanvasAgg", Canvas)
-    draw()
-    (figure,) = drawn
-    FigureCanvasAgg(figure).draw()
-    boxes = [box for panel in figure.axes for box in (panel.title.get_window_extent(), panel.get_window_extent())]
-    return figure.axes, [*boxes, figure.bbox]
-
-
-def assert_apart_and_within(boxes: list[Bbox]) -> None:
-    *parts, page = boxes
-    assert all(page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1 for box in parts)
-    assert [pair for pair in itertools.combinations(parts, 2) if pair[0].overlaps(pair[1])] == []
-
-
-def test_captions_of_figure_15_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = ("household_electrical_devices", "large_man-made_outdoor_things", "a" * 40, "one two three four five six")
-    names = [*long, *dataset_card("cifar100").superclass_names]
-    pictures = [[np.zeros((32, 32, 3), np.uint8)] * 6] * 4
-    panels, boxes = drawn_boxes(
-        monkeypatch, lambda: draw_nearest(pictures, np.array(names).reshape(4, 6).tolist(), tmp_path)
-    )
-    assert_apart_and_within(boxes)
-    shown = [panel.get_title().replace("\n", " ") for panel in panels]
-    assert {"household electrical devices", "large man-made outdoor things"} <= set(shown)
-
-
-def test_titles_of_planes_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    points: dict[str, Any] = {"x": [0.0, 1.0], "y": [0.0, 1.0], "labels": [0, 0], "names": {"0": "bicycle"}}
-    planes = [
-        {**points, "title": "within large_omnivores_and_herbivores", "caption": f"paper-barlow-twins-hex-seed-{number}"}
-        for number in range(2)
-    ]
-    _, boxes = drawn_boxes(monkeypatch, lambda: draw_planes(planes, "plane", "Two runs", tmp_path))
-    assert_apart_and_within(boxes)
 
 
 def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hex_ssl.train.analysis.figures import COLOURS, save_figure
+from hex_ssl.train.analysis.figures import COLOURS, MARKERS, save_figure
 from hex_ssl.train.reproduce.experiment import METRICS
 from hex_ssl.train.reproduce.plan import Plan
 from hex_ssl.train.reproduce.table import Records, figures_of
@@ -80,15 +80,15 @@ def draw_panel(axes: Axes, panel: Panel, label: str) -> None:
     """
     for number, (name, line) in enumerate(panel.lines.items()):
         settings, means, deviations = zip(*line, strict=True)
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(settings, means, deviations, marker="o", markersize=4, capsize=3, color=colour, label=name)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.errorbar(settings, means, deviations, marker=marker, markersize=4, capsize=3, color=colour, label=name)
     ticks = sorted({point.setting for line in panel.lines.values() for point in line})
     if ticks[0] > 0:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel=label, ylabel=f"{panel.metric} (%)", title=panel.title)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the panel
 
 
 def draw_picture(plan: Plan, records: Records, stem: Path) -> list[Path]:
@@ -111,4 +111,4 @@ def draw_picture(plan: Plan, records: Records, stem: Path) -> list[Path]:
             draw_panel(axes, panel, picture.label)
 
     title = f"{plan.experiment.title}, scale {plan.scale.name}: mean and standard deviation over seeds"
-    return save_figure(draw, (5.5, 3.6 * len(panels)), title, stem)
+    return save_figure(draw, (6.5, 3.6 * len(panels)), title, stem)
