@@ -73,6 +73,14 @@ def read_labels(
     return check_integers(name, labels, rows.shape[0], rows)
 
 
+def rows_apart(positives: Tensor | None, own_negatives: Tensor | None) -> Tensor | None:
+    """The positives [M, D] and own negatives [M, H, D] of each anchor as the operand `positives`, [M * R, D]."""
+    if own_negatives is None or own_negatives.shape[1] == 0:
+        return positives
+    rows = own_negatives if positives is None else torch.cat([positives.unsqueeze(1), own_negatives], 1)
+    return rows.flatten(0, 1)
+
+
 def contrast(
     anchors: Sequence[Tensor],
     settings: Settings,
@@ -88,7 +96,7 @@ def contrast(
     offset: int = 0,
     towers: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and statistics [6] of the anchors. The arguments given determine the pairing, as in `Operands`."""
+    """Loss and statistics [6] of the anchors. The tensors are those of `Operands`, and determine the pairing."""
     value = settings.threshold_value
     if isinstance(value, Tensor):
         threshold, value = value, 0.0
@@ -166,10 +174,12 @@ def contrast_with_shared_keys(
     ignored_index: Tensor | None,
     anchor_labels: Tensor | None,
     key_labels: Tensor | None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Like :func:`contrast` of the anchors of all processes, if each process has the same keys.
 
-    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`.
+    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`. `weights` need
+    reduction "sum".
     """
     settings.check()
     threshold = None
@@ -186,6 +196,7 @@ def contrast_with_shared_keys(
         anchor_labels=anchor_labels,
         key_labels=key_labels,
         threshold=threshold,
+        weights=weights,
     )
     return _share(loss, local, settings.reduction, anchors.shape[0])
 

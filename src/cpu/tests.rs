@@ -18,8 +18,10 @@ struct Case {
     problem: Problem,
     anchors: Vec<f64>,
     keys: Vec<f64>,
+    /// The rows apart, of which each anchor has `Problem::rows_apart`.
     apart: Vec<f64>,
     positive_index: Vec<i64>,
+    /// Lists of equal length, padded with -1.
     ignored_index: Vec<i64>,
     anchor_labels: Vec<i64>,
     key_labels: Vec<i64>,
@@ -53,6 +55,7 @@ impl Case {
             dims,
             square: true,
             pairing: Pairing::Views { views, offset: 0 },
+            own_negatives: 0,
             threshold: Threshold::Adaptive { quantile: 0.9 },
             formulation: IMPORTANCE,
             temperature: 0.2,
@@ -107,6 +110,33 @@ impl Case {
         case.ignored_index.clear();
         case.problem.pairing = Pairing::Apart;
         case
+    }
+
+    /// The case with own negatives. They come after the positives, if these are apart.
+    fn with_own_negatives(mut self, count: usize) -> Self {
+        let dims = self.problem.dims;
+        let own = Noise(23).rows(self.problem.anchors * count, dims);
+        let positives = std::mem::take(&mut self.apart);
+        for (anchor, own) in own.chunks_exact(count * dims).enumerate() {
+            self.apart.extend(positives.chunks_exact(dims).nth(anchor).unwrap_or_default());
+            self.apart.extend(own);
+        }
+        self.with(|problem| problem.own_negatives = count)
+    }
+
+    /// The case with lists of keys to ignore: none, two or all negatives.
+    fn ignoring_lists(mut self) -> Self {
+        let keys = self.problem.keys as i64;
+        let positives = self.positive_index.len() / self.problem.anchors;
+        self.ignored_index = (0..self.problem.anchors)
+            .flat_map(|anchor| {
+                let own = self.positive_index[anchor * positives..][..positives].to_vec();
+                let others = (0..keys).rev().filter(move |key| !own.contains(key));
+                let most = [0, 2, keys as usize][anchor % 3];
+                others.take(most).chain(std::iter::repeat(-1)).take(keys as usize)
+            })
+            .collect();
+        self
     }
 
     fn towers(samples: usize, dims: usize) -> Self {
@@ -203,10 +233,12 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             Pairing::Towers => vec![(i + p.anchors / 2) % p.anchors],
         }
     };
-    let left_out = |i: usize| match p.pairing {
-        Pairing::Views { offset, .. } => Some(offset + i),
-        Pairing::Indexed { .. } => case.ignored_index.get(i).and_then(|&j| usize::try_from(j).ok()),
-        Pairing::Apart | Pairing::Towers => None,
+    let is_left_out = |i: usize, j: usize| match p.pairing {
+        Pairing::Views { offset, .. } => offset + i == j,
+        _ => {
+            let each = case.ignored_index.len() / p.anchors;
+            case.ignored_index[i * each..][..each].contains(&(j as i64))
+        }
     };
     let compared = |i: usize, j: usize| p.pairing != Pairing::Towers || (i < p.anchors / 2) != (j < p.anchors / 2);
     let rows: Vec<Vec<f64>> = (0..p.anchors)
@@ -215,7 +247,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             if let Pairing::Views { offset, .. } = p.pairing {
                 row[offset + i] = 1.0;
             }
-            row.extend(apart.get(i).map(|positive| dot(&anchors[i], positive)));
+            row.extend(apart.iter().skip(i * p.rows_apart()).take(p.rows_apart()).map(|other| dot(&anchors[i], other)));
             row
         })
         .collect();
@@ -246,17 +278,29 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 }
             })
             .collect(),
+        (None, Threshold::Margin { margin, relative }) => (0..p.anchors)
+            .map(|i| {
+                let among_keys = positives_of(i).into_iter().map(|j| rows[i][j]).fold(f64::NEG_INFINITY, f64::max);
+                let closest = if p.pairing == Pairing::Apart { rows[i][p.keys] } else { among_keys };
+                if relative {
+                    closest + margin * closest.abs()
+                } else {
+                    closest + margin
+                }
+            })
+            .collect(),
         (None, Threshold::Labels | Threshold::Given) => vec![f64::NAN; p.anchors],
     };
     let key_labels = if p.square { &case.anchor_labels } else { &case.key_labels };
     let losses = (0..p.anchors).map(|i| {
         let positives = positives_of(i);
-        let is_negative = |j: &usize| !positives.contains(j) && left_out(i) != Some(*j) && compared(i, *j);
-        let (local, global): (Vec<usize>, Vec<usize>) =
-            (0..p.keys).filter(is_negative).partition(|&j| match p.threshold {
-                Threshold::Labels => key_labels[j] == case.anchor_labels[i],
-                _ => thresholds[i] < 1.0 && rows[i][j] > thresholds[i],
-            });
+        let is_negative = |j: &usize| !positives.contains(j) && !is_left_out(i, *j) && compared(i, *j);
+        // The own negatives are the last numbers of the row. They have no label.
+        let negatives = (0..p.keys).filter(is_negative).chain(rows[i].len() - p.own_negatives..rows[i].len());
+        let (local, global): (Vec<usize>, Vec<usize>) = negatives.partition(|&j| match p.threshold {
+            Threshold::Labels => key_labels.get(j) == Some(&case.anchor_labels[i]),
+            _ => thresholds[i] < 1.0 && rows[i][j] > thresholds[i],
+        });
         let s = |j: usize| rows[i][j] / p.temperature;
         let positive_logits: Vec<f64> = match p.pairing {
             Pairing::Apart => vec![s(p.keys)],
@@ -280,6 +324,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 let q = if count == 0.0 { 0.0 } else { debiased.max(count * (-1.0 / p.temperature).exp()) };
                 Some(-positive + (positive.exp() + e_global + q).ln())
             }
+            Formulation::Elimination => Some(-positive + (positive.exp() + e_global).ln()),
             _ if global.is_empty() => None,
             Formulation::Official => Some(-positive + e_global.ln() + negatives * (-1.0 / p.temperature).exp()),
             Formulation::Decoupled | Formulation::Supervised => Some(-positive + e_global.ln()),
@@ -353,10 +398,14 @@ fn all_cases() -> Vec<Case> {
         Case::indexed(5, 9, 3, 2),
         Case::queue(6, 13, 4),
         Case::towers(7, 5),
+        Case::indexed(6, 8, 4, 1).ignoring_lists(),
+        Case::queue(6, 8, 4).ignoring_lists(),
+        Case::indexed(5, 9, 3, 2).with_own_negatives(3),
+        Case::queue(4, 5, 3).ignoring_lists().with_own_negatives(1),
     ]
 }
 
-const THRESHOLDS: [Threshold; 8] = [
+const THRESHOLDS: [Threshold; 11] = [
     Threshold::Adaptive { quantile: 0.75 },
     Threshold::Adaptive { quantile: 0.99 },
     Threshold::Cosine { value: 0.3 },
@@ -365,15 +414,19 @@ const THRESHOLDS: [Threshold; 8] = [
     Threshold::MinMax { value: 0.6 },
     Threshold::MinMax { value: 1.0 },
     Threshold::Labels,
+    Threshold::Margin { margin: 0.1, relative: false },
+    Threshold::Margin { margin: -0.3, relative: false },
+    Threshold::Margin { margin: -0.4, relative: true },
 ];
 
-const FORMULATIONS: [Formulation; 6] = [
+const FORMULATIONS: [Formulation; 7] = [
     IMPORTANCE,
     Formulation::Importance { beta: 0.0, tau_plus: 0.0 },
     Formulation::Importance { beta: 2.5, tau_plus: 0.0 },
     Formulation::Importance { beta: 0.5, tau_plus: 0.01 },
     Formulation::Official,
     Formulation::Decoupled,
+    Formulation::Elimination,
 ];
 
 #[test]
@@ -467,8 +520,8 @@ fn towers_are_two_problems_of_one_direction() {
 fn low_temperatures_stay_exact() {
     // exp(200) fits the double precision of the reference. The kernel must not need it.
     for case in all_cases() {
-        for threshold in [THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[4], THRESHOLDS[7]] {
-            for formulation in [IMPORTANCE, Formulation::Official] {
+        for threshold in [THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[4], THRESHOLDS[7], THRESHOLDS[9]] {
+            for formulation in [IMPORTANCE, Formulation::Official, Formulation::Elimination] {
                 let case = case.clone().with(|p| *p = Problem { threshold, formulation, temperature: 0.02, ..*p });
                 let expected: Vec<f64> = reference(&case, None).0.iter().map(|loss| loss.unwrap_or(0.0)).collect();
                 let single = run::<f32>(&case, |x| x as f32, None, 1, Isa::best());
@@ -503,6 +556,7 @@ fn single_precision_equals_double_on_every_instruction_set() {
         Case::views(77, 4, 64),
         Case::gathered(70, 40, 66, 130),
         Case::queue(100, 300, 24),
+        Case::indexed(150, 170, 24, 2).with_own_negatives(5),
     ];
     for case in cases {
         for formulation in [IMPORTANCE, Formulation::Official] {
@@ -546,7 +600,12 @@ fn half_precision_is_the_loss_of_the_rounded_inputs() {
 
 #[test]
 fn the_same_bits_from_run_to_run() {
-    for case in [Case::views(300, 2, 40), Case::views(1100, 2, 16), Case::gathered(90, 24, 64, 200)] {
+    for case in [
+        Case::views(300, 2, 40),
+        Case::views(1100, 2, 16),
+        Case::gathered(90, 24, 64, 200),
+        Case::queue(150, 100, 24).with_own_negatives(3),
+    ] {
         let once = |threads| {
             let outcome = run::<f32>(&case, |x| x as f32, None, threads, Isa::best());
             [outcome.evaluation.losses, outcome.anchors, outcome.keys]
@@ -578,6 +637,47 @@ fn weights_give_the_gradient_of_the_weighted_sum() {
     assert_close(&whole.anchors, &expected, 1e-12, "gradient");
     let loss: f64 = whole.evaluation.losses.iter().zip(&weights).map(|(a, b)| a * b).sum();
     assert_close(&[whole.evaluation.loss], &[loss], 1e-12, "loss");
+}
+
+#[test]
+fn a_key_that_repeats_the_positive_is_as_similar_as_the_positive() {
+    // Whatever the rounding, it is not above a margin of 0.
+    for (rows, dims) in [(40, 7), (150, 33), (300, 100)] {
+        for isa in Isa::all() {
+            let check = |case: Case, repeated: f64| {
+                let margin = |margin| Threshold::Margin { margin, relative: false };
+                for (margin, expected) in [(margin(0.0), 0.0), (margin(-1e-6), repeated)] {
+                    let case = case.clone().with(|p| p.threshold = margin);
+                    for found in [
+                        run::<f32>(&case, |x| x as f32, None, 2, isa),
+                        run::<f64>(&case, |x| x, None, 2, isa),
+                        run(&case, half::bf16::from_f64, None, 2, isa),
+                    ] {
+                        assert_eq!(found.evaluation.statistics.hierarchical, expected);
+                    }
+                }
+            };
+            // The keys are the anchors' positives, one and the same row.
+            let positive = Noise(1).rows(1, dims);
+            let mut indexed = Case::indexed(rows, rows, dims, 1);
+            indexed.keys = positive.repeat(rows);
+            indexed.ignored_index.clear();
+            check(indexed, rows as f64 - 1.0);
+            let mut queue = Case::queue(rows, 70, dims).with_own_negatives(2);
+            (queue.keys, queue.apart) = (positive.repeat(70), positive.repeat(3 * rows));
+            check(queue, 72.0);
+            let mut towers = Case::towers(rows, dims);
+            towers.anchors[rows * dims..].copy_from_slice(&positive.repeat(rows));
+            let mut turned = towers.clone();
+            turned.anchors.rotate_left(rows * dims);
+            for towers in [towers, turned] {
+                // From the tower of equal rows, the other rows' similarities have an order: (rows - 1) / 2 are above.
+                let case = towers.with(|p| p.threshold = Threshold::Margin { margin: 0.0, relative: false });
+                let found = run::<f32>(&case, |x| x as f32, None, 2, isa).evaluation;
+                assert_eq!(found.statistics.hierarchical, (rows as f64 - 1.0) / 4.0);
+            }
+        }
+    }
 }
 
 #[test]
