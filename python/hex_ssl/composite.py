@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from hex_ssl.operands import Operands
 
-# The number of elements of a chunk's [C, N] and [C, H, D] tensors. On the CPU it is small, so that malloc reuses its pages: fresh
-# pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
+# The number of elements of a chunk's [C, N] or [C, H, D] tensors. On the CPU it is small, so that malloc reuses its
+# pages: fresh pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
 Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -251,7 +251,7 @@ def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
 def _hierarchical(
     rows: _Rows, chunk: _Chunk, similarities: Tensor, positives: Tensor, threshold: Tensor
 ) -> Tensor | None:
-    """A mask of the keys and own negatives on the hierarchical side of the threshold, [C, L]. None if there are none."""
+    """A mask of the keys and own negatives on the hierarchical side, [C, L]. None if there are none."""
     operands = rows.operands
     if operands.threshold_rule == "labels":
         assert operands.anchor_labels is not None

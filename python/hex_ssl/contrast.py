@@ -178,8 +178,8 @@ def contrast_with_shared_keys(
 ) -> tuple[Tensor, Tensor]:
     """Like :func:`contrast` of the anchors of all processes, if each process has the same keys.
 
-    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`. `weights` need
-    reduction "sum".
+    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`. With
+    `weights` the reduction is "sum".
     """
     settings.check()
     threshold = None

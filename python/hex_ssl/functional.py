@@ -336,9 +336,9 @@ def hex_loss_with_keys(
     """:func:`hex_loss` of anchors against separate keys, such as a queue, a memory bank or another encoder's output.
 
     See :func:`hex_loss` for the formula. There are two ways to give the positives of each anchor. `positives` are
-    separate from the keys, which are then all negatives, except for those in `ignored_index`. MoCo does this: its positives come from the momentum
-    encoder, its keys from the queue. `positive_index` names rows of the keys. For InfoNCE against a queue, use
-    `threshold=NO_HIERARCHY`.
+    separate from the keys, which are then all negatives, except for those in `ignored_index`. MoCo does this: its
+    positives come from the momentum encoder, its keys from the queue. `positive_index` names rows of the keys. For
+    InfoNCE against a queue, use `threshold=NO_HIERARCHY`.
 
     Args:
         anchors: [M, D], like `z1` of :func:`hex_loss`.

@@ -213,10 +213,10 @@ class MarginThreshold(Threshold):
 
         epsilon_i = c_ip + margin,   or c_ip + margin |c_ip| if `relative`
 
-    A negative above it is suspected to be a positive that was not labelled. With the formulation "elimination" such
-    negatives are left out. No gradient flows through the threshold. With several positives, the most similar one counts:
-    a negative has to be closer than all of them. A negative that repeats the positive ties with it, and a margin of 0
-    does not take it out. `Statistics.threshold` is the margin.
+    A negative above it may be a positive that nobody labelled. With the formulation "elimination" such negatives are
+    left out. No gradient flows through the threshold. With several positives, the most similar one counts: a negative
+    has to be closer than all of them. A negative that repeats the positive ties with it, and a margin of 0 does not take
+    it out. `Statistics.threshold` is the margin.
 
     Args:
         margin: The margin, a finite number. Below 0, negatives that are nearly as close as the positive are above, too.
@@ -227,9 +227,9 @@ class MarginThreshold(Threshold):
         ValueError: `margin` is not finite.
 
     Source:
-        GISTEmbed (Solatorio 2024, arXiv 2402.16829), where a second model finds the similarities. In
-        sentence-transformers, GISTEmbedLoss(margin_strategy="absolute", margin=m) with the model itself as its guide
-        has the threshold `MarginThreshold(-m)`, and margin_strategy="relative" has `MarginThreshold(-m, relative=True)`.
+        GISTEmbed (Solatorio 2024, arXiv 2402.16829), where a second model finds the similarities. If the guide of
+        sentence-transformers' GISTEmbedLoss is the model itself, margin_strategy="absolute" with margin=m is
+        `MarginThreshold(-m)`, and margin_strategy="relative" is `MarginThreshold(-m, relative=True)`.
 
     Example:
         >>> MarginThreshold(0.1).at(epoch=0)

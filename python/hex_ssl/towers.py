@@ -167,9 +167,9 @@ def infonce_loss(
     :class:`hex_ssl.thresholds.MarginThreshold`. With "importance", they have separate weights, as in
     :func:`hex_ssl.functional.hex_loss`. By default no negative is on this side.
 
-    Hard negatives for all anchors are further keys: `keys=torch.cat([positives, hard_negatives])`. Hard negatives of one
-    anchor are `own_negatives`. Use :func:`hex_ssl.functional.hex_loss_with_keys` for positives that are not among the
-    keys, and for a queue of negatives.
+    Hard negatives for all anchors are further keys: `keys=torch.cat([positives, hard_negatives])`. Hard negatives of
+    one anchor are `own_negatives`. Use :func:`hex_ssl.functional.hex_loss_with_keys` for positives that are not among
+    the keys, and for a queue of negatives.
 
     Args:
         anchors: Queries, [M, D], float64, float32, bfloat16 or float16, at any scale. No row may be all zeros.
