@@ -319,7 +319,8 @@ def formula(operands: Operands, sums: Sums, positives: Tensor) -> Formula:
         return _importance(temperature, operands.beta, operands.tau_plus, sums, positives)
     if operands.formulation == "elimination":
         # What remains is InfoNCE over the global negatives.
-        remaining = sums._replace(hierarchical=torch.zeros_like(sums.hierarchical))
+        none = torch.zeros_like(sums.hierarchical)
+        remaining = sums._replace(hierarchical=none, weighted=none)
         return _importance(temperature, 0.0, 0.0, remaining, positives)
     if operands.formulation == "supervised":
         return _supervised(temperature, sums, positives)
@@ -351,7 +352,7 @@ def _importance(temperature: float | Tensor, beta: float, tau_plus: float, sums:
     live = torch.where(at_floor | empty, 0.0, scale / (1.0 - tau_plus))
     of_global = torch.where(sums.global_ > 0, scale * (sums.global_shift / temperature - top).exp(), 0.0)
     of_hierarchical = live * (sums.hierarchical_shift / temperature - top).exp() / mean_weight
-    of_hierarchical = of_hierarchical.sum(1, keepdim=True)
+    of_hierarchical = torch.where(live > 0, of_hierarchical, 0.0).sum(1, keepdim=True)
     return Formula(
         loss=(top + denominator.log() - logit).mean(1, keepdim=True),
         defined=torch.ones_like(empty),
