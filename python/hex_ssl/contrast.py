@@ -198,14 +198,23 @@ def contrast_with_shared_keys(
         threshold=threshold,
         weights=weights,
     )
-    return _share(loss, local, settings.reduction, anchors.shape[0])
+    # The lists of ignored keys differ in length. All else that decides how many negatives there are is the same.
+    ignored = 0.0 if ignored_index is None else (ignored_index >= 0).sum(1).double().mean()
+    each = keys.shape[0] - (0 if positive_index is None else positive_index.shape[1])
+    own = 0 if positives is None else positives.shape[0] // anchors.shape[0] - (positive_index is None)
+    return _share(loss, local, settings.reduction, anchors.shape[0], negatives=each + own - ignored)
 
 
 def _share(
-    loss: Tensor, local: Tensor, reduction: str, anchors: int, positives: Tensor | float = 1.0
+    loss: Tensor,
+    local: Tensor,
+    reduction: str,
+    anchors: int,
+    positives: Tensor | float = 1.0,
+    negatives: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """This process's share of the loss of the joined batch, and the statistics of the joined batch."""
-    statistics, defined = join_statistics(local, anchors, positives)
+    statistics, defined = join_statistics(local, anchors, positives, negatives)
     processes = dist.get_world_size()
     if reduction == "mean":
         loss = loss * (processes / defined.clamp(min=1))
