@@ -67,6 +67,11 @@ pub fn anchor(
             decoupled(temperature, constant, sums, positives, derivatives)
         }
         Formulation::Decoupled => decoupled(temperature, 0.0, sums, positives, derivatives),
+        Formulation::Elimination => {
+            // What remains is InfoNCE over the global negatives.
+            let remaining = Sums { hierarchical: 0.0, ..*sums };
+            importance(temperature, 0.0, 0.0, &remaining, positives, derivatives)
+        }
         Formulation::Supervised => supervised(temperature, sums, positives, derivatives),
     }
 }

@@ -17,12 +17,13 @@ pub struct Operands<M, I = M, T = M, W = M> {
     pub views: Vec<M>,
     /// The keys, [N, D]. None if the anchors are the keys.
     pub keys: Option<M>,
-    /// The positive of each anchor, [M, D], for `Pairing::Apart`.
+    /// Rows that are compared with one anchor alone, [M * R, D], R of them for each anchor: the anchor's positive, unless
+    /// `positive_index` names it, and then its own negatives.
     pub positives: Option<M>,
     /// The positives of each anchor as rows of the keys, int64 [M, P], for `Pairing::Indexed`.
     pub positive_index: Option<I>,
-    /// The row of the keys that is neither a positive nor a negative of the anchor, int64 [M], -1 for none, for
-    /// `Pairing::Indexed`.
+    /// The rows of the keys that are neither positives nor negatives of the anchor, int64 [M, I], padded with -1, for
+    /// `Pairing::Indexed` and `Pairing::Apart`.
     pub ignored_index: Option<I>,
     /// The labels of the anchors, int64 [M], for `Threshold::Labels`.
     pub anchor_labels: Option<I>,

@@ -18,13 +18,13 @@ pub enum Pairing {
         /// Row of the keys at which the anchors start, which depends on the rank of the process.
         offset: usize,
     },
-    /// Each anchor has a list of positive keys, and at most one key to ignore. In a square problem the lists must be
-    /// symmetric, because each pair is visited once for both of its anchors. This is not checked.
+    /// Each anchor has a list of positive keys, and may have a list of keys to ignore. In a square problem the lists
+    /// must be symmetric, because each pair is visited once for both of its anchors. This is not checked.
     Indexed {
         /// Positives per anchor, at least 1.
         positives: usize,
     },
-    /// Each anchor has one positive that is not among the keys. Every key is a negative.
+    /// Each anchor has one positive that is not among the keys. Every key that it does not ignore is a negative.
     Apart,
     /// The anchors are two towers of the same samples, one after the other, and they are also the keys. An anchor is
     /// compared only with the other tower. Its sample there is its positive, the other samples are its negatives.
@@ -54,6 +54,13 @@ pub enum Threshold {
     Labels,
     /// `c_ij > value`, where the value is an operand. It may be on a GPU, and the host does not wait for it.
     Given,
+    /// `c_ij > c_ip + margin`, where `p` is the most similar positive of the anchor.
+    Margin {
+        /// A finite number.
+        margin: f64,
+        /// Whether the margin is a fraction of the positive's similarity: `c_ij > c_ip + margin |c_ip|`.
+        relative: bool,
+    },
 }
 
 impl Threshold {
@@ -65,6 +72,8 @@ impl Threshold {
             Self::MinMax { .. } => "minmax",
             Self::Labels => "labels",
             Self::Given => "given",
+            Self::Margin { relative: false, .. } => "margin",
+            Self::Margin { relative: true, .. } => "relative_margin",
         }
     }
 }
@@ -84,6 +93,8 @@ pub enum Formulation {
     Official,
     /// Decoupled InfoNCE: like `Official`, but without the constant.
     Decoupled,
+    /// False negative elimination: the denominator contains the positive, but not the hierarchical negatives.
+    Elimination,
     /// SupCon's L_out: the hierarchical negatives, which have the anchor's label, are also positives. The denominator
     /// contains all keys but the anchor.
     Supervised,
@@ -107,7 +118,7 @@ pub struct Wanted {
     pub anchors: bool,
     /// The gradient for the keys, if the problem is not square.
     pub keys: bool,
-    /// The gradient for the positives, for `Pairing::Apart`.
+    /// The gradient for the rows apart, if there are any.
     pub positives: bool,
 }
 
@@ -124,6 +135,9 @@ pub struct Problem {
     pub square: bool,
     /// How anchors find their positives.
     pub pairing: Pairing,
+    /// Number of own negatives of each anchor, which are not among the keys and with which no other anchor is compared.
+    /// 0 if the problem is square.
+    pub own_negatives: usize,
     /// Which negatives are hierarchical.
     pub threshold: Threshold,
     /// How the denominator is built.
@@ -144,12 +158,17 @@ impl Problem {
         }
     }
 
+    /// Number of rows that are not among the keys and that only this anchor is compared with: its positive, for
+    /// `Pairing::Apart`, and its own negatives after it.
+    pub fn rows_apart(&self) -> usize {
+        self.own_negatives + usize::from(self.pairing == Pairing::Apart)
+    }
+
     /// Length of an anchor's row of similarities. Quantiles are computed over this row.
     pub fn row_length(&self) -> usize {
         match self.pairing {
-            Pairing::Apart => self.keys + 1,
             Pairing::Towers => self.keys / 2,
-            Pairing::Views { .. } | Pairing::Indexed { .. } => self.keys,
+            _ => self.keys + self.rows_apart(),
         }
     }
 
@@ -175,6 +194,9 @@ impl Problem {
             Threshold::Cosine { value } | Threshold::MinMax { value } => {
                 expect(!value.is_nan(), || "expected `threshold` to be a number, but got NaN".into())?
             }
+            Threshold::Margin { margin, .. } => expect(margin.is_finite(), || {
+                format!("expected `margin` to be a finite number, but got {}", shown(margin))
+            })?,
             Threshold::Labels | Threshold::Given => {}
         }
         if self.formulation == Formulation::Supervised {

@@ -109,6 +109,7 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
         ("importance", Formulation::Importance { beta, tau_plus }),
         ("official", Formulation::Official),
         ("decoupled", Formulation::Decoupled),
+        ("elimination", Formulation::Elimination),
     ];
     // SupCon's: the losses that take a formulation's name offer the others.
     if name == "supervised" {
@@ -174,6 +175,8 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
             ("minmax", Threshold::MinMax { value }),
             ("labels", Threshold::Labels),
             ("given", Threshold::Given),
+            ("margin", Threshold::Margin { margin: value, relative: false }),
+            ("relative_margin", Threshold::Margin { margin: value, relative: true }),
         ];
         let threshold = choose("threshold_rule", rule.extract()?, &rules)?;
         let formulation = formulation(next()?.extract()?, next()?.extract()?, next()?.extract()?)?;
@@ -185,7 +188,8 @@ impl<'py, T: FromPyObject<'py>> FromPyObject<'py> for Call<T> {
 }
 
 impl Call<Array> {
-    /// Converts an error to an exception. For a row of the anchors, it names the view that contains the row.
+    /// Converts an error to an exception. It names the caller's argument: for a row of the anchors, the view that
+    /// contains the row, and for a row apart, the positives or the own negatives.
     fn exception(&self, error: Error) -> PyErr {
         let views = &self.operands.views;
         match error {
@@ -193,7 +197,20 @@ impl Call<Array> {
                 let rows = views[0].shape.first().map_or(1, |&rows| rows.max(1) as usize);
                 row_exception(&view_name(row / rows), row % rows, &fault)
             }
+            Error::Row { input: Input::Positives, row, fault } => self.row_apart_exception(row, &fault),
             other => exception(other),
+        }
+    }
+
+    fn row_apart_exception(&self, row: usize, fault: &RowFault) -> PyErr {
+        let rows = |array: &Array| array.shape.first().map_or(0, |&rows| rows as usize);
+        let anchors = self.operands.views.iter().map(rows).sum::<usize>().max(1);
+        let each = self.operands.positives.as_ref().map_or(1, rows).max(anchors) / anchors;
+        let positives = usize::from(self.operands.positive_index.is_none());
+        let (anchor, place) = (row / each, row % each);
+        match place.checked_sub(positives) {
+            None => row_exception("positives", anchor, fault),
+            Some(place) => row_exception(&format!("own_negatives[{anchor}]"), place, fault),
         }
     }
 }

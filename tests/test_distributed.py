@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
 from hex_ssl.gradient_cache import GradientCache
 from hex_ssl.losses import DCLWLoss
-from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
 
 DIMS = 10
 # Samples of each process, by case; even and uneven, with a last batch of one sample.
@@ -37,6 +37,8 @@ CRITERIA: dict[str, Any] = {
     "dclw": lambda **more: DCLWLoss(**more),
     "memory bank": lambda **more: NTXentLoss(memory_bank_size=(50, DIMS), **more),
     "clip": lambda **more: CLIPLoss(**more),
+    "labels eliminated": lambda **more: HexLoss(threshold="supervised", formulation="elimination", **more),
+    "clip, margin": lambda **more: CLIPLoss(threshold=MarginThreshold(-0.2), formulation="elimination", **more),
     "supcon": lambda **more: SupConLoss(**more),
 }
 VIEWS = {"adaptive": 3}
@@ -99,6 +101,44 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
     }
 
 
+def infonce_step(
+    counts: list[int], rank: int | None, threshold: Any, weighted: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """InfoNCE with own negatives and lists of keys to ignore: loss, statistics, gradients. `rank` None: joined."""
+    samples, start = sum(counts), 0 if rank is None else sum(counts[:rank])
+    own = slice(start, samples if rank is None else start + counts[rank])
+    generator = torch.Generator().manual_seed(samples)
+    made = [torch.randn(samples, *shape, generator=generator, dtype=torch.float64) for shape in ((6,), (6,), (3, 6))]
+    # Each row of a process ignores the next one, and each second row another one too.
+    lists = []
+    for first, count in zip(torch.tensor([0, *counts]).cumsum(0).tolist(), counts, strict=False):
+        offset = first if rank is None else 0
+        lists += [
+            [
+                offset + (i + step) % count if (i + step) % count != i and step <= count - 1 - i % 2 else -1
+                for step in (1, 2)
+            ]
+            for i in range(count)
+        ]
+    labels = torch.arange(samples)[own] % 5
+    given: dict[str, Any] = {"anchor_labels": labels, "key_labels": labels} if threshold == "supervised" else {}
+    inputs = [each[own].clone().requires_grad_() for each in made]
+    criterion = InfoNCELoss(
+        0.2, gather_distributed=rank is not None, threshold=threshold,
+        formulation="importance" if isinstance(threshold, AdaptiveThreshold) else "elimination",
+    )  # fmt: skip
+    loss = criterion(
+        *inputs[:2], own_negatives=inputs[2], ignored_index=torch.tensor(lists)[own],
+        weights=torch.arange(samples)[own] % 3 + 0.5 if weighted else None, **given,
+    )  # fmt: skip
+    loss.backward()
+    assert criterion.statistics is not None
+    return loss.detach(), torch.stack(criterion.statistics), [each.grad for each in inputs]  # type: ignore[misc]
+
+
+THRESHOLDS = {"labels": "supervised", "margin": MarginThreshold(-0.2), "adaptive": AdaptiveThreshold(0.8)}
+
+
 def worker(rank: int, world: int, folder: str) -> None:
     """One process: evaluates every criterion on every case and writes the results to a file."""
     warnings.simplefilter("error")
@@ -116,6 +156,9 @@ def worker(rank: int, world: int, folder: str) -> None:
         results[case, "cached"] = cached_step(
             DistributedDataParallel(Cached(gather_distributed=True)), [view[own] for view in views]
         )
+        for name, threshold in THRESHOLDS.items():
+            for weighted in (False, True):
+                results[case, name, weighted] = infonce_step(counts, rank, threshold, weighted)
         with torch.no_grad():
             z1, z2 = (model.module(view[own]) for view in views[:2])
             results[case, "none"] = HexLoss(gather_distributed=True, reduction="none")(z1, z2)
@@ -192,6 +235,20 @@ def test_infonce_of_processes_is_that_of_one(case: str, reduction: str, weighted
     found = [rank[(case, "infonce", reduction, *given)] for rank in ranks]
     joined = torch.cat(found) if reduction == "none" else torch.stack(found).mean()
     torch.testing.assert_close(joined, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_infonce_with_negatives_taken_out_and_added(case: str, name: str, weighted: bool, processes: Results) -> None:
+    world, ranks = processes
+    loss, statistics, gradients = infonce_step(SAMPLES[world][case], None, THRESHOLDS[name], weighted)
+    losses, of_ranks, of_inputs = zip(*(rank[case, name, weighted] for rank in ranks), strict=True)
+    torch.testing.assert_close(torch.stack(losses).mean(), loss, rtol=1e-11, atol=1e-12)
+    for found in of_ranks:
+        torch.testing.assert_close(found, statistics, rtol=1e-11, atol=1e-12, equal_nan=True)
+    for blocks, expected in zip(zip(*of_inputs, strict=True), gradients, strict=True):
+        torch.testing.assert_close(torch.cat(blocks) / world, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["even", "uneven"])

@@ -36,7 +36,7 @@ SETTINGS = [
     ({"reduction": "avg"}, 'expected `reduction` to be one of "mean", "sum", "none", but got "avg"'),
     (
         {"formulation": "offical"},
-        'expected `formulation` to be one of "importance", "official", "decoupled", but got "offical"',
+        'expected `formulation` to be one of "importance", "official", "decoupled", "elimination", but got "offical"',
     ),
     (
         {"threshold": "adaptve"},

@@ -60,7 +60,18 @@ def op_cases() -> dict[str, tuple[Any, ...]]:
         "apart": op_arguments([z1], keys=keys, positives=positives),
         "apart, none": op_arguments([z1], keys=keys, positives=positives, reduction="none"),
         "index": op_arguments(
-            [z1], keys=keys, positive_index=torch.arange(12)[:, None], ignored_index=torch.arange(12).roll(1)
+            [z1], keys=keys, positive_index=torch.arange(12)[:, None], ignored_index=torch.arange(12).roll(1)[:, None]
+        ),
+        "own negatives": op_arguments(
+            [z1],
+            keys=keys,
+            positives=torch.cat([keys, positives]).detach().requires_grad_(),
+            positive_index=torch.arange(12)[:, None],
+            rule="margin",
+            formulation="elimination",
+        ),
+        "own negatives after the positives, none": op_arguments(
+            [z1], keys=keys, positives=torch.cat([keys, positives]).detach().requires_grad_(), reduction="none"
         ),
         "temperature": op_arguments([z1, z2], temperature=torch.tensor(0.2, dtype=torch.float64, requires_grad=True)),
         "temperature, none": op_arguments(
@@ -139,7 +150,7 @@ def test_tensors_that_are_negated_when_read(dtype: torch.dtype, backend: str) ->
     given = {
         "keys": keys,
         "positive_index": torch.arange(9)[:, None],
-        "ignored_index": torch.arange(9) + 9,
+        "ignored_index": torch.arange(9)[:, None] + 9,
         "anchor_labels": torch.arange(9) % 3 - 1,
         "key_labels": torch.arange(20) % 4 - 1,
         "weights": torch.rand(9, dtype=dtype),

@@ -8,7 +8,7 @@ from typing import Literal
 Reduction = Literal["mean", "sum", "none"]
 """The argument `reduction` of every contrastive loss."""
 
-Formulation = Literal["importance", "official", "decoupled"]
+Formulation = Literal["importance", "official", "decoupled", "elimination"]
 """The argument `formulation` of :func:`hex_ssl.functional.hex_loss`."""
 
 ThresholdName = Literal["adaptive", "step", "cosine", "supervised"]

@@ -4,7 +4,9 @@ This is the fallback where there is no fused kernel. The tests also compare the 
 function follows the formula in :func:`hex_ssl.functional.hex_loss`. On a GPU no operation waits for the device, and no
 shape depends on the data.
 
-Shapes: a chunk has C anchors, all chunks together have M. There are N keys, P positives of an anchor and D dimensions.
+Shapes: a chunk has C anchors, all chunks together have M. There are N keys, P positives of an anchor, R rows that are
+compared with one anchor alone, H own negatives among these, and D dimensions. L is N + H, the number of similarities of
+an anchor.
 """
 
 import math
@@ -13,11 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hex_ssl.operands import Operands
 
-# The number of elements of a chunk's [C, N] tensors. On the CPU it is small, so that malloc reuses its pages: fresh
-# pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
+# The number of elements of a chunk's [C, N] or [C, H, D] tensors. On the CPU it is small, so that malloc reuses its
+# pages: fresh pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
 _CPU_CHUNK, _CHUNK = 1 << 21, 1 << 24
 
 Evaluation = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -32,7 +35,7 @@ def evaluate(operands: Operands) -> Evaluation:
         operands: The tensors and settings of the call.
 
     Returns:
-        The loss, the statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M, D] and the
+        The loss, the statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M * R, D] and the
         temperature, 0-d. None for gradients that are not wanted.
 
     Raises:
@@ -103,31 +106,33 @@ class _Columns(NamedTuple):
 
     own: Tensor | None  # [M, 1]: the anchor itself, if it is among the keys
     positives: Tensor | None  # [M, P]: the positives, if they are among the keys
-    excluded: Tensor | None  # [M, P] or [M, P + 1]: all keys that are not negatives
+    excluded: Tensor | None  # [M, P]: the keys that are not negatives, without the ignored ones
+    ignored: Tensor | None  # [M, I]: the ignored keys, padded with -1
     negatives: Tensor  # [M, 1]: the number of negatives
 
     @classmethod
     def of(cls, operands: Operands, keys: Tensor) -> "_Columns":
-        count = keys.new_full((operands.anchors, 1), keys.shape[0])
-        if operands.positives is not None:
-            return cls(None, None, None, count)
-        if operands.positive_index is not None:
-            return cls._indexed(operands.positive_index, operands.ignored_index, count)
+        count = keys.new_full((operands.anchors, 1), keys.shape[0] + operands.own_negatives)
+        positives, ignored = operands.positive_index, operands.ignored_index
+        if positives is not None or operands.positives is not None:
+            for each in (positives, ignored):
+                count = count if each is None else count - (each >= 0).sum(1, keepdim=True)
+            return cls(None, positives, positives, ignored, count)
         # The views of a sample are n rows apart, cyclically.
         views, anchors = len(operands.views), operands.anchors
         rows = torch.arange(anchors, device=keys.device)[:, None]
         of_sample = (rows + torch.arange(views, device=keys.device) * (anchors // views)) % anchors + operands.offset
-        return cls(of_sample[:, :1], of_sample[:, 1:], of_sample, count - views)
+        return cls(of_sample[:, :1], of_sample[:, 1:], of_sample, None, count - views)
 
-    @classmethod
-    def _indexed(cls, positives: Tensor, ignored: Tensor | None, count: Tensor) -> "_Columns":
-        count = count - positives.shape[1]
-        if ignored is None:
-            return cls(None, positives, positives, count)
-        absent = ignored[:, None] < 0
-        # Where there is no ignored key, use a positive, which is excluded anyway. So no shape depends on the data.
-        ignored = torch.where(absent, positives[:, :1], ignored[:, None])
-        return cls(None, positives, torch.cat([positives, ignored], 1), count - (~absent).to(count.dtype))
+    def blank(self, chunk: "_Chunk", similarities: Tensor) -> None:
+        """Writes minus infinity for the keys that are not negatives."""
+        if self.excluded is not None:
+            similarities.scatter_(1, chunk.of(self.excluded), -math.inf)
+        if self.ignored is not None:
+            ignored = chunk.of(self.ignored)
+            # The minimum with infinity changes nothing: the padding has no effect, and no shape depends on the data.
+            bounds = torch.full_like(ignored, -math.inf, dtype=similarities.dtype).masked_fill_(ignored < 0, math.inf)
+            similarities.scatter_reduce_(1, ignored.clamp(min=0), bounds, "amin")
 
 
 class _Chunk(NamedTuple):
@@ -146,7 +151,7 @@ class _Rows(NamedTuple):
     operands: Operands
     anchors: _Directions
     keys: _Directions
-    positives: _Directions | None
+    apart: _Directions | None  # [M * R]: the rows that are compared with one anchor alone
     columns: _Columns
 
     @classmethod
@@ -155,26 +160,34 @@ class _Rows(NamedTuple):
         dtype = operands.dtype
         anchors = _Directions.of(torch.cat(list(operands.views)), dtype)
         keys = anchors if operands.keys is None else _Directions.of(operands.keys, dtype)
-        positives = None if operands.positives is None else _Directions.of(operands.positives, dtype)
-        return cls(operands, anchors, keys, positives, _Columns.of(operands, keys.unit))
+        apart = None if operands.positives is None else _Directions.of(operands.positives, dtype)
+        return cls(operands, anchors, keys, apart, _Columns.of(operands, keys.unit))
 
     def chunks(self) -> Iterator[_Chunk]:
         keys, anchors = self.keys.unit, self.operands.anchors
-        length = max((_CPU_CHUNK if keys.device.type == "cpu" else _CHUNK) // keys.shape[0], 1)
+        each = max(keys.shape[0], self.operands.own_negatives * keys.shape[1])
+        length = max((_CPU_CHUNK if keys.device.type == "cpu" else _CHUNK) // each, 1)
         return (_Chunk(start, min(length, anchors - start)) for start in range(0, anchors, length))
 
     def similarities(self, chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        """The similarities of the anchors with the keys, [C, N], and with their positives, [C, P]."""
+        """The similarities with the keys and the own negatives, [C, L], and with the positives, [C, P]."""
         anchors = chunk.of(self.anchors.unit)
         similarities = anchors @ self.keys.unit.T
+        apart = None if self.apart is None else (anchors[:, None] * self.rows_apart(chunk, self.apart.unit)).sum(2)
         if self.columns.positives is not None:
             positives = similarities.gather(1, chunk.of(self.columns.positives))
         else:
-            assert self.positives is not None
-            positives = (anchors * chunk.of(self.positives.unit)).sum(1, keepdim=True)
+            assert apart is not None
+            positives, apart = apart[:, :1], apart[:, 1:]
+        if apart is not None and apart.shape[1] > 0:
+            similarities = torch.cat([similarities, apart], 1)
         if self.columns.own is not None:
             similarities.scatter_(1, chunk.of(self.columns.own), 1.0)
         return similarities, positives
+
+    def rows_apart(self, chunk: _Chunk, rows: Tensor) -> Tensor:
+        """The rows apart of the anchors of a chunk, [C, R, D]."""
+        return chunk.of(rows.view(self.operands.anchors, -1, rows.shape[1]))
 
 
 def check_rows(operands: Operands) -> None:
@@ -195,7 +208,16 @@ def check_rows(operands: Operands) -> None:
         if bad.any():
             row = int(bad.int().argmax())
             fault = "is all zeros" if largest[row] == 0 else "has a NaN or an infinity"
+            if name == "positives":
+                name, row = _name_apart(operands, row)
             raise ValueError(f"expected rows of finite numbers, not all zero, but row {row} of `{name}` {fault}")
+
+
+def _name_apart(operands: Operands, row: int) -> tuple[str, int]:
+    """The caller's name for one of the rows apart."""
+    anchor, place = divmod(row, operands.rows_apart)
+    positives = operands.rows_apart - operands.own_negatives
+    return ("positives", anchor) if place < positives else (f"own_negatives[{anchor}]", place - positives)
 
 
 # --------------------------------------------------------------------------------------------------------- threshold
@@ -217,7 +239,7 @@ def _row_quantiles(rows: _Rows, quantile: float) -> Tensor:
 
 def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
     row, positives = rows.similarities(chunk)
-    if rows.positives is not None:
+    if rows.columns.positives is None:
         row = torch.cat([row, positives], 1)
     # Count from the nearer end, because the work grows with k. Python rounds half to even, like torch.quantile.
     k, length = 1 + round(quantile * (row.shape[1] - 1)), row.shape[1]
@@ -229,19 +251,23 @@ def _quantiles_of_chunk(rows: _Rows, chunk: _Chunk, quantile: float) -> Tensor:
 def _hierarchical(
     rows: _Rows, chunk: _Chunk, similarities: Tensor, positives: Tensor, threshold: Tensor
 ) -> Tensor | None:
-    """A mask of the keys on the hierarchical side of the threshold, [C, N]. None if there are none."""
+    """A mask of the keys and own negatives on the hierarchical side, [C, L]. None if there are none."""
     operands = rows.operands
     if operands.threshold_rule == "labels":
         assert operands.anchor_labels is not None
         keys = operands.anchor_labels if operands.key_labels is None else operands.key_labels
-        return chunk.of(operands.anchor_labels)[:, None] == keys
+        # The own negatives have no labels.
+        return F.pad(chunk.of(operands.anchor_labels)[:, None] == keys, (0, operands.own_negatives))
+    if operands.threshold_rule in ("margin", "relative_margin"):
+        closest, margin = positives.amax(1, keepdim=True), operands.threshold_value
+        threshold = closest + (margin if operands.threshold_rule == "margin" else margin * closest.abs())
     value = operands.threshold_value
     by_value = operands.threshold_rule in ("cosine", "minmax") and operands.threshold is None
     if by_value and value >= 1.0:
         return None
     if operands.threshold_rule == "minmax" and math.isfinite(value):
         low, high = similarities.amin(1, keepdim=True), similarities.amax(1, keepdim=True)
-        if rows.positives is not None:
+        if rows.columns.positives is None:
             low, high = torch.minimum(low, positives), torch.maximum(high, positives)
         return similarities > low + (high - low) * value
     # A cosine never exceeds 1, but a rounded one may.
@@ -291,6 +317,11 @@ def formula(operands: Operands, sums: Sums, positives: Tensor) -> Formula:
     temperature = _temperature(operands, positives.dtype)
     if operands.formulation == "importance":
         return _importance(temperature, operands.beta, operands.tau_plus, sums, positives)
+    if operands.formulation == "elimination":
+        # What remains is InfoNCE over the global negatives.
+        none = torch.zeros_like(sums.hierarchical)
+        remaining = sums._replace(hierarchical=none, weighted=none)
+        return _importance(temperature, 0.0, 0.0, remaining, positives)
     if operands.formulation == "supervised":
         return _supervised(temperature, sums, positives)
     official = operands.formulation == "official"
@@ -321,7 +352,7 @@ def _importance(temperature: float | Tensor, beta: float, tau_plus: float, sums:
     live = torch.where(at_floor | empty, 0.0, scale / (1.0 - tau_plus))
     of_global = torch.where(sums.global_ > 0, scale * (sums.global_shift / temperature - top).exp(), 0.0)
     of_hierarchical = live * (sums.hierarchical_shift / temperature - top).exp() / mean_weight
-    of_hierarchical = of_hierarchical.sum(1, keepdim=True)
+    of_hierarchical = torch.where(live > 0, of_hierarchical, 0.0).sum(1, keepdim=True)
     return Formula(
         loss=(top + denominator.log() - logit).mean(1, keepdim=True),
         defined=torch.ones_like(empty),
@@ -401,12 +432,8 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
     operands, dtype = rows.operands, rows.operands.dtype
     similarities, positives = rows.similarities(chunk)
     hierarchical = _hierarchical(rows, chunk, similarities, positives, threshold)
-    if rows.columns.excluded is not None:
-        excluded = chunk.of(rows.columns.excluded)
-        negative = similarities.scatter(1, excluded, 0.0).sum(1)
-        similarities.scatter_(1, excluded, -math.inf)
-    else:
-        negative = similarities.sum(1)
+    rows.columns.blank(chunk, similarities)
+    negative = similarities.masked_fill(similarities == -math.inf, 0.0).sum(1)
     split = _split(operands, similarities, hierarchical)
     similarity = torch.zeros_like(chunk.of(rows.columns.negatives))
     if operands.formulation == "supervised":
@@ -431,7 +458,7 @@ def _chunk(rows: _Rows, chunk: _Chunk, threshold: Tensor, gradients: "_Gradients
 
 
 class _Split(NamedTuple):
-    """The exponentials of the negatives, [C, N], 0 for other keys, and their sums.
+    """The exponentials of the negatives, [C, L], 0 for other keys, and their sums.
 
     The sums are the fields of `Sums` without `similarity` and `negatives`.
     """
@@ -441,7 +468,7 @@ class _Split(NamedTuple):
 
 
 def _split(operands: Operands, similarities: Tensor, hierarchical: Tensor | None) -> _Split:
-    """Splits `similarities` [C, N], which are minus infinity where a key is not a negative."""
+    """Splits `similarities` [C, L], which are minus infinity where a key is not a negative."""
 
     def shifted(side: Tensor) -> tuple[Tensor, Tensor]:
         """The largest similarity [C, 1] as the shift, and (c - shift) / t, minus infinity for other keys."""
@@ -472,7 +499,7 @@ class _Gradients(NamedTuple):
 
     anchors: Tensor | None
     keys: Tensor | None
-    positives: Tensor | None
+    apart: Tensor | None
     temperature: Tensor | None
 
     @classmethod
@@ -480,10 +507,8 @@ class _Gradients(NamedTuple):
         operands = rows.operands
         wanted = operands.want_gradient and not operands.one_loss_per_anchor
         keys = rows.keys if operands.keys is not None and operands.want_keys_gradient else None
-        positives = rows.positives if operands.want_positives_gradient else None
-        anchors, *others = (
-            torch.zeros_like(of.unit) if wanted and of else None for of in (rows.anchors, keys, positives)
-        )
+        apart = rows.apart if operands.want_positives_gradient else None
+        anchors, *others = (torch.zeros_like(of.unit) if wanted and of else None for of in (rows.anchors, keys, apart))
         temperature = rows.anchors.unit.new_zeros(()) if wanted and operands.want_temperature_gradient else None
         return cls(anchors, others[0], others[1], temperature)
 
@@ -491,34 +516,39 @@ class _Gradients(NamedTuple):
         if self.anchors is None:
             return
         coefficients = (found.global_, found.weighted, -found.weights)
-        by_positives, by_keys, by_temperature = (
+        by_positives, by_negatives, by_temperature = (
             found.positives,
             split.exponentials[0] * coefficients[0],
             found.temperature,
         )
         for exponentials, coefficient in zip(split.exponentials[1:], coefficients[1:], strict=False):
-            by_keys.addcmul_(exponentials, coefficient)
+            by_negatives.addcmul_(exponentials, coefficient)
         if rows.operands.weights is not None:
             weights = chunk.of(rows.operands.weights)[:, None]
-            by_positives, by_keys = by_positives * weights, by_keys.mul_(weights)
+            by_positives, by_negatives = by_positives * weights, by_negatives.mul_(weights)
             by_temperature = by_temperature * weights
         if self.temperature is not None:
             self.temperature.add_(by_temperature.sum())
+        keys = rows.keys.unit.shape[0]
+        by_keys, by_apart = by_negatives[:, :keys], by_negatives[:, keys:]
         if rows.columns.positives is not None:
             by_keys.scatter_add_(1, chunk.of(rows.columns.positives), by_positives)
+        else:
+            by_apart = torch.cat([by_positives, by_apart], 1)
         anchors = chunk.of(rows.anchors.unit)
         chunk.of(self.anchors).addmm_(by_keys, rows.keys.unit)
         for_keys = self.anchors if rows.operands.keys is None else self.keys
         if for_keys is not None:
             for_keys.addmm_(by_keys.T, anchors)
-        if rows.positives is not None:
-            chunk.of(self.anchors).add_(by_positives * chunk.of(rows.positives.unit))
-            if self.positives is not None:
-                chunk.of(self.positives).add_(by_positives * anchors)
+        if rows.apart is not None:
+            by_apart = by_apart[:, :, None]
+            chunk.of(self.anchors).add_((by_apart * rows.rows_apart(chunk, rows.apart.unit)).sum(1))
+            if self.apart is not None:
+                rows.rows_apart(chunk, self.apart).add_(by_apart * anchors[:, None])
 
     def finish(self, rows: _Rows, divisor: Tensor) -> list[Tensor | None]:
         """The gradients for the rows and the temperature. None for unwanted gradients."""
-        directions = (rows.anchors, rows.keys, rows.positives)
+        directions = (rows.anchors, rows.keys, rows.apart)
         of_rows = [
             None if sums is None or of is None else of.gradient_for_rows(sums / divisor)
             for sums, of in zip(self, directions, strict=False)

@@ -73,6 +73,14 @@ def read_labels(
     return check_integers(name, labels, rows.shape[0], rows)
 
 
+def rows_apart(positives: Tensor | None, own_negatives: Tensor | None) -> Tensor | None:
+    """The positives [M, D] and own negatives [M, H, D] of each anchor as the operand `positives`, [M * R, D]."""
+    if own_negatives is None or own_negatives.shape[1] == 0:
+        return positives
+    rows = own_negatives if positives is None else torch.cat([positives.unsqueeze(1), own_negatives], 1)
+    return rows.flatten(0, 1)
+
+
 def contrast(
     anchors: Sequence[Tensor],
     settings: Settings,
@@ -88,7 +96,7 @@ def contrast(
     offset: int = 0,
     towers: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and statistics [6] of the anchors. The arguments given determine the pairing, as in `Operands`."""
+    """Loss and statistics [6] of the anchors. The tensors are those of `Operands`, and determine the pairing."""
     value = settings.threshold_value
     if isinstance(value, Tensor):
         threshold, value = value, 0.0
@@ -166,10 +174,12 @@ def contrast_with_shared_keys(
     ignored_index: Tensor | None,
     anchor_labels: Tensor | None,
     key_labels: Tensor | None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Like :func:`contrast` of the anchors of all processes, if each process has the same keys.
 
-    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`.
+    With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`. With
+    `weights` the reduction is "sum".
     """
     settings.check()
     threshold = None
@@ -186,15 +196,25 @@ def contrast_with_shared_keys(
         anchor_labels=anchor_labels,
         key_labels=key_labels,
         threshold=threshold,
+        weights=weights,
     )
-    return _share(loss, local, settings.reduction, anchors.shape[0])
+    # The lists of ignored keys differ in length. All else that decides how many negatives there are is the same.
+    ignored = 0.0 if ignored_index is None else (ignored_index >= 0).sum(1).double().mean()
+    each = keys.shape[0] - (0 if positive_index is None else positive_index.shape[1])
+    own = 0 if positives is None else positives.shape[0] // anchors.shape[0] - (positive_index is None)
+    return _share(loss, local, settings.reduction, anchors.shape[0], negatives=each + own - ignored)
 
 
 def _share(
-    loss: Tensor, local: Tensor, reduction: str, anchors: int, positives: Tensor | float = 1.0
+    loss: Tensor,
+    local: Tensor,
+    reduction: str,
+    anchors: int,
+    positives: Tensor | float = 1.0,
+    negatives: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """This process's share of the loss of the joined batch, and the statistics of the joined batch."""
-    statistics, defined = join_statistics(local, anchors, positives)
+    statistics, defined = join_statistics(local, anchors, positives, negatives)
     processes = dist.get_world_size()
     if reduction == "mean":
         loss = loss * (processes / defined.clamp(min=1))

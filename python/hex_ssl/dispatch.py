@@ -178,7 +178,7 @@ def allocate(operands: Operands) -> Evaluation:
         _new_empty(rows, (keys.shape[0], dims), dtype=dtype)
         if keys is not None and operands.want_keys_gradient
         else None,
-        _new_empty(rows, (anchors, dims), dtype=dtype)
+        _new_empty(rows, (positives.shape[0], dims), dtype=dtype)
         if positives is not None and operands.want_positives_gradient
         else None,
         _new_empty(rows, (), dtype=dtype) if operands.want_temperature_gradient else None,

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-POSITIVE_SIMILARITY = 2
-"""The index of `positive_similarity` among the statistics."""
+POSITIVE_SIMILARITY, NEGATIVE_SIMILARITY = 2, 3
+"""The indices of `positive_similarity` and `negative_similarity` among the statistics."""
 
 
 def is_distributed() -> bool:
@@ -101,7 +101,9 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return (total[0] / total[1]).to(values.dtype)
 
 
-def join_statistics(statistics: Tensor, anchors: int, positives: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+def join_statistics(
+    statistics: Tensor, anchors: int, positives: Tensor | float = 1.0, negatives: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The statistics of the joined batch.
 
     Args:
@@ -109,21 +111,22 @@ def join_statistics(statistics: Tensor, anchors: int, positives: Tensor | float 
             :class:`hex_ssl.statistics.Statistics`.
         anchors: This process's number of anchors.
         positives: This process's mean number of positives per anchor, if it may differ between processes.
+        negatives: This process's mean number of negatives per anchor, if it may differ between processes.
 
     Returns:
         The statistics of the anchors of all processes, and the number of anchors that have a loss, 0-d.
     """
     *means, undefined = statistics.double().unbind()
-    pairs = torch.as_tensor(positives, dtype=torch.float64, device=statistics.device) * anchors
-    # All but the last are means over the anchors. The similarity of positives is a mean over pairs: there may be none.
-    counts = [pairs if index == POSITIVE_SIMILARITY else torch.full_like(pairs, anchors) for index in range(len(means))]
+    # All but the last are means over the anchors. The similarities are means over pairs: there may be none.
+    counts = [torch.full_like(undefined, anchors) for _ in means]
+    for index, pairs in ((POSITIVE_SIMILARITY, positives), (NEGATIVE_SIMILARITY, negatives)):
+        counts[index] = torch.as_tensor(pairs, dtype=torch.float64, device=statistics.device) * anchors
     sums = [torch.where(count > 0, mean * count, 0.0) for mean, count in zip(means, counts, strict=True)]
-    total = torch.stack([*sums, undefined, pairs, torch.full_like(pairs, anchors)])
+    total = torch.stack([*sums, undefined, *counts])
     dist.all_reduce(total)
-    *sums, undefined, pairs, anchors_of_all = total.unbind()
-    divisors = [pairs if index == POSITIVE_SIMILARITY else anchors_of_all for index in range(len(sums))]
+    (*sums, undefined), divisors = total[: len(means) + 1].unbind(), total[len(means) + 1 :].unbind()
     joined = torch.stack([*(each / count for each, count in zip(sums, divisors, strict=True)), undefined])
-    return joined.to(statistics.dtype), (anchors_of_all - undefined).to(statistics.dtype)
+    return joined.to(statistics.dtype), (divisors[0] - undefined).to(statistics.dtype)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from hex_ssl.choices import Formulation, Reduction, ThresholdName
-from hex_ssl.contrast import Settings, contrast, contrast_gathered, contrast_with_shared_keys, read_labels
+from hex_ssl.contrast import (
+    Settings,
+    contrast,
+    contrast_gathered,
+    contrast_with_shared_keys,
+    read_labels,
+    rows_apart,
+)
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
 from hex_ssl.supervised import supcon_loss as supcon_loss
@@ -15,7 +22,7 @@ from hex_ssl.thresholds import NO_HIERARCHY as NO_HIERARCHY
 from hex_ssl.thresholds import Threshold, threshold_from
 from hex_ssl.towers import clip_loss as clip_loss
 from hex_ssl.towers import infonce_loss as infonce_loss
-from hex_ssl.validation import check_integers, check_like, check_rows, check_views
+from hex_ssl.validation import check_index, check_like, check_own_negatives, check_rows, check_views
 
 
 @overload
@@ -68,6 +75,7 @@ def hex_loss(
                      w_ih = exp(beta s_ih) / mean_{h' in H(i)} exp(beta s_ih')
         official:    L_ip = -s_ip + log(E_i) + (|G(i)| + |H(i)|) exp(-1 / temperature)
         decoupled:   L_ip = -s_ip + log(E_i)
+        elimination: L_ip = -log( exp(s_ip) / (exp(s_ip) + E_i) )
 
     The loss of an anchor is the mean over its V - 1 positives. Gradients flow through w, but not through epsilon.
     Where Q is at its floor (the second argument of max), the hierarchical negatives get no gradient.
@@ -83,9 +91,11 @@ def hex_loss(
 
     "importance" is the weighting of the paper, reconstructed from its method figure, its supplement and HCL. "official"
     is what the authors' released code computes: it removes the hierarchical negatives and ignores `beta` and
-    `tau_plus`. With "official" or "decoupled", an anchor without global negatives has no loss: it is left out of the
-    mean and counted in the statistics. A batch of one sample has no negatives at all, so this holds for each of its
-    anchors. With "importance" their loss and gradient are 0.
+    `tau_plus`. "elimination" is NT-Xent without the hierarchical negatives, which are taken for false negatives: with
+    `threshold="supervised"` the negatives with the anchor's label, with :class:`hex_ssl.thresholds.MarginThreshold` the
+    negatives that are closer than the positive. With "official" or "decoupled", an anchor without global negatives has
+    no loss: it is left out of the mean and counted in the statistics. A batch of one sample has no negatives at all, so
+    this holds for each of its anchors. With "importance" or "elimination" their loss and gradient are 0.
 
     Args:
         z1: Projections of the first views, [n, D], float64, float32, bfloat16 or float16, at any scale. No row may be
@@ -95,7 +105,7 @@ def hex_loss(
         *more_views: Further views, each like `z1`.
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
-        formulation: "importance", "official" or "decoupled".
+        formulation: "importance", "official", "decoupled" or "elimination".
         beta: Concentration of the importance weights, at least 0. Used only by "importance".
         tau_plus: Probability that a negative is a false negative, in [0, 1) (HCL's class prior). The expected positives
             in H(i) are subtracted. Used only by "importance".
@@ -121,7 +131,8 @@ def hex_loss(
 
     Source:
         HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3 and S7.4. The weights, the
-        debiasing and its floor come from HCL (Robinson et al. 2021, arXiv 2010.04592).
+        debiasing and its floor come from HCL (Robinson et al. 2021, arXiv 2010.04592). The elimination is that of Huynh
+        et al. (WACV 2022, arXiv 2011.11765).
 
     Example:
         >>> import torch
@@ -158,6 +169,10 @@ def ntxent_loss(
     gather_distributed: bool = False,
 ) -> Tensor:
     """NT-Xent (InfoNCE): :func:`hex_loss` without hierarchical negatives. See there for the formula.
+
+    To leave out the negatives with the anchor's label, call :func:`hex_loss` with `formulation="elimination"`,
+    `threshold="supervised"` and `labels`. pytorch-metric-learning's NTXentLoss makes these rows positives instead, as
+    :func:`supcon_loss` does.
 
     Args:
         z1: Projections of the first views, [n, D].
@@ -293,26 +308,26 @@ def dcl_loss(
 @overload
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
-    ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
-    beta: float = ..., tau_plus: float = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
-    epoch: int | None = ..., return_statistics: Literal[False] = ...,
+    ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
-    ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
-    beta: float = ..., tau_plus: float = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
-    epoch: int | None = ..., return_statistics: Literal[True],
+    ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
 @overload
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
-    ignored_index: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
-    beta: float = ..., tau_plus: float = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
-    epoch: int | None = ..., return_statistics: bool,
+    ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: bool,
 ) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def hex_loss_with_keys(
     anchors: Tensor,
@@ -321,6 +336,7 @@ def hex_loss_with_keys(
     positives: Tensor | None = None,
     positive_index: Tensor | None = None,
     ignored_index: Tensor | None = None,
+    own_negatives: Tensor | None = None,
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     temperature: float | Tensor = 0.1,
@@ -336,24 +352,26 @@ def hex_loss_with_keys(
     """:func:`hex_loss` of anchors against separate keys, such as a queue, a memory bank or another encoder's output.
 
     See :func:`hex_loss` for the formula. There are two ways to give the positives of each anchor. `positives` are
-    separate from the keys, and all keys are then negatives. MoCo does this: its positives come from the momentum
-    encoder, its keys from the queue. `positive_index` names rows of the keys. For InfoNCE against a queue, use
-    `threshold=NO_HIERARCHY`.
+    separate from the keys, which are then all negatives, except for those in `ignored_index`. MoCo does this: its
+    positives come from the momentum encoder, its keys from the queue. `positive_index` names rows of the keys. For
+    InfoNCE against a queue, use `threshold=NO_HIERARCHY`.
 
     Args:
         anchors: [M, D], like `z1` of :func:`hex_loss`.
         keys: [N, D], with the dtype and device of `anchors`. They get a gradient if they require one.
         positives: The positive of each anchor, [M, D], like `anchors`.
         positive_index: The positives of each anchor as rows of `keys`, [M] or [M, P], integers in [0, N).
-        ignored_index: The row of `keys` that is neither a positive nor a negative of the anchor, [M], integers. -1 for
-            none. Only together with `positive_index`.
+        ignored_index: The rows of `keys` that are neither positives nor negatives of the anchor, [M] or [M, I],
+            integers, different from each other and from the positives. -1 for none: pad shorter lists with it.
+        own_negatives: Further negatives of each anchor, [M, H, D], like `anchors`. No other anchor is compared with
+            them. They have no labels. They get a gradient if they require one.
         anchor_labels: The labels of the anchors, integers [M]. Only the supervised threshold accepts them. -1 is a
             label like any other. Give an anchor without a label a number that no key has.
         key_labels: The labels of the keys, integers [N].
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
-        threshold: As for :func:`hex_loss`. An anchor's row consists of all keys, and of its positive if that is given
-            as `positives`.
-        formulation: "importance", "official" or "decoupled".
+        threshold: As for :func:`hex_loss`. An anchor's row consists of all keys, of its positive if that is given as
+            `positives`, and of its own negatives.
+        formulation: "importance", "official", "decoupled" or "elimination".
         beta: At least 0.
         tau_plus: In [0, 1).
         reduction: "mean", "sum" or "none".
@@ -391,6 +409,7 @@ def hex_loss_with_keys(
         positives=positives,
         positive_index=positive_index,
         ignored_index=ignored_index,
+        own_negatives=own_negatives,
         anchor_labels=anchor_labels,
         key_labels=key_labels,
         gather_distributed=gather_distributed,
@@ -407,6 +426,7 @@ def loss_with_keys(
     positives: Tensor | None = None,
     positive_index: Tensor | None = None,
     ignored_index: Tensor | None = None,
+    own_negatives: Tensor | None = None,
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     gather_distributed: bool = False,
@@ -419,20 +439,14 @@ def loss_with_keys(
         raise ValueError(f"expected one of `positives` and `positive_index`, but got {given}")
     if positives is not None:
         check_like("positives", positives, "anchors", anchors, same_rows=True)
-        if ignored_index is not None:
-            raise ValueError("expected no `ignored_index` with `positives`: every key is then a negative")
         _check_apart(keys, positives)
-    if positive_index is not None:
-        positive_index = check_integers("positive_index", positive_index, anchors.shape[0], anchors, columns=True)
-        if positive_index.dim() == 1:
-            positive_index = positive_index.unsqueeze(1)
-    if ignored_index is not None:
-        ignored_index = check_integers("ignored_index", ignored_index, anchors.shape[0], anchors)
+    if own_negatives is not None:
+        check_own_negatives(own_negatives, anchors)
     pairing: dict[str, Any] = {
         "keys": keys,
-        "positives": positives,
-        "positive_index": positive_index,
-        "ignored_index": ignored_index,
+        "positives": rows_apart(positives, own_negatives),
+        "positive_index": None if positive_index is None else check_index("positive_index", positive_index, anchors),
+        "ignored_index": None if ignored_index is None else check_index("ignored_index", ignored_index, anchors),
         "anchor_labels": read_labels(settings, threshold, "anchor_labels", anchor_labels, anchors),
         "key_labels": read_labels(settings, threshold, "key_labels", key_labels, keys),
     }

@@ -18,10 +18,11 @@ class Operands(NamedTuple):
     Attributes:
         views: The anchors, [n, D] each, with the same dtype and device.
         keys: The keys, [N, D]. None if the anchors are the keys.
-        positives: The positive of each anchor, [M, D], if it is not among the keys.
+        positives: Rows that are compared with one anchor alone, [M * R, D], R for each anchor: the anchor's positive,
+            unless `positive_index` names it, and then its own negatives.
         positive_index: The positives of each anchor as rows of `keys`, int64 [M, P].
-        ignored_index: The row of `keys` that is neither a positive nor a negative of the anchor, int64 [M]. -1 for
-            none.
+        ignored_index: The rows of `keys` that are neither positives nor negatives of the anchor, int64 [M, I], padded
+            with -1.
         anchor_labels: The labels of the anchors for the rule "labels", int64 [M].
         key_labels: The labels of the keys for the rule "labels" with `keys`, int64 [N].
         threshold: The threshold for the rule "given", 0-d. On the CPU it may also replace `threshold_value` for the
@@ -30,9 +31,10 @@ class Operands(NamedTuple):
             every reduction.
         temperature: The temperature as a tensor, 0-d. It replaces `temperature_value`.
         offset: The row of `keys` at which the views start, if they are among the keys.
-        threshold_rule: "adaptive", "cosine", "minmax", "labels" or "given".
-        threshold_value: The quantile for the rule "adaptive", the threshold for "cosine" and "minmax".
-        formulation: "importance", "official", "decoupled" or "supervised".
+        threshold_rule: "adaptive", "cosine", "minmax", "margin", "relative_margin", "labels" or "given".
+        threshold_value: The quantile for the rule "adaptive", the threshold for "cosine" and "minmax", the margin for
+            "margin" and "relative_margin".
+        formulation: "importance", "official", "decoupled", "elimination" or "supervised".
         beta: At least 0.
         tau_plus: In [0, 1).
         temperature_value: Above 0.
@@ -74,6 +76,16 @@ class Operands(NamedTuple):
     def anchors(self) -> int:
         """M, the number of anchors."""
         return len(self.views) * self.views[0].shape[0]
+
+    @property
+    def rows_apart(self) -> int:
+        """R, the number of rows that are compared with one anchor alone."""
+        return 0 if self.positives is None else self.positives.shape[0] // max(self.anchors, 1)
+
+    @property
+    def own_negatives(self) -> int:
+        """H, the number of negatives among the rows that are compared with one anchor alone."""
+        return self.rows_apart - (self.positives is not None and self.positive_index is None)
 
     @property
     def dtype(self) -> torch.dtype:

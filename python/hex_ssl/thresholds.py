@@ -37,8 +37,9 @@ class Threshold(ABC):
             epoch: The epoch, counted from 0.
 
         Returns:
-            The rule, "adaptive", "cosine", "minmax" or "labels", and its value. The value is the quantile for
-            "adaptive", the threshold for "cosine" and "minmax", and 0 for "labels".
+            The rule, "adaptive", "cosine", "minmax", "margin", "relative_margin" or "labels", and its value. The value
+            is the quantile for "adaptive", the threshold for "cosine" and "minmax", the margin for "margin" and
+            "relative_margin", and 0 for "labels".
         """
 
 
@@ -206,6 +207,48 @@ class SupervisedThreshold(Threshold):
     def at(self, epoch: int) -> tuple[str, float]:
         """See :meth:`Threshold.at`."""
         return "labels", 0.0
+
+
+@dataclass(frozen=True)
+class MarginThreshold(Threshold):
+    """A margin over the positive: each anchor has its own threshold, from the similarity of its closest positive p.
+
+        epsilon_i = c_ip + margin,   or c_ip + margin |c_ip| if `relative`
+
+    A negative above it may be a positive that nobody labelled. With the formulation "elimination" such negatives are
+    left out. No gradient flows through the threshold. With several positives, the most similar one counts: a negative
+    has to be closer than all of them. A negative that repeats the positive ties with it, and a margin of 0 keeps it.
+    `Statistics.threshold` is the margin.
+
+    Args:
+        margin: The margin, a finite number. Below 0, negatives that are nearly as close as the positive are above, too.
+        relative: Whether the margin is a fraction of the positive's similarity.
+
+    Raises:
+        TypeError: `margin` is not a number.
+        ValueError: `margin` is not finite.
+
+    Source:
+        GISTEmbed (Solatorio 2024, arXiv 2402.16829), where a second model finds the similarities. If the guide of
+        sentence-transformers' GISTEmbedLoss is the model itself, margin_strategy="absolute" with margin=m is
+        `MarginThreshold(-m)`, and margin_strategy="relative" is `MarginThreshold(-m, relative=True)`.
+
+    Example:
+        >>> MarginThreshold(0.1).at(epoch=0)
+        ('margin', 0.1)
+    """
+
+    margin: float = 0.0
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("margin", self.margin)
+        if not math.isfinite(self.margin):
+            raise ValueError(f"expected `margin` to be a finite number, but got {self.margin}")
+
+    def at(self, epoch: int) -> tuple[str, float]:
+        """See :meth:`Threshold.at`."""
+        return "relative_margin" if self.relative else "margin", self.margin
 
 
 NAMED: dict[str, type[Threshold]] = {

@@ -77,7 +77,8 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
     check_name("formulation", formulation)
     if formulation == "supervised":
         raise ValueError(
-            'expected `formulation` to be one of "importance", "official", "decoupled", but got "supervised": '
+            'expected `formulation` to be one of "importance", "official", "decoupled", "elimination", but got '
+            '"supervised": '
             "SupCon is hex_ssl.SupConLoss"
         )
     check_name("reduction", reduction)
@@ -222,6 +223,36 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
         device = f"{integers.device}; write {name}.to({str(like.device)!r})"
         raise ValueError(f"expected `{name}` on {like.device}, but got it on {device}")
     return integers.to(torch.int64)
+
+
+def check_index(name: str, index: Tensor, anchors: Tensor) -> Tensor:
+    """Checks row numbers of keys, [M] or [M, P], and converts them to int64.
+
+    Returns:
+        `index` as int64 [M, P].
+
+    Raises:
+        TypeError, ValueError: As :func:`check_integers`.
+    """
+    index = check_integers(name, index, anchors.shape[0], anchors, columns=True)
+    return index.unsqueeze(1) if index.dim() == 1 else index
+
+
+def check_own_negatives(rows: Tensor, anchors: Tensor) -> None:
+    """Checks the own negatives of each anchor, [M, H, D].
+
+    Raises:
+        TypeError: They are not a tensor.
+        ValueError: They have a different shape, dtype or device.
+    """
+    _check_tensor("own_negatives", rows)
+    count, dims = anchors.shape
+    if rows.dim() != 3 or (rows.shape[0], rows.shape[2]) != (count, dims):
+        raise ValueError(
+            f"expected `own_negatives` to have shape [{count}, H, {dims}], H for each of the `anchors`, but got "
+            f"{list(rows.shape)}"
+        )
+    check_like("own_negatives", rows.flatten(0, 1), "anchors", anchors)
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

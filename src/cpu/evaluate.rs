@@ -1,5 +1,6 @@
 //! One evaluation: the order of the passes.
 
+use super::apart::OwnNegatives;
 use super::element::Element;
 use super::gradient;
 use super::outputs::{Evaluation, Gradients};
@@ -46,7 +47,8 @@ pub fn row_quantiles<E: Element>(
         return Ok(found.quantiles);
     }
     similarities.keep();
-    Ok(quantiles_of_rows(problem, &similarities, &prepared.positive_similarities(problem), quantile))
+    let (positives, own) = (prepared.positive_similarities(problem), OwnNegatives::new(problem, &prepared));
+    Ok(quantiles_of_rows(problem, &similarities, &positives, &own, quantile))
 }
 
 /// [`evaluate`] with the given instruction set, which the machine must support.
@@ -59,18 +61,19 @@ pub(super) fn evaluate_with<E: Element>(
 ) -> Result<Evaluation> {
     let prepared = Prepared::new(problem, operands, isa, threads)?;
     let positives = prepared.positive_similarities(problem);
+    let own = OwnNegatives::new(problem, &prepared);
     let mut similarities = prepared.similarities();
     let found = joint(problem, &mut similarities);
     let split = match &found {
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
         None => {
             similarities.keep();
-            let split = Split::new(problem, operands, &similarities, &positives);
+            let split = Split::new(problem, operands, &prepared, &similarities, &positives, &own);
             similarities.keep_negatives();
             split
         }
     };
-    let passes = Passes { problem, similarities: &similarities, split: &split };
+    let passes = Passes { problem, similarities: &similarities, split: &split, own: &own };
     let (shifts, mut sums) = match found {
         Some(found) => {
             let ones = AnchorShifts::ones(found.sums.len());
@@ -89,7 +92,7 @@ pub(super) fn evaluate_with<E: Element>(
         sums.iter_mut().zip(similarities).for_each(|(sums, similarity)| sums.similarity = similarity);
     }
     let (mut anchors, mut derivatives) = formulas(problem, &sums, &positives, threads);
-    let statistics = statistics(problem, &prepared, &split, &sums, &anchors, &positives);
+    let statistics = statistics(&passes, &prepared, &sums, &anchors, &positives);
     let losses: Vec<f64> = anchors.iter().map(|anchor| anchor.loss).collect();
     let weights = anchor_weights(problem, operands.weights, &anchors);
     let loss = losses.iter().enumerate().map(|(i, loss)| weights(i) * loss).sum();
@@ -145,13 +148,13 @@ fn anchor_weights<'a>(problem: &Problem, given: Option<&'a [f64]>, anchors: &[An
 }
 
 fn statistics<C: Float>(
-    problem: &Problem,
+    passes: &Passes<'_, C>,
     prepared: &Prepared<C>,
-    split: &Split<C>,
     sums: &[Sums],
     anchors: &[Anchor],
     positives: &[f64],
 ) -> Statistics {
+    let Passes { problem, split, own, .. } = passes;
     let count = problem.anchors as f64;
     let negatives = sums.iter().map(|sums| sums.negatives).sum();
     let hierarchical = sums.iter().map(|sums| sums.hierarchical).sum::<f64>();
@@ -165,7 +168,7 @@ fn statistics<C: Float>(
         threshold: split.threshold,
         hierarchical: hierarchical / count,
         positive_similarity: similarity / pairs,
-        negative_similarity: prepared.negative_similarity(problem, positives, negatives),
+        negative_similarity: prepared.negative_similarity(problem, positives, own.total(), negatives),
         floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64
             / positives.len().max(1) as f64,
         undefined: anchors.iter().filter(|anchor| !anchor.defined).count() as f64,

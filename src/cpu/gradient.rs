@@ -27,22 +27,27 @@ pub(super) fn write<C: Float>(
         (Some(keys), Some(out)) => Some(Accumulator::new(out, keys)),
         _ => None,
     };
-    if of_anchors.is_some() || of_keys.is_some() {
-        let coefficients = AnchorCoefficients::new(anchors, prepared.anchors.padded_rows);
-        negatives(passes, shifts, &coefficients, of_anchors.as_mut(), of_keys.as_mut());
-    }
-    let of_apart = match (&prepared.apart, gradients.positives) {
-        (Some(apart), Some(out)) => Some(Accumulator::new(out, apart)),
+    let mut of_apart = match (&prepared.apart, gradients.positives) {
+        (Some(apart), Some(out)) => Some(Accumulator::new(out, &apart.rows)),
         _ => None,
     };
+    let coefficients = AnchorCoefficients::new(anchors, prepared.anchors.padded_rows);
+    if of_anchors.is_some() || of_keys.is_some() {
+        negatives(passes, shifts, &coefficients, of_anchors.as_mut(), of_keys.as_mut());
+    }
     let threads = prepared.threads;
+    {
+        let share = |accumulator: &mut Option<Accumulator<'_, C>>| accumulator.as_mut().map(Accumulator::share);
+        let (of_anchors, of_apart) = (share(&mut of_anchors), share(&mut of_apart));
+        passes.own.add_gradients(passes, prepared, shifts, &coefficients, of_anchors.as_ref(), of_apart.as_ref());
+    }
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
     let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {
         accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, threads))
     };
     finish(ends.keys, prepared.keys.as_ref());
-    finish(ends.apart, prepared.apart.as_ref());
+    finish(ends.apart, prepared.apart.as_ref().map(|apart| &apart.rows));
     finish(ends.anchors, Some(&prepared.anchors))
 }
 
@@ -62,6 +67,10 @@ impl<'a, C: Float> Accumulator<'a, C> {
 
     fn memory(&mut self) -> &mut [C] {
         self.padded.as_deref_mut().unwrap_or(self.out)
+    }
+
+    fn share(&mut self) -> Shared<C> {
+        Shared::new(self.memory())
     }
 
     /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
@@ -92,7 +101,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
 }
 
 /// The coefficients of each anchor, padded with 0.
-struct AnchorCoefficients<C> {
+pub struct AnchorCoefficients<C> {
     global: Vec<C>,
     weighted: Vec<C>,
     weights: Vec<C>,
@@ -112,7 +121,8 @@ impl<C: Float> AnchorCoefficients<C> {
         }
     }
 
-    fn part(&self, start: usize, count: usize) -> Coefficients<'_, C> {
+    /// The coefficients of `count` anchors from `start` on.
+    pub fn part(&self, start: usize, count: usize) -> Coefficients<'_, C> {
         Coefficients {
             global: &self.global[start..][..count],
             weighted: &self.weighted[start..][..count],
@@ -133,8 +143,8 @@ fn negatives<C: Float>(
     let (size, isa) = (similarities.tile, similarities.isa);
     let dims = similarities.anchors.padded_dims;
     let exponents = exponents(passes.problem, shifts.shared);
-    let of_anchors = of_anchors.map(|accumulator| Shared::new(accumulator.memory()));
-    let of_keys = of_keys.map(|accumulator| Shared::new(accumulator.memory()));
+    let of_anchors = of_anchors.map(Accumulator::share);
+    let of_keys = of_keys.map(Accumulator::share);
     let bf16 = similarities.anchors.bf16.as_ref().zip(similarities.keys.bf16.as_ref());
     // Rows of a tile are longer than needed by a group, because rows that are a power of two apart would use few sets
     // of the cache.
@@ -256,9 +266,9 @@ impl<C: Float> Ends<'_, C> {
         let keys = prepared.keys.as_ref().unwrap_or(&prepared.anchors);
         let each = (derivatives.len() / prepared.anchors.rows).max(1);
         let square = prepared.keys.is_none();
-        let of_anchors = self.anchors.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
-        let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
-        let of_apart = self.apart.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
+        let of_anchors = self.anchors.as_mut().map(Accumulator::share);
+        let of_keys = self.keys.as_mut().map(Accumulator::share);
+        let of_apart = self.apart.as_mut().map(Accumulator::share);
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
         for_each(
             prepared.threads,
@@ -277,10 +287,11 @@ impl<C: Float> Ends<'_, C> {
                 };
                 for (anchor, derivatives) in derivatives.chunks_exact(each).enumerate() {
                     let row = prepared.anchors.row(anchor);
-                    if let Some(apart) = &prepared.apart {
+                    let positive = prepared.apart.as_ref().and_then(|apart| apart.positive(anchor));
+                    if let (Some(apart), Some(place)) = (&prepared.apart, positive) {
                         let factor = C::from_f64(derivatives[0]);
-                        add(of_anchors.as_ref(), anchor, factor, apart.row(anchor));
-                        add(of_apart.as_ref(), anchor, factor, row);
+                        add(of_anchors.as_ref(), anchor, factor, apart.rows.row(place));
+                        add(of_apart.as_ref(), place, factor, row);
                     } else {
                         for (&key, &derivative) in prepared.pairs.positives(anchor).iter().zip(derivatives) {
                             let factor = C::from_f64(derivative);

@@ -5,6 +5,7 @@
 //! negatives. If this pass does not apply or does not succeed, the thresholds are computed first, from whole rows, and
 //! then the sums, from tiles. The gradient is computed last, from tiles.
 
+mod apart;
 mod bf16;
 mod element;
 mod evaluate;

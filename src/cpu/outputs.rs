@@ -9,7 +9,7 @@ pub struct Gradients<'a, C> {
     pub anchors: Option<&'a mut [C]>,
     /// For the keys, [keys, dims], if the problem is not square.
     pub keys: Option<&'a mut [C]>,
-    /// For the positives, [anchors, dims], for `Pairing::Apart`.
+    /// For the rows apart from the keys, [anchors * rows apart, dims].
     pub positives: Option<&'a mut [C]>,
 }
 

@@ -1,5 +1,7 @@
 //! The keys that are an anchor's positives, and the keys that are not its negatives.
 
+use std::ops::Range;
+
 use super::rows::BorrowedOperands;
 use crate::problem::{Pairing, Problem};
 
@@ -9,9 +11,11 @@ pub struct Pairs {
     /// The positives of each anchor. Empty if they are not among the keys.
     positives: Vec<u32>,
     positives_each: usize,
-    /// The keys that are not negatives of the anchor: its positives, the anchor itself, and the ignored key.
-    excluded: Vec<u32>,
-    excluded_each: usize,
+    /// The positives of each anchor and, if it is among the keys, the anchor itself.
+    sample: Vec<u32>,
+    sample_each: usize,
+    /// The keys that an anchor ignores.
+    ignored: Ragged,
     /// Row of the keys at which the anchors start, if they are among the keys.
     offset: Option<usize>,
     /// Number of rows of a tower, if there are two towers.
@@ -21,20 +25,14 @@ pub struct Pairs {
 impl Pairs {
     /// Lists the pairs of a problem. The operands must fit the problem.
     pub fn new<E>(problem: &Problem, operands: &BorrowedOperands<'_, E>) -> Self {
+        let ignored = operands.ignored_index.map_or_else(Ragged::default, |index| Ragged::new(index, problem.anchors));
         match problem.pairing {
             Pairing::Views { views, offset } => Self::views(problem.anchors, views, offset),
             Pairing::Indexed { positives } => {
                 let index = operands.positive_index.unwrap_or_default();
-                Self::indexed(positives, index, operands.ignored_index.unwrap_or_default())
+                Self { ignored, ..Self::indexed(positives, index) }
             }
-            Pairing::Apart => Self {
-                positives: vec![],
-                positives_each: 0,
-                excluded: vec![],
-                excluded_each: 0,
-                offset: None,
-                tower: None,
-            },
+            Pairing::Apart => Self { ignored, ..Self::indexed(0, &[]) },
             Pairing::Towers => Self { tower: Some(problem.anchors / 2), ..Self::views(problem.anchors, 2, 0) },
         }
     }
@@ -47,25 +45,25 @@ impl Pairs {
         Self {
             positives: list(1),
             positives_each: views - 1,
-            excluded: list(0),
-            excluded_each: views,
+            sample: list(0),
+            sample_each: views,
+            ignored: Ragged::default(),
             offset: Some(offset),
             tower: None,
         }
     }
 
-    fn indexed(each: usize, positives: &[i64], ignored: &[i64]) -> Self {
+    fn indexed(each: usize, positives: &[i64]) -> Self {
         let positives: Vec<u32> = positives.iter().map(|&index| index as u32).collect();
-        let mut excluded = Vec::with_capacity(positives.len() + positives.len() / each);
-        for (anchor, own) in positives.chunks_exact(each).enumerate() {
-            excluded.extend_from_slice(own);
-            // Without an ignored key, list a positive twice, so that all lists have the same length.
-            excluded.push(match ignored.get(anchor) {
-                None | Some(-1) => own[0],
-                Some(&index) => index as u32,
-            });
+        Self {
+            sample: positives.clone(),
+            positives,
+            positives_each: each,
+            sample_each: each,
+            ignored: Ragged::default(),
+            offset: None,
+            tower: None,
         }
-        Self { positives, positives_each: each, excluded, excluded_each: each + 1, offset: None, tower: None }
     }
 
     /// The positives of an anchor among the keys.
@@ -83,19 +81,57 @@ impl Pairs {
         self.tower
     }
 
-    /// The keys that are not negatives of an anchor, without the other rows of its tower. A key may be listed twice.
-    pub fn excluded(&self, anchor: usize) -> &[u32] {
-        &self.excluded[anchor * self.excluded_each..][..self.excluded_each]
+    /// The keys that are not negatives of an anchor, each once, without the other rows of its tower.
+    pub fn excluded(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
+        self.sample(anchor).iter().chain(self.ignored.of(anchor)).copied()
     }
 
-    /// Number of [`excluded`](Self::excluded) keys of each anchor.
-    pub fn excluded_each(&self) -> usize {
-        self.excluded_each
+    /// The [`excluded`](Self::excluded) keys in a range.
+    pub fn excluded_within(&self, anchor: usize, keys: Range<usize>) -> impl Iterator<Item = usize> + '_ {
+        let ignored = self.ignored.of(anchor);
+        let place = |key: usize| ignored.partition_point(|&other| (other as usize) < key);
+        let ignored = if ignored.is_empty() { ignored } else { &ignored[place(keys.start)..place(keys.end)] };
+        let sample = self.sample(anchor).iter().map(|&key| key as usize).filter(move |key| keys.contains(key));
+        sample.chain(ignored.iter().map(|&key| key as usize))
     }
 
-    /// The [`excluded`](Self::excluded) keys, each once.
-    pub fn excluded_once(&self, anchor: usize) -> impl Iterator<Item = u32> + '_ {
-        let all = self.excluded(anchor);
-        all.iter().enumerate().filter(|(i, key)| !all[..*i].contains(key)).map(|(_, &key)| key)
+    /// The largest number of [`excluded`](Self::excluded) keys of an anchor.
+    pub fn most_excluded(&self) -> usize {
+        self.sample_each + self.ignored.longest
+    }
+
+    fn sample(&self, anchor: usize) -> &[u32] {
+        &self.sample[anchor * self.sample_each..][..self.sample_each]
+    }
+}
+
+/// Lists of keys of different lengths, in ascending order.
+#[derive(Debug, Default)]
+struct Ragged {
+    keys: Vec<u32>,
+    /// The end of each list. Empty if there are no lists.
+    ends: Vec<usize>,
+    longest: usize,
+}
+
+impl Ragged {
+    /// The lists in `index`, [anchors, I], which is padded with -1.
+    fn new(index: &[i64], anchors: usize) -> Self {
+        let mut all = Self::default();
+        let each = index.len() / anchors;
+        for anchor in 0..anchors {
+            let start = all.keys.len();
+            let own = index[anchor * each..][..each].iter();
+            all.keys.extend(own.filter(|&&key| key >= 0).map(|&key| key as u32));
+            all.keys[start..].sort_unstable();
+            all.ends.push(all.keys.len());
+            all.longest = all.longest.max(all.keys.len() - start);
+        }
+        all
+    }
+
+    fn of(&self, anchor: usize) -> &[u32] {
+        let Some(&end) = self.ends.get(anchor) else { return &[] };
+        &self.keys[if anchor > 0 { self.ends[anchor - 1] } else { 0 }..end]
     }
 }

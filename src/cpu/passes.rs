@@ -1,5 +1,6 @@
 //! The passes over the tiles before the gradient: shifts and sums.
 
+use super::apart::OwnNegatives;
 use super::joint::{self, Found};
 use super::simd::{Exponents, Float, Maxima, Shifts, Sum, Tile, SUMS};
 use super::similarities::Similarities;
@@ -39,11 +40,12 @@ pub fn exponents<C: Float>(problem: &Problem, shared: bool) -> Exponents<C> {
     }
 }
 
-fn beta(problem: &Problem) -> f64 {
+/// The concentration of the weights.
+pub fn beta(problem: &Problem) -> f64 {
     match problem.formulation {
         Formulation::Importance { beta, .. } => beta,
         // The weights are not used. With beta 1 they cost nothing.
-        Formulation::Official | Formulation::Decoupled => 1.0,
+        Formulation::Official | Formulation::Decoupled | Formulation::Elimination => 1.0,
         // With beta 0 all weights are 1.
         Formulation::Supervised => 0.0,
     }
@@ -76,6 +78,8 @@ pub struct Passes<'a, C: Float> {
     pub similarities: &'a Similarities<'a, C>,
     /// Which negatives are hierarchical.
     pub split: &'a Split<C>,
+    /// The negatives that are not among the keys.
+    pub own: &'a OwnNegatives<'a, C>,
 }
 
 impl<C: Float> Passes<'_, C> {
@@ -122,6 +126,7 @@ impl<C: Float> Passes<'_, C> {
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Maxima { tile, rows, columns });
         });
+        self.own.raise(self.split, &mut maxima);
         // An empty set has no terms, so any shift works.
         let finite =
             |set: usize| maxima.iter().map(|m| if m[set] > C::NEG_INFINITY { m[set] } else { C::ONE }).collect();
@@ -141,19 +146,20 @@ impl<C: Float> Passes<'_, C> {
             let (rows, columns) = unsafe { two_blocks(&all, a, b, &tile) };
             similarities.isa.run(Sum { tile, exponents, row_shifts, column_shifts, rows, columns });
         });
-        self.name(&sums, shifts)
+        let mut sums = self.name(&sums, shifts);
+        self.own.add_to(self.problem, self.split, self.similarities.threads, &mut sums);
+        sums
     }
 
-    /// Converts the arrays of sums to [`Sums`].
+    /// Converts the arrays of sums over the keys to [`Sums`].
     pub fn name(&self, sums: &[[f64; SUMS]], shifts: &AnchorShifts<C>) -> Vec<Sums> {
         (0..self.problem.anchors)
             .map(|anchor| {
                 let [global, weighted, weights, hierarchical] = sums[anchor];
                 let excluded = match self.problem.pairing {
-                    Pairing::Apart => 0,
                     Pairing::Views { views, .. } => views,
                     Pairing::Towers => self.problem.keys / 2 + 1,
-                    Pairing::Indexed { .. } => self.similarities.pairs.excluded_once(anchor).count(),
+                    Pairing::Indexed { .. } | Pairing::Apart => self.similarities.pairs.excluded(anchor).count(),
                 };
                 Sums {
                     global_shift: shifts.global[anchor].to_f64(),

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::apart::Apart;
 use super::element::Element;
 use super::pairs::Pairs;
 use super::rows::{BorrowedOperands, Rows};
 use super::simd::{Float, Isa, MAX_TILE};
-use super::similarities::Similarities;
+use super::similarities::{selected, Similarities};
 use super::unit_rows::{dot, UnitRows};
 use crate::error::{Input, Result};
 use crate::problem::{Pairing, Problem};
@@ -21,12 +22,13 @@ pub struct Prepared<C: Float> {
     pub anchors: UnitRows<C>,
     /// The keys, if they are not the anchors.
     pub keys: Option<UnitRows<C>>,
-    /// The positives, if they are not among the keys.
-    pub apart: Option<UnitRows<C>>,
+    /// The rows that are compared with one anchor alone.
+    pub apart: Option<Apart<C>>,
     /// The positives, and the keys that are not negatives.
     pub pairs: Pairs,
     tile: usize,
-    isa: Isa,
+    /// The instruction set.
+    pub isa: Isa,
     /// Number of threads.
     pub threads: usize,
 }
@@ -45,6 +47,7 @@ impl<C: Float> Prepared<C> {
         let anchors = rows(Input::Anchors, &operands.views)?;
         let keys = operands.keys.map(|keys| rows(Input::Keys, &[keys])).transpose()?;
         let apart = operands.positives.map(|positives| rows(Input::Positives, &[positives])).transpose()?;
+        let apart = apart.map(|rows| Apart::new(problem, rows));
         Ok(Self { anchors, keys, apart, pairs: Pairs::new(problem, operands), tile, isa, threads })
     }
 
@@ -60,12 +63,32 @@ impl<C: Float> Prepared<C> {
         let mut all = Vec::with_capacity(problem.anchors * problem.positives());
         for anchor in 0..problem.anchors {
             let row = self.anchors.row(anchor);
-            match &self.apart {
-                Some(apart) => all.push(dot(row, apart.row(anchor))),
-                None => all.extend(self.pairs.positives(anchor).iter().map(|&key| dot(row, keys.row(key as usize)))),
-            }
+            all.extend(self.apart_positive(anchor).map(|positive| dot(row, positive)));
+            all.extend(self.pairs.positives(anchor).iter().map(|&key| dot(row, keys.row(key as usize))));
         }
         all
+    }
+
+    /// An anchor's positive, if it is not among the keys.
+    pub fn apart_positive(&self, anchor: usize) -> Option<&[C]> {
+        self.apart.as_ref().and_then(|apart| apart.positive(anchor).map(|place| apart.rows.row(place)))
+    }
+
+    /// The similarity of each anchor and its most similar positive, with the bits that a tile has for the same two
+    /// rows: a key that repeats the positive is as similar as the positive.
+    pub fn closest_positives(&self, problem: &Problem) -> Vec<C> {
+        let of = |rows: &UnitRows<C>, place: &(dyn Fn(usize, usize) -> usize + Sync)| {
+            selected(self.isa, self.threads, &self.anchors, rows, problem.positives(), place)
+        };
+        let all = match &self.apart {
+            Some(apart) if problem.pairing == Pairing::Apart => {
+                of(&apart.rows, &|anchor, _| apart.positive(anchor).unwrap_or_default())
+            }
+            _ => of(self.keys.as_ref().unwrap_or(&self.anchors), &|anchor, i| self.pairs.positives(anchor)[i] as usize),
+        };
+        all.chunks_exact(problem.positives())
+            .map(|own| own.iter().fold(C::NEG_INFINITY, |closest, &c| closest.larger(c)))
+            .collect()
     }
 
     /// For each anchor, the sum of its similarities with the negatives of its label. This needs no loop over pairs: it
@@ -82,15 +105,16 @@ impl<C: Float> Prepared<C> {
         let similarity = |(anchor, label): (usize, &i64)| {
             let row = self.anchors.row(anchor);
             let all = totals.get(label).map_or(0.0, |sum| row.iter().zip(sum).map(|(x, sum)| x.to_f64() * sum).sum());
-            let excluded = self.pairs.excluded_once(anchor).map(|key| key as usize);
+            let excluded = self.pairs.excluded(anchor).map(|key| key as usize);
             all - excluded.filter(|&key| labels[key] == *label).map(|key| dot(row, keys.row(key))).sum::<f64>()
         };
         own.iter().enumerate().map(similarity).collect()
     }
 
     /// The mean similarity of anchors and their negatives, NaN if there are no negatives. This needs no loop over
-    /// pairs: the sum over an anchor's row is the product of the anchor with the sum of all keys.
-    pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], negatives: f64) -> f64 {
+    /// pairs: the sum over an anchor's row is the product of the anchor with the sum of all keys. `own` is the sum over
+    /// all own negatives.
+    pub fn negative_similarity(&self, problem: &Problem, positives: &[f64], own: f64, negatives: f64) -> f64 {
         if negatives == 0.0 {
             return f64::NAN;
         }
@@ -110,17 +134,16 @@ impl<C: Float> Prepared<C> {
             _ => product(0..problem.anchors, 0..problem.keys),
         };
         let excluded: f64 = match problem.pairing {
-            Pairing::Apart => 0.0,
             Pairing::Towers => positives.iter().sum(),
             // The positives, and the anchors themselves, whose similarity is 1.
             Pairing::Views { .. } => positives.iter().sum::<f64>() + problem.anchors as f64,
-            Pairing::Indexed { .. } => (0..problem.anchors)
+            Pairing::Indexed { .. } | Pairing::Apart => (0..problem.anchors)
                 .map(|anchor| {
                     let row = self.anchors.row(anchor);
-                    self.pairs.excluded_once(anchor).map(|key| dot(row, keys.row(key as usize))).sum::<f64>()
+                    self.pairs.excluded(anchor).map(|key| dot(row, keys.row(key as usize))).sum::<f64>()
                 })
                 .sum(),
         };
-        (all - excluded) / negatives
+        (all - excluded + own) / negatives
     }
 }

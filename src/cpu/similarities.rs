@@ -1,10 +1,12 @@
 //! Similarities of anchors and keys, computed when they are needed: as rows for the thresholds, as tiles for the rest.
 //! Small problems keep their tiles in a cache of at most 16 MiB. The next evaluation reuses its memory.
 
+use std::ops::Range;
+
 use super::bf16::single;
 use super::pairs::Pairs;
 use super::simd::{Block, Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS, BLOCK_ROWS};
-use super::threads::{Schedule, Shared, Spare};
+use super::threads::{for_each, Schedule, Shared, Spare};
 use super::unit_rows::UnitRows;
 
 /// Keeping the similarities saves a third of the work if they fit the last-level cache. Larger ones are slower to fetch
@@ -192,21 +194,7 @@ impl<'a, C: Float> Similarities<'a, C> {
 
     /// Computes `rows` x `columns` similarities into `out`, whose rows are `stride` apart.
     fn compute(&self, row: usize, rows: usize, column: usize, columns: usize, out: &mut [C], stride: usize) {
-        assert!(rows.is_multiple_of(BLOCK_ROWS) && columns.is_multiple_of(BLOCK_COLUMNS));
-        assert!(out.len() >= (rows - 1) * stride + columns);
-        if let (Some(anchors), Some(keys)) = (&self.anchors.bf16, &self.keys.bf16) {
-            return anchors.products(row..row + rows, keys, column..column + columns, single(out), stride);
-        }
-        self.isa.run(Products {
-            left: self.anchors.from(row),
-            rows,
-            left_row: self.anchors.padded_dims,
-            panels: self.keys.panels_from(column),
-            dims: self.keys.dims,
-            columns,
-            out,
-            stride,
-        });
+        products(self.isa, self.anchors, row..row + rows, self.keys, column..column + columns, out, stride);
     }
 
     /// Writes minus infinity into the tile (a, b) for pairs that are not negatives.
@@ -215,10 +203,8 @@ impl<'a, C: Float> Similarities<'a, C> {
         let end = self.anchors.rows.min(row + size);
         let padding = self.keys.rows.clamp(column, column + size) - column;
         for (anchor, out) in (row..end).zip(out.chunks_exact_mut(size)) {
-            for &key in self.pairs.excluded(anchor) {
-                if let Some(out) = (key as usize).checked_sub(column).and_then(|key| out.get_mut(key)) {
-                    *out = C::NEG_INFINITY;
-                }
+            for key in self.pairs.excluded_within(anchor, column..column + size) {
+                out[key - column] = C::NEG_INFINITY;
             }
             out[padding..].fill(C::NEG_INFINITY);
             if let Some(tower) = self.pairs.tower() {
@@ -228,6 +214,72 @@ impl<'a, C: Float> Similarities<'a, C> {
             }
         }
     }
+}
+
+/// Computes the similarities of `rows` of `left` with `columns` of `right`, in whole blocks, into `out`, whose rows are
+/// `stride` apart.
+fn products<C: Float>(
+    isa: Isa,
+    left: &UnitRows<C>,
+    rows: Range<usize>,
+    right: &UnitRows<C>,
+    columns: Range<usize>,
+    out: &mut [C],
+    stride: usize,
+) {
+    assert!(rows.len().is_multiple_of(BLOCK_ROWS) && columns.len().is_multiple_of(BLOCK_COLUMNS));
+    assert!(out.len() >= (rows.len() - 1) * stride + columns.len());
+    if let (Some(left), Some(right)) = (&left.bf16, &right.bf16) {
+        return left.products(rows, right, columns, single(out), stride);
+    }
+    isa.run(Products {
+        left: left.from(rows.start),
+        rows: rows.len(),
+        left_row: left.padded_dims,
+        panels: right.panels_from(columns.start),
+        dims: right.dims,
+        columns: columns.len(),
+        out,
+        stride,
+    });
+}
+
+/// The similarities of each row of `left` with `each` rows of `right`, [left rows, each], with the bits that a tile has
+/// for the same two rows. `place(row, i)` is the i-th of these rows.
+pub fn selected<C: Float>(
+    isa: Isa,
+    threads: usize,
+    left: &UnitRows<C>,
+    right: &UnitRows<C>,
+    each: usize,
+    place: impl Fn(usize, usize) -> usize + Sync,
+) -> Vec<C> {
+    const BLOCK: usize = BLOCK_ROWS * BLOCK_COLUMNS;
+    let mut found = vec![C::ZERO; left.rows * each];
+    let shared = Shared::new(&mut found);
+    let state = || (Vec::new(), Vec::new());
+    for_each(threads, left.rows.div_ceil(BLOCK_ROWS), state, |(columns, blocks), chunk| {
+        let start = chunk * BLOCK_ROWS;
+        let count = BLOCK_ROWS.min(left.rows - start);
+        columns.clear();
+        blocks.clear();
+        // SAFETY: The chunks do not overlap, and `found` is borrowed until the loop ends.
+        let out = unsafe { shared.slice(start * each, count * each) };
+        for (i, out) in out.iter_mut().enumerate() {
+            let (row, other) = (i / each, place(start + i / each, i % each));
+            let column = other / BLOCK_COLUMNS * BLOCK_COLUMNS;
+            let block = columns.iter().rposition(|&computed| computed == column).unwrap_or_else(|| {
+                columns.push(column);
+                blocks.resize(columns.len() * BLOCK, C::ZERO);
+                let block = &mut blocks[(columns.len() - 1) * BLOCK..];
+                let rows = start..start + BLOCK_ROWS;
+                products(isa, left, rows, right, column..column + BLOCK_COLUMNS, block, BLOCK_COLUMNS);
+                columns.len() - 1
+            });
+            *out = blocks[block * BLOCK + row * BLOCK_COLUMNS + other - column];
+        }
+    });
+    found
 }
 
 /// The products of rows with panels of 32 keys.

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::apart::OwnNegatives;
+use super::prepared::Prepared;
 use super::rows::BorrowedOperands;
 use super::simd::Float;
 use super::similarities::Similarities;
@@ -18,7 +20,7 @@ pub struct Split<C> {
     pub rows: Vec<C>,
     /// The numbers of the keys. Empty if the anchors are the keys.
     pub columns: Vec<C>,
-    /// The threshold, NaN if labels decide.
+    /// The threshold, NaN if labels decide. For `Threshold::MinMax` and `Threshold::Margin`, their number.
     pub threshold: f64,
 }
 
@@ -42,13 +44,15 @@ impl<C: Float> Split<C> {
     pub fn new<E>(
         problem: &Problem,
         operands: &BorrowedOperands<'_, E>,
+        prepared: &Prepared<C>,
         similarities: &Similarities<'_, C>,
         positives: &[f64],
+        own: &OwnNegatives<'_, C>,
     ) -> Self {
         let (rows, columns) = (similarities.anchors.padded_rows, similarities.keys.padded_rows);
         let thresholds = |threshold: f64, rows: Vec<C>| Self {
             labels: false,
-            one: problem.square && !matches!(problem.threshold, Threshold::MinMax { .. }),
+            one: problem.square && !matches!(problem.threshold, Threshold::MinMax { .. } | Threshold::Margin { .. }),
             rows,
             // If the keys are not the anchors, only the rows decide.
             columns: if problem.square { vec![] } else { vec![C::INFINITY; columns] },
@@ -56,7 +60,7 @@ impl<C: Float> Split<C> {
         };
         match problem.threshold {
             Threshold::Adaptive { quantile } => {
-                let quantiles = row_quantiles(problem, similarities, positives, quantile);
+                let quantiles = row_quantiles(problem, similarities, positives, own, quantile);
                 let threshold = quantiles.iter().sum::<f64>() / problem.anchors as f64;
                 thresholds(threshold, vec![comparable(threshold); rows])
             }
@@ -67,11 +71,19 @@ impl<C: Float> Split<C> {
             }
             Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
             Threshold::MinMax { value } => {
-                let mut own = vec![C::INFINITY; rows];
-                for (own, (low, high)) in own.iter_mut().zip(row_ranges(problem, similarities, positives)) {
-                    *own = C::from_f64(low + value * (high - low));
+                let mut bounds = vec![C::INFINITY; rows];
+                for (bound, (low, high)) in bounds.iter_mut().zip(row_ranges(problem, similarities, positives, own)) {
+                    *bound = C::from_f64(low + value * (high - low));
                 }
-                thresholds(value, own)
+                thresholds(value, bounds)
+            }
+            Threshold::Margin { margin, relative } => {
+                let mut bounds = vec![C::INFINITY; rows];
+                for (bound, closest) in bounds.iter_mut().zip(prepared.closest_positives(problem)) {
+                    let closest = closest.to_f64();
+                    *bound = comparable(closest + if relative { margin * closest.abs() } else { margin });
+                }
+                thresholds(margin, bounds)
             }
             Threshold::Labels => {
                 let mut numbers = Numbers::default();
@@ -86,6 +98,11 @@ impl<C: Float> Split<C> {
                 Self { labels: true, one: false, rows, columns, threshold: f64::NAN }
             }
         }
+    }
+
+    /// Whether a similarity is above an anchor's threshold. With labels none is.
+    pub fn is_above(&self, anchor: usize, similarity: C) -> bool {
+        !self.labels && similarity > self.rows[anchor]
     }
 
     /// The numbers of the keys.

@@ -11,6 +11,7 @@ use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Th
 
 mod hostile;
 mod joint;
+mod margin;
 
 /// A problem with its inputs in double precision.
 #[derive(Debug, Clone)]
@@ -18,8 +19,10 @@ struct Case {
     problem: Problem,
     anchors: Vec<f64>,
     keys: Vec<f64>,
+    /// The rows apart, of which each anchor has `Problem::rows_apart`.
     apart: Vec<f64>,
     positive_index: Vec<i64>,
+    /// Lists of equal length, padded with -1.
     ignored_index: Vec<i64>,
     anchor_labels: Vec<i64>,
     key_labels: Vec<i64>,
@@ -53,6 +56,7 @@ impl Case {
             dims,
             square: true,
             pairing: Pairing::Views { views, offset: 0 },
+            own_negatives: 0,
             threshold: Threshold::Adaptive { quantile: 0.9 },
             formulation: IMPORTANCE,
             temperature: 0.2,
@@ -107,6 +111,33 @@ impl Case {
         case.ignored_index.clear();
         case.problem.pairing = Pairing::Apart;
         case
+    }
+
+    /// The case with own negatives. They come after the positives, if these are apart.
+    fn with_own_negatives(mut self, count: usize) -> Self {
+        let dims = self.problem.dims;
+        let own = Noise(23).rows(self.problem.anchors * count, dims);
+        let positives = std::mem::take(&mut self.apart);
+        for (anchor, own) in own.chunks_exact(count * dims).enumerate() {
+            self.apart.extend(positives.chunks_exact(dims).nth(anchor).unwrap_or_default());
+            self.apart.extend(own);
+        }
+        self.with(|problem| problem.own_negatives = count)
+    }
+
+    /// The case with lists of keys to ignore: none, two or all negatives.
+    fn ignoring_lists(mut self) -> Self {
+        let keys = self.problem.keys as i64;
+        let positives = self.positive_index.len() / self.problem.anchors;
+        self.ignored_index = (0..self.problem.anchors)
+            .flat_map(|anchor| {
+                let own = self.positive_index[anchor * positives..][..positives].to_vec();
+                let others = (0..keys).rev().filter(move |key| !own.contains(key));
+                let most = [0, 2, keys as usize][anchor % 3];
+                others.take(most).chain(std::iter::repeat(-1)).take(keys as usize)
+            })
+            .collect();
+        self
     }
 
     fn towers(samples: usize, dims: usize) -> Self {
@@ -203,10 +234,12 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             Pairing::Towers => vec![(i + p.anchors / 2) % p.anchors],
         }
     };
-    let left_out = |i: usize| match p.pairing {
-        Pairing::Views { offset, .. } => Some(offset + i),
-        Pairing::Indexed { .. } => case.ignored_index.get(i).and_then(|&j| usize::try_from(j).ok()),
-        Pairing::Apart | Pairing::Towers => None,
+    let is_left_out = |i: usize, j: usize| match p.pairing {
+        Pairing::Views { offset, .. } => offset + i == j,
+        _ => {
+            let each = case.ignored_index.len() / p.anchors;
+            case.ignored_index[i * each..][..each].contains(&(j as i64))
+        }
     };
     let compared = |i: usize, j: usize| p.pairing != Pairing::Towers || (i < p.anchors / 2) != (j < p.anchors / 2);
     let rows: Vec<Vec<f64>> = (0..p.anchors)
@@ -215,7 +248,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
             if let Pairing::Views { offset, .. } = p.pairing {
                 row[offset + i] = 1.0;
             }
-            row.extend(apart.get(i).map(|positive| dot(&anchors[i], positive)));
+            row.extend(apart.iter().skip(i * p.rows_apart()).take(p.rows_apart()).map(|other| dot(&anchors[i], other)));
             row
         })
         .collect();
@@ -246,17 +279,29 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 }
             })
             .collect(),
+        (None, Threshold::Margin { margin, relative }) => (0..p.anchors)
+            .map(|i| {
+                let among_keys = positives_of(i).into_iter().map(|j| rows[i][j]).fold(f64::NEG_INFINITY, f64::max);
+                let closest = if p.pairing == Pairing::Apart { rows[i][p.keys] } else { among_keys };
+                if relative {
+                    closest + margin * closest.abs()
+                } else {
+                    closest + margin
+                }
+            })
+            .collect(),
         (None, Threshold::Labels | Threshold::Given) => vec![f64::NAN; p.anchors],
     };
     let key_labels = if p.square { &case.anchor_labels } else { &case.key_labels };
     let losses = (0..p.anchors).map(|i| {
         let positives = positives_of(i);
-        let is_negative = |j: &usize| !positives.contains(j) && left_out(i) != Some(*j) && compared(i, *j);
-        let (local, global): (Vec<usize>, Vec<usize>) =
-            (0..p.keys).filter(is_negative).partition(|&j| match p.threshold {
-                Threshold::Labels => key_labels[j] == case.anchor_labels[i],
-                _ => thresholds[i] < 1.0 && rows[i][j] > thresholds[i],
-            });
+        let is_negative = |j: &usize| !positives.contains(j) && !is_left_out(i, *j) && compared(i, *j);
+        // The own negatives are the last numbers of the row. They have no label.
+        let negatives = (0..p.keys).filter(is_negative).chain(rows[i].len() - p.own_negatives..rows[i].len());
+        let (local, global): (Vec<usize>, Vec<usize>) = negatives.partition(|&j| match p.threshold {
+            Threshold::Labels => key_labels.get(j) == Some(&case.anchor_labels[i]),
+            _ => thresholds[i] < 1.0 && rows[i][j] > thresholds[i],
+        });
         let s = |j: usize| rows[i][j] / p.temperature;
         let positive_logits: Vec<f64> = match p.pairing {
             Pairing::Apart => vec![s(p.keys)],
@@ -280,6 +325,7 @@ fn reference(case: &Case, thresholds: Option<&[f64]>) -> (Vec<Option<f64>>, Vec<
                 let q = if count == 0.0 { 0.0 } else { debiased.max(count * (-1.0 / p.temperature).exp()) };
                 Some(-positive + (positive.exp() + e_global + q).ln())
             }
+            Formulation::Elimination => Some((e_global / positive.exp()).ln_1p()),
             _ if global.is_empty() => None,
             Formulation::Official => Some(-positive + e_global.ln() + negatives * (-1.0 / p.temperature).exp()),
             Formulation::Decoupled | Formulation::Supervised => Some(-positive + e_global.ln()),
@@ -353,10 +399,14 @@ fn all_cases() -> Vec<Case> {
         Case::indexed(5, 9, 3, 2),
         Case::queue(6, 13, 4),
         Case::towers(7, 5),
+        Case::indexed(6, 8, 4, 1).ignoring_lists(),
+        Case::queue(6, 8, 4).ignoring_lists(),
+        Case::indexed(5, 9, 3, 2).with_own_negatives(3),
+        Case::queue(4, 5, 3).ignoring_lists().with_own_negatives(1),
     ]
 }
 
-const THRESHOLDS: [Threshold; 8] = [
+const THRESHOLDS: [Threshold; 11] = [
     Threshold::Adaptive { quantile: 0.75 },
     Threshold::Adaptive { quantile: 0.99 },
     Threshold::Cosine { value: 0.3 },
@@ -365,15 +415,19 @@ const THRESHOLDS: [Threshold; 8] = [
     Threshold::MinMax { value: 0.6 },
     Threshold::MinMax { value: 1.0 },
     Threshold::Labels,
+    Threshold::Margin { margin: 0.1, relative: false },
+    Threshold::Margin { margin: -0.3, relative: false },
+    Threshold::Margin { margin: -0.4, relative: true },
 ];
 
-const FORMULATIONS: [Formulation; 6] = [
+const FORMULATIONS: [Formulation; 7] = [
     IMPORTANCE,
     Formulation::Importance { beta: 0.0, tau_plus: 0.0 },
     Formulation::Importance { beta: 2.5, tau_plus: 0.0 },
     Formulation::Importance { beta: 0.5, tau_plus: 0.01 },
     Formulation::Official,
     Formulation::Decoupled,
+    Formulation::Elimination,
 ];
 
 #[test]
@@ -467,8 +521,8 @@ fn towers_are_two_problems_of_one_direction() {
 fn low_temperatures_stay_exact() {
     // exp(200) fits the double precision of the reference. The kernel must not need it.
     for case in all_cases() {
-        for threshold in [THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[4], THRESHOLDS[7]] {
-            for formulation in [IMPORTANCE, Formulation::Official] {
+        for threshold in [THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[4], THRESHOLDS[7], THRESHOLDS[9]] {
+            for formulation in [IMPORTANCE, Formulation::Official, Formulation::Elimination] {
                 let case = case.clone().with(|p| *p = Problem { threshold, formulation, temperature: 0.02, ..*p });
                 let expected: Vec<f64> = reference(&case, None).0.iter().map(|loss| loss.unwrap_or(0.0)).collect();
                 let single = run::<f32>(&case, |x| x as f32, None, 1, Isa::best());
@@ -503,6 +557,7 @@ fn single_precision_equals_double_on_every_instruction_set() {
         Case::views(77, 4, 64),
         Case::gathered(70, 40, 66, 130),
         Case::queue(100, 300, 24),
+        Case::indexed(150, 170, 24, 2).with_own_negatives(5),
     ];
     for case in cases {
         for formulation in [IMPORTANCE, Formulation::Official] {
@@ -546,7 +601,12 @@ fn half_precision_is_the_loss_of_the_rounded_inputs() {
 
 #[test]
 fn the_same_bits_from_run_to_run() {
-    for case in [Case::views(300, 2, 40), Case::views(1100, 2, 16), Case::gathered(90, 24, 64, 200)] {
+    for case in [
+        Case::views(300, 2, 40),
+        Case::views(1100, 2, 16),
+        Case::gathered(90, 24, 64, 200),
+        Case::queue(150, 100, 24).with_own_negatives(3),
+    ] {
         let once = |threads| {
             let outcome = run::<f32>(&case, |x| x as f32, None, threads, Isa::best());
             [outcome.evaluation.losses, outcome.anchors, outcome.keys]

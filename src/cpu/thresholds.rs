@@ -1,5 +1,6 @@
 //! Quantiles and ranges of the anchors' rows of similarities, which give the thresholds.
 
+use super::apart::OwnNegatives;
 use super::simd::{Float, Selector};
 use super::similarities::Similarities;
 use super::threads::{for_each, Shared};
@@ -9,12 +10,13 @@ use crate::problem::{quantile_rank, Pairing, Problem};
 const ROWS: usize = 16;
 
 /// Calls `each(state, row)` with each anchor's row of similarities, and collects the results. A row contains the
-/// similarities with all keys that the anchor is compared with, and with the positive if that is not among the keys. An
-/// anchor's similarity with itself is exactly 1.
+/// similarities with all keys that the anchor is compared with, with the positive if that is not among the keys, and with
+/// the own negatives. An anchor's similarity with itself is exactly 1.
 fn for_each_row<C: Float, S, R: Copy + Default + Send>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,
     positives: &[f64],
+    own: &OwnNegatives<'_, C>,
     state: impl Fn() -> S + Sync,
     each: impl Fn(&mut S, &[C]) -> R + Sync,
 ) -> Vec<R> {
@@ -30,14 +32,17 @@ fn for_each_row<C: Float, S, R: Copy + Default + Send>(
         let results = unsafe { shared.slice(start, count) };
         for (i, result) in results.iter_mut().enumerate() {
             let row = &scratch[i * similarities.row_scratch()..][problem.compared_keys(start + i)];
-            *result = match problem.pairing {
-                Pairing::Apart => {
+            *result = match problem.rows_apart() {
+                0 => each(state, row),
+                _ => {
                     joined.clear();
                     joined.extend_from_slice(row);
-                    joined.push(C::from_f64(positives[start + i]));
+                    if problem.pairing == Pairing::Apart {
+                        joined.push(C::from_f64(positives[start + i]));
+                    }
+                    joined.extend_from_slice(own.of(start + i));
                     each(state, joined)
                 }
-                Pairing::Views { .. } | Pairing::Indexed { .. } | Pairing::Towers => each(state, row),
             };
         }
     });
@@ -49,11 +54,12 @@ pub fn row_quantiles<C: Float>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,
     positives: &[f64],
+    own: &OwnNegatives<'_, C>,
     quantile: f64,
 ) -> Vec<f64> {
     let rank = quantile_rank(problem.row_length(), quantile);
     let selector = || Selector::new(rank, similarities.isa);
-    for_each_row(problem, similarities, positives, selector, |selector, row| selector.select(row).to_f64())
+    for_each_row(problem, similarities, positives, own, selector, |selector, row| selector.select(row).to_f64())
 }
 
 /// The smallest and the largest similarity of each anchor's row.
@@ -61,11 +67,13 @@ pub fn row_ranges<C: Float>(
     problem: &Problem,
     similarities: &Similarities<'_, C>,
     positives: &[f64],
+    own: &OwnNegatives<'_, C>,
 ) -> Vec<(f64, f64)> {
     for_each_row(
         problem,
         similarities,
         positives,
+        own,
         || (),
         |(), row| {
             let first = row[0];

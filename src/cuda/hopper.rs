@@ -160,6 +160,7 @@ mod tests {
             dims: 128,
             square: true,
             pairing: Pairing::Views { views: 2, offset: 0 },
+            own_negatives: 0,
             threshold,
             formulation: BETA_1,
             temperature: 0.1,

@@ -258,7 +258,8 @@ impl<'a> Plan<'a> {
             },
             threshold: threshold_number,
             formulation: match problem.formulation {
-                Formulation::Importance { .. } => 0,
+                // Nothing runs `Elimination` or `Supervised`.
+                Formulation::Importance { .. } | Formulation::Elimination => 0,
                 Formulation::Official => 1,
                 Formulation::Decoupled | Formulation::Supervised => 2,
             },
@@ -477,7 +478,9 @@ fn weights(problem: &Problem) -> (f64, f64) {
     match problem.formulation {
         Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
         // The weights play no part; with 1 they cost nothing.
-        Formulation::Official | Formulation::Decoupled | Formulation::Supervised => (1.0, 0.0),
+        Formulation::Official | Formulation::Decoupled | Formulation::Elimination | Formulation::Supervised => {
+            (1.0, 0.0)
+        }
     }
 }
 
@@ -505,7 +508,8 @@ fn threshold_number(threshold: Threshold) -> (i32, f64) {
         // Read from the device.
         Threshold::Given => (1, f64::NAN),
         Threshold::MinMax { value } => (2, value),
-        Threshold::Labels => (3, f64::NAN),
+        // Nothing runs `Margin`.
+        Threshold::Labels | Threshold::Margin { .. } => (3, f64::NAN),
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Outputs {
     pub loss: Array,
     /// The statistics, [6].
     pub statistics: Array,
-    /// The gradients for anchors [M, D], keys [N, D] and positives [M, D], if wanted.
+    /// The gradients for anchors [M, D], keys [N, D] and the rows apart [M * R, D], if wanted.
     pub gradients: [Option<Array>; 3],
     /// The derivative by the temperature, 0-d, if wanted. It needs the gradient for the anchors.
     pub temperature: Option<Array>,
@@ -127,7 +127,7 @@ impl Outputs {
         expect_output("loss", &self.loss, loss, operands)?;
         expect_output("statistics", &self.statistics, &[6], operands)?;
         let names = ["anchors' gradient", "keys' gradient", "positives' gradient"];
-        let rows = [problem.anchors, problem.keys, problem.anchors];
+        let rows = [problem.anchors, problem.keys, problem.anchors * problem.rows_apart()];
         for (index, gradient) in self.gradients.iter().enumerate() {
             if let Some(gradient) = gradient {
                 expect_output(names[index], gradient, &[rows[index], problem.dims], operands)?;

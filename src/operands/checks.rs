@@ -45,6 +45,7 @@ impl<T: Described> Operands<T> {
             dims,
             square: self.keys.is_none(),
             pairing: if towers { self.towers()? } else { self.pairing(offset)? },
+            own_negatives: self.own_negatives(anchors),
             threshold,
             formulation,
             temperature,
@@ -60,7 +61,12 @@ impl<T: Described> Operands<T> {
         let first = &self.views[0];
         let anchors = problem.anchors as i64;
         expect_integers("positive_index", self.positive_index.as_ref(), &[anchors, problem.positives() as i64], first)?;
-        expect_integers("ignored_index", self.ignored_index.as_ref(), &[anchors], first)?;
+        if let Some(index) = &self.ignored_index {
+            let [_, each] = index.shape()[..] else {
+                return Err(wrong_shape("ignored_index", "[M, I]", index));
+            };
+            expect_integers("ignored_index", Some(index), &[anchors, each], first)?;
+        }
         self.check_labels(problem)?;
         self.check_threshold(problem.threshold)?;
         if let Some(temperature) = &self.temperature {
@@ -74,10 +80,7 @@ impl<T: Described> Operands<T> {
             }
             expect_beside("weights", weights, first)?;
         }
-        match problem.pairing {
-            Pairing::Indexed { positives } => self.check_indices(problem.keys as i64, positives),
-            Pairing::Views { .. } | Pairing::Apart | Pairing::Towers => Ok(()),
-        }
+        self.check_indices(problem)
     }
 
     /// Checks that views, keys and positives fit together. Returns the number of rows of a view and the dimension.
@@ -103,7 +106,14 @@ impl<T: Described> Operands<T> {
         }
         if let Some(positives) = &self.positives {
             let anchors = rows * self.views.len() as i64;
-            expect_shape("positives", positives, &[anchors, dims], " like the anchors")?;
+            let fits = |length: i64| if anchors > 0 { length > 0 && length % anchors == 0 } else { length == 0 };
+            if !matches!(positives.shape()[..], [length, columns] if columns == dims && fits(length)) {
+                return Err(wrong_shape(
+                    "positives",
+                    &format!("[{anchors} R, {dims}], R rows for each anchor"),
+                    positives,
+                ));
+            }
             expect_like("positives", positives, first_name, first)?;
         }
         Ok((rows as usize, dims as usize))
@@ -119,15 +129,14 @@ impl<T: Described> Operands<T> {
 
     fn pairing(&self, offset: usize) -> Result<Pairing> {
         match (&self.positives, &self.positive_index) {
-            (Some(_), Some(_)) => Err(Error::value("expected `positives` or `positive_index`, but got both")),
-            (Some(_), None) if self.keys.is_none() => {
+            (Some(_), _) if self.keys.is_none() => {
                 Err(Error::value("expected `keys`, the negatives, along with `positives`, but got none"))
             }
-            (_, None) if self.ignored_index.is_some() => {
-                Err(Error::value("expected `positive_index` along with `ignored_index`, but got none"))
-            }
+            (None, None) if self.ignored_index.is_some() => Err(Error::value(
+                "expected `positives` or `positive_index` along with `ignored_index`, but got neither",
+            )),
             (Some(_), None) => Ok(Pairing::Apart),
-            (None, Some(index)) => match index.shape()[..] {
+            (_, Some(index)) => match index.shape()[..] {
                 [_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
                 ref shape => {
                     Err(Error::value(format!("expected `positive_index` to have shape [M, P], but got {shape:?}")))
@@ -135,6 +144,12 @@ impl<T: Described> Operands<T> {
             },
             (None, None) => Ok(Pairing::Views { views: self.views.len(), offset }),
         }
+    }
+
+    /// Number of own negatives of each anchor. Without an index, the first of its rows apart is its positive.
+    fn own_negatives(&self, anchors: usize) -> usize {
+        let rows = self.positives.as_ref().map_or(0, length).checked_div(anchors).unwrap_or(0);
+        rows.saturating_sub(usize::from(self.positive_index.is_none()))
     }
 
     fn check_labels(&self, problem: &Problem) -> Result<()> {
@@ -165,25 +180,30 @@ impl<T: Described> Operands<T> {
         }
     }
 
-    /// Checks that the indices are rows of the keys, and that the positives and the ignored key of an anchor differ.
-    fn check_indices(&self, keys: i64, each: usize) -> Result<()> {
-        let Some(positives) = values(self.positive_index.as_ref())? else { return Ok(()) };
+    /// Checks that the indices are rows of the keys, and that the positives and the ignored keys of an anchor differ.
+    fn check_indices(&self, problem: &Problem) -> Result<()> {
+        let keys = problem.keys as i64;
+        let positives = values(self.positive_index.as_ref())?.unwrap_or_default();
         let ignored = values(self.ignored_index.as_ref())?.unwrap_or_default();
         let outside = |name: &str, least: i64, values: &[i64]| match values.iter().find(|&&v| v < least || v >= keys) {
             Some(value) => Err(Error::value(format!("expected `{name}` to be in [{least}, {keys}), but got {value}"))),
             None => Ok(()),
         };
+        if positives.is_empty() && ignored.is_empty() {
+            return Ok(());
+        }
         outside("positive_index", 0, &positives)?;
         outside("ignored_index", -1, &ignored)?;
-        let mut row = Vec::with_capacity(each + 1);
-        for (anchor, own) in positives.chunks_exact(each.max(1)).enumerate() {
+        let [positives_each, ignored_each] = [&positives, &ignored].map(|values| values.len() / problem.anchors.max(1));
+        let mut row = Vec::with_capacity(positives_each + ignored_each);
+        for anchor in 0..problem.anchors {
             row.clear();
-            row.extend_from_slice(own);
-            row.extend(ignored.get(anchor));
+            row.extend_from_slice(&positives[anchor * positives_each..][..positives_each]);
+            row.extend(ignored[anchor * ignored_each..][..ignored_each].iter().filter(|&&key| key >= 0));
             row.sort_unstable();
             if let Some(pair) = row.windows(2).find(|pair| pair[0] == pair[1]) {
                 return Err(Error::value(format!(
-                    "expected the positives and the ignored key of an anchor to differ, but anchor {anchor} has key {} \
+                    "expected the positives and the ignored keys of an anchor to differ, but anchor {anchor} has key {} \
                      twice",
                     pair[0]
                 )));

@@ -15,7 +15,7 @@ from fuzz.targets import SEEDS, TARGETS, run
 from hex_ssl import HexLoss
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, hex_loss_with_keys, ntxent_loss
 from hex_ssl.statistics import similarity_statistics
-from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
 from hex_ssl.train.config import Config
 
 many = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 60)))
@@ -52,6 +52,7 @@ THRESHOLDS = st.one_of(
     st.sampled_from(["adaptive", "step", "cosine", "supervised", "fixed", "none"]),
     st.floats(-1.0, 1.0).map(lambda value: FixedThreshold(value, scale="cosine")),
     st.floats(0.0, 1.0).map(AdaptiveThreshold),
+    st.builds(MarginThreshold, st.floats(-2.0, 2.0), st.booleans()),
 )
 
 
@@ -75,7 +76,7 @@ def refused_or_finite(loss_of: Callable[[], torch.Tensor], z: torch.Tensor) -> N
     z2=st.one_of(st.none(), tensors()),
     views=st.integers(0, 2),
     threshold=THRESHOLDS,
-    formulation=st.sampled_from(["importance", "official", "decoupled", "other"]),
+    formulation=st.sampled_from(["importance", "official", "decoupled", "elimination", "other"]),
     temperature=st.one_of(st.floats(0.005, 10.0), NUMBERS),
     beta=st.one_of(st.floats(0.0, 5.0), NUMBERS),
     tau_plus=st.one_of(st.floats(0.0, 0.5), NUMBERS),
@@ -105,9 +106,10 @@ INDICES = st.one_of(
     positives=st.one_of(st.none(), st.just("anchors"), tensors()),
     positive_index=INDICES,
     ignored_index=st.one_of(st.none(), INDICES),
+    own_negatives=st.one_of(st.none(), st.integers(0, 2), tensors()),
     labelled=st.booleans(),
     threshold=THRESHOLDS,
-    formulation=st.sampled_from(["importance", "official", "decoupled"]),
+    formulation=st.sampled_from(["importance", "official", "decoupled", "elimination"]),
     temperature=st.one_of(st.floats(0.005, 10.0), NUMBERS),
     reduction=st.sampled_from(["mean", "sum", "none"]),
 )
@@ -118,6 +120,8 @@ def test_the_loss_with_keys_is_finite_or_refused(
     anchors = anchors.clone().requires_grad_() if anchors.is_floating_point() else anchors
     if isinstance(positives, str):
         positives, positive_index, arguments["ignored_index"] = anchors.detach().flip(0), None, None
+    if isinstance(arguments["own_negatives"], int):
+        arguments["own_negatives"] = torch.stack([anchors.detach().roll(1, 0)] * (1 + arguments["own_negatives"]), 1)
     if labelled:
         arguments |= {"anchor_labels": torch.arange(len(anchors)), "key_labels": torch.arange(len(keys)) % 3}
     refused_or_finite(

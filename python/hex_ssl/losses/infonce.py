@@ -1,20 +1,28 @@
 """InfoNCE in one direction as a module."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from hex_ssl.choices import Reduction
-from hex_ssl.distributed import check_gathering
-from hex_ssl.towers import infonce_loss
-from hex_ssl.validation import check_settings
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
+from hex_ssl.losses.two_towers import TwoTowerLoss
+from hex_ssl.thresholds import NO_HIERARCHY, Threshold
+from hex_ssl.towers import loss_in_one_direction
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(TwoTowerLoss):
     """InfoNCE of anchors against keys: :func:`hex_ssl.functional.infonce_loss` as a module.
 
     Args:
         temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
+        threshold: Which negatives are hierarchical, by default none. A strategy that does not change with the epoch.
+        formulation: "importance", "official", "decoupled", or "elimination", which leaves out the hierarchical
+            negatives.
+        beta: At least 0.
+        tau_plus: In [0, 1).
+
+    Attributes:
+        statistics: The :class:`Statistics` of the last forward. None before the first forward.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -26,33 +34,49 @@ class InfoNCELoss(nn.Module):
         >>> import torch
         >>> InfoNCELoss(temperature=1.0)(torch.eye(4), torch.eye(4))  # log(e + 3) - 1
         tensor(0.7437)
+        >>> from hex_ssl.thresholds import MarginThreshold
+        >>> criterion = InfoNCELoss(temperature=1.0, threshold=MarginThreshold(-0.5), formulation="elimination")
+        >>> criterion(torch.eye(4)[:2], torch.eye(4)[[0, 1, 1]])  # log(e + 2) - 1 and log(e + 1) - 1
+        tensor(0.4324)
     """
 
     def __init__(
-        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: Reduction = "mean"
+        self,
+        temperature: float | Tensor = 0.1,
+        gather_distributed: bool = False,
+        reduction: Reduction = "mean",
+        *,
+        threshold: Threshold | ThresholdName = NO_HIERARCHY,
+        formulation: Formulation = "importance",
+        beta: float = 1.0,
+        tau_plus: float = 0.1,
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
-        self.temperature = temperature
-        check_gathering(gather_distributed)
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
+        super().__init__(temperature, gather_distributed, reduction, threshold, formulation, beta, tau_plus)
 
     def forward(
-        self, anchors: Tensor, keys: Tensor, positive_index: Tensor | None = None, weights: Tensor | None = None
+        self,
+        anchors: Tensor,
+        keys: Tensor,
+        positive_index: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        ignored_index: Tensor | None = None,
+        own_negatives: Tensor | None = None,
+        anchor_labels: Tensor | None = None,
+        key_labels: Tensor | None = None,
     ) -> Tensor:
         """The loss of anchors [M, D] against keys [N, D]. See :func:`hex_ssl.functional.infonce_loss`."""
-        return infonce_loss(
+        loss, self._last.statistics = loss_in_one_direction(
             anchors,
             keys,
+            self.threshold,
+            self._settings(self.temperature),
             positive_index=positive_index,
-            temperature=self.temperature,
+            ignored_index=ignored_index,
+            own_negatives=own_negatives,
+            anchor_labels=anchor_labels,
+            key_labels=key_labels,
             weights=weights,
-            reduction=self.reduction,
             gather_distributed=self.gather_distributed,
         )
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        names = ("temperature", "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return loss

@@ -96,7 +96,7 @@ pub fn find<C: Float>(similarities: &mut Similarities<'_, C>, rank: usize, expon
         &missed,
         || (),
         |(), anchor, row| {
-            for &key in similarities.pairs.excluded(anchor) {
+            for key in similarities.pairs.excluded(anchor) {
                 row[key as usize] = C::NEG_INFINITY;
             }
             // SAFETY: Each row is in `missed` once, and `lists` is borrowed until the loop ends.
@@ -115,7 +115,7 @@ struct Apart<C> {
 
 impl<C: Float> Apart<C> {
     fn new(similarities: &Similarities<'_, C>) -> Self {
-        let each = similarities.pairs.excluded_each();
+        let each = similarities.pairs.most_excluded();
         Self { each, values: vec![C::NEG_INFINITY; similarities.anchors.padded_rows * each] }
     }
 
@@ -134,7 +134,7 @@ fn sift<C: Float>(similarities: &mut Similarities<'_, C>, lists: &SharedLists<C>
         || (),
         |similarities, (), a, b, tile| {
             let size = similarities.tile;
-            let each = similarities.pairs.excluded_each();
+            let each = similarities.pairs.most_excluded();
             // SAFETY: The schedule gives the blocks a and b to this call alone. Block b is used only if it is not block
             // a. Both arrays are borrowed until the pass ends.
             let (rows, columns) = unsafe {
@@ -161,12 +161,10 @@ fn take<C: Float>(
 ) {
     let (size, pairs) = (similarities.tile, similarities.pairs);
     let end = similarities.anchors.rows.min((rows + 1) * size);
-    for ((row, anchor), apart) in (rows * size..end).enumerate().zip(apart.chunks_exact_mut(pairs.excluded_each())) {
-        let excluded = pairs.excluded(anchor);
-        for (i, (&key, out)) in excluded.iter().zip(apart).enumerate() {
+    for ((row, anchor), apart) in (rows * size..end).enumerate().zip(apart.chunks_exact_mut(pairs.most_excluded())) {
+        for (key, out) in pairs.excluded(anchor).zip(apart) {
             let column = (key as usize).wrapping_sub(columns * size);
-            // A key may be listed twice. Use it once.
-            if column < size && !excluded[..i].contains(&key) {
+            if column < size {
                 *out = similarity(row, column);
             }
         }

@@ -18,6 +18,7 @@ fn threshold() -> impl Strategy<Value = Threshold> {
         (0.0f64..=1.0).prop_map(|quantile| Threshold::Adaptive { quantile }),
         value().prop_map(|value| Threshold::Cosine { value }),
         value().prop_map(|value| Threshold::MinMax { value }),
+        (-2.0f64..2.0, any::<bool>()).prop_map(|(margin, relative)| Threshold::Margin { margin, relative }),
         Just(Threshold::Labels),
     ]
 }
@@ -27,6 +28,7 @@ fn formulation() -> impl Strategy<Value = Formulation> {
         (0.0f64..50.0, 0.0f64..0.999).prop_map(|(beta, tau_plus)| Formulation::Importance { beta, tau_plus }),
         Just(Formulation::Official),
         Just(Formulation::Decoupled),
+        Just(Formulation::Elimination),
     ]
 }
 
@@ -49,7 +51,7 @@ proptest! {
 
     #[test]
     fn a_finite_result_or_an_error(
-        (kind, samples, views, dims, rows) in (0usize..4, 2usize..12, 2usize..4, 1usize..20).prop_flat_map(
+        (kind, samples, views, dims, rows) in (0usize..6, 2usize..12, 2usize..4, 1usize..20).prop_flat_map(
             |(kind, samples, views, dims)| {
                 (Just(kind), Just(samples), Just(views), Just(dims), prop::collection::vec(entry(), samples * views * dims))
             }
@@ -64,7 +66,9 @@ proptest! {
             0 => Case::views(samples, views, dims),
             1 => Case::gathered(samples, dims, samples, views),
             2 => Case::indexed(samples, samples * views, dims, views - 1),
-            _ => Case::queue(samples, samples * views, dims),
+            3 => Case::queue(samples, samples * views, dims),
+            4 => Case::indexed(samples, samples * views, dims, views - 1).ignoring_lists().with_own_negatives(views),
+            _ => Case::queue(samples, samples * views, dims).ignoring_lists().with_own_negatives(views),
         };
         let mut case = case.with(|p| *p = Problem { threshold, formulation, temperature, ..*p });
         if !clean {

@@ -47,7 +47,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
         .map(|anchor| {
             let mut sums = [0.0; 4];
             for (key, &c) in matrix[anchor].iter().enumerate() {
-                if prepared.pairs.excluded(anchor).contains(&(key as u32)) {
+                if prepared.pairs.excluded(anchor).any(|other| other == key as u32) {
                     continue;
                 }
                 let exponential = |factor: f64| (factor * (c - 1.0) / problem.temperature).exp();
@@ -128,9 +128,15 @@ fn finds_the_same_for_other_temperatures_weights_and_pairs() {
         }
     }
     check_single(&Case::views(90, 3, 16).with(|p| p.threshold = Threshold::Adaptive { quantile: 0.98 }));
-    // Without an ignored key, the positive is listed twice among the keys that are not negatives.
+    // The keys that are not negatives are lists of different lengths.
     let mut own = with_quantile(150, 16, 0.99).with(|p| p.pairing = Pairing::Indexed { positives: 1 });
     own.positive_index = (0..300).collect();
+    check_single(&own);
+    own.ignored_index = (0..300)
+        .flat_map(|i| {
+            [(i + 150) % 300, if i % 150 < 20 || i % 150 >= 130 { 149 - i % 150 + i / 150 * 150 } else { -1 }]
+        })
+        .collect();
     check_single(&own);
 }
 

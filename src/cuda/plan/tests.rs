@@ -19,6 +19,7 @@ fn views(rows: usize, quantile: f64) -> Problem {
         dims: 128,
         square: true,
         pairing: Pairing::Views { views: 2, offset: 0 },
+        own_negatives: 0,
         threshold: Threshold::Adaptive { quantile },
         formulation: Formulation::Importance { beta: 1.0, tau_plus: 0.1 },
         temperature: 0.1,

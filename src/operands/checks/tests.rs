@@ -51,7 +51,7 @@ fn indexed() -> Operands<Given> {
     Operands {
         keys: Some(floats(&[3, 4])),
         positive_index: Some(integers(&[2, 1], &[0, 1])),
-        ignored_index: Some(integers(&[2], &[1, -1])),
+        ignored_index: Some(integers(&[2, 2], &[1, -1, -1, -1])),
         weights: Some(floats(&[2])),
         ..Operands::of_views(vec![floats(&[2, 4])])
     }
@@ -81,7 +81,14 @@ fn shapes_make_the_problem() {
     assert_eq!(problem.pairing, Pairing::Views { views: 2, offset: 0 });
     let apart = Operands { keys: Some(floats(&[7, 4])), positives: Some(floats(&[5, 4])), ..views };
     let apart = Operands { views: vec![floats(&[5, 4])], ..apart };
-    assert_eq!(check(&apart, COSINE).unwrap().pairing, Pairing::Apart);
+    let problem = check(&apart, COSINE).unwrap();
+    assert_eq!((problem.pairing, problem.own_negatives, problem.rows_apart()), (Pairing::Apart, 0, 1));
+    let own = Operands { positives: Some(floats(&[15, 4])), ..apart };
+    let problem = check(&own, COSINE).unwrap();
+    assert_eq!((problem.pairing, problem.own_negatives, problem.rows_apart()), (Pairing::Apart, 2, 3));
+    let own = Operands { positives: Some(floats(&[6, 4])), ..indexed() };
+    let problem = check(&own, COSINE).unwrap();
+    assert_eq!((problem.pairing, problem.own_negatives), (Pairing::Indexed { positives: 1 }, 3));
 }
 
 #[test]
@@ -109,7 +116,7 @@ fn indices_on_a_device_are_not_waited_for() {
 #[test]
 fn what_does_not_fit_is_named() {
     type Change = fn(&mut Operands<Given>);
-    let cases: [(Change, Threshold, &str); 12] = [
+    let cases: [(Change, Threshold, &str); 14] = [
         (|o| o.views.clear(), COSINE, "expected at least 1 view, but got 0"),
         (
             |o| o.views[0].dtype = "int64",
@@ -126,17 +133,35 @@ fn what_does_not_fit_is_named() {
             COSINE,
             "expected `keys` on cpu like the anchors, but got a tensor on cuda:1",
         ),
-        (|o| o.positives = Some(floats(&[2, 4])), COSINE, "expected `positives` or `positive_index`, but got both"),
-        (|o| o.positive_index = None, COSINE, "expected `positive_index` along with `ignored_index`, but got none"),
+        (
+            |o| o.positives = Some(floats(&[3, 4])),
+            COSINE,
+            "expected `positives` to have shape [2 R, 4], R rows for each anchor, but got [3, 4]",
+        ),
+        (
+            |o| (o.keys, o.positives) = (None, Some(floats(&[2, 4]))),
+            COSINE,
+            "expected `keys`, the negatives, along with `positives`, but got none",
+        ),
+        (
+            |o| o.positive_index = None,
+            COSINE,
+            "expected `positives` or `positive_index` along with `ignored_index`, but got neither",
+        ),
+        (
+            |o| o.ignored_index = Some(integers(&[2], &[1, -1])),
+            COSINE,
+            "expected `ignored_index` to have shape [M, I], but got [2]",
+        ),
         (
             |o| o.positive_index.as_mut().unwrap().integers = vec![0, 3],
             COSINE,
             "expected `positive_index` to be in [0, 3), but got 3",
         ),
         (
-            |o| o.ignored_index.as_mut().unwrap().integers = vec![0, -1],
+            |o| o.ignored_index.as_mut().unwrap().integers = vec![2, 0, -1, -1],
             COSINE,
-            "expected the positives and the ignored key of an anchor to differ, but anchor 0 has key 0 twice",
+            "expected the positives and the ignored keys of an anchor to differ, but anchor 0 has key 0 twice",
         ),
         (
             |o| o.weights.as_mut().unwrap().dtype = "float64",
