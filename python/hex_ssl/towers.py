@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import Settings, contrast, contrast_towers_gathered, contrast_with_shared_keys, read_labels
 from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
 from hex_ssl.statistics import Statistics
@@ -17,29 +18,35 @@ from hex_ssl.validation import check_integers, check_like, check_rows, check_vie
 
 @overload
 def clip_loss(
-    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def clip_loss(
-    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def clip_loss(
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def clip_loss(
     z1: Tensor,
     z2: Tensor,
     *,
     temperature: float | Tensor = 0.07,
-    threshold: Threshold | str = NO_HIERARCHY,
-    formulation: str = "importance",
+    threshold: Threshold | ThresholdName = NO_HIERARCHY,
+    formulation: Formulation = "importance",
     beta: float = 1.0,
     tau_plus: float = 0.1,
     labels: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,
@@ -115,7 +122,7 @@ def infonce_loss(
     positive_index: Tensor | None = None,
     temperature: float | Tensor = 0.1,
     weights: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """InfoNCE in one direction: the positives of each anchor are among the keys.

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.contrast import Settings
 from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY
@@ -34,7 +35,7 @@ class CLIPLoss(SimpleLoss):
     """
 
     def __init__(
-        self, temperature: float | Tensor = 0.07, gather_distributed: bool = False, reduction: str = "mean"
+        self, temperature: float | Tensor = 0.07, gather_distributed: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction)
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from hex_ssl.choices import Reduction
+from hex_ssl.distributed import check_gathering
 from hex_ssl.towers import infonce_loss
 from hex_ssl.validation import check_settings
 
@@ -27,11 +29,12 @@ class InfoNCELoss(nn.Module):
     """
 
     def __init__(
-        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
+        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 

@@ -1,7 +1,7 @@
-"""The demo: SimCLR with and without HEX on the handwritten digits, beside the untrained backbone.
+"""The demo: SimCLR with and without HEX on handwritten digits, compared with the untrained backbone.
 
 `hex-ssl demo` or `python -m hex_ssl.train.demo` takes a few minutes on 2 cores. For each seed, both train with the same
-budget from the same initial weights. The demo prints a table, and leaves the runs, all figures and three pictures in a
+budget from the same initial weights. The demo prints a table and writes the runs, all results and three plots to a
 folder.
 """
 
@@ -45,9 +45,9 @@ def run_demo(folder: str = "runs/demo", seeds: int = 3, epochs: int | None = Non
     """Trains with and without HEX, once per seed, and compares the results.
 
     Args:
-        folder: Folder of runs, figures and pictures; earlier runs of the demo in it are replaced.
+        folder: Folder of runs, results and plots. Earlier runs of the demo in it are replaced.
         seeds: Number of seeds, at least 1. Each seed has one run with HEX and one without.
-        epochs: Epochs of each run; None: those of the recipes.
+        epochs: Number of epochs of each run. None uses the recipes' number.
 
     Returns:
         The folder.

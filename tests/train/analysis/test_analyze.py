@@ -31,7 +31,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tables_of_arrays_are_what_the_functions_find(arrays: Arrays, tmp_path: Path) -> None:
+def test_the_tables_of_arrays_equal_the_functions(arrays: Arrays, tmp_path: Path) -> None:
     paths: dict[str, Any] = {name: str(path) for name, path in arrays.items()}
     folder = analyze(AnalyzeConfig(**paths, output=str(tmp_path / "out"), plane="pca", quantile=0.9, bins=50))
     features = np.load(arrays["features"])
@@ -77,7 +77,7 @@ def test_figure_13_compares_superclass_negatives_with_the_others(arrays: Arrays,
         assert float(line["ratio"]) == pytest.approx(near / other, rel=1e-5)
 
 
-def test_each_figure_of_the_paper_draws_the_columns_that_are_said_to_be_its() -> None:
+def test_each_figure_of_the_paper_draws_its_columns() -> None:
     for column, about in COLUMNS.items():
         for number in re.findall(r"\(Figure (\d+)\)", about):
             (name,) = [each for each in CURVES if each.startswith(f"figure-{number}-")]
@@ -113,7 +113,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_other_files_stay_and_figures_of_before_go(arrays: Arrays, tmp_path: Path) -> None:
+def test_other_files_stay_and_old_figures_are_removed(arrays: Arrays, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     foreign = {"holiday.png": b"sea", "grades.csv": b"1,2", "old.svg": b"<svg/>", "figure-10-plane.txt": b"notes"}
@@ -129,7 +129,7 @@ def test_other_files_stay_and_figures_of_before_go(arrays: Arrays, tmp_path: Pat
 
 
 @pytest.mark.parametrize("which", ["similarity.csv", "histograms.svg", "analysis.json"])
-def test_where_a_file_does_not_fit_everything_is_as_it_was(
+def test_a_full_disk_changes_no_file(
     which: str, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -150,9 +150,7 @@ def test_where_a_file_does_not_fit_everything_is_as_it_was(
     assert contents(out) == before
 
 
-def test_the_analysis_is_put_in_its_place_when_all_else_is(
-    arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_analysis_is_moved_into_place_last(arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     placed = []
     put = os.replace
 
@@ -168,7 +166,7 @@ def test_the_analysis_is_put_in_its_place_when_all_else_is(
 
 @pytest.fixture
 def other_run(trained_run: Path, tmp_path: Path) -> Path:
-    """That run as it was an epoch before its end, with two checkpoints."""
+    """The trained run one epoch before its end, with two checkpoints."""
     other = tmp_path / "earlier"
     shutil.copytree(trained_run, other)
     for name in ("last", "epoch-0002"):
@@ -240,7 +238,9 @@ def test_a_superclass_that_cannot_be_drawn_is_named(
     given |= {"output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match=message):
         analyze(AnalyzeConfig(**given, superclasses=str(tmp_path / "above.npy")))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"expected `superclass` only where images have one, but got '{superclass}'"):
+    with pytest.raises(
+        ValueError, match=f"expected `superclass` only if images have superclasses, but got '{superclass}'"
+    ):
         analyze(AnalyzeConfig(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
@@ -294,10 +294,8 @@ def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_one_checkpoint_says_how_to_have_curves(
-    other_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said = "one checkpoint was found, of epoch 1: no curves; `run.keep_every` keeps more of them\n"
+def test_a_single_checkpoint_is_explained(other_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = "so there are no curves; `run.keep_every` keeps more checkpoints\n"
     (other_run / "checkpoints" / "epoch-0000.ckpt").unlink()
     main(["analyze", str(other_run), "--plane", "none", "--images", "60", "--output", str(tmp_path)])
     assert said in capsys.readouterr().out
@@ -375,12 +373,12 @@ def test_checkpoints_are_found_by_epoch(trained_run: Path, tmp_path: Path) -> No
         ({"run": "a", "anchors": 0}, "expected `anchors` to be at least 1, but got 0"),
     ],
 )
-def test_settings_name_what_is_wrong(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnalyzeConfig(**settings)
 
 
-def test_nothing_is_written_where_a_file_is_not_what_it_should_be(arrays: Arrays, tmp_path: Path) -> None:
+def test_nothing_is_written_if_a_file_is_invalid(arrays: Arrays, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = tmp_path / "text.npy"
     text.write_text("no array", encoding="utf-8")

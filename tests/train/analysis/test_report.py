@@ -1,4 +1,4 @@
-"""The page of runs side by side: as text, and in a browser."""
+"""The page that compares runs: as text, and in a browser."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from hex_ssl.train.callbacks import OnlineEvaluation
 from tests.train.analysis.conftest import hand_made_run
 
 HANG = 300
-"""Seconds after which something has stopped for good, on however slow and busy a machine."""
+"""Seconds after which the browser must be stuck, even on a slow and busy machine."""
 
 HOSTILE = "</script><script>window.hostile = 1</script><img src=x onerror='window.hostile = 2'>{{data}}"
 
@@ -69,7 +69,7 @@ def test_a_run_may_lack_everything_but_its_configuration(analysed: Path, tmp_pat
     assert found["evaluations"] == found["metrics"] == []
 
 
-def test_runs_of_one_name_are_told_apart(analysed: Path, tmp_path: Path) -> None:
+def test_runs_with_equal_names_are_distinguished(analysed: Path, tmp_path: Path) -> None:
     runs = [hand_made_run(tmp_path / each / "run", analysed) for each in ("a", "b")]
     found = data_of(report(ReportConfig([str(run) for run in runs], str(tmp_path / "page.html"))))["runs"]
     assert [run["name"] for run in found] == ["a/run", "b/run"]
@@ -161,7 +161,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any) -> Any:
-    """Chromium as it is at first: a light screen of a desk, nothing logged."""
+    """Chromium in its initial state: a light desktop screen, and an empty log."""
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.get("about:blank")
@@ -252,7 +252,7 @@ def test_a_point_tells_its_labels_and_the_plane_zooms(browser: Any, page: Path) 
     assert browser.get_log("browser") == []
 
 
-def test_what_files_say_stays_text(browser: Any, analysed: Path, tmp_path: Path) -> None:
+def test_text_of_files_is_not_markup(browser: Any, analysed: Path, tmp_path: Path) -> None:
     run = hand_made_run(tmp_path / "run", analysed)
     analysis = run / "analysis" / "analysis.json"
     saved = json.loads(analysis.read_text(encoding="utf-8"))
@@ -329,7 +329,7 @@ def test_it_prints(browser: Any, page: Path) -> None:
     assert browser.execute_script("return getComputedStyle(document.getElementById('theme')).display") == "none"
 
 
-def test_what_is_folded_prints_and_is_folded_again(browser: Any, page: Path) -> None:
+def test_folded_parts_print_and_are_folded_again(browser: Any, page: Path) -> None:
     open_page(browser, page)
     folded = "return [...document.querySelectorAll('details')].map((each) => !each.open)"
     browser.execute_script("document.querySelector('#analysis details').open = true")

@@ -1,4 +1,4 @@
-"""The paper's figures of one analysis, as PNG and SVG. Drawn straight to files, without pyplot's global state."""
+"""Draws the paper's figures for an analysis as PNG and SVG, directly to files, without pyplot's global state."""
 
 import math
 import textwrap
@@ -36,9 +36,9 @@ ENDINGS = (".png", ".svg")
 RESOLUTION = 150
 """Dots per inch of the PNG."""
 CAPTION_WIDTH, CAPTION_LINES, TITLE_WIDTH = 14, 3, 44
-"""Characters and lines of a caption above an image, and characters of a title above a plane, that fit side by side."""
+"""Maximum characters and lines of a caption above an image, and maximum characters of a title above a panel."""
 LEGEND_ROWS, LEGEND_COLUMNS = 25, 4
-"""The most rows and columns of the legend beside a row of planes. More labels have no legend."""
+"""Maximum rows and columns of the legend beside a row of panels. With more labels there is no legend."""
 
 COLUMN_WIDTH, CHARACTER_WIDTH = 0.35, 0.055
 """Inches that a column of such a legend takes, and each character of its longest name."""
@@ -50,8 +50,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "svg.hashsalt": "hex_ssl",  # equal figures, equal files
-    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "hex_ssl",  # equal figures give equal files
+    "svg.fonttype": "none",  # keeps text as text
 }
 
 Curve = tuple[str, str]
@@ -83,7 +83,7 @@ CURVES: dict[str, tuple[str, str, tuple[Curve, ...]]] = {
         (("local_rank", "within a group"), ("overall_rank", "as many of all")),
     ),
 }
-"""For each figure its title, its axis and its curves; one panel for each space."""
+"""Title, axis label and curves of each figure. A figure has one panel for each space."""
 
 HISTOGRAMS, PLANE, BESIDE, NEAREST = "histograms", "figure-10-plane", "figure-14-beside", "figure-15-nearest"
 FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESIDE, NEAREST) for ending in ENDINGS)
@@ -91,15 +91,15 @@ FIGURES = tuple(f"{name}{ending}" for name in (*CURVES, HISTOGRAMS, PLANE, BESID
 
 
 def draw_curves(name: str, records: Sequence[Record], folder: Path) -> list[Path]:
-    """Draws one of `CURVES` over the epochs, with a panel for each space; nothing if there is no figure to draw.
+    """Draws one of `CURVES` over the epochs, with a panel for each space. Draws nothing if there are no values.
 
     Args:
         name: A key of `CURVES`.
         records: The lines of the table.
-        folder: Folder of the pictures.
+        folder: Folder of the figures.
 
     Returns:
-        The pictures.
+        The files.
     """
     title, label, curves = CURVES[name]
     spaces = list(dict.fromkeys(str(record["space"]) for record in records))
@@ -184,12 +184,12 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
     Args:
         planes: Each has `title`, `caption`, `method`, `by`, `x`, `y`, `labels` (numbers) and `names` (of the labels, by
             number).
-        name: Name of the pictures.
-        title: Title above them.
-        folder: Folder of the pictures.
+        name: Name of the figure.
+        title: Title of the figure.
+        folder: Folder of the figures.
 
     Returns:
-        The pictures.
+        The files.
     """
     titles = list(dict.fromkeys(each["title"] for each in planes))
     rows = [[each for each in planes if each["title"] == title] for title in titles]
@@ -212,21 +212,21 @@ def draw_planes(planes: Sequence[Mapping[str, Any]], name: str, title: str, fold
 
 
 def _legend_columns(row: Sequence[Mapping[str, Any]]) -> int:
-    """Columns of the legend beside a row; 0 if there is none."""
+    """Number of columns of the legend beside a row. 0 if there is none."""
     columns = math.ceil(len({label for plane in row for label in plane["labels"]}) / LEGEND_ROWS)
     return columns if columns <= LEGEND_COLUMNS else 0
 
 
 def _longest(row: Sequence[Mapping[str, Any]]) -> int:
-    """Characters of the longest name in a row."""
+    """Number of characters of the longest name in a row."""
     return max((len(name) for plane in row for name in plane["names"].values()), default=0)
 
 
 def label_style(number: int) -> tuple[str, str]:
-    """The colour and the marker of a label: ten colours, then the same with the next marker.
+    """The colour and the marker of a label: ten colours, then the same colours with the next marker.
 
     Args:
-        number: A superclass's number; a class's place among those that are shown.
+        number: The number of a superclass, or the place of a class among those that are shown.
     """
     return COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
 
@@ -249,7 +249,7 @@ def _draw_plane(panel: Axes, plane: Mapping[str, Any]) -> None:
 def draw_nearest(
     pictures: Sequence[Sequence[NDArray[np.uint8]]], captions: Sequence[Sequence[str]], folder: Path
 ) -> list[Path]:
-    """Draws anchors in the first column, and beside each the images of its batch that are most similar (Figure 15)."""
+    """Draws anchors in the first column, followed by the most similar images of their batches (Figure 15)."""
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(pictures), len(pictures[0]), squeeze=False)
@@ -264,7 +264,7 @@ def draw_nearest(
 
 
 def _wrapped(name: str) -> str:
-    """Wraps a name over the lines of a caption. A longer name ends in dots."""
+    """Wraps a name over the lines of a caption. A name that is too long ends in dots."""
     return textwrap.fill(name.replace("_", " "), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ...")
 
 
@@ -280,13 +280,13 @@ def _colour(column: str) -> str:
 
 
 def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], title: str, stem: Path) -> list[Path]:
-    """Saves a picture as PNG and as SVG.
+    """Saves a figure as PNG and as SVG.
 
     Args:
-        draw: Fills the figure.
+        draw: Draws into the figure.
         size: Width and height in inches.
-        title: Title above the picture.
-        stem: The files' path without their endings.
+        title: Title of the figure.
+        stem: Path of the files without their extensions.
 
     Returns:
         The files.

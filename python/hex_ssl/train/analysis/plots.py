@@ -1,4 +1,4 @@
-"""Plots of pretraining runs. Drawn straight to files, without a display and without pyplot's global state."""
+"""Plots of pretraining runs. They are drawn directly to files, without a display and pyplot's global state."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ _PANELS = {
 def plot_training(
     runs: Sequence[Sequence[Row]], path: Path, title: str = "", names: Sequence[str] | None = None
 ) -> None:
-    """Loss, threshold and mean |H| over the epochs.
+    """Plots loss, threshold and mean |H| over the epochs.
 
     Args:
-        runs: The metrics of each run, such as one run per seed.
-        path: The picture, .png.
-        title: Title above the picture.
-        names: Names of the runs in the legend, such as "seed 0"; None: their numbers.
+        runs: The metrics of each run, for example one run per seed.
+        path: The PNG file.
+        title: Title of the plot.
+        names: Names of the runs in the legend, such as "seed 0". None for their numbers.
     """
     names = [f"run {number}" for number in range(len(runs))] if names is None else names
     figure = _figure(6.5, 7.0, title)
@@ -49,12 +49,14 @@ def plot_training(
 
 
 def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title: str = "") -> None:
-    """k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
+    """Plots k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
+
+    The standard deviation is the population's (divided by the number of runs).
 
     Args:
         runs: For each label, the metrics of its runs, evaluated at the same epochs.
-        path: The picture, .png.
-        title: Title above the picture.
+        path: The PNG file.
+        title: Title of the plot.
     """
     figure = _figure(7.5, 4.0, title)
     axes = figure.subplots()
@@ -72,12 +74,12 @@ def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title
 
 
 def plot_embedding(features: Features, path: Path, title: str = "", seed: int = 0) -> None:
-    """Representations in two dimensions, found by UMAP, coloured by class.
+    """Plots representations in two dimensions, projected by UMAP and coloured by class.
 
     Args:
-        features: Representations [N, F] and labels; N at least 3, no row all zeros.
-        path: The picture, .png.
-        title: Title above the picture.
+        features: Representations [N, F] and labels. N is at least 3, and no row is all zeros.
+        path: The PNG file.
+        title: Title of the plot.
         seed: Seed of UMAP.
 
     Raises:
@@ -104,7 +106,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """The epochs in which a figure has a value, and its values."""
+    """The epochs in which a metric has a value, and its values."""
     found = [(row["epoch"] or 0, value) for row in rows if (value := row.get(name)) is not None]
     return [epoch for epoch, _ in found], [value for _, value in found]
 

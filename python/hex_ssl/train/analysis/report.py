@@ -1,4 +1,4 @@
-"""Runs side by side on one HTML page, which needs no network, no server and no other file."""
+"""Compares runs on one HTML page, which needs no network, no server and no other file."""
 
 import html
 import json
@@ -20,7 +20,7 @@ from hex_ssl.train.run_folder import CONFIG
 from hex_ssl.train.whole_file import whole_file
 
 EVALUATION = "evaluation"
-"""The folder of a run that `hex-ssl knn`, `probe`, `finetune` and `transfer` write to."""
+"""The folder in a run folder to which `hex-ssl knn`, `probe`, `finetune` and `transfer` write."""
 
 PROTOCOL = f"k = {NEIGHBOURS}, T = {TEMPERATURE}"
 """Of the k-NN, in training and within the set."""
@@ -79,7 +79,7 @@ LAST = (
 """The metrics in the overview, each with its last value."""
 
 FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
-"""The figures of the last checkpoint's analysis in the overview, in the space of the losses if there is one."""
+"""The measures of the last analysed checkpoint in the overview, in the last space (the projections of a run)."""
 
 
 UNLIKE = ("run.name", "run.root", "run.seed", "run.existing", "run.progress")
@@ -112,7 +112,7 @@ def report(config: ReportConfig) -> Path:
 
 
 def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
-    """The page of runs that have been read. Text from the runs is never taken as markup."""
+    """Renders the page of runs that have been read. Text from the runs is never interpreted as markup."""
     data = {
         "subtitle": _subtitle(runs),
         "runs": runs,
@@ -130,13 +130,13 @@ def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
     for name, file in (("style", "page.css"), ("script", "page.js")):
         parts[name] = _asset(file)
     page = _asset("page.html")
-    # All at once: text from files may hold anything, braces too.
+    # All replacements at once, because text from the runs may contain braces.
     pieces = page.replace("{{", "\0{{").replace("}}", "}}\0").split("\0")
     return "".join(parts[piece[2:-2]] if piece.startswith("{{") else piece for piece in pieces)
 
 
 def script_safe(value: Any) -> str:
-    """JSON without NaN, in which no HTML parser sees the end of the script.
+    """JSON without NaN that cannot end an HTML script element.
 
     Example:
         >>> script_safe({"name": "</script>", "loss": float("nan")})
@@ -260,7 +260,7 @@ def _title(names: Sequence[str]) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as much of their paths as is needed to tell them apart."""
+    """The names of the folders, with as much of their paths as is needed to distinguish them."""
     paths = [folder.resolve().parts for folder in folders]
     names = []
     for own in paths:

@@ -1,4 +1,4 @@
-"""Figures of an experiment over a setting of its runs, as a picture beside the table."""
+"""Plots the accuracies of an experiment over a setting of its runs."""
 
 import statistics
 from fnmatch import fnmatchcase
@@ -15,12 +15,12 @@ from hex_ssl.train.reproduce.table import Records, figures_of
 
 
 class Point(NamedTuple):
-    """A row's figure.
+    """The accuracy of one row.
 
     Attributes:
         setting: The row's value of the setting on the horizontal axis.
-        mean: Over seeds, in percent.
-        deviation: Standard deviation over seeds, in percent; 0 of one seed.
+        mean: Mean over seeds, in percent.
+        deviation: Standard deviation over seeds, in percent. 0 for one seed.
     """
 
     setting: float
@@ -29,12 +29,12 @@ class Point(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One group on one dataset, by one metric.
+    """The panel of one group, dataset and metric.
 
     Attributes:
-        title: What is trained, and on what.
-        metric: What is measured.
-        lines: The points of each line, by its title, in the order of the setting.
+        title: Titles of the group and of the dataset.
+        metric: Title of the metric.
+        lines: The points of each line, sorted by the setting, by the title of the line.
     """
 
     title: str
@@ -43,11 +43,11 @@ class Panel(NamedTuple):
 
 
 def read_panels(plan: Plan, records: Records) -> list[Panel]:
-    """What the picture of an experiment shows: only rows of which runs are finished, and only panels that have some.
+    """The panels of an experiment's plot. Rows and panels without finished runs are left out.
 
     Args:
-        plan: What was to be run.
-        records: What has been.
+        plan: The plan of the experiment.
+        records: The finished runs.
     """
     picture, experiment, scale = plan.experiment.picture, plan.experiment, plan.scale
     if picture is None:
@@ -74,9 +74,9 @@ def draw_panel(axes: Axes, panel: Panel, label: str) -> None:
     """Draws the mean of each point and a bar of one standard deviation.
 
     Args:
-        axes: Where.
-        panel: What.
-        label: Of the horizontal axis.
+        axes: The axes to draw into.
+        panel: The panel to draw.
+        label: Label of the horizontal axis.
     """
     for number, (name, line) in enumerate(panel.lines.items()):
         settings, means, deviations = zip(*line, strict=True)
@@ -92,15 +92,15 @@ def draw_panel(axes: Axes, panel: Panel, label: str) -> None:
 
 
 def draw_picture(plan: Plan, records: Records, stem: Path) -> list[Path]:
-    """Draws the picture of an experiment that has one.
+    """Draws the plot of an experiment.
 
     Args:
-        plan: What was to be run.
-        records: What has been.
-        stem: The files' path without their endings, .png and .svg.
+        plan: The plan of the experiment.
+        records: The finished runs.
+        stem: Path of the files without their extensions, .png and .svg.
 
     Returns:
-        The files; none where the experiment has no picture or no run is finished.
+        The files. Empty if the experiment has no plot, or no run is finished.
     """
     picture, panels = plan.experiment.picture, read_panels(plan, records)
     if picture is None or not panels:
