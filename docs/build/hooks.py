@@ -31,7 +31,7 @@ EXAMPLES = {path.name: f"examples/{path.stem}.md" for path in sorted((ROOT / "ex
 NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)]*)\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-DEVIATION = re.compile(r"(?<=\d) \+- (?=\d)")
+DEVIATION = re.compile(r"\s\+-\s")
 
 
 class InlineFormula(InlineProcessor):

@@ -234,7 +234,8 @@ PICTURES = {
 def main(folder: Path) -> None:
     """Draws all pictures into a folder."""
     for name, draw in PICTURES.items():
-        figure, axes = plt.subplots(figsize=(4.5, 3.8), layout="constrained")
+        size = (6.5, 3.4) if name == "figure7" else (4.5, 3.8)  # it stands alone
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         draw(axes)
         _save(figure, folder / f"{name}.svg")
     for name, size, fill in differences.pictures(KEPT):

@@ -244,7 +244,7 @@
   }
   if (new Set(runs.map((run) => run.group)).size < runs.length) {
     averaged = true;
-    chips.append(segmented("Curves", [[true, "mean \u00b1 deviation over seeds"], [false, "each run"]], averaged, (value) => {
+    chips.prepend(segmented("Curves", [[true, "mean \u00b1 deviation over seeds"], [false, "each run"]], averaged, (value) => {
       averaged = value;
       listeners.forEach((listener) => listener());
     }));
