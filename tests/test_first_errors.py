@@ -130,7 +130,10 @@ def test_a_name_with_other_capitals_is_suggested(name: str) -> None:
         ("pretrain --data.name folder --data.root nowhere", "that holds folder, but nowhere does not exist"),
         ("pretrain --data.name cifra10", 'but got "cifra10" (did you mean "cifar10"?)'),
         ("pretrain --data.batch_size 1", "`data.batch_size` to be at least 2, but got 1"),
-        ("pretrain --run.accelerator gpus", "expected what this machine has, but got `run.accelerator` gpus"),
+        (
+            "pretrain --run.accelerator gpus",
+            "expected settings that this machine supports, but got `run.accelerator` gpus",
+        ),
         ("train", 'did you mean "pretrain" for "train"?'),
         ("knn", "expected a run folder: write hex-ssl knn runs/NAME"),
         ("report", "expected a run folder: write hex-ssl report runs/NAME"),

@@ -5,6 +5,9 @@
 //! negatives. If this pass does not apply or does not succeed, the thresholds are computed first, from whole rows, and
 //! then the sums, from tiles. The gradient is computed last, from tiles.
 
+// Parts of this module are for the instruction sets of x86-64.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
+
 mod apart;
 mod bf16;
 mod element;
