@@ -17,7 +17,8 @@ RUST := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 # Only one pip may run in an environment, and cargo and pytest use all cores themselves.
 .NOTPARALLEL:
 
-.PHONY: help setup dev demo test test-rust test-python test-torch lint docs bench wheel fuzz valgrind audit clean
+.PHONY: help setup dev demo test test-rust test-python test-torch lint docs bench wheel wheel-arm targets fuzz valgrind \
+	audit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -49,24 +50,36 @@ lint: setup docs .venv/.group-lint ## Check formatting, clippy, ruff, mypy, the 
 	mypy
 	python -m mypy.stubtest hex_ssl._core
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 
 docs: .venv/.group-docs docs/pictures/.drawn ## Build the documentation as a site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=true mkdocs build --strict --quiet
 
-docs/pictures/.drawn: $(wildcard docs/pictures/draw.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
+docs/pictures/.drawn: $(wildcard docs/pictures/*.py docs/results.jsonl benches/results/loss-*.json) | .venv/.built
 	python docs/pictures/draw.py
 	touch $@
 
 bench: setup .venv/.group-peers ## Measure time and memory of the loss against its peers (needs an idle machine)
 	python benches/loss.py
+	python benches/towers.py
 
-# The oldest glibc that torch's own wheels support.
+# On Linux for the oldest glibc that torch's own wheels support, linked by zig.
 MANYLINUX ?= manylinux_2_28
+PORTABLE := $(if $(filter Linux,$(shell uname -s)),--zig --compatibility $(MANYLINUX))
 wheel: .venv/.group-wheel ## Build wheel and sdist in dist/, and try each in a clean environment outside the tree
 	rm -rf dist
-	maturin build --release --quiet --sdist --zig --compatibility $(MANYLINUX) --out dist
+	maturin build --release --quiet --sdist $(PORTABLE) --out dist
 	packaging/clean_install.sh dist/*.whl
 	packaging/clean_install.sh dist/*.tar.gz
+
+wheel-arm: .venv/.group-wheel ## Build the wheel for Linux on 64-bit Arm in dist/, on any Linux: it cannot be tried there
+	rustup target add aarch64-unknown-linux-gnu
+	maturin build --release --quiet --target aarch64-unknown-linux-gnu $(PORTABLE) --out dist
+
+TARGETS := aarch64-apple-darwin aarch64-unknown-linux-gnu x86_64-pc-windows-msvc
+targets: ## Check that the extension compiles for macOS, Linux on 64-bit Arm, and Windows
+	rustup target add $(TARGETS)
+	cargo check --quiet --no-default-features --features python $(TARGETS:%=--target %)
 
 MINUTES ?= 60
 fuzz: setup .venv/.group-fuzz ## Fuzz everything that parses bytes, for MINUTES=60 in total; findings stay in target/fuzz/findings

@@ -80,6 +80,11 @@ def section(experiment: str) -> str:
     """An experiment's part of the page: of ours the tables and notes, of the paper's all, below a heading."""
     plan = plan_of(experiment)
     text = write_table(plan, finished(plan, KEPT)).strip()
+    if plan.experiment.picture is None:
+        names = iter(dict.fromkeys(f"{experiment}-{cell.group}" for cell in plan.cells))
+        text = re.sub(
+            "^Difference from: .*", lambda found: f"{found[0]}\n\n{shown(next(names))}", text, flags=re.MULTILINE
+        )
     if experiment == OURS:
         return text[text.index("## ") :]
     title, rest = text.removeprefix("# ").split("\n\n", 1)
@@ -87,6 +92,11 @@ def section(experiment: str) -> str:
     if experiment == STEPS:
         return deeper[deeper.index("### ") :]
     return f"## The paper's {PAPERS[experiment]} at this scale\n\n{title}. {deeper}"
+
+
+def shown(picture: str) -> str:
+    """The picture beside a table, which `docs/pictures/differences.py` draws."""
+    return f"![Differences: each seed, the mean, and one standard error](pictures/{picture}.svg)"
 
 
 def seconds() -> str:

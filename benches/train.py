@@ -12,10 +12,11 @@ Each repeat runs a block of steps of each contender, the order turning from repe
   of a run, but without an evaluation;
 - loop in lightly's way: see `lightly_loop.py`;
 
-and the parts of a step alone: data (the loader without workers), views (all that the device makes of a loaded batch),
-network (backbone and projector, forward and backward), loss (both directions, with its statistics), optimizer. What
-the loop takes beyond its parts is the rest. Figures are the lower quartile over the repeats: what else runs on the
-machine only ever adds. An image counts once, though both its views go through the network.
+and the parts of a step alone: data (the loader without workers), views (all that the device makes of a loaded batch;
+the same compiled is no part of a run that is not), network (backbone and projector, forward and backward), loss (both
+directions, with its statistics), optimizer. What the loop takes beyond its parts is the rest. Figures are the lower
+quartile over the repeats: what else runs on the machine only ever adds. An image counts once, though both its views go
+through the network.
 
 On a busy machine `--clock cpu` counts the processor seconds of this process in the place of time, on one thread, and
 leaves out the loops with workers.
@@ -64,6 +65,7 @@ from peers import TEMPERATURE
 BARE, LIGHTLY = "bare step", "loop in lightly's way"
 LOOPS = {"loop, views on the device": "device", "loop, views in the workers": "workers"}
 PARTS = ("data", "views", "network", "loss", "optimizer")
+COMPILED = "views, compiled"
 SHARE_OF_BARE, VIEWS_PER_SECOND = 0.85, 40_000
 """To reach on an H100: of the bare compiled step's rate, and in the whole loop."""
 
@@ -216,7 +218,9 @@ class Parts:
         self.data, self.method = build(config)
         self.plain = build(plain)[1].to(device)
         if config.run.compile:
-            speed.compile_networks(self.method, self.data)
+            speed.compile_networks(self.method, self.data, config.run)
+        self.compiled = build(config)[0]
+        self.compiled.views.compile(backend=settings.backend)
         self.method.to(device)
         self.optimizer = build_optimizer(self.method.parameter_groups(), config.optimizer)
         self.loader = PretrainData(replace(config.data, num_workers=0), 0)
@@ -237,6 +241,7 @@ class Parts:
         return {
             "data": self._timed(lambda: next(stream)),
             "views": self._timed(lambda: self.data.on_after_batch_transfer(loaded, 0)),
+            COMPILED: self._timed(lambda: self.compiled.on_after_batch_transfer(loaded, 0)),
             "network": self._timed(self._network),
             "loss": self._timed(lambda: self._loss(self.method)),
             "loss, NT-Xent": self._timed(lambda: self._loss(self.plain)),

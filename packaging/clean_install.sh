@@ -8,5 +8,7 @@ trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 cd "$folder"
 unset PYTHONPATH VIRTUAL_ENV PIP_CONSTRAINT # what a user's pip would choose
-venv/bin/python -m pip install "$package"
-venv/bin/python -W error "$smoke"
+python=venv/bin/python
+if [ ! -x "$python" ]; then python=venv/Scripts/python.exe; fi # Windows
+"$python" -m pip install "$package"
+"$python" -W error "$smoke"

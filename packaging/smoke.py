@@ -1,11 +1,22 @@
 """Whether an installed hex_ssl works: run by a Python that has it, from a folder outside the checkout."""
 
+import re
+from importlib.metadata import metadata
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import hex_ssl
+
+# An index shows the README as the wheel's description. Where the wheel names its repository, the links lead there.
+about = metadata("hex-ssl")
+description = about.get("Description") or about.get_payload()
+assert "# hex-ssl" in description, description[:200]
+relative = re.findall(r"\]\((?!https?://|#)[^)]*\)", description) if about.get_all("Project-URL") else []
+assert not relative, f"expected absolute links in the description, but got {relative}"
+assert "Typing :: Typed" in about.get_all("Classifier"), about.get_all("Classifier")
+assert (Path(hex_ssl.__file__).parent / "py.typed").is_file()
 
 package = Path(hex_ssl.__file__).resolve()
 assert Path(__file__).resolve().parents[1] not in package.parents, f"expected an installed hex_ssl, but got {package}"

@@ -22,13 +22,13 @@ MARGINS = {
 
 
 def is_decided(found: Evaluation, dtype: torch.dtype) -> bool:
-    """Whether every decision of an evaluation stands in `dtype`."""
+    """Whether no decision of an evaluation is within rounding in `dtype`."""
     threshold_margin, floor_margin = MARGINS[dtype]
     return found.threshold_margin > threshold_margin and found.floor_margin > floor_margin
 
 
 def clustered(samples: int, views: int, dims: int, generator: torch.Generator) -> Tensor:
-    """Views of samples around a few centres, view-major [views * samples, dims], of many norms."""
+    """Views of samples around a few centres, view-major [views * samples, dims], with various norms."""
     centres = torch.randn(max(2, samples // 8), dims, generator=generator, dtype=torch.float64)
     of_sample = torch.randint(len(centres), (samples,), generator=generator)
     base = centres[of_sample] + 0.8 * torch.randn(samples, dims, generator=generator, dtype=torch.float64)
@@ -63,7 +63,7 @@ def decided(
     labels: Tensor | None = None,
     draw: Callable[[int, int, int, torch.Generator], Tensor] = clustered,
 ) -> Tensor:
-    """The first batch, in `dtype`, on which no decision of `settings` is within rounding."""
+    """The first batch in `dtype` for which no decision of `settings` is within rounding."""
     layout = views_layout(samples, views)
     rows = None if labels is None else labels.repeat(views)
     for seed in range(100):

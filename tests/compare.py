@@ -77,12 +77,12 @@ def assert_like_reference(
 
 
 def amplification(settings: Settings) -> float:
-    """How much more than by default a cosine's rounding matters: in weights of exponent 1 + beta, in differences."""
+    """How much the rounding of a cosine is amplified compared with the defaults, by 1 + beta and by differences."""
     return max(1.0, 0.1 / settings.temperature) * max(1.0, (1 + settings.beta) / 2) / (1 - settings.tau_plus)
 
 
 def assert_loss(loss: Tensor, expected: Tensor, settings: Settings, dtype: torch.dtype, terms: int = 1) -> None:
-    """The loss is right to its dtype's rounding; a sum may be off `terms` times as much."""
+    """Asserts that the loss is right up to its dtype's rounding. A sum may be off `terms` times as much."""
     error = LOSS_ERROR[dtype] * amplification(settings)
     torch.testing.assert_close(loss.double(), expected.double(), rtol=error, atol=error * terms)
 
@@ -101,7 +101,7 @@ def assert_gradient(gradient: Tensor, expected: Tensor, rows: Tensor, settings: 
 
 
 def assert_statistics(statistics: Statistics, expected: Statistics, dtype: torch.dtype) -> None:
-    """Each statistic is right to its dtype's rounding; counts and fractions are exact to float32."""
+    """Asserts that each statistic is right up to its dtype's rounding. Counts and fractions are exact to float32."""
     error = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-3, torch.float16: 1e-3}[dtype]
     for name, value in expected._asdict().items():
         ours = float(getattr(statistics, name))

@@ -54,7 +54,7 @@ Emulate = Callable[..., None]
 
 @pytest.fixture
 def emulate(emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulate]:
-    """Run `hex_ssl` on interpreted CUDA kernels: `emulate(dtype, dims)`. Memory that nobody wrote is NaN meanwhile.
+    """Run `hex_ssl` on interpreted CUDA kernels: `emulate(dtype, dims)`. Uninitialised memory is NaN meanwhile.
 
     Each test has a schedule of its own, the same in every run.
     """

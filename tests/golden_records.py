@@ -1,4 +1,4 @@
-"""The golden numbers, as records that have their settings and check any implementation."""
+"""The golden numbers, as records that contain their settings and can check any implementation."""
 
 import json
 import math
@@ -30,7 +30,7 @@ class Record:
         return f"{self.case}.{self.name}"
 
     def array(self, name: str) -> Tensor:
-        """An input of the case."""
+        """An input of the record."""
         return ARRAYS[f"{self.case}.{name}"]
 
     @property
@@ -94,7 +94,7 @@ RECORDS = [
     for record in _LOADED
     if record["name"] not in OTHER_LOSSES
 ]
-"""HEX and the losses that are points of it."""
+"""HEX and the losses that are special cases of it."""
 OTHER_RECORDS = [
     (Record(record["case"], record["name"], Settings(temperature=record["temperature"])), record)
     for record in _LOADED

@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compute. `value` is the quantile, or what similarities are compared with."""
+    """What to compute. `value` is the quantile, or the threshold with which similarities are compared."""
 
     temperature: float = 0.1
     threshold: str = "adaptive"
@@ -105,7 +105,7 @@ class Statistics(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What the reference finds."""
+    """The results of the reference."""
 
     losses: Tensor
     """[M], float64, 0 where the anchor has no defined loss."""
@@ -286,7 +286,7 @@ def _split(
     candidate_labels: Tensor | None,
     anchors: int,
 ) -> tuple[Tensor, float, float]:
-    """Which pairs are hierarchical, the threshold, and the margin of the closest decision."""
+    """Selects the hierarchical pairs. Returns them, the threshold, and the margin of the closest decision."""
     if settings.threshold == "labels":
         assert anchor_labels is not None
         assert candidate_labels is not None

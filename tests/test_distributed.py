@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
+from hex_ssl.gradient_cache import GradientCache
+from hex_ssl.losses import DCLWLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
 
 DIMS = 10
@@ -31,12 +33,37 @@ CRITERIA: dict[str, Any] = {
     "ntxent": lambda **more: NTXentLoss(**more),
     "hcl": lambda **more: HCLLoss(**more),
     "dcl": lambda **more: DCLLoss(**more),
+    "dcl, weights with a gradient": lambda **more: DCLLoss(weight_fn=lambda a, b: (a - b).square().sum(1), **more),
+    "dclw": lambda **more: DCLWLoss(**more),
+    "memory bank": lambda **more: NTXentLoss(memory_bank_size=(50, DIMS), **more),
     "clip": lambda **more: CLIPLoss(**more),
     "labels eliminated": lambda **more: HexLoss(threshold="supervised", formulation="elimination", **more),
     "clip, margin": lambda **more: CLIPLoss(threshold=MarginThreshold(-0.2), formulation="elimination", **more),
     "supcon": lambda **more: SupConLoss(**more),
 }
 VIEWS = {"adaptive": 3}
+
+
+class Cached(nn.Module):
+    """A loss of embeddings that are computed in chunks, with a parameter of its own."""
+
+    def __init__(self, **gathering: bool) -> None:
+        super().__init__()
+        self.network, self.scale = projector(), nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.cache = GradientCache(chunk=7, automatic=True)
+        self.loss = HexLoss(**gathering)
+
+    def embed(self, views: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.network(view) for view in views)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        return self.scale * self.loss(*self.cache.embed(self, views))
+
+
+def cached_step(module: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """The gradients of one training step."""
+    module(views[:2]).backward()
+    return [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
 
 
 def joined_batch(world: int, case: str) -> tuple[list[Tensor], Tensor, list[int]]:
@@ -59,7 +86,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
     """One training step: loss, gradients, statistics."""
     model.zero_grad()
     used = views[: VIEWS.get(name, 2)]
-    # One forward for all views, as DDP wants it.
+    # One forward for all views, as DDP requires.
     z = model(torch.cat(used)).chunk(len(used))
     supervised = isinstance(criterion, HexLoss) and criterion.threshold.reads_labels
     given = {"labels": labels} if supervised or isinstance(criterion, SupConLoss) else {}
@@ -70,6 +97,7 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
         "loss": loss.detach(),
         "gradients": [parameter.grad.clone() for parameter in model.parameters()],  # type: ignore[union-attr]
         "statistics": torch.stack(list(criterion.statistics)),
+        "state": criterion.state_dict(),
     }
 
 
@@ -112,7 +140,7 @@ THRESHOLDS = {"labels": "supervised", "margin": MarginThreshold(-0.2), "adaptive
 
 
 def worker(rank: int, world: int, folder: str) -> None:
-    """One process: every criterion on every case, results into a file."""
+    """One process: evaluates every criterion on every case and writes the results to a file."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
@@ -125,6 +153,9 @@ def worker(rank: int, world: int, folder: str) -> None:
         for name, make in CRITERIA.items():
             criterion = make(gather_distributed=True)
             results[case, name] = step(model, criterion, name, [view[own] for view in views], labels[own])
+        results[case, "cached"] = cached_step(
+            DistributedDataParallel(Cached(gather_distributed=True)), [view[own] for view in views]
+        )
         for name, threshold in THRESHOLDS.items():
             for weighted in (False, True):
                 results[case, name, weighted] = infonce_step(counts, rank, threshold, weighted)
@@ -148,7 +179,7 @@ Results = tuple[int, list[dict[Any, Any]]]
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 processes", "3 processes"])
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Every process's results, computed once for all tests."""
+    """The results of every process, computed once for all tests."""
     world: int = request.param
     folder = tmp_path_factory.mktemp("gloo")
     mp.spawn(worker, args=(world, str(folder)), nprocs=world)
@@ -169,6 +200,7 @@ def test_processes_equal_one(name: str, case: str, processes: Results) -> None:
         # DDP has averaged: every process holds the joined batch's gradient, and its statistics.
         torch.testing.assert_close(result["gradients"], expected["gradients"], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(result["statistics"], expected["statistics"], rtol=1e-11, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(result["state"], expected["state"])  # a memory bank
 
 
 @pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
@@ -180,6 +212,15 @@ def test_losses_of_each_anchor(case: str, processes: Results) -> None:
     joined = [torch.cat(blocks) for blocks in zip(*(rank[case, "none"].chunk(2) for rank in ranks), strict=True)]
     assert [len(rank[case, "none"]) for rank in ranks] == [2 * count for count in counts]
     torch.testing.assert_close(torch.cat(joined), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_automatic_gradient_caches_equal_one(case: str, processes: Results) -> None:
+    world, ranks = processes
+    views, _, _ = joined_batch(world, case)
+    expected = cached_step(Cached(), views)
+    for rank in ranks:
+        torch.testing.assert_close(rank[case, "cached"], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])

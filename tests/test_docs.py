@@ -68,7 +68,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @PAGE
-def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_parsed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shell = [
         line for block in blocks(page) if block.language == "bash" and block.why is None for line in lines(block.text)
@@ -80,7 +80,7 @@ def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest
 
 
 @PAGE
-def test_every_block_says_what_it_is(page: Path) -> None:
+def test_every_block_names_its_language(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= {"", "bash", "json", "math", "python", "text", "yaml"}
     marked = re.findall(r"^<!-- not run", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(marked) == sum(block.why is not None for block in blocks(page))
@@ -96,22 +96,22 @@ def test_yaml_is_an_experiment(page: Path, tmp_path: Path) -> None:
             assert load_experiment(file).groups
 
 
-def test_pictures_are_current(tmp_path: Path) -> None:
+def test_figures_are_current(tmp_path: Path) -> None:
     folder = ROOT / "docs" / "pictures"
     subprocess.run([sys.executable, folder / "draw.py", tmp_path], check=True)
     shown = {name for page in PAGES for name in re.findall(r"!\[.*\]\(.*pictures/(.+\.svg)\)", page.read_text("utf-8"))}
     assert {path.name for path in tmp_path.iterdir()} == shown
-    kept = folder / "speed.svg"  # the README's, which is read where nothing draws it
-    if f"Matplotlib v{metadata.version('matplotlib')}" not in kept.read_text(encoding="utf-8"):
-        pytest.skip("the picture was drawn by another Matplotlib")
-    text, numbers = numbers_apart(tmp_path / kept.name)
-    expected_text, expected_numbers = numbers_apart(kept)
-    assert text == expected_text
-    assert numbers == pytest.approx(expected_numbers, abs=0.5)  # points, of which 72 make an inch
+    for kept in (folder / "speed.svg", folder / "memory.svg"):  # the README's, which is read where nothing draws them
+        if f"Matplotlib v{metadata.version('matplotlib')}" not in kept.read_text(encoding="utf-8"):
+            pytest.skip("the picture was drawn by another Matplotlib")
+        text, numbers = numbers_apart(tmp_path / kept.name)
+        expected_text, expected_numbers = numbers_apart(kept)
+        assert text == expected_text
+        assert numbers == pytest.approx(expected_numbers, abs=0.5)  # points, of which 72 make an inch
 
 
 def numbers_apart(path: Path) -> tuple[list[str], list[float]]:
-    """A picture's words and what it is without its numbers; and these. Names of parts are digests."""
+    """Separates the numbers of a figure from its other text, in which names of parts are digests."""
     text = re.sub(r"(id=\"|#)\w+", r"\1", path.read_text(encoding="utf-8"))
     number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
     words = re.findall(r">([^<>]+)</text>", text)

@@ -57,7 +57,7 @@ def test_settings(settings: dict[str, Any], text: str) -> None:
             call()
 
 
-def test_settings_that_change_are_checked_by_the_next_forward(backend: str) -> None:
+def test_changed_settings_are_checked_by_the_next_forward(backend: str) -> None:
     criterion = HexLoss()
     criterion.temperature = -1.0
     with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got -1.0")):
@@ -90,22 +90,39 @@ def test_settings_of_the_module() -> None:
 @pytest.mark.parametrize(
     ("views", "text"),
     [
-        ((Z, torch.ones(5, 4)), "expected `z2` to have shape [6, 4] like `z1`, but got [5, 4]"),
+        (
+            (Z, torch.ones(5, 4)),
+            "expected `z2` to have shape [6, 4] like `z1`, but got [5, 4]; row i of each is sample i",
+        ),
         ((Z, torch.ones(6, 3)), "expected `z2` to have shape [6, 4] like `z1`, but got [6, 3]"),
         ((Z, Z, torch.ones(6, 5)), "expected `more_views[0]` to have shape [6, 4] like `z1`, but got [6, 5]"),
-        ((Z[0], Z[0]), "expected `z1` to have shape [rows, dimensions], but got [4]"),
-        ((Z, Z[None]), "expected `z2` to have shape [rows, dimensions], but got [1, 6, 4]"),
+        (
+            (Z[0], Z[0]),
+            "expected `z1` to have shape [rows, dimensions], but got [4]; for a batch of one, write z1[None]",
+        ),
+        (
+            (Z, Z[None]),
+            "expected `z2` to have shape [rows, dimensions], but got [1, 6, 4]; for stacked views, write "
+            "*z2.unbind(1), or for one view z2.flatten(1)",
+        ),
         (
             (Z.long(), Z.long()),
-            "expected `z1` to have one of the dtypes float64, float32, bfloat16, float16, but got int64",
+            "expected `z1` to have one of the dtypes float64, float32, bfloat16, float16, but got int64; write "
+            "z1.float()",
         ),
         (
             (Z.to(torch.complex64), Z),
             "expected `z1` to have one of the dtypes float64, float32, bfloat16, float16, but got complex64",
         ),
-        ((Z, Z.double()), "expected `z2` to have dtype float32 like `z1`, but got float64"),
-        ((Z.bfloat16(), Z.half()), "expected `z2` to have dtype bfloat16 like `z1`, but got float16"),
-        ((Z, Z.to("meta")), "expected `z2` on cpu like `z1`, but got it on meta"),
+        (
+            (Z, Z.double()),
+            "expected `z2` to have dtype float32 like `z1`, but got float64; write z2.to(z1.dtype)",
+        ),
+        (
+            (Z.bfloat16(), Z.half()),
+            "expected `z2` to have dtype bfloat16 like `z1`, but got float16; write z2.to(z1.dtype)",
+        ),
+        ((Z, Z.to("meta")), "expected `z2` on cpu like `z1`, but got it on meta; write z2.to(z1.device)"),
     ],
     ids=lambda x: x[:60] if isinstance(x, str) else "",
 )
@@ -129,26 +146,32 @@ def test_empty_batches(shape: tuple[int, int], text: str, backend: str) -> None:
 
 
 def test_not_a_tensor(backend: str) -> None:
-    with pytest.raises(TypeError, match=exactly("expected `z1` to be a tensor, but got list")):
+    with pytest.raises(
+        TypeError, match=exactly("expected `z1` to be a tensor, but got list; write torch.as_tensor(z1)")
+    ):
         hex_loss([[1.0]], Z)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match=exactly("expected `z2` to be a tensor, but got ndarray")):
+    with pytest.raises(
+        TypeError, match=exactly("expected `z2` to be a tensor, but got ndarray; write torch.as_tensor(z2)")
+    ):
         hex_loss(Z, Z.numpy())  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=exactly("expected `keys` to be a tensor, but got NoneType")):
         hex_loss_with_keys(Z, None, positives=Z)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match=exactly("expected `labels` to be a tensor, but got list")):
+    with pytest.raises(
+        TypeError, match=exactly("expected `labels` to be a tensor, but got list; write torch.as_tensor(labels)")
+    ):
         hex_loss(Z, Z, threshold="supervised", labels=[0] * 6)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match=r"^expected `threshold` to be a strategy or its name, but got float$"):
-        HexLoss(threshold=0.9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^expected `threshold` to be a strategy or its name, but got list$"):
+        HexLoss(threshold=[0.9])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
         (LABELS[:5], "expected `labels` to have shape [6], but got [5]"),
-        (LABELS[:, None], "expected `labels` to have shape [6], but got [6, 1]"),
-        (LABELS.float(), "expected `labels` to have an integer dtype, but got float32"),
-        (LABELS.bool(), "expected `labels` to have an integer dtype, but got bool"),
-        (LABELS.to("meta"), "expected `labels` on cpu, but got it on meta"),
+        (LABELS[:, None], "expected `labels` to have shape [6], but got [6, 1]; write labels.squeeze(1)"),
+        (LABELS.float(), "expected `labels` to have an integer dtype, but got float32; write labels.long()"),
+        (LABELS.bool(), "expected `labels` to have an integer dtype, but got bool; write labels.long()"),
+        (LABELS.to("meta"), "expected `labels` on cpu, but got it on meta; write labels.to('cpu')"),
     ],
     ids=lambda x: x[:60] if isinstance(x, str) else "",
 )
@@ -163,7 +186,7 @@ UNREAD = (
 )
 
 
-def test_labels_that_nobody_reads_are_refused(backend: str) -> None:
+def test_unused_labels_are_refused(backend: str) -> None:
     for name, threshold in (("adaptive", "AdaptiveThreshold"), ("step", "StepThreshold")):
         text = exactly(UNREAD.format("labels", threshold))
         with pytest.raises(ValueError, match=text):
@@ -179,7 +202,7 @@ def test_labels_that_nobody_reads_are_refused(backend: str) -> None:
 
 
 class FromTheSecondEpochOn(Threshold):
-    """A user's own: labels decide, but not at once."""
+    """A user's own threshold that uses labels, but only from the second epoch on."""
 
     scheduled = True
     reads_labels = True
@@ -242,10 +265,20 @@ def test_scheduled_thresholds_need_an_epoch() -> None:
     [
         ({}, "expected one of `positives` and `positive_index`, but got none"),
         ({"positives": Z, "positive_index": INDEX}, "expected one of `positives` and `positive_index`, but got both"),
-        ({"positives": Z[:5]}, "expected `positives` to have shape [6, 4] like `anchors`, but got [5, 4]"),
-        ({"positives": Z.double()}, "expected `positives` to have dtype float32 like `anchors`, but got float64"),
+        (
+            {"positives": Z[:5]},
+            "expected `positives` to have shape [6, 4] like `anchors`, but got [5, 4]; row i of each is sample i",
+        ),
+        (
+            {"positives": Z.double()},
+            "expected `positives` to have dtype float32 like `anchors`, but got float64; write "
+            "positives.to(anchors.dtype)",
+        ),
         ({"positive_index": INDEX[:5]}, "expected `positive_index` to have shape [6], but got [5]"),
-        ({"positive_index": INDEX.float()}, "expected `positive_index` to have an integer dtype, but got float32"),
+        (
+            {"positive_index": INDEX.float()},
+            "expected `positive_index` to have an integer dtype, but got float32; write positive_index.long()",
+        ),
         (
             {"positive_index": INDEX, "ignored_index": INDEX[:2]},
             "expected `ignored_index` to have shape [6], but got [2]",
@@ -270,8 +303,14 @@ def test_keys(inputs: dict[str, Any], text: str, backend: str) -> None:
     ("keys", "text"),
     [
         (torch.ones(7, 5), "expected `keys` to have 4 columns like `anchors`, but got shape [7, 5]"),
-        (torch.ones(7), "expected `keys` to have shape [rows, dimensions], but got [7]"),
-        (torch.ones(7, 4).half(), "expected `keys` to have dtype float32 like `anchors`, but got float16"),
+        (
+            torch.ones(7),
+            "expected `keys` to have shape [rows, dimensions], but got [7]; for a batch of one, write keys[None]",
+        ),
+        (
+            torch.ones(7, 4).half(),
+            "expected `keys` to have dtype float32 like `anchors`, but got float16; write keys.to(anchors.dtype)",
+        ),
     ],
     ids=lambda x: x[:60] if isinstance(x, str) else "",
 )
@@ -292,7 +331,7 @@ def test_rows_that_are_not_there(name: str, bad: int, backend: str) -> None:
 
 
 def without_memory() -> torch.Tensor:
-    """A tensor as large as a test's loss, whose memory is gone."""
+    """A tensor as large as a test's loss, without memory."""
     losses = torch.zeros(12, dtype=torch.float64)
     losses.untyped_storage().resize_(0)
     return losses
@@ -314,7 +353,7 @@ MADE = "expected memory for the loss, contiguous float32 [12] on cpu, but got "
 def test_memory_that_is_not_as_asked_for(
     made: torch.Tensor, kind: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whatever torch gives, the extension looks at it.
+    # The extension checks the memory that torch allocates.
     monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
     monkeypatch.setattr(dispatch, "_new_empty", lambda *_, **__: made)
     with pytest.raises(kind, match=exactly(text)):

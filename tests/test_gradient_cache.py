@@ -58,7 +58,49 @@ def test_gradient_is_that_of_the_whole_batch(count: int, chunk: int) -> None:
         assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_gradients_add_to_those_that_are_there() -> None:
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("chunk", [3, 8])
+def test_automatic_needs_only_the_backward_of_the_loss(chunk: int, autocast: bool) -> None:
+    batch = views(8)
+    ours, theirs = Encoder(dropout=0.5), Encoder(dropout=0.5)
+    automatic, manual = GradientCache(chunk, automatic=True), GradientCache(chunk)
+    losses = []
+    for encoder, cache in ((ours, automatic), (theirs, manual)):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            losses.append(encoder.loss(cache.embed(encoder, batch)))
+        (8 * losses[-1]).backward()  # as a gradient scaler does
+    manual.backward(theirs)
+    assert torch.equal(*losses)
+    expected, found = gradients_of(theirs), gradients_of(ours)
+    assert found.keys() == expected.keys() == dict(ours.named_parameters()).keys() - {
+        "follower.1.weight", "follower.1.bias"
+    }  # fmt: skip
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+    with pytest.raises(RuntimeError, match="^expected no call of GradientCache.backward, because loss.backward"):
+        automatic.backward(ours)
+
+
+def test_automatic_takes_several_batches_before_one_backward() -> None:
+    encoder, cache = Encoder(), GradientCache(3, automatic=True)
+    batches = views(7), views(5)
+    sum(encoder.loss(cache.embed(encoder, batch)) for batch in batches).backward()  # type: ignore[union-attr]
+    found = gradients_of(encoder)
+    encoder.zero_grad()
+    sum(encoder.loss(encoder.embed(batch)) for batch in batches).backward()  # type: ignore[union-attr]
+    for name, gradient in gradients_of(encoder).items():
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_automatic_without_gradients_is_a_forward() -> None:
+    encoder, cache = Encoder(), GradientCache(3, automatic=True)
+    with torch.no_grad():
+        embeddings = cache.embed(encoder, views(7))
+    assert not any(each.requires_grad for each in embeddings)
+
+
+def test_gradients_are_accumulated() -> None:
     batch, encoder, cache = views(6), Encoder(), GradientCache(4)
     encoder.loss(cache.embed(encoder, batch)).backward()
     cache.backward(encoder)
@@ -94,7 +136,7 @@ def test_running_statistics_move_once_for_each_chunk() -> None:
 
 
 class Tokens(UserDict[str, Tensor]):
-    """As Hugging Face's BatchEncoding: a mapping that is no dict, with attributes."""
+    """Like Hugging Face's BatchEncoding: a mapping that is not a dict, with attributes."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -166,7 +208,7 @@ def test_any_nesting_of_tensors(nested: str, chunk: int) -> None:
     ],
     ids=["lengths", "none", "strings", "arrays"],
 )  # fmt: skip
-def test_views_that_cannot_be_taken_in_parts(batch: Any, error: type[Exception], text: str) -> None:
+def test_views_that_cannot_be_split(batch: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(text)}$"):
         GradientCache(2).embed(Encoder(), batch)
 

@@ -34,7 +34,7 @@ FORMULATIONS = st.sampled_from(["importance", "official", "decoupled"])
 
 
 def batch(seed: int, samples: int, dims: int, views: int = 2) -> Tensor:
-    """Views of clustered samples, stacked, in float64: there no random batch comes near a tie."""
+    """Stacked views of clustered samples in float64, in which no random batch is near a tie."""
     return clustered(samples, views, dims, torch.Generator().manual_seed(seed))
 
 
@@ -49,7 +49,7 @@ def loss_and_gradient(
 
 
 def assert_same(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    """Two losses and gradients are equal to float64's rounding."""
+    """Asserts that two losses and gradients are equal up to float64's rounding."""
     torch.testing.assert_close(ours[0], expected[0], rtol=1e-11, atol=1e-12)
     scale = expected[1].abs().max().item() + 1e-3
     torch.testing.assert_close(ours[1], expected[1], rtol=0, atol=1e-11 * scale)

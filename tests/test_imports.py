@@ -61,7 +61,7 @@ def test_import_is_quick_and_starts_no_threads() -> None:
 
 
 @pytest.mark.parametrize("first", ["import hex_ssl, torch", "import torch, hex_ssl", "import hex_ssl.losses, torch"])
-def test_names_are_there_whether_torch_or_hex_ssl_comes_first(first: str) -> None:
+def test_names_exist_whether_torch_or_hex_ssl_is_imported_first(first: str) -> None:
     finished = run(
         f"""
         {first}
@@ -120,7 +120,7 @@ def test_linked_against_none_every_torch_from_the_oldest_on_is_accepted() -> Non
             check_torch_version(old)
 
 
-def test_an_extension_that_lacks_its_libtorch_is_told_in_words(tmp_path: Path) -> None:
+def test_an_extension_without_its_libtorch_is_explained(tmp_path: Path) -> None:
     package = Path(hex_ssl.__file__).parent
     shutil.copytree(package, tmp_path / "hex_ssl", ignore=shutil.ignore_patterns("_core.*so", "__pycache__"))
     (tmp_path / "hex_ssl" / "_core.py").write_text("raise ImportError('libtorch.so: undefined symbol: at_abs')")

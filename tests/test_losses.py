@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss
+from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
 from hex_ssl.functional import dcl_loss, hcl_loss, hex_loss, ntxent_loss
+from hex_ssl.losses import BarlowTwinsLoss, FeatureContrastLoss, MoCoLoss, NNCLRLoss, VICRegLoss
 from hex_ssl.thresholds import CosineThreshold, FixedThreshold, StepThreshold
 
 from .batches import clustered, decided
@@ -178,6 +179,31 @@ def test_repr_shows_what_it_computes() -> None:
         assert part in repr(HCLLoss())
 
 
+@pytest.mark.parametrize("loss", [NTXentLoss, HCLLoss, DCLLoss, HexLoss, CLIPLoss, InfoNCELoss, NNCLRLoss, SupConLoss])
+def test_a_last_batch_of_one_sample_is_0(loss: type[nn.Module], backend: str) -> None:
+    z1, z2 = (torch.randn(1, 8, requires_grad=True) for _ in range(2))
+    labels = {"labels": torch.tensor([3])} if loss is SupConLoss else {}
+    value = loss()(z1, z2, **labels)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert z1.grad is not None
+    assert z1.grad.abs().max() < 1e-12
+
+
+GATHERING = [
+    *(NTXentLoss, HCLLoss, DCLLoss, HexLoss, CLIPLoss, InfoNCELoss, NNCLRLoss, SupConLoss),
+    *(MoCoLoss, BarlowTwinsLoss, VICRegLoss, FeatureContrastLoss),
+]
+
+
+@pytest.mark.parametrize("loss", GATHERING)
+def test_a_torch_that_cannot_gather_is_refused(loss: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    loss()
+    with pytest.raises(ValueError, match="^expected a torch with torch.distributed for `gather_distributed=True`"):
+        loss(gather_distributed=True)
+
+
 def test_modules_have_no_parameters_and_move() -> None:
     for module in (HexLoss(), NTXentLoss(), HCLLoss(), DCLLoss()):
         assert not list(module.parameters())
@@ -201,13 +227,6 @@ class TestInPlaceOfOthers:
         self.assert_same(NTXentLoss(), lightly.NTXentLoss(), 0.5)
         self.assert_same(DCLLoss(), lightly.DCLLoss(), 0.1)
 
-    @pytest.mark.filterwarnings("ignore")
-    @pytest.mark.parametrize("temperature", [0.07, 0.5])
-    def test_pytorch_metric_learning(self, temperature: float, backend: str) -> None:
-        losses = pytest.importorskip("pytorch_metric_learning.losses")
-        theirs = losses.SelfSupervisedLoss(losses.NTXentLoss(temperature=temperature))
-        self.assert_same(NTXentLoss(temperature=temperature), theirs, temperature)
-
     def assert_same(self, ours: nn.Module, theirs: nn.Module, temperature: float) -> None:
         z = clustered(50, 2, 16, torch.Generator().manual_seed(9))
         results = []
@@ -216,7 +235,7 @@ class TestInPlaceOfOthers:
             loss = module(*leaf.chunk(2))
             loss.backward()
             results.append((loss.item(), leaf.grad))
-        # pytorch-metric-learning adds the smallest float to its denominator, lightly normalises with eps=1e-12.
+        # lightly normalises with eps=1e-12.
         assert results[0][0] == pytest.approx(results[1][0], rel=1e-7)
         torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-6, atol=1e-10)
 

@@ -212,9 +212,12 @@ def test_autocast_changes_nothing(name: str) -> None:
 def test_shapes_that_differ_are_errors(name: str) -> None:
     loss_of, count, _ = LOSSES[name]
     tensors = rows(count)
-    with pytest.raises(ValueError, match=r"^expected `\w+` to have shape \[12, 5\] like `\w+`, but got \[11, 5\]$"):
+    text = r"^expected `\w+` to have shape \[12, 5\] like `\w+`, but got \[11, 5\]; row i of each is sample i$"
+    with pytest.raises(ValueError, match=text):
         loss_of(tensors[0], tensors[1][:-1], *tensors[2:])
-    with pytest.raises(TypeError, match=r"^expected `\w+` to be a tensor, but got list$"):
+    with pytest.raises(
+        TypeError, match=r"^expected `\w+` to be a tensor, but got list; write torch\.as_tensor\(\w+\)$"
+    ):
         loss_of(tensors[0].tolist(), *tensors[1:])
 
 

@@ -211,7 +211,7 @@ def test_anchors_without_a_loss_are_left_out(backend: str) -> None:
 
 
 def spoiled(rows: int, bad: dict[int, float]) -> Tensor:
-    """Random rows, some with a NaN or an infinity in one place, or zeros everywhere."""
+    """Random rows, some of which have a NaN or an infinity in one place, or are all zeros."""
     z = torch.randn(rows, 5)
     for row, value in bad.items():
         if value == 0.0:
@@ -222,7 +222,7 @@ def spoiled(rows: int, bad: dict[int, float]) -> Tensor:
 
 
 def bad_row(row: int, name: str, fault: str) -> str:
-    """The whole text, as a regular expression."""
+    """The whole message about a bad row, as a regular expression."""
     text = f"expected rows of finite numbers, not all zero, but row {row} of `{name}` {fault}"
     return f"^{re.escape(text)}$"
 

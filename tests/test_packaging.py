@@ -4,10 +4,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -65,7 +68,7 @@ def test_every_pinned_package_is_for_the_oldest_python() -> None:
             supported = found.metadata["Requires-Python"] or ""
             assert SpecifierSet(supported).contains(f"{OLDEST}.0"), f"{name} {version} needs Python {supported}"
             looked_at.add(name)
-    assert looked_at >= members("test") | members("peers")
+    assert looked_at >= members("test")
 
 
 def test_what_the_oldest_python_needs_is_pinned() -> None:
@@ -100,6 +103,8 @@ def test_each_target_installs_its_groups(tmp_path: Path) -> None:
     groups |= {
         "test": "build docs lint test",
         "wheel": "wheel",
+        "wheel-arm": "wheel",
+        "targets": "",
         "fuzz": "build fuzz",
         "audit": "audit",
         "test-rust": "",
@@ -108,6 +113,49 @@ def test_each_target_installs_its_groups(tmp_path: Path) -> None:
         found = re.findall(r"pip install --group (\S+)", dry_run(target, tmp_path))
         assert sorted(found) == expected.split(), target
         assert set(found) <= GROUPS.keys()
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A checkout as the release workflow changes it."""
+    for name in ("README.md", "pyproject.toml", "packaging/absolute_links.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in set(re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())):
+        path = tmp_path / name
+        (path if (ROOT / name).is_dir() else path.parent).mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            path.touch(exist_ok=True)
+    command = [sys.executable, "packaging/absolute_links.py", "https://forge.example/me/hex-ssl", "v1.2.3"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_links_lead_to_the_repository_where_an_index_shows_the_readme(released: Path) -> None:
+    before, after = ((folder / "README.md").read_text() for folder in (ROOT, released))
+    targets = re.findall(r"\]\(([^)]+)\)", after)
+    assert len(targets) == len(re.findall(r"\]\(([^)]+)\)", before)) > 10
+    assert all(each.startswith("https://") for each in targets)
+    assert "https://forge.example/me/hex-ssl/blob/v1.2.3/docs/which-loss.md" in targets
+    assert "https://forge.example/me/hex-ssl/tree/v1.2.3/examples" in targets
+    assert any(each.startswith("https://forge.example/me/hex-ssl/raw/v1.2.3/docs/pictures/") for each in targets)
+    project = tomllib.loads((released / "pyproject.toml").read_text())
+    assert project["project"].pop("urls")["Issues"] == "https://forge.example/me/hex-ssl/issues"
+    assert project == PROJECT
+
+
+def test_a_checkout_is_made_ready_only_once(released: Path) -> None:
+    command = [sys.executable, "packaging/absolute_links.py", "https://forge.example/me/hex-ssl", "v1.2.3"]
+    again = subprocess.run(command, cwd=released, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "expected a URL and a checkout without URLs of the project" in again.stderr
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    assert citation["version"] == cargo["version"]
+    assert " OR ".join(citation["license"]) == cargo["license"] == PROJECT["project"]["license"]
 
 
 def test_an_older_python_is_refused() -> None:

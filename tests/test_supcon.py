@@ -1,11 +1,10 @@
-"""SupCon against its formula written out, and against pytorch-metric-learning if it is installed."""
+"""SupCon against its formula written out. `test_peers.py` compares it with pytorch-metric-learning's."""
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hex_ssl import SupConLoss
 from hex_ssl.functional import hex_loss, supcon_loss
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
@@ -62,13 +61,6 @@ def test_rows_without_a_positive_are_counted(backend: str) -> None:
     none = supcon_loss(z, labels=torch.arange(7))
     assert none == 0
     assert torch.equal(torch.autograd.grad(none, z)[0], torch.zeros_like(z))
-
-
-def test_is_that_of_pytorch_metric_learning() -> None:
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    z, labels = torch.randn(60, 16), torch.randint(8, (60,))
-    expected = losses.SupConLoss(temperature=0.1)(z, labels)
-    torch.testing.assert_close(SupConLoss(temperature=0.1)(z, labels=labels), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_memory_is_linear() -> None:

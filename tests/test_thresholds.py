@@ -173,7 +173,9 @@ def test_what_they_refuse(make: object, text: str) -> None:
 
 
 def test_not_a_strategy() -> None:
-    text = "expected `threshold` to be a strategy or its name, but got float"
+    text = (
+        "expected `threshold` to be a strategy or its name, but got float; write hex_ssl.thresholds.FixedThreshold(0.9)"
+    )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         threshold_from(0.9)  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """The workflows of continuous integration call only targets of the Makefile and commands that contributors run."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,25 @@ def test_targets_exist(workflow: Path) -> None:
 
 def test_the_gate_and_the_wheel_are_run_before_a_release() -> None:
     release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
-    assert release["publish"]["needs"] == "build"
-    assert release["build"]["needs"] == "gate"
+    assert release["publish"]["needs"] == "try"
+    assert release["try"]["needs"] == ["build", "windows"]
+    assert release["build"]["needs"] == release["windows"]["needs"] == "gate"
     commands = runs(ROOT / ".github" / "workflows" / "release.yml")
     assert "bash .ci/run" in commands
     assert "make wheel" in commands
+
+
+def test_every_wheel_is_tried_on_every_python_before_it_is_published() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    built = [each["os"] for each in jobs["build"]["strategy"]["matrix"]["include"]] + [jobs["windows"]["runs-on"]]
+    tried = jobs["try"]["strategy"]["matrix"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert (tried["os"], tried["python"]) == (built, versions)
+    links = 'python packaging/absolute_links.py "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY" "$GITHUB_REF_NAME"'
+    for name, build in (("build", "make wheel"), ("windows", "maturin build --release --out dist")):
+        steps = [step.get("run") for step in jobs[name]["steps"]]
+        assert steps.index(links) < steps.index(build)
 
 
 def test_only_publishing_may_ask_for_an_identity() -> None:

@@ -5,6 +5,7 @@
 
 `HexLoss`, `NTXentLoss`, `HCLLoss`, `DCLLoss`, `CLIPLoss`, `InfoNCELoss` and `SupConLoss` are modules.
 `hex_ssl.functional` has the same losses as functions, and `hex_ssl.thresholds` has the threshold strategies.
+`Reduction`, `Formulation` and `ThresholdName` are the types of the arguments that take a name.
 `show_config()` prints which backend runs on which device. The package needs only torch and NumPy.
 """
 
@@ -20,12 +21,15 @@ if TYPE_CHECKING or "torch" in sys.modules:
     from hex_ssl._names import (
         CLIPLoss,
         DCLLoss,
+        Formulation,
         HCLLoss,
         HexLoss,
         InfoNCELoss,
         NTXentLoss,
+        Reduction,
         Statistics,
         SupConLoss,
+        ThresholdName,
         hex_loss,
         show_config,
     )
@@ -33,12 +37,15 @@ if TYPE_CHECKING or "torch" in sys.modules:
 __all__ = [
     "CLIPLoss",
     "DCLLoss",
+    "Formulation",
     "HCLLoss",
     "HexLoss",
     "InfoNCELoss",
     "NTXentLoss",
+    "Reduction",
     "Statistics",
     "SupConLoss",
+    "ThresholdName",
     "functional",
     "hex_loss",
     "show_config",

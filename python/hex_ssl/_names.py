@@ -6,6 +6,9 @@ import torch
 
 from hex_ssl._extension import _core
 from hex_ssl._torch_version import OLDEST_TORCH
+from hex_ssl.choices import Formulation as Formulation
+from hex_ssl.choices import Reduction as Reduction
+from hex_ssl.choices import ThresholdName as ThresholdName
 from hex_ssl.dispatch import backend as _backend
 from hex_ssl.dispatch import fallbacks as _fallbacks
 from hex_ssl.functional import hex_loss as hex_loss

@@ -33,7 +33,9 @@ def on_demand(package: str, names: Iterable[str]) -> Callable[[str], object]:
         if not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
             return import_module(f"{package}.{name}")
         if name not in offered:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            # With the name and the module, Python suggests the nearest name.
+            text = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=sys.modules[package])
         found: object = getattr(import_module(f"{package}._names"), name)
         setattr(sys.modules[package], name, found)
         return found

@@ -21,6 +21,18 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def check_gathering(gather_distributed: bool) -> None:
+    """Checks that this torch can gather, if a loss is to.
+
+    Raises:
+        ValueError: torch was built without torch.distributed.
+    """
+    if gather_distributed and not dist.is_available():
+        raise ValueError(
+            "expected a torch with torch.distributed for `gather_distributed=True`, but this torch was built without it"
+        )
+
+
 def gather_counts(count: int, device: torch.device) -> list[int]:
     """The `count` of every process, by rank.
 

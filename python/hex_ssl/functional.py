@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import (
     Settings,
     contrast,
@@ -26,29 +27,36 @@ from hex_ssl.validation import check_index, check_like, check_own_negatives, che
 
 @overload
 def hex_loss(
-    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
-    return_statistics: Literal[False] = ...,
+    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ...,
+    threshold: Threshold | ThresholdName = ..., formulation: Formulation = ..., beta: float = ...,
+    tau_plus: float = ..., labels: Tensor | None = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
+    epoch: int | None = ..., return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def hex_loss(
-    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
-    return_statistics: Literal[True],
+    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ...,
+    threshold: Threshold | ThresholdName = ..., formulation: Formulation = ..., beta: float = ...,
+    tau_plus: float = ..., labels: Tensor | None = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
+    epoch: int | None = ..., return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def hex_loss(
+    z1: Tensor, z2: Tensor, *more_views: Tensor, temperature: float | Tensor = ...,
+    threshold: Threshold | ThresholdName = ..., formulation: Formulation = ..., beta: float = ...,
+    tau_plus: float = ..., labels: Tensor | None = ..., reduction: Reduction = ..., gather_distributed: bool = ...,
+    epoch: int | None = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def hex_loss(
     z1: Tensor,
     z2: Tensor,
     *more_views: Tensor,
     temperature: float | Tensor = 0.1,
-    threshold: Threshold | str = "adaptive",
-    formulation: str = "importance",
+    threshold: Threshold | ThresholdName = "adaptive",
+    formulation: Formulation = "importance",
     beta: float = 1.0,
     tau_plus: float = 0.1,
     labels: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,
@@ -157,7 +165,7 @@ def ntxent_loss(
     z2: Tensor,
     *more_views: Tensor,
     temperature: float | Tensor = 0.5,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """NT-Xent (InfoNCE): :func:`hex_loss` without hierarchical negatives. See there for the formula.
@@ -207,7 +215,7 @@ def hcl_loss(
     temperature: float | Tensor = 0.5,
     beta: float = 1.0,
     tau_plus: float = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """HCL: :func:`hex_loss` where every negative is hierarchical. See there for the formula.
@@ -255,7 +263,7 @@ def dcl_loss(
     z2: Tensor,
     *more_views: Tensor,
     temperature: float | Tensor = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """DCL, decoupled contrastive learning: NT-Xent without the positive in the denominator.
@@ -301,18 +309,26 @@ def dcl_loss(
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
-    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., reduction: str = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
     gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def hex_loss_with_keys(
     anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
     ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
-    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., reduction: str = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
     gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def hex_loss_with_keys(
+    anchors: Tensor, keys: Tensor, *, positives: Tensor | None = ..., positive_index: Tensor | None = ...,
+    ignored_index: Tensor | None = ..., own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ...,
+    key_labels: Tensor | None = ..., temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def hex_loss_with_keys(
     anchors: Tensor,
     keys: Tensor,
@@ -324,11 +340,11 @@ def hex_loss_with_keys(
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     temperature: float | Tensor = 0.1,
-    threshold: Threshold | str = "adaptive",
-    formulation: str = "importance",
+    threshold: Threshold | ThresholdName = "adaptive",
+    formulation: Formulation = "importance",
     beta: float = 1.0,
     tau_plus: float = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,

@@ -13,10 +13,12 @@ Source: Gao et al. 2021 (arXiv 2101.06983), section 3.
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -37,6 +39,8 @@ class GradientCache:
 
     Args:
         chunk: Number of samples in a chunk.
+        automatic: `loss.backward()` also runs the backward of the networks. This is for trainers that call
+            `loss.backward()` themselves. Otherwise call :meth:`backward` after it.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -56,16 +60,16 @@ class GradientCache:
         tensor(10.)
     """
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self, chunk: int, automatic: bool = False) -> None:
         if chunk < 1:
             raise ValueError(f"expected `chunk` to be at least 1, but got {chunk}")
         self.chunk = chunk
-        self._parts: list[Any] = []
-        self._random: list[list[Tensor]] = []
+        self.automatic = automatic
+        self._pass: _Pass | None = None
         self._embeddings: list[Tensor] = []
 
     def embed(self, method: Embeds, views: Any) -> tuple[Tensor, ...]:
-        """Embeds the whole batch. The embeddings are leaves of the loss's graph.
+        """Embeds the whole batch. Unless `automatic`, the embeddings are leaves of the loss's graph.
 
         Args:
             method: The network.
@@ -83,11 +87,11 @@ class GradientCache:
         """
         if not isinstance(method, nn.Module):
             raise TypeError(f"expected `method` to be an nn.Module, but got {type(method).__name__}")
-        self._parts, self._random, self._embeddings = _split(views, self.chunk), [], []
+        parts, random = _split(views, self.chunk), []
         pieces, differentiable = [], []
         with _norms_at_rest(method):
-            for index, part in enumerate(self._parts):
-                self._random.append(_random_state(_device(part)))
+            for index, part in enumerate(parts):
+                random.append(_random_state(_device(part)))
                 # Only the first chunk has a graph. It shows which embeddings depend on parameters.
                 with torch.set_grad_enabled(index == 0):
                     piece = _embedded(method, part)
@@ -95,9 +99,15 @@ class GradientCache:
                     differentiable = [each.requires_grad for each in piece]
                 pieces.append([each.detach() for each in piece])
         joined = [torch.cat(column) for column in zip(*pieces, strict=True)]
+        first = _Pass(parts, random, _autocast_of(_device(parts[0])), self.chunk)
+        if self.automatic:
+            embeddings: tuple[Tensor, ...] = _Networks.apply(  # type: ignore[no-untyped-call]
+                first, method, differentiable, torch.zeros((), requires_grad=True), *joined
+            )
+            return embeddings
         for each, needs in zip(joined, differentiable, strict=True):
             each.requires_grad_(needs)
-        self._embeddings = joined
+        self._pass, self._embeddings = first, joined
         return tuple(joined)
 
     def backward(self, method: Embeds) -> None:
@@ -107,33 +117,74 @@ class GradientCache:
             method: The network that was given to :meth:`embed`.
 
         Raises:
-            RuntimeError: :meth:`embed` or `loss.backward()` was not called before, so there are no gradients.
+            RuntimeError: :meth:`embed` or `loss.backward()` was not called before, so there are no gradients. Or the
+                cache is `automatic`.
         """
         assert isinstance(method, nn.Module)
-        self._check_order()
-        columns = [each.grad.split(self.chunk) for each in self._embeddings if each.grad is not None]
-        has_gradient = [each.grad is not None for each in self._embeddings]
-        parameters = [each for each in method.parameters() if each.requires_grad]
-        gradients = list(zip(*columns, strict=True))
-        for index, part in enumerate(self._parts):
-            with _random_state_restored(_device(part), self._random[index]), _forward_context(method):
-                piece = _embedded(method, part)
-            outputs = [each for each, needed in zip(piece, has_gradient, strict=True) if needed]
-            if index == len(self._parts) - 1:
-                # DDP's hooks run only in `backward`. They must run once for each parameter, with its whole gradient.
-                torch.autograd.backward(outputs, gradients[index])
-            else:
-                _accumulate(parameters, outputs, gradients[index])
-        self._parts, self._random, self._embeddings = [], [], []
-
-    def _check_order(self) -> None:
-        if not self._embeddings:
+        if self.automatic:
+            raise RuntimeError(
+                "expected no call of GradientCache.backward, because loss.backward() runs it with `automatic=True`"
+            )
+        if self._pass is None:
             raise RuntimeError("expected `embed` and loss.backward() before GradientCache.backward, but got no `embed`")
         if all(each.grad is None for each in self._embeddings):
             raise RuntimeError(
                 "expected loss.backward() before GradientCache.backward, with a loss of what `embed` returned, "
                 "but got embeddings without a gradient"
             )
+        _second_pass(self._pass, method, [each.grad for each in self._embeddings])
+        self._pass, self._embeddings = None, []
+
+
+class _Pass(NamedTuple):
+    """What the second pass of the networks repeats."""
+
+    parts: list[Any]
+    random: list[list[Tensor]]
+    """The states of the random number generators before each part."""
+    autocast: dict[str, Any] | None
+    chunk: int
+
+
+def _second_pass(first: _Pass, method: nn.Module, gradients: list[Tensor | None]) -> None:
+    """Embeds each chunk again and runs its backward, from the gradients of the embeddings of the whole batch."""
+    columns = [each.split(first.chunk) for each in gradients if each is not None]
+    has_gradient = [each is not None for each in gradients]
+    parameters = [each for each in method.parameters() if each.requires_grad]
+    of_chunks = list(zip(*columns, strict=True))
+    for index, part in enumerate(first.parts):
+        with _random_state_restored(_device(part), first.random[index]), _forward_context(method, first.autocast):
+            piece = _embedded(method, part)
+        outputs = [each for each, needed in zip(piece, has_gradient, strict=True) if needed]
+        if index == len(first.parts) - 1:
+            # DDP's hooks run only in `backward`. They must run once for each parameter, with its whole gradient.
+            torch.autograd.backward(outputs, of_chunks[index])
+        else:
+            _accumulate(parameters, outputs, of_chunks[index])
+
+
+class _Networks(torch.autograd.Function):
+    """The networks as one node of the loss's graph: its backward is the second pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: _Pass, method: nn.Module, differentiable: list[bool], anchor: Tensor, *joined: Tensor
+    ) -> tuple[Tensor, ...]:
+        # `anchor` requires a gradient, so that the embeddings do.
+        ctx.first, ctx.method = first, method
+        ctx.set_materialize_grads(False)
+        embeddings = tuple(each.detach() for each in joined)
+        ctx.mark_non_differentiable(
+            *(each for each, needs in zip(embeddings, differentiable, strict=True) if not needs)
+        )
+        return embeddings
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
+        with torch.enable_grad():
+            _second_pass(ctx.first, ctx.method, list(gradients))
+        return (None,) * (4 + len(gradients))
 
 
 def _embedded(method: Any, part: Any) -> tuple[Tensor, ...]:
@@ -204,10 +255,21 @@ def _norms_at_rest(method: Any) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _forward_context(method: nn.Module) -> Any:
-    """The trainer's autocast context, which Lightning leaves before the backward."""
+@contextmanager
+def _forward_context(method: nn.Module, autocast: dict[str, Any] | None) -> Iterator[None]:
+    """Autocast as in the first pass, and the trainer's context, which Lightning leaves before the backward."""
     trainer = getattr(method, "_trainer", None)
-    return nullcontext() if trainer is None else trainer.precision_plugin.train_step_context()
+    of_trainer = nullcontext() if trainer is None else trainer.precision_plugin.train_step_context()
+    with of_trainer, nullcontext() if autocast is None else torch.autocast(**autocast):
+        yield
+
+
+def _autocast_of(device: torch.device) -> dict[str, Any] | None:
+    """The arguments of `torch.autocast` that say what is in force. None on a device without autocast."""
+    if not is_autocast_available(device.type):
+        return None
+    enabled = torch.is_autocast_enabled(device.type)
+    return {"device_type": device.type, "enabled": enabled, "dtype": torch.get_autocast_dtype(device.type)}
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

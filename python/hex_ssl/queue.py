@@ -14,8 +14,8 @@ class Queue(nn.Module):
     """The last `size` L2-normalised projections. New projections overwrite the oldest ones.
 
     The state dict holds the whole queue, with its labels, its pointer and the number of filled rows. At first the rows
-    are random unit vectors, which are the same on every process and do not depend on the global seed. Each process
-    enqueues the rows of all processes, so the queues stay equal.
+    are random unit vectors, which are the same on every process and do not depend on the global seed. By default each
+    process enqueues the rows of all processes, so the queues stay equal.
 
     Args:
         size: Number of rows, K.
@@ -59,16 +59,19 @@ class Queue(nn.Module):
         self.register_buffer("filled", torch.tensor(0))
 
     @torch.no_grad()
-    def enqueue(self, z: Tensor, labels: Tensor) -> None:
+    def enqueue(self, z: Tensor, labels: Tensor | None = None, *, gather_distributed: bool = True) -> None:
         """Overwrites the oldest rows with projections. Of more than K projections, only the last K are kept.
-
-        With several processes, the projections of all processes are enqueued, in the order of ranks.
 
         Args:
             z: Projections, [n, D], at any scale.
-            labels: Labels, int64 [n]. -1 for images without a label.
+            labels: Labels, int64 [n]. -1 for images without a label. None: no image has a label.
+            gather_distributed: Enqueue the projections of all processes, in the order of ranks. Otherwise each process
+                has a queue of its own projections.
         """
-        z, labels = gather_batches(z.detach(), labels)
+        z = z.detach()
+        labels = torch.full_like(self.labels[:1], -1).expand(z.shape[0]) if labels is None else labels
+        if gather_distributed:
+            z, labels = gather_batches(z, labels)
         count, size = z.shape[0], self.rows.shape[0]
         # The pointer stays on the device: reading it would wait for the GPU.
         places = (self.pointer + torch.arange(count, device=z.device)) % size

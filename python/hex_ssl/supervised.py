@@ -4,6 +4,7 @@ from typing import Literal, overload
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.contrast import Settings, contrast, contrast_gathered
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
@@ -12,20 +13,25 @@ from hex_ssl.validation import check_integers, check_rows, check_types, check_vi
 
 @overload
 def supcon_loss(
-    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: str = ...,
+    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: Reduction = ...,
     gather_distributed: bool = ..., return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def supcon_loss(
-    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: str = ...,
+    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: Reduction = ...,
     gather_distributed: bool = ..., return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def supcon_loss(
+    z1: Tensor, *more_views: Tensor, labels: Tensor, temperature: float | Tensor = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def supcon_loss(
     z1: Tensor,
     *more_views: Tensor,
     labels: Tensor,
     temperature: float | Tensor = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     return_statistics: bool = False,
 ) -> Tensor | tuple[Tensor, Statistics]:
@@ -72,7 +78,7 @@ def supcon_loss(
     return (loss, Statistics(*statistics.unbind())) if return_statistics else loss
 
 
-def supcon_settings(temperature: float | Tensor, reduction: str) -> Settings:
+def supcon_settings(temperature: float | Tensor, reduction: Reduction) -> Settings:
     """SupCon as a point of the losses: the positives are the "hierarchical negatives", all of weight 1."""
     check_types(temperature, "importance", 0.0, 0.0, reduction)
     return Settings("labels", 0.0, "supervised", 0.0, 0.0, temperature, reduction)

@@ -10,10 +10,12 @@ Source: HEX ("Hierarchical Emergence Exploitation", WACV 2025), supplement S7.3.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from torch import Tensor
 
+from hex_ssl.choices import Scale
 from hex_ssl.validation import check_at_least, check_number
 
 SCALES = ("cosine", "minmax")
@@ -91,7 +93,7 @@ class FixedThreshold(Threshold):
     """
 
     value: float | Tensor
-    scale: str = "minmax"
+    scale: Scale = "minmax"
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, Tensor):
@@ -133,7 +135,7 @@ class StepThreshold(Threshold):
     step_down: float = 0.1
     epoch_step: int = 100
     min: float = 0.65
-    scale: str = "minmax"
+    scale: Scale = "minmax"
     scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -173,7 +175,7 @@ class CosineThreshold(Threshold):
     start: float = 0.95
     min: float = 0.65
     max_epochs: int = 400
-    scale: str = "minmax"
+    scale: Scale = "minmax"
     scheduled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -278,7 +280,12 @@ def threshold_from(threshold: Threshold | str) -> Threshold:
     if isinstance(threshold, Threshold):
         return threshold
     if not isinstance(threshold, str):
-        raise TypeError(f"expected `threshold` to be a strategy or its name, but got {type(threshold).__name__}")
+        kind = type(threshold).__name__
+        if isinstance(threshold, type):
+            kind = f"the class {threshold.__name__}; write {threshold.__name__}()"
+        elif isinstance(threshold, Real):
+            kind = f"{kind}; write hex_ssl.thresholds.FixedThreshold({threshold})"
+        raise TypeError(f"expected `threshold` to be a strategy or its name, but got {kind}")
     if threshold == "fixed":
         raise ValueError('threshold "fixed" needs a value: pass hex_ssl.thresholds.FixedThreshold(value)')
     if threshold not in NAMED:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import (
     Settings,
     contrast,
@@ -24,29 +25,35 @@ from hex_ssl.validation import check_index, check_like, check_own_negatives, che
 
 @overload
 def clip_loss(
-    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def clip_loss(
-    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | str = ...,
-    formulation: str = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
-    reduction: str = ..., gather_distributed: bool = ..., epoch: int | None = ...,
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ...,
     return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def clip_loss(
+    z1: Tensor, z2: Tensor, *, temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ...,
+    formulation: Formulation = ..., beta: float = ..., tau_plus: float = ..., labels: Tensor | None = ...,
+    reduction: Reduction = ..., gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def clip_loss(
     z1: Tensor,
     z2: Tensor,
     *,
     temperature: float | Tensor = 0.07,
-    threshold: Threshold | str = NO_HIERARCHY,
-    formulation: str = "importance",
+    threshold: Threshold | ThresholdName = NO_HIERARCHY,
+    formulation: Formulation = "importance",
     beta: float = 1.0,
     tau_plus: float = 0.1,
     labels: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,
@@ -121,18 +128,26 @@ def loss_of_towers(
 def infonce_loss(
     anchors: Tensor, keys: Tensor, *, positive_index: Tensor | None = ..., ignored_index: Tensor | None = ...,
     own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float | Tensor = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
-    tau_plus: float = ..., weights: Tensor | None = ..., reduction: str = ..., gather_distributed: bool = ...,
-    epoch: int | None = ..., return_statistics: Literal[False] = ...,
+    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
+    beta: float = ..., tau_plus: float = ..., weights: Tensor | None = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def infonce_loss(
     anchors: Tensor, keys: Tensor, *, positive_index: Tensor | None = ..., ignored_index: Tensor | None = ...,
     own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
-    temperature: float | Tensor = ..., threshold: Threshold | str = ..., formulation: str = ..., beta: float = ...,
-    tau_plus: float = ..., weights: Tensor | None = ..., reduction: str = ..., gather_distributed: bool = ...,
-    epoch: int | None = ..., return_statistics: Literal[True],
+    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
+    beta: float = ..., tau_plus: float = ..., weights: Tensor | None = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: Literal[True],
 ) -> tuple[Tensor, Statistics]: ...  # fmt: skip
+@overload
+def infonce_loss(
+    anchors: Tensor, keys: Tensor, *, positive_index: Tensor | None = ..., ignored_index: Tensor | None = ...,
+    own_negatives: Tensor | None = ..., anchor_labels: Tensor | None = ..., key_labels: Tensor | None = ...,
+    temperature: float | Tensor = ..., threshold: Threshold | ThresholdName = ..., formulation: Formulation = ...,
+    beta: float = ..., tau_plus: float = ..., weights: Tensor | None = ..., reduction: Reduction = ...,
+    gather_distributed: bool = ..., epoch: int | None = ..., return_statistics: bool,
+) -> Tensor | tuple[Tensor, Statistics]: ...  # fmt: skip
 def infonce_loss(
     anchors: Tensor,
     keys: Tensor,
@@ -143,12 +158,12 @@ def infonce_loss(
     anchor_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     temperature: float | Tensor = 0.1,
-    threshold: Threshold | str = NO_HIERARCHY,
-    formulation: str = "importance",
+    threshold: Threshold | ThresholdName = NO_HIERARCHY,
+    formulation: Formulation = "importance",
     beta: float = 1.0,
     tau_plus: float = 0.1,
     weights: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
     epoch: int | None = None,
     return_statistics: bool = False,

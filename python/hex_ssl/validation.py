@@ -6,13 +6,22 @@ in `src/problem.rs`.
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 
 from hex_ssl._extension import _core
+from hex_ssl.hints import (
+    hint_for_integers,
+    hint_for_length,
+    hint_for_numbers,
+    hint_for_object,
+    hint_for_rows,
+    hint_for_shape,
+    hint_for_temperature,
+)
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -59,7 +68,7 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
         if temperature.dim() != 0 or temperature.dtype not in DTYPES:
             raise ValueError(
                 "expected `temperature` to be a number, or a tensor of shape [] and a floating-point dtype, but got "
-                f"shape {list(temperature.shape)}, {_dtype(temperature.dtype)}"
+                f"shape {list(temperature.shape)}, {_dtype(temperature.dtype)}{hint_for_temperature(temperature)}"
             )
     else:
         check_number("temperature", temperature)
@@ -84,6 +93,19 @@ def check_number(name: str, value: float) -> None:
     # The first check is fast. `isinstance` with an abstract class is slow.
     if type(value) is not float and not isinstance(value, Real):
         raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
+
+
+def check_whole(name: str, value: int) -> None:
+    """Checks that an argument is a whole number of at least 0.
+
+    Raises:
+        TypeError: It is not a whole number.
+        ValueError: It is negative.
+    """
+    if not isinstance(value, Integral):
+        raise TypeError(f"expected `{name}` to be a whole number, but got {value!r}")
+    if value < 0:
+        raise ValueError(f"expected `{name}` to be at least 0, but got {value}")
 
 
 def check_name(name: str, value: str) -> None:
@@ -135,10 +157,12 @@ def check_rows(name: str, rows: Tensor) -> None:
     """
     _check_tensor(name, rows)
     if rows.dim() != 2:
-        raise ValueError(f"expected `{name}` to have shape [rows, dimensions], but got {list(rows.shape)}")
+        shape = f"{list(rows.shape)}{hint_for_shape(name, rows)}"
+        raise ValueError(f"expected `{name}` to have shape [rows, dimensions], but got {shape}")
     if rows.dtype not in DTYPES:
         choices = ", ".join(_dtype(dtype) for dtype in DTYPES)
-        raise ValueError(f"expected `{name}` to have one of the dtypes {choices}, but got {_dtype(rows.dtype)}")
+        dtype = f"{_dtype(rows.dtype)}{hint_for_numbers(name, rows)}"
+        raise ValueError(f"expected `{name}` to have one of the dtypes {choices}, but got {dtype}")
 
 
 def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_rows: bool = False) -> None:
@@ -152,16 +176,21 @@ def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_
     if same_rows and rows.shape != model.shape:
         raise ValueError(
             f"expected `{name}` to have shape {list(model.shape)} like `{model_name}`, but got {list(rows.shape)}"
+            f"{hint_for_rows(rows, model)}"
         )
     if rows.shape[1] != model.shape[1]:
         raise ValueError(
             f"expected `{name}` to have {model.shape[1]} columns like `{model_name}`, but got shape {list(rows.shape)}"
         )
     if rows.device != model.device:
-        raise ValueError(f"expected `{name}` on {model.device} like `{model_name}`, but got it on {rows.device}")
+        raise ValueError(
+            f"expected `{name}` on {model.device} like `{model_name}`, but got it on {rows.device}; "
+            f"write {name}.to({model_name}.device)"
+        )
     if rows.dtype != model.dtype and _computed_dtype(rows) != _computed_dtype(model):
         raise ValueError(
-            f"expected `{name}` to have dtype {_dtype(model.dtype)} like `{model_name}`, but got {_dtype(rows.dtype)}"
+            f"expected `{name}` to have dtype {_dtype(model.dtype)} like `{model_name}`, but got {_dtype(rows.dtype)}; "
+            f"write {name}.to({model_name}.dtype)"
         )
 
 
@@ -184,12 +213,15 @@ def check_integers(name: str, integers: Tensor, rows: int, like: Tensor, *, colu
     """
     _check_tensor(name, integers)
     if integers.dtype not in INTEGERS:
-        raise ValueError(f"expected `{name}` to have an integer dtype, but got {_dtype(integers.dtype)}")
+        dtype = f"{_dtype(integers.dtype)}{hint_for_integers(name, integers)}"
+        raise ValueError(f"expected `{name}` to have an integer dtype, but got {dtype}")
     expected = [rows, *integers.shape[1:]] if columns and integers.dim() == 2 else [rows]
     if list(integers.shape) != expected:
-        raise ValueError(f"expected `{name}` to have shape {expected}, but got {list(integers.shape)}")
+        shape = f"{list(integers.shape)}{hint_for_length(name, integers, rows)}"
+        raise ValueError(f"expected `{name}` to have shape {expected}, but got {shape}")
     if integers.device != like.device:
-        raise ValueError(f"expected `{name}` on {like.device}, but got it on {integers.device}")
+        device = f"{integers.device}; write {name}.to({str(like.device)!r})"
+        raise ValueError(f"expected `{name}` on {like.device}, but got it on {device}")
     return integers.to(torch.int64)
 
 
@@ -225,7 +257,8 @@ def check_own_negatives(rows: Tensor, anchors: Tensor) -> None:
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"expected `{name}` to be a tensor, but got {type(tensor).__name__}")
+        kind = f"{type(tensor).__name__}{hint_for_object(name, tensor)}"
+        raise TypeError(f"expected `{name}` to be a tensor, but got {kind}")
     # Check this before any code reads the shape, which a nested tensor does not have.
     if tensor.is_nested or tensor.layout is not torch.strided:
         kind = "a nested one" if tensor.is_nested else f"one of layout {tensor.layout}"

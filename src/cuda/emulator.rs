@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::Path;
 
+use super::library::{function, open};
 use super::{Executor, Variant};
 use crate::error::{Error, Result};
 
@@ -33,21 +34,12 @@ impl Emulator {
     /// # Errors
     /// [`Error::Runtime`] where there is no such file or function.
     pub fn new(path: &Path, variant: Variant) -> Result<Self> {
-        let file = c_string(&path.to_string_lossy())?;
-        // SAFETY: two strings that end in a zero; the library's initialisers are those of the C++ library.
-        let symbol = unsafe {
-            let handle = libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-            if handle.is_null() {
-                handle
-            } else {
-                libc::dlsym(handle, c"hex_emulate".as_ptr())
-            }
-        };
-        if symbol.is_null() {
-            return Err(Error::runtime(format!("no emulator in {}", path.display())));
-        }
-        // SAFETY: the one library with a function of that name gives it this type.
-        Ok(Self { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) }, variant })
+        let none = |_| Error::runtime(format!("no emulator in {}", path.display()));
+        let library = open(path).map_err(none)?;
+        // SAFETY: the one library with a function of that name gives it this type, and it stays loaded.
+        let emulate = unsafe { function::<Emulate>(&library, "hex_emulate") }.map_err(none)?;
+        std::mem::forget(library);
+        Ok(Self { emulate, variant })
     }
 }
 

@@ -1,4 +1,4 @@
-"""Files that would run code, write outside their folder, or fill the memory: each is refused before it does harm."""
+"""Files that would run code, write outside their folder, or fill the memory. Each is refused before it does harm."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ from tests.train.data.layouts import LAYOUTS
 
 
 class Hostile:
-    """What makes a folder when it is unpickled by Python's own reader."""
+    """Creates a folder when Python's own unpickler reads it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -52,13 +52,13 @@ class Hostile:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A folder that is there once code of a file has run."""
+    """A folder that exists if code in a file has run."""
     return tmp_path / "code-has-run"
 
 
 @pytest.fixture
 def run(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder whose checkpoint is hostile; the environment asks torch to load everything."""
+    """A run folder with a hostile checkpoint. The environment tells torch to load everything."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
@@ -69,7 +69,7 @@ def run(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_mark_tells(mark: Path) -> None:
+def test_the_mark_works(mark: Path) -> None:
     pickle.loads(pickle.dumps(Hostile(mark)))
     assert mark.is_dir()
 
@@ -109,7 +109,7 @@ def test_weights_to_start_from_run_no_code(run: Path, mark: Path, tmp_path: Path
     assert not mark.exists()
 
 
-def test_a_resume_that_is_refused_is_a_plain_message(run: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_resume_is_one_line(run: Path, mark: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["pretrain", "--recipe", str(run / "config.yaml"), "--run.existing", "resume"])
     assert "last.ckpt to be a checkpoint of tensors and plain values" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_resume_that_is_refused_is_a_plain_message(run: Path, mark: Path, caps
 
 
 def make(in_channels: int, image_size: int) -> torch.nn.Module:
-    """A network of the user's, which leaves a mark."""
+    """The user's own network, which leaves a mark."""
     called.append((in_channels, image_size))
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * image_size**2, 2))
 
@@ -138,7 +138,7 @@ def test_a_backbones_file_calls_no_function_unless_told(tmp_path: Path) -> None:
 
 
 def images(split: str) -> object:
-    """A dataset of the user's, which leaves a mark."""
+    """The user's own dataset, which leaves a mark."""
     asked.append(split)
     return torch.utils.data.TensorDataset(torch.rand(4, 1, 8, 8))
 
@@ -151,7 +151,7 @@ def test_a_backbones_file_calls_no_function_for_images_unless_told(tmp_path: Pat
     path = tmp_path / "backbone.safetensors"
     described = describe_backbone(config.backbone, 1, 8)
     save_backbone(build_backbone(config.backbone, 1, 8), path, {**described, "run": json.dumps(config.as_dict())})
-    with pytest.raises(ValueError, match='names the function "tests.hostile.test_code_in_files:images" of its images'):
+    with pytest.raises(ValueError, match='names the function "tests.hostile.test_code_in_files:images" for its images'):
         prepare_evaluation(KNNConfig(source=str(path)))
     assert asked == []
     with pytest.raises(ValueError, match="to have labels, but it has none"):
@@ -170,7 +170,7 @@ def test_a_backbone_that_names_another_than_its_run_is_refused(tmp_path: Path) -
 
 
 def test_a_files_method_is_not_imported(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither of a backbone's file, nor of a run folder or a recipe, before the method is asked for."""
+    """This holds for a backbone's file, a run folder and a recipe, until the method itself is needed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
     config = Config.from_dict({"method": {"name": "evil:Method", "width": 3}, "backbone": {"width": 4}})
@@ -227,7 +227,7 @@ def test_imagenets_description_is_no_pickle_that_runs(tmp_path: Path, mark: Path
 
 
 def archive(path: Path, member: str, kind: bytes = tarfile.REGTYPE) -> str:
-    """A tar archive with one member; returns its checksum."""
+    """Writes a tar archive with one member and returns its checksum."""
     with tarfile.open(path, "w:gz") as tar:
         entry = tarfile.TarInfo(member)
         entry.type, entry.linkname = kind, "/etc/passwd"
@@ -237,7 +237,7 @@ def archive(path: Path, member: str, kind: bytes = tarfile.REGTYPE) -> str:
 
 
 def test_an_archive_of_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
-    """torchvision unpacks one archive for us, ImageNet's description, in a folder of its own."""
+    """torchvision unpacks one archive for this package, ImageNet's development kit, into a temporary folder."""
     root = tmp_path / "imagenet"
     (root / "train" / "n01").mkdir(parents=True)
     archive(root / "ILSVRC2012_devkit_t12.tar.gz", "../../escaped")
@@ -259,7 +259,7 @@ def test_an_archive_of_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
 def test_no_dataset_unpacks_what_leaves_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: bool, member: str, end: str
 ) -> None:
-    """Even with a checksum that fits, as if the archive itself were hostile."""
+    """Even with a correct checksum, as if the published archive itself were hostile."""
     if not filters:
         monkeypatch.delattr(tarfile, "data_filter", raising=False)
         monkeypatch.setattr(tarfile.TarFile, "extraction_filter", lambda _, member, path: member, raising=False)
@@ -339,7 +339,7 @@ def test_a_superclass_cannot_fill_the_memory(tmp_path: Path, superclass: int) ->
 
 
 def test_no_image_starts_a_program(tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EPS is a program for Ghostscript, `gs`, to which Pillow hands it, whatever the file's name."""
+    """EPS is a program for Ghostscript (`gs`), which Pillow starts whatever the file is called."""
     file = tmp_path / "cat.png"
     file.write_bytes((SEEDS / "image" / "image.eps").read_bytes())
     (tmp_path / "gs").write_text(f"#!/bin/sh\nmkdir -p '{mark}'\n")
@@ -397,7 +397,7 @@ def test_no_list_names_images_outside_its_folder(tmp_path: Path, path: str, monk
     ("lines", "message"),
     [("1 2\n2 1\n295 1\n", "is its own ancestor"), ("817 817\n", "is its own ancestor"), ("", "KeyError")],
 )
-def test_a_tree_of_classes_has_an_end(
+def test_a_cyclic_tree_of_classes_is_an_error(
     tmp_path: Path, lines: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LAYOUTS["nabirds"](tmp_path, monkeypatch)
@@ -407,7 +407,7 @@ def test_a_tree_of_classes_has_an_end(
         build_dataset("nabirds", "train", tmp_path)
 
 
-def test_deep_results_are_named(tmp_path: Path) -> None:
+def test_deeply_nested_results_are_named(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     results.write_text("[" * 100_000)
     with pytest.raises(

@@ -31,7 +31,7 @@ ESCAPES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES.keys())
-def test_what_leaves_the_folder_is_a_finding(
+def test_writing_outside_the_folder_is_a_finding(
     escape: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -44,7 +44,7 @@ def test_what_leaves_the_folder_is_a_finding(
     assert [each.name for each in tmp_path.iterdir()] == ["there"]
 
 
-def test_the_folder_itself_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_inside_the_folder_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def target(data: bytes, folder: Path) -> None:
         (folder / "a").mkdir()
         (folder / "a" / "b").write_bytes(data)
@@ -67,7 +67,7 @@ LOGS = {
 
 
 @pytest.mark.parametrize(("code", "log", "row"), LOGS.values(), ids=LOGS.keys())
-def test_inputs_are_counted_however_a_run_ends(
+def test_inputs_are_counted_even_if_a_run_fails(
     code: int,
     log: str,
     row: str,
@@ -84,14 +84,14 @@ def test_inputs_are_counted_however_a_run_ends(
     assert capsys.readouterr().out.count(row) == len(TARGETS)
 
 
-def test_a_target_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_target_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     feed(monkeypatch, tmp_path, 1, "ModuleNotFoundError: No module named 'atheris'\n")
     with pytest.raises(SystemExit, match="recipe did not run"):
         every.main()
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, folder: Path, code: int, log: str) -> None:
-    """Sets what each run of a target ends with."""
+    """Sets the outcome of each run of a target."""
     monkeypatch.setattr(every, "KEPT", folder)
     monkeypatch.setattr(every, "FINDINGS", folder / "findings")
     monkeypatch.setattr(every, "MOST_FINDINGS", 1)

@@ -57,7 +57,7 @@ THRESHOLDS = st.one_of(
 
 
 def refused_or_finite(loss_of: Callable[[], torch.Tensor], z: torch.Tensor) -> None:
-    """A loss is finite, as is its gradient; or its error says what was expected."""
+    """Asserts that a loss and its gradient are finite, or that its error says what was expected."""
     try:
         loss = loss_of()
     except (TypeError, ValueError) as error:
@@ -215,7 +215,7 @@ def test_a_configuration_is_valid_or_its_error_names_the_setting(found: Any) -> 
 @settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", 12)))
 @given(data=st.data())
 def test_any_bytes_are_read_or_refused_clearly(name: str, data: st.DataObject) -> None:
-    """The fuzzer's targets, on its seeds with some bytes cut, changed or put in, and on bytes alone."""
+    """Runs the fuzzer's targets on its seeds with some bytes removed, changed or inserted, and on random bytes."""
     seed = data.draw(st.sampled_from(sorted((SEEDS / name).iterdir()))).read_bytes()
     start, end = (data.draw(st.integers(0, len(seed))) for _ in range(2))
     run(name, seed[:start] + data.draw(st.binary(max_size=20)) + seed[end:])

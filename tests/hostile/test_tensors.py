@@ -1,4 +1,4 @@
-"""Tensors that lie: no attribute that Python code can change decides what memory is read or written."""
+"""Tensors with false attributes: nothing that Python code can change determines which memory is read or written."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -26,23 +26,23 @@ LIES: dict[str, Any] = {
     "is_contiguous": lambda *_: False,
     "layout": torch.sparse_coo,
 }
-"""What a tensor may say of itself: as an attribute, or called."""
+"""Attributes and methods that describe a tensor."""
 
 
 @functools.cache
 def kind_of_liar(name: str) -> type[Tensor]:
-    """A subclass that overrides this."""
+    """A subclass that overrides the given attribute."""
     lie = LIES[name]
     return type("Liar", (Tensor,), {name: lie if callable(lie) else property(lambda _: lie)})
 
 
 def liar(tensor: Tensor, name: str) -> Tensor:
-    """The tensor as one of the subclass."""
+    """The tensor as an instance of the subclass."""
     return tensor.as_subclass(kind_of_liar(name))
 
 
 def right_or_refused(call: Callable[[], Tensor], expected: Tensor) -> None:
-    """The right number, or an error in one line that says so."""
+    """Asserts that a call gives the right number, or a one-line error."""
     try:
         loss = call()
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
@@ -173,7 +173,7 @@ def test_functorch_wrappers_that_outlived_their_transform() -> None:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Any]:
-    """A device mesh of this process alone."""
+    """A device mesh with only this process."""
     from torch.distributed.tensor import init_device_mesh
 
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -1,1 +1,1 @@
-"""Pretraining, from recipe to pictures."""
+"""Tests of pretraining, evaluation and analysis."""

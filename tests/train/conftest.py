@@ -17,7 +17,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 def untimed(rows: list[Any]) -> list[Any]:
-    """Rows of metrics without what two equal runs have otherwise."""
+    """Rows of metrics without the columns that differ between equal runs."""
     return [{name: figure for name, figure in row.items() if name not in TIMES} for row in rows]
 
 
@@ -35,11 +35,11 @@ def short_config(root: Path, name: str = "run", recipe: str = "simclr_hex", **ru
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> MakeConfig:
-    """Configurations of short runs in a folder of their own."""
+    """Returns configurations of short runs in a temporary folder."""
     return lambda **settings: short_config(tmp_path, **settings)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with HEX of 12 epochs, k-NN every 5."""
+    """The folder of a run with HEX, 12 epochs, and a k-NN every 5 epochs."""
     return pretrain(short_config(tmp_path_factory.mktemp("runs"), epochs=12, knn_every=5))

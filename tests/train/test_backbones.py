@@ -50,7 +50,7 @@ def test_stem_follows_the_image_size(size: int, kernel: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "stages"), [("resnet18", [2, 2, 2, 2]), ("resnet50", [3, 4, 6, 3])])
-def test_resnets_are_whole(name: str, stages: list[int]) -> None:
+def test_resnets_have_all_layers(name: str, stages: list[int]) -> None:
     backbone = build_backbone(BackboneConfig(name), 3, 32)
     assert [len(getattr(backbone, f"layer{number}")) for number in (1, 2, 3, 4)] == stages
 
@@ -87,7 +87,7 @@ def test_unknown_backbones_are_errors(config: BackboneConfig, message: str) -> N
         build_backbone(config, 3, 32)
 
 
-def test_feature_dim_changes_nothing() -> None:
+def test_feature_dim_does_not_change_the_backbone() -> None:
     backbone = build_backbone(BackboneConfig(), 1, 8)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     feature_dim(backbone, 1, 8)
@@ -101,7 +101,7 @@ def test_backbone_must_return_vectors() -> None:
 
 
 @pytest.mark.parametrize("config", [BackboneConfig(width=4), BackboneConfig("vit_tiny", arguments={"depth": 2})])
-def test_saved_backbone_comes_back(config: BackboneConfig, tmp_path: Path) -> None:
+def test_saved_backbone_can_be_loaded(config: BackboneConfig, tmp_path: Path) -> None:
     backbone = build_backbone(config, 1, 16)
     backbone(torch.rand(8, 1, 16, 16))  # moves batch norm's statistics
     path = tmp_path / "backbone.safetensors"

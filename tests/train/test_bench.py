@@ -1,4 +1,4 @@
-"""The bench of the training loop runs through, as on a GPU but for the device."""
+"""The benchmark of the training loop runs on a CPU with the settings for a GPU."""
 
 import re
 import subprocess

@@ -29,7 +29,7 @@ def test_classifiers_learn_classes_and_superclasses() -> None:
     assert all(bool(each.all()) for each in correct.values())
 
 
-def test_classifier_step_is_that_of_cross_entropy() -> None:
+def test_classifier_step_is_the_step_on_the_cross_entropy() -> None:
     h, labels = blobs(32, seed=0)
     classifier = OnlineClassifier(4, learning_rate=0.1)
     layer = torch.nn.Linear(6, 4)
@@ -45,18 +45,18 @@ def test_classifier_step_is_that_of_cross_entropy() -> None:
     torch.testing.assert_close(weights["classifier_accuracy.weight"], layer.weight.detach())
 
 
-def test_classifier_leaves_out_what_has_no_label() -> None:
+def test_classifier_ignores_images_without_a_label() -> None:
     h, labels = blobs(32, seed=0)
     both, half = OnlineClassifier(4), OnlineClassifier(4)
     both.learn(h, labels.where(torch.arange(32) < 16, -1))
     half.learn(h[:16], labels[:16])
-    both.learn(h, torch.full_like(labels, -1))  # none at all: a step without a gradient
+    both.learn(h, torch.full_like(labels, -1))  # no label at all: the gradient is 0
     half.learn(h[:0], labels[:0])
     for name, tensor in half.state_dict()["weights"].items():
         torch.testing.assert_close(both.state_dict()["weights"][name], tensor)
 
 
-def test_classifier_goes_on_from_its_state_bit_for_bit() -> None:
+def test_classifier_resumes_bit_for_bit() -> None:
     whole = OnlineClassifier(4)
     for step in range(4):
         if step == 2:
@@ -104,14 +104,14 @@ def drawn(seed: int, batch: int, rank: int) -> tuple[float, float, float]:
     return float(torch.rand(())), float(np.random.rand()), random.random()
 
 
-def test_steps_draw_by_seed_batch_and_process_alone() -> None:
+def test_steps_draw_by_seed_batch_and_process_only() -> None:
     first = drawn(1, 2, 0)
     torch.rand(7), np.random.rand(7), random.random()
     assert drawn(1, 2, 0) == first
     assert len({drawn(*numbers) for numbers in ((1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 1, 0))}) == 5
 
 
-def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Any) -> None:
+def test_failed_write_keeps_the_old_checkpoint(tmp_path: Any) -> None:
     path = tmp_path / "checkpoints" / "last.ckpt"
     AtomicCheckpoints().save_checkpoint({"step": 1}, path)
     with pytest.raises(Exception, match="pickle"):

@@ -30,7 +30,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[
     return config
 
 
-def test_pretrain_trains_and_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_trains_and_shows_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", "--run.root", str(tmp_path), "--run.epochs", "1", "--backbone.width", "4"])
     out = capsys.readouterr().out
     assert out.startswith("digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled\n")
@@ -51,14 +51,14 @@ def test_overrides_come_after_the_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert (config["loss"]["base"], config["loss"]["temperature"], config["run"]["epochs"]) == ("dcl", 0.7, 7)
 
 
-def test_settings_of_a_method_in_a_file_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_a_method_in_a_separate_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "method.yaml").write_text("{name: nnclr, queue_size: 32}\n")
     method = printed_config(capsys, "--method", str(tmp_path / "method.yaml"))["method"]
     assert (method["name"], method["queue_size"], method["predictor_dim"]) == ("nnclr", 32, 4096)
 
 
 @pytest.mark.parametrize("option", ["--recipe", "--config"])
-def test_recipes_go_by_two_names(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_and_config_are_the_same_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = printed_config(capsys, option, "cifar/vicreg", "--run.epochs=3")
     assert (config["method"]["name"], config["run"]["epochs"], config["loss"]["hex"]) == ("vicreg", 3, "off")
 
@@ -90,7 +90,7 @@ def test_datasets_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "cifar100" in fails(capsys, "datasets", "cifar-100")
 
 
-def test_help_has_a_line_of_its_own_for_each_command(
+def test_help_has_one_line_for_each_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -98,7 +98,7 @@ def test_help_has_a_line_of_its_own_for_each_command(
         main(["--help"])
     assert exit_.value.code == 0
     described = dict(re.findall(r"^ {4}([a-z]+) +(\S.*)$", capsys.readouterr().out, re.MULTILINE))
-    assert described["reproduce"].startswith("an experiment of the paper")
+    assert described["reproduce"].startswith("runs an experiment of the paper")
     assert {"pretrain", "knn", "analyze", "report", "demo"} <= described.keys()
     assert len(set(described.values())) == len(described)
 
@@ -131,7 +131,7 @@ def test_threshold_arguments_can_be_dotted(capsys: pytest.CaptureFixture[str]) -
         (["--backbone.name", "timm/vit_tiny_patch16_224"], "to be a network for images [1, 1, 8, 8]"),
         (["--data.root", "$NOWHERE_AT_ALL/x"], "expected `data.root` to name environment variables that are set"),
         (["--run.profiler", "simpel"], 'did you mean "simple" for "simpel"?'),
-        (["--config", "nowhere.yaml"], 'but got "nowhere.yaml"'),
+        (["--config", "nowhere.yaml"], "but there is no file nowhere.yaml"),
         (["--recipe", "quick/simclrhex"], 'did you mean "quick/simclr_hex"?'),
         (["--backbone.name", "resnet19"], 'did you mean "resnet18"?'),
         (["--data.batch_size", "5000"], "expected `data.batch_size` to be at most 1437"),
@@ -183,7 +183,10 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["pretrian"], 'did you mean "pretrain" for "pretrian"?\ntip: `hex-ssl --help` lists all commands'),
         ([], "error: expected a command, but got none\ntip: `hex-ssl --help` lists all commands"),
-        (["knn"], "required: knn.source\ntip: `hex-ssl knn --help` lists all settings of knn"),
+        (
+            ["knn"],
+            "expected a run folder: write hex-ssl knn runs/NAME\ntip: `hex-ssl knn --help` lists all settings of knn",
+        ),
         (["probe", "x", "--solver", "sgdd"], 'expected `solver` to be one of "logistic", "sgd", but got sgdd; did you'),
         (["knn", "x", "--lr", "1"], "error: unrecognized arguments: --lr 1\ntip"),
         (["probe", "x", "--lr", "1"], 'did you mean "learning_rate" for "lr"?'),
@@ -229,7 +232,7 @@ def test_wrong_type_in_a_recipe_names_file_and_setting(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["recipes"], ["datasets"], ["pretrain", "--help"]])
-def test_what_prints_alone_imports_no_torch(arguments: list[str]) -> None:
+def test_commands_that_only_print_do_not_import_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
 from hex_ssl.train.cli import main
@@ -245,12 +248,12 @@ print(*[name for name in heavy if name in sys.modules], file=sys.stderr)
     assert finished.stdout
 
 
-def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_installed_versions(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert re.fullmatch(rf"hex-ssl {hex_ssl.__version__}, torch 2\.\S+, Python 3\.\S+\n", capsys.readouterr().out)
 
 
-def test_reader_that_goes_away_is_no_traceback() -> None:
+def test_closed_pipe_gives_no_traceback() -> None:
     code = "from hex_ssl.train.cli import main; main(['recipes'])"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

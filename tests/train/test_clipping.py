@@ -13,7 +13,7 @@ from .conftest import MakeConfig
 
 
 class Norms(L.Callback):
-    """The norm of all gradients together, as each optimizer step took them."""
+    """Records the norm of all gradients at each optimizer step."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -39,7 +39,7 @@ def norms(config: Any, clip_norm: float | None, **run: Any) -> list[float]:
 @pytest.mark.parametrize("way", ["plain", "virtual", "accumulated"])
 @pytest.mark.filterwarnings("ignore:`run.accumulate` is 2")
 def test_gradient_of_each_optimizer_step_is_clipped(way: str, make_config: MakeConfig) -> None:
-    """Once, when it is whole: the parts of a virtual batch and accumulated batches are added up before."""
+    """It is clipped once, after the parts of a virtual batch and accumulated batches have been added."""
     config = make_config(epochs=1)
     if way != "plain":
         config = replace(config, data=replace(config.data, batch_size=128))

@@ -1,4 +1,4 @@
-"""The demo, shortened, and its pictures."""
+"""The demo, with fewer epochs, and its plots."""
 
 import json
 from pathlib import Path

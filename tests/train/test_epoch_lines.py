@@ -27,7 +27,7 @@ main(sys.argv[1:])
 FIGURES = r"  loss \d\.\d+  learning rate \d\.\d+"
 
 
-def test_lines_come_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_lines_are_printed_during_the_run(tmp_path: Path) -> None:
     settings = [f"--run.root={tmp_path}", "--run.epochs=3", "--run.knn_every=2", "--backbone.width=4"]
     command = [sys.executable, "-c", WAITING_RUN, "pretrain", *settings]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -54,7 +54,7 @@ def test_lines_come_while_the_run_goes_on(tmp_path: Path) -> None:
     assert done.endswith(f"everything is in {tmp_path / 'quick-simclr-hex'}")
 
 
-def test_without_progress_nothing_is_said(make_config: MakeConfig, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_progress_nothing_is_printed(make_config: MakeConfig, capfd: pytest.CaptureFixture[str]) -> None:
     pretrain(make_config(epochs=1, progress=False))
     assert capfd.readouterr() == ("", "")
 
@@ -65,5 +65,5 @@ def test_terminal_has_the_bar(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     pretrain(make_config(epochs=1, progress=True))
     out = capsys.readouterr().out
-    assert "Epoch 0/0" in out
+    assert "Epoch 1/1 " in out
     assert "epoch 1/1" not in out

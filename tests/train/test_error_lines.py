@@ -25,7 +25,7 @@ def raised(function: Callable[..., Any], *arguments: Any) -> Exception:
 
 
 def from_a_process(make: Callable[[Any], Any], item: Any) -> Exception:
-    """What a data loader raises where the process that makes its batches does."""
+    """The error that a DataLoader raises if a worker raises one."""
     return raised(
         list,
         DataLoader([item], batch_size=None, num_workers=1, collate_fn=make, worker_init_fn=end_on_lost_batch),  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def from_a_process(make: Callable[[Any], Any], item: Any) -> Exception:
 
 
 def spoiled_folder(root: Path) -> Path:
-    """Two classes of images, of which one image is cut short."""
+    """Two classes of images, one of which is truncated."""
     for split in ("train", "test"):
         for label in "ab":
             (root / split / label).mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_error_that_the_package_raises_is_a_line(tmp_path: Path) -> None:
     "fault",
     [lambda _: {}["loss"], lambda _: torch.zeros(2) @ torch.zeros(3), lambda _: int("x"), lambda _: error_line()],  # type: ignore[call-arg]
 )
-def test_fault_of_the_program_is_none(fault: Callable[[Any], Any]) -> None:
+def test_fault_of_the_program_has_no_line(fault: Callable[[Any], Any]) -> None:
     assert error_line(raised(fault, None)) is None
     assert error_line(from_a_process(fault, 1)) is None
 
@@ -83,8 +83,8 @@ def test_little_shared_memory_names_the_setting(error: Exception) -> None:
 
 
 def test_batch_that_cannot_be_sent_ends_the_process_that_made_it() -> None:
-    """As where /dev/shm is full; without `end_on_lost_batch`, the loader would wait for ever."""
-    error = from_a_process(lambda item: lambda: item, 1)  # a function of a function cannot be sent
+    """This happens if /dev/shm is full. Without `end_on_lost_batch`, the loader would wait forever."""
+    error = from_a_process(lambda item: lambda: item, 1)  # a local function cannot be pickled
     assert str(error).startswith("DataLoader worker (pid(s) ")
     assert "`num_workers`" in str(error_line(error))
 
@@ -92,16 +92,16 @@ def test_batch_that_cannot_be_sent_ends_the_process_that_made_it() -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError(), "the memory does not suffice: use a smaller batch size; MemoryError"),
+        (MemoryError(), "out of memory: use a smaller batch size; MemoryError"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "use a smaller batch size; CUDA out of memory. Tried"),
         (OSError(28, "No space left on device", "a.csv"), "[Errno 28] No space left on device: 'a.csv'"),
     ],
 )
-def test_what_the_machine_lacks_is_a_line(error: Exception, line: str) -> None:
+def test_lack_of_memory_or_disk_space_is_one_line(error: Exception, line: str) -> None:
     assert line in str(error_line(error))
 
 
-def test_main_shows_the_traceback_of_a_fault_alone(
+def test_main_shows_the_traceback_only_of_a_fault(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(settings: Any) -> None:

@@ -53,7 +53,7 @@ def test_knn_ignores_scale_and_survives_small_temperatures() -> None:
     assert torch.equal(knn_predict(bank, test.h, temperature=1e-4), knn_predict(bank, test.h, k=1))
 
 
-def test_knn_knows_classes_that_the_test_lacks() -> None:
+def test_knn_with_classes_that_the_test_set_lacks() -> None:
     bank = Features(torch.eye(3), torch.tensor([0, 7, 2]))
     assert knn_predict(bank, torch.eye(3)[1:2], k=1).tolist() == [7]
 
@@ -92,7 +92,7 @@ def test_probe_with_more_labels_than_there_are_is_an_error() -> None:
         linear_probe_accuracy(blobs(9, seed=0), blobs(9, seed=0), labels_per_class=4)
 
 
-def test_features_come_in_order_in_evaluation_mode_and_leave_the_mode() -> None:
+def test_features_are_in_order_in_evaluation_mode_and_the_mode_is_restored() -> None:
     digits = Digits("test")
     backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
     h, labels = extract_features(backbone, digits, batch_size=100)

@@ -20,8 +20,8 @@ NAMES = [
 
 
 def without(package: str, code: str) -> "subprocess.CompletedProcess[str]":
-    """Runs code where a package is not installed."""
-    missing = f"import sys; sys.modules[{package!r}] = None\n"  # an import of it now fails as if it were not installed
+    """Runs code as if a package were not installed."""
+    missing = f"import sys; sys.modules[{package!r}] = None\n"  # importing it now fails as if it were not installed
     return subprocess.run([sys.executable, "-c", missing + code], capture_output=True, text=True, timeout=120)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from hex_ssl.train.callbacks.metrics import MetricsFiles, read_metrics
 
 
-def test_new_figures_widen_the_csv(tmp_path: Path) -> None:
+def test_new_metrics_add_columns_to_the_csv(tmp_path: Path) -> None:
     logger = MetricsFiles(tmp_path)
     logger.log_metrics({"epoch": 1.0, "loss": 2.5}, step=5)
     logger.log_metrics({"epoch": 2.0, "loss": 1.5, "knn_accuracy": 0.9}, step=10)
@@ -19,12 +19,12 @@ def test_new_figures_widen_the_csv(tmp_path: Path) -> None:
     ]
 
 
-def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     MetricsFiles(tmp_path).log_metrics({"epoch": 1.0, "threshold": math.inf, "loss": math.nan}, step=1)
     assert read_metrics(tmp_path) == [{"epoch": 1, "step": 1, "threshold": None, "loss": None}]
 
 
-def test_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+def test_resumed_run_removes_lines_after_its_checkpoint(tmp_path: Path) -> None:
     logger = MetricsFiles(tmp_path)
     for epoch in (1, 2, 3):
         logger.log_metrics({"epoch": float(epoch), "loss": 1.0}, step=5 * epoch)
@@ -33,7 +33,7 @@ def test_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> Non
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
 
 
-def test_line_that_was_never_finished_is_left_out(tmp_path: Path) -> None:
+def test_incomplete_line_is_ignored(tmp_path: Path) -> None:
     logger = MetricsFiles(tmp_path)
     for epoch in (1, 2):
         logger.log_metrics({"epoch": float(epoch), "loss": 1.0}, step=5 * epoch)
@@ -44,7 +44,7 @@ def test_line_that_was_never_finished_is_left_out(tmp_path: Path) -> None:
     assert [row["loss"] for row in read_metrics(tmp_path)] == [1.0, 0.5]
 
 
-def test_table_with_a_line_that_was_never_finished_is_written_anew(tmp_path: Path) -> None:
+def test_table_with_an_incomplete_line_is_written_again(tmp_path: Path) -> None:
     logger = MetricsFiles(tmp_path)
     for epoch in (1, 2):
         logger.log_metrics({"epoch": float(epoch), "loss": 1.0}, step=5 * epoch)
@@ -59,5 +59,5 @@ def test_nothing_is_written_before_the_first_event(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_file_no_metrics(tmp_path: Path) -> None:
+def test_without_a_file_there_are_no_metrics(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, their groups, and the schedule."""
+"""Optimizers against their formulas, parameter groups, and schedules."""
 
 import math
 import re
@@ -37,7 +37,7 @@ def gradients(module: nn.Module, step: int) -> None:
 def lars_by_formula(
     p: Tensor, gs: list[Tensor], lr: float, momentum: float, wd: float, eta: float, clip: bool
 ) -> Tensor:
-    """Plain loops over the rule: LARS' rate for matrices, SGD with momentum for the rest."""
+    """LARS by plain loops: the trust ratio for matrices, SGD with momentum for the rest."""
     p, buffer = p.clone(), None
     for g in gs:
         if p.ndim > 1:
@@ -60,7 +60,7 @@ def lars_by_formula(
         (0.3, 0.0, 0.02, True),  # LARS' rate without weight decay
     ],
 )
-def test_lars_is_the_recipes_rule(lr: float, wd: float, eta: float, clip: bool) -> None:
+def test_lars_follows_the_formula(lr: float, wd: float, eta: float, clip: bool) -> None:
     module = network()
     start = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     config = OptimizerConfig("lars", lr, weight_decay=wd, momentum=0.9, trust_coefficient=eta, clip_trust=clip)
@@ -95,7 +95,7 @@ class Operators(TorchDispatchMode):
 
 
 def test_lars_goes_over_all_parameters_at_once() -> None:
-    """A ResNet-18 has 62 parameters: one by one they take over 500 operators, and the same bits come out."""
+    """A ResNet-18 has 62 parameters. One by one they take over 500 operators, with the same bits."""
     networks = [build_backbone(BackboneConfig("resnet18"), 3, 32) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     config = OptimizerConfig("lars", 0.4)
@@ -130,7 +130,7 @@ def test_momentum_reaches_sgd() -> None:
     assert optimizer.param_groups[0]["momentum"] == 0.7
 
 
-def test_groups_have_rules_of_their_own() -> None:
+def test_groups_have_their_own_settings() -> None:
     module = network()
     groups = [
         {"params": module[0].parameters()},
@@ -153,7 +153,7 @@ def test_groups_have_rules_of_their_own() -> None:
     assert constant == (0.6,) * 6
 
 
-def test_longer_run_goes_on_at_its_own_rates() -> None:
+def test_extended_run_has_the_rates_of_the_longer_run() -> None:
     def scheduled(total: int) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = build_optimizer([{"params": network().parameters()}], OptimizerConfig("sgd", 0.5))
         return optimizer, build_schedule(optimizer, OptimizerConfig("sgd", 0.5), Lengths(2, total))
@@ -258,11 +258,11 @@ def test_epochs_of_a_trainer_that_counts_steps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "step"}, "`optimizer.milestones` to be epochs above 0 that rise, but got []"),
-        ({"schedule": "step", "milestones": [0, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
-        ({"schedule": "step", "milestones": [4, 3]}, "`optimizer.milestones` to be epochs above 0 that rise"),
+        ({"schedule": "step"}, "`optimizer.milestones` to be increasing epochs above 0, but got []"),
+        ({"schedule": "step", "milestones": [0, 3]}, "`optimizer.milestones` to be increasing epochs above 0"),
+        ({"schedule": "step", "milestones": [4, 3]}, "`optimizer.milestones` to be increasing epochs above 0"),
         ({"milestones": [4]}, '`optimizer.milestones` to be empty for "cosine", but got [4]'),
-        ({"schedule": "constant", "final_learning_rate": 0.1}, "`optimizer.final_learning_rate` to be 0 where"),
+        ({"schedule": "constant", "final_learning_rate": 0.1}, "`optimizer.final_learning_rate` to be 0 if"),
         ({"schedule": "exponential", "decay_factor": 0.0}, "`optimizer.decay_factor` to be in (0, 1], but got 0.0"),
         ({"clip_norm": 0.0}, "`optimizer.clip_norm` to be above 0.0, but got 0.0"),
     ],
@@ -293,7 +293,7 @@ def test_learning_rate_follows_the_global_batch() -> None:
     assert [scheduler.lr_lambdas[0](step) * 1.5 for step in range(100)] == pytest.approx(expected)
 
 
-def test_batch_of_unknown_size_cannot_scale() -> None:
+def test_unknown_batch_size_cannot_scale_the_learning_rate() -> None:
     groups = [{"params": network().parameters()}]
     with pytest.raises(ValueError, match="expected `optimizer.scale_learning_rate` to be False"):
         configure_optimizer(groups, OptimizerConfig(scale_learning_rate=True), trainer(datamodule=None))

@@ -29,7 +29,7 @@ PATHS: list[tuple[type[Any], dict[str, Any], tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("config", "others", "names"), PATHS)
 @pytest.mark.parametrize("written", ["~/x", "$HOME/x", "${HOME}/x"])
-def test_each_path_is_read_as_a_shell_reads_it(
+def test_each_path_is_expanded_as_by_a_shell(
     written: str, config: type[Any], others: dict[str, Any], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
@@ -37,7 +37,7 @@ def test_each_path_is_read_as_a_shell_reads_it(
     assert {getattr(settings, name) for name in names} == {"/home/someone/x"}
 
 
-def test_paths_in_lists_and_of_datasets_are_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_lists_and_of_datasets_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert ReportConfig(runs=["~/a", "b"]).runs == ["/home/someone/a", "b"]
     assert KNNConfig("run", dataset="folder=~/birds").dataset == "folder=/home/someone/birds"
@@ -45,7 +45,7 @@ def test_paths_in_lists_and_of_datasets_are_too(monkeypatch: pytest.MonkeyPatch)
     assert datasets == ["digits", "folder=/home/someone/birds"]
 
 
-def test_run_goes_where_the_shell_would_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.yaml").write_text("run: {root: ~/runs}\n")
     assert RunConfig(**load_recipe("~/own.yaml")["run"]).root == str(tmp_path / "runs")

@@ -46,7 +46,7 @@ def config_of(folder: Path) -> Config:
     return Config.from_dict(yaml.safe_load((folder / "config.yaml").read_text()))
 
 
-def test_run_folder_holds_everything(trained: Path) -> None:
+def test_run_folder_contains_all_files(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert files == {
         *(".lock", "config.yaml", "environment.json", "data.json", "metrics.csv", "metrics.jsonl"),
@@ -65,7 +65,7 @@ def test_metrics_have_one_line_per_epoch(trained: Path) -> None:
     assert all(row["hierarchical_negatives"] > 0 for row in rows[1:])
 
 
-def test_csv_says_the_same_as_the_json_lines(trained: Path) -> None:
+def test_csv_equals_the_json_lines(trained: Path) -> None:
     with open(trained / "metrics.csv", newline="") as file:
         table = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     assert table == read_metrics(trained)
@@ -109,7 +109,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(make_config: MakeConfi
     assert not torch.equal(first["stem.0.weight"], other["stem.0.weight"])
 
 
-def test_kept_checkpoints_hold_the_method_at_their_epoch(make_config: MakeConfig) -> None:
+def test_kept_checkpoints_have_the_method_at_their_epoch(make_config: MakeConfig) -> None:
     config = make_config(recipe="nnclr", epochs=3, keep_every=2, classifier=False)
     folder = pretrain(config)
     assert sorted(each.name for each in (folder / "checkpoints").iterdir()) == [
@@ -155,9 +155,9 @@ def test_finished_run_gets_more_epochs_at_the_rates_of_a_longer_run(make_config:
     assert config_of(folder).run.epochs == 4
 
 
-def test_precision_that_the_device_lacks_is_an_error(make_config: MakeConfig) -> None:
+def test_precision_that_the_device_does_not_support_is_an_error(make_config: MakeConfig) -> None:
     config = make_config(precision="16-mixed", accelerator="cpu")
-    message = "expected `run.precision` to be one that a CPU has, such as bf16-mixed, but got 16-mixed"
+    message = "expected `run.precision` to be one that a CPU supports, such as bf16-mixed, but got 16-mixed"
     with pytest.raises(ValueError, match=message):
         prepare(config)
     assert not Path(config.run.root, config.run.name).exists()
@@ -165,7 +165,8 @@ def test_precision_that_the_device_lacks_is_an_error(make_config: MakeConfig) ->
 
 def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -> None:
     config = make_config(epochs=1, accumulate=2)
-    with pytest.warns(UserWarning, match="each loss still sees only `data.batch_size` = 256 .*virtual_batch_size=512"):
+    message = "each loss, with .*, still uses only `data.batch_size` = 256 images.*virtual_batch_size=512"
+    with pytest.warns(UserWarning, match=message):
         folder = pretrain(config)
     assert read_metrics(folder)[-1]["step"] == 3  # of 5 batches
     whole = read_metrics(pretrain(make_config(name="whole", epochs=1)))[-1]
@@ -173,7 +174,7 @@ def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -
 
 
 @pytest.mark.parametrize("recipe", ["simclr_hex", "byol", "all4one_hex", "mocov2_hex"])
-def test_virtual_batch_is_one_batch_of_that_size(recipe: str, make_config: MakeConfig) -> None:
+def test_virtual_batch_equals_one_batch_of_that_size(recipe: str, make_config: MakeConfig) -> None:
     # Without dropout, which the chunks would draw otherwise, and without batch norm, whose batch is the chunk.
     def trained_weights(name: str, batch: int, virtual: int | None) -> tuple[dict[str, Tensor], Path]:
         config = make_config(recipe=recipe, name=name, epochs=1, precision="64-true")
@@ -266,7 +267,7 @@ def test_superclasses_are_evaluated_too(make_config: MakeConfig) -> None:
         assert 0 < row["classifier_superclass_accuracy"] <= 1
 
 
-def test_leaves_the_process_as_it_was(make_config: MakeConfig) -> None:
+def test_settings_of_the_process_are_restored(make_config: MakeConfig) -> None:
     pretrain(make_config(epochs=1))
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -279,7 +280,7 @@ def test_warm_up_lasts_its_epochs(make_config: MakeConfig) -> None:
     assert after["hierarchical_negatives"] > 0
 
 
-def test_channels_last_trains_alike(make_config: MakeConfig) -> None:
+def test_channels_last_gives_similar_results(make_config: MakeConfig) -> None:
     folder = pretrain(make_config(name="last", channels_last=True))
     last, plain = (read_metrics(each) for each in (folder, pretrain(make_config(name="plain"))))
     assert [row["loss"] for row in last[1:]] == pytest.approx([row["loss"] for row in plain[1:]], rel=1e-2)

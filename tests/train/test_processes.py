@@ -14,7 +14,7 @@ from .conftest import untimed
 
 
 def trained(root: Path, name: str, processes: int, *more: str) -> Path:
-    """A run of one epoch with global batches of 256, over so many processes."""
+    """A run of one epoch with global batches of 256, in this number of processes."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     settings = {
         "run.root": root,
@@ -29,7 +29,7 @@ def trained(root: Path, name: str, processes: int, *more: str) -> Path:
         # Without batch norm, which torch cannot synchronise on the CPU.
         "backbone.name": "tests.train.test_backbones:own_backbone",
         "backbone.arguments.width": 24,
-        # Adam divides by the gradient's own size, so that it makes much of rounding.
+        # Not Adam: it divides by the gradient's magnitude, which amplifies rounding.
         "optimizer.name": "sgd",
         "optimizer.learning_rate": 0.05,
         "optimizer.scale_learning_rate": "true",
@@ -53,7 +53,7 @@ def trained(root: Path, name: str, processes: int, *more: str) -> Path:
     return root / name
 
 
-def test_two_processes_train_as_one_and_go_on_as_each_other(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_and_resume_each_other(tmp_path: Path) -> None:
     one, two = trained(tmp_path, "one", 1), trained(tmp_path, "two", 2, "--run.checkpoint_minutes=0")
     check_equal(one, two, steps=[0, 5, 10])
     longer = ("--run.epochs=3", "--run.existing=resume")

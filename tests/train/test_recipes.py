@@ -1,4 +1,4 @@
-"""Recipes, and the configurations that they give."""
+"""Recipes and their configurations."""
 
 import re
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_packaged_recipes_are_valid_and_the_parser_reads_the_same(name: str) -> 
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_hex_recipe_says_only_what_differs(name: str) -> None:
+def test_hex_recipe_contains_only_differences(name: str) -> None:
     plain, with_hex = (flat(config_of(f"{name}{hex_}")) for hex_ in ("", "_hex"))
     different = {key for key in plain if plain[key] != with_hex[key]}
     warmup = set() if name.startswith("quick/") else {"loss.warmup_epochs"}
@@ -59,7 +59,7 @@ def test_hex_recipe_says_only_what_differs(name: str) -> None:
     assert with_hex["loss.hex"] == "adaptive"
 
 
-def test_no_recipe_shrinks_the_images_of_another_dataset() -> None:
+def test_no_recipe_sets_the_image_size_of_another_dataset() -> None:
     configs = {name: Config.from_dict(load_recipe(name)) for name in list_recipes()}
     assert {name for name, config in configs.items() if config.data.image_size is not None} == set()
     quick = configs["quick/simclr"].data
@@ -158,7 +158,7 @@ def test_extends_merges_key_by_key(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "own.yaml") == {"loss": {"hex": "fixed", "temperature": 0.5}, "run": {"epochs": 3}}
 
 
-def test_file_elsewhere_extends_packaged_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_in_another_folder_extends_packaged_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("extends: quick/simclr_hex\nloss: {temperature: 0.5}\n")
     expected = load_recipe("quick/simclr_hex")
@@ -172,7 +172,7 @@ def test_file_elsewhere_extends_packaged_recipes(tmp_path: Path, monkeypatch: py
         load_recipe(own)
 
 
-def test_file_beside_comes_before_a_packaged_recipe(tmp_path: Path) -> None:
+def test_file_in_the_same_folder_has_priority_over_a_packaged_recipe(tmp_path: Path) -> None:
     (tmp_path / "quick").mkdir()
     (tmp_path / "quick" / "simclr").write_text("run: {epochs: 3}\n")
     (tmp_path / "own.yaml").write_text("extends: quick/simclr\n")
@@ -217,9 +217,12 @@ def test_recipe_must_be_a_mapping(tmp_path: Path) -> None:
 
 
 def test_unknown_recipe_lists_the_choices() -> None:
-    message = 'one of the recipes cifar/all4one, .*, but got "quick/simclear"; did you mean "quick/simclr"?'
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(FileNotFoundError, match='one of the recipes cifar/all4one, .*, but got "foo"$'):
+        load_recipe("foo")
+    with pytest.raises(FileNotFoundError, match='recipes, but got "quick/simclear"; did you mean "quick/simclr"?'):
         load_recipe("quick/simclear")
+    with pytest.raises(FileNotFoundError, match=r"one of the recipes, but there is no file own\.yaml$"):
+        load_recipe("own.yaml")
 
 
 def test_unknown_settings_are_errors() -> None:

@@ -22,7 +22,7 @@ from .conftest import MakeConfig, untimed
 
 
 class Death(NamedTuple):
-    """Where a process dies, after how many steps, and how often it saves until then."""
+    """Where a process dies, after how many steps, and how often it saves before."""
 
     place: str = "nowhere"
     step: int = -1
@@ -49,7 +49,7 @@ def die() -> None:
 
 
 def train(config: Config, death: Death) -> None:
-    """Trains in a process of its own, which dies where it is told to."""
+    """Trains in a separate process, which dies at the given point."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     torch.set_num_threads(1)
@@ -95,7 +95,7 @@ def train(config: Config, death: Death) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Processes that start with everything imported, and without the threads of this one."""
+    """Starts processes that have everything imported, but not the threads of this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hex_ssl.train.pretrain", "timm.optim", "tests.train.test_resume"])
     return context
@@ -109,7 +109,7 @@ def run(processes: Any, config: Config, death: Death) -> None:
 
 
 def assert_same(found: Any, expected: Any, where: str) -> None:
-    """Equal in structure, and to the last bit."""
+    """Asserts equal structure and equal bits."""
     assert type(found) is type(expected), where
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where

@@ -1,4 +1,4 @@
-"""Who may write into a run folder."""
+"""The claim on a run folder, its checks, and its files."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ def test_new_and_empty_folders_are_claimed(make_config: MakeConfig, tmp_path: Pa
 
 
 @pytest.mark.parametrize("existing", ["error", "overwrite", "resume"])
-def test_folder_of_something_else_is_left_alone(make_config: MakeConfig, tmp_path: Path, existing: str) -> None:
+def test_folder_that_is_no_run_folder_is_not_touched(make_config: MakeConfig, tmp_path: Path, existing: str) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
@@ -63,7 +63,7 @@ def test_finished_run_is_an_error_that_says_what_to_do(make_config: MakeConfig) 
     assert contents(folder) == before
 
 
-def test_overwriting_leaves_nothing_of_the_old_run(make_config: MakeConfig) -> None:
+def test_overwriting_removes_all_files_of_the_old_run(make_config: MakeConfig) -> None:
     folder = claim_run_folder(make_config()).folder
     (folder / "metrics.csv").write_text("old")
     claim_run_folder(make_config(existing="overwrite"))
@@ -91,7 +91,7 @@ def test_resuming_compares_the_whole_configuration(make_config: MakeConfig) -> N
 
 
 @pytest.mark.parametrize("group", [group.name for group in fields(Config)])
-def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_config: MakeConfig) -> None:
+def test_resuming_compares_every_setting_that_affects_results(group: str, make_config: MakeConfig) -> None:
     config = with_run(make_config(), existing="resume")
     folder = claim_run_folder(config).folder
     stored = yaml.safe_load((folder / "config.yaml").read_text())
@@ -129,7 +129,9 @@ def test_resuming_compares_every_setting_that_moves_a_number(group: str, make_co
         {"devices": 2, "batch_size": 32, "virtual_batch_size": 128},
     ],
 )
-def test_other_devices_may_go_on_with_the_same_images_per_loss(sizes: dict[str, Any], make_config: MakeConfig) -> None:
+def test_another_number_of_devices_may_resume_with_the_same_images_per_loss(
+    sizes: dict[str, Any], make_config: MakeConfig
+) -> None:
     config = with_run(make_config(), existing="resume")
     claim_run_folder(config).release()
     run = replace(config.run, **{name: value for name, value in sizes.items() if name != "batch_size"})
@@ -142,7 +144,7 @@ def test_other_devices_may_go_on_with_the_same_images_per_loss(sizes: dict[str, 
     assert "needs as many images in each loss as before, 256, but got " in str(caught.value)
 
 
-def test_same_devices_have_the_same_batches(make_config: MakeConfig) -> None:
+def test_the_same_devices_need_the_same_batch_size(make_config: MakeConfig) -> None:
     config = with_run(make_config(), existing="resume")
     claim_run_folder(config).release()
     run = replace(config.run, virtual_batch_size=256)
@@ -162,7 +164,7 @@ def test_run_without_a_checkpoint_or_a_folder_starts_from_the_beginning(
         assert last_checkpoint(resumed) is None
 
 
-def test_half_a_configuration_is_no_run(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_incomplete_configuration_is_no_run(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml.part").write_text("method: {na")
     assert set(contents(claim_run_folder(make_config(existing="resume")).folder)) == FRESH
@@ -242,7 +244,7 @@ def test_folder_is_claimed_once_in_a_process(tmp_path: Path) -> None:
     second.release()
 
 
-def test_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
+def test_only_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
     together = Barrier(8)
 
     def claim(_: int) -> Claim | None:
@@ -259,7 +261,7 @@ def test_one_of_many_threads_claims_a_folder(tmp_path: Path) -> None:
             claims[0].release()
 
 
-def test_forked_process_is_another_one(tmp_path: Path) -> None:
+def test_forked_process_does_not_inherit_the_claim(tmp_path: Path) -> None:
     claim = Claim(tmp_path)
     context = multiprocessing.get_context("fork")
     for free in (False, True):
@@ -280,7 +282,7 @@ def tell_of_claim(folder: Path, told: Any) -> None:
         told.put(str(error))
 
 
-def test_claim_ends_with_its_process_though_one_that_it_forked_lives_on(tmp_path: Path) -> None:
+def test_claim_ends_with_its_process_even_if_a_forked_process_survives(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     told = context.SimpleQueue()
     process = context.Process(target=claim_and_fork, args=(tmp_path, told))
@@ -314,7 +316,7 @@ def test_folder_that_cannot_be_locked_is_a_warning(tmp_path: Path, monkeypatch: 
     claim.release()
 
 
-def test_failed_claim_holds_nothing(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_claim_keeps_no_lock(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

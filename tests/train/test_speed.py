@@ -1,4 +1,4 @@
-"""What `auto` stands for, compiled networks, and memory that stays with the process."""
+"""The values of "auto", compiled networks, and memory that stays with the process."""
 
 import resource
 from dataclasses import replace
@@ -14,7 +14,7 @@ from hex_ssl.train import speed
 from hex_ssl.train.buffers import kept_buffers
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.config import Config, RunConfig
-from hex_ssl.train.pretrain import load_method, pretrain
+from hex_ssl.train.pretrain import build, load_method, pretrain
 from hex_ssl.train.recipes import load_recipe
 
 from .conftest import MakeConfig
@@ -52,7 +52,7 @@ def test_auto_follows_the_gpu(
     assert chosen(RunConfig(**AUTO))[2] is False
 
 
-def test_recipes_leave_it_to_the_machine() -> None:
+def test_recipes_use_auto() -> None:
     for name in ("cifar/simclr", "paper/byol_hex"):
         run = Config.from_dict(load_recipe(name)).run
         assert (run.precision, run.channels_last, run.compile) == ("auto", "auto", "auto")
@@ -60,10 +60,8 @@ def test_recipes_leave_it_to_the_machine() -> None:
 
 # Torch's tracer looks at the gradient of a tensor that it has made itself.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_run_has_the_checkpoints_of_any_other(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced and differentiated ahead as for inductor, whose kernels take minutes to build."""
+def test_compiled_run_has_the_same_checkpoints(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses the backend `aot_eager`, which traces like inductor. Inductor's kernels take minutes to build."""
     monkeypatch.setattr(speed, "BACKEND", "aot_eager")
     plain = pretrain(make_config(name="plain", recipe="mocov2_hex", accelerator="cpu", precision="auto"))
     assert yaml.safe_load((plain / "config.yaml").read_text())["run"]["precision"] == "32-true"
@@ -83,8 +81,39 @@ def test_compiled_run_has_the_checkpoints_of_any_other(
     assert read_metrics(pretrain(longer))[-1]["epoch"] == 3
 
 
-def test_freed_buffers_stay_within_and_go_back_after() -> None:
-    """A buffer of 64 MB has 16,384 pages, each of which the system would find and clear again."""
+def test_graphs_begin_a_step_with_its_views(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile gets the mode of CUDA graphs for networks and views. Without a GPU only this can be seen."""
+    modes: list[str | None] = []
+    begun: list[bool] = []
+
+    def compile_(function: Any, *, mode: str | None = None, **options: Any) -> Any:
+        modes.append(mode)
+        return function
+
+    config = make_config(recipe="mocov2_hex", accelerator="gpu", compile="graphs")
+    data, method = build(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    speed.compile_networks(method, data, config.run)
+    assert modes == ["reduce-overhead"] * 4  # backbone, projector, momentum encoder, views
+    data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert begun == [True]
+    with pytest.raises(
+        ValueError, match='expected no `run.virtual_batch_size` with `run.compile` "graphs", but got 64'
+    ):
+        speed.compile_networks(method, data, replace(config.run, virtual_batch_size=64))
+
+
+def test_graphs_need_a_gpu(make_config: MakeConfig) -> None:
+    config = make_config(name="graphs", compile="graphs", accelerator="cpu")
+    with pytest.raises(ValueError, match='expected `run.compile` to be true, false or "auto" without a GPU'):
+        pretrain(config)
+    assert not (Path(config.run.root) / "graphs").exists()
+
+
+def test_freed_buffers_stay_inside_and_are_returned_after() -> None:
+    """A buffer of 64 MB has 16,384 pages, which the system would otherwise clear again."""
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

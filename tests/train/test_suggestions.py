@@ -41,12 +41,12 @@ def test_nearest_settings(word: str, meant: list[str]) -> None:
     assert nearest(word, KNOWN) == meant
 
 
-def test_names_of_other_programs_are_settings() -> None:
+def test_names_of_other_programs_are_mapped_to_settings() -> None:
     for alias, meant in ALIASES.items():
         assert any(name == meant or name.endswith(f".{meant}") for name in KNOWN), alias
 
 
-def test_no_suggestion_where_nothing_is_near_or_all_is_known() -> None:
+def test_no_suggestion_if_nothing_is_similar_or_all_names_are_known() -> None:
     assert suggest(["zzz"], KNOWN) == ""
     assert suggest(["loss.hex", "zzz"], KNOWN) == ""
     assert nearest("foo", ["root", "report", "runs", "folder"]) == []

@@ -1,4 +1,4 @@
-"""Views of one's own in a run: several, of two sizes, and methods that take two."""
+"""Own views in a run: several views of two sizes, and methods that accept only two views."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def multi_crop(root: Path, backbone: str = "small_resnet", **method: Any) -> Con
 
 
 def test_views_of_two_sizes(tmp_path: Path) -> None:
-    """Multi-crop: the small views are a batch of their own, and the loss sees all five."""
+    """Multi-crop: the small views are a separate batch, and the loss uses all five."""
     run = prepare(multi_crop(tmp_path))
     seen: list[tuple[int, ...]] = []
     run.method.backbone.register_forward_pre_hook(
@@ -43,14 +43,14 @@ def test_views_of_two_sizes(tmp_path: Path) -> None:
     assert figures["classifier_accuracy"] >= 0
 
 
-def test_methods_of_two_views_say_so(tmp_path: Path) -> None:
+def test_methods_of_two_views_refuse_more(tmp_path: Path) -> None:
     for method in set(METHODS) - {"simclr"}:
         with pytest.raises(ValueError, match=f"to give 2 views of each image, which {method} takes, but got 5"):
             prepare(multi_crop(tmp_path, name=method))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_backbones_of_one_size_say_so(tmp_path: Path) -> None:
+def test_backbones_of_one_size_refuse_others(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"to be a network for images \[1, 3, 8, 8\], as `data.image_size` makes them"):
         prepare(multi_crop(tmp_path, backbone="vit_tiny"))
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""No step waits for the device: nothing reads a number of it, or chooses rows whose count it would have to know."""
+"""No step waits for the device: nothing reads a value from it, or selects rows whose number it would have to know."""
 
 import math
 from dataclasses import replace
@@ -24,16 +24,16 @@ WAITS = {
     "unique_dim",
     "_unique2",
     "equal",
-    "lift_fresh",  # a number of Python's that becomes a tensor: a copy to the device
+    "lift_fresh",  # a Python number that becomes a tensor: a copy to the device
 }
-"""Operators for which a process waits on a GPU."""
+"""Operators that wait for a GPU."""
 
 BY_MASK = {"index", "index_put", "index_put_"}
-"""Operators that wait where an index is a mask."""
+"""Operators that wait if an index is a mask."""
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses operators that wait, but for those on the counts of torch's Adam, which stay on the CPU."""
+    """Raises an error for operators that wait, except on the step counts of torch's Adam, which stay on the CPU."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 class Watched(L.Callback):
-    """Refuses what waits, from a batch's start to its end, all callbacks' parts included. Stands last."""
+    """Raises an error for waiting from the start to the end of a batch, in all callbacks. Must be the last one."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -104,7 +104,7 @@ def test_no_step_waits(recipe: str, make_config: MakeConfig) -> None:
     assert bar.get_metrics(run.trainer, run.method) == {}
 
 
-def test_what_waits_is_refused() -> None:
+def test_waiting_is_an_error() -> None:
     rows = torch.arange(4.0)
     waits: list[Any] = [
         lambda: bool(rows.isfinite().all()),

@@ -1,4 +1,4 @@
-"""Weights that a run starts from: files that fit, errors for others, and their use in the run."""
+"""Initial weights from files: files that fit, errors for others, and their use in a run."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from lightly.models import ResNetGenerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -28,7 +29,7 @@ RESNET = BackboneConfig("resnet18", stem="large")
 
 
 def moved(network: nn.Module) -> nn.Module:
-    """The network with statistics of its own, in evaluation mode."""
+    """The network with changed running statistics, in evaluation mode."""
     network.train()(IMAGES)
     return network.eval()
 
@@ -58,12 +59,50 @@ def as_compiled(state: State) -> object:
     return {"model": below("_orig_mod.backbone.", state)}
 
 
+def as_solo_learn(state: State) -> object:
+    followers = {name: torch.zeros_like(each) for name, each in state.items() if "fc." not in name}
+    trained = {name: each for name, each in state.items() if "fc." not in name}  # there it is an Identity
+    heads = {"classifier.weight": state["fc.weight"], "classifier.bias": state["fc.bias"], "queue": torch.ones(2, 3, 4)}
+    heads |= below("projector.", {"0.weight": torch.ones(8, 512), "1.running_mean": torch.ones(8)})
+    return {
+        "epoch": 399,
+        "pytorch-lightning_version": "2.1.2",
+        "state_dict": below("backbone.", trained) | heads | below("momentum_backbone.", followers),
+        "hyper_parameters": {"method": "mocov2plus", "optimizer": {"lr": 0.3}},
+        "callbacks": {},
+    }
+
+
+def as_old_solo_learn(state: State) -> object:
+    return {"state_dict": below("encoder.", state) | below("momentum_encoder.", state)}
+
+
+def as_lightly(state: State) -> object:
+    """As its examples have it: nn.Sequential(*list(resnet18().children())[:-1]) and a projection head."""
+    numbers = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    numbered = {}
+    for name, each in state.items():
+        first, _, rest = name.partition(".")
+        if first != "fc":
+            numbered[f"backbone.{numbers[first]}.{rest}"] = each
+    head = {"projection_head.layers.0.weight": state["fc.weight"], "projection_head.layers.0.bias": state["fc.bias"]}
+    return {"state_dict": numbered | head | below("backbone_momentum.", {"0.weight": torch.zeros(64, 3, 7, 7)})}
+
+
 def as_old(state: State) -> object:
     return {name: each for name, each in state.items() if not name.endswith("num_batches_tracked")}
 
 
-@pytest.mark.parametrize("written", [as_torchvision, as_data_parallel, as_moco, as_compiled, as_old])
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+LAYOUTS = [
+    *(as_torchvision, as_data_parallel, as_moco, as_compiled, as_old),
+    *(as_solo_learn, as_old_solo_learn, as_lightly),
+]
+
+
+@pytest.mark.parametrize(
+    ("written", "suffix"),
+    [*((each, "pth") for each in LAYOUTS), (as_torchvision, "safetensors"), (as_moco, "safetensors")],
+)
 def test_files_of_torchvision_and_of_training_code_fit(
     written: Callable[[State], object], suffix: str, tmp_path: Path
 ) -> None:
@@ -81,7 +120,7 @@ def test_files_of_torchvision_and_of_training_code_fit(
     record = load_weights(backbone, file)
     theirs.fc = nn.Identity()
     assert torch.equal(backbone.eval()(IMAGES), theirs(IMAGES))
-    assert {name.rpartition("fc.")[2] for name in record["left_out"]} >= {"weight", "bias"}
+    assert {name.rpartition(".")[2] for name in record["left_out"]} >= {"weight", "bias"}
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "deit_tiny_distilled_patch16_224"])
@@ -112,6 +151,32 @@ def test_every_key_that_does_not_match_is_named_and_nothing_is_loaded(tmp_path: 
         "of another shape: conv1.weight [64, 3, 7, 7] instead of [64, 1, 3, 3]"
     )
     assert all(torch.equal(before[name], each) for name, each in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_network_of_lightly_fits(sequential: bool, tmp_path: Path) -> None:
+    theirs = ResNetGenerator("resnet-18")
+    backbone = nn.Sequential(*list(theirs.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = IMAGES[..., :32, :32]
+    backbone.train()(images)
+    torch.save(
+        {"state_dict": below("backbone.", (backbone if sequential else theirs).state_dict())}, tmp_path / "a.ckpt"
+    )
+    ours = build_backbone(BackboneConfig("resnet18", stem="small"), 3, 32)
+    load_weights(ours, tmp_path / "a.ckpt")
+    theirs.linear = nn.Identity()
+    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+class Settings:
+    """Of a program whose checkpoints hold more than weights."""
+
+
+def test_checkpoint_with_other_objects_says_how_to_take_its_weights(tmp_path: Path) -> None:
+    file = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"weight": torch.ones(1, 2)}, "hyper_parameters": Settings()}, file)
+    with pytest.raises(ValueError, match=r"plain values, but got tests\.train\.test_weights\.Settings; if you trust"):
+        load_weights(nn.Linear(2, 1, bias=False), file)
 
 
 def write_text(file: Path) -> None:

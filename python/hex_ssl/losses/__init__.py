@@ -10,6 +10,8 @@ from hex_ssl.losses.byol import BYOLLoss as BYOLLoss
 from hex_ssl.losses.byol import byol_loss as byol_loss
 from hex_ssl.losses.clip import CLIPLoss as CLIPLoss
 from hex_ssl.losses.dcl import DCLLoss as DCLLoss
+from hex_ssl.losses.dcl import DCLWLoss as DCLWLoss
+from hex_ssl.losses.dcl import negative_mises_fisher_weights as negative_mises_fisher_weights
 from hex_ssl.losses.feature_contrast import FeatureContrastLoss as FeatureContrastLoss
 from hex_ssl.losses.feature_contrast import feature_contrast_loss as feature_contrast_loss
 from hex_ssl.losses.hcl import HCLLoss as HCLLoss
@@ -31,6 +33,7 @@ __all__ = [
     "BarlowTwinsLoss",
     "CLIPLoss",
     "DCLLoss",
+    "DCLWLoss",
     "FeatureContrastLoss",
     "HCLLoss",
     "HexLoss",
@@ -45,6 +48,7 @@ __all__ = [
     "byol_loss",
     "feature_contrast_loss",
     "moco_loss",
+    "negative_mises_fisher_weights",
     "nnclr_loss",
     "simsiam_loss",
     "vicreg_loss",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hex_ssl.distributed import gather_batches
+from hex_ssl.distributed import check_gathering, gather_batches
 from hex_ssl.precision import full_precision, without_autocast
 from hex_ssl.validation import check_at_least, check_views
 
@@ -123,6 +123,7 @@ class BarlowTwinsLoss(nn.Module):
         self.lamb = check_at_least("lamb", lamb, 0.0)
         self.scale = check_at_least("scale", scale, 0.0)
         self.sync_statistics = sync_statistics
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.terms: BarlowTwinsTerms | None = None
 

@@ -4,7 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from hex_ssl.choices import Formulation, Reduction
 from hex_ssl.contrast import Settings
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, loss_of_views
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import FixedThreshold
@@ -36,10 +38,11 @@ class SimpleLoss(LossWithStatistics):
     """A loss with a temperature, a reduction and a choice of the processes. All may be changed between two forwards."""
 
     def __init__(
-        self, temperature: float | Tensor, gather_distributed: bool, reduction: str, **weighting: float
+        self, temperature: float | Tensor, gather_distributed: bool, reduction: Reduction, **weighting: float
     ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction, **weighting)  # type: ignore[arg-type]  # names of numbers
+        check_gathering(gather_distributed)
         self.temperature = temperature
         self.gather_distributed = gather_distributed
         self.reduction = reduction
@@ -61,7 +64,7 @@ class BaselineLoss(SimpleLoss):
     """
 
     threshold: ClassVar[FixedThreshold] = NO_HIERARCHY
-    formulation: ClassVar[str] = "importance"
+    formulation: ClassVar[Formulation] = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hex_ssl.distributed import gather_batches
+from hex_ssl.distributed import check_gathering, gather_batches
 from hex_ssl.precision import full_precision, without_autocast
 from hex_ssl.validation import check_like, check_rows
 
@@ -83,6 +83,7 @@ class FeatureContrastLoss(nn.Module):
 
     def __init__(self, gather_distributed: bool = False) -> None:
         super().__init__()
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
 
     def forward(self, z1: Tensor, z2: Tensor, momentum_z1: Tensor, momentum_z2: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.functional import ALL_HIERARCHICAL
 from hex_ssl.losses.baseline import BaselineLoss
 
@@ -42,6 +43,6 @@ class HCLLoss(BaselineLoss):
         beta: float = 1.0,
         tau_plus: float = 0.1,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction, beta=beta, tau_plus=tau_plus)

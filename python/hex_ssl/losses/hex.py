@@ -1,12 +1,14 @@
 """HEX as a module. It holds the settings, and applies the warm-up and the threshold's schedule."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from hex_ssl.choices import Formulation, Reduction, Scale, ThresholdName
 from hex_ssl.contrast import Settings
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, loss_of_views, loss_with_keys
 from hex_ssl.losses.baseline import LossWithStatistics
 from hex_ssl.thresholds import (
@@ -17,7 +19,7 @@ from hex_ssl.thresholds import (
     check_labels_read,
     threshold_from,
 )
-from hex_ssl.validation import check_settings
+from hex_ssl.validation import check_settings, check_whole
 
 
 class HexLoss(LossWithStatistics):
@@ -61,20 +63,20 @@ class HexLoss(LossWithStatistics):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        threshold: Threshold | str = "adaptive",
-        formulation: str = "importance",
+        threshold: Threshold | ThresholdName = "adaptive",
+        formulation: Formulation = "importance",
         beta: float = 1.0,
         tau_plus: float = 0.1,
         warmup_epochs: int = 0,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         check_settings(
             temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
         )
-        if warmup_epochs < 0:
-            raise ValueError(f"expected `warmup_epochs` to be at least 0, but got {warmup_epochs}")
+        check_gathering(gather_distributed)
+        check_whole("warmup_epochs", warmup_epochs)
         self.temperature = temperature
         self.threshold = threshold_from(threshold)
         self.formulation = formulation
@@ -95,10 +97,10 @@ class HexLoss(LossWithStatistics):
             epoch: The epoch, counted from 0.
 
         Raises:
-            ValueError: `epoch` is negative.
+            TypeError: `epoch` is not a whole number.
+            ValueError: It is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"expected `epoch` to be at least 0, but got {epoch}")
+        check_whole("epoch", epoch)
         self._enter(epoch)
 
     def _enter(self, epoch: int | None) -> None:
@@ -242,7 +244,7 @@ def _constant(kind: str, value: float | Tensor) -> Threshold:
     if kind == "labels":
         return SupervisedThreshold()
     # The value is a tensor, so that compiled code stays valid when it changes.
-    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), kind)
+    return FixedThreshold(torch.as_tensor(value, dtype=torch.float64, device="cpu"), cast(Scale, kind))
 
 
 def _warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.losses.two_towers import TwoTowerLoss
 from hex_ssl.thresholds import NO_HIERARCHY, Threshold
 from hex_ssl.towers import loss_in_one_direction
@@ -43,10 +44,10 @@ class InfoNCELoss(TwoTowerLoss):
         self,
         temperature: float | Tensor = 0.1,
         gather_distributed: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         *,
-        threshold: Threshold | str = NO_HIERARCHY,
-        formulation: str = "importance",
+        threshold: Threshold | ThresholdName = NO_HIERARCHY,
+        formulation: Formulation = "importance",
         beta: float = 1.0,
         tau_plus: float = 0.1,
     ) -> None:

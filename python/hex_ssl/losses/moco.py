@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from hex_ssl.choices import Reduction
+from hex_ssl.distributed import check_gathering
 from hex_ssl.functional import NO_HIERARCHY, hex_loss_with_keys
 from hex_ssl.validation import check_settings
 
@@ -12,7 +14,7 @@ def moco_loss(
     queue: Tensor,
     *,
     temperature: float = 0.2,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """MoCo's loss: InfoNCE with the negatives from a queue.
@@ -79,10 +81,13 @@ class MoCoLoss(nn.Module):
         tensor(0.5514)
     """
 
-    def __init__(self, temperature: float = 0.2, gather_distributed: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, temperature: float = 0.2, gather_distributed: bool = False, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 

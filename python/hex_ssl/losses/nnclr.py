@@ -4,7 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
+from hex_ssl.choices import Reduction
+from hex_ssl.distributed import check_gathering, gather_counts, gather_rows, is_distributed
 from hex_ssl.functional import NO_HIERARCHY, hex_loss_with_keys
 from hex_ssl.validation import check_like, check_rows, check_settings
 
@@ -14,7 +15,7 @@ def nnclr_loss(
     p: Tensor,
     *,
     temperature: float = 0.1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     gather_distributed: bool = False,
 ) -> Tensor:
     """NNCLR's loss: InfoNCE in one direction, from the neighbours of one view to the predictions of the other view.
@@ -87,10 +88,13 @@ class NNCLRLoss(nn.Module):
         tensor(0.7437)
     """
 
-    def __init__(self, temperature: float = 0.1, gather_distributed: bool = False, reduction: str = "mean") -> None:
+    def __init__(
+        self, temperature: float = 0.1, gather_distributed: bool = False, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_settings(temperature=temperature, reduction=reduction)
         self.temperature = temperature
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.reduction = reduction
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Reduction
 from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.supervised import loss_of_labels, supcon_settings
 
@@ -30,7 +31,7 @@ class SupConLoss(SimpleLoss):
     """
 
     def __init__(
-        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
+        self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(temperature, gather_distributed, reduction)
 

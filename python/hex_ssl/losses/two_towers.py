@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import Settings
 from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
@@ -15,9 +16,9 @@ class TwoTowerLoss(SimpleLoss):
         self,
         temperature: float | Tensor,
         gather_distributed: bool,
-        reduction: str,
-        threshold: Threshold | str,
-        formulation: str,
+        reduction: Reduction,
+        threshold: Threshold | ThresholdName,
+        formulation: Formulation,
         beta: float,
         tau_plus: float,
     ) -> None:

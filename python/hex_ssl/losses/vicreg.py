@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hex_ssl.distributed import gather_batches
+from hex_ssl.distributed import check_gathering, gather_batches
 from hex_ssl.precision import full_precision, without_autocast
 from hex_ssl.validation import check_at_least, check_views
 
@@ -139,6 +139,7 @@ class VICRegLoss(nn.Module):
         super().__init__()
         self.sim_weight, self.var_weight, self.cov_weight = _checked(sim_weight, var_weight, cov_weight)
         self.half_variance = half_variance
+        check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
         self.terms: VICRegTerms | None = None
 

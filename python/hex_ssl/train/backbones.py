@@ -164,24 +164,39 @@ def build_backbone(config: BackboneConfig, in_channels: int, image_size: int) ->
     name, arguments = config.name, config.arguments
     if ":" in name:
         return _own_backbone(name, in_channels, image_size, **arguments)
-    if name in TRANSFORMERS:
-        small_patches = name.startswith("vit") and image_size <= SMALL_IMAGE
-        patches = {"patch_size": 4} if small_patches else {}
-        return timm_backbone(TRANSFORMERS[name], in_channels, image_size, **{**patches, **arguments})
-    if name.startswith(TIMM):
-        return timm_backbone(name.removeprefix(TIMM), in_channels, image_size, **arguments)
+    if (of_timm := timm_name(config, image_size)) is not None:
+        timms, chosen = of_timm
+        return timm_backbone(timms, in_channels, image_size, **chosen)
     if arguments:
         raise ValueError(f"expected `backbone.arguments` to be empty for {name}, but got {arguments}")
     if name == "small_resnet":
         return SmallResNet(in_channels, config.width)
     if name in RESNETS:
-        small_stem = config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE)
-        return resnet_backbone(name, in_channels, small_stem, config.stem_padding)
+        return resnet_backbone(name, in_channels, has_small_stem(config, image_size), config.stem_padding)
     known = list_backbones()
     raise ValueError(
         f'expected `backbone.name` to be one of {", ".join(known)}, "timm/NAME" or "module:function", '
         f'but got "{name}"{_nearest(name, known)}'
     )
+
+
+def timm_name(config: BackboneConfig, image_size: int) -> tuple[str, dict[str, Any]] | None:
+    """timm's name of a backbone that timm builds, and its arguments; None for any other backbone.
+
+    Example:
+        >>> timm_name(BackboneConfig("vit_tiny"), image_size=32)
+        ('vit_tiny_patch16_224', {'patch_size': 4})
+    """
+    name, arguments = config.name, dict(config.arguments)
+    if name in TRANSFORMERS:
+        small_patches = name.startswith("vit") and image_size <= SMALL_IMAGE
+        return TRANSFORMERS[name], {**({"patch_size": 4} if small_patches else {}), **arguments}
+    return (name.removeprefix(TIMM), arguments) if name.startswith(TIMM) else None
+
+
+def has_small_stem(config: BackboneConfig, image_size: int) -> bool:
+    """Whether a ResNet for images of this size has the small stem."""
+    return config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE)
 
 
 def list_backbones() -> list[str]:

@@ -1,5 +1,5 @@
-"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `analyze`, `report`, `reproduce`,
-`recipes`, `datasets` and `demo`.
+"""The command line: `hex-ssl pretrain`, `knn`, `probe`, `finetune`, `transfer`, `export`, `analyze`, `report`,
+`reproduce`, `recipes`, `datasets` and `demo`.
 
 Every setting is a key of `hex_ssl.train.config.Config`. Give settings in a YAML file or a recipe (--recipe), or as
 dotted options after it, such as --loss.temperature 0.2. Unknown keys and values are errors that suggest the nearest
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+SIGPIPE = 13
+"""The signal of a closed pipe. Windows has no such signal."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command.
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         _stop("stopped")
     except BrokenPipeError:  # for example by `hex-ssl recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the output
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(128 + SIGPIPE) from None
     except Exception as error:
         line = error_line(error, "data.num_workers" if arguments[:1] == ["pretrain"] else "num_workers")
         if line is None:
@@ -84,6 +87,7 @@ def _commands() -> "dict[str, Callable[[Namespace], None]]":
     return {
         "pretrain": _pretrain,
         **{name: partial(_evaluate, config) for name, config in COMMANDS.items()},
+        "export": _export,
         "analyze": _analyze,
         "report": _report,
         "reproduce": _reproduce,
@@ -139,8 +143,18 @@ def _evaluate(config: type[Any], settings: "Namespace") -> None:
     from hex_ssl.train.evaluate import prepare
 
     evaluation = _checked(lambda: prepare(config(**settings)))
-    results = evaluation.run(lambda line: print(line, flush=True))
+    from hex_ssl.train.progress import shown_progress
+
+    with shown_progress():
+        results = evaluation.run(lambda line: print(line, flush=True))
     print(f"\n{results.table()}\n\nresults: {results.path}")
+
+
+def _export(settings: "Namespace") -> None:
+    from hex_ssl.train.command_settings import ExportConfig
+    from hex_ssl.train.export import export
+
+    print(_checked(lambda: export(ExportConfig(**settings))))
 
 
 def _analyze(settings: "Namespace") -> None:

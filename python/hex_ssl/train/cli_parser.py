@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, get_origin
 
-from hex_ssl.train.command_settings import AnalyzeConfig, DemoConfig, ReportConfig
+from hex_ssl.train.command_settings import AnalyzeConfig, DemoConfig, ExportConfig, ReportConfig
 from hex_ssl.train.config import Config, choices, described, types_of, unknown_of_method
 from hex_ssl.train.evaluate.settings import COMMANDS
 from hex_ssl.train.extras import train_extra
@@ -35,6 +35,7 @@ REPRODUCE_FLAGS = {
 SETTINGS: dict[str, type[Any]] = {
     "pretrain": Config,
     **COMMANDS,
+    "export": ExportConfig,
     "analyze": AnalyzeConfig,
     "report": ReportConfig,
     "reproduce": ReproduceConfig,
@@ -91,6 +92,8 @@ class Parser(ArgumentParser):
             if given and given[0].startswith("method."):
                 return unknown_of_method(self.config().method, given[:1], options)
             return line + suggest(given, options)
+        if line.startswith("the following arguments are required:"):
+            return f"expected a run folder: write hex-ssl {self.command} runs/NAME"
         if unknown := re.search(r"invalid choice: '([^']*)'", line):
             return line + suggest([unknown[1]], COMMAND_NAMES)
         return line
@@ -182,6 +185,9 @@ def _commands(pretraining: type[Config]) -> Iterator[tuple[str, Parser]]:
         evaluation = _parser(_summary(config))
         evaluation.add_class_arguments(config, as_group=False, as_positional=True)
         yield name, evaluation
+    export = _parser(_summary(ExportConfig))
+    export.add_class_arguments(ExportConfig, as_group=False, as_positional=True)
+    yield "export", export
     analyze = _parser(_summary(AnalyzeConfig))
     analyze.add_argument("run", nargs="?", help="run folder")
     analyze.add_class_arguments(AnalyzeConfig, as_group=False, skip={"run"})

@@ -1,9 +1,28 @@
-"""The settings of `hex-ssl analyze`, `report` and `demo` as typed data, without torch."""
+"""The settings of `hex-ssl export`, `analyze`, `report` and `demo` as typed data, without torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hex_ssl.train.paths import expand_paths
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """A folder with a backbone's weights, configuration and model card, for timm, torchvision or a hub.
+
+    Args:
+        source: Run folder, checkpoint (.ckpt) in one, or exported backbone (.safetensors).
+        output: Folder to write, new or empty; None: `hub` in the run folder.
+        name: Name of the model on a hub, for the model card, such as "me/resnet18-hex"; None: "USER/" and the run's
+            name.
+    """
+
+    source: str
+    output: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "source", "output")
 
 
 @dataclass(frozen=True)
@@ -17,19 +36,19 @@ class AnalyzeConfig:
         superclasses: With `features`: a .npy file, integers [N], or one for each class.
         beside: Another run on the same dataset. One superclass of both runs is drawn side by side (Figure 14). To
             compare their curves, use `hex-ssl report`.
-        superclass: Name or number of the superclass in Figure 14 and in the last row of Figure 10; None: a superclass
-            of several classes, drawn at random.
+        superclass: Name or number of the superclass in Figure 14 and in the last row of Figure 10. None draws a
+            superclass with several classes at random.
         split: Split of the run's dataset.
         epochs: Checkpoints to analyse: "all" (those that were kept, and the last), "last", or epochs such as "0,10,20".
-        images: Maximum number of images, drawn at random; None: all.
-        quantile: Quantile of the similarities that the threshold is, in [0, 1].
+        images: Maximum number of images, drawn at random. None uses all.
+        quantile: Quantile of the similarities that gives the threshold, in [0, 1].
         bins: Number of bins of the histograms.
-        plane: Projection of the features to the plane: "umap", "pca", or "none" for no such pictures.
-        plane_images: Maximum number of images in the plane.
+        plane: Projection of the features to two dimensions: "umap", "pca", or "none" for no such figures.
+        plane_images: Maximum number of images in the projection.
         anchors: Number of images whose nearest images are shown.
-        output: Folder to write to; None: `analysis` in the run folder.
+        output: Folder to write to. None uses `analysis` in the run folder.
         device: Device of the networks: "auto", "cpu", "cuda", ...
-        seed: Seed of everything that is drawn at random.
+        seed: Seed of all random choices.
     """
 
     run: str | None = None
@@ -75,7 +94,7 @@ class ReportConfig:
     Args:
         runs: Run folders. The page also shows the results of `hex-ssl analyze` and of the evaluations in them.
         output: File of the page.
-        title: Title of the page; None: the runs' names.
+        title: Title of the page. None uses the names of the runs.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -93,9 +112,9 @@ class DemoConfig:
     """Pretrains on the digits with and without HEX, and compares the results.
 
     Args:
-        folder: Folder of runs, figures and pictures; earlier runs of the demo in it are replaced.
+        folder: Folder of runs, results and plots. Earlier runs of the demo in it are replaced.
         seeds: Number of seeds, at least 1. Each seed has one run with HEX and one without.
-        epochs: Epochs of each run; None: those of the recipes.
+        epochs: Number of epochs of each run. None uses the recipes' number.
     """
 
     folder: str = "runs/demo"

@@ -1,7 +1,7 @@
-"""A pretraining run as typed data: what a recipe, the command line and `config.yaml` in a run folder hold.
+"""The configuration of a pretraining run as dataclasses, for recipes, the command line and run folders (`config.yaml`).
 
-Plain dataclasses, without torch: each part is turned into an object where that object lives
-(`hex_ssl.train.backbones`, `hex_ssl.train.data`, `hex_ssl.train.methods`, `hex_ssl.train.optim`).
+This module does not import torch. `hex_ssl.train.backbones`, `hex_ssl.train.data`, `hex_ssl.train.methods` and
+`hex_ssl.train.optim` build the objects.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,26 +20,27 @@ from hex_ssl.train.ranges import between as _between
 from hex_ssl.train.suggestions import suggest
 
 HIGHEST_SEED = 2**32 - 1
-"""NumPy's generators take no higher one."""
+"""The highest seed that NumPy's legacy generator accepts."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss and HEX's part in it.
+    """The loss and its use of HEX.
 
-    `hex_ssl.train.methods` describes how each method uses HEX. A method ignores the settings that it has no use for.
+    `hex_ssl.train.methods` describes how each method uses HEX. A method ignores the settings that it does not use.
 
     Args:
         hex: How HEX selects hierarchical negatives: by an "adaptive", "fixed", "step" or "cosine" threshold, or by
-            superclass labels ("supervised"). "off": the method without HEX.
-        base: The method's "own" loss. SimCLR without HEX also takes "hcl" (hard negatives) and "dcl" (decoupled).
+            superclass labels ("supervised"). "off" trains the method without HEX.
+        base: Loss of the method without HEX: its "own" loss. SimCLR also accepts "hcl" (hard negatives) and "dcl"
+            (decoupled).
         temperature: Temperature that divides the similarities, in [0.005, 10]. In Barlow Twins, VICReg, BYOL and
-            SimSiam it is that of HEX.
-        threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}; "fixed" needs {value: ...}.
+            SimSiam only HEX uses it.
+        threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}. "fixed" needs {value: ...}.
         formulation: Formulation of HEX: "importance", "official" or "decoupled".
         beta: Concentration on the hardest negatives, in HEX and HCL.
-        tau_plus: Assumed share of false negatives, in HEX and HCL.
-        alpha: HEX's share of the loss in Barlow Twins, VICReg, BYOL and SimSiam, in [0, 1].
+        tau_plus: Assumed fraction of false negatives in HEX and HCL, in [0, 1).
+        alpha: Weight of HEX in the loss of Barlow Twins, VICReg, BYOL and SimSiam, in [0, 1].
         warmup_epochs: Number of epochs without HEX at the start.
     """
 
@@ -68,12 +69,12 @@ class BackboneConfig:
 
     Args:
         name: "small_resnet" (three blocks, for images of 8 to 32 pixels), "resnet18", "resnet50", "vit_small" or
-            "swin_small" (also in the sizes tiny and base), "timm/NAME" for any model of timm, or "module:function" for
-            a function of yours that returns a network.
-        width: Channels of the first stage of "small_resnet"; the features have four times as many.
+            "swin_small" (also in the sizes tiny and base), "timm/NAME" for any timm model, or "module:function" for
+            your own function that returns a network.
+        width: Number of channels of the first stage of "small_resnet". The representations have four times as many.
         stem: First layers of the ResNets: "small" (3x3, stride 1, no pooling), "large" (7x7, stride 2, pooling), or
             "auto" (small for images of up to 64 pixels).
-        stem_padding: Padding of the small stem's convolution; solo-learn uses 2, which gives 34x34 maps for images of
+        stem_padding: Padding of the small stem's convolution. solo-learn uses 2, which gives 34x34 maps for images of
             32x32 pixels.
         arguments: Further arguments of the timm model or of your function, such as {patch_size: 4}.
     """
@@ -94,24 +95,24 @@ class DataConfig:
     """The images and how they reach the method.
 
     Args:
-        name: The dataset, as `hex-ssl datasets` lists them, or "module:function" for a function of yours that returns a
-            torch Dataset, see `hex_ssl.train.data.own_dataset`.
-        root: Folder that holds it, `~` and variables such as `$HOME` replaced; None where it comes with a package.
-        level: Which level of the classes' tree the superclasses are, where the dataset's card names several, such as
-            "family" of inaturalist2021; None: the card's default.
-        image_size: Side of the square views in pixels; None: the dataset's own, at most 224.
-        batch_size: Images per step and process; each gives the views.
-        num_workers: Processes that load images. None: none for datasets in memory whose views are made on the device,
-            else the cores there are.
-        augmentation: Policy of the views, as `hex_ssl.train.data.POLICIES` lists them; "auto": the dataset's own.
-        views: Views of your own in place of a policy's: a list of mappings, each with settings of
-            `hex_ssl.train.data.PhotoView`, such as {crop_scale: [0.2, 1.0], blur: 0.5}, and `count`, how many such
-            views to draw (1).
-        augment_on: Make the views in the "workers", an image at a time, or on the "device", a batch at a time, where
-            images in memory stay, and for which workers decode and crop the others. "auto": on the device for images in
-            memory, and wherever there is a GPU.
+        name: One of the datasets that `hex-ssl datasets` lists, or "module:function" for your own function that returns
+            a torch Dataset, see `hex_ssl.train.data.own_dataset`.
+        root: Folder of the dataset. `~` and variables such as `$HOME` are replaced. Generated data, digits and your own
+            function do not need it.
+        level: Level of the tree of classes that gives the superclasses, such as "family" of inaturalist2021, if the
+            dataset's card has several. None uses the card's default.
+        image_size: Side of the square views in pixels. None uses the size of the dataset's images, at most 224.
+        batch_size: Number of images per step and process. Each image gives all views.
+        num_workers: Number of DataLoader workers per process. None uses 0 for images in memory whose views are made on
+            the device, otherwise the machine's cores, divided among the processes.
+        augmentation: A policy of `hex_ssl.train.data.POLICIES`, or "auto" for the dataset's own policy.
+        views: Your own views instead of a policy: a list of mappings, each with settings of
+            `hex_ssl.train.data.PhotoView`, such as {crop_scale: [0.2, 1.0], blur: 0.5}, and optionally `count`, the
+            number of such views (default 1).
+        augment_on: Where the views are made: in the "workers", one image at a time, or on the "device", one batch at a
+            time. "auto" is the device for images in memory and on machines with a GPU, otherwise the workers.
         arguments: Further arguments of your function, such as {year: 2024}.
-        fraction: Share of the training images, drawn with the run's seed and stratified where there are labels.
+        fraction: Fraction of the training images to use, in (0, 1], stratified by label and drawn with the run's seed.
     """
 
     name: str = "digits"
@@ -139,26 +140,27 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its schedule. The learning rate rises linearly, then falls as the schedule says.
+    """The optimizer and its schedule. The learning rate has a linear warm-up, then follows the schedule.
 
     Args:
         name: "sgd", "lars" or "adamw".
         learning_rate: The highest learning rate.
-        scale_learning_rate: Multiply it by images per optimizer step, over all processes, / 256.
-        weight_decay: Decay of the weights.
-        momentum: Of "sgd" and "lars".
-        decay_norms_and_biases: Whether parameters of one dimension decay too, and are scaled by "lars".
-        trust_coefficient: "lars": eta.
-        clip_trust: "lars": keep each layer's rate at or below the learning rate.
-        warmup_epochs: Epochs until the highest learning rate.
+        scale_learning_rate: Whether to multiply `learning_rate`, `warmup_start` and `final_learning_rate` by the
+            number of images per optimizer step over all processes, divided by 256.
+        weight_decay: Weight decay.
+        momentum: Momentum of "sgd" and "lars".
+        decay_norms_and_biases: Whether weight decay, and the trust ratio of "lars", also apply to one-dimensional
+            parameters (norms and biases).
+        trust_coefficient: Trust coefficient eta of "lars".
+        clip_trust: Whether "lars" limits the learning rate of each layer to the global one.
+        warmup_epochs: Number of warm-up epochs.
         warmup_start: Learning rate of the first step.
-        schedule: After the warm-up: "cosine", half of one, changing at each step; "step", a fall at each milestone;
-            "exponential", a steady fall; "constant".
-        final_learning_rate: "cosine": learning rate at the end.
-        milestones: "step": epochs, counted from the start, at which the rate falls, such as [60, 80].
-        decay_factor: "step": factor at each milestone; "exponential": factor of an epoch. In (0, 1].
-        clip_norm: Largest norm of the gradient of all parameters together: a longer one is shortened to it. None: as
-            long as it is.
+        schedule: Schedule after the warm-up: "cosine" (half a cosine, updated at each step), "step" (a decay at each
+            milestone), "exponential" (the same factor in each epoch, updated at each step) or "constant".
+        final_learning_rate: Final learning rate of "cosine".
+        milestones: Epochs at which "step" decays, counted from the start of the run, such as [60, 80].
+        decay_factor: Factor of "step" at each milestone and of "exponential" per epoch, in (0, 1].
+        clip_norm: Maximum norm of the gradient of all parameters. Larger gradients are scaled down. None disables it.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "adamw"
@@ -197,12 +199,12 @@ class OptimizerConfig:
     def _check_schedule(self) -> None:
         if self.schedule != "cosine" and self.final_learning_rate:
             raise ValueError(
-                f'expected `optimizer.final_learning_rate` to be 0 where `optimizer.schedule` is "{self.schedule}", '
+                f'expected `optimizer.final_learning_rate` to be 0 if `optimizer.schedule` is "{self.schedule}", '
                 f"but got {self.final_learning_rate}"
             )
         rising = all(before < after for before, after in pairwise([0.0, *self.milestones]))
         if (self.schedule == "step") != bool(self.milestones) or not rising:
-            wanted = "epochs above 0 that rise" if self.schedule == "step" else f'empty for "{self.schedule}"'
+            wanted = "increasing epochs above 0" if self.schedule == "step" else f'empty for "{self.schedule}"'
             raise ValueError(f"expected `optimizer.milestones` to be {wanted}, but got {self.milestones}")
 
 
@@ -212,37 +214,40 @@ class RunConfig:
 
     Args:
         name: Name of the run.
-        root: Folder of the runs, `~` and variables such as `$HOME` replaced.
-        existing: What to do with a run folder that is not empty: "error", "resume" after its last checkpoint,
-            or "overwrite".
-        seed: Decides weights, order of the images and augmentations; in [0, 2^32 - 1].
-        weights: File that the backbone's weights start from: a checkpoint, an exported backbone, or a file of
-            torchvision or timm. None: from the seed. A resumed run goes on from its checkpoint and does not read it.
-        epochs: Epochs to train. A resumed run may have more than before.
-        knn_every: Epochs between two k-NN evaluations; the first is before the training, one more at its end.
-        classifier: Train a linear classifier on the backbone's detached representations beside the method.
-        checkpoint_minutes: Minutes between two checkpoints within an epoch; one more at the end of each.
-        keep_every: Epochs between two checkpoints that are kept for the analysis, the untrained backbone's among them;
-            0: only the last checkpoint is kept.
-        virtual_batch_size: Images of one loss and process by gradient caching, a multiple of the batch size: as large
-            a batch in the memory of the smaller one. None: the batch size.
-        accumulate: Batches per optimizer step, each with a loss of its own.
-        accelerator: Lightning's: "auto", "cpu", "gpu", ...
-        devices: Processes per node, one per device.
+        root: Folder of the runs. `~` and variables such as `$HOME` are replaced.
+        existing: What to do with a run folder that is not empty: "error", "resume" from its last checkpoint, or
+            "overwrite".
+        seed: Seed of the weights, the order of the images and the augmentations, in [0, 2^32 - 1].
+        weights: File with the initial weights of the backbone: a checkpoint, an exported backbone, or a file of
+            torchvision or timm. None initialises from the seed. A resumed run continues from its checkpoint instead.
+        epochs: Number of epochs to train. A resumed run may have more than before.
+        knn_every: Number of epochs between k-NN evaluations. There is also one before training and one at the end.
+        classifier: Whether to train a linear classifier on the backbone's detached representations during pretraining.
+        checkpoint_minutes: Minutes between checkpoints within an epoch. Each epoch also ends with a checkpoint.
+        keep_every: Number of epochs between checkpoints that are kept for analysis, starting with the untrained
+            backbone. 0 keeps only the last checkpoint.
+        virtual_batch_size: Number of images per loss and process with gradient caching, a multiple of the batch size.
+            The memory is about that of the batch size. None uses the batch size.
+        accumulate: Number of batches per optimizer step, each with a separate loss.
+        accelerator: Lightning's `accelerator`: "auto", "cpu", "gpu", ...
+        devices: Number of processes per node, one per device.
         nodes: Lightning's `num_nodes`.
-        strategy: Lightning's: "auto", "ddp", ...
-        precision: Lightning's: "32-true", "bf16-mixed", "16-mixed", ...; "auto": "bf16-mixed" on a GPU, "16-mixed" on
-            one without bfloat16, else "32-true". `config.yaml` in the run folder has what "auto" was.
-        channels_last: Keep images and convolutions with the channels last in memory: the same numbers but for rounding,
-            and faster on most CPUs, and on GPUs in half precision. "auto": on a GPU.
-        compile: Compile the networks and the views made on the device by torch.compile: the same numbers but for
-            rounding, faster on a GPU after a first step that takes up to minutes. "auto": on a GPU, where Triton and a
-            C compiler are there.
-        sync_batchnorm: Take batch norm's statistics over all processes.
-        deterministic: Deterministic kernels where there are any.
-        loggers: Besides the metrics files: "tensorboard", "wandb".
-        profiler: Lightning's: "simple", "advanced", "pytorch".
-        progress: Whether to show a progress bar; in a file or a pipe, a line per epoch.
+        strategy: Lightning's `strategy`: "auto", "ddp", ...
+        precision: Lightning's `precision`: "32-true", "bf16-mixed", "16-mixed" or "64-true". "auto" is "bf16-mixed" on
+            a GPU ("16-mixed" if it has no bfloat16), otherwise "32-true". `config.yaml` in the run folder has the
+            value that "auto" stood for.
+        channels_last: Whether images and convolutions use the channels-last memory format. Results are the same up to
+            rounding. It is faster on most CPUs, and on GPUs with 16-bit precision. "auto" enables it on a GPU.
+        compile: Whether to compile the networks, and the views made on the device, with torch.compile. Results are the
+            same up to rounding. It is faster on a GPU after a first step that takes up to minutes. "auto" enables it
+            on a GPU if Triton and a C compiler are available. "graphs" also replays what was compiled as CUDA graphs
+            (`mode="reduce-overhead"`), which saves the time of the launches. It needs a GPU and no
+            `virtual_batch_size`.
+        sync_batchnorm: Whether batch norm uses the statistics of all processes. Needs GPUs.
+        deterministic: Whether to use deterministic kernels if they exist.
+        loggers: Loggers besides the metrics files: "tensorboard", "wandb".
+        profiler: Lightning's profiler: "simple", "advanced" or "pytorch".
+        progress: Whether to show a progress bar, or one line per epoch if the output is a file or a pipe.
     """
 
     name: str = "pretrain"
@@ -263,7 +268,7 @@ class RunConfig:
     strategy: str = "auto"
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
-    compile: bool | Literal["auto"] = False
+    compile: bool | Literal["auto", "graphs"] = False
     sync_batchnorm: bool = True
     deterministic: bool = True
     loggers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
@@ -285,7 +290,7 @@ class Config:
 
     Args:
         method: The method's name and its settings.
-        loss: The loss and HEX's part in it.
+        loss: The loss and its use of HEX.
         backbone: The network that is pretrained.
         data: The images.
         optimizer: The optimizer and its schedule.
@@ -310,12 +315,15 @@ class Config:
 
     @classmethod
     def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "Config":
-        """A run from nested dictionaries, such as a recipe; what they leave out has its default.
+        """Creates a configuration from nested dictionaries, such as a recipe. Missing settings have their defaults.
 
-        The settings of a method of the user's stay as they are, `UncheckedSettings`: nothing is imported.
+        The settings of the user's own method are not checked (`UncheckedSettings`), because nothing is imported.
+
+        Args:
+            groups: For each group of settings, a dictionary.
 
         Raises:
-            ValueError: A group or a setting is unknown, or a value is of another type or out of its range; the message
+            ValueError: A group or a setting is unknown, or a value has another type or is out of range. The message
                 names it.
 
         Example:
@@ -335,13 +343,13 @@ class Config:
 
     @classmethod
     def check(cls, groups: dict[str, dict[str, Any]]) -> None:
-        """Checks the names and the types of settings, whose values further ones may still replace.
+        """Checks the names and types of settings, but not their ranges.
 
         Args:
             groups: Nested dictionaries, as for `from_dict`.
 
         Raises:
-            ValueError: A group or a setting is unknown, or a value is of another type; the message names it.
+            ValueError: A group or a setting is unknown, or a value has another type. The message names it.
         """
         _check_mapping("the configuration", groups)
         for each in fields(cls):
@@ -362,11 +370,11 @@ class Config:
 
     @classmethod
     def of_method(cls, name: str, settings: type[MethodSettings]) -> type["Config"]:
-        """The configuration of runs of one method, for the parser of the command line.
+        """The configuration class for one method, for the parser of the command line.
 
         Args:
-            name: The method.
-            settings: The class of its settings.
+            name: Name of the method.
+            settings: Class of the method's settings.
         """
         method = ("method", settings, field(default_factory=partial(settings, name=name)))
         return make_dataclass("Config", [method], bases=(cls,), frozen=True, namespace={"__doc__": cls.__doc__})
@@ -378,23 +386,23 @@ class Config:
 
     @classmethod
     def _method(cls, groups: Mapping[str, Mapping[str, Any]]) -> MethodSettings:
-        """The defaults of the method that is named in the groups, unless `of_method` has said which it is."""
+        """The default settings of the method: that of `of_method`, or else the one that the groups name."""
         if types_of(cls)["method"] is not MethodSettings:
             return cls().method
         return settings_class(groups.get("method", {}).get("name", SimCLRSettings.name))()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """The same as nested dictionaries, ready for YAML or JSON."""
+        """The configuration as nested dictionaries that YAML and JSON can represent."""
         return {**asdict(self), "method": self.method.as_dict()}
 
 
 def unknown_of_method(method: MethodSettings, unknown: Sequence[str], known: Iterable[str]) -> str:
-    """The text of an error about settings that a method does not have.
+    """The message of an error about settings that a method does not have.
 
     Args:
-        method: Settings that it has.
-        unknown: Their dotted names.
-        known: The dotted names of all settings.
+        method: Settings of the method.
+        unknown: Dotted names of the unknown settings.
+        known: Dotted names of all settings.
     """
     own = [each.name for each in fields(method) if each.name != "name"]
     expected = f"settings of {method.name}, {', '.join(own)}" if own else f"{method.name} to have no settings"
@@ -410,12 +418,12 @@ def check_types(group: str, config: type[Any], settings: Mapping[str, Any]) -> N
     """Checks settings against the annotations of their dataclass.
 
     Args:
-        group: Its name in a run's configuration.
+        group: Name of the group in a run's configuration.
         config: The dataclass.
-        settings: Names, which it has, and values.
+        settings: Values of fields of the dataclass, by name.
 
     Raises:
-        ValueError: A value is of another type; the message names it.
+        ValueError: A value has another type. The message names it.
     """
     for name, annotation in types_of(config).items():
         if name in settings and not _fits(settings[name], annotation):
@@ -430,9 +438,9 @@ def types_of(config: type[Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value read from a file is of a type; a whole number is a float too, a truth value is no number.
+    """Whether a value read from a file has a type. An int is also a float, but a bool is not a number.
 
-    jsonargparse, which checks the command line, would take the text "3" for a number here too.
+    jsonargparse, which checks the command line, would accept the text "3" as a number, which is wrong in a file.
     """
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind in (Union, UnionType):
@@ -455,7 +463,7 @@ PLAIN = (bool, float, int, str, NoneType)
 
 
 def is_plain(annotation: Any) -> bool:
-    """Whether values of a type can stand in a file and on the command line, and their type can be checked.
+    """Whether values of a type can be written in a file and on the command line, and can be checked.
 
     Example:
         >>> is_plain(dict[str, int | None]), is_plain(tuple[int, int])
@@ -470,7 +478,7 @@ def is_plain(annotation: Any) -> bool:
 
 
 def choices(annotation: Any) -> Iterator[str]:
-    """The values that a Literal allows, also within a list or beside None."""
+    """The values that a Literal allows, also inside a list or a union."""
     for argument in get_args(annotation):
         if get_origin(annotation) is Literal:
             yield argument
@@ -479,7 +487,7 @@ def choices(annotation: Any) -> Iterator[str]:
 
 
 def described(annotation: Any) -> str:
-    """The type of a setting in words.
+    """The type of a setting as text for an error.
 
     Example:
         >>> described(int | None), described(list[float])

@@ -1,7 +1,7 @@
-"""The demo: SimCLR with and without HEX on the handwritten digits, beside the untrained backbone.
+"""The demo: SimCLR with and without HEX on handwritten digits, compared with the untrained backbone.
 
 `hex-ssl demo` or `python -m hex_ssl.train.demo` takes a few minutes on 2 cores. For each seed, both train with the same
-budget from the same initial weights. The demo prints a table, and leaves the runs, all figures and three pictures in a
+budget from the same initial weights. The demo prints a table and writes the runs, all results and three plots to a
 folder.
 """
 
@@ -45,9 +45,9 @@ def run_demo(folder: str = "runs/demo", seeds: int = 3, epochs: int | None = Non
     """Trains with and without HEX, once per seed, and compares the results.
 
     Args:
-        folder: Folder of runs, figures and pictures; earlier runs of the demo in it are replaced.
+        folder: Folder of runs, results and plots. Earlier runs of the demo in it are replaced.
         seeds: Number of seeds, at least 1. Each seed has one run with HEX and one without.
-        epochs: Epochs of each run; None: those of the recipes.
+        epochs: Number of epochs of each run. None uses the recipes' number.
 
     Returns:
         The folder.
@@ -118,12 +118,14 @@ def _draw(root: Path, configs: list[tuple[str, Config]]) -> None:
     metrics = {
         label: [read_metrics(root / each.run.name) for own, each in configs if own == label] for label in RECIPES
     }
-    plot_training(metrics[HEX], root / "training.png", f"{HEX} on the digits, one line per seed")
-    plot_accuracy(metrics, root / "accuracy.png", "Digits, mean and deviation over the seeds")
+    seeds = [f"seed {each.run.seed}" for own, each in configs if own == HEX]
+    plot_training(metrics[HEX], root / "training.png", f"{HEX} on the digits", seeds)
+    shown = {label: metrics[label] for label in (SIMCLR, HEX)}
+    plot_accuracy(shown, root / "accuracy.png", "Digits: mean and standard deviation over the seeds")
     first = configs[0][1]
     backbone = load_backbone(root / first.run.name / BACKBONE)
     test = extract_features(backbone, PretrainData(first.data, first.run.seed).split("test"))
-    plot_embedding(test, root / "embedding.png", f"Test digits, backbone of {HEX}, t-SNE")
+    plot_embedding(test, root / "embedding.png", f"Test digits, backbone of {HEX}, UMAP")
 
 
 def _footnote(config: Config, results: Results, seconds: float) -> str:

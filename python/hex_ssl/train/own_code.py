@@ -1,4 +1,4 @@
-"""Code of the user's that a setting names: "module:name"."""
+"""Imports the user's own code that a setting names: "module:name"."""
 
 import importlib
 import os
@@ -7,18 +7,21 @@ from typing import Any
 
 
 def import_own(setting: str, reference: str, form: str) -> Any:
-    """What a setting names, such as "my_module:MyMethod".
+    """Imports the object that a setting names, such as "my_module:MyMethod".
 
-    The module is one that is installed, or a file in the current folder. Installed modules come first, so that no file
-    there hides one of them. Importing runs the module: a file of somebody else's must not decide what is imported.
+    The module is installed, or a file in the current folder. Installed modules have priority, so that no file hides
+    them. Importing runs the code of the module, so `reference` must not come from someone else's file.
 
     Args:
-        setting: The setting's name, for the error.
-        reference: The module and the name in it.
-        form: What the setting holds, for the error.
+        setting: Name of the setting, for errors.
+        reference: The module and the name of the object in it.
+        form: Form of the setting, for errors, such as "module:function".
+
+    Returns:
+        The object.
 
     Raises:
-        ValueError: There is no such module, or no such name in it.
+        ValueError: The module does not exist, or does not have the name.
 
     Example:
         >>> import_own("backbone.name", "math:sqrt", "module:function")(9)

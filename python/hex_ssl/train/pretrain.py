@@ -1,4 +1,4 @@
-"""One pretraining run, from configuration to run folder."""
+"""Runs one pretraining, from the configuration to the run folder."""
 
 import json
 import logging
@@ -37,12 +37,12 @@ with train_extra():
         OnlineEvaluation,
         SeededSteps,
         save_backbone,
-        shows_progress_bar,
     )
-    from hex_ssl.train.callbacks.metrics import read_metrics
+    from hex_ssl.train.callbacks.metrics import accuracies, read_metrics
     from hex_ssl.train.data import PretrainData
     from hex_ssl.train.data.fingerprint import fingerprint
     from hex_ssl.train.methods import Method, build_method
+    from hex_ssl.train.progress import shows_progress_bar
     from hex_ssl.train.reading import read_checkpoint, reading
     from hex_ssl.train.resume import check_epochs
     from hex_ssl.train.run_folder import (
@@ -63,21 +63,21 @@ with train_extra():
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 DETERMINISTIC: Literal["warn"] = "warn"
-"""The k-NN vote and some pooling have no deterministic form on a GPU: there, torch warns and goes on."""
+"""On a GPU the k-NN vote and some pooling have no deterministic implementation, so torch only warns."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run before its first step: everything built, its folder claimed.
+    """A run before its first step. Everything is built, and its folder is claimed.
 
     Attributes:
         config: The whole configuration.
         data: The images.
         method: The method, freshly initialised.
         folder: The run folder.
-        checkpoint: Where to go on, if anywhere.
-        trainer: Lightning's, with all that happens beside the training.
-        claim: On the folder, until the training ends; None in all processes but the first.
+        checkpoint: The checkpoint to resume from, or None.
+        trainer: Lightning's Trainer, with the callbacks and loggers.
+        claim: The claim on the folder until the training ends. None in all processes but the first.
     """
 
     config: Config
@@ -89,13 +89,13 @@ class Run:
     claim: Claim | None
 
     def train(self) -> None:
-        """Trains to the last epoch, and exports the backbone.
+        """Trains to the last epoch and exports the backbone.
 
         Raises:
-            FloatingPointError: The loss or the weights are not finite; the last checkpoint is of before.
+            FloatingPointError: The loss or the weights are not finite. The last checkpoint is from before this step.
             KeyboardInterrupt: Ctrl-C. The run can be resumed from its last checkpoint.
-            OSError: A file cannot be written, such as on a full disk; the last checkpoint stays.
-            SystemExit: SIGTERM, with code 143, after a checkpoint.
+            OSError: A file cannot be written, for example on a full disk. The last checkpoint stays.
+            SystemExit: SIGTERM, with code 143, after saving a checkpoint (in runs with one process).
         """
         try:
             with (
@@ -105,8 +105,8 @@ class Run:
                 kept_buffers() if self.trainer.strategy.root_device.type == "cpu" else nullcontext(),
             ):
                 self.trainer.fit(self.method, datamodule=self.data, ckpt_path=self.checkpoint)
-            # Here and in no callback: a run that died between its last checkpoint and its end has no epoch left to
-            # train.
+            # Not in a callback: a run that died between its last checkpoint and its end has no epoch left, so no
+            # callback would run.
             if self.trainer.is_global_zero:
                 save_backbone(self.method.backbone, self.folder / BACKBONE, self._description())
         finally:
@@ -114,14 +114,11 @@ class Run:
                 self.claim.release()
 
     def summary(self) -> str:
-        """A line about the run after its training: the last figures, or why nothing was evaluated."""
+        """One line about the run after training: the last accuracies, or why there are none."""
         rows = read_metrics(self.folder)
-        figures = {name: value for name, value in rows[-1].items() if "accuracy" in name} if rows else {}
-        told = [
-            f"{name.replace('knn', 'k-NN').replace('_', ' ')} {100 * (figures[name] or 0):.1f} %" for name in figures
-        ]
+        told = accuracies(rows[-1]) if rows else {}
         if told:
-            text = f"{', '.join(told)}, on the test images"
+            text = f"{', '.join(f'{name} {value}' for name, value in told.items())}, on the test images"
         else:
             text = f"trained, but nothing could be evaluated: {self.data.lacks}"
         return f"{text}; everything is in {self.folder}"
@@ -132,11 +129,14 @@ class Run:
 
 
 def build(config: Config, start: Callable[[nn.Module], object] | None = None) -> tuple[PretrainData, Method]:
-    """The data and the method before the first step. Seeds every generator, so that equal seeds give equal weights.
+    """Builds the data and the method. Seeds all generators, so that equal seeds give equal weights.
 
     Args:
-        config: The run. `run.weights` is not read here.
+        config: Configuration of the run. `run.weights` is not read here.
         start: Called with the backbone before the method is built around it.
+
+    Returns:
+        The data module and the method.
 
     Raises:
         ValueError: The configuration contradicts itself or the data.
@@ -146,7 +146,7 @@ def build(config: Config, start: Callable[[nn.Module], object] | None = None) ->
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses, start)
     check_views(config.method.name, method, data)
-    if config.run.channels_last is True:  # the images follow the first convolution
+    if config.run.channels_last is True:  # the first convolution converts the images
         method.to(memory_format=torch.channels_last)
     if loaded > config.data.batch_size:
         method.gradient_cache = GradientCache(config.data.batch_size)
@@ -154,17 +154,17 @@ def build(config: Config, start: Callable[[nn.Module], object] | None = None) ->
 
 
 def prepare(config: Config) -> Run:
-    """Builds everything, then claims the run folder: nothing is written before the configuration is known to work.
+    """Builds everything, then claims the run folder. Nothing is written before the configuration is known to work.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
 
     Raises:
         BlockingIOError: Another process writes into the run folder.
         FileExistsError: The run folder is not empty and `run.existing` is "error".
-        FileNotFoundError: There is no file `run.weights`.
-        ValueError: The configuration contradicts itself, the data, the device, or the run to be resumed; or the run's
-            checkpoint, or `run.weights`, cannot be read or is of another network.
+        FileNotFoundError: The file `run.weights` does not exist.
+        ValueError: The configuration contradicts itself, the data, the device or the run to be resumed, or the run's
+            checkpoint or `run.weights` cannot be read or belongs to another network.
     """
     config = without_auto(config, _earlier(config))
     folder, checkpoint, begun = run_folder(config), last_checkpoint(config), {}
@@ -183,28 +183,30 @@ def prepare(config: Config) -> Run:
     assert isinstance(metrics, MetricsFiles)
     metrics.resumed_step = _step_of(checkpoint, method, config.run.epochs)
     if config.run.compile:
-        compile_networks(method, data)
+        compile_networks(method, data, config.run)
     claim = claim_run_folder(config, images, begun) if trainer.is_global_zero else None
     return Run(config, data, method, folder, checkpoint, trainer, claim)
 
 
 def pretrain(config: Config) -> Path:
-    """Trains a backbone without labels and leaves everything about the run in its folder.
+    """Trains a backbone without labels and writes everything about the run to its folder.
 
-    The folder then holds `config.yaml` (the whole configuration), `environment.json` (versions, machine and command of
-    each start), `metrics.csv` and `metrics.jsonl` (one line per epoch), `checkpoints/last.ckpt`, and
-    `backbone.safetensors`, which `hex_ssl.train.backbones.load_backbone` reads.
-    On one CPU the same configuration gives the same weights, bit for bit, also where the process was killed at any
-    moment and the run resumed.
+    The folder then contains `config.yaml` (the whole configuration), `data.json` (a fingerprint of the images),
+    `environment.json` (versions, machine and command of each start), `metrics.csv` and `metrics.jsonl` (one line per
+    epoch), `checkpoints/last.ckpt`, and `backbone.safetensors`, which `hex_ssl.train.backbones.load_backbone` reads.
+
+    On one CPU, with the same number of threads, the same configuration gives the same weights bit for bit, even if the
+    process is killed at any moment and the run is resumed.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
 
     Returns:
         The run folder.
 
     Raises:
-        FileExistsError, ValueError: See `prepare`.
+        BlockingIOError, FileExistsError, FileNotFoundError, ValueError: See `prepare`.
+        FloatingPointError, KeyboardInterrupt, OSError, SystemExit: See `Run.train`.
     """
     run = prepare(config)
     run.train()
@@ -212,18 +214,18 @@ def pretrain(config: Config) -> Path:
 
 
 def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
-    """The method of a run with the weights of one of its checkpoints: backbone, projector and what else it has.
+    """Loads the method of a run (backbone, projector and its other networks) with the weights of a checkpoint.
 
     Args:
         folder: The run folder.
-        checkpoint: "last", or the name of one that was kept, such as "epoch-0010"; "epoch-0000" is untrained.
+        checkpoint: "last", or the name of a checkpoint that was kept, such as "epoch-0010". "epoch-0000" is untrained.
 
     Returns:
         The method, in evaluation mode on the CPU.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint; the message lists those that there are.
-        ValueError: It cannot be read, or holds something else.
+        FileNotFoundError: There is no such checkpoint. The message lists the existing ones.
+        ValueError: The checkpoint cannot be read, or does not have the weights of this method.
     """
     checkpoints = Path(folder) / CHECKPOINTS
     path = checkpoints / f"{checkpoint}.ckpt"
@@ -234,30 +236,30 @@ def load_method(folder: str | Path, checkpoint: str = "last") -> Method:
     weights = read_checkpoint(path)["state_dict"]
     with torch.random.fork_rng():
         _, method = build(config)
-    with reading(path, f"to hold the weights of {CONFIG} beside it"):
+    with reading(path, f"to hold the weights of the method in {CONFIG}"):
         method.load_state_dict(weights)
     return method.eval()
 
 
 def _earlier(config: Config) -> Config | None:
-    """The run to be resumed as it was begun; None where there is none."""
+    """The configuration of the run to be resumed, or None."""
     if config.run.existing != "resume" or not (run_folder(config) / CONFIG).is_file():
         return None
     try:
         return read_config(run_folder(config))
-    except ValueError:  # damaged, or of another version: `check_run_folder` says how
+    except ValueError:  # damaged, or from another version: `check_run_folder` raises the error
         return None
 
 
 @contextmanager
 def _machine_named(run: RunConfig) -> Iterator[None]:
-    """Around the trainer's making: what it says of a machine that lacks what was asked for names the settings."""
+    """Context manager for creating the Trainer. An error about the machine then names the settings."""
     try:
         yield
     except (ImportError, MisconfigurationException, RuntimeError, ValueError) as error:
         names = ("accelerator", "devices", "nodes", "strategy", "precision")
         asked = ", ".join(f"`run.{name}` {getattr(run, name)}" for name in names)
-        raise ValueError(f"expected what this machine has, but got {asked}: {error}") from error
+        raise ValueError(f"expected settings that this machine supports, but got {asked}: {error}") from error
 
 
 def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
@@ -279,15 +281,15 @@ def _trainer(config: Config, data: PretrainData, folder: Path) -> L.Trainer:
             callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
             deterministic=DETERMINISTIC if run.deterministic else False,
-            use_distributed_sampler=False,  # the data module's own gives each process its share
+            use_distributed_sampler=False,  # the data module's sampler gives each process its share
             enable_checkpointing=False,
             enable_progress_bar=run.progress,
             enable_model_summary=False,
-            log_every_n_steps=1,  # figures are logged at epoch ends; Lightning warns of short epochs otherwise
+            log_every_n_steps=1,  # otherwise Lightning warns about short epochs
         )
-    if trainer.precision != run.precision:  # Lightning takes another one where the device has no such
+    if trainer.precision != run.precision:  # Lightning replaces a precision that the device does not support
         raise ValueError(
-            f"expected `run.precision` to be one that a {trainer.strategy.root_device.type.upper()} has, such as "
+            f"expected `run.precision` to be one that a {trainer.strategy.root_device.type.upper()} supports, such as "
             f"{trainer.precision}, but got {run.precision}"
         )
     return trainer
@@ -311,7 +313,7 @@ def _loggers(config: Config, folder: Path) -> list[Logger]:
     loggers: list[Logger] = [MetricsFiles(folder)]
     with train_extra("loggers"):
         if "tensorboard" in config.run.loggers:
-            import tensorboard  # noqa: F401  # else Lightning's message would name another package
+            import tensorboard  # noqa: F401  # Lightning's own message would name another package
             from lightning.pytorch.loggers import TensorBoardLogger
 
             loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
@@ -319,7 +321,7 @@ def _loggers(config: Config, folder: Path) -> list[Logger]:
             import wandb  # noqa: F401
             from lightning.pytorch.loggers import WandbLogger
 
-            # The run's path is its id, so that a resumed run goes on in the same curves.
+            # A fixed id, so that a resumed run continues the same curves.
             loggers.append(
                 WandbLogger(config.run.name, folder, id=config.run.name, resume="allow", config=config.as_dict())
             )
@@ -333,7 +335,7 @@ def _syncs_batch_norm(config: Config) -> bool:
     on_gpu = uses_gpu(run)
     if not on_gpu:
         warnings.warn(
-            "torch's SyncBatchNorm needs GPUs: batch norm takes its statistics in each process apart", stacklevel=4
+            "torch's SyncBatchNorm needs GPUs: batch norm uses separate statistics in each process", stacklevel=4
         )
     return on_gpu
 
@@ -341,19 +343,19 @@ def _syncs_batch_norm(config: Config) -> bool:
 def _warn_of_accumulation(config: Config) -> None:
     if config.run.accumulate > 1:
         warnings.warn(
-            f"`run.accumulate` is {config.run.accumulate}: each loss still sees only `data.batch_size` = "
-            f"{config.data.batch_size} images, its negatives and its threshold too. For a loss of "
-            f"{config.run.accumulate * config.data.batch_size} images in the same memory, say "
+            f"`run.accumulate` is {config.run.accumulate}: each loss, with its negatives and its threshold, still uses "
+            f"only `data.batch_size` = {config.data.batch_size} images. For a loss of "
+            f"{config.run.accumulate * config.data.batch_size} images in the same memory, set "
             f"`run.virtual_batch_size={config.run.accumulate * config.data.batch_size}` instead",
             stacklevel=3,
         )
 
 
 def _step_of(checkpoint: Path | None, method: Method, epochs: int) -> int:
-    """The step that a run goes on from, whose checkpoint has to be whole, of this method, and of no longer a run."""
+    """The step from which a run continues. Checks that the checkpoint fits the method and the epochs."""
     if checkpoint is None:
         return 0
-    with reading(checkpoint, "to be a checkpoint of this run (without that file, it starts from the beginning)"):
+    with reading(checkpoint, "to be a checkpoint of this run (if you delete it, the run starts from the beginning)"):
         saved = read_checkpoint(checkpoint)
         method.load_state_dict(saved["state_dict"])
         check_epochs(saved, checkpoint, epochs)
@@ -362,7 +364,7 @@ def _step_of(checkpoint: Path | None, method: Method, epochs: int) -> int:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Ctrl-C and SIGTERM, of which Lightning makes exits with code 1 and 0, end a run as other programs end."""
+    """Ends a run on Ctrl-C and SIGTERM with the usual exit codes. Lightning would exit with 1 and 0."""
     try:
         yield
     except SIGTERMException:
@@ -375,20 +377,20 @@ def _interruptions() -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning(checkpoint: Path | None = None) -> Iterator[None]:
-    """Without Lightning's notes on devices and products, and without warnings of what is meant to be so."""
+    """Silences Lightning's information about devices and products, and warnings that do not apply."""
     loggers = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # Lightning 2.6 asks torch 2.11 in a way that will go.
+        # Lightning 2.6 uses a deprecated class of torch 2.11.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
-        # Of `run.precision`: an error of its own says so.
+        # `_trainer` raises an error about `run.precision`.
         warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported")
-        # As many workers as the data module chose: for images in memory, any would only cost.
+        # The data module chooses the number of workers: images in memory need none.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         if checkpoint is not None:
-            # The data module starts where the checkpoint was written; Lightning looks at the loader alone.
+            # The data module continues where the checkpoint was written, but Lightning checks only the loader.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         try:
             yield
@@ -399,9 +401,10 @@ def _quiet_lightning(checkpoint: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def _determinism(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms, which torch and the trainer set process-wide; afterwards the caller's choice holds.
+    """Sets deterministic algorithms, and restores the caller's settings afterwards, which are process-wide.
 
-    Without torch's filling of fresh memory with NaN, which shows faults of operations and takes half of a step's time.
+    Disables torch's filling of uninitialised memory with NaN. It only shows faults of operations, and takes half of a
+    step's time.
     """
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,4 +1,4 @@
-"""How fast a run goes on this machine: what `auto` stands for, and the compiling of its networks."""
+"""Resolves settings that are "auto", and compiles the networks of a run."""
 
 import importlib.util
 import os
@@ -15,19 +15,22 @@ from hex_ssl.train.methods import Method
 
 AUTO = "auto"
 
+GRAPHS = "graphs"
+"""The value of `run.compile` that adds CUDA graphs."""
+
 BACKEND = "inductor"
-"""torch.compile's."""
+"""The backend of torch.compile."""
 
 
 def without_auto(config: Config, earlier: Config | None = None) -> Config:
-    """The configuration with what `auto` stands for on this machine.
+    """The configuration with the values that "auto" stands for on this machine.
 
-    On a GPU that is bf16-mixed (16-mixed where it has no bfloat16), channels last, and compiled networks where Triton
-    and a C compiler are there; on anything else 32-true, channels first, and nothing compiled.
+    On a GPU these are bf16-mixed (16-mixed without bfloat16), channels last, and compiled networks if Triton and a C
+    compiler are available. On other devices they are 32-true, channels first, and no compilation.
 
     Args:
         config: The run.
-        earlier: The run as it was begun, to be resumed: what is "auto" now is what it was then.
+        earlier: Configuration of the run to be resumed. Settings that are "auto" get its values.
 
     Example:
         >>> run = RunConfig(accelerator="cpu", precision="auto", channels_last="auto", compile="auto")
@@ -43,37 +46,55 @@ def without_auto(config: Config, earlier: Config | None = None) -> Config:
 
 
 def uses_gpu(run: RunConfig) -> bool:
-    """Whether a run is to train on a GPU."""
+    """Whether the configuration asks for a GPU, or "auto" finds one."""
     return run.accelerator in ("gpu", "cuda") or (run.accelerator == AUTO and torch.cuda.is_available())
 
 
 def _for_device(on_gpu: bool) -> dict[str, Any]:
-    if not on_gpu or not torch.cuda.is_available():  # where there is none, the trainer says so
+    if not on_gpu or not torch.cuda.is_available():  # without a GPU, the trainer raises the error
         return {"precision": "32-true", "channels_last": False, "compile": False}
     half = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return {"precision": half, "channels_last": True, "compile": _can_compile()}
 
 
 def _can_compile() -> bool:
-    """Whether torch.compile can make kernels for the GPU: Triton wants compute capability 7.0 and a C compiler."""
+    """Whether torch.compile can compile for the GPU: Triton needs compute capability 7.0 and a C compiler."""
     compiler = any(shutil.which(each) for each in (os.environ.get("CC", "cc"), "gcc", "clang"))
     return compiler and importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 0)
 
 
-def compile_networks(method: Method, data: PretrainData) -> None:
-    """Compiles a method's networks at their first use, and the views that the device makes.
+def compile_networks(method: Method, data: PretrainData, run: RunConfig) -> None:
+    """Compiles the networks of a method, when they are first used, and the views that are made on the device.
 
-    Each network stays the module that it is, so that checkpoints are the same with and without, and its hooks stay
-    outside of what is compiled.
+    Only the `forward` of each network is compiled. The modules stay the same, so checkpoints do not depend on
+    compilation, and hooks are not compiled.
 
     Args:
-        method: Its backbone, its heads and the network that follows them.
-        data: Its views.
+        method: The method: its backbone, heads and momentum encoder are compiled.
+        data: The data module: its `views` are compiled.
+        run: The run. Its `compile` is true or "graphs".
+
+    Raises:
+        ValueError: `run.compile` is "graphs", and there is no GPU or a virtual batch size.
     """
+    options: dict[str, Any] = {"backend": BACKEND}
+    if run.compile == GRAPHS:
+        _check_graphs(run)
+        options["mode"] = "reduce-overhead"
     for child in method.children():
         network: Any = child.encoder if isinstance(child, MomentumEncoder) else child
         if any(True for _ in network.parameters()):
-            network.forward = torch.compile(network.forward, backend=BACKEND, dynamic=False)
+            network.forward = torch.compile(network.forward, dynamic=False, **options)
     views = getattr(data, "views", None)
     if views is not None:
-        views.compile(backend=BACKEND)
+        views.compile(**options)
+
+
+def _check_graphs(run: RunConfig) -> None:
+    if not (uses_gpu(run) and torch.cuda.is_available()):
+        raise ValueError('expected `run.compile` to be true, false or "auto" without a GPU, but got "graphs"')
+    if run.virtual_batch_size is not None:
+        # Each part of a virtual batch would overwrite the embeddings of the one before.
+        raise ValueError(
+            f'expected no `run.virtual_batch_size` with `run.compile` "graphs", but got {run.virtual_batch_size}'
+        )

@@ -1,4 +1,4 @@
-"""Whether a method and its backbone take the views of a run."""
+"""Checks that a method and its backbone accept the views of a run."""
 
 from hex_ssl.train.backbones import feature_dim
 from hex_ssl.train.data import PretrainData

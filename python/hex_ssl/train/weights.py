@@ -1,10 +1,15 @@
-"""Weights that a run starts from: a checkpoint, an exported backbone, or a file of torchvision, timm and the like."""
+"""Weights that a run starts from: a checkpoint, an exported backbone, or a file of other code.
+
+Files of torchvision, timm, solo-learn, lightly and plain training scripts are read.
+"""
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Mapping
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +36,31 @@ COUNTER = "num_batches_tracked"
 """A batch norm's count of batches. Old files lack it, and it does not affect the output."""
 
 
+class Fit(NamedTuple):
+    """How the keys of a file stand for those of a backbone.
+
+    Attributes:
+        prefix: What their keys begin with, "" or a text that ends with a dot.
+        names: The backbone's names by theirs, without the prefix.
+    """
+
+    prefix: str
+    names: dict[str, str]
+
+    def own(self, key: str) -> str | None:
+        """The backbone's name of a key, or the rest of the key if the backbone has no such name. None: no prefix."""
+        name = key.removeprefix(self.prefix)
+        return self.names.get(name, name) if key.startswith(self.prefix) else None
+
+
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
     """Loads the weights of a file into a backbone.
 
-    The backbone's keys may have a prefix, such as `backbone.` in a checkpoint of a run, `module.` of DataParallel, or
-    `module.encoder_q.` of MoCo. The prefix with the most of them is used; between equals, a momentum encoder's is not.
-    Keys without this prefix are left out, and so are heads (`HEADS`). All other keys must match.
+    The backbone's keys may have a prefix, such as `backbone.` in a checkpoint of a run or of solo-learn, `module.` of
+    DataParallel, or `module.encoder_q.` of MoCo. The prefix with the most of them is used; between equals, a momentum
+    encoder's is not. The backbone's modules may also be numbered, as in lightly's examples, whose backbone is
+    `nn.Sequential(*list(resnet.children())[:-1])`. Keys without this prefix are left out, and so are heads (`HEADS`).
+    All other keys must match.
 
     Args:
         backbone: The network; changed in place.
@@ -64,33 +88,51 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
         found = "that is a folder" if file.is_dir() else "there is none"
         raise FileNotFoundError(f"expected `run.weights` to be a file of weights, but got {file}: {found}")
     state = _read(file)
-    own = {name: each for name, each in backbone.state_dict().items() if isinstance(each, Tensor)}
-    prefix = _prefix(state, own)
-    below = {key.removeprefix(prefix): each for key, each in state.items() if key.startswith(prefix)}
-    kept = {name: each for name, each in below.items() if name in own}
-    if not kept:
+    fit = _fit(state, backbone)
+    named = {key: fit.own(key) for key in state}
+    below = {name: state[key] for key, name in named.items() if name is not None}
+    _check(file, state, below, backbone)
+    own = backbone.state_dict()
+    with reading(file, "to hold the weights of the backbone"):
+        backbone.load_state_dict({**own, **{name: each for name, each in below.items() if name in own}})
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    left_out = [key for key, name in named.items() if name not in own]
+    return {"file": str(file), "sha256": digest, "prefix": fit.prefix, "left_out": left_out}
+
+
+def _check(file: Path, state: Mapping[str, Tensor], below: Mapping[str, Tensor], backbone: nn.Module) -> None:
+    """Raises an error that names every key that does not match.
+
+    Args:
+        file: The file.
+        state: Its tensors by their keys.
+        below: Those with the backbone's prefix, by the backbone's names.
+        backbone: The network.
+    """
+    own = _tensors(backbone)
+    if not own.keys() & below.keys():
         some = ", ".join([*state][:5])
         raise ValueError(f"expected {file} to hold weights of the backbone, but it has none of its keys; it has {some}")
     not_saved = {name for name, _ in backbone.named_buffers()} - own.keys()
-    extra = [name for name in below if name not in own and name not in not_saved and not _is_head(name)]
     faults = {
         "not in the file": [name for name in own if name not in below and not name.endswith(COUNTER)],
-        "not in the backbone": extra,
+        "not in the backbone": [
+            name for name in below if name not in own and name not in not_saved and not _is_head(name)
+        ],
         "of another shape": [
             f"{name} {list(each.shape)} instead of {list(own[name].shape)}"
-            for name, each in kept.items()
-            if each.shape != own[name].shape
+            for name, each in below.items()
+            if name in own and each.shape != own[name].shape
         ],
     }
     if any(faults.values()):
         text = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
         raise ValueError(f"expected {file} to hold the weights of the backbone, but these do not match: {text}")
-    with reading(file, "to hold the weights of the backbone"):
-        backbone.load_state_dict({**backbone.state_dict(), **kept})
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    left_out = [key for key in state if not key.startswith(prefix) or key.removeprefix(prefix) not in own]
-    return {"file": str(file), "sha256": digest, "prefix": prefix, "left_out": left_out}
+
+
+def _tensors(backbone: nn.Module) -> dict[str, Tensor]:
+    return {name: each for name, each in backbone.state_dict().items() if isinstance(each, Tensor)}
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -98,13 +140,55 @@ def _read(file: Path) -> dict[str, Tensor]:
     with reading(file, "to hold weights: tensors and plain values"):
         if file.suffix == ".safetensors":
             return load_file(str(file))
-        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, as timm's training keeps them
-            found = torch.load(file, map_location="cpu", weights_only=True)
+        found = _unpickled(file)
         if isinstance(found, Mapping):
             found = next((found[name] for name in CONTAINERS if isinstance(found.get(name), Mapping)), found)
         if not isinstance(found, Mapping):
             raise TypeError(f"a {type(found).__name__}")
         return {str(key): each for key, each in found.items() if isinstance(each, Tensor)}
+
+
+def _unpickled(file: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, as timm's training keeps them
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"Unsupported (?:global|class|operand)\W+(?:GLOBAL )?([\w.]+)", str(error))
+        raise ValueError(
+            f"expected {file} to hold weights: tensors and plain values, but got {named[1] if named else error}; if "
+            'you trust the file, write torch.save(torch.load(file, weights_only=False)["state_dict"], "weights.pth"), '
+            "and take that file"
+        ) from error
+
+
+def _fit(state: Iterable[str], backbone: nn.Module) -> Fit:
+    """How the keys of a state dict stand for those of the backbone: by other names only if all of them are there."""
+    own = {name: name for name in _tensors(backbone)}
+    needed = {name for name in own if not name.endswith(COUNTER)}
+    for names in (own, *_other_names(backbone, own)):
+        fit = Fit(_prefix(state, names), names)
+        if needed <= {fit.own(key) for key in state}:
+            return fit
+    return Fit(_prefix(state, own), own)
+
+
+def _other_names(backbone: nn.Module, own: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Names that other code has for the backbone's tensors, each with the backbone's name."""
+    children = [name for name, _ in backbone.named_children()]
+    with_weights = [name for name, child in backbone.named_children() if child.state_dict()]
+    yield _with_shortcuts(own)
+    for kept in (children, with_weights):
+        # nn.Sequential(*backbone.children()) calls its modules "0", "1", ...
+        numbers = {name: str(number) for number, name in enumerate(kept)}
+        parts = {name: name.partition(".") for name in own}
+        numbered = {"".join([numbers.get(first, first), *rest]): name for name, (first, *rest) in parts.items()}
+        yield numbered
+        yield _with_shortcuts(numbered)
+
+
+def _with_shortcuts(names: Mapping[str, str]) -> dict[str, str]:
+    """The names as lightly's own ResNet has them."""
+    return {name.replace(".downsample.", ".shortcut."): own for name, own in names.items()}
 
 
 def _prefix(state: Iterable[str], own: Iterable[str]) -> str:

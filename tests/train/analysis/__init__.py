@@ -1,1 +1,1 @@
-"""The analysis: figures of feature spaces, tables and pictures, and the page of runs side by side."""
+"""Tests of the analysis: measures of features, tables, figures, and the page that compares runs."""

@@ -1,4 +1,4 @@
-"""Runs to analyse: a trained one, and hand-made ones."""
+"""Runs to analyse: a trained run, and runs with known numbers."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ Arrays = dict[str, Path]
 def clusters(
     rows: int = 90, dims: int = 12, spread: float = 1.0, seed: int = 0, superclasses: int = SUPERCLASSES
 ) -> NDArray[np.float32]:
-    """Rows around the centres of classes, two of which share most of theirs."""
+    """Rows around class centres. Classes of the same superclass have similar centres."""
     generator = np.random.default_rng(seed)
     classes = 2 * superclasses
     labels = np.arange(rows) % classes
@@ -45,13 +45,13 @@ def save_arrays(folder: Path, rows: int = 90, superclasses: int = SUPERCLASSES) 
 
 @pytest.fixture(scope="session")
 def arrays(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """Those of three superclasses."""
+    """The features and labels of three superclasses, as files."""
     return save_arrays(tmp_path_factory.mktemp("arrays"))
 
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on images with superclasses, of which every checkpoint was kept."""
+    """A run of two epochs on images with superclasses, with all checkpoints."""
     settings = {
         "loss": {"hex": "adaptive"},
         "backbone": {"width": 4},
@@ -72,7 +72,7 @@ def analysed(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hand_made_run(
     folder: Path, analysed: Path, hex_name: str = "adaptive", losses: tuple[float, ...] = (3.0, 2.5, 2.125)
 ) -> Path:
-    """A run folder whose numbers are known: metrics, an analysis, and the results of an evaluation."""
+    """A run folder with known numbers: metrics, an analysis, and the results of an evaluation."""
     shutil.copytree(analysed, folder / "analysis")
     config = Config.from_dict({"loss": {"hex": hex_name}, "run": {"name": folder.name, "epochs": len(losses)}})
     (folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict()), encoding="utf-8")

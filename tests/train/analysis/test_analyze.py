@@ -2,12 +2,10 @@
 
 import csv
 import errno
-import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,20 +13,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from hex_ssl.statistics import GROUPS, similarity_statistics
-from hex_ssl.train.analysis import AnalyzeConfig, analyze, effective_rank, figures, run, to_plane
+from hex_ssl.train.analysis import AnalyzeConfig, analyze, effective_rank, run, to_plane
 from hex_ssl.train.analysis.analyze import TABLES, summarize
-from hex_ssl.train.analysis.figures import CURVES, FIGURES, draw_nearest, draw_planes
+from hex_ssl.train.analysis.figures import CURVES, FIGURES
 from hex_ssl.train.analysis.measures import COLUMNS, knn_within
 from hex_ssl.train.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.train.cli import main
-from hex_ssl.train.data import dataset_card
 from hex_ssl.train.pretrain import load_method
 from tests.train.analysis.conftest import CLASSES, Arrays, save_arrays
 
@@ -38,7 +31,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tables_of_arrays_are_what_the_functions_find(arrays: Arrays, tmp_path: Path) -> None:
+def test_the_tables_of_arrays_equal_the_functions(arrays: Arrays, tmp_path: Path) -> None:
     paths: dict[str, Any] = {name: str(path) for name, path in arrays.items()}
     folder = analyze(AnalyzeConfig(**paths, output=str(tmp_path / "out"), plane="pca", quantile=0.9, bins=50))
     features = np.load(arrays["features"])
@@ -84,7 +77,7 @@ def test_figure_13_compares_superclass_negatives_with_the_others(arrays: Arrays,
         assert float(line["ratio"]) == pytest.approx(near / other, rel=1e-5)
 
 
-def test_each_figure_of_the_paper_draws_the_columns_that_are_said_to_be_its() -> None:
+def test_each_figure_of_the_paper_draws_its_columns() -> None:
     for column, about in COLUMNS.items():
         for number in re.findall(r"\(Figure (\d+)\)", about):
             (name,) = [each for each in CURVES if each.startswith(f"figure-{number}-")]
@@ -120,7 +113,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_other_files_stay_and_figures_of_before_go(arrays: Arrays, tmp_path: Path) -> None:
+def test_other_files_stay_and_old_figures_are_removed(arrays: Arrays, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     foreign = {"holiday.png": b"sea", "grades.csv": b"1,2", "old.svg": b"<svg/>", "figure-10-plane.txt": b"notes"}
@@ -136,7 +129,7 @@ def test_other_files_stay_and_figures_of_before_go(arrays: Arrays, tmp_path: Pat
 
 
 @pytest.mark.parametrize("which", ["similarity.csv", "histograms.svg", "analysis.json"])
-def test_where_a_file_does_not_fit_everything_is_as_it_was(
+def test_a_full_disk_changes_no_file(
     which: str, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -157,9 +150,7 @@ def test_where_a_file_does_not_fit_everything_is_as_it_was(
     assert contents(out) == before
 
 
-def test_the_analysis_is_put_in_its_place_when_all_else_is(
-    arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_analysis_is_moved_into_place_last(arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     placed = []
     put = os.replace
 
@@ -175,7 +166,7 @@ def test_the_analysis_is_put_in_its_place_when_all_else_is(
 
 @pytest.fixture
 def other_run(trained_run: Path, tmp_path: Path) -> Path:
-    """That run as it was an epoch before its end, with two checkpoints."""
+    """The trained run one epoch before its end, with two checkpoints."""
     other = tmp_path / "earlier"
     shutil.copytree(trained_run, other)
     for name in ("last", "epoch-0002"):
@@ -247,7 +238,9 @@ def test_a_superclass_that_cannot_be_drawn_is_named(
     given |= {"output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match=message):
         analyze(AnalyzeConfig(**given, superclasses=str(tmp_path / "above.npy")))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"expected `superclass` only where images have one, but got '{superclass}'"):
+    with pytest.raises(
+        ValueError, match=f"expected `superclass` only if images have superclasses, but got '{superclass}'"
+    ):
         analyze(AnalyzeConfig(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
@@ -281,72 +274,6 @@ def test_sets_of_many_superclasses_at_the_first_and_the_last_epoch(tmp_path: Pat
     assert len(table(folder / "plane.csv")) == 2 * (96 + 60 + 12)
 
 
-@pytest.mark.parametrize(("labels", "legends"), [(10, 2), (12, 1), (100, 1), (101, 0)])
-def test_more_than_ten_labels_have_one_legend_for_their_row(labels: int, legends: int, tmp_path: Path) -> None:
-    points = np.random.default_rng(0).uniform(-1, 1, (2, labels))
-    plane = {"title": "all", "x": points[0].tolist(), "y": points[1].tolist(), "labels": list(range(labels))}
-    plane["names"] = {str(label): f"kind-{label}." for label in range(labels)}
-    few = {
-        "title": "few",
-        "x": [0.0, 0.5, 1.0],
-        "y": [0.0] * 3,
-        "labels": [0, 0, 1],
-        "names": {"0": "low", "1": "high"},
-    }
-    planes = [{**each, "caption": moment} for each in (plane, few) for moment in ("first", "last")]
-    _, svg = draw_planes(planes, "plane", "All", tmp_path)
-    text = svg.read_text(encoding="utf-8")
-    assert {text.count(f">kind-{label}.<") for label in range(labels)} == {legends}
-    assert text.count(">low<") == text.count(">high<") == 2
-
-
-def drawn_boxes(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> tuple[list[Axes], list[Bbox]]:
-    """The panels of a picture; where they and their captions stand, and last the page."""
-    drawn: list[Figure] = []
-
-    class Canvas(FigureCanvasAgg):
-        def __init__(self, figure: Figure) -> None:
-            drawn.append(figure)
-            super().__init__(figure)
-
-    monkeypatch.setattr(figures, "FigureCanvasAgg", Canvas)
-    draw()
-    (figure,) = drawn
-    FigureCanvasAgg(figure).draw()
-    boxes = [box for panel in figure.axes for box in (panel.title.get_window_extent(), panel.get_window_extent())]
-    return figure.axes, [*boxes, figure.bbox]
-
-
-def assert_apart_and_within(boxes: list[Bbox]) -> None:
-    *parts, page = boxes
-    assert all(page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1 for box in parts)
-    assert [pair for pair in itertools.combinations(parts, 2) if pair[0].overlaps(pair[1])] == []
-
-
-def test_captions_of_figure_15_stand_apart_and_within_the_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = ("household_electrical_devices", "large_man-made_outdoor_things", "a" * 40, "one two three four five six")
-    names = [*long, *dataset_card("cifar100").superclass_names]
-    pictures = [[np.zeros((32, 32, 3), np.uint8)] * 6] * 4
-    panels, boxes = drawn_boxes(
-        monkeypatch, lambda: draw_nearest(pictures, np.array(names).reshape(4, 6).tolist(), tmp_path)
-    )
-    assert_apart_and_within(boxes)
-    shown = [panel.get_title().replace("\n", " ") for panel in panels]
-    assert {"household electrical devices", "large man-made outdoor things"} <= set(shown)
-
-
-def test_titles_of_planes_stand_apart_and_within_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    points: dict[str, Any] = {"x": [0.0, 1.0], "y": [0.0, 1.0], "labels": [0, 0], "names": {"0": "bicycle"}}
-    planes = [
-        {**points, "title": "within large_omnivores_and_herbivores", "caption": f"paper-barlow-twins-hex-seed-{number}"}
-        for number in range(2)
-    ]
-    _, boxes = drawn_boxes(monkeypatch, lambda: draw_planes(planes, "plane", "Two runs", tmp_path))
-    assert_apart_and_within(boxes)
-
-
 def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -> None:
     features = np.load(arrays["features"])
     features[1, 17] = 0.0
@@ -367,10 +294,8 @@ def test_an_image_without_a_direction_is_named(arrays: Arrays, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_one_checkpoint_says_how_to_have_curves(
-    other_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said = "one checkpoint was found, of epoch 1: no curves; `run.keep_every` keeps more of them\n"
+def test_a_single_checkpoint_is_explained(other_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = "so there are no curves; `run.keep_every` keeps more checkpoints\n"
     (other_run / "checkpoints" / "epoch-0000.ckpt").unlink()
     main(["analyze", str(other_run), "--plane", "none", "--images", "60", "--output", str(tmp_path)])
     assert said in capsys.readouterr().out
@@ -448,12 +373,12 @@ def test_checkpoints_are_found_by_epoch(trained_run: Path, tmp_path: Path) -> No
         ({"run": "a", "anchors": 0}, "expected `anchors` to be at least 1, but got 0"),
     ],
 )
-def test_settings_name_what_is_wrong(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnalyzeConfig(**settings)
 
 
-def test_nothing_is_written_where_a_file_is_not_what_it_should_be(arrays: Arrays, tmp_path: Path) -> None:
+def test_nothing_is_written_if_a_file_is_invalid(arrays: Arrays, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = tmp_path / "text.npy"
     text.write_text("no array", encoding="utf-8")

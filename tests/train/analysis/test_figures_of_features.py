@@ -1,4 +1,4 @@
-"""Ranks, neighbours, k-NN within a set and the plane."""
+"""Ranks, neighbours, k-NN within a set and the projection to two dimensions."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_pca_keeps_the_two_widest_directions() -> None:
     plane = to_plane(rows, method="pca")
     assert np.abs(plane).max() == pytest.approx(1.0)
     assert plane[:, 1].std() / plane[:, 0].std() == pytest.approx(0.5, abs=0.1)
-    with pytest.raises(ValueError, match="at least 3 rows to bring to the plane, but got 2"):
+    with pytest.raises(ValueError, match="at least 3 rows to project, but got 2"):
         to_plane(rows[:2])
 
 

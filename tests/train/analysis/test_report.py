@@ -1,4 +1,4 @@
-"""The page of runs side by side: as text, and in a browser."""
+"""The page that compares runs: as text, and in a browser."""
 
 import base64
 import json
@@ -7,16 +7,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from hex_ssl.train.analysis import ReportConfig, report
+from hex_ssl.train.analysis import ReportConfig, figures, report
 from hex_ssl.train.analysis.report import script_safe
+from hex_ssl.train.callbacks import OnlineEvaluation
 from tests.train.analysis.conftest import hand_made_run
 
 HANG = 300
-"""Seconds after which something has stopped for good, on however slow and busy a machine."""
+"""Seconds after which the browser must be stuck, even on a slow and busy machine."""
 
 HOSTILE = "</script><script>window.hostile = 1</script><img src=x onerror='window.hostile = 2'>{{data}}"
 
@@ -68,10 +69,44 @@ def test_a_run_may_lack_everything_but_its_configuration(analysed: Path, tmp_pat
     assert found["evaluations"] == found["metrics"] == []
 
 
-def test_runs_of_one_name_are_told_apart(analysed: Path, tmp_path: Path) -> None:
+def test_runs_with_equal_names_are_distinguished(analysed: Path, tmp_path: Path) -> None:
     runs = [hand_made_run(tmp_path / each / "run", analysed) for each in ("a", "b")]
     found = data_of(report(ReportConfig([str(run) for run in runs], str(tmp_path / "page.html"))))["runs"]
     assert [run["name"] for run in found] == ["a/run", "b/run"]
+
+
+def seeds(folder: Path, analysed: Path) -> list[str]:
+    """Three runs of one setting, two of them of one seed, and one of another setting."""
+    found = []
+    for name, hex_name, seed, losses in (
+        ("a", "adaptive", 0, (3.0, 2.0)),
+        ("b", "adaptive", 1, (4.0, 2.5)),
+        ("c", "adaptive", 1, (9.0, 9.0)),
+        ("d", "off", 0, (5.0, 5.0)),
+    ):
+        run = hand_made_run(folder / name, analysed, hex_name, losses)
+        config = (run / "config.yaml").read_text(encoding="utf-8")
+        (run / "config.yaml").write_text(config.replace("seed: 0", f"seed: {seed}"), encoding="utf-8")
+        found.append(str(run))
+    return found
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(analysed: Path, tmp_path: Path) -> None:
+    page = report(ReportConfig(seeds(tmp_path, analysed), str(tmp_path / "page.html")))
+    assert [run["group"] for run in data_of(page)["runs"]] == [0, 0, 2, 3]
+
+
+def test_the_page_has_the_colours_of_the_pictures(page: Path) -> None:
+    data = data_of(page)
+    assert data["colours"] == list(figures.COLOURS)
+    assert data["group_colours"] == figures.GROUP_COLOURS
+
+
+def test_the_protocol_of_the_knn_is_that_of_the_training(page: Path) -> None:
+    training = OnlineEvaluation(cast(Any, None))
+    protocol = f"k = {training.k}, T = {training.temperature}"
+    assert data_of(page)["metric_titles"]["knn_accuracy"] == f"k-NN accuracy, {protocol}"
+    assert protocol in figures.CURVES["figure-11-knn"][0]
 
 
 def test_errors_name_the_folder_and_leave_no_page(tmp_path: Path) -> None:
@@ -126,7 +161,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any) -> Any:
-    """Chromium as it is at first: a light screen of a desk, nothing logged."""
+    """Chromium in its initial state: a light desktop screen, and an empty log."""
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.get("about:blank")
@@ -217,7 +252,7 @@ def test_a_point_tells_its_labels_and_the_plane_zooms(browser: Any, page: Path) 
     assert browser.get_log("browser") == []
 
 
-def test_what_files_say_stays_text(browser: Any, analysed: Path, tmp_path: Path) -> None:
+def test_text_of_files_is_not_markup(browser: Any, analysed: Path, tmp_path: Path) -> None:
     run = hand_made_run(tmp_path / "run", analysed)
     analysis = run / "analysis" / "analysis.json"
     saved = json.loads(analysis.read_text(encoding="utf-8"))
@@ -236,6 +271,35 @@ def test_what_files_say_stays_text(browser: Any, analysed: Path, tmp_path: Path)
     assert browser.find_element("css selector", "h1").text == HOSTILE
     assert browser.execute_script("return window.hostile === undefined")
     assert browser.execute_script("return document.querySelectorAll('script, img[onerror]').length") == 2
+
+
+def test_curves_are_means_over_the_seeds_or_runs(browser: Any, analysed: Path, tmp_path: Path) -> None:
+    open_page(browser, report(ReportConfig(seeds(tmp_path, analysed), str(tmp_path / "page.html"))))
+    told = browser.execute_script(
+        """const chart = document.querySelector("[data-chart=loss] rect");
+        const box = chart.getBoundingClientRect();
+        chart.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + 1, clientY: box.top + 5 }));
+        return [...document.querySelectorAll("#tip b, #tip .key .key")].map((each) => each.textContent);"""
+    )
+    # The mean of 3 and 4 with their standard deviation, the second run of one seed, and the other setting.
+    assert told == ["epoch 1", "a, mean of 2 seeds", "3.5 \u00b1 0.7071", "c", "9", "d", "5"]
+    curves = "return document.querySelectorAll('[data-chart=loss] path[fill=none]').length"
+    bands = "return document.querySelectorAll('[data-chart=loss] path.band').length"
+    assert (browser.execute_script(curves), browser.execute_script(bands)) == (3, 1)
+    browser.find_element("xpath", "//button[text()='each run']").click()
+    assert (browser.execute_script(curves), browser.execute_script(bands)) == (4, 0)
+    assert browser.get_log("browser") == []
+
+
+def test_every_chart_names_both_axes(browser: Any, page: Path) -> None:
+    open_page(browser, page)
+    charts = browser.execute_script(
+        """return [...document.querySelectorAll(".chart svg")].map(
+            (each) => [...each.querySelectorAll("text")].map((text) => text.textContent))"""
+    )
+    assert len(charts) > 8
+    for chart in charts:
+        assert sum(bool(re.search("[a-z]{4}", text)) for text in chart) == 2, chart
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -265,7 +329,7 @@ def test_it_prints(browser: Any, page: Path) -> None:
     assert browser.execute_script("return getComputedStyle(document.getElementById('theme')).display") == "none"
 
 
-def test_what_is_folded_prints_and_is_folded_again(browser: Any, page: Path) -> None:
+def test_folded_parts_print_and_are_folded_again(browser: Any, page: Path) -> None:
     open_page(browser, page)
     folded = "return [...document.querySelectorAll('details')].map((each) => !each.open)"
     browser.execute_script("document.querySelector('#analysis details').open = true")

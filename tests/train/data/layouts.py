@@ -1,4 +1,4 @@
-"""A tiny copy of each dataset, in the layout that its authors publish."""
+"""Tiny copies of all datasets, in the layouts that their authors publish."""
 
 import hashlib
 import json
@@ -16,23 +16,23 @@ from torchvision import datasets
 Write = Callable[[Path, pytest.MonkeyPatch], None]
 
 TINY = pytest.mark.filterwarnings("ignore::hex_ssl.train.data.CardWarning")
-"""For tests of these copies, which hold fewer images and classes than the cards say."""
+"""For tests of these copies, which have fewer images and classes than the cards state."""
 
 
 def picture(file: Path, shade: int = 100, size: tuple[int, int] = (20, 16)) -> None:
-    """An image of one grey, which tells it from the others also after JPEG."""
+    """An image with a single grey value, which identifies it even after JPEG compression."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (shade, shade, shade)).save(file)
 
 
 def text(file: Path, lines: Sequence[str]) -> None:
-    """Lines of a file."""
+    """Writes a file with these lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def pickled(file: Path, content: dict[str, Any]) -> str:
-    """A pickle; returns its checksum."""
+    """Writes a pickle and returns its checksum."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pickle.dumps(content))
     return hashlib.md5(file.read_bytes()).hexdigest()
@@ -128,7 +128,7 @@ def imagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
 def imagenet100(root: Path, patch: pytest.MonkeyPatch) -> None:
     from hex_ssl.train.data import dataset_card
 
-    imagenet(root, patch)  # two of its three classes are none of the hundred
+    imagenet(root, patch)  # two of the three classes do not belong to the hundred
     for split in ("train", "val"):
         for wnid in dataset_card("imagenet100").class_names:
             picture(root / split / wnid / f"{wnid}_9.JPEG")

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hex_ssl.train.data import POLICIES, BatchedView, PhotoView
+from hex_ssl.train.data import device_views as device_views_module
 from hex_ssl.train.data.batched_views import draw_crops
 from hex_ssl.train.data.colours import Jitter, grey_of, jittered, solarized
 from hex_ssl.train.data.device_views import DeviceViews
@@ -32,7 +33,7 @@ def boxes_of(draws: Draws, height: int, width: int, *ranges: tuple[float, float]
 
 
 def rows_first(function: Any, images: Tensor, *others: Any) -> Tensor:
-    """A function of images [N, H, C, W] applied to images [N, C, H, W]."""
+    """Applies a function of images [N, H, C, W] to images [N, C, H, W]."""
     found: Tensor = function(images.transpose(1, 2), *others)
     return found.transpose(1, 2)
 
@@ -47,7 +48,7 @@ def test_resized_crops_are_torchvisions(size: int) -> None:
         torch.testing.assert_close(found[row], expected.clamp(0, 1), rtol=0, atol=2e-6)
 
 
-def test_crops_lie_inside_and_have_the_share_and_ratio_asked_for() -> None:
+def test_crops_are_inside_and_have_the_requested_area_and_ratio() -> None:
     top, left, height, width = boxes_of(Draws(keys(20_000)), 40, 50, (0.2, 0.5), (0.8, 1.25))
     assert all(torch.equal(part, part.round()) for part in (top, left, height, width))
     assert min(top.min(), left.min()) == 0
@@ -70,7 +71,7 @@ def test_crops_are_distributed_as_torchvisions() -> None:
     assert (found.quantile(quantiles, dim=1) - expected.quantile(quantiles, dim=1)).abs().max() <= 1.5
 
 
-def test_crop_that_never_fits_is_the_middle() -> None:
+def test_crop_that_never_fits_is_the_centre() -> None:
     boxes = boxes_of(Draws(keys(3)), 40, 400, (1.0, 1.0), (3 / 4, 4 / 3))
     assert [part.tolist() for part in boxes] == [[0.0] * 3, [173.0] * 3, [40.0] * 3, [53.0] * 3]
     drawn = v2.RandomResizedCrop(8, (1.0, 1.0)).make_params([torch.zeros(3, 40, 400)])
@@ -78,7 +79,7 @@ def test_crop_that_never_fits_is_the_middle() -> None:
 
 
 def jitter_alone(kind: int, factors: Tensor) -> Jitter:
-    """One of the four adjustments, by its number."""
+    """A jitter with only one of the four adjustments, by its number."""
     count = len(factors)
     each = [torch.ones(count), torch.ones(count), torch.ones(count), torch.zeros(count)]
     each[kind] = factors
@@ -120,7 +121,7 @@ def blurred(images: Tensor, sigma: Tensor, happens: bool = True) -> Tensor:
     return rows_first(resampled, images, matrices, matrices)
 
 
-def test_blur_is_a_gaussian_on_pixels_that_go_on_beyond_the_border() -> None:
+def test_blur_is_a_gaussian_that_repeats_the_border() -> None:
     images = IMAGES[..., :40]
     sigma = torch.linspace(0.1, 2.0, len(images))
     found = blurred(images, sigma)
@@ -133,7 +134,7 @@ def test_blur_is_a_gaussian_on_pixels_that_go_on_beyond_the_border() -> None:
 
 
 def test_blur_is_near_pillows() -> None:
-    """Pillow's is three box filters, which the workers' views have; also near the border."""
+    """The workers' views use Pillow's blur, which is three box filters. Compares also near the border."""
     image = F.to_pil_image(IMAGES[0, :, :40, :40])
     for sigma in (0.5, 1.0, 2.0):
         expected = F.to_dtype(F.pil_to_tensor(image.filter(ImageFilter.GaussianBlur(sigma))), scale=True)
@@ -154,7 +155,7 @@ def test_view_of_nothing_is_the_image() -> None:
         ({"solarize": 0.3}, lambda image: torch.where(image >= 128 / 255, 1 - image, image)),
     ],
 )
-def test_steps_happen_to_their_share_of_the_images(change, expected) -> None:  # type: ignore[no-untyped-def]
+def test_steps_happen_with_their_probability(change, expected) -> None:  # type: ignore[no-untyped-def]
     images = torch.rand(2000, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     views = BatchedView(replace(STILL, **change), 6)(images, keys(2000))
     changed = (views - images).abs().amax(dim=(1, 2, 3)) > 1e-5
@@ -164,7 +165,7 @@ def test_steps_happen_to_their_share_of_the_images(change, expected) -> None:  #
 
 
 def reference_view(view: PhotoView, image: Tensor, key: Tensor, size: int) -> tuple[Tensor, tuple[int, ...]]:
-    """A view by torchvision's functions, of one image; and the order of its jitter, empty without."""
+    """A view of one image by torchvision's functions, and the order of its jitter, empty without jitter."""
     draws = Draws(key.view(1))
     height, width = image.shape[1:]
     box = boxes_of(draws, height, width, view.crop_scale, view.crop_ratio)[:, 0].int().tolist()
@@ -234,11 +235,11 @@ WAITING = (
     "repeat_interleave",
     "lift_fresh",  # a tensor of Python's numbers, which is copied to the device
 )
-"""Operators for which a program waits for its GPU: they need a value of it, or copy one there."""
+"""Operators that wait for the GPU, because they read a value from it or copy one to it."""
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses the operators that wait for a GPU, and counts all."""
+    """Raises an error for operators that wait for a GPU, and counts all operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,18 +312,31 @@ def test_batches_of_views_on_a_gpu_wait_for_nothing_and_are_those_on_the_cpu() -
         assert ((one.cpu() - other).abs() > 1e-4).double().mean() < 1e-3
 
 
-def test_a_large_batch_is_made_in_parts() -> None:
+@pytest.mark.parametrize("sigma", [0.15, 0.8, 1.0])
+def test_no_weight_of_a_blur_is_below_the_normal_numbers(sigma: float) -> None:
+    """Products with such numbers take many times as long."""
+    matrices = blur_matrices(torch.tensor([sigma]), torch.tensor([True]), 32)
+    assert ((matrices == 0) | (matrices >= torch.finfo(torch.float32).tiny)).all()
+    torch.testing.assert_close(matrices.sum(dim=2), torch.ones(1, 32))
+
+
+def test_a_large_batch_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     make = device_views()
+    monkeypatch.setattr(device_views_module, "PART", 24 * BYTES[0, 0].numel())
+    sizes: list[int] = []
+    whole = make._make
+    make._make = lambda maker, some, *rest: (sizes.append(len(some)), whole(maker, some, *rest))[1]
     images = BYTES.repeat(6, 1, 1, 1)
     found = make((images, images), torch.arange(144), torch.tensor(3))
     assert found[0].shape == (144, 3, 16, 16)
+    assert sizes == [24] * 12
     for view, expected in zip(found, make((BYTES, BYTES), torch.arange(24), torch.tensor(3)), strict=True):
         torch.testing.assert_close(view[:24], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_views_are_the_same() -> None:
-    """Both views are made by one compiled program, of at most 15 kernels and products."""
+    """Both views share one compiled program with at most 15 kernels and products."""
     from torch._inductor.utils import run_and_get_code
 
     torch._dynamo.reset()
@@ -346,14 +360,14 @@ def test_views_have_the_images_dtype(dtype: torch.dtype, tolerance: float) -> No
     assert (found.float() - view(IMAGES, keys())).abs().quantile(0.99) < tolerance
 
 
-def test_images_given_are_left_as_they_are() -> None:
+def test_input_images_are_not_modified() -> None:
     images = IMAGES[..., :40].clone()
     BatchedView(PhotoView(blur=1.0, solarize=1.0), 40, crop=False)(images, keys())
     assert torch.equal(images, IMAGES[..., :40])
 
 
 def test_views_are_distributed_as_the_workers() -> None:
-    """The two ways to draw a view have the same mean and deviation over many draws of one image."""
+    """Both ways to draw a view have the same mean and standard deviation over many draws of one image."""
     from hex_ssl.train.data import WorkerView
 
     view = PhotoView(blur=0.5, solarize=0.2)

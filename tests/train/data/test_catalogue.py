@@ -1,4 +1,4 @@
-"""Every dataset from a tiny copy in its real layout; cards; errors for a missing dataset."""
+"""Every dataset from a tiny copy in its published layout, cards, and errors for missing datasets."""
 
 import os
 import re
@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "datasets.md"
 
 @dataclass
 class Expected:
-    """What a tiny copy holds."""
+    """The content of a tiny copy."""
 
     train: list[int]
     test: list[int]
@@ -103,7 +103,7 @@ def test_every_dataset_with_files_has_a_tiny_copy() -> None:
     assert tested == set(list_datasets())
 
 
-def test_imagenet100_takes_its_classes_out_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet100_selects_its_classes_from_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["imagenet100"](tmp_path, monkeypatch)
     dataset = build_dataset("imagenet100", "train", tmp_path)
     wnids = dataset_card("imagenet100").class_names
@@ -138,7 +138,7 @@ CLASS_FOLDERS = {
     "inaturalist2021_mini": list(SPECIES),
     "tiny_imagenet": ["n01", "n02"],
 }
-"""What the files call the classes where their names are others."""
+"""Names of the classes in the files, if they differ from the class names."""
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
@@ -163,7 +163,7 @@ def test_superclasses_of_generated_images_from_a_file_of_the_user(tmp_path: Path
     assert (dataset.superclasses.tolist(), dataset.superclass_names) == ([0, 1] * 5, ("even", "odd"))
 
 
-def test_superclasses_of_classes_of_one_name_go_by_their_folders(
+def test_classes_with_equal_names_are_identified_by_their_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LAYOUTS["imagenet"](tmp_path, monkeypatch)
@@ -218,7 +218,7 @@ def test_pixels_of_cifar_and_stl_are_where_they_belong(tmp_path: Path, monkeypat
     assert image[0, 5, :5].unique().tolist() == [0]
 
 
-def test_order_is_not_the_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS["inaturalist2021"](tmp_path, monkeypatch)
     listed = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: sorted(listed(folder), reverse=True))
@@ -257,7 +257,7 @@ def test_other_numbers_than_the_card_says_are_a_warning(tmp_path: Path, monkeypa
     LAYOUTS["imagenet"](tmp_path, monkeypatch)
     with pytest.warns(
         CardWarning,
-        match=r"the train split of imagenet in .* to hold 1,281,167 images of 1,000 classes, as its card says, "
+        match=r"the train split of imagenet in .* to hold 1,281,167 images of 1,000 classes, as its card states, "
         "but got 6 images of 3 classes",
     ) as caught:
         build_dataset("imagenet", "train", tmp_path)
@@ -288,7 +288,7 @@ def test_cars_nested_as_on_kaggle(split: str, tmp_path: Path, monkeypatch: pytes
         ("food101", "food-101/images"),
     ],
 )
-def test_listed_images_that_are_elsewhere_are_missed_at_once(
+def test_missing_listed_images_are_an_error_at_once(
     name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LAYOUTS[name](tmp_path, monkeypatch)
@@ -319,7 +319,7 @@ def test_damaged_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         build_dataset("cifar10", "test", tmp_path)
 
 
-def test_no_root_says_what_it_is() -> None:
+def test_missing_root_is_explained() -> None:
     with pytest.raises(
         ValueError, match=r"(?s)expected `data.root` to be the folder that holds pets, but got None.*images.tar.gz"
     ):
@@ -349,7 +349,7 @@ def test_levels_that_a_dataset_lacks_are_named(tmp_path: Path, monkeypatch: pyte
         build_dataset("inaturalist2021", root=tmp_path, level="species")
     LAYOUTS["aircraft"](tmp_path, monkeypatch)
     (tmp_path / "superclasses.csv").write_text("707-320,old\n737-200,new\nA300B4,new\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="expected `data.level` to be None where .*superclasses.csv says"):
+    with pytest.raises(ValueError, match="expected `data.level` to be None because .*superclasses.csv sets"):
         build_dataset("aircraft", root=tmp_path, level="family")
 
 

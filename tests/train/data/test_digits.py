@@ -1,4 +1,4 @@
-"""The digits and their views, which are drawn a batch at a time."""
+"""The digits and their views, which are drawn one batch at a time."""
 
 from dataclasses import replace
 
@@ -42,13 +42,13 @@ def test_view_of_nothing_is_the_image() -> None:
     assert torch.allclose(STILL(images, keys(5)), images, atol=1e-5)
 
 
-def test_each_image_has_a_draw_of_its_own() -> None:
+def test_each_image_has_its_own_random_numbers() -> None:
     image = Digits("train").images[:1]
     views = DigitView()(image.expand(16, -1, -1, -1), keys(16))
     assert len(views.flatten(1).unique(dim=0)) == 16
 
 
-def test_draws_follow_the_keys_not_the_batch() -> None:
+def test_views_depend_on_the_keys_and_not_on_the_batch() -> None:
     images = torch.rand(5, 1, 8, 8)
     assert torch.equal(DigitView()(images, keys(5)), DigitView()(images, keys(5)))
     assert not torch.equal(DigitView()(images, keys(5)), DigitView()(images, keys(5, epoch=1)))
@@ -80,6 +80,6 @@ def test_magnification_is_within_its_range() -> None:
     assert 2.0 < area.max() < 2.35
 
 
-def test_noise_has_its_deviation() -> None:
+def test_noise_has_its_standard_deviation() -> None:
     noisy = replace(STILL, noise=0.1)(torch.full((200, 1, 8, 8), 0.5), keys(200))
     assert abs(noisy.std() - 0.1) < 0.003

@@ -11,7 +11,7 @@ MASK = 2**64 - 1
 
 
 def reference_hash(number: int) -> int:
-    """SplitMix64's finaliser in Python's own integers."""
+    """SplitMix64's finaliser with Python integers."""
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & MASK
     return number ^ (number >> 31)
@@ -44,7 +44,7 @@ def test_uniform_numbers_are_those_of_unsigned_arithmetic() -> None:
     assert [float(draws.uniform()), *draws.uniform(5).flatten().tolist()] == expected
 
 
-def test_numbers_are_distributed_as_they_should_be() -> None:
+def test_numbers_have_their_distributions() -> None:
     draws = Draws(draw_keys(0, 0, torch.arange(20_000)))
     uniform, normal = draws.uniform(4).double(), draws.normal(4).double()
     assert 0.0 <= uniform.min() <= uniform.max() < 1.0
@@ -68,7 +68,7 @@ def test_an_images_numbers_do_not_depend_on_its_batch() -> None:
         assert torch.equal(alone.normal(2, 3)[0], together.normal(2, 3)[4])
 
 
-def test_seeding_leaves_the_generator_as_it_was() -> None:
+def test_seeding_restores_the_generator() -> None:
     before = torch.get_rng_state()
     with seeded(-5):
         inside = torch.rand(3)

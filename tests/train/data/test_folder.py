@@ -79,7 +79,7 @@ def test_superclasses(content: bytes, tmp_path: Path) -> None:
         (b"", "to have a line for each class, but it has none for cat, dog"),
     ],
 )
-def test_superclasses_in_a_file_that_is_another(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_superclass_files_are_an_error(content: bytes, message: str, tmp_path: Path) -> None:
     pictures(tmp_path, "cat/1.jpg", "dog/2.jpg")
     (tmp_path / "superclasses.csv").write_bytes(content)
     with pytest.raises(ValueError, match=f"expected .*superclasses.csv {message}"):
@@ -157,7 +157,7 @@ def test_a_class_may_have_any_name_within_a_split(tmp_path: Path) -> None:
         (["train/1.jpg", "test/cat/2.jpg"], "to hold classes of the training split, but got cat"),
     ],
 )  # fmt: skip
-def test_what_could_be_meant_otherwise_is_refused(paths: list[str], message: str, tmp_path: Path) -> None:
+def test_ambiguous_folders_are_an_error(paths: list[str], message: str, tmp_path: Path) -> None:
     for path in paths:
         if path.endswith(".txt"):
             (tmp_path / path).parent.mkdir()

@@ -7,7 +7,7 @@ from hex_ssl.train.data import Hierarchy
 
 
 def spectra(dataset: Hierarchy) -> torch.Tensor:
-    """What of an image does not depend on phases: the strength of each wave, per channel."""
+    """The amplitude of each wave per channel, which does not depend on the phases."""
     waves = torch.fft.rfft2(dataset.images.double() / 255 - 0.5).abs()
     return torch.nn.functional.normalize(waves.flatten(1), dim=1)
 
@@ -23,7 +23,7 @@ def test_images_follow_the_tree() -> None:
     assert means[0] > means[1] + 0.1 > means[2] + 0.2
 
 
-def test_single_pixels_do_not_tell_the_class() -> None:
+def test_single_pixels_do_not_reveal_the_class() -> None:
     """A vote of the nearest training images by their pixels is hardly better than chance; by their waves it is."""
     train = Hierarchy("train", superclasses=4, classes_per_superclass=3, images_per_class=20)
     test = Hierarchy("test", superclasses=4, classes_per_superclass=3, images_per_class=20)
@@ -34,7 +34,7 @@ def test_single_pixels_do_not_tell_the_class() -> None:
     assert (train.labels[votes] == test.labels).double().mean() > 0.8
 
 
-def test_seed_and_split_decide() -> None:
+def test_images_depend_on_seed_and_split() -> None:
     first = Hierarchy("train", images_per_class=2)
     assert torch.equal(first.images, Hierarchy("train", images_per_class=2).images)
     assert not torch.equal(first.images, Hierarchy("test", images_per_class=2).images)
@@ -42,7 +42,7 @@ def test_seed_and_split_decide() -> None:
     assert first.class_names[:5] == ("pattern 0.0", "pattern 0.1", "pattern 0.2", "pattern 0.3", "pattern 1.0")
 
 
-def test_size_and_number_are_free() -> None:
+def test_size_and_number_of_images_are_free() -> None:
     dataset = Hierarchy("test", superclasses=2, classes_per_superclass=5, images_per_class=3, image_size=16)
     assert dataset.images.shape == (30, 3, 16, 16)
     assert dataset.labels.bincount().tolist() == [3] * 10

@@ -1,4 +1,4 @@
-"""Decoding: files that are not images, images that are too large; a dataset's description of itself."""
+"""Decoding of images, files that are not images, images that are too large, and the checks of `ImageDataset`."""
 
 import os
 import struct
@@ -18,13 +18,13 @@ from hex_ssl.train.data.evaluation_images import EvaluationImages, square
 from hex_ssl.train.data.images import FORMATS, MOST_CLASSES, decode_image
 
 RAMP = np.linspace(0, 65535, 256).round()
-"""From black to white in steps of one in 8 bits."""
+"""All 8-bit values from black to white."""
 
 
 def png(
     width: int, height: int, pixels: bytes = b"", bits: int = 8, colour: int = 2, transparent: bytes | None = None
 ) -> bytes:
-    """A PNG that says it has this size, whatever is in it."""
+    """A PNG whose header states this size, whatever its content."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -35,7 +35,7 @@ def png(
 
 
 def deep_png(channels: int, colour: int, transparent: bytes | None = None) -> bytes:
-    """`RAMP` as a PNG of 16 bits; the last of two or four channels says that nothing is transparent."""
+    """`RAMP` as a 16-bit PNG. With two or four channels, the last one is opaque alpha."""
     pixels = np.repeat(RAMP[:, None], channels, axis=1)
     if channels in (2, 4):
         pixels[:, -1] = 65535
@@ -43,7 +43,7 @@ def deep_png(channels: int, colour: int, transparent: bytes | None = None) -> by
 
 
 def pgm(highest: int) -> bytes:
-    """`RAMP` as a PGM whose white is this."""
+    """`RAMP` as a PGM with this value of white."""
     values = (RAMP / 65535 * highest).round()
     return b"P5 256 1 %d\n" % highest + values.astype(">u2" if highest > 255 else "u1").tobytes()
 
@@ -55,7 +55,7 @@ def saved(image: Image.Image, kind: str, **more: Any) -> bytes:
 
 
 def tiff(values: np.ndarray, **tags: int) -> bytes:
-    """A TIFF of grey values, with tags as given."""
+    """A grey TIFF with the given tags."""
     return saved(Image.fromarray(values[None]), "TIFF", tiffinfo={TIFF_TAGS[name]: tag for name, tag in tags.items()})
 
 
@@ -71,7 +71,7 @@ def test_too_many_pixels_are_an_error(side: int, tmp_path: Path) -> None:
         decode_image(tmp_path / "bomb.png")
 
 
-def test_too_many_pixels_are_an_error_also_where_warnings_are_silenced() -> None:
+def test_too_many_pixels_are_an_error_even_if_warnings_are_silenced() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ValueError, match="expected images of at most 89478485 pixels, but got row 3"):
@@ -116,7 +116,7 @@ def test_more_than_8_bits_are_scaled(content: bytes) -> None:
     assert shades[-1].tolist() == [255, 255, 255]
 
 
-def test_grey_may_run_the_other_way() -> None:
+def test_grey_tiff_may_have_white_at_0() -> None:
     shades = np.asarray(decode_image(tiff(RAMP.astype(np.uint16), white_is_0=0)))[0, :, 0]
     assert shades.tolist() == list(range(255, -1, -1))
 
@@ -124,19 +124,17 @@ def test_grey_may_run_the_other_way() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tiff(RAMP.astype(np.int32)), "values with a sign"),
-        (tiff(RAMP.astype(np.int32)).replace(*SIGNED_AND_UNSIGNED), "whole numbers of 32 bits"),
-        (tiff(RAMP.astype(np.float32)), r"values of 0 to 65535, not in \[0, 1\]"),
-        (tiff(np.array([0.5, np.nan], np.float32)), r"values of nan to nan, not in \[0, 1\]"),
-        (tiff(np.arange(256, dtype=np.uint8), sample_format=2), "values with a sign"),
+        (tiff(RAMP.astype(np.int32)), "signed values"),
+        (tiff(RAMP.astype(np.int32)).replace(*SIGNED_AND_UNSIGNED), "32-bit integers"),
+        (tiff(RAMP.astype(np.float32)), r"values from 0 to 65535, not in \[0, 1\]"),
+        (tiff(np.array([0.5, np.nan], np.float32)), r"values from nan to nan, not in \[0, 1\]"),
+        (tiff(np.arange(256, dtype=np.uint8), sample_format=2), "signed values"),
     ],
     ids=["signed", "32 bits", "floats beyond 1", "NaN", "8 bits with a sign"],
 )
 def test_values_whose_white_is_unknown_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "deep.tif").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=f"expected .*deep.tif to be an image of which white is known, but.* {message}"
-    ):
+    with pytest.raises(ValueError, match=f"expected .*deep.tif to be an image with a known white, but.* {message}"):
         decode_image(tmp_path / "deep.tif")
 
 
@@ -150,7 +148,7 @@ TURNS = {
     7: [Image.Transpose.TRANSVERSE],
     8: [Image.Transpose.ROTATE_270],
 }
-"""How a camera that notes an orientation has turned what it saw."""
+"""The rotation or flip of the pixels for each EXIF orientation."""
 
 
 @pytest.mark.parametrize(
@@ -171,12 +169,12 @@ def test_images_are_upright(orientation: int, kind: str) -> None:
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03\xff\xff\xff\xff\0\0"]
 )
-def test_damaged_exif_data_harm_no_image(exif: bytes) -> None:
+def test_damaged_exif_data_are_ignored(exif: bytes) -> None:
     assert decode_image(saved(Image.new("RGB", (6, 4), "red"), "JPEG", exif=exif)).size == (6, 4)
 
 
 def see_through() -> dict[str, bytes]:
-    """Images of one black and one transparent pixel, of which each hides another colour."""
+    """Images with one black and one transparent pixel, which hides another colour."""
     colour = Image.fromarray(np.array([[[0, 0, 0, 255], [0, 200, 0, 0]]], np.uint8), "RGBA")
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([0, 0, 0, 0, 200, 0])
@@ -206,7 +204,7 @@ def test_half_transparent_pixels_are_mixed_with_white() -> None:
 
 @pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
 def test_formats_of_published_files(kind: str, tmp_path: Path) -> None:
-    """Whatever their names say; cameras write MPO, which holds several images."""
+    """Whatever their file names. Cameras write MPO, which contains several images."""
     others = {"save_all": True, "append_images": [Image.new("RGB", (5, 3))]} if kind == "MPO" else {}
     Image.new("RGB", (5, 3)).save(tmp_path / "photograph.jpg", format=kind, **others)
     with Image.open(tmp_path / "photograph.jpg") as image:
@@ -214,7 +212,7 @@ def test_formats_of_published_files(kind: str, tmp_path: Path) -> None:
     assert decode_image(tmp_path / "photograph.jpg").size == (5, 3)
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     writer = os.open(tmp_path / "pipe.png", os.O_RDWR)  # who opens the pipe to read does not wait for another
     try:

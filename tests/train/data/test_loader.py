@@ -1,4 +1,4 @@
-"""The order of the batches by seed and epoch, for any number of processes, from any batch on, also in Lightning."""
+"""The order of the batches for any number of processes, starting at any batch, also in Lightning."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_an_epoch_has_each_row_at_most_once() -> None:
     assert rows != sorted(rows)
 
 
-def test_order_follows_from_seed_and_epoch() -> None:
+def test_order_depends_on_seed_and_epoch() -> None:
     orders = {(seed, epoch): rows_of(sampler(epoch, seed=seed)) for seed in range(3) for epoch in range(3)}
     assert len({tuple(order) for order in orders.values()}) == 9  # seed 0, epoch 1 is not seed 1, epoch 0
     torch.rand(3)
@@ -39,7 +39,7 @@ def test_order_follows_from_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1, 9, 10])
-def test_a_resumed_epoch_goes_on_behind_what_is_done(done: int) -> None:
+def test_a_resumed_epoch_continues_after_the_finished_batches(done: int) -> None:
     assert rows_of(sampler(epoch=2, done=done)) == rows_of(sampler(epoch=2))[10 * done :]
 
 
@@ -101,11 +101,11 @@ def test_iterations_leave_torchs_generator_alone() -> None:
 
 
 class StoppedError(Exception):
-    """What ends a run before its time."""
+    """Ends a run early."""
 
 
 class Recorder(L.LightningModule):
-    """Keeps what it is shown, and is stopped at a step."""
+    """Records its batches, and stops the run at a step."""
 
     def __init__(self, stop: int | None = None) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def fit(folder: Path, workers: int, every: int = 1, stop: int | None = None, res
     [(0, 1, 1), (0, 1, 5), (0, 1, 7), (0, 2, 9), (2, 1, 5), (2, 1, 7)],
     ids=lambda number: str(number),
 )
-def test_lightning_goes_on_behind_its_last_checkpoint(workers: int, every: int, stop: int, tmp_path: Path) -> None:
+def test_lightning_continues_after_its_last_checkpoint(workers: int, every: int, stop: int, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", workers=0).seen
     assert [epoch for epoch, _, _ in whole] == [0] * 5 + [1] * 5 + [2] * 5
     with pytest.raises(StoppedError):
@@ -163,7 +163,7 @@ def test_lightning_goes_on_behind_its_last_checkpoint(workers: int, every: int, 
         assert torch.equal(one[2], other[2])
 
 
-def test_lightning_takes_the_loader_as_it_is() -> None:
+def test_lightning_does_not_replace_the_loader() -> None:
     loader = PretrainData(DataConfig(augment_on="device"), seed=0).train_dataloader()
     assert isinstance(loader, TrainLoader)
     assert isinstance(loader.sampler, torch.utils.data.DistributedSampler)  # else it puts one in its place

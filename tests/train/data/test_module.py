@@ -52,7 +52,7 @@ def test_digits() -> None:
 
 
 @pytest.mark.parametrize("augment_on", ["workers", "device"])
-def test_views_follow_from_seed_epoch_image_and_view_alone(augment_on: str) -> None:
+def test_views_depend_only_on_seed_epoch_image_and_view(augment_on: str) -> None:
     config = replace(DIGITS, augment_on=augment_on, num_workers=0)  # type: ignore[arg-type]
     batch = first_batch(PretrainData(config, seed=3), epoch=2)
     images, indices = Digits("train").images[batch.indices], batch.indices
@@ -94,7 +94,7 @@ def test_photographs_in_the_workers(tmp_path: Path) -> None:
 
 
 def test_images_in_memory_stay_on_the_device() -> None:
-    """Only labels and rows are loaded; the images are copied once, and a batch is one selection."""
+    """Only labels and rows are loaded. The images are copied once, and a batch is one `index_select`."""
     data = PretrainData(DataConfig(name="hierarchy", batch_size=8), seed=1)
     assert data.work == "images"
     loaded = next(iter(data.train_dataloader()))
@@ -169,7 +169,7 @@ def test_splits_are_the_images_normalised() -> None:
     assert torch.equal(split.labels, Digits("test").labels)
 
 
-def test_fraction_leaves_a_share_of_each_class() -> None:
+def test_fraction_is_stratified_by_class() -> None:
     data = PretrainData(replace(DIGITS, fraction=0.1, batch_size=16), seed=5)
     assert len(data.rows) == 144
     split = data.split("train")
@@ -205,7 +205,7 @@ def test_superclasses_of_the_level_asked_for(tmp_path: Path, monkeypatch: pytest
         PretrainData(replace(config, level="species"), seed=0)
 
 
-def test_what_was_found_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_found_summarises_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert PretrainData(DIGITS, seed=0).found == (
         "digits: train 1,437 images, all labelled, 10 classes; test 360 images, all labelled"
     )
@@ -335,14 +335,14 @@ def test_loaded_batches_are_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False)])
-def test_batches_are_pinned_for_a_gpu_alone(device: str, pins: bool) -> None:
+def test_batches_are_pinned_only_for_a_gpu(device: str, pins: bool) -> None:
     data = PretrainData(DIGITS, seed=0)
     strategy = SimpleNamespace(root_device=torch.device(device))
     data.trainer = SimpleNamespace(strategy=strategy, world_size=1, global_rank=0, num_devices=1)  # type: ignore[assignment]
     assert data.train_dataloader().pin_memory is pins
 
 
-def test_broken_image_is_named_also_from_a_worker(tmp_path: Path) -> None:
+def test_broken_image_is_named_even_in_a_worker(tmp_path: Path) -> None:
     root = noise_folder(tmp_path, count=2)
     config = DataConfig(name="folder", root=str(root), batch_size=2, image_size=8, num_workers=1)
     data = PretrainData(config, seed=0)

@@ -1,5 +1,6 @@
-"""A Dataset of the user's, named by the function that makes it."""
+"""The user's own Dataset, named by the function that returns it."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ NAME = f"{__name__}:make"
 
 
 class Own:
-    """Images by number, with what a test gives it."""
+    """A map-style Dataset with the given items and attributes."""
 
     def __init__(self, items: list[Any], **attributes: Any) -> None:
         self.items = items
@@ -31,7 +32,7 @@ class Own:
 
 
 def make(split: str, count: int = 12, root: str = "", kind: str = "tensors") -> Any:
-    """What the tests name."""
+    """The function that the tests name."""
     if split == "test" and kind != "tensors":
         return None
     if kind == "pictures":
@@ -60,7 +61,7 @@ def test_tensors_with_labels() -> None:
     assert data.split("test")[3][0].shape == (3, 10, 10)
 
 
-def test_pictures_of_the_function_s_own_arguments() -> None:
+def test_pil_images_and_arguments_of_the_function() -> None:
     data = data_of(arguments={"kind": "pictures", "count": 6})
     assert data.found == f"{NAME}: train 6 images, 3 labelled, 2 classes; no test split"
     assert data.train.class_names == ("cat", "dog")
@@ -78,7 +79,7 @@ def test_grey_images_without_labels() -> None:
     assert data.on_after_batch_transfer(loaded, 0).views[0].shape == (4, 1, 10, 10)
 
 
-def test_an_image_dataset_of_hex_ssl_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_image_dataset_of_hex_ssl_is_returned_unchanged(tmp_path: Path) -> None:
     assert type(build_dataset(NAME, arguments={"kind": "ours"})) is ArrayImages
     (tmp_path / "superclasses.csv").write_text("0,animal\n1,animal\n2,plant\n")
     found = build_dataset(NAME, root=tmp_path)
@@ -96,13 +97,23 @@ def test_an_image_dataset_of_hex_ssl_is_taken_as_it_is(tmp_path: Path) -> None:
         (f"{__name__}:data_without_length", "to return a Dataset with a length, but got SimpleNamespace"),
     ],
 )
-def test_functions_that_are_none(name: str, message: str) -> None:
+def test_invalid_functions_are_an_error(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_dataset(name)
 
 
+def test_function_in_a_file_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console script `hex-ssl` does not have the current folder in `sys.path`."""
+    (tmp_path / "stripes_here.py").write_text(
+        "from hex_ssl.train.data import Digits\n\n\ndef make(split):\n    return Digits(split)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert len(build_dataset("stripes_here:make", "test")) == 360
+
+
 def data_without_length(split: str) -> Any:
-    """An iterable's like."""
+    """Returns an object without a length."""
     return SimpleNamespace()
 
 
@@ -128,7 +139,7 @@ def test_items_that_are_no_images(item: Any, found: str) -> None:
 
 
 @pytest.mark.parametrize("labels", [[0], [0.5, 1.0], ["cat", "dog"], torch.zeros(2, 2, dtype=torch.int64)])
-def test_labels_that_are_none(labels: Any) -> None:
+def test_invalid_labels_are_an_error(labels: Any) -> None:
     with pytest.raises(ValueError, match="labels of mine:make to be a whole number for each of its 2 images"):
         OwnImages(Own([torch.zeros(3, 4, 4)] * 2, targets=labels), "mine:make")
 
@@ -138,6 +149,6 @@ def test_no_images() -> None:
         OwnImages(Own([]), "mine:make")
 
 
-def test_arguments_are_for_functions_alone() -> None:
+def test_only_functions_take_arguments() -> None:
     with pytest.raises(ValueError, match=r"expected `data.arguments` to be empty for digits, but got {'year': 2024}"):
         build_dataset("digits", arguments={"year": 2024})

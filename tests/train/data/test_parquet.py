@@ -1,4 +1,4 @@
-"""Images in Parquet files, as Hugging Face writes them."""
+"""Images in Parquet files, in Hugging Face's format."""
 
 import json
 import pickle
@@ -91,7 +91,7 @@ def test_labels_without_names_and_missing_labels(tmp_path: Path) -> None:
     assert (dataset.labels.tolist(), dataset.classes, dataset.class_names) == ([4, -1, 0], 5, ())
 
 
-def test_superclasses_that_contradict_each_other_are_none(tmp_path: Path) -> None:
+def test_contradictory_superclasses_are_ignored(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(1, 2, 3), label=[0, 1, 1], coarse_label=[0, 0, 1])
     assert build_dataset("parquet", root=tmp_path).superclasses is None
 
@@ -152,7 +152,7 @@ def test_labels_that_are_no_numbers_of_classes(labels: Any, message: str, tmp_pa
 
 
 def test_shards_of_several_types(tmp_path: Path) -> None:
-    """Whole numbers of any width and sign, floats as pandas makes them of missing ones, nothing but missing ones."""
+    """Integers of any width and sign, floats as pandas writes missing integers, and only missing values."""
     labels = [
         pa.array([2, None], pa.int8()),
         pa.array([1, 0], pa.uint64()),
@@ -176,7 +176,7 @@ def test_a_shard_without_a_column_is_named(tmp_path: Path) -> None:
         build_dataset("parquet", root=tmp_path)
 
 
-def test_labels_that_are_all_null_are_none(tmp_path: Path) -> None:
+def test_null_labels_are_no_labels(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(1, 2), label=[None, None])
     dataset = build_dataset("parquet", root=tmp_path)
     assert (dataset.labels.tolist(), dataset.classes) == ([-1, -1], 0)
@@ -284,7 +284,7 @@ def test_images_of_several_sizes_or_large_ones_stay_encoded(tmp_path: Path, size
 
 
 def photographs(root: Path, count: int = 40) -> int:
-    """Two shards of images that cannot be compressed, one of them in a file beside. Returns how many bytes."""
+    """Writes two shards of incompressible images, one of which is in a separate file. Returns the number of bytes."""
     generator, written = np.random.default_rng(0), 0
     for shard in range(2):
         images: list[dict[str, Any]] = []
@@ -302,19 +302,19 @@ def photographs(root: Path, count: int = 40) -> int:
 
 @pytest.fixture
 def mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the copies, where even few images are mapped."""
+    """The folder of the copies, with a threshold so low that even few images are mapped."""
     monkeypatch.setattr("hex_ssl.train.data.parquet.IN_MEMORY", 1000)
     monkeypatch.setenv("HEX_SSL_CACHE", str(tmp_path / "copies"))
     return tmp_path / "copies"
 
 
 POOLS: list[Any] = []
-"""What tables were allocated in has to live as long as they."""
+"""Memory pools, which have to live as long as the tables allocated in them."""
 
 
 @contextmanager
 def counted_memory() -> Iterator[Any]:
-    """Counts what pyarrow allocates meanwhile."""
+    """Counts what pyarrow allocates inside the context."""
     before = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(before)
     POOLS.append(pool)
@@ -367,7 +367,7 @@ def test_another_process_maps_the_copy_itself(mapping: Path, tmp_path: Path) -> 
     assert pickle.loads(sent).image(23) == dataset.image(23)  # type: ignore[attr-defined]
 
 
-def test_no_room_for_a_copy(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_for_a_copy(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photographs(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5))
     with pytest.raises(OSError, match=r"expected .*copies to have 0.0 GB free for a copy of the images of .*, but it"):
@@ -380,5 +380,5 @@ def test_a_damaged_copy_is_named(mapping: Path, tmp_path: Path) -> None:
     build_dataset("parquet", root=tmp_path)
     (copy,) = mapping.glob("*.arrow")
     copy.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"\.arrow to be a copy of images \(without that file, it is made anew\)"):
+    with pytest.raises(ValueError, match=r"\.arrow to be a copy of images \(if you delete it, it is written again\)"):
         build_dataset("parquet", root=tmp_path)

@@ -1,4 +1,4 @@
-"""Crops by the loading processes, and the JPEG files they come from, against torchvision and Pillow."""
+"""Crops by the DataLoader workers and decoded JPEG files, against torchvision and Pillow."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def test_boxes_are_torchvisions(size: tuple[int, int]) -> None:
         assert crop.box(*size, key) == tuple(drawn[name] for name in ("top", "left", "height", "width"))
 
 
-def test_crops_of_pictures_are_torchvisions() -> None:
+def test_crops_of_pil_images_are_torchvisions() -> None:
     torch.manual_seed(11)
     expected = F.pil_to_tensor(v2.RandomResizedCrop(16, interpolation=BICUBIC)(PICTURE))
     before = torch.get_rng_state()
@@ -48,7 +48,7 @@ def test_crops_of_pictures_are_torchvisions() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_crops_of_pixels_are_those_of_the_picture_but_for_rounding() -> None:
+def test_crops_of_tensors_equal_those_of_pil_images_up_to_rounding() -> None:
     crop, pixels = WorkerCrop(PhotoView(), 32), decode_pixels(encoded())
     differences = []
     for key in range(40):
@@ -96,7 +96,7 @@ def turned() -> bytes:
     [turned(), encoded(PICTURE.convert("CMYK")), encoded(format="png"), encoded(format="gif")],
     ids=["turned", "CMYK", "PNG", "GIF"],
 )
-def test_pillow_decodes_all_else(file: bytes) -> None:
+def test_pillow_decodes_everything_else(file: bytes) -> None:
     found = decode_pixels(file)
     assert isinstance(found, Image.Image)
     assert torch.equal(pixels_of(found), pixels_of(decode_image(file)))
@@ -125,7 +125,7 @@ def test_too_many_pixels_are_refused(limit: int, monkeypatch: pytest.MonkeyPatch
         decode_pixels(encoded(), name="row 3")
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_pipes_and_missing_files_are_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ValueError, match="it is no regular file"):
         decode_pixels(tmp_path / "pipe.jpg")

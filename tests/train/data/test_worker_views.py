@@ -33,14 +33,14 @@ def test_steps_are_in_solo_learns_order() -> None:
     assert (steps[4].threshold, steps[0].interpolation) == (128, v2.InterpolationMode.BICUBIC)
 
 
-def test_blur_is_pillows_with_a_radius_of_its_own() -> None:
+def test_blur_is_pillows_with_a_random_radius() -> None:
     torch.manual_seed(3)
     radius = float(torch.empty(1).uniform_(0.1, 2.0))
     torch.manual_seed(3)
     assert GaussianBlur((0.1, 2.0))(PICTURE) == PICTURE.filter(ImageFilter.GaussianBlur(radius))
 
 
-def test_views_follow_from_their_keys_alone() -> None:
+def test_views_depend_only_on_their_keys() -> None:
     view = WorkerView(PhotoView(blur=0.5), 16)
     first = view(PICTURE, 1)
     torch.rand(5)
@@ -49,7 +49,7 @@ def test_views_follow_from_their_keys_alone() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_tensors_and_pictures_give_the_same_view(mode: str) -> None:
+def test_tensors_and_pil_images_give_the_same_view(mode: str) -> None:
     picture = PICTURE.convert(mode)
     view = WorkerView(PhotoView(), 16)
     found = view(F.pil_to_tensor(picture), 5)
@@ -85,7 +85,7 @@ def test_policies_are_solo_learns(name: str, views: list[tuple[float, ...]], sca
     assert [asdict(view) for view in POLICIES[name]] == expected
 
 
-def test_families_go_by_the_size_of_the_views() -> None:
+def test_families_depend_on_the_size_of_the_views() -> None:
     assert find_policy("vicreg", 64) is POLICIES["vicreg_cifar"]
     assert find_policy("asymmetric", 65) is POLICIES["asymmetric_imagenet"]
     assert all(isinstance(view, DigitView) for view in find_policy("digits", 8))
@@ -95,8 +95,8 @@ def test_families_go_by_the_size_of_the_views() -> None:
         find_policy("none", 32)
 
 
-def test_large_pictures_are_cropped_not_squeezed() -> None:
-    """The left half is red, the right half blue: a crop of it all would always show both."""
+def test_large_images_are_cropped_not_squeezed() -> None:
+    """The left half is red and the right half blue. A crop of the whole image would always show both."""
     picture = Image.new("RGB", (400, 200), "red")
     picture.paste("blue", (200, 0, 400, 200))
     view = WorkerView(PhotoView(crop_scale=(0.08, 0.2), jitter=0, grey=0), 8)
@@ -105,7 +105,7 @@ def test_large_pictures_are_cropped_not_squeezed() -> None:
     assert max(shown) == 1.0
 
 
-def test_views_of_ones_own() -> None:
+def test_own_views() -> None:
     policy = own_policy([{"crop_scale": [0.2, 1], "blur": 1, "count": 2}, {"size": 16, "flip": 0.0, "hue": 0.5}])
     large = PhotoView(crop_scale=(0.2, 1.0), blur=1.0)
     assert policy == (large, large, PhotoView(size=16, flip=0.0, hue=0.5))

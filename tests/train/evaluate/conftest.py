@@ -12,7 +12,7 @@ from hex_ssl.train.pretrain import pretrain
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 2 epochs whose checkpoints were kept: epochs 0, 1 and 2, and the last."""
+    """The folder of a run of 2 epochs that kept the checkpoints of epochs 0, 1 and 2."""
     return pretrain(
         Config(
             method=SimCLRSettings(hidden_dim=16, output_dim=8),
@@ -28,5 +28,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """A copy of its own for each test."""
+    """A separate copy for each test."""
     return Path(shutil.copytree(finished, tmp_path / "run"))

@@ -50,7 +50,7 @@ def test_superclasses_have_the_probabilities_of_their_classes() -> None:
     assert figures["superclass_top1"] == pytest.approx((expected.argmax(axis=1) == superclasses[labels]).mean())
 
 
-def test_superclasses_survive_logits_that_exp_does_not() -> None:
+def test_superclasses_of_logits_that_overflow_exp() -> None:
     scores = torch.tensor([[-2000.0, 3000.0, 0.0, -INF, -INF]], dtype=torch.float64)
     above = superclass_scores(scores, torch.tensor([0, 1, 0, 0, 2]))
     assert above[0, 1] == 3000.0
@@ -59,5 +59,5 @@ def test_superclasses_survive_logits_that_exp_does_not() -> None:
 
 
 @pytest.mark.parametrize(("classes", "names"), [(2, {"top1"}), (5, {"top1"}), (6, {"top1", "top5"})])
-def test_the_best_five_of_five_say_nothing(classes: int, names: set[str]) -> None:
+def test_top5_of_five_classes_is_left_out(classes: int, names: set[str]) -> None:
     assert set(top_accuracies(torch.tensor([0, 1]), classes)) == names

@@ -76,7 +76,7 @@ def test_images_of_one_class_are_an_error_before_anything_is_measured(
         for number in range(3):
             Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / split / "albatross" / f"{number}.png")
     message = fails(capsys, command, str(folder), "--dataset", "folder", "--root", str(tmp_path / "images"))
-    assert message.startswith("error: expected the training images of folder to be of at least 2 classes, but all are")
+    assert message.startswith("error: expected the training images of folder to have at least 2 classes, but all have")
     assert not (folder / "evaluation").exists()
 
 

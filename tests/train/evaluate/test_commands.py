@@ -1,4 +1,4 @@
-"""The commands, from a run folder to figures, which are compared with scikit-learn's on the same features."""
+"""The commands, compared with scikit-learn on the same features."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def arrays(folder: Path, space: str = "backbone") -> Arrays:
-    """Features and labels of the last checkpoint, by Lightning's module rather than by the commands."""
+    """Features and labels of the last checkpoint, computed with the Lightning module instead of the commands."""
     method = load_method(folder)
     network = method.backbone if space == "backbone" else torch.nn.Sequential(method.backbone, method.projector)
     splits = open_splits("hierarchy", None, ImageShape(3, 16))
@@ -123,7 +123,7 @@ def test_what_was_measured_is_not_measured_again(folder: Path, monkeypatch: pyte
     assert other_settings.path != first.path
 
 
-def test_another_network_of_the_same_epoch_takes_the_place_of_the_old(folder: Path) -> None:
+def test_another_network_of_the_same_epoch_replaces_the_old_one(folder: Path) -> None:
     first = run_knn(KNNConfig(str(folder), epochs="1"))
     checkpoints = folder / "checkpoints"
     (checkpoints / "epoch-0000.ckpt").replace(checkpoints / "epoch-0001.ckpt")
@@ -132,7 +132,7 @@ def test_another_network_of_the_same_epoch_takes_the_place_of_the_old(folder: Pa
     assert second.rows[0]["weights"] != first.rows[0]["weights"]
 
 
-def test_an_output_with_another_protocol_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_an_output_with_another_protocol_is_not_changed(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "here" / "knn.json"
     run_knn(KNNConfig(str(folder), output=str(output)))
     before = output.read_bytes()
@@ -191,7 +191,7 @@ def transfer(folder: Path, **settings: Any) -> TransferConfig:
     return TransferConfig(str(folder), **{"datasets": ["digits", "hierarchy"], "by": ["knn"], **settings})
 
 
-def test_transfer_goes_on_with_the_dataset_that_it_was_stopped_at(
+def test_transfer_continues_with_the_dataset_at_which_it_was_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class StoppedError(Exception):
@@ -232,7 +232,7 @@ def test_table_says_by_what_each_dataset_was_normalised(folder: Path) -> None:
     ]
 
 
-def test_transfer_looks_for_all_datasets_first(folder: Path, tmp_path: Path) -> None:
+def test_transfer_checks_all_datasets_first(folder: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(FileNotFoundError, match="to be the folder that holds cifar10, but .*nowhere does not exist"):
         run_transfer(transfer(folder, datasets=["digits", f"cifar10={tmp_path / 'nowhere'}"]), lines.append)
@@ -260,7 +260,7 @@ def test_superclasses_are_of_the_run_s_level(tmp_path: Path, monkeypatch: pytest
     assert lines[0] == "inaturalist2021: 8 labelled images to train with, 4 to test with, classes: 4"
 
 
-def test_folders_of_images_are_told_apart(folder: Path, tmp_path: Path) -> None:
+def test_folders_of_images_are_distinguished(folder: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -289,7 +289,7 @@ def test_a_backbone_of_unknown_origin_needs_a_dataset(finished: Path, tmp_path: 
         metadata = {name: text for name, text in file.metadata().items() if name != "run"}
     lone = tmp_path / "lone.safetensors"
     save_file(load_file(exported), lone, metadata)
-    with pytest.raises(ValueError, match="expected `dataset` to be given, for .* does not say what it was trained on"):
+    with pytest.raises(ValueError, match="expected `dataset` to be given, because .* does not name its dataset"):
         run_knn(KNNConfig(str(lone)))
     results = run_knn(KNNConfig(str(lone), dataset="hierarchy"))
     assert results.rows[0]["top1"] == run_knn(KNNConfig(str(finished), output=str(tmp_path / "x.json"))).rows[0]["top1"]

@@ -1,4 +1,4 @@
-"""Fine-tuning: the trained parameters, their learning rates, and that the result follows from the seed."""
+"""Fine-tuning: the trained parameters, their learning rates, and reproducibility by the seed."""
 
 import copy
 import re
@@ -26,14 +26,14 @@ def network() -> nn.Sequential:
 
 def tuned(settings: FinetuneSettings, seed: int = 0, before: int = 0) -> nn.Sequential:
     start = network()
-    torch.manual_seed(before)  # what torch's generator has been used for is to make no difference
+    torch.manual_seed(before)  # earlier use of torch's generator must not matter
     return train_network(start, lambda epoch: images(), 60, 3, settings, seed)
 
 
 QUICK = FinetuneSettings(finetune_epochs=8, finetune_batch_size=16, learning_rate=0.05)
 
 
-def test_it_learns_and_leaves_the_network_as_it_was() -> None:
+def test_it_learns_and_does_not_change_the_network() -> None:
     before = network()
     state = copy.deepcopy(before.state_dict())
     model = train_network(before, lambda epoch: images(), 60, 3, QUICK).eval()
@@ -45,7 +45,7 @@ def test_it_learns_and_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.5}, {"mixup": 0.5, "cutmix": 1.0, "label_smoothing": 0.1}])
-def test_it_follows_from_the_seed_alone(mixing: dict[str, float]) -> None:
+def test_it_depends_only_on_the_seed(mixing: dict[str, float]) -> None:
     settings = FinetuneSettings(finetune_epochs=2, finetune_batch_size=16, **mixing)  # type: ignore[arg-type]
     first = tuned(settings)
     again, other = tuned(settings, before=77), tuned(settings, seed=1)
@@ -56,7 +56,7 @@ def test_it_follows_from_the_seed_alone(mixing: dict[str, float]) -> None:
     assert torch.equal(first[1].weight, plain[1].weight) == (not mixing)
 
 
-def test_torch_s_generator_is_left_alone() -> None:
+def test_torchs_generator_is_not_used() -> None:
     start = network()
     state = torch.random.get_rng_state()
     train_network(start, lambda epoch: images(), 60, 3, FinetuneSettings(finetune_epochs=1, mixup=0.3))
@@ -95,7 +95,7 @@ def test_layers_of_a_timm_model_have_rates_that_decay_towards_the_images() -> No
     assert rates["1.weight"] == settings.head_learning_rate
 
 
-def test_the_rate_falls_to_nothing_on_half_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_decays_to_0_along_half_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     step = torch.optim.SGD.step
 
@@ -116,6 +116,6 @@ def test_the_rate_falls_to_nothing_on_half_a_cosine(monkeypatch: pytest.MonkeyPa
         (60, {"layer_decay": 0.7}, "does not name its layers, as timm's models do, but got 0.7 for Sequential"),
     ],
 )
-def test_what_cannot_be_trained_is_named(count: int, settings: dict[str, float], message: str) -> None:
+def test_invalid_calls_are_an_error(count: int, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         train_network(network(), lambda epoch: images(), count, 3, FinetuneSettings(**settings))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ def features(count: int, seed: int, dtype: torch.dtype = torch.float64) -> Featu
 
 
 def reference(bank: Features, queries: Tensor, k: int, temperature: float, distance: str) -> np.ndarray:
-    """scikit-learn's share of each class in the votes."""
+    """scikit-learn's fraction of the votes for each class."""
 
     def votes(distances: np.ndarray) -> np.ndarray:
         return np.exp((1 - distances) / temperature) if distance == "cosine" else 1 / (distances + 1e-5)
@@ -84,13 +84,13 @@ def test_fewer_neighbours_are_the_first_of_more() -> None:
     assert knn_accuracies(many, *arguments) == knn_accuracies(few, *arguments)
 
 
-def test_test_classes_that_the_bank_lacks_are_wrong_and_do_no_harm() -> None:
+def test_test_classes_that_the_bank_lacks_count_as_wrong() -> None:
     neighbours = nearest_neighbours(torch.eye(4), torch.eye(4), k=4)
     figures = knn_accuracies(neighbours, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 6, 1]), classes=7, k=4)
     assert figures == {"top1": 0.75, "top5": 0.75}
 
 
-def test_blocks_keep_to_their_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, test = features(256, seed=0, dtype=torch.float32), features(100, seed=1, dtype=torch.float32)
     whole = nearest_neighbours(bank.h, test.h, 5)
     rows: list[int] = []
@@ -122,7 +122,7 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_a_row_that_is_not_finite_is_named(distance: Any, value: float) -> None:
-    # A row with NaN would be everyone's nearest neighbour.
+    # A row with NaN would be the nearest neighbour of every query.
     broken = torch.rand(9, 4)
     broken[7, 2] = value
     for name, arguments in (("bank", (broken, torch.rand(3, 4))), ("queries", (torch.rand(3, 4), broken))):

@@ -65,7 +65,7 @@ def test_sgd_asks_for_the_features_of_each_epoch() -> None:
 
 
 @pytest.mark.parametrize(("count", "batch_size", "sizes"), [(257, 256, [129, 128]), (256, 256, [256]), (3, 256, [3])])
-def test_batches_leave_no_image_out_and_none_alone(count: int, batch_size: int, sizes: list[int]) -> None:
+def test_batches_contain_every_image_and_none_is_tiny(count: int, batch_size: int, sizes: list[int]) -> None:
     batches = shuffled_batches(count, batch_size, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in batches] == sizes
     assert torch.cat(batches).sort().values.tolist() == list(range(count))

@@ -1,4 +1,4 @@
-"""Errors name bad settings, and each protocol describes itself in words."""
+"""Errors name invalid settings, and each protocol has a description."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ def test_a_bad_setting_is_named(config: Any, settings: dict[str, Any], message: 
         config("runs/x", **settings)
 
 
-def test_protocols_say_what_they_are() -> None:
+def test_protocols_describe_themselves() -> None:
     assert (
         KNNConfig("r", k=[5, 20], temperature=[0.1]).describe()
         == "k-NN: cosine, k = 5, 20, votes exp(cos / T), T = 0.1"

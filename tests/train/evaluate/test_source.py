@@ -31,7 +31,7 @@ def test_epochs_are_chosen_by_name_and_number(finished: Path, epochs: str, chose
         ("1,,2", 'but got "1,,2"'),
     ],
 )
-def test_epochs_that_there_are_not_are_named(finished: Path, epochs: str, message: str) -> None:
+def test_missing_epochs_are_named(finished: Path, epochs: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message.format(finished))):
         choose_epochs(open_source(finished), epochs)
 
@@ -92,11 +92,13 @@ def test_a_backbone_without_a_run_has_no_epoch_and_no_configuration(finished: Pa
     source = open_source(lone)
     assert source.config is None
     assert load_subject(source, None).epoch is None
-    with pytest.raises(ValueError, match="expected a checkpoint for the projection space, but .* the backbone alone"):
+    with pytest.raises(
+        ValueError, match="expected a checkpoint for the projection space, but .* holds only the backbone"
+    ):
         load_subject(source, None, "projection")
 
 
-def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+def test_missing_sources_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a")
     with pytest.raises(ValueError, match=r"run folder, .ckpt or .safetensors, but got .*notes.txt"):
         open_source(tmp_path / "notes.txt")

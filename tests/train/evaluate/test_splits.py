@@ -1,4 +1,4 @@
-"""Labelled images to train and to test with."""
+"""Labelled images for training and testing."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DIGITS = ImageShape(1, 8)
 
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.01, 10), (0.1, 143), (1.0, 1437)])
-def test_shares_are_seeded_and_stratified(fraction: float, size: int) -> None:
+def test_fractions_are_seeded_and_stratified(fraction: float, size: int) -> None:
     splits = open_splits("digits", None, DIGITS)
     rows = splits.subset(fraction, seed=0)
     assert abs(len(rows) - fraction * 1437) <= 5
@@ -28,7 +28,7 @@ def test_shares_are_seeded_and_stratified(fraction: float, size: int) -> None:
     assert fraction == 1.0 or not torch.equal(rows, splits.subset(fraction, seed=1))
 
 
-def test_held_out_images_are_not_trained_on_and_the_test_images_not_looked_at() -> None:
+def test_held_out_images_are_not_trained_on_and_the_test_images_not_used() -> None:
     splits = open_splits("digits", None, DIGITS, holdout=0.25, seed=4)
     train, test = set(splits.train.rows.tolist()), set(splits.test.rows.tolist())
     assert not train & test
@@ -89,7 +89,7 @@ def test_images_of_other_channels_are_an_error() -> None:
         ("folder", 1, "mean 0.4589, deviation 0.2256 (ImageNet's, as usual), colours as grey"),
     ],
 )
-def test_what_images_are_normalised_by_is_told(name: str, channels: int, shown: str, tmp_path: Path) -> None:
+def test_the_normalisation_is_described(name: str, channels: int, shown: str, tmp_path: Path) -> None:
     for folder in ("train/cats", "train/dogs", "test/cats"):
         place = tmp_path / folder
         place.mkdir(parents=True)
@@ -97,7 +97,7 @@ def test_what_images_are_normalised_by_is_told(name: str, channels: int, shown: 
     assert open_splits(name, tmp_path, ImageShape(channels, 16)).shown == shown
 
 
-def test_random_views_follow_from_seed_epoch_and_image_alone() -> None:
+def test_random_views_depend_only_on_seed_epoch_and_image() -> None:
     for name, shape in (("digits", DIGITS), ("hierarchy", ImageShape(3, 16))):
         splits = open_splits(name, None, shape)
         rows = torch.tensor([5, 9, 700])
@@ -112,7 +112,7 @@ def test_random_views_follow_from_seed_epoch_and_image_alone() -> None:
         assert not torch.equal(splits.random(rows, seed=0, epoch=2)[2][0], image)
 
 
-def test_random_views_of_files_are_crops_and_flips_alone(tmp_path: Path) -> None:
+def test_random_views_of_files_are_only_crops_and_flips(tmp_path: Path) -> None:
     for folder in ("train/gradient", "train/other", "test/gradient"):
         place = tmp_path / folder
         place.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_random_views_of_files_are_crops_and_flips_alone(tmp_path: Path) -> None
     assert set(rising) == {True, False}  # flipped, or not
 
 
-def test_images_in_memory_need_no_processes() -> None:
+def test_images_in_memory_need_no_workers() -> None:
     train = open_splits("digits", None, DIGITS).train
     assert workers(train, None) == 0
     assert workers(train, 3) == 3

@@ -10,7 +10,7 @@ from . import runs
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """Its folder, and the seconds that it took."""
+    """The folder of the run, and its duration in seconds."""
     root = tmp_path_factory.mktemp("undisturbed")
     runs.start(print).join()  # the first start of all imports everything
     begin = time.monotonic()

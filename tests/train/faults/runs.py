@@ -25,19 +25,19 @@ from tests.train.conftest import untimed
 from tests.train.test_resume import assert_same
 
 STEPS = 4
-"""Of an epoch: 280 digits in batches of 64."""
+"""Steps of an epoch: 280 digits in batches of 64."""
 
 EPOCHS = 4
 
 HANG = 1200.0
-"""Seconds after which something has stopped for good, on however slow and busy a machine."""
+"""Seconds after which a process must be stuck, even on a slow and busy machine."""
 
 MOMENTS = int(os.environ.get("HEX_SSL_FAULT_MOMENTS", "20"))
-"""Random moments of each signal."""
+"""Number of random moments for each signal."""
 
 
 def tiny(root: Path, name: str = "run", **run: Any) -> Config:
-    """A run of seconds that saves after each step, and keeps the weights of each epoch."""
+    """A run that takes seconds, saves after each step, and keeps the weights of each epoch."""
     config = Config.from_dict(load_recipe("quick/simclr_hex"))
     settings = {"epochs": EPOCHS, "knn_every": EPOCHS, "classifier": False, "progress": False}
     settings |= {"checkpoint_minutes": 0, "keep_every": 1}
@@ -51,17 +51,17 @@ def tiny(root: Path, name: str = "run", **run: Any) -> Config:
 
 
 def resumed(config: Config) -> Config:
-    """The same run, to go on where it is."""
+    """The configuration that resumes the same run."""
     return replace(config, run=replace(config.run, existing="resume"))
 
 
 def train(config: Config) -> None:
-    """Trains, going on where there is a run."""
+    """Trains, and resumes the run if it exists."""
     pretrain(resumed(config))
 
 
 def start(target: Callable[..., Any], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    """A process that begins with everything imported, and without the threads of this one."""
+    """Starts a process that has everything imported, but not the threads of this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hex_ssl.train.pretrain", "timm.optim", "tests.train.faults.runs"])
     process = context.Process(target=_quietly, args=(target, *arguments))
@@ -70,7 +70,7 @@ def start(target: Callable[..., Any], *arguments: Any) -> multiprocessing.proces
 
 
 def end_of(target: Callable[..., Any], *arguments: Any) -> str:
-    """What a function ends with in a process of its own: "" or its error's type and text."""
+    """Runs a function in a separate process. Returns "" or the type and the text of its error."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = start(_tell, sender, target, *arguments)
     sender.close()
@@ -82,7 +82,7 @@ def end_of(target: Callable[..., Any], *arguments: Any) -> str:
 
 
 def wait_for(happens: Callable[[], bool], process: multiprocessing.process.BaseProcess) -> bool:
-    """Whether something happens while the process lives."""
+    """Waits until a condition holds. Returns whether it did while the process was alive."""
     end = time.monotonic() + HANG
     while process.exitcode is None and time.monotonic() < end:
         if happens():
@@ -92,20 +92,20 @@ def wait_for(happens: Callable[[], bool], process: multiprocessing.process.BaseP
 
 
 def hold(waiting: Path, until: Path) -> None:
-    """Says with a file that this process waits, until there is another."""
+    """Writes a file to signal that this process waits, and waits for another file."""
     waiting.touch()
     while not until.exists():
         time.sleep(0.001)
 
 
 def step_of(folder: Path) -> int:
-    """The step of the last checkpoint, which has to be whole; 0 before the first."""
+    """The step of the last checkpoint, which must be complete. 0 before the first one."""
     last = folder / "checkpoints" / "last.ckpt"
     return int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else 0
 
 
 def check_whole(folder: Path, expected: Path) -> None:
-    """Nothing of a run that was stopped is broken, and what it wrote before its last checkpoint is there."""
+    """Asserts that no file of a stopped run is damaged, and that everything before its last checkpoint is there."""
     if (folder / "config.yaml").exists():
         Config.from_dict(yaml.safe_load((folder / "config.yaml").read_text()))
     if (folder / "environment.json").exists():
@@ -123,7 +123,7 @@ def check_whole(folder: Path, expected: Path) -> None:
 
 
 def table_of(folder: Path) -> list[dict[str, str]]:
-    """The figures of each line of `metrics.csv`, without the end of one that was not finished."""
+    """The values of each line of `metrics.csv`, without an incomplete last line."""
     path = folder / "metrics.csv"
     text = path.read_bytes().decode() if path.exists() else ""
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -131,7 +131,7 @@ def table_of(folder: Path) -> list[dict[str, str]]:
 
 
 def check_equal(folder: Path, expected: Path) -> None:
-    """A run ended as another did: to the last bit."""
+    """Asserts that a run ended like another one, bit for bit."""
     names, others = ({path.name for path in (each / "checkpoints").glob("*.ckpt")} for each in (folder, expected))
     assert names == others
     for name in names:
@@ -142,13 +142,13 @@ def check_equal(folder: Path, expected: Path) -> None:
 
 
 def check_equal_checkpoints(folder: Path, expected: Path, name: str) -> None:
-    """Two runs have the same checkpoint of that name, to the last bit."""
+    """Asserts that two runs have the same checkpoint of this name, bit for bit."""
     found, other = (torch.load(each / "checkpoints" / name, weights_only=True) for each in (folder, expected))
     assert_same(found, other, name)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """The content of all files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

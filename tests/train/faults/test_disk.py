@@ -39,7 +39,7 @@ def save_results(folder: Path) -> None:
 
 
 def fail_at(limit: int, write: Callable[[Path], None], folder: Path) -> OSError:
-    """The error of writing where files may have so many bytes; in a process of its own, whose limit it is."""
+    """The error of writing in a separate process that limits the size of files."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         write(folder)
@@ -51,7 +51,7 @@ def fail_at(limit: int, write: Callable[[Path], None], folder: Path) -> OSError:
 
 
 def fail_everywhere(write: Callable[[Path], None], folder: Path) -> None:
-    """Each write fails after another number of bytes; the file of before stays as it is, alone and whole."""
+    """Lets writes fail after different numbers of bytes. The old file must stay complete, without other files."""
     write(folder)
     before = runs.contents(folder)
     size = len(before["file"])
@@ -68,7 +68,7 @@ def test_file_that_does_not_fit_leaves_the_old_one(write: Callable[[Path], None]
 
 
 def cut_metrics(folder: Path) -> None:
-    """A line of metrics fails in its middle; the earlier lines stay."""
+    """Lets a line of metrics fail in the middle. The earlier lines must stay."""
     logger = MetricsFiles(folder)
     for epoch in range(3):
         logger.log_metrics({"epoch": float(epoch), "loss": 0.5}, step=epoch)
@@ -149,7 +149,7 @@ def test_run_on_a_full_disk_goes_on_when_there_is_room(
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that any user may enter, which pytest's own are not."""
+    """A folder that any user may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -159,7 +159,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def train_as_nobody(config: Config) -> None:
-    """Trains without root's rights, if there are any: permissions do not bind root."""
+    """Trains without root's rights, because permissions do not apply to root."""
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)

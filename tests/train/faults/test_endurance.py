@@ -17,11 +17,11 @@ from . import runs
 
 STEPS = int(os.environ.get("HEX_SSL_FAULT_STEPS", "100000"))
 GROWTH = 2**20
-"""Bytes that are no growth: 100,000 steps that each left 16 bytes would leave more, and 10,000 that left a tensor."""
+"""Tolerated growth in bytes. Leaking 16 bytes in each of 100,000 steps, or a tensor in each of 10,000, exceeds it."""
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """The resident memory of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
@@ -49,7 +49,7 @@ def against_keys(criterion: HexLoss, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done in each step."""
+    """The call of each step."""
 
     loss_of: Callable[[HexLoss, Tensor], Tensor] = of_two_views
     threshold: str = "adaptive"

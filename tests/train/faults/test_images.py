@@ -24,7 +24,7 @@ def truncated(path: Path) -> None:
 
 
 def damaged(path: Path) -> None:
-    """A PNG in its pixels, a JPEG in its head: it has no checksum, and damaged pixels are other pixels."""
+    """Damages the pixels of a PNG, or the header of a JPEG, which has no checksum for its pixels."""
     content, start = path.read_bytes(), 45 if path.suffix == ".png" else 20
     path.write_bytes(content[:start] + bytes(30) + content[start + 30 :])
 
@@ -38,7 +38,7 @@ def text(path: Path) -> None:
 
 
 def huge(path: Path) -> None:
-    """It says that it has 10^10 pixels, in 80 bytes."""
+    """A file of 80 bytes whose header states 10^10 pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -64,7 +64,7 @@ EACH_FAULT = pytest.mark.parametrize(
 
 
 def photographs(root: Path, suffix: str, count: int = 12) -> list[Path]:
-    """Files of noise in a folder without labels."""
+    """Images of noise in a folder without labels."""
     root.mkdir()
     files = [root / f"{number:02}{suffix}" for number in range(count)]
     for number, file in enumerate(files):

@@ -25,7 +25,7 @@ from hex_ssl.train.pretrain import pretrain
 from . import runs
 
 STEP = 6
-"""Done before the fault: it comes in the third batch of the second epoch."""
+"""Steps before the fault, which happens in the third batch of the second epoch."""
 
 
 @pytest.fixture
@@ -34,8 +34,7 @@ def expected(undisturbed: tuple[Path, float]) -> Path:
 
 
 def check_stopped(root: Path, expected: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The run stops with the message, its last checkpoint is of before, and without the fault it goes on as if it had
-    never been."""
+    """Asserts that the run stops with the message, and that it resumes as usual without the fault."""
     torch.set_num_threads(1)
     with pytest.raises(FloatingPointError, match=message) as caught:
         pretrain(runs.tiny(root))
@@ -68,7 +67,7 @@ def test_input_that_is_not_finite_is_named(
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU taken for a device that works ahead."""
+    """Treats the CPU as a device that works asynchronously."""
     monkeypatch.setattr(base, "works_ahead", lambda device: True)
     monkeypatch.setattr(finite, "SECONDS", math.inf)
 
@@ -165,7 +164,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     monkeypatch.setattr(Method, "after_optimizer_step", spoilt)
     message = re.escape(
         f"expected finite weights after step 7 (epoch 2), but some are not, such as those of {name}; the last "
-        "checkpoint is of before"
+        "checkpoint is from before this step"
     )
     check_stopped(tmp_path, expected, message, monkeypatch)
 

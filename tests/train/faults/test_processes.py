@@ -23,7 +23,7 @@ LOAD = TrainingImages.__getitem__
 
 
 def train_with_dying_loader(config: Config) -> None:
-    """The process that loads images dies in the second epoch."""
+    """Trains with a DataLoader worker that dies in the second epoch."""
 
     def dying(self: TrainingImages, places: Places) -> LoadedBatch:
         if places[0] == 1:
@@ -45,7 +45,7 @@ def test_loader_process_that_dies_stops_the_run(tmp_path: Path) -> None:
 
 
 def train_with_batch_that_cannot_be_sent(config: Config) -> None:
-    """A batch of the second epoch cannot be sent, as where there is no room for it in /dev/shm."""
+    """Trains until a batch of the second epoch cannot be sent, as if /dev/shm were full."""
 
     def unsendable(self: TrainingImages, places: Places) -> Any:
         return (lambda: None) if places[0] == 1 else LOAD(self, places)
@@ -99,7 +99,7 @@ def test_second_process_on_a_run_folder_is_refused(existing: str, tmp_path: Path
 
 
 def changes(folder: Path) -> dict[Path, int]:
-    """When each file was last changed."""
+    """The modification time of each file."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
@@ -122,7 +122,7 @@ def test_second_run_of_a_process_on_a_run_folder_is_refused(existing: str, tmp_p
 
 
 def train_in_group(config: Config, rank: int, port: int, dies: int | None) -> None:
-    """One process of two; one of them dies in the second epoch, if any does."""
+    """One of two processes. If `dies` is set, one of them dies in the second epoch."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     warnings.filterwarnings("ignore", message="torch's SyncBatchNorm needs GPUs")
 
@@ -136,7 +136,7 @@ def train_in_group(config: Config, rank: int, port: int, dies: int | None) -> No
 
 
 def exits_of_group(config: Config, dies: int | None = None) -> list[int | None]:
-    """How the two processes of a group end."""
+    """The exit codes of the two processes of a group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -158,7 +158,7 @@ def group_run(root: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def undisturbed_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes that nothing happens to."""
+    """The folder of a run of two processes that is not interrupted."""
     root = tmp_path_factory.mktemp("group")
     assert exits_of_group(group_run(root)) == [0, 0]
     return root / "run"

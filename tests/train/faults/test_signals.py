@@ -23,7 +23,7 @@ Undisturbed = tuple[Path, float]
 
 
 def train_with_slow_disk(config: Config, held: int | None, waiting: Path, sent: Path) -> None:
-    """Trains, each write lasting long enough to be hit; that checkpoint's, if any, until the signal is sent."""
+    """Trains with slow writes, so that signals hit them. The write of the given checkpoint waits for the signal."""
     fsync, count = os.fsync, 0
 
     def slow_fsync(file: int) -> None:
@@ -39,12 +39,12 @@ def train_with_slow_disk(config: Config, held: int | None, waiting: Path, sent: 
 
 
 class Stops(NamedTuple):
-    """What stopping runs at random moments gave.
+    """The results of stopping runs at random moments.
 
     Attributes:
-        exits: How the process ended, of each.
-        writing: How often the signal was sent while a checkpoint was written.
-        halves: How often half a checkpoint was left.
+        exits: The exit code of each process.
+        writing: Number of signals that were sent during the write of a checkpoint.
+        halves: Number of times that half a checkpoint was left.
     """
 
     exits: list[int]
@@ -53,7 +53,7 @@ class Stops(NamedTuple):
 
 
 def stop_at_random(number: signal.Signals, root: Path, undisturbed: Undisturbed) -> Stops:
-    """Stops runs and goes on with them, checks the folder each time and each finished run."""
+    """Stops runs and resumes them. Checks the folder each time, and each finished run."""
     expected, seconds = undisturbed
     draw = random.Random(int(number))
     config = runs.tiny(root, name="run0")
@@ -113,7 +113,7 @@ def test_sigterm_at_random_moments(tmp_path: Path, undisturbed: Undisturbed) -> 
 
 
 def train_with_signal_in_a_write(config: Config, number: signal.Signals, name: str, write: int) -> None:
-    """Trains, and gets a signal when a file is written for that many times, half of it on the disk."""
+    """Trains, and gets a signal during the n-th write of a file, with half of it on the disk."""
     fsync, count = os.fsync, 0
 
     def stopping_fsync(file: int) -> None:
@@ -149,7 +149,7 @@ def test_signal_in_the_write_of_a_checkpoint(
 
 
 def train_with_torn_line(config: Config, name: str) -> None:
-    """Trains until the second epoch's line of metrics, of which half is written."""
+    """Trains until half of the second epoch's line of metrics is written."""
     append = metrics._append
 
     def torn(path: Path, text: str) -> None:
@@ -178,7 +178,7 @@ def test_sigkill_in_a_line_of_metrics(name: str, tmp_path: Path, undisturbed: Un
 
 
 def train_with_signal(config: Config, number: signal.Signals, step: int, said: Path) -> None:
-    """Trains as the command line does, and gets a signal in a step; what it says goes into a file."""
+    """Trains like the command line, gets a signal in a step, and writes its output to a file."""
     training_step = Method.training_step
 
     def interrupted(self: Method, batch: Any, batch_idx: int) -> Any:

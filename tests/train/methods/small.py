@@ -1,4 +1,4 @@
-"""Small methods, and batches for them."""
+"""Small methods and batches for the tests."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def small_config(name: str, settings: dict[str, Any] | None = None, **loss: Any) -> Config:
-    """A method with small heads for 8x8 images; `loss` are settings of the loss."""
+    """The configuration of a method with small heads for 8x8 images. `loss` are settings of the loss."""
     return Config(
         method=METHODS[name](**(HEADS[name] | (settings or {}))),
         loss=LossConfig(**loss),
@@ -33,13 +33,13 @@ def small_config(name: str, settings: dict[str, Any] | None = None, **loss: Any)
 
 
 def small_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0, **loss: Any) -> Method:
-    """The method of that configuration."""
+    """The method of `small_config`."""
     torch.manual_seed(seed)
     return build_method(small_config(name, settings, **loss), channels=1)
 
 
 def without_norms(method: Method) -> Method:
-    """The method in float64 without what depends on the rest of the batch or on chance."""
+    """The method in float64, without batch norm and dropout."""
     method.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh())
     if hasattr(method, "momentum_encoder"):
         method.momentum_encoder.encoder[0] = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh())
@@ -57,7 +57,7 @@ def without_norms(method: Method) -> Method:
 
 
 def random_batch(images: int = 24, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
-    """Images whose two views resemble each other, of four classes."""
+    """A batch of images of four classes, whose two views are similar."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (images,), generator=generator)
     kinds = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(99), dtype=dtype)[labels]
@@ -72,7 +72,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 
 
 def step(method: Method, batch: Batch) -> Tensor:
-    """A step without trainer: the loss, with the queue filled."""
+    """Makes a step without a trainer. Returns the loss, and fills the queue."""
     embeddings = method.embed(batch.views)
     loss = method.compute_loss(embeddings, batch)
     method.after_loss(embeddings, batch)

@@ -30,12 +30,12 @@ def test_each_method_by_name(name: str) -> None:
     assert method(torch.rand(3, 1, 8, 8)).shape == (3, 16)
 
 
-def test_every_named_method_is_there() -> None:
+def test_every_named_method_exists() -> None:
     assert METHODS.keys() == HEADS.keys()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_settings_of_hex_arrive(name: str) -> None:
+def test_settings_of_hex_have_an_effect(name: str) -> None:
     method = small_method(
         name,
         hex="cosine",
@@ -55,7 +55,7 @@ def test_settings_of_hex_arrive(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg", "byol", "simsiam"])
-def test_alpha_arrives(name: str) -> None:
+def test_alpha_has_an_effect(name: str) -> None:
     assert small_method(name, hex="adaptive", alpha=0.25).alpha == 0.25
 
 
@@ -67,7 +67,7 @@ def test_the_temperature_is_the_methods_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_heads_have_the_widths_asked_for(name: str) -> None:
+def test_the_heads_have_their_configured_widths(name: str) -> None:
     method = small_method(name)
     linear = [layer for layer in method.projector if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
     widths = [linear[0].in_features, *(layer.out_features for layer in linear)]
@@ -105,7 +105,7 @@ def test_the_heads_have_the_widths_asked_for(name: str) -> None:
         ("simsiam", {"hidden_dim": 2048, "output_dim": 2048, "predictor_dim": 512}),
     ],
 )  # fmt: skip
-def test_defaults_are_those_of_the_methods_own_paper(name: str, expected: dict[str, Any]) -> None:
+def test_defaults_are_those_of_the_methods_paper(name: str, expected: dict[str, Any]) -> None:
     settings = METHODS[name]().as_dict()
     assert {key: settings[key] for key in expected} == expected
 
@@ -209,7 +209,7 @@ def test_alpha_out_of_range_is_an_error() -> None:
         method_class("byol")(nn.Flatten(), 64, alpha=1.5)  # type: ignore[call-arg]
 
 
-def test_one_seed_one_backbone_whatever_the_method_and_loss() -> None:
+def test_the_initial_backbone_depends_only_on_the_seed() -> None:
     backbones = [
         small_method(name, seed=5, **loss).backbone.state_dict()
         for name in METHODS

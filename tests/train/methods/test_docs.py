@@ -13,7 +13,7 @@ SECTIONS = dict(zip(METHODS, TITLES, strict=True))
 
 
 def section(name: str) -> str:
-    """A method's section."""
+    """The section of a method in docs/methods.md."""
     return TEXT.split(f"\n## {SECTIONS[name]}\n")[1].split("\n## ")[0]
 
 
@@ -31,7 +31,7 @@ def test_every_option_is_named_with_its_method(name: str) -> None:
     assert re.search(r"arXiv \d{4}\.\d{5}", section(name))
 
 
-def test_what_is_ours_is_said_to_be() -> None:
+def test_our_own_combinations_are_marked() -> None:
     for name in ("mocov2", "byol", "simsiam"):
         assert f"| {SECTIONS[name]} | " in TEXT
         assert re.search(rf"\| {SECTIONS[name]} \|.*\*\*ours\*\*", TEXT)

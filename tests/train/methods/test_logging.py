@@ -1,4 +1,4 @@
-"""A method logs its figures with Lightning if nothing in this package logs them."""
+"""A method logs its metrics with Lightning, unless this package's callback logs them."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ STEPS = 3
 
 
 def fit(method: L.LightningModule, folder: Path, **settings: Any) -> L.Trainer:
-    """Trains for an epoch; `log_every_n_steps` is 1."""
+    """Trains for an epoch with `log_every_n_steps=1`."""
     loader = DataLoader([random_batch(12, seed) for seed in range(STEPS)], batch_size=None)  # type: ignore[arg-type]
     trainer = L.Trainer(
         max_epochs=1,
@@ -48,7 +48,7 @@ class TestLogging:
         assert set(header.split(",")) == names | {"epoch", "step"}
         assert len(rows) == STEPS
 
-    def test_the_means_of_a_run_are_logged_alone(self, tmp_path: Path) -> None:
+    def test_a_run_logs_only_the_means(self, tmp_path: Path) -> None:
         method = small_method("nnclr", hex="adaptive")
         logger = CSVLogger(tmp_path)
         trainer = fit(method, tmp_path, logger=logger, callbacks=[EpochMetrics()])
@@ -56,7 +56,7 @@ class TestLogging:
         _, *rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
         assert len(rows) == 1  # of the epoch
 
-    def test_a_step_asks_no_number_of_the_device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_step_reads_no_value_from_the_device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         method = small_method("simclr", hex="adaptive")
         asked: list[str] = []
         logged: list[Any] = []

@@ -27,7 +27,7 @@ SMALL = ["--backbone.width", "4", "--run.progress", "false", "--run.knn_every", 
 
 
 def code(language: str) -> str:
-    """The section's block in a language."""
+    """The code block of the section in a language."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
     assert len(found) == 1
     return str(found[0])
@@ -35,7 +35,7 @@ def code(language: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the example in it, which is the current one."""
+    """The current folder, with the example in it."""
     (tmp_path / "align_uniform.py").write_text(code("python"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_example_trains_resumes_evaluates_and_is_analysed(folder: Path) -> None:
-    """Each command of the page; the first as an installed script, which does not look for modules where it is run."""
+    """Runs each command of the page, the first as an installed script, which does not search the current folder."""
     first, *others = code("bash").splitlines()
     command = [sys.executable, "-P", "-m", "hex_ssl.train.cli", *first.split()[1:], *SMALL]
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ PLAIN = "to be a dataclass that extends MethodSettings, but got <class"
         ("@dataclass", "class S:\n    width: int = 3", PLAIN),
     ],
 )
-def test_settings_that_no_file_can_hold_are_errors(
+def test_settings_that_a_file_cannot_represent_are_errors(
     folder: Path, decorator: str, settings: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = "from dataclasses import dataclass\nfrom hex_ssl.train.methods import Method, MethodSettings\n"
@@ -156,7 +156,7 @@ def test_a_file_is_read_without_importing_and_checked_where_the_method_is_built(
             build_method(wrong, channels=1)
 
 
-def test_installed_modules_come_before_those_of_the_folder(folder: Path) -> None:
+def test_installed_modules_have_priority_over_the_current_folder(folder: Path) -> None:
     (folder / "json.py").write_text("raise AssertionError('a file of the current folder hides a module')")
     with pytest.raises(ValueError, match="to name a subclass of"):
         build_method(replace(Config(), method=MethodSettings(name="json:loads")), 1, 8)

@@ -31,7 +31,7 @@ from .small import HEADS, part_of, random_batch, small_method, without_norms
 
 WORLD = 2
 IMAGES = 20
-"""Of each process."""
+"""Batch size of each process."""
 LOSSES: dict[str, dict[str, Any]] = {
     "off": {},
     "adaptive": {"hex": "adaptive", "threshold_arguments": {"quantile": 0.9}},
@@ -40,7 +40,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def method_for(name: str, loss: str) -> Method:
-    """The same on every process."""
+    """The method, with the same weights in every process."""
     if name == "mocov2, symmetric":
         plain = small_method("mocov2", **LOSSES[loss])
         assert isinstance(plain, MoCoV2)
@@ -57,11 +57,11 @@ CASES = [
     ("mocov2, symmetric", "adaptive"),
 ]
 COUNTS = (13, 6)
-"""Rows of each process for the losses as functions."""
+"""Number of rows of each process for the functional losses."""
 
 
 def functions(z: list[Tensor]) -> dict[str, Tensor]:
-    """The losses that look at all processes' images, of this process's rows."""
+    """The losses that use the images of all processes, for the rows of this process."""
     queue = torch.randn(30, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     everywhere: dict[str, Any] = {"gather_distributed": True}
     return {
@@ -89,7 +89,7 @@ def evaluated(part: slice) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 class Loss(nn.Module):
-    """A method whose forward is its step, as DDP wants it."""
+    """A method whose forward is its training step, as DDP requires."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Loss(nn.Module):
 
 
 def steps(method: Method, run: nn.Module, part: slice) -> dict[str, Any]:
-    """Two steps of SGD on this process's part of the images: losses, last gradients, the method's state."""
+    """Makes two steps of SGD on this process's part of the images. Returns losses, last gradients and the state."""
     optimizer = torch.optim.SGD([each for each in method.parameters() if each.requires_grad], lr=0.1)
     losses = []
     for seed in range(2):
@@ -123,7 +123,7 @@ def steps(method: Method, run: nn.Module, part: slice) -> dict[str, Any]:
 
 
 def worker(rank: int, folder: str) -> None:
-    """One process: every method, results into a file."""
+    """One process: evaluates every method and writes the results to a file."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
@@ -140,7 +140,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    """Every process's results, computed once for all tests."""
+    """The results of every process, computed once for all tests."""
     folder = tmp_path_factory.mktemp("gloo")
     mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
     return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(WORLD)]

@@ -15,13 +15,13 @@ from hex_ssl.train.recipes import load_recipe
 
 HEADS = {"hidden_dim": 64, "output_dim": 32, "predictor_dim": 64, "queue_size": 512}
 LENGTH = {"byol": (8, 64)}
-"""Epochs and images per step where they are not 6 and 128: BYOL follows what moves slowly, and needs more steps."""
+"""Epochs and images per step if they are not 6 and 128. BYOL's target moves slowly, so it needs more steps."""
 MOMENTUM = 0.99
-"""Of the momentum encoders: with 0.9, BYOL follows itself too closely on a network this small, and loses ground."""
+"""Momentum of the momentum encoders. With 0.9, BYOL's target follows too closely on such a small network."""
 
 
 def shortened(recipe: str, root: Path) -> Config:
-    """A quick recipe with a smaller network, 66 steps long; BYOL's 176."""
+    """A quick recipe with a smaller network and 66 steps (BYOL: 176)."""
     config = Config.from_dict(load_recipe(f"quick/{recipe}"))
     method = config.method
     heads: dict[str, Any] = {name: size for name, size in HEADS.items() if hasattr(method, name)}

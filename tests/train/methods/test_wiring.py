@@ -30,11 +30,11 @@ from hex_ssl.train.methods.simclr import SimCLR
 from .small import HEADS, part_of, random_batch, small_method, step, without_norms
 
 T = 0.3
-"""The temperature of these tests."""
+"""Temperature in these tests."""
 
 
 def nearest(method: Method, z: Tensor, count: int = 1) -> Tensor:
-    """The nearest neighbours in the method's queue, by sorting."""
+    """The nearest neighbours in the queue of a method, by sorting."""
     rows = method.queue.rows  # type: ignore[union-attr]
     order = (F.normalize(z, dim=1) @ rows.T).argsort(dim=1, descending=True)[:, :count]
     return rows[order].squeeze(1) if count == 1 else rows[order]
@@ -142,7 +142,7 @@ def warming_up(name: str, loss: dict[str, Any]) -> tuple[Method, tuple[Tensor, .
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_supervised_goes_by_superclasses_and_leaves_unlabelled_images_alone(name: str) -> None:
+def test_supervised_uses_superclasses_and_ignores_unlabelled_images(name: str) -> None:
     method, embeddings = prepared(name, hex="supervised", alpha=0.3)
     method.superclasses = torch.tensor([7, 7, 3, 3])
     labels = BATCH.labels.clone()
@@ -193,7 +193,7 @@ class TestEachMethod:
         assert ("floor_fraction" in seen) == (bool(loss) or name == "simclr")
         assert all(value.ndim == 0 and not value.requires_grad for value in seen.values())
 
-    def test_a_restored_method_goes_on_alike(self, name: str, loss: dict[str, Any]) -> None:
+    def test_a_restored_method_continues_identically(self, name: str, loss: dict[str, Any]) -> None:
         method = small_method(name, **loss).train()
         for seed in range(3):
             step(method, random_batch(20, seed))
@@ -212,7 +212,7 @@ class TestEachMethod:
             assert torch.equal(*losses)
         torch.testing.assert_close(dict(restored.state_dict()), dict(method.state_dict()), rtol=0, atol=0)
 
-    def test_gradient_caching_is_the_whole_batch(self, name: str, loss: dict[str, Any]) -> None:
+    def test_gradient_caching_equals_the_whole_batch(self, name: str, loss: dict[str, Any]) -> None:
         gradients = []
         for chunk in (None, 7):
             method = without_norms(small_method(name, **loss))
@@ -264,7 +264,7 @@ def test_statistics_of_hex_come_after_the_warm_up(name: str) -> None:
     assert method.statistics()["threshold"] == pytest.approx(0.95)
 
 
-def test_projection_std_tells_of_a_collapse() -> None:
+def test_projection_std_shows_a_collapse() -> None:
     method = small_method("vicreg")
     batch = random_batch()
     method.compute_loss((torch.randn(400, 24), torch.randn(400, 24)), batch)

@@ -47,7 +47,7 @@ scales:
 
 @pytest.fixture
 def experiment_file(tmp_path: Path) -> Path:
-    """Its file."""
+    """The file of the experiment."""
     path = tmp_path / "two.yaml"
     path.write_text(EXPERIMENT)
     return path

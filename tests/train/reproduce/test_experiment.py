@@ -106,7 +106,7 @@ def test_scales_of_the_paper_are_its_recipe() -> None:
     assert load_experiment("table11").config("paper", "methods", "all4one", "imagenet").run.epochs == 50
 
 
-def test_rows_differ_in_what_they_say_alone() -> None:
+def test_rows_differ_only_in_their_settings() -> None:
     experiment = load_experiment("cifar100")
     budget = {"cifar100": set[tuple[int, float]](), "labelled": set[tuple[int, float]]()}
     for group, row, dataset in experiment.cells("small"):
@@ -157,7 +157,7 @@ def test_rows_differ_in_what_they_say_alone() -> None:
         ("seeds: [true]", "seeds: [0, 1]", r"scales.smoke.seeds\[0\]: expected a whole number, but got True"),
     ],
 )
-def test_mistakes_are_named_with_their_place(wrong: str, right: str, expected: str, tmp_path: Path) -> None:
+def test_errors_name_their_place(wrong: str, right: str, expected: str, tmp_path: Path) -> None:
     assert right in EXPERIMENT
     path = tmp_path / "two.yaml"
     path.write_text(EXPERIMENT.replace(right, wrong))

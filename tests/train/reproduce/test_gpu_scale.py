@@ -1,4 +1,4 @@
-"""The experiment for a GPU, rehearsed on the CPU: what is run, in which order, and in slices of time."""
+"""The experiment for a GPU, run on the CPU: its runs, their order, and time limits."""
 
 import io
 from itertools import count
@@ -61,7 +61,7 @@ def encoded(pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder with the two files of the experiment, small."""
+    """A folder with small versions of the two files of the experiment."""
     folder, draw = tmp_path / "data", np.random.default_rng(0)
     folder.mkdir()
     for name, images in (("unlabelled", 96), ("labelled", 60)):
@@ -90,7 +90,7 @@ def slice_of(experiment: Path, data: Path, out: Path, *more: str) -> None:
     main(["reproduce", str(experiment), *options, "--seeds", "0", "--keep_checkpoints", *more])
 
 
-def test_slices_end_where_the_uncut_run_does(
+def test_runs_with_time_limits_equal_the_uninterrupted_run(
     experiment: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uncut, cut = tmp_path / "uncut", tmp_path / "cut"
@@ -105,8 +105,8 @@ def test_slices_end_where_the_uncut_run_does(
         said.append(capsys.readouterr().out)
         assert len(said) < 9, "the slices get nowhere"
     assert sum("out of time" in each for each in said) >= 2
-    assert "the time is over: 1 stopped, 1 not started; the same command goes on" in said[0]
-    assert "the time is over" not in said[-1]
+    assert "the time limit is reached: 1 stopped, 1 not started; run the same command to continue" in said[0]
+    assert "time limit" not in said[-1]
     expected, found = (read_results(out / "results.jsonl") for out in (uncut, cut))
     assert expected.keys() == found.keys()
     for key, record in expected.items():
@@ -131,7 +131,7 @@ def test_results_have_figures_over_the_epochs(experiment: Path, data: Path, tmp_
         assert history[name][1] == pytest.approx(record["last_epoch"][name], rel=1e-3)
 
 
-def test_machine_without_gpu_is_told_before_anything_is_written(
+def test_missing_gpu_is_an_error_before_anything_is_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -139,11 +139,11 @@ def test_machine_without_gpu_is_told_before_anything_is_written(
     with pytest.raises(SystemExit) as stopped:
         main(["reproduce", "cifar100", "--scale", "gpu", "--data", str(data), "--out", str(out)])
     assert stopped.value.code == 2
-    assert "expected a GPU, which 42 of the runs ask for, but torch" in capsys.readouterr().err
+    assert "expected a GPU, which 42 of the runs need, but torch" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_scale_that_an_experiment_lacks_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_scale_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["reproduce", "table9", "--scale", "gpu", "--out", str(tmp_path / "out")])
     assert 'expected `scale` to be one of smoke, small, paper in table9, but got "gpu"' in capsys.readouterr().err

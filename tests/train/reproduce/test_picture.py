@@ -1,4 +1,4 @@
-"""The picture of an experiment: its points against NumPy, and its files."""
+"""The plot of an experiment: its points against NumPy, and its files."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -38,7 +38,7 @@ def test_points_of_figure_7_are_mean_and_deviation_of_the_kept_results() -> None
             np.testing.assert_allclose([point.mean, point.deviation], [values.mean(), values.std(ddof=1)], rtol=1e-12)
 
 
-def test_finished_runs_alone_are_drawn(tmp_path: Path) -> None:
+def test_only_finished_runs_are_drawn(tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text(EXPERIMENT + "picture: {setting: run.seed, label: seed, lines: {A: simclr, B: hex}}\n")
     plan = make_plan(load_experiment(file), ReproduceConfig("two", scale="smoke"))

@@ -1,4 +1,4 @@
-"""The file of finished runs: whole lines, and what a run is found by."""
+"""The file of finished runs: complete lines, and the keys of runs."""
 
 import json
 import multiprocessing
@@ -28,12 +28,12 @@ def record(seed: int = 0, **loss: Any) -> dict[str, Any]:
 
 
 def without_alpha(one: dict[str, Any]) -> dict[str, Any]:
-    """A record of before there was `loss.alpha`."""
+    """A record from before `loss.alpha` existed."""
     del one["config"]["loss"]["alpha"]
     return one
 
 
-def test_runs_are_found_by_what_was_run(tmp_path: Path) -> None:
+def test_the_key_depends_on_everything_that_affects_results(tmp_path: Path) -> None:
     path = tmp_path / "below" / "results.jsonl"
     assert read_results(path) == {}
     records = [record(), record(seed=1), record(temperature=0.3)]
@@ -49,14 +49,14 @@ def test_runs_are_found_by_what_was_run(tmp_path: Path) -> None:
     assert key_of(description(moved)) in found
 
 
-def test_setting_that_is_younger_than_a_record_had_its_default_then(tmp_path: Path) -> None:
+def test_setting_that_a_record_lacks_has_its_default(tmp_path: Path) -> None:
     path, default = tmp_path / "results.jsonl", LossConfig().alpha
     write_result(path, without_alpha(record()))
     assert key_of(run()) in read_results(path)
     assert key_of(run(alpha=default + 0.1)) not in read_results(path)
 
 
-def test_default_that_was_changed_finds_no_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_default_does_not_match_old_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.jsonl"
     write_result(path, record())
     names = [each.name for each in fields(LossConfig)]
@@ -68,7 +68,7 @@ def test_default_that_was_changed_finds_no_old_record(tmp_path: Path, monkeypatc
     assert key_of(run()) not in read_results(path)
 
 
-def test_result_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.jsonl"
     write_result(path, record())
     before = path.read_bytes()
@@ -87,14 +87,14 @@ def test_result_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
         ('{"format": 1', "JSONDecodeError"),
         ("[]", "TypeError"),
         ('{"format": 1}', "KeyError: 'metrics'"),
-        (json.dumps({"format": 2, **record()}), "format 2, where 1 was expected"),
-        (json.dumps({"format": 1, **record(), "metrics": 3}), "`metrics` is no mapping"),
+        (json.dumps({"format": 2, **record()}), "format 2 instead of 1"),
+        (json.dumps({"format": 1, **record(), "metrics": 3}), "`metrics` is not a mapping"),
         (json.dumps({"format": 1, **record(), "config": {"los": {}}}), "settings of a run, but got los"),
         (json.dumps({"format": 1, **record(), "trained_on": 3}), "TypeError"),
         ("", "JSONDecodeError"),
     ],
 )
-def test_line_that_is_no_result_is_named(line: str, expected: str, tmp_path: Path) -> None:
+def test_invalid_line_is_named(line: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps({"format": 1, **record()}) + f"\n{line}\n")
     with pytest.raises(ValueError, match=f"expected line 2 of .*results.jsonl to be the result of a run.*{expected}"):

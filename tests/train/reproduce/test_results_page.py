@@ -1,4 +1,4 @@
-"""The documentation's results equal those of the finished runs that are kept with them."""
+"""The results in the documentation equal those of the finished runs in docs/results.jsonl."""
 
 import re
 from collections.abc import Callable

@@ -31,7 +31,7 @@ def processor() -> str:
 
 
 def reproduce(file: Path, out: Path, *more: str) -> object:
-    """The exit status."""
+    """Runs the command and returns its exit code."""
     try:
         main(["reproduce", str(file), "--scale", "smoke", "--out", str(out), *more])
     except SystemExit as stopped:
@@ -39,7 +39,7 @@ def reproduce(file: Path, out: Path, *more: str) -> object:
     return 0
 
 
-def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tmp_path: Path) -> None:
+def test_equal_runs_are_planned_once_and_seed_by_seed(experiment_file: Path, tmp_path: Path) -> None:
     jobs = jobs_of(experiment_file, tmp_path / "out")
     assert [(job.config.run.seed, job.config.loss.hex) for job in jobs] == [
         (0, "off"),
@@ -51,7 +51,7 @@ def test_equal_runs_are_one_and_whole_seeds_come_first(experiment_file: Path, tm
     assert [job.key for job in jobs_of(experiment_file, tmp_path / "elsewhere")] == [job.key for job in jobs]
 
 
-def test_runs_table_and_nothing_left_to_do(
+def test_runs_are_executed_once_and_written_to_the_table(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results = tmp_path / "out", tmp_path / "kept.jsonl"
@@ -74,7 +74,7 @@ def test_runs_table_and_nothing_left_to_do(
     assert "losses/simclr  digits  1/2" in capsys.readouterr().out
 
 
-def test_stopped_run_goes_on_from_its_checkpoint(
+def test_stopped_run_continues_from_its_checkpoint(
     experiment_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = (jobs_of(experiment_file, tmp_path / name)[1] for name in ("whole", "stopped"))
@@ -97,7 +97,7 @@ def test_stopped_run_goes_on_from_its_checkpoint(
     assert not measure(stopped)
 
 
-def test_failed_run_is_told_and_the_others_go_on(
+def test_failed_run_is_reported_and_does_not_stop_the_others(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_with_hex(job: Job, deadline: Deadline) -> bool:
@@ -112,7 +112,7 @@ def test_failed_run_is_told_and_the_others_go_on(
     assert "1 of 2 runs are done" in printed.out
 
 
-def test_interrupt_leaves_a_table_and_status_130(
+def test_ctrl_c_writes_the_table_and_exits_with_130(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(job: Job, deadline: Deadline) -> bool:
@@ -120,17 +120,17 @@ def test_interrupt_leaves_a_table_and_status_130(
 
     monkeypatch.setattr(runner, "measure", interrupted)
     assert reproduce(experiment_file, tmp_path / "out") == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to continue" in capsys.readouterr().out
 
 
 def test_no_run_starts_after_the_time_limit(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(experiment_file, tmp_path / "out", "--minutes", "0") == 0
-    assert "the time is over: 0 stopped, 4 not started" in capsys.readouterr().out
+    assert "the time limit is reached: 0 stopped, 4 not started" in capsys.readouterr().out
 
 
-def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> None:
+def test_only_one_process_executes_a_run(experiment_file: Path, tmp_path: Path) -> None:
     job = jobs_of(experiment_file, tmp_path)[0]
     folder = Path(job.config.run.root) / job.key
     with _claimed(folder.with_name(f"{job.key}.lock")), pytest.raises(BusyError):
@@ -145,11 +145,11 @@ def test_run_is_one_processs_alone(experiment_file: Path, tmp_path: Path) -> Non
         (["--data", "nowhere"], "expected `data` to hold unlabelled.parquet, but there is no nowhere"),
         (["--rows", "adaptiv"], "expected `rows` to match some of cosine_95_65, "),
         (["--group", "threshold"], 'expected `group` to be one of thresholds, but got "threshold"'),
-        (["--seeds", "1,1"], "expected `seeds` to be different numbers"),
+        (["--seeds", "1,1"], "expected `seeds` to be distinct numbers"),
         (["--jobs", "0"], "expected `jobs` to be at least 1, but got 0"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_mistakes_are_errors_before_anything_is_written(
     options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -159,7 +159,7 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_side_by_side(experiment_file: Path, tmp_path: Path) -> None:
+def test_two_processes_at_the_same_time(experiment_file: Path, tmp_path: Path) -> None:
     assert reproduce(experiment_file, tmp_path / "out", "--seeds", "0", "--jobs", "2", "--epochs", "1") == 0
     assert len(read_results(tmp_path / "out" / "results.jsonl")) == 2
 

@@ -33,7 +33,7 @@ def test_paired_difference_is_over_the_seeds_of_both() -> None:
     assert paired_difference({0: 0.5}, {0: 0.6}) == "-10.00"
 
 
-def test_table_says_what_is_missing(experiment_file: Path) -> None:
+def test_table_shows_what_is_missing(experiment_file: Path) -> None:
     plan = make_plan(load_experiment(experiment_file), ReproduceConfig("two", scale="smoke"))
     records: dict[str, dict[str, Any]] = {}
     for cell, keys in plan.cells.items():
@@ -63,7 +63,7 @@ def test_the_papers_figures_on_datasets_that_the_scale_lacks_follow() -> None:
     assert "that this scale lacks" not in table_of("table7", "smoke")
 
 
-def test_notes_say_images_and_protocols() -> None:
+def test_notes_describe_images_and_protocols() -> None:
     text = table_of("cifar100", "small")
     assert (
         "- Images of CIFAR-100 (20,000 training images): trained on the training images of unlabelled.parquet; "

@@ -1,4 +1,4 @@
-"""Analysis of runs: tables and pictures of their features, and one page that compares runs."""
+"""Analysis of runs: tables and figures of their features, and an HTML page that compares runs."""
 
 from hex_ssl.train.extras import train_extra
 

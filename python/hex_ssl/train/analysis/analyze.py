@@ -1,4 +1,4 @@
-"""The analysis of one run, or of two arrays: tables, figures, and one JSON file that the report reads."""
+"""Analyses a run, or arrays of features and labels: tables, figures, and a JSON file that the report reads."""
 
 import base64
 import csv
@@ -44,7 +44,7 @@ Pictures = tuple[list[list[NDArray[np.uint8]]], list[list[str]]]
 
 
 def analyze(config: AnalyzeConfig) -> Path:
-    """Measures and draws a run's checkpoints, or given features, and writes the results.
+    """Analyses the features of a run's checkpoints, or given features, and writes tables and figures.
 
     Writes `analysis.json`, `similarity.csv` (a line for each epoch and space), `histograms.csv`, `ranks.csv`,
     `plane.csv` and `nearest.csv`, and the figures as PNG and SVG. They replace the files of an earlier analysis only
@@ -57,9 +57,9 @@ def analyze(config: AnalyzeConfig) -> Path:
         The folder.
 
     Raises:
-        FileNotFoundError, ValueError: See `AnalyzeConfig`, `subject_from_run` and `subject_from_arrays`; or an image's
-            features are all zero or not finite.
-        OSError: The folder cannot be written, such as on a full disk. The files in it are unchanged.
+        FileNotFoundError, ValueError: See `AnalyzeConfig`, `subject_from_run` and `subject_from_arrays`. Also if an
+            image's features are all zero or not finite.
+        OSError: The folder cannot be written, for example on a full disk. The files in it are unchanged.
     """
     subject = _subject(config)
     folder = Path(config.output) if config.output else Path(str(config.run)) / FOLDER
@@ -72,7 +72,7 @@ def analyze(config: AnalyzeConfig) -> Path:
 
 
 def summarize(folder: Path) -> str:
-    """The last snapshot's figures as text, for the terminal."""
+    """The measures of the last snapshot as a text table."""
     result = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
     last = {record["space"]: record for record in result["records"]}
     width = max(map(len, COLUMNS))
@@ -83,7 +83,8 @@ def summarize(folder: Path) -> str:
     epochs = {record["epoch"] for record in result["records"]}
     if result["config"]["run"] is not None and result["config"]["epochs"] == "all" and len(epochs) == 1:
         lines.append(
-            f"one checkpoint was found, of epoch {epochs.pop()}: no curves; `run.keep_every` keeps more of them"
+            f"only one checkpoint was found, of epoch {epochs.pop()}, so there are no curves; `run.keep_every` keeps "
+            "more checkpoints"
         )
     return "\n".join([*lines, f"tables and figures: {folder}"])
 
@@ -105,7 +106,7 @@ def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
     last = max(checkpoints_of(config.beside, config.epochs))
     other = _run(config, config.beside, str(last))
     if not np.array_equal(np.asarray(other.classes), np.asarray(subject.classes)):
-        raise ValueError(f"expected `beside` to be a run of the same images, but {config.beside} has others")
+        raise ValueError(f"expected `beside` to be a run on the same images, but {config.beside} has others")
     return other if other.name != subject.name else replace(other, name=config.beside)
 
 
@@ -141,7 +142,7 @@ class _Findings:
 
     @property
     def plane_space(self) -> str:
-        """The space of the pictures: representations if there are any, as in the paper."""
+        """The space of the projections and nearest images: representations if there are any, as in the paper."""
         spaces = list(self.ends[0].spaces)
         return REPRESENTATION if REPRESENTATION in spaces else spaces[0]
 
@@ -230,7 +231,7 @@ def plane(
     method: PlaneMethod,
     seed: int,
 ) -> dict[str, Any]:
-    """Some of a snapshot's images in the plane, with their labels and names, ready for JSON."""
+    """Projects some of a snapshot's images to two dimensions. Returns them with labels and names, for JSON."""
     found = to_plane(snapshot.spaces[space][rows], method, seed)
     labels = {"class": subject.classes, "superclass": subject.superclasses}
     chosen = {name: None if each is None else each[rows].tolist() for name, each in labels.items()}
@@ -278,15 +279,15 @@ def _plane_sets(
 
 
 def within_one(subject: Subject, seed: int, superclass: str | None = None) -> tuple[str, NDArray[np.int64]] | None:
-    """The images of one superclass: its name and its rows, at least 3.
+    """The name and the rows of one superclass with at least 3 images.
 
     Args:
         subject: The subject, for its labels.
         seed: Seed of the draw.
-        superclass: Name or number of the superclass; None: one with several classes, drawn at random.
+        superclass: Name or number of the superclass. None draws one with several classes at random.
 
     Returns:
-        None if there is none to draw.
+        The name and the rows, or None if there is no superclass to draw.
 
     Raises:
         ValueError: There is no such superclass, or it has fewer than 3 images.
@@ -294,7 +295,7 @@ def within_one(subject: Subject, seed: int, superclass: str | None = None) -> tu
     above, classes = subject.superclasses, subject.classes
     if above is None or classes is None:
         if superclass is not None:
-            raise ValueError(f"expected `superclass` only where images have one, but got {superclass!r}")
+            raise ValueError(f"expected `superclass` only if images have superclasses, but got {superclass!r}")
         return None
     labels, images = (each.tolist() for each in np.unique(above, return_counts=True))
     if superclass is not None:
@@ -374,7 +375,7 @@ def _nearest_lines(nearest: Sequence[dict[str, Any]]) -> Iterator[Record]:
 
 
 def _write_csv(path: Path, lines: Iterable[Record]) -> None:
-    """Writes a table; none if there are no lines."""
+    """Writes a table, unless there are no lines."""
     rows = list(lines)
     if rows:
         text = io.StringIO(newline="")

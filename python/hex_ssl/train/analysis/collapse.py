@@ -1,4 +1,4 @@
-"""Effective rank, and dimensional collapse within superclasses beside that of the whole."""
+"""Effective rank, and dimensional collapse within superclasses compared with that of the whole."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EPSILON = 1e-7
-"""RankMe's."""
+"""The constant in RankMe's definition."""
 
 DRAWS = 5
 """Number of random subsets of each size, over which the rank of the whole is averaged."""
 
 
 def effective_rank(features: ArrayLike) -> float:
-    """RankMe: the number of dimensions that the features use, from 1 (one direction) to min(N, D) (all equally).
+    """RankMe: the number of dimensions that the features use, from 1 (only one) to min(N, D) (all equally).
 
         RankMe = exp(-sum_k p_k log p_k),   p_k = sigma_k / sum_l sigma_l + 1e-7
 
@@ -41,9 +41,9 @@ def effective_rank(features: ArrayLike) -> float:
 
 
 def singular_values(features: ArrayLike) -> NDArray[np.float64]:
-    """The singular values of [N, D] in falling order, min(N, D) of them.
+    """The min(N, D) singular values of [N, D] in descending order.
 
-    They come from the smaller Gram matrix in double precision, with errors of about 1e-8 of the largest.
+    They are computed from the smaller Gram matrix in double precision, with errors of about 1e-8 of the largest.
 
     Raises:
         ValueError: The shape is not [N, D], or a number is not finite.
@@ -62,13 +62,13 @@ def singular_values(features: ArrayLike) -> NDArray[np.float64]:
 
 
 class GroupRank(NamedTuple):
-    """One group's rank beside that of the whole.
+    """The effective rank of one group, compared with that of the whole.
 
     Attributes:
         group: The group's label.
         rows: Number of rows of the group.
         local: Effective rank of its rows.
-        overall: Mean effective rank of as many rows drawn from all.
+        overall: Mean effective rank of as many rows drawn from all groups.
     """
 
     group: int
@@ -78,16 +78,16 @@ class GroupRank(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """`local` / `overall`: 1 for a group spread over as many dimensions as the whole, less where it collapsed."""
+        """`local` / `overall`: 1 for a group spread over as many dimensions as the whole, less if it collapsed."""
         return self.local / self.overall
 
 
 def group_ranks(features: ArrayLike, groups: ArrayLike, seed: int = 0) -> list[GroupRank]:
-    """The effective rank of each group's rows, beside that of as many rows of all groups.
+    """The effective rank of each group's rows, compared with that of as many rows of all groups.
 
-    Rows are scaled to length 1, as in the losses, and each set is centred at its mean, so that the direction that a
-    group has in common is not counted as one of its dimensions. A rank cannot exceed the number of rows. The whole is
-    therefore measured on `DRAWS` random subsets of the group's size.
+    Rows are scaled to length 1, as in the losses, and each set is centred at its mean, so that the common direction of
+    a group is not counted as one of its dimensions. A rank cannot exceed the number of rows. Therefore the whole is
+    measured on `DRAWS` random subsets of the group's size.
 
     The paper's premise is that classes collapse towards each other within their superclass. `ratio` is then below 1.
 

@@ -1,4 +1,4 @@
-"""The figures of one snapshot."""
+"""The measures of one snapshot."""
 
 from typing import Any
 
@@ -17,26 +17,26 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07
 """Number of neighbours and temperature of the k-NN within the set."""
 
 COLUMNS = {
-    "threshold": "threshold epsilon: mean over the images of the quantile of their similarities (Figure 8)",
+    "threshold": "threshold epsilon: the quantile of each image's similarities, averaged over the images (Figure 8)",
     "above": "mean number of images above it (Figure 9)",
-    **{f"above_{group}": f"of these: {group} negatives; none without such pairs" for group in GROUPS},
+    **{f"above_{group}": f"how many of these are {group} negatives, if there are such pairs" for group in GROUPS},
     **{f"{group}_similarity": f"mean cosine with {group} negatives (Figure 12)" for group in GROUPS},
-    "ratio": "superclass_similarity / other_similarity (Figure 13); none unless the latter is above 0",
+    "ratio": "superclass_similarity / other_similarity (Figure 13), if the latter is above 0",
     "gap": "superclass_similarity - other_similarity",
     "knn_accuracy": f"leave-one-out k-NN within the set, k = {NEIGHBOURS}, T = {TEMPERATURE} (Figure 11)",
     "knn_superclass_accuracy": "the same for superclasses (Figure 11)",
     "effective_rank": "RankMe of all images",
     "local_rank": "mean effective rank within a group, centred, rows of length 1",
-    "overall_rank": "mean effective rank of as many images of all groups, likewise",
-    "rank_ratio": "mean of local / overall: below 1 where groups have collapsed",
+    "overall_rank": "the same for as many images drawn from all groups",
+    "rank_ratio": "mean of local / overall: below 1 if groups have collapsed",
 }
-"""The figures and their descriptions."""
+"""The measures and their descriptions."""
 
 
 def measure(
     subject: Subject, snapshot: Snapshot, space: str, quantile: float, bins: int, seed: int
 ) -> tuple[Record, SimilarityStatistics, list[GroupRank]]:
-    """Computes the figures of one space of a snapshot.
+    """Computes the measures of one space of a snapshot.
 
     Args:
         subject: The subject, for its labels.
@@ -47,8 +47,8 @@ def measure(
         seed: Seed of the random subsets that ranks are compared with.
 
     Returns:
-        The figures of `COLUMNS`, None for those that do not exist; the similarities; the ranks within superclasses, or
-        within classes if there are no superclasses.
+        The measures of `COLUMNS`, None for those that do not exist; the statistics of the similarities; and the ranks
+        within superclasses, or within classes if there are no superclasses.
 
     Raises:
         ValueError: An image's features are all zero or not finite.
@@ -98,17 +98,17 @@ def check_features(subject: Subject, snapshot: Snapshot, space: str) -> None:
 
 @torch.no_grad()
 def knn_within(features: NDArray[Any], labels: NDArray[np.int64] | None, block: int = 1024) -> float | None:
-    """Leave-one-out k-NN accuracy: each row is classified by the rows most similar to it, itself left out.
+    """Leave-one-out k-NN accuracy: each row is classified by the other rows that are most similar to it.
 
     The votes are exp(cos / T), as in `hex_ssl.train.evaluate.knn_predict`.
 
     Args:
         features: [N, D].
-        labels: [N]; None: there is nothing to predict.
+        labels: [N], or None.
         block: Number of rows at a time.
 
     Returns:
-        The accuracy, in [0, 1]; None without labels.
+        The accuracy, in [0, 1], or None without labels.
 
     Example:
         >>> knn_within(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), np.array([0, 0, 1, 1]))

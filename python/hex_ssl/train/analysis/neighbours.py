@@ -1,4 +1,4 @@
-"""The images most similar to an anchor, and k-NN within one set."""
+"""The images most similar to an anchor in a random batch."""
 
 from typing import NamedTuple
 
@@ -25,14 +25,14 @@ class Neighbours(NamedTuple):
 def nearest_in_batches(
     features: ArrayLike, anchors: int = 7, nearest: int = 5, batch_size: int = 128, seed: int = 0
 ) -> Neighbours:
-    """Draws a batch for each anchor, and finds the rows of it that are most similar to the anchor.
+    """Draws a batch for each anchor, and finds the rows in it that are most similar to the anchor.
 
     Args:
         features: [N, D], no row all zeros.
         anchors: A, the number of anchors.
         nearest: k, the number of nearest rows of each anchor.
         batch_size: Rows of a batch, including the anchor; all rows if there are fewer.
-        seed: Seed of the batches, which are the same for each set of N rows.
+        seed: Seed of the batches, which depend only on it, on N and on `batch_size`.
 
     Returns:
         Rows and similarities.

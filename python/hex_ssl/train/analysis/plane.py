@@ -1,4 +1,4 @@
-"""Projection of features to the plane."""
+"""Projection of features to two dimensions."""
 
 import warnings
 from typing import Any, Literal
@@ -13,7 +13,7 @@ PlaneMethod = Literal["umap", "pca"]
 
 
 def to_plane(features: ArrayLike, method: PlaneMethod = "umap", seed: int = 0) -> NDArray[np.float64]:
-    """Two coordinates for each row, from the directions of the rows.
+    """Projects the directions of the rows to two dimensions.
 
     Args:
         features: [N, D], no row all zeros.
@@ -21,7 +21,7 @@ def to_plane(features: ArrayLike, method: PlaneMethod = "umap", seed: int = 0) -
         seed: Seed of UMAP. Equal seeds give equal coordinates.
 
     Returns:
-        [N, 2], scaled to [-1, 1] around the middle of the longer side, the sides in proportion.
+        [N, 2], centred and scaled so that the longer side is [-1, 1]. The aspect ratio is kept.
 
     Raises:
         ImportError: umap-learn is not installed.
@@ -36,7 +36,7 @@ def to_plane(features: ArrayLike, method: PlaneMethod = "umap", seed: int = 0) -
     """
     unit = unit_rows(features)
     if len(unit) < 3:
-        raise ValueError(f"expected at least 3 rows to bring to the plane, but got {len(unit)}")
+        raise ValueError(f"expected at least 3 rows to project, but got {len(unit)}")
     found = _umap(unit, seed) if method == "umap" else _pca(unit)
     low, high = found.min(axis=0), found.max(axis=0)
     side = float((high - low).max()) or 1.0
@@ -55,11 +55,11 @@ def _pca(unit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _umap(unit: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     with warnings.catch_warnings(), train_extra():
-        warnings.simplefilter("ignore")  # of numba, and of UMAP about seeds and small sets
+        warnings.simplefilter("ignore")  # from numba, and from UMAP about seeds and small sets
         from umap import UMAP  # type: ignore[import-untyped]
 
         neighbours = min(15, len(unit) - 1)
-        few = {"init": "random"} if len(unit) <= neighbours + 2 else {}  # the spectrum needs more rows
+        few = {"init": "random"} if len(unit) <= neighbours + 2 else {}  # spectral initialisation needs more rows
         reducer: Any = UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1, **few)
         plane: NDArray[np.float64] = np.asarray(reducer.fit_transform(unit.astype(np.float32)), np.float64)
     return plane

@@ -1,4 +1,4 @@
-"""Runs side by side on one HTML page, which needs no network, no server and no other file."""
+"""Compares runs on one HTML page, which needs no network, no server and no other file."""
 
 import html
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hex_ssl.train.analysis.analyze import ANALYSIS, FOLDER
+from hex_ssl.train.analysis.figures import COLOURS, GROUP_COLOURS
+from hex_ssl.train.analysis.measures import NEIGHBOURS, TEMPERATURE
 from hex_ssl.train.bounded_yaml import load_yaml
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.command_settings import ReportConfig
@@ -18,12 +20,15 @@ from hex_ssl.train.run_folder import CONFIG
 from hex_ssl.train.whole_file import whole_file
 
 EVALUATION = "evaluation"
-"""The folder of a run that `hex-ssl knn`, `probe`, `finetune` and `transfer` write to."""
+"""The folder in a run folder to which `hex-ssl knn`, `probe`, `finetune` and `transfer` write."""
+
+PROTOCOL = f"k = {NEIGHBOURS}, T = {TEMPERATURE}"
+"""Of the k-NN, in training and within the set."""
 
 METRIC_TITLES = {
     "loss": "Loss",
-    "knn_accuracy": "k-NN accuracy",
-    "knn_superclass_accuracy": "k-NN accuracy, superclasses",
+    "knn_accuracy": f"k-NN accuracy, {PROTOCOL}",
+    "knn_superclass_accuracy": f"k-NN accuracy, superclasses, {PROTOCOL}",
     "classifier_accuracy": "Online classifier",
     "classifier_superclass_accuracy": "Online classifier, superclasses",
     "threshold": "Threshold of the batches",
@@ -36,6 +41,23 @@ METRIC_TITLES = {
     "learning_rate": "Learning rate",
 }
 """The titles of the curves, in their order on the page. Curves of other names follow."""
+
+METRIC_UNITS = {
+    "loss": "mean of the epoch",
+    "knn_accuracy": "accuracy",
+    "knn_superclass_accuracy": "accuracy",
+    "classifier_accuracy": "accuracy",
+    "classifier_superclass_accuracy": "accuracy",
+    "threshold": "cosine",
+    "hierarchical_negatives": "mean number",
+    "floor_fraction": "share of the anchors",
+    "positive_similarity": "cosine",
+    "negative_similarity": "cosine",
+    "undefined_anchors": "number",
+    "projection_std": "standard deviation",
+    "learning_rate": "per step",
+}
+"""What the vertical axes of the curves say. Shares are in percent, with each number."""
 
 SETTINGS = {
     "method.name": "method",
@@ -57,7 +79,11 @@ LAST = (
 """The metrics in the overview, each with its last value."""
 
 FOUND = ("threshold", "gap", "effective_rank", "rank_ratio")
-"""The figures of the last checkpoint's analysis in the overview, in the space of the losses if there is one."""
+"""The measures of the last analysed checkpoint in the overview, in the last space (the projections of a run)."""
+
+
+UNLIKE = ("run.name", "run.root", "run.seed", "run.existing", "run.progress")
+"""The settings in which runs of one group may differ. The mean over the seeds is that of a group."""
 
 
 def report(config: ReportConfig) -> Path:
@@ -76,6 +102,7 @@ def report(config: ReportConfig) -> Path:
     runs = [_read_run(Path(folder)) for folder in config.runs]
     for run, name in zip(runs, _names([Path(folder) for folder in config.runs]), strict=True):
         run["name"] = name
+    _group(runs)
     title = config.title or _title([run["name"] for run in runs])
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,13 +112,17 @@ def report(config: ReportConfig) -> Path:
 
 
 def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
-    """The page of runs that have been read. Text from the runs is never taken as markup."""
+    """Renders the page of runs that have been read. Text from the runs is never interpreted as markup."""
     data = {
         "subtitle": _subtitle(runs),
         "runs": runs,
         "overview_columns": _overview_columns(),
         "metric_order": list(METRIC_TITLES),
         "metric_titles": METRIC_TITLES,
+        "metric_units": METRIC_UNITS,
+        "knn": PROTOCOL,
+        "colours": COLOURS,
+        "group_colours": GROUP_COLOURS,
         "analysis_note": _analysis_note(runs),
         "footer": "Made by hex-ssl. This page is one file: it loads nothing and sends nothing.",
     }
@@ -99,13 +130,13 @@ def render(title: str, runs: Sequence[dict[str, Any]]) -> str:
     for name, file in (("style", "page.css"), ("script", "page.js")):
         parts[name] = _asset(file)
     page = _asset("page.html")
-    # All at once: text from files may hold anything, braces too.
+    # All replacements at once, because text from the runs may contain braces.
     pieces = page.replace("{{", "\0{{").replace("}}", "}}\0").split("\0")
     return "".join(parts[piece[2:-2]] if piece.startswith("{{") else piece for piece in pieces)
 
 
 def script_safe(value: Any) -> str:
-    """JSON without NaN, in which no HTML parser sees the end of the script.
+    """JSON without NaN that cannot end an HTML script element.
 
     Example:
         >>> script_safe({"name": "</script>", "loss": float("nan")})
@@ -130,6 +161,17 @@ def _read_run(folder: Path) -> dict[str, Any]:
         "evaluations": evaluations,
         "overview": _overview(settings, metrics, analysis),
     }
+
+
+def _group(runs: Sequence[dict[str, Any]]) -> None:
+    """Gives each run its group: the number of the first of the runs that differ from it in the seed alone."""
+    groups: dict[str, dict[Any, int]] = {}
+    for number, run in enumerate(runs):
+        settings = {name: value for name, value in run["settings"].items() if name not in UNLIKE}
+        seeds = groups.setdefault(json.dumps(settings, sort_keys=True, default=str), {})
+        first, seed = next(iter(seeds.values()), number), run["settings"].get("run.seed")
+        run["group"] = number if seed in seeds else first  # two runs of one seed are no two draws
+        seeds.setdefault(seed, first)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -182,7 +224,10 @@ def _overview_columns() -> list[dict[str, Any]]:
         "analysis_effective_rank": ("effective rank", "RankMe of the last checkpoint that was analysed"),
         "analysis_rank_ratio": ("local / global rank", "Below 1: superclasses have collapsed"),
     }
-    numbers = [{"name": name} for name in ("seed", "epochs", *LAST)]
+    numbers = [
+        {"name": name, "label": METRIC_TITLES[name] if name.startswith("knn") else None}
+        for name in ("seed", "epochs", *LAST)
+    ]
     return [
         *text,
         *numbers,
@@ -215,7 +260,7 @@ def _title(names: Sequence[str]) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as much of their paths as is needed to tell them apart."""
+    """The names of the folders, with as much of their paths as is needed to distinguish them."""
     paths = [folder.resolve().parts for folder in folders]
     names = []
     for own in paths:

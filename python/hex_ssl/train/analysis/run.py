@@ -1,4 +1,4 @@
-"""The features of one split of a run's images, by the run's checkpoints."""
+"""Computes the features of a split of a run's images with the run's checkpoints."""
 
 import re
 from collections.abc import Iterator
@@ -21,28 +21,28 @@ from hex_ssl.train.run_folder import CHECKPOINTS, LAST, read_config
 
 KEPT = re.compile(r"epoch-(\d+)")
 LARGEST_PICTURE = 96
-"""The largest side in pixels of the pictures of Figure 15."""
+"""The largest side in pixels of the images in Figure 15."""
 
 
 def checkpoints_of(folder: str | Path, epochs: str = "all") -> dict[int, str]:
-    """A run's checkpoints by the epochs done, in order.
+    """The checkpoints of a run, by their number of epochs, in order.
 
     Args:
         folder: The run folder.
-        epochs: "all" that were kept and the last, "last", or epochs such as "0,10,20".
+        epochs: "all" (those that were kept, and the last), "last", or epochs such as "0,10,20".
 
     Returns:
-        Names for `hex_ssl.train.pretrain.load_method`.
+        Names for `hex_ssl.train.pretrain.load_method`, by epoch.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: `epochs` is none of these.
+        ValueError: `epochs` has another form, or the last checkpoint cannot be read.
     """
     there = Path(folder) / CHECKPOINTS
     kept = {int(found[1]): path.stem for path in there.glob("epoch-*.ckpt") if (found := KEPT.fullmatch(path.stem))}
     last = there / f"{LAST}.ckpt"
     if last.is_file():
-        with reading(last, "to say how long it was trained"):
+        with reading(last, "to state how long it was trained"):
             kept.setdefault(epochs_done(read_checkpoint(last)), LAST)
     if not kept:
         raise FileNotFoundError(f"expected checkpoints in {there}, but there are none")
@@ -58,7 +58,7 @@ def checkpoints_of(folder: str | Path, epochs: str = "all") -> dict[int, str]:
     if missing:
         raise FileNotFoundError(
             f"expected checkpoints of the epochs {missing}, but {there} has those of {sorted(kept)}: "
-            f"`run.keep_every` decides which are kept"
+            f"`run.keep_every` sets which are kept"
         )
     return {epoch: kept[epoch] for epoch in chosen}
 
@@ -71,22 +71,22 @@ def subject_from_run(
     device: str = "auto",
     seed: int = 0,
 ) -> Subject:
-    """The features of a run's images by its checkpoints, in both spaces.
+    """The features of a run's images by its checkpoints, before and after the projector.
 
-    The networks run in evaluation mode on the images as they are, without augmentation.
+    The networks run in evaluation mode, on images without augmentation.
 
     Args:
         folder: The run folder.
         split: Split of the run's dataset.
         epochs: See `checkpoints_of`.
-        images: Maximum number of images, drawn at random; None: all. Images without a label are left out if others have
-            one.
-        device: "auto", "cpu", "cuda", ...
-        seed: Decides which images.
+        images: Maximum number of images, drawn at random. None uses all. If some images have labels, only these are
+            used.
+        device: Device of the networks: "auto", "cpu", "cuda", ...
+        seed: Seed of the choice of images.
 
     Raises:
         FileNotFoundError: The folder is not a run folder, or lacks a checkpoint.
-        ValueError: The dataset lacks the split, or `epochs` is none of these.
+        ValueError: The dataset lacks the split, or `epochs` has another form.
     """
     config = read_config(folder)
     checkpoints = checkpoints_of(folder, epochs)
@@ -142,7 +142,7 @@ def _features(method: Any, images: Dataset[tuple[Tensor, int]]) -> dict[str, NDA
 
 
 def _as_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Pictures [n, H, W, 3] of images [n, C, H, W] in [0, 1]. Grey stays grey; of more than 3 channels, the first 3."""
+    """Converts images [n, C, H, W] in [0, 1] to uint8 [n, H, W, 3]. Fewer than 3 channels become grey."""
     whole = (images * 255).round().clamp(0, 255).to(torch.uint8)
     colours = whole[:, :3] if whole.shape[1] >= 3 else whole[:, :1].expand(-1, 3, -1, -1)
     return colours.permute(0, 2, 3, 1).contiguous().numpy()

@@ -21,8 +21,8 @@ class Snapshot:
     """The features of the images at one epoch.
 
     Attributes:
-        epoch: Epochs done; None if unknown.
-        spaces: For each space the features, float [N, D].
+        epoch: Number of epochs done. None if unknown.
+        spaces: The features of each space, float [N, D].
     """
 
     epoch: int | None
@@ -36,12 +36,12 @@ class Subject:
     Attributes:
         name: Name of the set.
         snapshots: Function that yields the snapshots in the order of their epochs.
-        classes: int64 [N]; None if there are none.
-        superclasses: int64 [N]; None if there are none.
-        class_names: Names of the classes, if they are known.
-        superclass_names: Names of the superclasses, if they are known.
-        images: Function that returns rows as uint8 [n, H, W, 3]; None if there are no images.
-        description: How the features were made, in words.
+        classes: int64 [N], or None.
+        superclasses: int64 [N], or None.
+        class_names: Names of the classes, if known.
+        superclass_names: Names of the superclasses, if known.
+        images: Function that returns the images of rows as uint8 [n, H, W, 3], or None.
+        description: Where the features come from: file or dataset, split, checkpoints, and number of images.
     """
 
     name: str
@@ -72,9 +72,9 @@ def subject_from_arrays(
     """Features and labels from .npy files.
 
     Args:
-        features: Floats [N, D]; or [E, N, D], for the epochs 0 to E - 1.
+        features: Floats [N, D], or [E, N, D] for the epochs 0 to E - 1.
         labels: Integers [N], at least 0, the classes.
-        superclasses: Integers [N], at least 0; or one for each class.
+        superclasses: Integers, at least 0: [N], or one for each class.
 
     Returns:
         One space, called "features".

@@ -1,4 +1,4 @@
-"""What happens beside the training: metrics, online evaluation, checkpoints, export of the backbone."""
+"""Callbacks and helpers of a run: metrics, online evaluation, checkpoints, export of the backbone."""
 
 from hex_ssl.train.extras import train_extra
 
@@ -11,6 +11,5 @@ with train_extra():
     from hex_ssl.train.callbacks.export import save_backbone as save_backbone
     from hex_ssl.train.callbacks.lines import EpochBar as EpochBar
     from hex_ssl.train.callbacks.lines import EpochLines as EpochLines
-    from hex_ssl.train.callbacks.lines import shows_progress_bar as shows_progress_bar
     from hex_ssl.train.callbacks.metrics import MetricsFiles as MetricsFiles
     from hex_ssl.train.callbacks.seeds import SeededSteps as SeededSteps

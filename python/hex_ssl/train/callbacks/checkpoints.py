@@ -1,4 +1,4 @@
-"""Checkpoints: one to resume from, and some to keep."""
+"""Checkpoints: the last one, from which a run resumes, and checkpoints that are kept."""
 
 import time
 from pathlib import Path
@@ -15,40 +15,41 @@ from hex_ssl.train.whole_file import whole_file
 
 LAST = "last.ckpt"
 CHECK_EVERY = 50
-"""Steps between two looks at the clock where several processes have to agree on the time."""
+"""Number of steps between time checks if several processes have to agree on the time."""
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside and renamed: a file of that name is whole, whenever the process dies.
+    """Lightning's checkpoint plugin with atomic writes: a checkpoint is always complete, even if the process dies.
 
-    Lightning's own way has the file made in the system's temporary folder; from another file system it is then copied
-    into place, and a process that dies meanwhile leaves half of it.
+    Lightning writes into the system's temporary folder. If that is on another file system, it then copies the file, and
+    a process that dies meanwhile leaves a partial checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes, waits for the disk, renames."""
+        """Writes a temporary file in the same folder, flushes it to disk and renames it."""
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(place) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Tensors and plain values alone: see `hex_ssl.train.reading.read_checkpoint`."""
+        """Loads only tensors and plain values, see `hex_ssl.train.reading.read_checkpoint`."""
         return read_checkpoint(path)
 
 
 class Checkpoints(L.Callback):
     """Saves `last.ckpt` at the end of each epoch and every few minutes, and keeps weights every few epochs.
 
-    To stand behind the callbacks whose state it is to save. Weights and running statistics that are not finite are
-    not saved: the run ends with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run of one
-    process saves after the batch.
+    Put this callback after those whose state it saves. Weights and running statistics that are not finite are never
+    saved: the run ends with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run with one
+    process saves after the current batch.
 
     Args:
-        folder: Where they go.
-        minutes: Minutes between two within an epoch; 0: after each optimizer step.
-        keep_every: Epochs between two that are kept, as `epoch-0010.ckpt` and the like, the untrained network's among
-            them: weights and queue of the method, without the optimizer. 0: none.
+        folder: Folder of the checkpoints.
+        minutes: Minutes between checkpoints within an epoch. 0 saves after each optimizer step.
+        keep_every: Number of epochs between checkpoints that are kept (`epoch-0000.ckpt`, `epoch-0010.ckpt`, ...),
+            starting with the untrained network. They hold the weights and the queue of the method, not the optimizer.
+            0 keeps none.
     """
 
     def __init__(self, folder: Path, minutes: float = 10.0, keep_every: int = 0) -> None:
@@ -65,7 +66,8 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Between optimizer steps there are gradients, which no checkpoint holds; the epoch's end has one of its own.
+        # Not between optimizer steps, because a checkpoint does not hold accumulated gradients. The end of the epoch
+        # saves anyway.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and not trainer.is_last_batch and self._is_due(trainer, batch_idx):
             self._save(trainer)
@@ -97,11 +99,12 @@ class Checkpoints(L.Callback):
 
 
 def check_weights(trainer: L.Trainer) -> None:
-    """Looks at the losses since the last look, then at the parameters and at what else is saved with them, such as the
-    running statistics of a batch norm.
+    """Checks that the losses since the last check, the parameters and the saved buffers are finite.
+
+    Buffers are, for example, the running statistics of batch norms.
 
     Raises:
-        FloatingPointError: Some are not finite; the message has the step and, of the latter, the first such tensor.
+        FloatingPointError: Some are not finite. The message has the step and the name of the first such tensor.
     """
     module = trainer.lightning_module
     if isinstance(module, Method):
@@ -112,5 +115,5 @@ def check_weights(trainer: L.Trainer) -> None:
         first = next(name for name, is_finite in zip(saved, finite.tolist(), strict=True) if not is_finite)
         raise FloatingPointError(
             f"expected finite weights after step {trainer.global_step} (epoch {trainer.current_epoch + 1}), but some "
-            f"are not, such as those of {first}; the last checkpoint is of before"
+            f"are not, such as those of {first}; the last checkpoint is from before this step"
         )

@@ -1,4 +1,4 @@
-"""A linear classifier that learns beside the method."""
+"""A linear classifier that is trained during pretraining."""
 
 import math
 from typing import Any
@@ -17,19 +17,19 @@ from hex_ssl.train.methods import Method
 
 
 class OnlineClassifier(L.Callback):
-    """Linear classifiers, of the classes and of the superclasses, on the backbone's detached representations.
+    """Linear classifiers of classes and superclasses on the detached representations of the backbone.
 
-    They see the representations that the method computes for its views anyway, learn by AdamW after each batch, and
-    reach neither the method's gradients nor its optimizer. Images without a label (-1) are left out. Their weights and
-    optimizer are in the checkpoint.
+    The classifiers use the representations that the method computes for its views and make a step with AdamW after each
+    batch. They do not affect the method's gradients or its optimizer. Images without a label (-1) are ignored. The
+    checkpoint contains the classifiers' weights and optimizer.
 
     Args:
         classes: Number of classes.
-        superclasses: int64 [classes], each class's superclass; None where there are none.
-        learning_rate: AdamW's; it falls on half a cosine over the run.
+        superclasses: int64 [classes], the superclass of each class, or None.
+        learning_rate: Learning rate of AdamW. It decays to 0 over the run along half a cosine.
 
     Raises:
-        ValueError: There is no class.
+        ValueError: `classes` is below 1.
     """
 
     def __init__(self, classes: int, superclasses: Tensor | None = None, learning_rate: float = 1e-2) -> None:
@@ -73,19 +73,19 @@ class OnlineClassifier(L.Callback):
             self._hook.remove()
 
     def learn(self, h: Tensor, labels: Tensor, share_done: float = 0.0) -> None:
-        """One step of each classifier.
+        """Makes one step of each classifier.
 
         Args:
             h: Representations [M, F].
-            labels: int64 [M]; -1: none.
-            share_done: How much of the run is over, in [0, 1].
+            labels: int64 [M], -1 for rows without a label.
+            share_done: Fraction of the run that is done, in [0, 1].
         """
         classifiers, optimizer = self._built(h)
         optimizer.param_groups[0]["lr"] = self.learning_rate * (1 + math.cos(math.pi * share_done)) / 2
-        # Without choosing the labelled rows, whose number a GPU's process would wait for.
+        # Selecting the labelled rows would wait for the GPU.
         count = (labels >= 0).sum().clamp(min=1)
         with torch.enable_grad(), torch.autocast(h.device.type, enabled=False):
-            # The sum over no image is 0, with a gradient: every process takes part in what follows.
+            # If a process has no labelled image, the sum is 0 and has a gradient, so that it joins the all-reduce.
             losses = [
                 F.cross_entropy(classifiers[name](h), self._targets(name, labels), ignore_index=-1, reduction="sum")
                 / count
@@ -101,7 +101,7 @@ class OnlineClassifier(L.Callback):
 
     @torch.no_grad()
     def predictions(self, features: Features) -> dict[str, Tensor]:
-        """For each classifier, by the name of its figure, which rows it classifies correctly, bool [M]."""
+        """For each classifier, by the name of its metric: bool [M], whether it classifies each row correctly."""
         classifiers, _ = self._built(features.h)
         return {
             name: classifiers[name](features.h.float()).argmax(dim=1) == self._targets(name, features.labels)
@@ -109,20 +109,20 @@ class OnlineClassifier(L.Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer; empty before the first step."""
+        """Weights and optimizer. Empty before the first step."""
         if self._classifiers is None or self._optimizer is None:
             return self._restored or {}
         return {"weights": self._classifiers.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved state, as soon as the width of the representations is known."""
+        """Restores a saved state once the width of the representations is known."""
         self._restored = state_dict or None
 
     def _built(self, h: Tensor) -> tuple[nn.ModuleDict, torch.optim.Optimizer]:
         if self._classifiers is None or self._optimizer is None:
             made = nn.ModuleDict({name: nn.Linear(h.shape[1], size) for name, size in self.sizes.items()}).to(h.device)
             for parameter in made.parameters():
-                nn.init.zeros_(parameter)  # draws nothing; a linear classifier has nothing to break symmetry for
+                nn.init.zeros_(parameter)  # no random numbers; a linear classifier needs no symmetry breaking
             optimizer = torch.optim.AdamW(made.parameters(), lr=self.learning_rate, weight_decay=0.0)
             if self._restored is not None:
                 made.load_state_dict(self._restored["weights"])
@@ -144,6 +144,6 @@ class OnlineClassifier(L.Callback):
 
 
 def _labels_of_rows(labels: Tensor, rows: int, chunk: int) -> Tensor:
-    """The labels of `rows` representations, in the order in which a method computes them: within a chunk by view."""
-    views = rows // len(labels)  # a method need not look at each view with the backbone
+    """The labels of `rows` representations in the order in which a method computes them: view by view in each chunk."""
+    views = rows // len(labels)  # a method may pass fewer views through the backbone than it gets
     return torch.cat([part.repeat(views) for part in labels.split(chunk)])

@@ -12,35 +12,39 @@ from torch import Tensor
 from hex_ssl.distributed import is_distributed
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.methods import Method
+from hex_ssl.train.progress import Report, reporting
 
 Evaluation = Callable[[L.Trainer, Method], dict[str, float]]
 
 
 class EpochMetrics(L.Callback):
-    """Logs, at each epoch's end, the epoch's means of the loss and of what the method tells, how long it took, and the
-    evaluation.
+    """Logs metrics at the end of each epoch: mean loss, means of the method's statistics, speed and evaluation.
 
-    `seconds` are those of the epoch's training, without the evaluation; `images_per_second` counts an image once,
-    whatever its views, over all processes. Of an epoch that was resumed, both are of the part since then.
+    `seconds` is the training time of the epoch without the evaluation. `images_per_second` counts each image once,
+    not each view, over all processes. If an epoch is resumed, both cover the part after resuming.
 
-    The figures stay on the device until the epoch's end, so that no step waits for them.
+    The values stay on the device until the end of the epoch, so that no step waits for them.
 
-    The sums are in the checkpoint: an epoch that was interrupted and resumed has the same line as any other. The line
-    stands in the files before the epoch's checkpoint is written.
+    The checkpoint contains the sums, so the means of a resumed epoch cover the whole epoch. Metrics are logged before
+    the epoch's checkpoint is written.
 
     Args:
-        evaluation: Figures of the backbone, by name; None: no evaluation.
-        every: Epochs between two evaluations. The first is before the first step, as epoch 0; one more follows the last
-            epoch.
+        evaluation: Returns metrics of the backbone by name. None disables the evaluation.
+        every: Number of epochs between evaluations. There is also one before the first step, logged as epoch 0, and one
+            after the last epoch.
 
     Attributes:
-        figures: What was last logged, by name.
+        figures: The metrics that were logged last, by name.
+        accuracy: The last k-NN accuracy, in [0, 1]. None before the first evaluation.
+        report: Called with the progress of an evaluation, see `hex_ssl.train.progress`. None shows nothing.
     """
 
     def __init__(self, evaluation: Evaluation | None = None, every: int = 1) -> None:
         self.evaluation = evaluation
         self.every = every
         self.figures: dict[str, float] = {}
+        self.accuracy: float | None = None
+        self.report: Report | None = None
         self._sums: dict[tuple[str, ...], Tensor] = {}  # by the names of their elements
         self._batches = 0
         self._started = time.monotonic()
@@ -50,8 +54,8 @@ class EpochMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _as_method(pl_module).logs_figures = False
         if trainer.global_step == 0 and self.evaluation is not None:
-            self._log(trainer, 0, self.evaluation(trainer, _as_method(pl_module)))
-        self._started, self._images = time.monotonic(), 0  # of an epoch that is resumed, which has no start
+            self._log(trainer, 0, self._evaluate(self.evaluation, trainer, _as_method(pl_module)))
+        self._started, self._images = time.monotonic(), 0  # a resumed epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started, self._images = time.monotonic(), 0
@@ -74,7 +78,7 @@ class EpochMetrics(L.Callback):
         }
         values = torch.stack([each.detach().to(loss.device, torch.float64) for each in figures.values()])
         names = tuple(figures)
-        # Restored sums come on the CPU.
+        # Restored sums are on the CPU.
         self._sums[names] = self._sums[names].to(loss.device) + values if names in self._sums else values
         self._batches += 1
         self._images += len(batch.indices)
@@ -86,27 +90,33 @@ class EpochMetrics(L.Callback):
         figures |= self._speed(trainer)
         self._sums, self._batches = {}, 0
         if self.evaluation is not None and (done % self.every == 0 or done == trainer.max_epochs):
-            figures |= self.evaluation(trainer, method)
+            figures |= self._evaluate(self.evaluation, trainer, method)
         self._log(trainer, done, figures)
 
+    def _evaluate(self, evaluation: Evaluation, trainer: L.Trainer, method: Method) -> dict[str, float]:
+        with reporting(self.report):
+            figures = evaluation(trainer, method)
+        self.accuracy = figures.get("knn_accuracy", self.accuracy)
+        return figures
+
     def mean_loss(self) -> float | None:
-        """This process's mean loss of the epoch so far, for which it waits; None before the first batch."""
+        """The mean loss of the epoch so far in this process, or None before the first batch. Waits for the device."""
         sums = [values[names.index("loss")] for names, values in self._sums.items()]
         return float(torch.stack(sums).sum()) / self._batches if sums else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums over the epoch so far; over several processes their mean, so all have to call this."""
+        """The sums over the epoch so far, averaged over the processes, all of which have to call this."""
         totals = {name: torch.tensor(total, dtype=torch.float64) for name, total in self._totals().items()}
         return {"sums": totals, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from saved sums."""
+        """Restores saved sums."""
         sums = state_dict["sums"]
         self._sums = {tuple(sums): torch.stack(list(sums.values()))} if sums else {}
         self._batches = int(state_dict["batches"])
 
     def _totals(self) -> dict[str, float]:
-        """The sums by name; over several processes their mean. All are read at once."""
+        """The sums by name, averaged over the processes."""
         found: dict[str, float] = {}
         for names, values in self._sums.items():
             if is_distributed():
@@ -117,7 +127,7 @@ class EpochMetrics(L.Callback):
         return found
 
     def _speed(self, trainer: L.Trainer) -> dict[str, float]:
-        """Seconds of the epoch's training and images per second over all processes, of a resumed epoch since then."""
+        """Training time of the epoch in seconds, and images per second over all processes."""
         seconds = time.monotonic() - self._started
         return {"seconds": seconds, "images_per_second": self._images * trainer.world_size / seconds}
 

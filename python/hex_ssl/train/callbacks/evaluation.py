@@ -1,4 +1,4 @@
-"""Evaluation of the backbone while it trains."""
+"""Evaluation of the backbone during training."""
 
 from typing import Literal
 
@@ -17,19 +17,20 @@ from hex_ssl.train.evaluate.knn import knn_predict
 from hex_ssl.train.methods import Method
 
 VOTES_IN_MEMORY = 2**27
-"""Similarities of the k-NN at a time: half a gigabyte."""
+"""Number of similarities that the k-NN computes at a time: half a gigabyte in float32."""
 
 
 class OnlineEvaluation:
-    """k-NN and the online classifier's accuracy on the test images, of the classes and of the superclasses.
+    """Accuracy of k-NN and of the online classifier on the test images, for classes and superclasses.
 
-    k-NN: the training images, as they are, classify the test images. Each process takes its share of both.
+    The k-NN classifies the test images by their nearest neighbours among the training images, without augmentation.
+    Each process computes the features of its share of the images.
 
     Args:
-        data: Gives the two splits, and the classes' superclasses.
-        classifier: The online classifier, if there is one.
-        k: Neighbours that vote.
-        temperature: Temperature of the votes' weights.
+        data: The two splits and the superclasses.
+        classifier: The online classifier, or None.
+        k: Number of neighbours that vote.
+        temperature: Temperature of the weights of the votes.
 
     Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4; superclasses: HEX supplement, Figure 11.
     """
@@ -43,14 +44,18 @@ class OnlineEvaluation:
         self.temperature = temperature
 
     def __call__(self, trainer: L.Trainer, method: Method) -> dict[str, float]:
-        """The figures: `knn_accuracy`, `classifier_accuracy`, and both with `superclass` in their names; in [0, 1].
+        """Accuracies in [0, 1], by name.
+
+        Returns:
+            `knn_accuracy`, with a classifier `classifier_accuracy`, and with superclasses `knn_superclass_accuracy` and
+            `classifier_superclass_accuracy`.
 
         Raises:
-            FloatingPointError: Weights are not finite.
-            ValueError: Weights are finite, but the representation of an image is not.
+            FloatingPointError: Some weights are not finite.
+            ValueError: The weights are finite, but the representation of an image is not.
         """
         check_weights(trainer)
-        # A compiled network would be compiled anew for each size of these batches.
+        # A compiled network would be recompiled for the sizes of these batches.
         with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
             bank, test = (self._features(trainer, method, "train"), self._features(trainer, method, "test"))
         correct = self._neighbours(Features(*(_gathered(each) for each in bank)), test)
@@ -86,7 +91,7 @@ def _gathered(rows: Tensor) -> Tensor:
 
 
 def _shares(correct: Tensor) -> list[float]:
-    """The share of true in each row, over all processes."""
+    """The fraction of true values in each row, over all processes."""
     counts = torch.cat([correct.double().sum(dim=1), correct.new_tensor([correct.shape[1]], dtype=torch.float64)])
     if is_distributed():
         dist.all_reduce(counts)

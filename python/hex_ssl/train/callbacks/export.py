@@ -9,12 +9,12 @@ from hex_ssl.train.whole_file import whole_file
 
 
 def save_backbone(backbone: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Writes a backbone's weights; a file of that name is always whole.
+    """Writes the weights of a backbone. The file is written atomically.
 
     Args:
         backbone: The network.
         path: The file.
-        metadata: Text kept with the weights, as `hex_ssl.train.backbones.describe_backbone` gives it.
+        metadata: Metadata stored with the weights, from `hex_ssl.train.backbones.describe_backbone`.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     with whole_file(path) as file:

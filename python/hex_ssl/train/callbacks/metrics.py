@@ -1,4 +1,4 @@
-"""Metrics as JSON lines and as CSV, readable while the run goes on."""
+"""Metrics as JSON Lines and CSV, readable during the run."""
 
 import csv
 import io
@@ -23,12 +23,12 @@ CSV = "metrics.csv"
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """The events in a run folder's `metrics.jsonl`, in order; none if there is no such file.
+    """The events in a run folder's `metrics.jsonl`, in order. Empty if there is no such file.
 
-    The end of a line that a process did not live to finish is left out.
+    An incomplete last line, of a process that died while writing it, is ignored.
 
     Raises:
-        ValueError: A line is no row of numbers.
+        ValueError: A line is not a row of numbers.
     """
     path = folder / JSON_LINES
     if not path.is_file():
@@ -42,16 +42,30 @@ def read_metrics(folder: Path) -> list[Row]:
     return rows
 
 
+def accuracies(row: Row) -> dict[str, str]:
+    """The accuracies of an event, in words.
+
+    Example:
+        >>> accuracies({"epoch": 2, "loss": 6.2, "knn_accuracy": 0.8917})
+        {'k-NN accuracy': '89.2 %'}
+    """
+    return {
+        name.replace("knn", "k-NN").replace("_", " "): f"{100 * (value or 0):.1f} %"
+        for name, value in row.items()
+        if "accuracy" in name
+    }
+
+
 class MetricsFiles(Logger):
     """A Lightning logger that writes `metrics.jsonl` and `metrics.csv` into the run folder.
 
-    One line per event in both: `epoch` (epochs done), `step` (optimizer steps done) and the figures of that event.
-    JSON has no NaN: a figure without a value is null there and empty in the CSV.
+    Both have one line per event: `epoch` (epochs done), `step` (optimizer steps done) and the metrics of that event.
+    JSON has no NaN and infinity, so values that are not finite are null there and empty in the CSV.
 
     Args:
         folder: The run folder.
-        resumed_step: Where a resumed run goes on. What an interrupted run had logged after it is dropped: it is about
-            to be logged again.
+        resumed_step: Step at which a resumed run continues. Later events of the interrupted run are removed, because
+            they are logged again.
     """
 
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
@@ -71,11 +85,11 @@ class MetricsFiles(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do: the run folder's config.yaml holds them."""
+        """Does nothing: the run folder's config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds an event. Nothing is written before the first."""
+        """Writes an event. The files are created with the first event."""
         if self._rows is None:
             self._rows = self._earlier_rows()
         row: Row = {"epoch": int(metrics["epoch"]), "step": step}
@@ -84,7 +98,7 @@ class MetricsFiles(Logger):
         self._write(row, self._rows)
 
     def _earlier_rows(self) -> list[Row]:
-        """The rows that a resumed run keeps, which become the whole file."""
+        """Reduces the file to the rows that a resumed run keeps, and returns them."""
         rows = [row for row in read_metrics(self.folder) if (row["step"] or 0) <= self.resumed_step]
         rows = rows if self.resumed_step else []
         with whole_file(self.folder / JSON_LINES) as file:
@@ -92,7 +106,7 @@ class MetricsFiles(Logger):
         return rows
 
     def _write(self, row: Row, rows: list[Row]) -> None:
-        """Appends the row; the whole CSV is written anew where a figure comes for the first time."""
+        """Appends the row. If it has a new column, the whole CSV is written again."""
         _append(self.folder / JSON_LINES, _json_line(row))
         if row.keys() <= set(self._columns):
             _append(self.folder / CSV, _csv_lines(self._columns, [row]))

@@ -1,4 +1,4 @@
-"""A seed for each step, so that a step draws the same in a resumed run."""
+"""Seeds the random number generators before each step, so that a resumed run draws the same numbers."""
 
 import random
 from typing import Any
@@ -9,10 +9,10 @@ import torch
 
 
 class SeededSteps(L.Callback):
-    """Seeds torch, NumPy and Python before each batch, from the run's seed, the batch's number and the process.
+    """Seeds torch, NumPy and Python before each batch, from the run's seed, the number of the batch and the rank.
 
-    What a step draws (dropout, dropped paths) then depends on these alone: not on how often something drew before, nor
-    on when the run was stopped and resumed. No state needs saving.
+    The random numbers of a step (dropout, stochastic depth) then depend only on these, not on earlier draws or on when
+    the run was resumed. No generator state needs to be saved.
 
     Args:
         seed: The run's seed.
@@ -24,7 +24,7 @@ class SeededSteps(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # SeedSequence mixes: neighbouring numbers give unrelated seeds.
+        # SeedSequence turns similar inputs into independent seeds.
         numbers = (self.seed, trainer.fit_loop.epoch_loop.total_batch_idx, trainer.global_rank)
         torch_seed, numpy_seed = np.random.SeedSequence(numbers).generate_state(2, np.uint64)
         torch.manual_seed(int(torch_seed))

@@ -1,10 +1,11 @@
-"""Images for pretraining: the datasets, their views, and the Lightning data module that joins them.
+"""Images for pretraining: the datasets, their views, and the Lightning data module that combines them.
 
-`list_datasets`, `dataset_card` and `build_dataset` are the catalogue. `POLICIES` are solo-learn's augmentation
-policies; views are drawn an image at a time by the processes that load the images, or a batch at a time on the device.
+`list_datasets`, `dataset_card` and `build_dataset` are the catalogue. `POLICIES` holds the augmentation policies, most
+of them solo-learn's. Views are drawn one image at a time by the DataLoader workers, or one batch at a time on the
+device.
 """
 
-# ruff: noqa: F403, F405  # `__all__` has the names of the module `_names`
+# ruff: noqa: F403, F405  # `__all__` lists the names of the module `_names`
 
 from typing import TYPE_CHECKING
 

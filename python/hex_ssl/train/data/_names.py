@@ -1,4 +1,4 @@
-"""What `hex_ssl.train.data` offers."""
+"""The public names of `hex_ssl.train.data`."""
 
 from hex_ssl.train.extras import train_extra
 

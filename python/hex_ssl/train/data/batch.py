@@ -1,4 +1,4 @@
-"""What a method gets: the views of a batch of images, their labels, and which images they are."""
+"""The input of a method: the views of a batch of images, their labels and their rows."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ class Batch(NamedTuple):
     """A batch of N images.
 
     Attributes:
-        views: The views, each [N, C, S, S], floating point, normalised; row i of each shows image i.
-        labels: int64 [N], the classes, -1 for images without one.
-        indices: int64 [N], the images' rows in the training split.
+        views: The views, each [N, C, S, S], floating point, normalised. Row i of each view shows image i.
+        labels: int64 [N], the classes, -1 for images without a label.
+        indices: int64 [N], the rows of the images in the training split.
 
     Example:
         >>> import torch

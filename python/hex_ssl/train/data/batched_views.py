@@ -1,8 +1,8 @@
-"""Views of a batch of photographs at once, on the device, with a draw of its own for each image.
+"""Views of a batch of photographs, on the device, with separate random numbers for each image.
 
-torchvision's v2 transforms draw once per call, so that all images of a batch would get the same crop, jitter and blur
-(pytorch/vision#2929). Here each step takes a number per image. Nothing waits for the device: no operation has a size
-that depends on what was drawn, and each image goes through every step, which does nothing where it was not drawn.
+torchvision's v2 transforms draw once per call, so all images of a batch would get the same crop, jitter and blur
+(pytorch/vision#2929). Here each step takes one number per image. The CPU never waits for the device: no shape depends
+on random numbers, and every image goes through every step, which leaves the image unchanged if it is not to be applied.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from hex_ssl.train.data.resampling import Boxes, blur_matrices, crop_matrices, f
 CROP_ATTEMPTS = 10
 
 DRAWN_BESIDE_THE_CROP = 14
-"""Numbers of an image: nine for the jitter, and five for grey, blur, solarisation and flip."""
+"""Random numbers per image: nine for the jitter, and five for grey, blur (two), solarisation and flip."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class BatchedView:
     """One random view of each image of a batch.
 
     Args:
-        view: How it is drawn.
-        size: S, its side in pixels.
-        crop: Whether to crop; otherwise the images are crops already.
+        view: How the view is drawn.
+        size: S, the side of the view in pixels.
+        crop: Whether to crop. With False, the images are already crops.
 
     Example:
         >>> from hex_ssl.train.data.draws import draw_keys
@@ -51,8 +51,8 @@ class BatchedView:
         """Floating point [N, C, S, S] in [0, 1].
 
         Args:
-            images: [N, C, H, W], floating point in [0, 1]; C is 1 or 3. Where there is no crop, [N, C, S, S].
-            keys: int64 [N], of `draw_keys`, on the images' device; all that is random follows from them.
+            images: [N, C, H, W], floating point in [0, 1], with C = 1 or 3. Without `crop`, [N, C, S, S].
+            keys: int64 [N], from `draw_keys`, on the device of `images`. They determine everything random.
         """
         height, width = images.shape[2:]
         draws = Draws(keys, ahead=DRAWN_BESIDE_THE_CROP + self.crop * (2 * CROP_ATTEMPTS + 2))
@@ -64,7 +64,7 @@ class BatchedView:
         images = images.transpose(1, 2)
         if boxes is not None:
             rows, columns = (each.to(images.dtype) for each in crop_matrices(boxes, height, width, self.size))
-            # Nothing that follows knows left from right, so that the flip may come first, within the crop's matrix.
+            # No later step depends on left and right, so the flip can be part of the crop's matrix.
             images = resampled(images, rows, flipped(columns, drawn.flip)).clamp(0.0, 1.0)
         if view.jitter > 0:
             images = jittered(images, drawn.jitter)
@@ -81,7 +81,7 @@ class BatchedView:
 
 
 class _Drawn(NamedTuple):
-    """What was drawn for each image, beside its crop; each [N], bool but for the jitter and the blur's sigma."""
+    """The random numbers of each image besides its crop. Tensors are bool [N], but `sigma` is float32 [N]."""
 
     jitter: Jitter
     grey: Tensor
@@ -111,7 +111,7 @@ def _draw(view: PhotoView, draws: Draws) -> _Drawn:
 
 
 def logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
-    """Of the smallest and the largest ratio of a crop's sides, as torchvision takes them, in float32."""
+    """Logarithms of the smallest and the largest aspect ratio, computed in float32 as torchvision does."""
     low, high = torch.tensor(ratio).log().tolist()
     return low, high
 
@@ -124,14 +124,14 @@ def draw_crops(
     ratio: tuple[float, float],
     log_ratio: tuple[float, float] | None = None,
 ) -> Boxes:
-    """Boxes as torchvision's RandomResizedCrop draws them: of ten, the first that fits, else the middle.
+    """Boxes with the distribution of torchvision's RandomResizedCrop: the first of ten that fits, otherwise the centre.
 
     Args:
-        draws: Where the draws come from.
-        height, width: Of the images.
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width / height.
-        log_ratio: Their `logarithms`, where these are known already.
+        draws: Source of the random numbers.
+        height, width: Height and width of the images.
+        scale: Smallest and largest area as a fraction of the image.
+        ratio: Smallest and largest aspect ratio (width / height).
+        log_ratio: `logarithms(ratio)`, if already computed.
 
     Example:
         >>> from hex_ssl.train.data.draws import draw_keys

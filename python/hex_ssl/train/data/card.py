@@ -1,4 +1,4 @@
-"""What is known of a dataset before its files are there: its card, one YAML file each in `cards`."""
+"""Dataset cards: what is known about a dataset without its files. Each card is a YAML file in `cards`."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,17 +9,17 @@ from hex_ssl.train.bounded_yaml import load_yaml
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NO_SUPERCLASSES = "none in the files; with lines `class,superclass` in ROOT/superclasses.csv"
+NO_SUPERCLASSES = "none in the files, unless you add lines `class,superclass` in ROOT/superclasses.csv"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that is to be downloaded.
+    """A file to download.
 
     Attributes:
-        file: Its name.
-        url: Where it is; None where it is behind a form, or a mirror must be found.
-        md5: Its checksum, where one is known.
+        file: Name of the file.
+        url: Its URL. None if the download requires a form, or only mirrors have the file.
+        md5: Its MD5 checksum, if known.
     """
 
     file: str
@@ -29,33 +29,33 @@ class Archive:
 
 @dataclass(frozen=True)
 class Card:
-    """A dataset's card.
+    """The card of a dataset.
 
     Attributes:
-        name: What `data.name` calls it.
-        title: Its name in full.
-        about: What its images show.
-        splits: Images of each split; empty where it depends on the files.
-        mean: Mean of each channel, of values in [0, 1], that the views are normalised with.
+        name: Name of the dataset in `data.name`.
+        title: Full name.
+        about: What the images show.
+        splits: Number of images of each split. Empty if it depends on the files.
+        mean: Mean of each channel, for values in [0, 1]. The views are normalised with it.
         std: Standard deviation of each channel.
-        statistics: Where these come from.
+        statistics: Where `mean` and `std` come from.
         augmentation: The policy that "auto" stands for.
-        licence: Under which terms the images may be used, as far as their authors say.
+        licence: Terms of use of the images, as far as their authors state them.
         citation: The publication to cite.
-        source: Where it comes from.
-        image_size: Side in pixels where all images are square and of one size.
+        source: Where the dataset comes from.
+        image_size: Side in pixels if all images are squares of one size, otherwise None.
         channels: 1 for grey, 3 for colour.
-        classes: How many there are; None where it depends on the files.
-        superclasses: How many there are; None without any, or where it depends on the files.
-        superclass_text: What the superclasses are.
-        levels: Names of the levels of the classes' tree that can be the superclasses, the default first.
-        split_text: What is special about the splits.
-        archives: What to download.
-        unpack: What to do with it.
-        requires: For each split the files and folders, below the root, that must be there.
-        class_names: The classes' names in order, where they are known without the files.
-        superclass_names: The superclasses' names in order, likewise.
-        superclass_of: The superclass of each class, likewise.
+        classes: Number of classes. None if it depends on the files.
+        superclasses: Number of superclasses. None if there are none, or if it depends on the files.
+        superclass_text: Description of the superclasses.
+        levels: The levels of the tree of classes that can be the superclasses, the default first.
+        split_text: Description of the splits.
+        archives: Files to download.
+        unpack: What to do with the archives.
+        requires: For each split, the files and folders in the root folder that must exist.
+        class_names: Names of the classes in order, if known without the files.
+        superclass_names: Names of the superclasses in order, if known without the files.
+        superclass_of: The superclass of each class, if known without the files.
     """
 
     name: str
@@ -84,14 +84,18 @@ class Card:
     superclass_of: tuple[int, ...] = ()
 
     def with_channels(self, channels: int) -> "Card":
-        """Where the card is of a dataset of yours, one for that many channels: grey has the mean of the colours'."""
+        """The card for images with this number of channels.
+
+        Changes only cards of a user's dataset ("module:function"). Grey images get the average of the channels' means
+        and standard deviations.
+        """
         if channels != 1 or len(self.mean) == 1 or ":" not in self.name:
             return self
         mean, std = ((sum(each) / len(each),) for each in (self.mean, self.std))
         return replace(self, mean=mean, std=std, channels=1)
 
     def lines(self) -> list[tuple[str, str]]:
-        """The card as rows of a heading and a text, for a person to read."""
+        """The card as pairs of a heading and a text, for printing."""
         rows = [
             ("images", self.about),
             ("size", f"{self.image_size}x{self.image_size} pixels" if self.image_size else "various"),
@@ -111,7 +115,7 @@ class Card:
 
 
 def card_names() -> list[str]:
-    """The names of all cards, in alphabetical order."""
+    """The names of all cards, sorted."""
     files = resources.files("hex_ssl.train.data").joinpath("cards").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -142,7 +146,7 @@ def load_card(name: str) -> Card:
 
 
 def _read_tree(tree: dict[str, list[str]]) -> dict[str, Any]:
-    """Superclasses with their classes; both are numbered in the order of the alphabet, whatever the case."""
+    """The classes and superclasses of a tree. Superclasses keep its order, classes are sorted ignoring case."""
     parents = list(tree)
     pairs = sorted(((name, parents.index(parent)) for parent, names in tree.items() for name in names), key=_caseless)
     return {

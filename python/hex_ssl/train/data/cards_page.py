@@ -1,4 +1,4 @@
-"""The page `docs/datasets.md`, written from the cards and the policies, so that it says what they say."""
+"""Generates the page `docs/datasets.md` from the cards and the policies."""
 
 from collections.abc import Iterable
 
@@ -13,10 +13,10 @@ INTRODUCTION = """\
 Nothing is downloaded for you. If a dataset is missing, the error message says which files to put where.
 (`hex_ssl.train.data.cards_page.cards_markdown` generates this page.)
 
-`?` depends on the files. A size of `-` means that images vary in size. Their views are then as large as the median of
-the images' shorter sides (of 64 images), but at most 224 pixels. If a split holds other numbers of images or classes
-than its card says, a warning names both. `hex-ssl pretrain` and the evaluations first print what they found: the number
-of images, how many have a label, and the number of classes."""
+`?` depends on the files. A size of `-` means that images vary in size. The default size of their views is then the
+median of the shorter sides of 64 images, but at most 224 pixels. If a split does not have the numbers of images and
+classes that its card states, a warning shows both. `hex-ssl pretrain` and the evaluations first print what they found:
+the number of images, how many have a label, and the number of classes."""
 
 SUPERCLASSES = """\
 ## Superclasses
@@ -38,8 +38,8 @@ for evaluation. It returns colour images with 8 bits per channel, as a viewer sh
 - Images are turned upright, according to their EXIF orientation. (torchvision's `ImageFolder` ignores it.)
 - Transparent pixels are shown on white. (`convert("RGB")` shows the colour that transparency hides.)
 - Images with more than 8 bits are scaled. White is 65,535 in 16-bit images, the file's own maximum in PGM, and 1.0 in
-  floating-point images. Images without a known white are refused: signed or
-  32-bit values, or floats outside [0, 1]."""
+  floating-point images. Images without a known white are refused: signed or 32-bit integers, or floats outside
+  [0, 1]."""
 
 VIEWS = """\
 ## Views
@@ -51,25 +51,26 @@ solarise and flip, in this order. Cells are probabilities unless the heading say
 two views differ. All policies are solo-learn's except `hierarchy` and `digits` (affine maps, contrast, noise and an
 erased square, for grey images).
 
-With `data.augment_on: device`, the device that trains augments a whole batch at a time, with separate random numbers
-for each image, and never waits for the device. Images in memory (digits, hierarchy, CIFAR, STL-10, small sets in
-parquet) are copied to the device once, as bytes. For other images the DataLoader workers decode and crop, and send
-bytes. With `workers`, the DataLoader workers augment one image at a time with torchvision's transforms. The default,
-`auto`, is `device` for images in memory and on machines with a GPU. With the same seed the two give different views,
-but from the same distribution, so name one of them if a run is to be resumed on another machine. In both cases, order
-and views depend only on `run.seed`, the epoch, the image and the number of the view.
+With `data.augment_on: device`, the training device augments a whole batch at a time, with separate random numbers for
+each image, and the CPU never waits for it. Images in memory (digits, hierarchy, CIFAR, STL-10, and parquet files or
+your own Dataset with small images) are copied to the device once. For other images, the DataLoader workers decode and
+crop, and send uint8 tensors. With `workers`, the DataLoader workers augment one image at a time with torchvision's
+transforms. The default, `auto`, is `device` for images in memory and on machines with a GPU, and `workers` otherwise.
+With the same seed the two give different views from the same distribution, so choose one of them explicitly if a run is
+to be resumed on another machine. In both cases, order and views depend only on `run.seed`, the epoch, the image and the
+number of the view.
 
 `data.views` defines your own views in place of a policy: see [pretraining.md](pretraining.md#views-of-your-own)."""
 
 OWN = """\
 ## Images of your own
 
-Folders and parquet files need no code: `folder` and `parquet` below. Anything else is a function of yours,
-`data.name: module:function`. It is called with the split, `train` or `test` (for which it may return None), with
-`root` where `data.root` is set, and with `data.arguments`. It returns a torch Dataset with a length: by number a PIL
-image or a tensor [C, H, W], uint8 or in [0, 1], or a tuple that begins with one. The images are to be as they are,
-without random transforms and not normalised: small ones are kept, and hex-ssl draws the views. Labels are the
-Dataset's attribute `targets` or `labels`, class names its `classes`.
+Folders and parquet files need no code: see `folder` and `parquet` below. For anything else, write a function and set
+`data.name: module:function`. It is called with the split, `train` or `test` (for which it may return None), with `root`
+if `data.root` is set, and with `data.arguments`. It returns a torch Dataset with a length. An item is an image or a
+tuple that begins with an image: a PIL image, or a tensor [C, H, W], uint8 or floating point in [0, 1]. Do not normalise
+the images or apply random transforms: hex-ssl draws the views, and decodes small images only once. The Dataset's
+attribute `targets` or `labels` holds the labels, and `classes` the class names.
 
 ```python
 import torch
@@ -101,19 +102,20 @@ print(OwnImages(make("train"), "stripes:make").class_names)
 ('upright', 'lying')
 ```
 
-In a file `stripes.py`, which Python finds, these are the images of
+If this is in a file `stripes.py` in the current folder, train on these images with
 
     hex-ssl pretrain --data.name stripes:make --data.arguments.count 500
 
-A run folder's configuration is yours, and so is the function it names. The file of a lone backbone may be anyone's: an
-evaluation calls no function that it names unless you name it too (`--dataset stripes:make`).
+An evaluation of a run folder calls the function that the folder's configuration names. A single backbone file may come
+from someone else, so an evaluation of such a file calls the function only if you name it, too
+(`--dataset stripes:make`).
 
-Encoded images of parquet files beyond 1 GiB are copied once to a file in `~/.cache/hex-ssl`, or `$HEX_SSL_CACHE`, and
-mapped from there, not held in memory: it takes as much room as the images, and may be deleted."""
+More than 1 GiB of encoded images in parquet files are copied once to a file in `~/.cache/hex-ssl`, or in
+`$HEX_SSL_CACHE` if it is set, and memory-mapped. The copy takes as much disk space as the images. You may delete it."""
 
 POLICY_HEADINGS = (
     "policy",
-    "crop, share of the area",
+    "crop, fraction of the area",
     "jitter",
     "brightness, contrast, saturation, hue",
     "grey",

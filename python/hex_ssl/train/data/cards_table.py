@@ -1,11 +1,11 @@
-"""The cards of all datasets, for people to read: which datasets there are, and what is known of each."""
+"""Lists the datasets and prints their cards."""
 
 from hex_ssl.train.data.card import Card, card_names, load_card
 from hex_ssl.train.suggestions import nearest
 
 
 def list_datasets() -> list[str]:
-    """The names of all datasets, in alphabetical order.
+    """The names of all datasets, sorted.
 
     Example:
         >>> "cifar100" in list_datasets()
@@ -15,20 +15,20 @@ def list_datasets() -> list[str]:
 
 
 def dataset_card(name: str) -> Card:
-    """What is known of a dataset, whether or not its files are there.
+    """The card of a dataset. The files of the dataset are not needed.
 
     Args:
-        name: One of `list_datasets()`, or "module:function" of a dataset of yours, which is not called.
+        name: One of `list_datasets()`, or "module:function" for your own dataset. The function is not called.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: No dataset has this name.
 
     Example:
         >>> dataset_card("cifar100").superclasses
         20
     """
     if ":" in name:
-        from hex_ssl.train.data.own_dataset import own_card  # which needs torch
+        from hex_ssl.train.data.own_dataset import own_card  # imports torch
 
         return own_card(name)
     if name not in card_names():
@@ -42,13 +42,13 @@ def dataset_card(name: str) -> Card:
 
 
 def print_cards(name: str | None = None) -> None:
-    """Prints a dataset's card, or one line for each dataset.
+    """Prints the card of a dataset, or a table of all datasets.
 
     Args:
-        name: One of `list_datasets()`, or None for all.
+        name: One of `list_datasets()`, or None for the table.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: No dataset has this name.
 
     Example:
         >>> print_cards("hierarchy")
@@ -79,9 +79,9 @@ HEADINGS = ("name", "classes", "superclasses", "train", "test", "size", "title")
 
 
 def card_row(card: Card) -> tuple[str, ...]:
-    """A dataset's row under `HEADINGS`."""
+    """The row of a dataset in the table with the columns `HEADINGS`."""
     numbers = (card.classes, card.superclasses, card.splits.get("train"), card.splits.get("test"), card.image_size)
-    # Nothing is known of a dataset without splits of its own: its files decide. Elsewhere nothing is nothing.
+    # "?" depends on the files, "-" means that the dataset has none.
     unknown = "-" if card.splits else "?"
     return (card.name, *(unknown if number is None else f"{number:,}" for number in numbers), card.title)
 

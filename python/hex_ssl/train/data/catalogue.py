@@ -1,4 +1,4 @@
-"""The datasets by name, each from its files."""
+"""Builds datasets by name."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,18 +24,18 @@ from hex_ssl.train.reading import reading
 SPLITS = ("train", "test")
 
 LOOKED_FOR = 64
-"""Files of a list that are looked for before any work is done."""
+"""Number of listed files whose existence is checked when a dataset is built."""
 
 
 class CardWarning(UserWarning):
-    """A dataset holds other numbers of images or classes than its card says."""
+    """A dataset does not have the number of images or classes that its card states."""
 
 
 GENERATED: dict[str, Callable[[str], ImageDataset]] = {
     "digits": Digits,
     "hierarchy": lambda split: Hierarchy(split, images_per_class=100 if split == "train" else 25),
 }
-"""What needs no files, from a split."""
+"""Datasets that need no files. Each function takes a split."""
 
 
 def _parquet(root: Path, split: str, level: str) -> ImageDataset:
@@ -65,7 +65,7 @@ READ: dict[str, Builder] = {
     "stl10": torchvision_sets.stl10,
     "tiny_imagenet": listed_sets.tiny_imagenet,
 }
-"""What is read from files, from their folder, a split and a level of the classes' tree."""
+"""Datasets in files. Each function takes a folder, a split and a level of the tree of classes."""
 
 
 def build_dataset(
@@ -75,24 +75,24 @@ def build_dataset(
     level: str | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
-    """A split of a dataset, from its files.
+    """Builds a split of a dataset.
 
-    A file `superclasses.csv` in `root` with lines `class,superclass` says other superclasses. A split that holds other
-    numbers of images or classes than the card says is a `CardWarning`.
+    A file `superclasses.csv` in `root` with lines `class,superclass` replaces the superclasses. If a split does not
+    have the number of images or classes that the card states, a `CardWarning` is issued.
 
     Args:
         name: One of `list_datasets()`, or "module:function", see `hex_ssl.train.data.own_dataset`.
         split: "train" or "test".
-        root: Folder that holds the files; not needed for what comes with a package.
-        level: Which level of the classes' tree the superclasses are, where the card names several.
-        arguments: Further arguments of a function of yours.
+        root: Folder with the files. Not needed for generated data, digits and your own function.
+        level: The level of the tree of classes that gives the superclasses, if the card has several levels.
+        arguments: Further arguments of your own function.
 
     Returns:
-        (image, label) by row, with `labels`, `classes`, `superclasses` and the names of both.
+        A dataset with items (image, label), and with `labels`, `classes`, `superclasses` and the names of both.
 
     Raises:
-        FileNotFoundError: Files are missing; the message says what to put where.
-        ValueError: An argument is none of its choices, `root` is missing, or the files are not as published.
+        FileNotFoundError: Files are missing. The message says which files to put where.
+        ValueError: An argument has an unknown value, `root` is missing, or the files are not as published.
 
     Example:
         >>> dataset = build_dataset("hierarchy", "test")
@@ -130,18 +130,18 @@ def _check_level(card: Card, level: str | None, root: str | Path | None) -> None
         return
     if not card.levels:
         raise ValueError(
-            f"expected `data.level` to be None for {card.name}, whose superclasses are of one level if it has any, "
+            f"expected `data.level` to be None for {card.name}, which has only one level of superclasses, if any, "
             f'but got "{level}"'
         )
     if level not in card.levels:
         choices = ", ".join(f'"{each}"' for each in card.levels)
         raise ValueError(f'expected `data.level` to be one of {choices} for {card.name}, but got "{level}"')
     if root is not None and (file := Path(root).expanduser() / SUPERCLASSES).is_file():
-        raise ValueError(f'expected `data.level` to be None where {file} says the superclasses, but got "{level}"')
+        raise ValueError(f'expected `data.level` to be None because {file} sets the superclasses, but got "{level}"')
 
 
 def _with_superclasses(dataset: ImageDataset, root: Path) -> ImageDataset:
-    """The dataset, with the user's own superclasses where there is a file of them."""
+    """The dataset, with the superclasses of `superclasses.csv` if there is such a file."""
     file = (root.parent if root.is_file() else root) / SUPERCLASSES
     if file.is_file() and dataset.classes:
         dataset.set_superclasses(*read_superclasses(file, dataset))
@@ -149,7 +149,7 @@ def _with_superclasses(dataset: ImageDataset, root: Path) -> ImageDataset:
 
 
 def _look_for_files(dataset: ImageDataset, card: Card, root: Path) -> None:
-    """Looks for some of the files: a list of them may be there without them, or they in another folder."""
+    """Checks that some of the listed files exist: the list may be there without the images."""
     if isinstance(dataset, FileImages) and len(dataset):
         rows = torch.linspace(0, len(dataset) - 1, min(LOOKED_FOR, len(dataset))).round().long().tolist()
         for path in map(dataset.path, rows):
@@ -161,12 +161,12 @@ def _look_for_files(dataset: ImageDataset, card: Card, root: Path) -> None:
 
 
 def _compare(dataset: ImageDataset, card: Card, split: str, root: Path) -> None:
-    """Warns of a split that is not as the card says."""
+    """Warns if the split does not have the numbers of the card."""
     images, classes = card.splits[split], card.classes
     if (len(dataset), dataset.classes) != (images, classes):
         warnings.warn(
             f"expected the {split} split of {card.name} in {root} to hold {images:,} images of {classes:,} classes, as "
-            f"its card says, but got {len(dataset):,} images of {dataset.classes:,} classes",
+            f"its card states, but got {len(dataset):,} images of {dataset.classes:,} classes",
             CardWarning,
             stacklevel=3,
         )
@@ -194,6 +194,6 @@ def _checked_root(card: Card, split: str, root: str | Path | None) -> Path:
 
 
 def _instructions(card: Card, folder: Path) -> str:
-    """What to put where."""
+    """Where to download the files, and where to put them."""
     archives = [f"download {text}" for heading, text in card.lines() if heading == "archive"]
     return "\n".join([f"{card.title}: {card.source}", *archives, card.unpack.format(root=folder)])

@@ -1,7 +1,7 @@
-"""Colour jitter, grey and solarisation of a batch, each image with its own strengths.
+"""Colour jitter, grey and solarisation of a batch, with separate random numbers for each image.
 
-All that depends on an image is chosen by its numbers, not by taking its row out of the batch: to know which rows these
-are, the program would wait for the device. Images are [N, H, C, W], rows first.
+Every step processes all images, with factors that leave some unchanged. Selecting rows of the batch would wait for the
+device. Images are [N, H, C, W], as in `resampling`.
 """
 
 from typing import NamedTuple
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in grey, torchvision's."""
+"""Weights of red, green and blue in grey, as in torchvision."""
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 PARTS = 4
-"""Parts of the jitter's order: before the contrast and the hue, between them (twice), and after both."""
+"""Parts of the jitter's sequence: before contrast and hue, between them (one part for either order), and after both."""
 
 HUES_PART = 2
-"""The part that the hue comes before."""
+"""The hue is changed before this part."""
 
 
 class Jitter(NamedTuple):
@@ -26,9 +26,9 @@ class Jitter(NamedTuple):
 
     Attributes:
         brightness, contrast, saturation: Factors, each [N].
-        hue: Turn as a share of the circle, [N].
-        order: [N, 4], numbers whose order is that of brightness, contrast, saturation and hue.
-        happens: bool [N], whether an image is jittered.
+        hue: Shift of the hue as a fraction of the colour circle, [N].
+        order: [N, 4], sort keys of brightness, contrast, saturation and hue. The smallest comes first.
+        happens: bool [N], whether the image is jittered.
     """
 
     brightness: Tensor
@@ -40,15 +40,15 @@ class Jitter(NamedTuple):
 
 
 def jittered(images: Tensor, jitter: Jitter) -> Tensor:
-    """Brightness, contrast, saturation and hue changed, in an order of each image.
+    """Changes brightness, contrast, saturation and hue in a separate order for each image.
 
-    All images go through one sequence, in which every order is found: four parts with brightness, saturation and
-    brightness again; the contrast before the second and before the fourth part, the hue in the middle. An image's
-    factors are 1 at all the places that are none of its own order.
+    All images go through one sequence that contains every order: four parts with brightness, saturation and brightness
+    again, with the contrast before the second and the fourth part and the hue in the middle. A factor is 1 wherever
+    the image's own order does not have this step.
 
     Args:
-        images: [N, H, C, W] in [0, 1]; C is 1 or 3.
-        jitter: What each image gets.
+        images: [N, H, C, W] in [0, 1], with C = 1 or 3.
+        jitter: The factors and the order of each image.
 
     Returns:
         [N, H, C, W] in [0, 1].
@@ -69,8 +69,8 @@ def jittered(images: Tensor, jitter: Jitter) -> Tensor:
 def _parts(jitter: Jitter, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
     """Factors of brightness, contrast, saturation and brightness again in each of the parts, each [N, 1, 1, 1]."""
     earlier = jitter.order[:, :, None] <= jitter.order[:, None, :]  # [N, i, j]: i comes before j, or is j
-    # The part of brightness and saturation follows from whether the contrast and the hue come before them. The
-    # contrast's is the second where the hue comes after it, and the fourth where it comes before it.
+    # The part of brightness and saturation depends on whether contrast and hue come before them. The contrast is in
+    # the second part if the hue comes later, and in the fourth otherwise.
     part = earlier[:, CONTRAST, :HUE] + 2 * earlier[:, HUE, :HUE]
     places = torch.arange(PARTS, device=part.device).view(-1, 1, 1) == part
     brightness, contrast, saturation = places.unbind(dim=2)
@@ -82,11 +82,11 @@ def _parts(jitter: Jitter, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
 
 
 def hue_turned(images: Tensor, turn: Tensor) -> Tensor:
-    """Hues turned by a share of the circle, in [-0.5, 0.5]; saturation and value as they were.
+    """Shifts the hue and keeps saturation and value.
 
     Args:
         images: [N, H, 3, W] in [0, 1].
-        turn: [N].
+        turn: [N], the shift as a fraction of the colour circle, in [-0.5, 0.5].
 
     Returns:
         [N, H, 3, W] in [0, 1].
@@ -94,17 +94,19 @@ def hue_turned(images: Tensor, turn: Tensor) -> Tensor:
     value = images.amax(dim=2, keepdim=True)
     chroma = value - images.amin(dim=2, keepdim=True)
     red, green, blue = images.split(1, dim=2)
-    # The hue in sixths of the circle: which colour is the largest, and which way the others pull it.
+    # The hue in sixths of the circle: given by the largest channel and the difference of the other two.
     safe = chroma.clamp(min=torch.finfo(images.dtype).tiny)
     pull = torch.where(value == green, (blue - red).add(safe, alpha=2.0), (red - green).add(safe, alpha=4.0))
     hue = torch.where(value == red, green - blue, pull) / safe + _wide(6.0 * turn)
     # Each channel of a hue is a trapezium along the circle, shifted by two sixths.
-    place = (hue + torch.arange(5.0, 0.0, -2.0, device=images.device, dtype=images.dtype).view(-1, 1)) % 6.0
+    place = hue + torch.arange(5.0, 0.0, -2.0, device=images.device, dtype=images.dtype).view(-1, 1)
+    # The remainder by 6, written out because torch.compile does not vectorise `%` on a CPU.
+    place = place.sub(torch.div(place, 6.0, rounding_mode="floor"), alpha=6.0)
     return torch.addcmul(value, chroma, torch.minimum(place, 4.0 - place).clamp(0.0, 1.0), value=-1.0)
 
 
 def grey_of(images: Tensor) -> Tensor:
-    """[N, H, 1, W]: how bright colours [N, H, 3, W] are; grey images as they are."""
+    """The luminance [N, H, 1, W] of colour images [N, H, 3, W]. Grey images are returned unchanged."""
     if images.shape[2] == 1:
         return images
     red, green, blue = images.split(1, dim=2)
@@ -112,15 +114,15 @@ def grey_of(images: Tensor) -> Tensor:
 
 
 def greyed(images: Tensor, happens: Tensor) -> Tensor:
-    """The images without their colours where `happens`, bool [N]."""
+    """Converts images to grey where `happens` (bool [N]) is true."""
     return torch.where(_wide(happens), grey_of(images), images)
 
 
 def solarized(images: Tensor, happens: Tensor) -> Tensor:
-    """Images in [0, 1] with all values from 128 / 255 on inverted, where `happens`, bool [N]."""
+    """Inverts all values of at least 128 / 255 where `happens` (bool [N]) is true. Images are in [0, 1]."""
     return torch.where(_wide(happens) & (images >= 128 / 255), 1.0 - images, images)
 
 
 def _wide(numbers: Tensor) -> Tensor:
-    """A number of each image, [N] as [N, 1, 1, 1]."""
+    """Reshapes [N] to [N, 1, 1, 1]."""
     return numbers.view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""What the device makes of a loaded batch: normalised views, without waiting for the device once."""
+"""Makes normalised views of a loaded batch on the device. The CPU never waits for the device."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,25 +11,25 @@ from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import as_float, check_statistics
 
-PART = 64
-"""Images that a CPU takes at a time: so many fit its cache, and their memory is used again."""
+PART = 2**18
+"""Number of pixels, of all images together, that a CPU processes at a time, so that they fit into its cache."""
 
 Maker = BatchedView | DigitView | None
-"""What draws a view; None where it is drawn already."""
+"""Draws a view. None if the DataLoader workers have drawn it."""
 
 
 class DeviceViews:
-    """Normalised views of images in memory, or of what the loading processes have made of them.
+    """Makes normalised views of images, crops or whole views.
 
     Args:
-        makers: What draws each view.
+        makers: Draws each view.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        seed: The run's, from which all draws follow, with the epoch, the image's row and the number of the view.
+        seed: Seed of the random numbers, together with the epoch, the image's row and the number of the view.
 
     Attributes:
-        dtype: Of the views.
-        memory_format: How the views lie in memory.
+        dtype: Floating-point dtype of the views.
+        memory_format: Memory format of the views.
 
     Example:
         >>> from hex_ssl.train.data import PhotoView
@@ -41,31 +41,35 @@ class DeviceViews:
     """
 
     def __init__(self, makers: Sequence[Maker], mean: tuple[float, ...], std: tuple[float, ...], seed: int) -> None:
-        self.makers = tuple(makers[makers.index(each)] for each in makers)  # equal ones are compiled once
+        self.makers = tuple(makers[makers.index(each)] for each in makers)  # compile equal ones once
         self.mean = mean
         self.std = std
         self.seed = seed
         self.dtype = torch.float32
         self.memory_format = torch.contiguous_format
         self._make: Callable[..., Tensor] = _make
+        self._begins_step = False
         self._constants: dict[torch.device, _Constants] = {}
 
     def compile(self, **options: Any) -> None:
-        """Compiles what makes a view, once for each kind of view and number of images: a few kernels in all.
+        """Compiles the code that makes a view, once for each kind of view and number of images.
 
         Args:
-            **options: Of `torch.compile`.
+            **options: Options of `torch.compile`.
         """
         self._make = torch.compile(_make, **{"dynamic": False, **options})
+        self._begins_step = options.get("mode") == "reduce-overhead"
 
     def __call__(self, images: Sequence[Tensor], indices: Tensor, epoch: Tensor) -> tuple[Tensor, ...]:
         """The views, each [N, C, S, S], normalised.
 
         Args:
-            images: What each view is made of, [N, C, H, W], uint8 in [0, 255] or floating point in [0, 1].
-            indices: int64 [N], the images' rows.
+            images: The input of each view, [N, C, H, W], uint8 in [0, 255] or floating point in [0, 1].
+            indices: int64 [N], the rows of the images.
             epoch: int64, 0-d.
         """
+        if self._begins_step:  # what CUDA graphs computed in the step before may now be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         constants = self._constants_on(images[0])
         return tuple(
             self._view(maker, each, indices, epoch, constants, number)
@@ -75,7 +79,7 @@ class DeviceViews:
     def _view(
         self, maker: Maker, images: Tensor, indices: Tensor, epoch: Tensor, constants: "_Constants", number: Tensor
     ) -> Tensor:
-        parts = max(1, len(images) // PART) if images.device.type == "cpu" else 1
+        parts = max(1, images[:, 0].numel() // PART) if images.device.type == "cpu" else 1
         made = [
             self._make(maker, some, rows, epoch, number, constants.mean, constants.std, self.seed, self.memory_format)
             for some, rows in zip(images.chunk(parts), indices.chunk(parts), strict=True)
@@ -83,7 +87,7 @@ class DeviceViews:
         return made[0] if parts == 1 else torch.cat(made)
 
     def _constants_on(self, images: Tensor) -> "_Constants":
-        """Numbers that are on the device already: to copy them for each batch, the program would wait for it."""
+        """The constants on the device of `images`. Copying them for each batch would wait for the device."""
         found = self._constants.get(images.device)
         if found is None or found.mean.dtype != self.dtype:
             check_statistics(images.shape[1], self.mean, self.std)
@@ -91,7 +95,7 @@ class DeviceViews:
                 torch.tensor(each, dtype=self.dtype, device=images.device)[:, None, None]
                 for each in (self.mean, self.std)
             )
-            # Tensors, as the views are, so that one compiled program serves several views.
+            # View numbers are tensors so that several views share one compiled program.
             numbers = tuple(torch.tensor(number, device=images.device) for number in range(len(self.makers)))
             found = _Constants(mean, std, numbers)
             self._constants[images.device] = found
@@ -99,7 +103,7 @@ class DeviceViews:
 
 
 class _Constants(NamedTuple):
-    """Mean and deviation [C, 1, 1], and the number of each view, 0-d."""
+    """Mean and standard deviation [C, 1, 1], and the number of each view, 0-d."""
 
     mean: Tensor
     std: Tensor

@@ -1,7 +1,7 @@
-"""Random views of handwritten digits, a batch at a time, with a draw of its own for each image.
+"""Random views of handwritten digits, one batch at a time, with separate random numbers for each image.
 
-torchvision's v2 transforms draw once per call: an image at a time they cost about half a millisecond, many times the
-training step on an 8x8 image; a batch at a time all its images would turn by the same angle.
+torchvision's v2 transforms draw once per call. Called for each image, they take about half a millisecond, many times
+the training step on an 8x8 image. Called for a batch, they would rotate all its images by the same angle.
 """
 
 import math
@@ -18,18 +18,18 @@ from hex_ssl.train.data.draws import Draws
 class DigitView:
     """Random views of grey images in [0, 1]: affine map, contrast and brightness, noise, one erased square.
 
-    No flips: they turn a 2 into no digit at all. The defaults suit handwritten digits of 8x8 pixels and scale with
-    the image.
+    There are no flips: a mirrored 2 is not a digit. The defaults suit handwritten digits of 8x8 pixels, and the
+    geometric ones scale with the image.
 
     Args:
-        rotation: Largest turn in degrees.
+        rotation: Largest rotation in degrees.
         shear: Largest shear in degrees.
-        translation: Largest shift as a share of the side.
+        translation: Largest shift as a fraction of the image side.
         scale: Smallest and largest magnification.
         contrast: Largest relative change of the grey values.
         brightness: Largest shift of the grey values.
         noise: Standard deviation of the noise on each pixel.
-        erased: Side of the erased square as a share of the image's.
+        erased: Side of the erased square as a fraction of the image side.
 
     Example:
         >>> from hex_ssl.train.data.draws import draw_keys
@@ -56,10 +56,10 @@ class DigitView:
 
         Args:
             images: [N, C, S, S], floating point in [0, 1].
-            keys: int64 [N], of `draw_keys`; all that is random follows from them.
+            keys: int64 [N], from `draw_keys`. They determine everything random.
 
         Returns:
-            [N, C, S, S]; the noise may leave [0, 1].
+            [N, C, S, S]. With the noise, values may lie outside [0, 1].
         """
         draw = Draws(keys)
         moved = self._move(images, draw)
@@ -71,7 +71,8 @@ class DigitView:
     def _move(self, images: Tensor, draw: Draws) -> Tensor:
         angle = draw.between(-self.rotation, self.rotation) * math.pi / 180
         shear = torch.tan(draw.between(-self.shear, self.shear) * math.pi / 180)
-        # affine_grid maps the view's pixels to the image's: the inverse of the magnification; 2 is the whole side.
+        # affine_grid maps pixels of the view to pixels of the image, which needs the inverse of the magnification.
+        # Its coordinates run from -1 to 1, so 2 is the whole side.
         shrink = 1 / draw.between(*self.scale)
         shift_x = 2 * draw.between(-self.translation, self.translation)
         shift_y = 2 * draw.between(-self.translation, self.translation)

@@ -15,20 +15,20 @@ from hex_ssl.train.data.images import ArrayImages
 TEST_SHARE = 0.2
 SPLIT_SEED = 0
 WHITE = 16.0
-"""scikit-learn's grey values are 0 to 16."""
+"""scikit-learn's grey values range from 0 to 16."""
 
 
 class Digits(ArrayImages):
     """The digits as (image, label): float32 [1, S, S] in [0, 1], and 0 to 9.
 
-    The split is stratified by class and always the same: 1,437 images to train on, 360 to test on.
+    The split is stratified by class and always the same: 1,437 training images and 360 test images.
 
     Args:
         split: "train" or "test".
-        image_size: S, the side in pixels; other than 8 by bilinear interpolation.
+        image_size: S, the side in pixels. Sizes other than 8 use bilinear interpolation.
 
     Raises:
-        ValueError: `split` is neither.
+        ValueError: `split` is unknown.
 
     Example:
         >>> image, label = Digits("train")[0]

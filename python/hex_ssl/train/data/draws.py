@@ -1,8 +1,8 @@
-"""Random numbers that are functions of what they are for: seed, epoch, image and view.
+"""Random numbers as functions of seed, epoch, image and view.
 
-No generator carries a state from one image to the next: a draw is the same in whichever process, batch and order the
-image comes, so that a resumed run and a run on more processes see the same views. Numbers are hashes of a counter, as
-in J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, with the finaliser of SplitMix64
+No generator carries state from one image to the next. An image gets the same random numbers in any process, batch and
+order, so a resumed run and a run on more processes see the same views. The numbers are hashes of a counter, as in
+J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, with the finaliser of SplitMix64
 (G. Steele, D. Lea and C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 8).
 """
 
@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# SplitMix64's constants, as the signed integers that torch has.
+# SplitMix64's constants as signed integers, because torch has no unsigned arithmetic.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
@@ -22,16 +22,16 @@ _Numbers = TypeVar("_Numbers", int, Tensor, int | Tensor)
 
 
 def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | Tensor = 0) -> Tensor:
-    """One key per image, from which all that is random about its view is drawn.
+    """One key per image, which determines all random numbers of its view.
 
     Args:
-        seed: The run's.
-        epoch: The epoch, or int64 [N].
+        seed: Seed of the run.
+        epoch: The epoch, a number or int64, 0-d or [N].
         index: The image's row in its split, or int64 [N].
         view: Number of the view, or int64, 0-d.
 
     Returns:
-        int64, of the shape and on the device of `index`.
+        int64, with the shape and on the device of `index`.
 
     Example:
         >>> draw_keys(0, epoch=1, index=torch.tensor([3, 4])).shape
@@ -39,7 +39,7 @@ def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | T
         >>> int(draw_keys(0, epoch=1, index=3)) == int(draw_keys(0, epoch=1, index=torch.tensor([4, 3]))[1])
         True
     """
-    # Numbers are hashed in Python: as tensors on a GPU, each would make the program wait for the GPU.
+    # Plain numbers are hashed in Python: copying each to a GPU as a tensor would wait for the GPU.
     key: int | Tensor = _hashed(_signed(seed))
     for part in (epoch, index, view):
         key = _hashed(key ^ _hashed(_wrapped(part + _GOLDEN)))
@@ -48,7 +48,7 @@ def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | T
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Seeds torch's generator of the CPU, from which torchvision's transforms draw, and puts it back afterwards.
+    """Seeds torch's CPU generator, from which torchvision's transforms draw, and restores its state afterwards.
 
     Args:
         key: Any 64 bits.
@@ -72,11 +72,11 @@ def seeded(key: int) -> Iterator[None]:
 
 
 class Draws:
-    """Random numbers for the images of a batch; each call draws anew.
+    """Random numbers for the images of a batch. Each call returns new numbers.
 
     Args:
-        keys: int64 [N], of `draw_keys`.
-        ahead: How many numbers of an image to draw at once, for the first calls to share: the numbers stay the same.
+        keys: int64 [N], from `draw_keys`.
+        ahead: How many numbers per image to compute in advance, in one go. The numbers are the same for any value.
 
     Example:
         >>> draws = Draws(draw_keys(0, epoch=0, index=torch.arange(3)))
@@ -105,12 +105,12 @@ class Draws:
         return numbers if len(shape) == 1 else numbers.reshape(len(self), *shape)
 
     def _draw(self, start: int, count: int) -> Tensor:
-        # Twice the numbers, then half of them: torch's compiler would make one C expression of the range and its
-        # product, an index, for which too large a number is undefined and has overwritten memory.
+        # Doubles the numbers and halves them again. Otherwise torch.compile would fuse the range and its product into
+        # one C index expression, whose overflow is undefined and has overwritten memory.
         numbers = torch.arange(2 * start + 2, 2 * (start + count) + 2, 2, device=self.keys.device) >> 1
         bits = _mixed(self.keys[:, None] + numbers * _GOLDEN)
-        # The upper 24 bits: as many as float32 holds, so that 1 is never reached by rounding. The last step of the hash
-        # leaves them as they are.
+        # The upper 24 bits, as many as float32 holds, so that rounding never gives 1. The last step of the hash, which
+        # is omitted here, does not change them.
         return _shifted(bits, 40).float() / 2**24
 
     def between(self, low: float, high: float) -> Tensor:
@@ -118,21 +118,21 @@ class Draws:
         return between(self.uniform(), low, high)
 
     def happens(self, probability: float) -> Tensor:
-        """[N], bool: true with `probability`."""
+        """[N], bool, each true with probability `probability`."""
         return self.uniform() < probability
 
     def permutation(self, count: int) -> Tensor:
-        """[N, `count`], int64: an order of 0 to `count` - 1 for each image."""
+        """int64 [N, `count`], a random permutation of 0 to `count` - 1 for each image."""
         return self.uniform(count).argsort(dim=1)
 
     def normal(self, *shape: int) -> Tensor:
-        """[N, *shape], float32, standard normal, by Box and Muller's formula."""
+        """[N, *shape], float32, standard normal, by the Box-Muller transform."""
         radius = (-2.0 * torch.log1p(-self.uniform(*shape))).sqrt()
         return radius * torch.cos(2.0 * math.pi * self.uniform(*shape))
 
 
 def between(numbers: Tensor, low: float, high: float) -> Tensor:
-    """Numbers uniform in [0, 1) as numbers uniform in [`low`, `high`]."""
+    """Maps numbers that are uniform in [0, 1) to [`low`, `high`]."""
     return low + (high - low) * numbers
 
 
@@ -148,12 +148,12 @@ def _mixed(numbers: _Numbers) -> _Numbers:
 
 
 def _shifted(numbers: _Numbers, bits: int) -> _Numbers:
-    # torch has no unsigned shift to the right: the copies of the sign are cut off.
+    # torch has no unsigned right shift: mask the copies of the sign bit.
     return (numbers >> bits) & (2 ** (64 - bits) - 1)
 
 
 def _wrapped(numbers: _Numbers) -> _Numbers:
-    """A number as one of 64 bits; those of a tensor are."""
+    """A Python integer wrapped to 64 bits, as tensors wrap by themselves."""
     return numbers if isinstance(numbers, Tensor) else _signed(numbers)
 
 

@@ -1,4 +1,4 @@
-"""Images as they are, for the evaluation: no view is drawn, all are squares of one size."""
+"""Images for evaluation: without augmentation, cropped to squares of one size."""
 
 from typing import cast
 
@@ -12,20 +12,20 @@ from torchvision.transforms.v2 import functional as V
 from hex_ssl.train.data.images import ImageDataset
 
 CENTRE = 224 / 256
-"""Side of the middle square of an image that is evaluated, of its shorter side: as resized to 256, cropped to 224."""
+"""Side of the centre crop as a fraction of the shorter side, as for resizing to 256 and cropping to 224."""
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
     """Rows of a dataset as (image, label): float32 [C, S, S], normalised, and the class.
 
-    Square images of one size are resized whole, if at all. Of others it is the middle: the square of 224 / 256 of the
-    shorter side, resized to S by bilinear interpolation. (The usual way resizes the image first, which for an image of
-    one row would take any memory.)
+    If all images of the dataset are squares of one size, they are only resized. Otherwise the centre square with a side
+    of 224 / 256 of the shorter side is cropped and resized to S by bilinear interpolation. (Resizing first, as usual,
+    would need unlimited memory for an image that is one pixel high.)
 
     Args:
         dataset: The images.
-        rows: int64, which of them.
-        size: S.
+        rows: int64, the rows to use.
+        size: S, the side in pixels.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
 
@@ -50,27 +50,27 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        """Some items; a data loader asks for those of a batch at once."""
+        """Several items. DataLoader calls this once for each batch."""
         images = [square(self.dataset.image(row), self.size, self.whole) for row in self.rows[indices].tolist()]
         normalised = normalise(as_float(torch.stack(images)), self.mean, self.std)
         return list(zip(normalised.unbind(), self.labels[indices].tolist(), strict=True))
 
     @property
     def whole(self) -> bool:
-        """Whether images are taken whole."""
+        """Whether whole images are used, without a centre crop."""
         return self.dataset.size is not None and self.dataset.size[0] == self.dataset.size[1]
 
 
 def square(image: Image.Image | Tensor, size: int, whole: bool) -> Tensor:
-    """The middle of an image, resized.
+    """The centre square of an image, resized.
 
     Args:
         image: A PIL image or a tensor [C, H, W].
-        size: S.
-        whole: Take all of its shorter side, not 224 / 256 of it.
+        size: S, the side in pixels.
+        whole: Whether the square has the whole shorter side, instead of 224 / 256 of it.
 
     Returns:
-        [C, S, S], of the image's dtype; uint8 of a PIL image.
+        [C, S, S] with the dtype of `image`, or uint8 if it is a PIL image.
 
     Example:
         >>> square(Image.new("RGB", (60, 40)), size=32, whole=False).shape
@@ -91,15 +91,15 @@ def square(image: Image.Image | Tensor, size: int, whole: bool) -> Tensor:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Images of 8 bits as float32 in [0, 1]; others as they are."""
+    """Converts uint8 images to float32 in [0, 1]. Returns others unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images [N, C, H, W] minus `mean`, divided by `std`, both per channel.
+    """Normalises images [N, C, H, W]: subtracts `mean` and divides by `std`, both per channel.
 
     Raises:
-        ValueError: There are not as many numbers as channels.
+        ValueError: `mean` or `std` does not have one number per channel.
 
     Example:
         >>> normalise(torch.ones(1, 3, 1, 1), (0.5, 0.0, 1.0), (0.5, 1.0, 1.0)).flatten()
@@ -111,6 +111,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def check_statistics(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Checks that there are a mean and a deviation for each channel."""
+    """Checks that there are a mean and a standard deviation for each channel."""
     if not len(mean) == len(std) == channels:
         raise ValueError(f"expected a mean and a std for each of {channels} channels, but got {mean} and {std}")

@@ -1,4 +1,4 @@
-"""What the images of a run are, in a few words: by this a resumed run notices that they have changed."""
+"""A short description of the images of a run, by which a resumed run detects that they have changed."""
 
 import hashlib
 from typing import Any
@@ -8,15 +8,15 @@ from hex_ssl.train.data.module import PretrainData
 
 
 def fingerprint(data: PretrainData) -> dict[str, Any]:
-    """The number of images, their classes, and digests of their labels and of their files' names, for each split.
+    """The number of images, their classes, and digests of their labels and file names, for each split.
 
-    No image is decoded: other pixels under the same name and label give the same fingerprint.
+    No image is decoded, so changed pixels under the same file name and label give the same fingerprint.
 
     Args:
         data: The images of a run.
 
     Returns:
-        Plain values, ready for JSON; the split is None where there is none.
+        Values that JSON can represent. A split that does not exist is None.
 
     Example:
         >>> from hex_ssl.train.config import DataConfig

@@ -11,19 +11,19 @@ from torchvision.datasets import ImageFolder
 from hex_ssl.train.data.images import EXTENSIONS, UNLABELLED, FileImages
 
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
-"""What the folders of splits are called, in capitals or not. `val` is the test split where there is no `test`."""
+"""Folder names of the splits, in any case. `val` is the test split if there is no `test`."""
 
 KINDS = (("train",), ("test", "val"))
-"""Names of splits to train with, and to test with."""
+"""Keys of `SPLITS` for training, and for testing."""
 
 
 class Folder(FileImages):
-    """The images of a folder: each subfolder a class, and images that are in no subfolder have no label.
+    """The images of a folder. Each subfolder is a class, and images outside subfolders have no label.
 
-    With folders `train` and `test` (or `val`) in it, which may be written in capitals and as `training`, `testing`,
-    `valid` or `validation`, these are the splits; without, all images are the training split. What could be meant
-    otherwise is refused: a split's name among those of classes, two folders for one split, splits in a class. Hidden
-    files and folders do not count.
+    If the folder contains `train` and `test` (or `val`), these are the splits. Upper case and the names `training`,
+    `testing`, `valid` and `validation` work, too. Without these folders, all images are the training split. Ambiguous
+    folders are an error: a split among classes, two folders for one split, or splits inside a class. Hidden files and
+    folders are ignored.
 
     Args:
         root: The folder.
@@ -31,8 +31,8 @@ class Folder(FileImages):
 
     Raises:
         FileNotFoundError: There is no such split.
-        ValueError: The folders can be understood in several ways, the split or a class to train on has no image, or
-            the test split has classes that the training split lacks.
+        ValueError: The folders are ambiguous, the split or a training class has no images, or the test split has
+            classes that the training split lacks.
     """
 
     def __init__(self, root: Path, split: str = "train") -> None:
@@ -54,11 +54,11 @@ class Folder(FileImages):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the splits of a folder are.
+    """The splits of a folder.
 
     Attributes:
-        train: The training split.
-        test: The test split, if there is one.
+        train: The folder of the training split.
+        test: The folder of the test split, or None.
         left_out: Names of the folders that belong to neither.
     """
 
@@ -78,13 +78,13 @@ class Layout:
 
 
 def find_splits(root: Path) -> Layout:
-    """Where the splits of a folder are, by the names of what is in it.
+    """Finds the splits of a folder by the names of its subfolders.
 
     Args:
         root: The folder.
 
     Raises:
-        ValueError: These can be understood in several ways.
+        ValueError: The subfolders are ambiguous.
     """
     folders = _folders(root)
     splits = {kind: [name for name in folders if name.lower() in names] for kind, names in SPLITS.items()}
@@ -97,7 +97,7 @@ def find_splits(root: Path) -> Layout:
     if with_images:
         raise ValueError(
             f"expected {root} to hold either splits or classes, but got {_shown(named)} beside {_shown(with_images)}: "
-            f"move what belongs to no split elsewhere, or, where all are classes, put them into a folder "
+            f"move folders that belong to no split elsewhere, or, if all are classes, put them into a folder "
             f"{root / 'train'}, in which a class may have any name"
         )
     for kind, names in splits.items():
@@ -105,7 +105,7 @@ def find_splits(root: Path) -> Layout:
             raise ValueError(f'expected {root} to hold one folder for the split "{kind}", but got {_shown(names)}')
     if not splits["train"]:
         raise ValueError(
-            f"expected {root} to hold a folder `train` beside {_shown(named)}, but there is none; where "
+            f"expected {root} to hold a folder `train` beside {_shown(named)}, but there is none; if "
             f"{_shown(named)} is a class, put all classes into a folder {root / 'train'}"
         )
     if loose := _loose(root):
@@ -118,20 +118,20 @@ def find_splits(root: Path) -> Layout:
 
 
 def _check_classes(root: Path, folders: Sequence[str]) -> None:
-    """Folders that are to be classes may neither look like splits nor hold splits."""
+    """Checks that folders of classes neither look like splits nor contain splits."""
     training, testing = ([name for name in folders if _mentions(name, kinds)] for kinds in KINDS)
     if training and testing:
         raise ValueError(
             f"expected {root} to hold either splits or classes, but got {_shown([*training, *testing])}, which look "
-            f"like both: rename splits to `train` and `test`, or put all classes into a folder {root / 'train'}"
+            f"like both: rename the splits to `train` and `test`, or put all classes into a folder {root / 'train'}"
         )
     for name in folders:
         training, testing = ([inner for inner in _folders(root / name) if _is_split(inner, kinds)] for kinds in KINDS)
         if training and testing:
             raise ValueError(
-                f"expected {root / name} to be a class, but it holds {_shown([*training, *testing])}: where these "
-                f"are the dataset's, say `data.root={root / name}`; where each class has its own, put the classes into "
-                f"{root / 'train'} and {root / 'test'}"
+                f"expected {root / name} to be a class, but it holds {_shown([*training, *testing])}: if these are "
+                f"the splits of the dataset, set `data.root={root / name}`; if each class has its own splits, put the "
+                f"classes into {root / 'train'} and {root / 'test'}"
             )
 
 
@@ -140,17 +140,17 @@ def _is_split(name: str, kinds: Iterable[str]) -> bool:
 
 
 def _mentions(name: str, kinds: Iterable[str]) -> bool:
-    """Whether one of a name's words is a split's, as in seg_train."""
+    """Whether one of the words of a name is that of a split, as in seg_train."""
     return any(_is_split(word, kinds) for word in re.split(r"[^a-z]+", name.lower()))
 
 
 def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:  # which knows folders without a look at each of perhaps a million files
+    with os.scandir(folder) as entries:  # tells folders from files without a stat call for perhaps a million files
         return sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
 
 
 def _is_image(path: str) -> bool:
-    # macOS leaves ._NAME.jpg beside NAME.jpg on disks of other systems.
+    # macOS writes hidden files ._NAME.jpg beside NAME.jpg on some disks.
     return path.lower().endswith(EXTENSIONS) and not any(part.startswith(".") for part in path.split(os.sep))
 
 
@@ -159,13 +159,13 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _loose(folder: Path) -> list[str]:
-    """Images that are in no subfolder."""
+    """Images outside subfolders."""
     with os.scandir(folder) as entries:
         return sorted(each.name for each in entries if _is_image(each.name) and not each.is_dir())
 
 
 def _labelled(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    # The classes are those of the training split, also where the test split lacks some.
+    # The classes are those of the training split, even if the test split lacks some.
     class_to_index = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in _folders(folder) if name not in class_to_index and _holds_images(folder / name)]
     if unknown:

@@ -1,4 +1,4 @@
-"""Generated images whose classes form a tree that is known: no download, any size, any number."""
+"""Generated images with a known tree of classes. They need no download and come in any size and number."""
 
 import math
 
@@ -9,31 +9,31 @@ from hex_ssl.train.data.images import ArrayImages
 
 SEEDS = {"train": 0, "test": 1}
 WAVES = 2
-"""Waves that the superclass decides, and as many that the class does."""
+"""Number of waves that the superclass determines, and number of waves that the class determines."""
 
 CLASS_SHARE = 0.7
-"""Height of the class's waves beside those of its superclass."""
+"""Amplitude of the class's waves relative to those of its superclass."""
 
 
 class Hierarchy(ArrayImages):
     """Patterns of coloured waves as (image, label): uint8 [3, S, S], and the class.
 
-    An image is a sum of plane waves, cos(k . x + phase), each with a colour. The superclass decides direction, length
-    and colour of two of them, the class of two weaker ones; the image decides all phases, which shift the waves
-    against each other, the contrast, and noise. So classes of one superclass share most of their look, and no class
-    can be told by single pixels. The image's superclass is `superclasses[label]`.
+    An image is a sum of plane waves, cos(k . x + phase), each with its own colour. The superclass determines the
+    direction, wavelength and colour of two waves, and the class those of two weaker waves. The phases, the contrast and
+    the noise are drawn for each image. Classes of one superclass therefore look alike, and single pixels do not
+    reveal the class. The superclass of an image is `superclasses[label]`.
 
     Args:
-        split: "train" or "test": other images of the same tree.
-        superclasses: Branches of the tree.
-        classes_per_superclass: Classes of each.
-        images_per_class: Images of each class.
+        split: "train" or "test". Both have the same tree, but different images.
+        superclasses: Number of superclasses.
+        classes_per_superclass: Number of classes in each superclass.
+        images_per_class: Number of images of each class.
         image_size: S, the side in pixels.
-        noise: Standard deviation of the noise on each pixel, of 255.
-        seed: Decides tree and images.
+        noise: Standard deviation of the noise on each pixel, on the scale of 0 to 255.
+        seed: Seed of the tree and of the images.
 
     Raises:
-        ValueError: `split` is neither, or a number is below 1.
+        ValueError: `split` is unknown, or a number is below 1.
 
     Example:
         >>> dataset = Hierarchy("train", superclasses=2, classes_per_superclass=3, images_per_class=4)
@@ -86,7 +86,7 @@ class Hierarchy(ArrayImages):
 
 
 def _draw_waves(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Wave vectors [count, WAVES, 2] in turns per side, and colours [count, WAVES, 3]."""
+    """Wave vectors [count, WAVES, 2] in periods per image side, and colours [count, WAVES, 3]."""
     angles = math.pi * torch.rand(count, WAVES, generator=generator)
     turns = 2.0 + 4.0 * torch.rand(count, WAVES, generator=generator)
     vectors = torch.stack([turns * angles.cos(), turns * angles.sin()], dim=-1)

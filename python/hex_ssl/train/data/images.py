@@ -1,4 +1,4 @@
-"""What a dataset of images is, wherever its images come from."""
+"""The base class of the image datasets, datasets in memory and in files, and the decoding of images."""
 
 import hashlib
 import io
@@ -17,58 +17,59 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-"""The files that are images: those of torchvision's ImageFolder, and the others of `FORMATS`."""
+"""File name extensions of images: those of torchvision's ImageFolder, and the others of `FORMATS`."""
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""What Pillow may take a file for, whatever its name: of the other formats some start a program (EPS).
+"""The formats that Pillow may decode, whatever the file is called. Some other formats start a program (EPS).
 
-JPEG includes MPO, of cameras; some images that published datasets call .jpg are GIF.
+JPEG includes the MPO format of cameras. In published datasets some files named .jpg are GIF images.
 """
 
 UNLABELLED = -1
 
 MOST_CLASSES = 1_000_000
-"""A label or a superclass beyond is taken for damage: there is memory for each class."""
+"""Labels and superclasses must be below this number. Larger ones come from damaged files, and would take memory."""
 
 WHITE_IS_0, SAMPLE_BITS, SAMPLE_FORMAT = 262, 258, 339
-"""TIFF's tags of which way grey runs (0: the other way), how many bits a value has, and of which kind it is."""
+"""TIFF tags: PhotometricInterpretation (0 if 0 is white), BitsPerSample and SampleFormat."""
 
 SIGNED = 2
+"""The value of `SAMPLE_FORMAT` for signed integers."""
 
 SMALL_SIDE = 64
-"""Side in pixels up to which images may be kept decoded, which takes a few times the memory of the files."""
+"""Largest side in pixels of images that may be kept decoded, which takes a few times the memory of the files."""
 
 SMALL_BYTES = 1 << 30
-"""Memory that decoded images may take."""
+"""Largest memory in bytes that decoded images may take."""
 
 
 class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
-    """Images as (image, label).
+    """Base class of image datasets, with items (image, label).
 
-    An image is a PIL image, or a tensor [C, H, W], uint8 in [0, 255] or float32 in [0, 1]; a label is -1 where an
-    image has none.
+    An image is a PIL image, or a tensor [C, H, W], uint8 in [0, 255] or float32 in [0, 1]. The label of an image
+    without a label is -1.
 
     Args:
-        labels: One per image, -1 without.
-        classes: How many classes there are; 0 where nothing is labelled.
-        class_names: Their names, where they are known.
-        superclasses: The superclass of each class, None where there are none.
-        superclass_names: Their names, where they are known.
-        size: Height and width in pixels if all images have the same, else None.
+        labels: One per image, -1 for images without a label.
+        classes: Number of classes, 0 if no image has a label.
+        class_names: Names of the classes, if known.
+        superclasses: The superclass of each class, or None.
+        superclass_names: Names of the superclasses, if known.
+        size: Height and width in pixels if all images have the same size, otherwise None.
         channels: 1 for grey, 3 for colour.
 
     Attributes:
-        files_digest: SHA-256 of the files' names in their order; None where images have no files of their own.
+        files_digest: SHA-256 of the file names in order. None if the images are not in separate files.
 
     Raises:
-        ValueError: A label is not a class, or a superclass is none of `MOST_CLASSES`.
+        ValueError: A label is not a class, or a superclass is not in [0, `MOST_CLASSES`).
     """
 
     class_folders: tuple[str, ...] = ()
-    """What the files call the classes, where `class_names` are others."""
+    """Names of the classes in the file system, if they differ from `class_names`."""
 
     left_out: tuple[str, ...] = ()
-    """Folders beside the splits of which nothing is read."""
+    """Folders beside the splits that are not read."""
 
     def __init__(
         self,
@@ -93,14 +94,14 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
         self.set_superclasses(superclasses, superclass_names)
 
     def set_superclasses(self, superclasses: Sequence[int] | Tensor | None, names: Sequence[str]) -> None:
-        """Other superclasses.
+        """Replaces the superclasses.
 
         Args:
-            superclasses: The superclass of each class, None where there are none.
-            names: Their names, where they are known.
+            superclasses: The superclass of each class, or None.
+            names: Names of the superclasses, if known.
 
         Raises:
-            ValueError: They are not as many as classes, or one is none of `MOST_CLASSES`.
+            ValueError: There is not one for each class, or one is not in [0, `MOST_CLASSES`).
         """
         found = None if superclasses is None else torch.as_tensor(superclasses, dtype=torch.int64)
         if found is not None and len(found) != self.classes:
@@ -114,7 +115,7 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether images are taken from memory, ready as tensors, rather than decoded."""
+        """Whether the images are tensors in memory and need no decoding."""
         return False
 
     @abstractmethod
@@ -122,7 +123,7 @@ class ImageDataset(ABC, Dataset[tuple[Image.Image | Tensor, int]]):
         """The image of a row."""
 
     def pixels(self, index: int) -> Image.Image | Tensor:
-        """The same image, as it is decoded fastest: for a JPEG a tensor, uint8 [3, H, W], channels last in memory."""
+        """The same image, decoded in the fastest way: an ordinary JPEG gives a tensor, see `jpeg.decode_pixels`."""
         return self.image(index)
 
     def __len__(self) -> int:
@@ -179,14 +180,15 @@ class ArrayImages(ImageDataset):
 
 
 def small_in_memory(dataset: ImageDataset) -> ImageDataset:
-    """The images decoded, once for all, where they are small and of one size; else the dataset as it is.
+    """Decodes all images into memory if they are small and of one size.
 
     Args:
-        dataset: Images that are decoded each time they are asked for.
+        dataset: A dataset that decodes an image each time it is requested.
 
     Returns:
-        `ArrayImages` where all images have one size of at most `SMALL_SIDE` pixels a side and together take at most
-        `SMALL_BYTES`. A dataset with an image that cannot be decoded stays as it is: who asks for that one is told.
+        `ArrayImages` if all images have the same size, with sides of at most `SMALL_SIDE` pixels, and take at most
+        `SMALL_BYTES` together. Otherwise `dataset`, also if an image cannot be decoded: requesting that image raises
+        the error.
     """
     try:
         first = _bytes_of(dataset.image(0)) if len(dataset) else None
@@ -213,24 +215,24 @@ def small_in_memory(dataset: ImageDataset) -> ImageDataset:
 
 
 def _bytes_of(image: Image.Image | Tensor) -> np.ndarray | None:
-    """[C, H, W] in [0, 255]; None of an image that has floating-point values."""
+    """uint8 [C, H, W], or None if the image has floating-point values."""
     if isinstance(image, Image.Image):
         return np.asarray(image).transpose(2, 0, 1)
     return image.numpy() if image.dtype == torch.uint8 else None
 
 
 class FileImages(ImageDataset):
-    """Images in files, decoded when they are asked for, in colour.
+    """Images in files, decoded in colour when they are requested.
 
     Args:
-        root: Folder that all of them are in.
-        paths: Where each is, below `root`.
+        root: The folder that contains all images.
+        paths: The path of each image relative to `root`.
         labels, classes: See `ImageDataset`.
         class_names, superclasses, superclass_names, size: See `ImageDataset`.
-        class_folders: What the files call the classes, where `class_names` are others.
+        class_folders: Names of the classes in the file system, if they differ from `class_names`.
 
     Raises:
-        ValueError: A path leaves `root`; see also `ImageDataset`.
+        ValueError: A path leads out of `root`. See also `ImageDataset`.
     """
 
     def __init__(
@@ -256,13 +258,13 @@ class FileImages(ImageDataset):
         )
         self.class_folders = tuple(class_folders)
         self.root = root
-        # One array, not a list of strings: counting references to those would copy them into each worker
-        # (pytorch/pytorch#13246), which for millions of images is gigabytes.
+        # One array, not a list of strings: their reference counts would copy the list into each worker
+        # (pytorch/pytorch#13246), which takes gigabytes for millions of images.
         self.paths = np.array([os.fsencode(path) for path in (within(root, each) for each in paths)], dtype=np.bytes_)
         self.files_digest = hashlib.sha256(self.paths.tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
-        """The file of a row."""
+        """The path of the file of a row."""
         return self.root / os.fsdecode(self.paths[index].item())
 
     def image(self, index: int) -> Image.Image:
@@ -277,10 +279,17 @@ class FileImages(ImageDataset):
 
 
 def within(root: Path, path: str) -> str:
-    """A path that a list or a table gives, which may not leave its folder as it is written; links are followed.
+    """Checks that a relative path stays inside its folder. Symbolic links are not resolved.
+
+    Args:
+        root: The folder.
+        path: A path relative to `root`, from a list or a table.
+
+    Returns:
+        `path`, unchanged.
 
     Raises:
-        ValueError: It is absolute or has `..` in it.
+        ValueError: `path` is absolute or contains `..`.
 
     Example:
         >>> within(Path("birds"), "001.Albatross/1.jpg")
@@ -292,20 +301,26 @@ def within(root: Path, path: str) -> str:
 
 
 def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
-    """An image from its file or the bytes of one, in colour, 8 bits a channel, as a viewer shows it.
+    """Decodes an image from a file or from bytes, in colour with 8 bits per channel, as a viewer shows it.
 
-    - Upright: turned as its EXIF orientation says.
-    - Transparent pixels are on white, also those of a palette.
-    - More than 8 bits are scaled: white is 65,535 in 16-bit images, a PGM's own maximum, 1.0 in floating-point ones.
-      Where white is not known, the image is refused: values with a sign or of 32 bits, or floats outside [0, 1].
+    - The image is turned upright according to its EXIF orientation.
+    - Transparent pixels are shown on white, also those of a palette.
+    - Images with more than 8 bits are scaled. White is 65,535 in 16-bit images, the file's own maximum in PGM, and 1.0
+      in floating-point images. Images without a known white are refused: signed or 32-bit integers, or floats outside
+      [0, 1].
 
     Args:
-        source: The file, or what it holds.
-        name: What to call an image that comes as bytes in an error.
+        source: The file, or its content.
+        name: Name of the image for error messages if `source` is bytes.
+
+    Returns:
+        A PIL image of mode RGB.
 
     Raises:
-        ValueError: It is no regular file, or no image of `FORMATS`, is cut short, has values without a known white, or
-            more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (A file of a few kilobytes may hold gigabytes of one colour.)
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a regular file, is not an image of `FORMATS`, is truncated, has values without a
+            known white, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels. (A file of a few kilobytes may expand to
+            gigabytes.)
 
     Example:
         >>> file = io.BytesIO()
@@ -316,11 +331,11 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
     name = name if isinstance(source, bytes) else str(source)
     try:
         if not isinstance(source, bytes) and not stat.S_ISREG(source.stat().st_mode):
-            raise ValueError("it is no regular file")  # a pipe would be waited for
+            raise ValueError("it is no regular file")  # opening a pipe would block
         with warnings.catch_warnings():
-            # Beyond the limit Pillow warns, and is silent to who has silenced it; only from twice it is that it stops.
+            # Above the limit Pillow only warns. It raises an error from twice the limit on.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data, without which the pixels are whole
+            warnings.simplefilter("ignore", UserWarning)  # about damaged EXIF data, which does not affect the pixels
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 image.load()
                 return in_colour(_upright(image))
@@ -330,27 +345,27 @@ def decode_image(source: Path | bytes, name: str = "an image") -> Image.Image:
     except FileNotFoundError:
         raise
     except _NoWhiteError as error:
-        raise ValueError(f"expected {name} to be an image of which white is known, but it has {error}") from error
-    except Exception as error:  # of a damaged file, a decoder raises whatever it stumbles over
+        raise ValueError(f"expected {name} to be an image with a known white, but it has {error}") from error
+    except Exception as error:  # for damaged files, decoders raise any kind of error
         raise ValueError(
             f"expected {name} to be an image, but it cannot be decoded as {', '.join(FORMATS)}: {error}"
         ) from error
 
 
 class _NoWhiteError(Exception):
-    """Values of which nobody knows which one is white."""
+    """The value of white is unknown for this kind of image."""
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # damaged EXIF data raise anything
+    with suppress(Exception):  # for damaged EXIF data, Pillow raises any kind of error
         ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def in_colour(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits a channel, see `decode_image`."""
+    """Converts an image to RGB with 8 bits per channel, as described in `decode_image`."""
     if SIGNED in _tag(image, SAMPLE_FORMAT):
-        raise _NoWhiteError("values with a sign")
+        raise _NoWhiteError("signed values")
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         image = _in_8_bits(image)
     elif image.has_transparency_data:
@@ -360,11 +375,11 @@ def in_colour(image: Image.Image) -> Image.Image:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """A grey image of more bits, which Pillow itself would cut off at 255."""
+    """Scales a grey image with more bits. Pillow's own conversion would clip at 255."""
     white = _white_of(image)
     values = np.asarray(image).astype(np.float32)
     if not (values.min() >= 0.0 and values.max() <= white):  # NaN is neither
-        raise _NoWhiteError(f"values of {values.min():g} to {values.max():g}, not in [0, {white:g}]")
+        raise _NoWhiteError(f"values from {values.min():g} to {values.max():g}, not in [0, {white:g}]")
     key = image.info.get("transparency")
     if key is not None:
         values[values == key] = white
@@ -380,12 +395,13 @@ def _white_of(image: Image.Image) -> float:
     if image.mode.startswith("I;16"):
         bits = _tag(image, SAMPLE_BITS) or (16,)
         return float(2 ** bits[0] - 1)
-    if image.format in ("PNG", "PPM"):  # Pillow scales a PGM of any maximum to 16 bits; older ones have PNG so too
+    # Pillow scales a PGM with any maximum to 16 bits. Older versions open 16-bit PNG in mode "I", too.
+    if image.format in ("PNG", "PPM"):
         return 65535.0
-    raise _NoWhiteError("whole numbers of 32 bits")
+    raise _NoWhiteError("32-bit integers")
 
 
 def _tag(image: Image.Image, number: int) -> tuple[int, ...]:
-    """A tag of a TIFF file; empty where there is none."""
+    """The values of a tag of a TIFF file. Empty if there is no such tag."""
     found = getattr(image, "tag_v2", {}).get(number, ())
     return found if isinstance(found, tuple) else (found,)

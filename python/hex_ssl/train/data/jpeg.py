@@ -1,4 +1,4 @@
-"""JPEG files as tensors, by torchvision's decoder: the pixels that Pillow gives, in half of its time."""
+"""Decodes JPEG files to tensors with torchvision, which gives the same pixels as Pillow in half the time."""
 
 import io
 import stat
@@ -14,21 +14,21 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from hex_ssl.train.data.images import decode_image
 
 BEGINNING = b"\xff\xd8\xff"
-"""Of each JPEG file."""
+"""The first bytes of every JPEG file."""
 
 
 def decode_pixels(source: Path | bytes, name: str = "an image") -> Image.Image | Tensor:
-    """An image as `decode_image` gives it, but that of an ordinary JPEG as a tensor.
+    """Decodes an image like `decode_image`, but returns an ordinary JPEG as a tensor.
 
-    Pillow decodes all else, and says what is wrong with what is no image, is cut short or has too many pixels: images
-    of other formats, JPEGs that are to be turned, and those whose colours are neither RGB nor grey.
+    `decode_image` decodes everything else: other formats, JPEGs with an EXIF rotation and JPEGs that are neither RGB
+    nor grey. It also reports damaged, truncated or too large images.
 
     Args:
-        source: The file, or what it holds.
-        name: What to call an image that comes as bytes in an error.
+        source: The file, or its content.
+        name: Name of the image for error messages if `source` is bytes.
 
     Returns:
-        A PIL image in colour, or uint8 [3, H, W] with the channels last in memory.
+        A PIL image in colour, or a tensor uint8 [3, H, W], channels last in memory.
 
     Raises:
         ValueError: See `decode_image`.
@@ -44,12 +44,12 @@ def decode_pixels(source: Path | bytes, name: str = "an image") -> Image.Image |
         try:
             return decode_jpeg(torch.from_numpy(encoded), ImageReadMode.RGB)
         except RuntimeError:
-            pass  # a damaged file, of which Pillow knows more
+            pass  # a damaged file: decode_image raises a better error
     return decode_image(source, name)
 
 
 def _encoded(source: Path | bytes) -> np.ndarray:
-    """The bytes of a JPEG; of anything else, none."""
+    """The bytes of a JPEG. Empty for anything else."""
     if isinstance(source, bytes):
         return np.frombuffer(bytearray(source) if source.startswith(BEGINNING) else b"", np.uint8)
     try:
@@ -64,16 +64,16 @@ def _encoded(source: Path | bytes) -> np.ndarray:
 
 
 def _is_ordinary(encoded: np.ndarray) -> bool:
-    """Whether it is a JPEG that Pillow would take, upright, grey or of red, green and blue. Its pixels are not read."""
+    """Whether this is an upright RGB or grey JPEG that Pillow can open. Does not decode the pixels."""
     if not len(encoded):
         return False
     with warnings.catch_warnings():
-        # As in `decode_image`: also an image that Pillow would only warn of has too many pixels.
+        # As in `decode_image`, an image about whose size Pillow would only warn counts as too large.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", UserWarning)
         try:
             with Image.open(io.BytesIO(encoded.data), formats=("JPEG",)) as image:
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 return image.format == "JPEG" and image.mode in ("RGB", "L") and upright
-        except Exception:  # whatever it stumbles over, `decode_image` says
+        except Exception:  # decode_image reports the error
             return False

@@ -1,4 +1,8 @@
-"""The datasets that torchvision does not read, in the layouts that their authors publish: files beside lists."""
+"""Readers for datasets that torchvision does not have, in the layouts that their authors publish.
+
+Each function takes the root folder, a split, "train" or "test", and the level of the superclasses, which has no effect
+here.
+"""
 
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from hex_ssl.train.reading import reading
 
 
 def tiny_imagenet(root: Path, split: str, level: str) -> FileImages:
-    """Tiny ImageNet; the test split is its validation split, the test images' labels being unpublished."""
+    """Tiny ImageNet. The test split is its validation split, because the labels of the test images are unpublished."""
     folder = root / "tiny-imagenet-200"
     wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
     if split == "train":
@@ -43,7 +47,7 @@ def dogs(root: Path, split: str, level: str) -> FileImages:
         found = loadmat(listed, squeeze_me=True, variable_names=["file_list", "labels"])
         paths = [str(path) for path in np.atleast_1d(found["file_list"])]
         labels = np.atleast_1d(found["labels"]).astype(np.int64) - 1
-    # n02085620-Chihuahua, in the order of the labels, which is that of the names.
+    # Folders such as n02085620-Chihuahua. The labels number them in alphabetical order.
     breeds = sorted(each.name for each in (root / "Images").iterdir() if each.is_dir())
     return FileImages(
         root / "Images",
@@ -76,7 +80,7 @@ def nabirds(root: Path, split: str, level: str) -> FileImages:
     """NABirds: the 555 visual categories that have images, below 22 groups of species."""
     folder = root / "nabirds"
     names, parents = _pairs(folder / "classes.txt"), _pairs(folder / "hierarchy.txt")
-    # Labels are nodes of a tree of 1,011, of which only leaves have images.
+    # Labels are nodes of a tree of 1,011 nodes, of which 555 have images.
     leaves = sorted(set(_pairs(folder / "image_class_labels.txt").values()), key=int)
     label_of = {leaf: label for label, leaf in enumerate(leaves)}
     ids, labels = _split_of(folder, split)
@@ -96,7 +100,7 @@ def nabirds(root: Path, split: str, level: str) -> FileImages:
 
 
 def _group_of(node: str, parents: dict[str, str]) -> str:
-    """The node's ancestor right below the root, which is the parent without a parent."""
+    """The node's ancestor directly below the root, the only node without a parent."""
     for _ in range(len(parents) + 1):
         if parents[node] not in parents:
             return node
@@ -112,8 +116,8 @@ def _split_of(folder: Path, split: str) -> tuple[list[str], list[str]]:
 
 
 def _pairs(file: Path) -> dict[str, str]:
-    """Lines of a name and what belongs to it."""
-    with reading(file, "to hold lines of a name and what belongs to it"):
+    """The lines `key value` of a file, as a dictionary."""
+    with reading(file, "to hold lines with a key and a value"):
         return dict(line.split(maxsplit=1) for line in _lines(file))
 
 

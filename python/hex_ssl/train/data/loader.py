@@ -1,4 +1,4 @@
-"""Training batches in an order that follows from seed and epoch, from any batch of an epoch on."""
+"""Training batches in an order given by seed and epoch, starting at any batch of an epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, cast
@@ -18,18 +18,18 @@ from hex_ssl.train.data.worker_crops import WorkerCrop
 from hex_ssl.train.data.worker_views import WorkerView
 
 Work = Literal["views", "crops", "images"]
-"""What the loading processes make: whole views, their crops alone, or nothing, images all being of one size."""
+"""What the DataLoader workers produce: whole views, only the crops, or nothing ("images", which are in memory)."""
 
 Places = tuple[int, np.ndarray]
-"""An epoch and the rows of a batch of images, int64."""
+"""The epoch, and int64 [N], the rows of a batch."""
 
 
 class LoadedBatch(NamedTuple):
-    """A batch of N images as it comes from the loading processes.
+    """A batch of N images as it comes from the DataLoader workers.
 
     Attributes:
-        images: A tensor [N, C, H, W] for each view; none where the device takes the images from its own memory.
-        labels: int64 [N], -1 without.
+        images: A tensor [N, C, H, W] for each view. Empty if the images are already on the device.
+        labels: int64 [N], -1 for images without a label.
         indices: int64 [N], rows of the training split.
         epoch: int64, 0-d.
     """
@@ -41,14 +41,14 @@ class LoadedBatch(NamedTuple):
 
 
 class TrainingImages(Dataset[LoadedBatch]):
-    """Batches of a dataset by epoch and rows, with as much of the views made as is asked for.
+    """Batches of a dataset, indexed by epoch and rows.
 
     Args:
         dataset: The images.
         policy: How the views are drawn.
         size: S, side of the views that have no size of their own.
-        seed: Decides all draws, with the epoch, the row and the number of the view.
-        work: How much of the views to make.
+        seed: Seed of the random numbers, together with the epoch, the row and the number of the view.
+        work: Which part of the views to produce.
     """
 
     def __init__(self, dataset: ImageDataset, policy: Policy, size: int, seed: int, work: Work) -> None:
@@ -67,7 +67,7 @@ class TrainingImages(Dataset[LoadedBatch]):
         return len(self.dataset)
 
     def __getitem__(self, places: Places) -> LoadedBatch:
-        """A batch."""
+        """The batch of an epoch and rows."""
         epoch, indices = places[0], torch.from_numpy(places[1])
         made: tuple[Tensor, ...] = ()
         if self.work != "images":
@@ -80,7 +80,7 @@ class TrainingImages(Dataset[LoadedBatch]):
     def _make(self, view: int, images: list[Any], keys: Tensor) -> Tensor:
         make = self.makers[view]
         if not isinstance(make, DigitView):
-            # The channels last, as decoders have them.
+            # Keep channels last in memory, as the decoders return them.
             made = [make(image, key).permute(1, 2, 0) for image, key in zip(images, keys.tolist(), strict=True)]
             return torch.stack(made).permute(0, 3, 1, 2)
         squares = torch.stack([square(image, self.size, whole=True) for image in images])
@@ -90,23 +90,23 @@ class TrainingImages(Dataset[LoadedBatch]):
 
 
 class EpochSampler(DistributedSampler[LoadedBatch]):
-    """Batches of shuffled rows for one process, each with its epoch, from some batch of the epoch on.
+    """Batches of shuffled rows for one process, each with its epoch, starting at any batch of the epoch.
 
-    The order follows from seed and epoch. Batch k of all processes together is the same whatever their number, if the
-    batches of all together are as large. A last batch that would be smaller is left out.
+    The order depends only on seed and epoch. With the same global batch size, batch k of all processes together holds
+    the same rows for any number of processes. A last, smaller batch is dropped.
 
-    It is a DistributedSampler so that Lightning does not put one in its place.
+    This is a DistributedSampler so that Lightning does not replace it by one.
 
     Args:
         rows: int64, the rows to draw from.
-        batch_size: Rows of a batch and process.
-        seed: Decides the order.
-        position: Gives the epoch and the number of its batches that are done, when an iteration begins.
-        processes: How many processes there are.
-        rank: Which one this is.
+        batch_size: Number of rows in a batch of one process.
+        seed: Seed of the order.
+        position: Returns the epoch and how many of its batches are done. Called when an iteration begins.
+        processes: Number of processes.
+        rank: Rank of this process.
 
     Raises:
-        ValueError: There are fewer rows than all processes' batches need.
+        ValueError: There are fewer rows than one batch of all processes needs.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class EpochSampler(DistributedSampler[LoadedBatch]):
         processes: int = 1,
         rank: int = 0,
     ) -> None:
-        # DistributedSampler asks for a dataset, of which it wants the length alone.
+        # DistributedSampler uses only the length of its dataset.
         super().__init__(range(len(rows)), num_replicas=processes, rank=rank, seed=seed)  # type: ignore[arg-type]
         self.rows = rows
         self.batch_size = batch_size
@@ -133,7 +133,7 @@ class EpochSampler(DistributedSampler[LoadedBatch]):
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[Places]:  # type: ignore[override]  # a batch says more than a row
+    def __iter__(self) -> Iterator[Places]:  # type: ignore[override]  # batches, not rows
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(int(draw_keys(self.seed, epoch, -1)))
         count = self.batches * self.batch_size * self.num_replicas
@@ -143,10 +143,11 @@ class EpochSampler(DistributedSampler[LoadedBatch]):
 
 
 class TrainLoader(DataLoader[LoadedBatch]):
-    """A data loader that begins when its first batch is asked for, not when the iteration is set up.
+    """A DataLoader that starts when its first batch is requested, not when the iterator is created.
 
-    Lightning sets the first iteration up before it knows where in the epoch a resumed run goes on. For Lightning it is
-    stateful, that is, able to go on within an epoch; its state is Lightning's own count of batches.
+    Lightning creates the first iterator before it knows where in the epoch a resumed run continues. With `state_dict`
+    and `load_state_dict`, Lightning regards the loader as stateful, that is, as able to continue within an epoch. The
+    only state it needs is Lightning's own count of batches.
     """
 
     def __init__(self, dataset: TrainingImages, sampler: EpochSampler, workers: int, pin_memory: bool) -> None:
@@ -159,7 +160,7 @@ class TrainLoader(DataLoader[LoadedBatch]):
             pin_memory=pin_memory,
             collate_fn=as_it_is,
             worker_init_fn=end_on_lost_batch,
-            # One of its own: else each iteration would draw from torch's generator, a resumed run's one time more.
+            # Without its own generator, each iteration would draw from torch's global one, and a resumed run once more.
             generator=torch.Generator(),
         )
 
@@ -167,13 +168,13 @@ class TrainLoader(DataLoader[LoadedBatch]):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the count of batches is in Lightning's checkpoint already."""
+        """Empty: Lightning's checkpoint already holds the count of batches."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do: `EpochSampler` asks where to begin."""
+        """Does nothing: `EpochSampler` asks for the position when an iteration begins."""
 
 
 def as_it_is(batch: Any) -> LoadedBatch:
-    """A batch that is one already."""
+    """Returns the batch unchanged: a `collate_fn` that pickles, unlike a lambda."""
     return cast(LoadedBatch, batch)

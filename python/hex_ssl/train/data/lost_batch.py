@@ -1,4 +1,4 @@
-"""What a process that loads images does when it cannot send a batch."""
+"""Ends a DataLoader worker that cannot send a batch."""
 
 import os
 import sys
@@ -7,17 +7,17 @@ from typing import Any, NoReturn
 
 
 def end_on_lost_batch(worker: int) -> None:
-    """Ends a process that loads images where a batch cannot be sent: the run would wait for that batch for ever.
+    """A `worker_init_fn` that ends the worker if it cannot send a batch. Otherwise the run would wait for it forever.
 
-    Sending is what fails where `/dev/shm` is full or too many files are open. Python's queue prints that, and goes on
-    with the next batch. A process that ends is an error of the data loader instead.
+    Sending fails if `/dev/shm` is full or too many files are open. Python's queue prints the error and continues with
+    the next batch. If the worker ends instead, the DataLoader raises an error.
 
     Args:
-        worker: Its number, with which a data loader calls its `worker_init_fn`.
+        worker: Number of the worker, as the DataLoader passes it.
     """
 
     def end(error: BaseException, batch: Any) -> NoReturn:
-        print(f"a process that loads images cannot send a batch: {error}", file=sys.stderr, flush=True)
+        print(f"a DataLoader worker cannot send a batch: {error}", file=sys.stderr, flush=True)
         os._exit(1)
 
-    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]  # this process's alone
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]  # in this process only

@@ -1,7 +1,7 @@
-"""Encoded images of parquet files in one Arrow file that is mapped, not read: memory holds what is looked at, no more.
+"""A memory-mapped Arrow file with the encoded images of parquet files, so that only the images in use take memory.
 
-Parquet cannot be mapped itself: its values lie in compressed pages, so that reading one image at random means reading
-a page or a whole group of rows. As Hugging Face's `datasets` does, the images are copied once, as they are encoded.
+Parquet itself cannot be mapped: its values are in compressed pages, so reading one random image means reading a page or
+a whole row group. Like Hugging Face's `datasets`, this module therefore copies the encoded images once.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ from hex_ssl.train.reading import reading
 from hex_ssl.train.whole_file import whole_file
 
 CACHE = "HEX_SSL_CACHE"
-"""Environment variable that names the folder of the copies."""
+"""Environment variable with the folder of the copies."""
 
 IN_MEMORY = 1 << 30
-"""Bytes of encoded images that are kept in memory; more are mapped."""
+"""Up to this number of bytes, encoded images are kept in memory. More are mapped."""
 
 ROWS = 32
-"""Images that are copied at a time."""
+"""Number of images that are copied at a time."""
 
 SCHEMA = pa.schema({"bytes": pa.large_binary(), "path": pa.large_string()})
 
 
 def encoded_size(files: list[Path], column: str) -> int:
-    """Bytes that the images of some parquet files take in memory.
+    """Number of bytes that the encoded images of parquet files take in memory.
 
     Args:
         files: The files.
         column: The column that holds the images.
 
     Raises:
-        ValueError: One is no parquet file.
+        ValueError: A file is not a parquet file.
     """
     size = 0
     for file in files:
@@ -52,19 +52,22 @@ def encoded_size(files: list[Path], column: str) -> int:
 
 
 def copy_of(files: list[Path], column: str, size: int, images: Any) -> Path:
-    """The Arrow file with the images of some parquet files, in the folder of the copies; made where it is not there.
+    """The Arrow file with the images of parquet files. It is written to `cache_folder()` on the first call.
 
-    It is found again by the files' paths, sizes and times of change.
+    The name of the copy depends on the paths, sizes and modification times of the parquet files.
 
     Args:
         files: The files.
         column: The column that holds the images.
-        size: Bytes that they take.
-        images: Makes `bytes` and `path` of a column of images: called with the column, its name and its file.
+        size: Number of bytes of the images.
+        images: Returns `bytes` and `path` for a column of images. Called with the column, its name and its file.
+
+    Returns:
+        The path of the Arrow file.
 
     Raises:
-        OSError: There is no room for it, or it cannot be written.
-        ValueError: A file is not what it should be.
+        OSError: The disk has too little space, or the copy cannot be written.
+        ValueError: A file is not a parquet file with such a column.
     """
     folder = cache_folder()
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -72,7 +75,7 @@ def copy_of(files: list[Path], column: str, size: int, images: Any) -> Path:
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # other processes of the run want the same file
+    with FileLock(path.with_suffix(".lock")):  # other processes of the run need the same file
         if not path.exists():
             _check_room(folder, size, files[0].parent)
             print(f"copying {size / 1e9:.1f} GB of images of {files[0].parent} to {path}, once", file=sys.stderr)
@@ -83,13 +86,13 @@ def copy_of(files: list[Path], column: str, size: int, images: Any) -> Path:
 
 
 def mapped(path: Path) -> Any:
-    """The table of `bytes` and `path`, whose memory is the file itself."""
-    with reading(path, "to be a copy of images (without that file, it is made anew)"):
+    """The memory-mapped table of `bytes` and `path`."""
+    with reading(path, "to be a copy of images (if you delete it, it is written again)"):
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def cache_folder() -> Path:
-    """The folder of the copies: `$HEX_SSL_CACHE`, or `hex-ssl` in the user's folder for such files."""
+    """The folder of the copies: `$HEX_SSL_CACHE`, or else `hex-ssl` in `$XDG_CACHE_HOME` or `~/.cache`."""
     named = os.environ.get(CACHE)
     return Path(named).expanduser() if named else _users_cache() / "hex-ssl"
 

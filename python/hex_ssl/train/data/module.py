@@ -1,6 +1,6 @@
-"""The data module: batches of views for training, plain images for the evaluation."""
+"""The data module: batches of views for training, unaugmented images for evaluation."""
 
-import os
+from pathlib import Path
 from typing import Literal
 
 import lightning as L
@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from hex_ssl.train.config import DataConfig
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.data.batch import Batch
 from hex_ssl.train.data.batched_views import BatchedView
-from hex_ssl.train.data.catalogue import build_dataset, dataset_card
+from hex_ssl.train.data.catalogue import GENERATED, build_dataset, dataset_card
 from hex_ssl.train.data.device_views import DeviceViews
 from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.evaluation_images import EvaluationImages, square
@@ -19,33 +20,35 @@ from hex_ssl.train.data.images import UNLABELLED, ArrayImages, ImageDataset
 from hex_ssl.train.data.loader import EpochSampler, LoadedBatch, TrainingImages, TrainLoader, Work
 from hex_ssl.train.data.policies import LARGEST_VIEW, PhotoView, Policy, find_policy, own_policy, view_sizes
 from hex_ssl.train.data.subset import stratified_rows
+from hex_ssl.train.data.superclasses import SUPERCLASSES
 
 PROBED = 64
-"""Images whose size is looked at where no card tells it."""
+"""Number of images whose size is read if the dataset has no single size."""
 
 
 class PretrainData(L.LightningDataModule):
-    """Training batches of views, and the splits as they are.
+    """Batches of views for training, and unaugmented splits for evaluation.
 
-    Order and views follow from the seed, the epoch, the image and the number of the view alone, not from processes,
-    batches or what came before, so that a resumed run goes on as if it had not stopped, also within an epoch.
+    The order of the images depends only on the seed and the epoch, and a view only on the seed, the epoch, the image
+    and the number of the view. Neither depends on the number of workers or on earlier batches, so a run resumed within
+    an epoch continues as if it had not stopped.
 
     Args:
-        config: Dataset, image size, batch size and the like.
-        seed: Decides order, views and the share of the images.
+        config: Dataset, image size, batch size and further settings.
+        seed: Seed of the order, the views and the choice of `config.fraction` of the images.
 
     Attributes:
-        channels: C.
-        image_size: S, side in pixels of the views that have no size of their own, and of the images evaluated.
+        channels: C, the number of channels.
+        image_size: S, the side in pixels of evaluated images and of views without a size of their own.
         policy: How each view is drawn.
-        classes: How many there are, 0 without labels.
-        superclasses: int64 [classes], the superclass of each, or None.
-        train, test: The splits; `test` is None where there is none.
-        rows: int64, the training images that the fraction leaves.
-        views: What makes the views that are made on the device; its `compile` compiles them.
+        classes: Number of classes, 0 without labels.
+        superclasses: int64 [classes], the superclass of each class, or None.
+        train, test: The splits. `test` is None if there is no test split.
+        rows: int64, the rows of the training images that are used (`config.fraction` of them).
+        views: The `DeviceViews` that finish the views on the device. Its `compile` compiles them.
 
     Raises:
-        FileNotFoundError: Files are missing; the message says what to put where.
+        FileNotFoundError: Files are missing. The message says which files to put where.
         ValueError: The settings contradict each other or the data.
 
     Example:
@@ -59,6 +62,7 @@ class PretrainData(L.LightningDataModule):
         super().__init__()
         self.config = config
         self.seed = seed
+        _check_root(config)
         self.train = build_dataset(config.name, "train", config.root, config.level, config.arguments)
         self.card = dataset_card(config.name).with_channels(self.train.channels)
         self.test = self._build_test()
@@ -72,13 +76,13 @@ class PretrainData(L.LightningDataModule):
         self.views = DeviceViews(self._makers(), self.card.mean, self.card.std, seed)
         self._memory: dict[torch.device, Tensor] = {}
         self._resumed = (0, 0)
-        EpochSampler(self.rows, config.batch_size, seed, self._position)  # says now whether the batch is too large
+        EpochSampler(self.rows, config.batch_size, seed, self._position)  # raises early if the batch is too large
 
     def _build_test(self) -> ImageDataset | None:
         try:
             return build_dataset(self.config.name, "test", self.config.root, self.config.level, self.config.arguments)
         except FileNotFoundError:
-            if self.card.splits:  # a dataset that has a test split, which is to be put in its place
+            if self.card.splits:  # this dataset has a test split, so its files are missing
                 raise
             return None
 
@@ -113,7 +117,7 @@ class PretrainData(L.LightningDataModule):
 
     @property
     def found(self) -> str:
-        """What the splits hold: images, how many of them have a label, and of how many classes."""
+        """A summary of the splits: numbers of images, labelled images, classes and superclasses."""
         parts = [f"{self.config.name}: train {_counted(self.train)}"]
         parts[0] += f", {_number(self.classes, 'class', 'classes')}"
         if self.superclasses is not None:
@@ -125,12 +129,12 @@ class PretrainData(L.LightningDataModule):
 
     @property
     def evaluates(self) -> bool:
-        """Whether both splits have labels to evaluate with."""
+        """Whether both splits have labelled images, so that the run can be evaluated."""
         return not self.lacks
 
     @property
     def lacks(self) -> str:
-        """What an evaluation would need and is not there, in words; empty where nothing is missing."""
+        """What is missing for an evaluation, as text for a message. Empty if nothing is missing."""
         if not bool((self.train.labels[self.rows] != UNLABELLED).any()):
             return "the training images have no labels"
         if self.test is None:
@@ -138,13 +142,13 @@ class PretrainData(L.LightningDataModule):
         return "" if bool((self.test.labels != UNLABELLED).any()) else "the test images have no labels"
 
     def split(self, name: Literal["train", "test"]) -> EvaluationImages:
-        """The labelled images of a split as they are, normalised, for the evaluation.
+        """The labelled images of a split for evaluation: normalised, not augmented.
 
         Args:
-            name: "train", of which it is the images that the fraction leaves, or "test".
+            name: "train" or "test". "train" contains only the images in `rows`.
 
         Raises:
-            ValueError: There is no such split, or it has no labels.
+            ValueError: The split does not exist or has no labels.
         """
         if name not in ("train", "test"):
             raise ValueError(f'expected `name` to be one of "train", "test", but got "{name}"')
@@ -158,7 +162,7 @@ class PretrainData(L.LightningDataModule):
         return EvaluationImages(dataset, rows, self.image_size, self.card.mean, self.card.std)
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffled batches of one size for this process."""
+        """The shuffled batches of this process, all of the same size."""
         trainer = self.trainer
         processes, rank, devices = (
             (trainer.world_size, trainer.global_rank, trainer.num_devices) if trainer else (1, 0, 1)
@@ -169,29 +173,33 @@ class PretrainData(L.LightningDataModule):
         return TrainLoader(images, sampler, self.workers(devices), pin_memory=on_gpu)
 
     def workers(self, devices: int = 1) -> int:
-        """How many processes load images for each of the machine's training processes."""
+        """Number of DataLoader workers for each training process.
+
+        Args:
+            devices: Number of training processes on this machine.
+        """
         if self.config.num_workers is not None:
             return self.config.num_workers
-        return 0 if self.work == "images" else max(1, len(os.sched_getaffinity(0)) // devices)
+        return 0 if self.work == "images" else max(1, available_cores() // devices)
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Where iterations of the loader begin, in use without a trainer; a trainer tells by itself.
+        """Sets where iterations of the loader begin. Only for use without a trainer, which tracks its own position.
 
         Args:
             epoch: The epoch.
-            batch: How many of its batches are done.
+            batch: Number of batches of this epoch that are done.
         """
         self._resumed = (epoch, batch)
 
     def _position(self) -> tuple[int, int]:
         if self.trainer is None:
             return self._resumed
-        # What Lightning itself counts by: `ready` batches have been handed out, of which a resumed run keeps those
+        # Lightning's own counter. `ready` counts the batches handed out; on resuming, Lightning resets it to those
         # that were finished.
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
-        """Makes what is left to make of the views, on the device, and normalises them."""
+        """Finishes the views on the device and normalises them."""
         if not isinstance(batch, LoadedBatch):
             return batch
         images = batch.images
@@ -202,7 +210,7 @@ class PretrainData(L.LightningDataModule):
         return Batch(self.views(images, batch.indices, batch.epoch), batch.labels, batch.indices)
 
     def _images_on(self, device: torch.device) -> Tensor:
-        """All training images in the device's memory; of the views' size where these do not crop."""
+        """All training images, kept on the device. `DigitView` does not crop, so its images are resized here."""
         if device not in self._memory:
             assert isinstance(self.train, ArrayImages)
             images = self.train.images
@@ -213,9 +221,9 @@ class PretrainData(L.LightningDataModule):
 
 
 def own_size(dataset: ImageDataset) -> int:
-    """Side of the views of a dataset: its images' shorter side, at most 224.
+    """The default side of a dataset's views: the shorter side of its images, at most 224 pixels.
 
-    Where images differ, it is the median of the shorter sides of some of them.
+    If the images vary in size, this is the median of the shorter sides of up to 64 of them.
 
     Args:
         dataset: The images.
@@ -243,3 +251,12 @@ def _checked_size(size: int) -> int:
     if not 4 <= size <= limit:
         raise ValueError(f"expected `data.image_size` to be in [4, {limit}], but got {size}")
     return size
+
+
+def _check_root(config: DataConfig) -> None:
+    """Raises an error if there is a folder of images for a dataset that needs none: its images would not be used."""
+    if config.name in GENERATED and config.root is not None and not (Path(config.root) / SUPERCLASSES).is_file():
+        raise ValueError(
+            f"expected `data.root` to be None for {config.name}, which needs no files, but got {config.root}; "
+            "for folders of images, write data.name=folder"
+        )

@@ -1,6 +1,5 @@
-"""A torch Dataset of the user's as the images of a run: `data.name: module:function`."""
+"""The user's own Dataset as the images of a run: `data.name: module:function`."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,20 +9,22 @@ from torch import Tensor
 
 from hex_ssl.train.data.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from hex_ssl.train.data.images import UNLABELLED, ImageDataset, in_colour, small_in_memory
+from hex_ssl.train.own_code import import_own
 
 
 class OwnImages(ImageDataset):
-    """The images of any map-style Dataset, and the labels that it lists.
+    """The images and labels of any map-style Dataset.
 
     Args:
-        dataset: Has a length, and by number an image, or a tuple whose first item is one: a PIL image, taken in
-            colour, or a tensor [C, H, W], C 1 or 3, uint8 or floating point in [0, 1]. Labels are its attribute
-            `targets` or `labels`, one whole number for each image, -1 without; class names are its attribute `classes`.
-            Without labels in such an attribute the images have none: to find them, all would have to be decoded.
-        name: What to call it in errors.
+        dataset: A Dataset with a length. An item is an image or a tuple that begins with an image. An image is a PIL
+            image, which is converted to colour, or a tensor [C, H, W] with C = 1 or 3, uint8 or floating point in
+            [0, 1]. The attribute `targets` or `labels` holds one integer per image, -1 for images without a label. The
+            attribute `classes` holds the class names. Without `targets` and `labels` the images have no labels:
+            reading them from the items would decode every image.
+        name: Name of the dataset for error messages.
 
     Raises:
-        ValueError: It is none, it is empty, or its labels or its first image are something else.
+        ValueError: `dataset` is not a map-style Dataset, is empty, or has labels or a first image of another kind.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -47,10 +48,10 @@ class OwnImages(ImageDataset):
         self.image(0)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """The image, in colour where it is a PIL image.
+        """The image. A PIL image is converted to colour.
 
         Raises:
-            ValueError: It is no such image, or has other channels than the first.
+            ValueError: The item is not an image, or has another number of channels than the first one.
         """
         image = self._first_of(index)
         if isinstance(image, Image.Image):
@@ -69,7 +70,7 @@ class OwnImages(ImageDataset):
         return item[0] if isinstance(item, (tuple, list)) else item
 
     def _unlike(self, image: Any) -> str:
-        """What an item is, where it is no image; empty where it is one."""
+        """A description of an item that is not an image. Empty if it is one."""
         if not isinstance(image, Tensor):
             return type(image).__name__
         if image.ndim != 3 or image.shape[0] != self.channels or self.channels not in (1, 3):
@@ -83,28 +84,23 @@ class OwnImages(ImageDataset):
 
 
 def own_dataset(name: str, split: str, root: str | None, arguments: Mapping[str, Any]) -> ImageDataset:
-    """The images of a split that a function of the user's returns.
+    """Calls the user's function and returns the images of a split.
 
     Args:
         name: "module:function".
-        split: "train" or "test", with which it is called; for "test" it may return None.
-        root: Given to it as `root` where it is not None.
-        arguments: Its further arguments.
+        split: "train" or "test", the first argument of the function. For "test" it may return None.
+        root: Passed to the function as `root`, unless it is None.
+        arguments: Further keyword arguments of the function.
 
     Returns:
-        An `ImageDataset` as it is, any other Dataset as `OwnImages`; small images are kept decoded.
+        The function's result if it is an `ImageDataset`. Otherwise `OwnImages` of it, decoded into memory if the images
+        are small.
 
     Raises:
         FileNotFoundError: There is no such split.
-        ValueError: There is no such function, or it returns something else.
+        ValueError: There is no such function, or its result is not a Dataset of images.
     """
-    module, _, function = name.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'expected `data.name` to be an importable "module:function", but got "{name}": {error}'
-        ) from error
+    make = import_own("data.name", name, "module:function")
     made = make(split, **({} if root is None else {"root": root}), **arguments)
     if made is None and split != "train":
         raise FileNotFoundError(f"{name} has no {split} split")
@@ -112,7 +108,7 @@ def own_dataset(name: str, split: str, root: str | None, arguments: Mapping[str,
 
 
 def own_card(name: str) -> Card:
-    """What is known of a user's dataset: that nothing is."""
+    """A card for the user's own dataset, with default values."""
     return Card(
         name=name,
         title=name,

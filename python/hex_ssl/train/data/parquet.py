@@ -1,4 +1,4 @@
-"""Images in parquet files, laid out as Hugging Face's `datasets` writes them."""
+"""Images in parquet files, in the format that Hugging Face's `datasets` writes."""
 
 import json
 from dataclasses import dataclass
@@ -22,27 +22,28 @@ LABEL_COLUMNS = ("fine_label", "label", "labels", "cls", "class", "target")
 SUPERCLASS_COLUMNS = ("coarse_label", "superclass", "super_label")
 
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-"""How the files of each split may begin; the first kind that there is counts."""
+"""Prefixes of the file names of each split. The first prefix with any files is used."""
 
 
 class Parquet(ImageDataset):
-    """A split in parquet files: a column of images, and labels, superclasses and their names where there are any.
+    """A split in parquet files: a column of images, and optionally columns of labels and superclasses.
 
-    The image column is a struct of `bytes`, an encoded image, and `path`, its file below the folder where the bytes
-    are left out, as the `Image` feature has it; or it holds the encoded images themselves. Labels are whole numbers,
-    -1 or null without, named by the `ClassLabel` feature. The classes, and the superclass of each, are those of the
-    training split. Encoded images of up to 1 GiB are kept in memory; more are mapped from a copy of them, see
+    The image column holds encoded images, or structs of `bytes`, an encoded image, and `path`, a file below `root` that
+    is read if `bytes` is null, like the `Image` feature of `datasets`. Labels are integers, -1 or null for images
+    without a label, and the `ClassLabel` feature gives the names of the classes. The classes and their superclasses
+    are those of the training split. Up to 1 GiB of encoded images are kept in memory. More are mapped from a copy, see
     `hex_ssl.train.data.mapped_images`.
 
     Args:
-        root: One file, or a folder: with the files of a split in a subfolder or with a name that begins with
-            "train", or with "test" or "validation", in it or in `data`.
+        root: One file, which is the training split, or a folder. File names in the folder or in its subfolder `data`
+            begin with "train", or with "test", "validation", "valid" or "val", or the files are in a subfolder with one
+            of these names. Case does not matter.
         split: "train" or "test".
 
     Raises:
         FileNotFoundError: There is no file of this split.
-        ValueError: The columns are others, a row has no image, or a label or a superclass is out of its range; also a
-            label of the test split that is no class of the training split.
+        ValueError: There is no column of images, a column has another type, a row has no image, a label or a superclass
+            is out of range, or a label of the test split is not a class of the training split.
     """
 
     def __init__(self, root: Path, split: str = "train") -> None:
@@ -72,7 +73,7 @@ class Parquet(ImageDataset):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process maps the copy itself."""
+        """Omits the mapped table: another process maps the file itself."""
         mapped = ("encoded", "files_beside") if self.mapped is not None else ()
         return {name: value for name, value in self.__dict__.items() if name not in mapped}
 
@@ -91,25 +92,25 @@ class Parquet(ImageDataset):
         return decode_pixels(*self._source(index))
 
     def _source(self, index: int) -> tuple[Path | bytes, str]:
-        """Where the image comes from, and what to call it."""
+        """The file or the bytes of the image, and its name for error messages."""
         name = f"row {index} of {self.files[0].parent}"
         encoded = self.encoded[index].as_py()
         if encoded is not None:
             return encoded, name
-        with reading(self.files[0].parent, f"to name a file in row {index}"):  # which may be no UTF-8
+        with reading(self.files[0].parent, f"to name a file in row {index}"):  # the path may be invalid UTF-8
             file = self.files_beside[index].as_py()
         return self.root / within(self.root, file), name
 
 
 def find_parquet(root: Path, split: str) -> list[Path]:
-    """The files of a split, in the order of their names.
+    """The files of a split, sorted by name.
 
     Args:
         root: One file, which is the training split, or a folder.
         split: "train" or "test".
 
     Raises:
-        FileNotFoundError: There are none.
+        FileNotFoundError: There are no such files.
     """
     if root.is_file() and split == "train":
         return [root]
@@ -121,7 +122,7 @@ def find_parquet(root: Path, split: str) -> list[Path]:
     beginnings = " or ".join(f"{beginning}*.parquet" for beginning in SPLITS.get(split, (split,)))
     raise FileNotFoundError(
         f'expected `data.root` ({root}) to hold files {beginnings} for the split "{split}", but there are none; '
-        "a file of its own is taken as the training split"
+        "a single file is the training split"
     )
 
 
@@ -137,14 +138,14 @@ def _parquet_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Table:
-    """What the files of a split hold, whatever the types are in which each file has it.
+    """The content of the files of a split, converted to common types.
 
     Attributes:
-        file: The first of the files.
-        rows: How many there are.
-        columns: "bytes" and "path" of the images, and "label" and "superclass" where there are any.
-        names: The names of the labels and of the superclasses.
-        mapped: The copy of the images, where they are mapped.
+        file: The first file.
+        rows: Number of rows.
+        columns: "bytes" and "path" of the images, and "label" and "superclass" if present.
+        names: The names of the classes ("label") and of the superclasses ("superclass").
+        mapped: The copy of the images, if they are mapped.
     """
 
     file: Path
@@ -154,7 +155,7 @@ class _Table:
     mapped: Path | None
 
     def labels(self, kind: str) -> Tensor:
-        """int64 [rows], of "label" or "superclass", -1 without."""
+        """int64 [rows], the column "label" or "superclass", -1 for rows without a value."""
         if kind not in self.columns:
             return torch.full((self.rows,), UNLABELLED)
         return torch.tensor(pc.fill_null(self.columns[kind], UNLABELLED).to_numpy())
@@ -195,7 +196,7 @@ def _read(files: list[Path], images: bool = True) -> _Table:
 
 
 def _training_labels(root: Path) -> _Table | None:
-    """The labels of the training split; None without one."""
+    """The labels of the training split, or None if there is no training split."""
     try:
         return _read(find_parquet(root, "train"), images=False)
     except FileNotFoundError:
@@ -217,7 +218,7 @@ def _count_classes(table: _Table) -> int:
 
 
 def _check_classes(test: _Table, train: _Table, classes: int) -> None:
-    """The classes of the test split have to be those of the training split."""
+    """Checks that the classes of the test split are classes of the training split."""
     labels, names = test.labels("label"), test.names["label"]
     if names and train.names["label"] and names != train.names["label"]:
         raise ValueError(
@@ -255,7 +256,7 @@ def _holds_images(type_: pa.DataType) -> bool:
 
 
 def _images(column: Any, name: str, file: Path) -> dict[str, Any]:
-    """A column's encoded images, and the files of those that are left out."""
+    """The encoded images of a column, and the paths of images that are in separate files."""
     with reading(file, f"to have a column of images with `bytes` and `path`, or of encoded images, in `{name}`"):
         if not pa.types.is_struct(column.type):
             return {"bytes": column.cast(pa.large_binary()), "path": _nulls(column)}
@@ -269,7 +270,7 @@ def _nulls(column: Any) -> Any:
 
 
 def _integers(column: Any, name: str, file: Path) -> Any:
-    """A column's whole numbers as int64; null where there is none, as pandas has it also NaN among whole floats."""
+    """A column of integers as int64. NaN becomes null: pandas writes missing integers as NaN."""
     types = pa.types
     if types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
@@ -280,7 +281,7 @@ def _integers(column: Any, name: str, file: Path) -> Any:
 
 
 def _class_names(schema: pa.Schema, name: str | None) -> list[str]:
-    """The names that Hugging Face's `ClassLabel` feature keeps beside the columns."""
+    """The class names of Hugging Face's `ClassLabel` feature, from the metadata of the schema."""
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = described.get("info", {}).get("features", {}).get(name, {}) if name is not None else {}
     names = feature.get("names", []) if isinstance(feature, dict) else []
@@ -288,7 +289,7 @@ def _class_names(schema: pa.Schema, name: str | None) -> list[str]:
 
 
 def _superclasses(labels: Tensor, superlabels: Tensor, classes: int) -> Tensor | None:
-    """The superclass of each class, where every class has exactly one."""
+    """The superclass of each class, or None if a class has none or several."""
     both = (labels != UNLABELLED) & (superlabels != UNLABELLED)
     mapping = torch.full((classes,), UNLABELLED)
     mapping[labels[both]] = superlabels[both]

@@ -1,8 +1,7 @@
-"""Which random views a method sees: solo-learn's augmentation policies, by name.
+"""Augmentation policies by name, most of them solo-learn's: how the random views of an image are drawn.
 
-The order is: crop, colour jitter, grey, blur, solarise, flip. A view's size is the side of the images where they are
-smaller than 224 pixels, else 224 (Kokilepersaud et al. 2025, section 7.3.2; there, all methods have solo-learn's
-default policies).
+The order is: crop, colour jitter, grey, blur, solarise, flip. By default, views are as large as the images, but at most
+224 pixels (Kokilepersaud et al. 2025, section 7.3.2, where all methods use solo-learn's default policies).
 """
 
 import math
@@ -14,16 +13,16 @@ from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.suggestions import suggest
 
 SMALL_IMAGE = 64
-"""The largest side in pixels at which "asymmetric" and "vicreg" mean their CIFAR variants."""
+"""The largest side in pixels at which "asymmetric" and "vicreg" stand for their CIFAR variants."""
 
 SMALLEST_VIEW = 4
 """The smallest side of a view in pixels."""
 
 SMALLEST_NUMBER = 1e-3
-"""The smallest share, ratio or standard deviation: none of them may be 0."""
+"""The smallest area share, aspect ratio or standard deviation, none of which may be 0."""
 
 LARGEST_VIEW = 224
-"""Side of the views of larger images."""
+"""The largest default side of a view in pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,18 @@ class PhotoView:
     """How one view of a photograph is drawn.
 
     Args:
-        crop_scale: Share of the image's area that is cropped, then resized to the view by bicubic interpolation.
-        crop_ratio: Width of the crop / its height.
+        crop_scale: Smallest and largest area of the crop as a fraction of the image. The crop is resized to the view by
+            bicubic interpolation.
+        crop_ratio: Smallest and largest aspect ratio (width / height) of the crop.
         jitter: Probability of the colour jitter.
-        brightness, contrast, saturation: Its largest relative changes.
-        hue: Its largest turn of the hue, as a share of the circle.
-        grey: Probability that colours are removed.
+        brightness, contrast, saturation: Largest relative changes by the colour jitter.
+        hue: Largest shift of the hue by the colour jitter, as a fraction of the colour circle.
+        grey: Probability of conversion to grey.
         blur: Probability of a Gaussian blur.
-        blur_sigma: Its standard deviation in pixels.
-        solarize: Probability that all values from 128 on are inverted.
-        flip: Probability that left and right change places.
-        size: Side of the view in pixels; None: that of the run's views, `data.image_size`.
+        blur_sigma: Smallest and largest standard deviation of the blur in pixels.
+        solarize: Probability that all values of at least 128 (of 255) are inverted.
+        flip: Probability of a horizontal flip.
+        size: Side of the view in pixels. With None, the view has the run's image size, `data.image_size`.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -63,11 +63,11 @@ View: TypeAlias = PhotoView | DigitView
 """How one view is drawn."""
 
 Policy: TypeAlias = tuple[View, ...]
-"""How each of the views is drawn."""
+"""How each view of an image is drawn."""
 
 _STRONG = PhotoView(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
 _WEAK = PhotoView(blur=0.5)
-# "asymmetric" and "vicreg" both jitter less in saturation than "symmetric_weak".
+# "asymmetric" and "vicreg" both change the saturation less than "symmetric_weak".
 _VICREG = PhotoView(crop_scale=(0.2, 1.0), saturation=0.2, solarize=0.1)
 
 POLICIES: dict[str, Policy] = {
@@ -77,25 +77,27 @@ POLICIES: dict[str, Policy] = {
     "asymmetric_imagenet": (PhotoView(saturation=0.2, blur=1.0), PhotoView(saturation=0.2, blur=0.1, solarize=0.2)),
     "vicreg_cifar": (_VICREG, _VICREG),
     "vicreg_imagenet": tuple(PhotoView(crop_scale=(0.2, 1.0), saturation=0.2, blur=0.5, solarize=0.1) for _ in "12"),
-    # Its classes are told apart by directions, which flips would exchange, and by fine patterns, which a blur removes.
+    # No flips, which would change the directions of the waves, and no blur, which would remove fine patterns: both
+    # distinguish the classes.
     "hierarchy": tuple(PhotoView(crop_scale=(0.4, 1.0), jitter=0.8, saturation=0.2, flip=0.0) for _ in "12"),
     "digits": (DigitView(), DigitView()),
 }
-"""The policies by name, each with its views. Source: solo-learn 9187ea3, scripts/pretrain."""
+"""The policies by name, each with its views. Source of all but "hierarchy" and "digits": solo-learn 9187ea3,
+scripts/pretrain."""
 
 FAMILIES = ("asymmetric", "vicreg")
-"""Names that stand for their CIFAR variant for views of up to 64 pixels, else for their ImageNet variant."""
+"""Names that stand for their CIFAR variant for views of up to 64 pixels, and for their ImageNet variant otherwise."""
 
 
 def find_policy(name: str, image_size: int) -> Policy:
-    """The policy of a name.
+    """The policy with the given name.
 
     Args:
         name: One of `POLICIES` or `FAMILIES`.
         image_size: Side of the views in pixels.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: No policy has this name.
 
     Example:
         >>> find_policy("asymmetric", 32) == POLICIES["asymmetric_cifar"]
@@ -114,7 +116,7 @@ def view_sizes(policy: Policy, image_size: int) -> tuple[int, ...]:
 
     Args:
         policy: The views.
-        image_size: The side of those that have no size of their own.
+        image_size: Side of the views that have no size of their own.
     """
     sizes = [view.size if isinstance(view, PhotoView) else None for view in policy]
     return tuple(image_size if size is None else size for size in sizes)
@@ -123,17 +125,17 @@ def view_sizes(policy: Policy, image_size: int) -> tuple[int, ...]:
 PROBABILITIES = ("jitter", "grey", "blur", "solarize", "flip")
 STRENGTHS = ("brightness", "contrast", "saturation", "hue")
 HIGHEST = {"crop_scale": 1.0, "hue": 0.5, **dict.fromkeys(PROBABILITIES, 1.0)}
-"""The highest values that settings of a view may have."""
+"""The highest values of the settings of a view that have an upper limit."""
 
 
 def own_policy(views: Sequence[Mapping[str, Any]]) -> Policy:
-    """A policy from settings, as `data.views` has them.
+    """A policy from the settings in `data.views`.
 
     Args:
-        views: For each view, settings of `PhotoView`; with `count`, that many views.
+        views: For each view, settings of `PhotoView`, and optionally `count`, the number of such views.
 
     Raises:
-        ValueError: A setting is unknown or out of its range, or there are fewer than two views.
+        ValueError: A setting is unknown or out of range, or there are fewer than two views.
 
     Example:
         >>> large, _, small, *_ = own_policy([{"count": 2}, {"crop_scale": [0.05, 0.14], "size": 96, "count": 6}])

@@ -1,19 +1,24 @@
-"""Crops, flips and blurs of a batch as matrices: each is linear in an image's rows, and in its columns.
+"""Crops, flips and blurs of a batch as matrix products. Each is linear in an image's rows and in its columns.
 
-Images are [N, H, C, W] here, rows first: a product with a matrix per image for the rows, and one for the columns, then
-needs no copies of the matrices for the channels, nor of the images.
+Images are [N, H, C, W] here. In this layout, multiplying each image by one matrix for its rows and one for its columns
+copies neither the matrices for each channel nor the images.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLUR_REACH = 11
-"""Pixels that the blur looks at to each side: a window of 23, as DALI has in solo-learn's recipes."""
+"""Pixels that the blur reads to each side. The window of 23 pixels is that of DALI in solo-learn's recipes."""
+
+SMALLEST_EXPONENT = -80.0
+"""Pixels whose weight in a blur is below exp(SMALLEST_EXPONENT), 2e-35, get the weight 0."""
 
 NO_BLUR = 1e-3
-"""Standard deviation in pixels at which all of a pixel's weight is on itself."""
+"""Standard deviation in pixels at which the blur leaves the image unchanged."""
 
 
 class Boxes(NamedTuple):
@@ -29,7 +34,7 @@ class Boxes(NamedTuple):
 
 
 def resampled(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Each image's rows and columns mixed by a matrix of its own.
+    """Multiplies the rows and the columns of each image by its own matrices.
 
     Args:
         images: [N, H, C, W].
@@ -54,13 +59,13 @@ def crop_matrices(boxes: Boxes, height: int, width: int, size: int) -> tuple[Ten
         size: S, the side of the crops.
 
     Returns:
-        Those of the rows, float32 [N, S, H], and of the columns, [N, S, W].
+        The matrices of the rows, float32 [N, S, H], and of the columns, float32 [N, S, W].
     """
     device = boxes.sides.device
-    # Both at once, along an axis as long as the longer side: beyond a box all weights are 0.
+    # Rows and columns are computed together, along an axis as long as the longer side. Weights outside a box are 0.
     extent = boxes.sides.view(2, -1, 1, 1)
     step = extent / size
-    # Where the crop has fewer pixels than its box, the kernel is widened to average; where more, it interpolates.
+    # When downsampling, the kernel is widened so that it averages (antialiasing).
     reach = step.clamp(min=1.0)
     centres = torch.arange(0.5, size, device=device).view(-1, 1) * step
     pixels = torch.arange(0.5, max(height, width), device=device) - boxes.corners.view(2, -1, 1, 1)
@@ -78,19 +83,21 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def blur_matrices(sigma: Tensor, happens: Tensor, size: int) -> Tensor:
-    """Matrices of a Gaussian blur; pixels at the border go on beyond it, as in Pillow.
+    """Matrices of a Gaussian blur. As in Pillow, the pixels at the border are repeated beyond it.
 
     Args:
         sigma: Standard deviation in pixels, [N].
-        happens: bool [N], whether an image is blurred; otherwise it stays as it is.
+        happens: bool [N], which images are blurred. The others stay unchanged.
         size: S, the side of the images.
 
     Returns:
-        Those of the rows and of the columns, which are the same, [N, S, S].
+        [N, S, S], the matrices for the rows and also for the columns.
     """
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=sigma.device)
     exponents = -0.5 * (offsets / sigma.masked_fill(~happens, NO_BLUR).view(-1, 1)).square()
-    # Each offset is a matrix of zeros and ones: the pixel that it reads for each pixel.
+    # Products with weights below float32's normal numbers would be many times slower.
+    exponents = F.threshold(exponents, SMALLEST_EXPONENT, -math.inf)
+    # For each offset, a matrix of zeros and ones that marks the pixel read for each output pixel.
     pixels = torch.arange(size, device=sigma.device)
     read = (offsets.view(-1, 1) + pixels).clamp(0, size - 1)
     shifts = (read.view(-1, size, 1) == pixels).to(sigma.dtype)
@@ -98,5 +105,5 @@ def blur_matrices(sigma: Tensor, happens: Tensor, size: int) -> Tensor:
 
 
 def flipped(columns: Tensor, happens: Tensor) -> Tensor:
-    """Matrices of the columns [N, S, W] that also mirror the images of which `happens` [N] is true."""
+    """The column matrices [N, S, W], changed so that they also mirror the images for which `happens` [N] is true."""
     return torch.where(happens.view(-1, 1, 1), columns.flip(1), columns)

@@ -1,25 +1,26 @@
-"""A share of the training images: seeded, and the same share of each class."""
+"""A random fraction of the training images, stratified by class."""
 
 import torch
 from torch import Tensor
 
 
 def stratified_rows(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Rows of a share of the images, with the same share of each class, and at least one image of each.
+    """Rows of a fraction of the images, with the same fraction of each class and at least one image of each.
 
-    Images without a label count as a class. The sizes add up to the share of all images, rounded, unless the images
-    that each class has at least are more.
+    Images without a label count as a class. The total is `fraction` * N, rounded, or more if classes need their one
+    image.
 
     Args:
-        labels: int64 [N], -1 without.
-        fraction: The share, in (0, 1].
-        seed: Decides which images; a smaller share with the same seed lies within a larger one.
+        labels: int64 [N], -1 for images without a label.
+        fraction: The fraction, in (0, 1].
+        seed: Seed of the choice. With the same seed, a smaller fraction is a subset of a larger one, except for single
+            images of a class that rounding adds.
 
     Returns:
         int64, ascending.
 
     Raises:
-        ValueError: `fraction` is out of its range.
+        ValueError: `fraction` is out of range.
 
     Example:
         >>> rows = stratified_rows(torch.tensor([0] * 8 + [1] * 4), fraction=0.25, seed=0)
@@ -34,7 +35,7 @@ def stratified_rows(labels: Tensor, fraction: float, seed: int) -> Tensor:
     found, strata = labels.unique(return_inverse=True)
     shares = torch.bincount(strata, minlength=len(found)).double() * fraction
     sizes = _rounded(shares, round(len(labels) * fraction)).clamp(min=1)
-    # Each class's images in the shuffled order, of which its first ones are taken.
+    # The images of each class in shuffled order, of which the first ones are taken.
     by_class = shuffled[strata[shuffled].argsort(stable=True)]
     starts = torch.bincount(strata, minlength=len(found)).cumsum(0).roll(1)
     starts[0] = 0
@@ -43,7 +44,7 @@ def stratified_rows(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def _rounded(shares: Tensor, total: int) -> Tensor:
-    """Whole numbers that add up to `total`: the largest remainders are rounded up."""
+    """Rounds shares to integers with the sum `total`, by the largest remainder method."""
     sizes = shares.floor()
     missing = total - int(sizes.sum())
     if missing > 0:

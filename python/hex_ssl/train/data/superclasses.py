@@ -1,4 +1,4 @@
-"""The superclass of each class, from a file of the user's."""
+"""The superclass of each class, read from the user's file."""
 
 import csv
 from collections import Counter
@@ -12,27 +12,27 @@ from hex_ssl.train.data.images import ImageDataset
 from hex_ssl.train.reading import reading
 
 SUPERCLASSES = "superclasses.csv"
-"""A file in a dataset's folder with lines `class,superclass`."""
+"""Name of a file in a dataset's folder with lines `class,superclass`."""
 
 DELIMITERS = (",", ";", "\t")
-"""Excel writes the second in countries whose decimal sign is the first."""
+"""Excel writes semicolons in countries that use a decimal comma."""
 
 
 def read_superclasses(file: Path, dataset: ImageDataset) -> tuple[Tensor, list[str]]:
-    """The superclass of each class of a dataset and the superclasses' names, from lines `class,superclass`.
+    """The superclass of each class of a dataset and the names of the superclasses, from lines `class,superclass`.
 
-    A class is called as its folder is, or by its name where no other class has that, or, where classes have no names,
-    by its number. Lines of other classes, such as a heading, say nothing.
+    A class is identified by the name of its folder, by its own name if no other class has that name, or by its number
+    if classes have no names. Lines for other classes, such as a heading, are ignored.
 
     Args:
-        file: UTF-8, with comma, semicolon or tab between the two; with quotes where a name has such a sign in it.
-        dataset: What the classes are of.
+        file: UTF-8, with a comma, semicolon or tab between class and superclass. Quote names that contain it.
+        dataset: The dataset that has the classes.
 
     Returns:
-        int64 [classes], numbered in the order of their names; and the names.
+        int64 [classes], the number of each class's superclass; and the superclasses' names, sorted.
 
     Raises:
-        ValueError: A line is no such pair, a class has two lines or none.
+        ValueError: A line is not such a pair, or a class has no line or two lines.
     """
     with reading(file, "to be a table in UTF-8 with lines `class,superclass`"):
         pairs = _pairs(file)
@@ -55,7 +55,13 @@ def read_superclasses(file: Path, dataset: ImageDataset) -> tuple[Tensor, list[s
 
 
 def number_parents(parents: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Numbers for the names of the classes' superclasses, in the order of these names.
+    """Numbers superclasses in the alphabetical order of their names.
+
+    Args:
+        parents: The name of each class's superclass.
+
+    Returns:
+        int64 [classes], the number of each class's superclass; and the names, sorted.
 
     Example:
         >>> number_parents(["dog", "cat", "dog"])
@@ -67,7 +73,7 @@ def number_parents(parents: Sequence[str]) -> tuple[Tensor, list[str]]:
 
 
 def _names_of(dataset: ImageDataset) -> list[list[str]]:
-    """How each class may be called; the first one is the one that an error names."""
+    """The names by which the file may call each class. Errors use the first one."""
     names = dataset.class_names or [str(number) for number in range(dataset.classes)]
     folders = dataset.class_folders or names
     times = Counter([*names, *folders])
@@ -75,8 +81,8 @@ def _names_of(dataset: ImageDataset) -> list[list[str]]:
 
 
 def _pairs(file: Path) -> list[tuple[int, str, str]]:
-    """The number of each line, and what stands in it."""
-    text = file.read_text(encoding="utf-8-sig")  # Excel begins a file with a mark
+    """The number, the class and the superclass of each line."""
+    text = file.read_text(encoding="utf-8-sig")  # Excel begins a file with a byte order mark
     tables = [_rows(text, delimiter) for delimiter in DELIMITERS]
     whole = [rows for rows in tables if all(len(row) == 2 and all(row) for _, row in rows)]
     if whole:
@@ -86,7 +92,7 @@ def _pairs(file: Path) -> list[tuple[int, str, str]]:
 
 
 def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """The cells of each line that has any, without empty ones at its end."""
+    """The number and the cells of each non-empty line, without empty cells at its end."""
     reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     rows = []
     for row in reader:

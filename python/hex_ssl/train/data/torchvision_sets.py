@@ -1,7 +1,8 @@
-"""The datasets that torchvision reads, as `ImageDataset`: what it finds in the files, with our decoding.
+"""The datasets that torchvision reads, as `ImageDataset`.
 
-Each function takes the folder that torchvision calls `root` and a split, "train" or "test". Files are listed, not
-opened: the listing is taken that torchvision holds, in the same attributes from 0.21 on.
+Each function takes the folder that torchvision calls `root`, a split, "train" or "test", and the level of the
+superclasses. torchvision lists the files, and this package decodes them. Some listings are private attributes of
+torchvision, which have not changed since version 0.21.
 """
 
 import os
@@ -19,12 +20,12 @@ from hex_ssl.train.data.images import ArrayImages, FileImages, ImageDataset
 from hex_ssl.train.data.superclasses import number_parents
 
 CALTECH_TRAIN = 30
-"""Images of each class of Caltech-101 to train on, the usual number; its authors name no split."""
+"""Number of training images of each class of Caltech-101. The data has no split, and 30 is the usual number."""
 
 CALTECH_SEED = 0
 TAXONOMY = ("kingdom", "phylum", "class", "order", "family", "genus")
 CAR_MAKES = ("AM General", "Aston Martin", "Land Rover")
-"""Makes of two words; of all others the first word is the make."""
+"""Makes of two words. All other makes are one word."""
 
 
 def cifar10(root: Path, split: str, level: str) -> ArrayImages:
@@ -49,7 +50,7 @@ def cifar100(root: Path, split: str, level: str) -> ArrayImages:
 
 
 def stl10(root: Path, split: str, level: str) -> ArrayImages:
-    """STL-10; its training split is the 5,000 labelled images, then the 100,000 others."""
+    """STL-10. The training split is the 5,000 labelled images, then the 100,000 images without labels."""
     found = datasets.STL10(root, split="train+unlabeled" if split == "train" else "test")
     assert found.labels is not None
     images = torch.from_numpy(np.ascontiguousarray(found.data))
@@ -57,12 +58,12 @@ def stl10(root: Path, split: str, level: str) -> ArrayImages:
 
 
 def imagenet(root: Path, split: str, level: str) -> FileImages:
-    """ImageNet; classes in the order of their WordNet numbers."""
+    """ImageNet, with the classes in the order of their WordNet IDs."""
     return _imagenet(root, "train" if split == "train" else "val", wnids=None)
 
 
 def imagenet100(root: Path, split: str, level: str) -> FileImages:
-    """ImageNet-100: 100 classes of ImageNet, from a folder of these or of all."""
+    """ImageNet-100: 100 classes of ImageNet. The folder may contain the other classes, too."""
     from hex_ssl.train.data.card import load_card
 
     return _imagenet(root, "train" if split == "train" else "val", load_card("imagenet100").class_names)
@@ -79,12 +80,12 @@ def inaturalist2021_mini(root: Path, split: str, level: str) -> FileImages:
 
 
 def aircraft(root: Path, split: str, level: str) -> FileImages:
-    """FGVC Aircraft: 100 variants, of which `level` groups families or manufacturers."""
+    """FGVC Aircraft: 100 variants, with families or manufacturers (`level`) as superclasses."""
     split = "trainval" if split == "train" else "test"
     found = datasets.FGVCAircraft(root, split)
     paths, labels = _listed(found)
     parents = dict(zip(found.classes, found.classes, strict=True))
-    # The variants' files and the groups' list the same images in the same order.
+    # The files of variants, families and manufacturers list the same images in the same order.
     for part in ("trainval", "test"):
         variants = datasets.FGVCAircraft(root, part)
         groups = datasets.FGVCAircraft(root, part, annotation_level=level)
@@ -95,28 +96,28 @@ def aircraft(root: Path, split: str, level: str) -> FileImages:
 
 
 def flowers(root: Path, split: str, level: str) -> FileImages:
-    """Oxford 102 Flowers; the training split is the official one and the validation split."""
+    """Oxford 102 Flowers. The training split combines the official training and validation splits."""
     parts = ("train", "val") if split == "train" else ("test",)
     listings = [_listed(datasets.Flowers102(root, part)) for part in parts]
     paths, labels = ([each for listing in listings for each in listing[column]] for column in (0, 1))
-    # torchvision 0.21 has no names of them.
+    # torchvision 0.21 does not have the names of the classes.
     names = getattr(datasets.Flowers102, "classes", [str(label) for label in range(102)])
     return _files(root, paths, labels, names)
 
 
 def cars(root: Path, split: str, level: str) -> FileImages:
-    """Stanford Cars; the superclass is the make, such as Audi."""
+    """Stanford Cars. The superclass is the make, such as Audi."""
     found = datasets.StanfordCars(root, "train" if split == "train" else "test")
     paths, labels = _listed(found)
     folder = root / "stanford_cars" / f"cars_{split}"
-    if (folder / folder.name).is_dir():  # as the copies on Kaggle have it
+    if (folder / folder.name).is_dir():  # as in the copies on Kaggle
         paths = [folder / folder.name / Path(path).name for path in paths]
     superclasses, names = number_parents([make_of(name) for name in found.classes])
     return _files(root, paths, labels, found.classes, superclasses=superclasses, superclass_names=names)
 
 
 def make_of(car: str) -> str:
-    """The make of a car, with which each class of Stanford Cars begins.
+    """The make of a car. Each class name of Stanford Cars begins with it.
 
     Example:
         >>> make_of("Audi S4 Sedan 2012"), make_of("Land Rover LR2 SUV 2012")
@@ -126,7 +127,7 @@ def make_of(car: str) -> str:
 
 
 def pets(root: Path, split: str, level: str) -> FileImages:
-    """Oxford-IIIT Pets; the superclass is cat or dog."""
+    """Oxford-IIIT Pets. The superclass is cat or dog."""
     found = datasets.OxfordIIITPet(root, "trainval" if split == "train" else "test")
     superclasses = torch.zeros(len(found.classes), dtype=torch.int64)
     superclasses[found._labels] = torch.tensor(found._bin_labels)
@@ -141,7 +142,7 @@ def pets(root: Path, split: str, level: str) -> FileImages:
 
 
 def caltech101(root: Path, split: str, level: str) -> FileImages:
-    """Caltech-101 without its background class: 30 images of each class to train on, the others to test on."""
+    """Caltech-101 without its background class: 30 training images of each class, the others are test images."""
     found = datasets.Caltech101(root)
     labels = np.array(found.y)
     order = np.random.default_rng(CALTECH_SEED).permutation(len(labels))
@@ -159,7 +160,8 @@ def food101(root: Path, split: str, level: str) -> FileImages:
 
 
 def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileImages:
-    # ImageNet itself would unpack archives of 150 GB here if the folder were missing: the catalogue has checked.
+    # `datasets.ImageNet` would unpack 150 GB of archives if the folder were missing. The catalogue has checked that it
+    # exists.
     described = (root / "meta.bin").is_file() or (root / "ILSVRC2012_devkit_t12.tar.gz").is_file()
     with _unpacking_inside():
         found: Any = datasets.ImageNet(str(root), folder) if described else datasets.ImageFolder(str(root / folder))
@@ -184,9 +186,9 @@ def _imagenet(root: Path, folder: str, wnids: tuple[str, ...] | None) -> FileIma
 
 @contextmanager
 def _unpacking_inside() -> Iterator[None]:
-    """No member of an archive that torchvision unpacks may leave its folder; its checksum alone would let it."""
+    """Prevents archives that torchvision unpacks from writing outside their folder."""
     archive: Any = tarfile.TarFile
-    # Python has filters from 3.11.4 on.
+    # Python has extraction filters since 3.11.4.
     name, ours = (
         ("extraction_filter", staticmethod(tarfile.data_filter))
         if hasattr(tarfile, "data_filter")
@@ -204,18 +206,18 @@ EXTRACT_ALL = tarfile.TarFile.extractall
 
 
 def _extract_inside(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **options: Any) -> None:
-    """`TarFile.extractall` for an archive of files and folders that stay inside."""
+    """`TarFile.extractall` that accepts only files and folders inside `path`."""
     folder = Path(path).resolve()
     for member in archive.getmembers():
         inside = (folder / member.name).resolve().is_relative_to(folder)
         if not (inside and (member.isfile() or member.isdir())):
-            raise tarfile.ExtractError(f"the member {member.name}, which is no file or folder inside")
+            raise tarfile.ExtractError(f"the member {member.name} is not a file or folder inside {folder}")
     EXTRACT_ALL(archive, path, *arguments, **options)
 
 
 def _inaturalist(root: Path, version: str, level: str) -> FileImages:
     found = datasets.INaturalist(root, version)
-    found.index.sort()  # torchvision leaves it in the file system's order, which differs between machines
+    found.index.sort()  # torchvision keeps the order of the file system, which differs between machines
     species = [" ".join(name.split("_")[-2:]) for name in found.all_categories]
     groups = torch.tensor([categories[level] for categories in found.categories_map])
     names = sorted(found.categories_index[level], key=lambda name: found.categories_index[level][name])
@@ -238,7 +240,7 @@ def _channels_first(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _listed(found: Any) -> tuple[list[Any], list[Any]]:
-    """Paths and labels, as torchvision holds them: in pairs or apart."""
+    """Paths and labels, which some torchvision datasets hold in pairs and others in two lists."""
     if hasattr(found, "_samples"):
         return [path for path, _ in found._samples], [label for _, label in found._samples]
     return found._image_files, found._labels
@@ -253,4 +255,4 @@ def _files(
 
 
 Builder = Callable[[Path, str, str], ImageDataset]
-"""A dataset from its folder, a split, and the level of its classes' tree that gives the superclasses."""
+"""Returns a dataset for its folder, a split, and the level of its tree of classes that gives the superclasses."""

@@ -1,4 +1,4 @@
-"""The random crop of a photograph alone, by the processes that load the images; the device does the rest."""
+"""The random crop of a photograph, by the DataLoader workers. The device does the other steps of the view."""
 
 import math
 from typing import Any, cast
@@ -18,14 +18,14 @@ Box = tuple[int, int, int, int]
 
 
 class WorkerCrop:
-    """One random crop of an image, resized to a view; where it lies follows from a key.
+    """One random crop of an image, resized to the size of a view. A key determines the box.
 
-    The boxes are those of torchvision's RandomResizedCrop after `torch.manual_seed(key)`. Pillow resizes its own
-    images, torch the pixels of a JPEG; the two differ by rounding.
+    The boxes are those of torchvision's RandomResizedCrop after `torch.manual_seed(key)`. Pillow resizes PIL images and
+    torch resizes tensors. The two differ by rounding.
 
     Args:
-        view: How it is drawn.
-        size: S, its side in pixels.
+        view: How the view is drawn.
+        size: S, the side of the view in pixels.
 
     Example:
         >>> crop = WorkerCrop(PhotoView(), size=32)
@@ -37,7 +37,7 @@ class WorkerCrop:
         self.view = view
         self.size = size
         self.log_ratio = logarithms(view.crop_ratio)
-        self._generator: Any = None  # made where it is used: a generator cannot be sent to another process
+        self._generator: Any = None  # created on first use, because a generator cannot be pickled for a worker
 
     def __call__(self, image: Image.Image | Tensor, key: int) -> Tensor:
         """uint8 [C, S, S].
@@ -53,15 +53,15 @@ class WorkerCrop:
             box = self.box(image.height, image.width, key)
             return cast(Tensor, V.pil_to_tensor(V.resized_crop(image, *box, size, InterpolationMode.BICUBIC)))
         top, left, height, width = self.box(image.shape[1], image.shape[2], key)
-        # Channels last and in one piece: torch then has a kernel for 8 bits.
+        # Contiguous and channels last: torch has a fast uint8 kernel for this layout.
         crop = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
         return F.interpolate(crop, size, mode="bicubic", antialias=True)[0]
 
     def box(self, height: int, width: int, key: int) -> Box:
-        """Where the crop lies: of ten boxes, the first that fits, else the middle.
+        """The box of the crop: the first of ten random boxes that fits, otherwise the centre.
 
         Args:
-            height, width: Of the image.
+            height, width: Height and width of the image.
             key: Any 64 bits.
         """
         if self._generator is None:

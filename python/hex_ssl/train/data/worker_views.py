@@ -1,4 +1,4 @@
-"""Views of one photograph by torchvision's v2 transforms, in the processes that load the images."""
+"""Views of one photograph by torchvision's v2 transforms, in the DataLoader workers."""
 
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ SOLARIZE_FROM = 128
 
 
 class GaussianBlur(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """Pillow's Gaussian blur with a random radius, as solo-learn has it; torchvision's has a fixed kernel size.
+    """Pillow's Gaussian blur with a random radius, as in solo-learn. torchvision's blur has a fixed kernel size.
 
     Args:
         sigma: Smallest and largest standard deviation in pixels.
@@ -35,11 +35,11 @@ class GaussianBlur(v2.Transform):  # type: ignore[misc]  # torchvision has no ty
 
 
 class WorkerView:
-    """One random view of an image, all that is random following from a key.
+    """One random view of an image. A key determines everything random.
 
     Args:
-        view: How it is drawn.
-        size: S, its side in pixels.
+        view: How the view is drawn.
+        size: S, the side of the view in pixels.
 
     Example:
         >>> draw = WorkerView(PhotoView(), size=32)
@@ -53,7 +53,12 @@ class WorkerView:
         self.transform = v2.Compose([crop, *_after_crop(view), v2.PILToTensor()])
 
     def __call__(self, image: Image.Image | Tensor, key: int) -> Tensor:
-        """uint8 [C, S, S] of a PIL image or a tensor [C, H, W]."""
+        """The view, uint8 [C, S, S].
+
+        Args:
+            image: A PIL image, or a tensor [C, H, W], uint8 in [0, 255] or float32 in [0, 1].
+            key: Any 64 bits.
+        """
         pillow = F.to_pil_image(image) if isinstance(image, Tensor) else image
         with seeded(key):
             return cast(Tensor, self.transform(pillow))

@@ -1,10 +1,10 @@
 """Evaluation of representations: k-NN, linear probe, fine-tuning, transfer. Every result carries its protocol.
 
-`run_knn`, `run_probe`, `run_finetune` and `run_transfer` are the commands: from a run folder to a table. The functions
-that they use need only features and labels.
+`run_knn`, `run_probe`, `run_finetune` and `run_transfer` are the commands: they take a run folder and return a table.
+The functions that they use need only features and labels.
 """
 
-# ruff: noqa: F403, F405  # `__all__` has the names of the module `_names`
+# ruff: noqa: F403, F405  # `__all__` lists the names of the module `_names`
 
 from typing import TYPE_CHECKING
 

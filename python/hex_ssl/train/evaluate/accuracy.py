@@ -11,10 +11,10 @@ TOP = (1, 5)
 
 
 def ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes are ahead of the true one: 0 where it has the highest score.
+    """The number of classes that are ahead of the true one: 0 if it has the highest score.
 
-    Among equal scores, the class with the lower number is ahead. A true class without any vote comes last, even if
-    fewer classes than that got a vote: a k-NN with 3 neighbours has no fourth best class.
+    Among equal scores, the class with the lower number is ahead. A true class with score -inf comes last: with only 3
+    neighbours, a k-NN has no fourth best class.
 
     Args:
         scores: [M, C], floating point.
@@ -34,12 +34,12 @@ def ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def superclass_scores(scores: Tensor, superclasses: Tensor) -> Tensor:
-    """Scores of the superclasses: the votes, or probabilities, of a superclass's classes are added up.
+    """Scores of the superclasses: the votes, or probabilities, of the classes of a superclass are added.
 
         score_s = log sum over the classes c of superclass s of exp(score_c)
 
-    For a k-NN this is the vote of neighbours with superclass labels; for a classifier, it is the superclass's
-    probability.
+    For a k-NN this is the vote of neighbours with superclass labels. For a classifier, it is the logarithm of the
+    superclass's probability.
 
     Args:
         scores: [M, C], floating point.
@@ -60,12 +60,12 @@ def superclass_scores(scores: Tensor, superclasses: Tensor) -> Tensor:
 
 
 def top_accuracies(true_ranks: Tensor, classes: int, prefix: str = "") -> dict[str, float]:
-    """The share of images whose true class is among the best 1, and among the best 5.
+    """Top-1 and top-5 accuracy: the fraction of images whose true class is among the best 1, or the best 5.
 
     Args:
         true_ranks: int64 [M], from `ranks`.
         classes: C. With up to 5 classes, top-5 accuracy has no meaning and is left out.
-        prefix: Put before the names.
+        prefix: Prefix of the names.
 
     Returns:
         `top1` and, for more than 5 classes, `top5`, in [0, 1].

@@ -146,7 +146,7 @@ def run_knn(config: KNNConfig, announce: Announce | None = None) -> Results:
         announce: Called with a line after each measurement.
 
     Returns:
-        A row for each network, share of the labels, k and temperature; saved in `Results.path`.
+        A row for each network, fraction of the labels, k and temperature. They are also saved in `Results.path`.
 
     Raises:
         FileNotFoundError, ValueError: See `prepare`.
@@ -157,7 +157,7 @@ def run_knn(config: KNNConfig, announce: Announce | None = None) -> Results:
 def run_probe(config: ProbeConfig, announce: Announce | None = None) -> Results:
     """Accuracy of a linear layer on the frozen network.
 
-    Args, Returns, Raises: As :func:`run_knn`; a row for each network and share of the labels.
+    Args, Returns, Raises: As :func:`run_knn`, with a row for each network and fraction of the labels.
     """
     return prepare(config).run(announce)
 
@@ -165,15 +165,15 @@ def run_probe(config: ProbeConfig, announce: Announce | None = None) -> Results:
 def run_finetune(config: FinetuneConfig, announce: Announce | None = None) -> Results:
     """Accuracy of the network after it has been trained with labels.
 
-    Args, Returns, Raises: As :func:`run_knn`; a row for each network and share of the labels.
+    Args, Returns, Raises: As :func:`run_knn`, with a row for each network and fraction of the labels.
     """
     return prepare(config).run(announce)
 
 
 def run_transfer(config: TransferConfig, announce: Announce | None = None) -> Results:
-    """Any of these on many datasets. All datasets are looked for before the first is measured.
+    """k-NN, linear probe or fine-tuning on many datasets. All datasets are opened before the first is measured.
 
-    Args, Returns, Raises: As :func:`run_knn`; rows for each dataset.
+    Args, Returns, Raises: As :func:`run_knn`, with rows for each dataset.
     """
     return prepare(config).run(announce)
 
@@ -195,11 +195,11 @@ class Measuring:
         self.network = subject.network.to(self.device)
 
     def measure(self, settings: Settings, fraction: float) -> list[Row]:
-        """The figures of one protocol with a share of the labels: means and deviations over the draws.
+        """The accuracies of one protocol with a fraction of the labels: means and deviations over the draws.
 
         Args:
             settings: The protocol.
-            fraction: The share.
+            fraction: The fraction, in (0, 1].
 
         Returns:
             A row for each setting that the protocol varies.
@@ -284,7 +284,7 @@ class Measuring:
 
     @cached_property
     def _needed(self) -> Tensor:
-        """The training images that any draw uses. With a small share, most need not go through the network."""
+        """The training images that any draw uses. With a small fraction, the network can skip most of them."""
         config = self.config
         draws = [
             self.splits.subset(share, config.seed + draw)
@@ -327,7 +327,7 @@ def _figures(scores: Tensor, labels: Tensor, splits: Splits) -> Row:
 
 
 def _averaged(rows: tuple[Row, ...]) -> Row:
-    """The mean of the figures of several draws, their deviations, and the figures themselves."""
+    """The means of the accuracies of several draws, their standard deviations, and the accuracies themselves."""
     if len(rows) == 1:
         return rows[0]
     values = {name: [row[name] for row in rows] for name in FIGURES if name in rows[0]}
@@ -369,9 +369,7 @@ def _with_learning_rate(settings: Settings, source: Source) -> Settings:
 
 
 class Place(NamedTuple):
-    """A dataset, its location, and the level of its superclasses. The label tells folders of images apart, which all
-    have the same dataset name.
-    """
+    """A dataset, its location, the level of its superclasses, and the arguments of the user's function."""
 
     name: str
     root: str | None
@@ -380,21 +378,22 @@ class Place(NamedTuple):
 
     @property
     def label(self) -> str:
+        """The name in the results, with the location for "folder" and "parquet", which can be many datasets."""
         return f"{self.name}={self.root}" if self.name in ("folder", "parquet") else self.name
 
 
 def _place_of(source: Source, given: str | None, root: str | None) -> Place:
-    """A dataset as given, "NAME" or "NAME=ROOT"; None: the run's.
+    """The place of a dataset that is given as "NAME" or "NAME=ROOT". None is the dataset of the run.
 
-    One root can serve many datasets: each may be in a folder of its own name in it.
+    If `root` contains a folder with the name of the dataset, that folder is used. One root can serve many datasets.
     """
     config = DataConfig() if source.config is None else source.config.data
     if given is None and source.config is None:
-        raise ValueError(f"expected `dataset` to be given, for {source.path} does not say what it was trained on")
+        raise ValueError(f"expected `dataset` to be given, because {source.path} does not name its dataset")
     if given is None and ":" in config.name and source.path.suffix == ".safetensors":
         raise ValueError(
-            f'expected `dataset` to be given, for {source.path} names the function "{config.name}" of its images: '
-            "if the file is yours, name it, or evaluate its run folder"
+            f'expected `dataset` to be given, because {source.path} names the function "{config.name}" for its '
+            f"images: if you trust the file, set `dataset={config.name}`, or evaluate its run folder"
         )
     name, _, own_root = (given or config.name).partition("=")
     folder = own_root or root or config.root
@@ -405,7 +404,7 @@ def _place_of(source: Source, given: str | None, root: str | None) -> Place:
 
 
 def _protocol(config: EvaluationConfig, settings: Mapping[str, Settings], source: Source) -> dict[str, Any]:
-    """Everything that affects a figure, except what the rows state."""
+    """Everything that affects an accuracy, except what the rows state."""
     return {
         "settings": {by: asdict(each) for by, each in settings.items()},
         "space": config.space,

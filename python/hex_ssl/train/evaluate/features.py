@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hex_ssl.train.data.lost_batch import end_on_lost_batch
+from hex_ssl.train.progress import followed
 
 
 class Features(NamedTuple):
@@ -56,7 +57,7 @@ def extract_features(
         backbone: Network from images [N, C, H, W] to representations h [N, F].
         dataset: Dataset of pairs (image, label).
         batch_size: Images per batch.
-        num_workers: Processes that load images.
+        num_workers: Number of DataLoader workers.
 
     Returns:
         Representations and labels, on the backbone's device.
@@ -84,7 +85,8 @@ def extract_features(
         generator=torch.Generator(),
     )
     backbone.eval()
-    batches = [(backbone(images.to(first)), labels.to(first.device)) for images, labels in loader]
+    work = followed(loader, "representations", len(loader))
+    batches = [(backbone(images.to(first)), labels.to(first.device)) for images, labels in work]
     backbone.train(training)
     h = torch.cat([each for each, _ in batches])
     check_finite("the network's representations", h, of="that of image")

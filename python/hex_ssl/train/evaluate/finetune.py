@@ -17,6 +17,7 @@ from hex_ssl.train.data.lost_batch import end_on_lost_batch
 from hex_ssl.train.evaluate.linear import shuffled_batches
 from hex_ssl.train.evaluate.settings import FinetuneSettings
 from hex_ssl.train.extras import train_extra
+from hex_ssl.train.progress import followed
 
 Images = Dataset[tuple[Tensor, int]]
 
@@ -32,8 +33,8 @@ def train_network(
 ) -> nn.Sequential:
     """Trains a copy of the network, with a linear layer after it, on the cross-entropy.
 
-    Learning rates fall on half a cosine and change at each step. Each epoch has the images in a new order, in batches
-    whose sizes differ by at most one.
+    Learning rates decay to 0 along half a cosine, updated at each step. Each epoch has a new order, in batches whose
+    sizes differ by at most one.
 
     Args:
         network: Network from images [N, C, H, W] to representations [N, F]. It is not changed.
@@ -41,8 +42,8 @@ def train_network(
         count: Number of images.
         classes: C.
         settings: The protocol.
-        seed: Decides the layer's initial weights, the order, dropout and the mixing of images.
-        num_workers: Processes that load images.
+        seed: Seed of the layer's initial weights, the order, dropout and the mixing of images.
+        num_workers: Number of DataLoader workers.
 
     Returns:
         A network from images to logits [N, C], in training mode, on the network's device.
@@ -77,9 +78,9 @@ def train_network(
             batch_sampler=cast(BatchSampler, batches),
             num_workers=num_workers,
             worker_init_fn=end_on_lost_batch,
-            generator=torch.Generator(),  # otherwise it would draw from torch's
+            generator=torch.Generator(),  # otherwise it would draw from torch's global generator
         )
-        for views, labels in loader:
+        for views, labels in followed(loader, f"fine-tuning, epoch {epoch + 1}", len(loader)):
             with _seeded_step(seed, step, device):  # dropout and mixing draw from torch's generators
                 mixed, targets = mix(views.to(device), labels.to(device))
                 loss = F.cross_entropy(model(mixed), targets, label_smoothing=settings.label_smoothing)
@@ -112,9 +113,9 @@ def _optimizer(model: nn.Sequential, settings: FinetuneSettings) -> torch.optim.
 
 
 def _layers(network: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Groups of parameters: norms and biases do not decay; with `layer_decay`, each layer has a rate of its own."""
+    """Parameter groups. Norms and biases do not decay, and with `layer_decay` each layer has its own learning rate."""
     with train_extra():
-        # Here, because it is slow to import. timm does not mark these names as exported.
+        # Imported here because timm is slow to import. It does not mark these names as exported.
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
     if layer_decay == 1.0:
         return cast("list[dict[str, Any]]", param_groups_weight_decay(network, weight_decay))
@@ -138,7 +139,7 @@ def _mixing(settings: FinetuneSettings, classes: int) -> Callable[[Tensor, Tenso
 
 @contextmanager
 def _seeded_step(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's generators, of the CPU and the device, by seed and step, and restores them afterwards."""
+    """Seeds torch's generators of the CPU and the device with seed and step, and restores them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(draw_keys(seed, 0, step)))
         yield

@@ -9,17 +9,18 @@ from torch.nn import functional as F
 
 from hex_ssl.train.evaluate.accuracy import ranks, superclass_scores, top_accuracies
 from hex_ssl.train.evaluate.features import Features, check_finite
+from hex_ssl.train.progress import followed
 
 Distance = Literal["cosine", "euclidean"]
 
 BLOCK_BYTES = 2**28
-"""The most bytes for the similarities of a block of queries: 1,342 queries with a bank of 50,000 rows in float32."""
+"""Maximum size of the similarities of a block of queries: 1,342 queries with a bank of 50,000 rows in float32."""
 
 VOTE_BYTES = 2**27
-"""The most bytes for the scores of a block of queries: 1,677 queries with 10,000 classes in float64."""
+"""Maximum size of the scores of a block of queries: 1,677 queries with 10,000 classes in float64."""
 
 NEAREST = 1e-5
-"""Added to a Euclidean distance, so that a neighbour in the same place has a finite vote."""
+"""Added to a Euclidean distance, so that a neighbour at distance 0 has a finite vote."""
 
 
 class Neighbours(NamedTuple):
@@ -27,8 +28,8 @@ class Neighbours(NamedTuple):
 
     Attributes:
         rows: int64 [M, k].
-        closeness: The cosine if the distance is "cosine", minus the distance if it is "euclidean"; [M, k], floating
-            point.
+        closeness: Floating point [M, k]: the cosine if the distance is "cosine", minus the distance if it is
+            "euclidean".
     """
 
     rows: Tensor
@@ -44,16 +45,16 @@ def nearest_neighbours(
         bank: Representations [N, F].
         queries: Representations [M, F] on the same device. All dtypes but float64 are computed in float32.
         k: Number of neighbours, at least 1. A smaller bank gives all its rows.
-        distance: "cosine", or "euclidean" of the rows as they are.
-        block: Queries at a time; None: as many as need `BLOCK_BYTES` for their similarities.
+        distance: "cosine", or "euclidean" between the rows without normalisation.
+        block: Number of queries at a time. None uses as many as fit into `BLOCK_BYTES`.
 
     Returns:
-        The neighbours. Besides the inputs, memory is needed for a normalised, or centred, copy of each, and for `block`
-        * N similarities.
+        The neighbours. Besides the inputs, this needs memory for a normalised, or centred, copy of each, and for
+        `block` * N similarities.
 
     Raises:
-        ValueError: A number or a name is out of its range, the widths differ, or a row is not finite. With the cosine,
-            a row with NaN would be the nearest neighbour of every query.
+        ValueError: A number or a name is out of range, the widths differ, or a row is not finite. With the cosine, a
+            row with NaN would be the nearest neighbour of every query.
 
     Example:
         >>> nearest_neighbours(torch.eye(3), torch.tensor([[0.1, 0.9, 0.5]]), k=2).rows
@@ -64,7 +65,7 @@ def nearest_neighbours(
     if distance == "cosine":
         bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     else:
-        # Centring changes no distance, and reduces rounding errors.
+        # Centring does not change the distances, and reduces rounding errors.
         centre = bank.mean(dim=0)
         bank, queries = bank - centre, queries - centre
     k = min(k, len(bank))
@@ -72,26 +73,27 @@ def nearest_neighbours(
     widest = len(bank) if distance == "cosine" else max(len(bank), 2 * k * bank.shape[1])
     block = block or max(BLOCK_BYTES // (widest * bank.element_size()), 1)
     find = _nearest_by_cosine if distance == "cosine" else _nearest_by_distance
-    found = [find(bank, rows, k) for rows in queries.split(block)]
+    blocks = queries.split(block)
+    found = [find(bank, rows, k) for rows in followed(blocks, "nearest neighbours", len(blocks))]
     return Neighbours(torch.cat([each.rows for each in found]), torch.cat([each.closeness for each in found]))
 
 
 def knn_scores(
     neighbours: Neighbours, labels: Tensor, classes: int, temperature: float = 0.07, distance: Distance = "cosine"
 ) -> Tensor:
-    """The logarithm of the neighbours' votes for each class, -inf where a class has none.
+    """The logarithm of the neighbours' votes for each class, -inf for a class without votes.
 
         cosine:     votes_c(q) = sum over the neighbours b of class c of exp(cos(q, b) / T)
         euclidean:  votes_c(q) = sum over the neighbours b of class c of 1 / (|q - b| + 1e-5)
 
-    where T is `temperature`. Those of "cosine" are divided by the nearest neighbour's vote, which does not change the
-    result.
+    where T is `temperature`. The votes of "cosine" are divided by that of the nearest neighbour, which does not change
+    their order.
 
     Args:
         neighbours: Neighbours of M queries.
         labels: The bank's classes, int64 [N].
-        classes: C; more than the largest label.
-        temperature: T, above 0. "euclidean" has none.
+        classes: C, more than the largest label.
+        temperature: T, above 0. "euclidean" does not use it.
         distance: The distance by which the neighbours were found.
 
     Returns:
@@ -130,15 +132,15 @@ def knn_predict(
         queries: Representations [M, F] on the same device.
         k: Number of neighbours that vote, at least 1. All rows of a smaller bank vote.
         temperature: T, above 0.
-        block: Queries at a time, which need memory for `block` * N similarities; None: as many as fit into
-            `BLOCK_BYTES`.
+        block: Number of queries at a time, which needs memory for `block` * N similarities. None uses as many as fit
+            into `BLOCK_BYTES`.
         distance: "cosine" or "euclidean".
 
     Returns:
         int64 [M].
 
     Raises:
-        ValueError: `k`, `temperature` or `distance` is out of its range, the widths differ, or a row is not finite.
+        ValueError: `k`, `temperature` or `distance` is out of range, the widths differ, or a row is not finite.
 
     Example:
         >>> bank = Features(torch.eye(2), torch.tensor([3, 5]))
@@ -157,7 +159,7 @@ def knn_predict(
 def knn_accuracy(
     bank: Features, test: Features, k: int = 20, temperature: float = 0.07, distance: Distance = "cosine"
 ) -> float:
-    """The share of `test` that `knn_predict` classifies correctly.
+    """The fraction of `test` that `knn_predict` classifies correctly.
 
     Example:
         >>> bank = Features(torch.eye(2), torch.tensor([3, 5]))
@@ -180,7 +182,7 @@ def knn_accuracies(
     """Top-1 and top-5 accuracy of the classes, and of the superclasses if there are any.
 
     Args:
-        neighbours: Neighbours of M queries; the first `k` vote.
+        neighbours: Neighbours of M queries. The first `k` vote.
         bank_labels: The bank's classes, int64 [N].
         labels: The queries' classes, int64 [M]. The bank may lack some of them.
         classes: C.
@@ -193,7 +195,7 @@ def knn_accuracies(
         `top1`, `top5`, `superclass_top1`, `superclass_top5`, in [0, 1]. Top-5 is left out for up to 5 classes.
 
     Raises:
-        ValueError: `k` or `temperature` is out of its range.
+        ValueError: `k` or `temperature` is out of range.
 
     Example:
         >>> neighbours = nearest_neighbours(torch.eye(2), torch.eye(2), k=1)
@@ -241,7 +243,7 @@ def _nearest_by_cosine(bank: Tensor, queries: Tensor, k: int) -> Neighbours:
 
 
 def _nearest_by_distance(bank: Tensor, queries: Tensor, k: int) -> Neighbours:
-    # The order is that of |q - b|^2 - |q|^2 = |b|^2 - 2 q.b, one product; the distances come from the differences.
+    # The order is that of |q - b|^2 - |q|^2 = |b|^2 - 2 q.b, one product. The distances come from the differences.
     found = torch.addmm(bank.square().sum(dim=1), queries, bank.T, alpha=-2).topk(k, dim=1, largest=False)
     distances = (queries[:, None] - bank[found.indices]).norm(dim=2)
     sorted_distances, order = distances.sort(dim=1, stable=True)
@@ -249,7 +251,7 @@ def _nearest_by_distance(bank: Tensor, queries: Tensor, k: int) -> Neighbours:
 
 
 def _vote_blocks(neighbours: Neighbours, classes: int) -> Iterator[tuple[slice, Neighbours]]:
-    """Blocks of queries: with 10,000 classes the scores of all would be the largest thing in memory."""
+    """Blocks of queries. With 10,000 classes, the scores of all queries would take more memory than anything else."""
     block = max(VOTE_BYTES // (8 * classes), 1)
     for start in range(0, len(neighbours.rows), block):
         rows = slice(start, start + block)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from hex_ssl.train.evaluate.features import Features
 from hex_ssl.train.evaluate.settings import ProbeSettings
+from hex_ssl.train.progress import followed, working
 
 MILESTONES = (0.6, 0.8)
-"""Shares of the epochs after which SGD's learning rate falls to a tenth. Source: solo-learn, scripts/linear."""
+"""Fractions of the epochs after which SGD's learning rate is divided by 10. Source: solo-learn, scripts/linear."""
 
 
 def linear_probe_accuracy(
@@ -30,9 +31,10 @@ def linear_probe_accuracy(
     Args:
         train: Representations [N, F] and labels.
         test: Representations [M, F] and labels.
-        labels_per_class: Number of training images of each class, drawn at random; None: all.
-        draws: Number of probes on different draws, over which the accuracy is averaged; 1 if all labels are used.
-        seed: Decides the draws, the same for every backbone.
+        labels_per_class: Number of training images of each class, drawn at random. None uses all.
+        draws: Number of probes on different draws, over which the accuracy is averaged. Without `labels_per_class`
+            there is only one.
+        seed: Seed of the draws, which are the same for every backbone.
 
     Returns:
         The mean accuracy, in [0, 1].
@@ -63,14 +65,14 @@ def logistic_scores(train: Features, queries: Tensor, classes: int, regularisati
     Args:
         train: Representations [N, F] and labels of at least two classes.
         queries: Representations [M, F].
-        classes: C; classes that `train` lacks get -inf.
+        classes: C. Classes that `train` lacks get -inf.
         regularisation: C of scikit-learn, the inverse weight of the L2 penalty, above 0.
 
     Returns:
         float64 [M, C], on the CPU.
 
     Raises:
-        ValueError: `train` has one class only.
+        ValueError: `train` has only one class.
 
     Example:
         >>> features = Features(torch.eye(4), torch.tensor([0, 0, 2, 2]))
@@ -79,7 +81,8 @@ def logistic_scores(train: Features, queries: Tensor, classes: int, regularisati
     """
     if len(train.labels.unique()) < 2:
         raise ValueError(f"expected `train` to have at least 2 classes, but got {len(train.labels.unique())}")
-    probe = _logistic(regularisation).fit(train.h.double().cpu().numpy(), train.labels.cpu().numpy())
+    with working(f"logistic regression of {len(train.labels):,} representations"):
+        probe = _logistic(regularisation).fit(train.h.double().cpu().numpy(), train.labels.cpu().numpy())
     scores = torch.full((len(queries), classes), -math.inf, dtype=torch.float64)
     scores[:, torch.from_numpy(probe.classes_)] = torch.from_numpy(
         probe.predict_log_proba(queries.double().cpu().numpy())
@@ -126,7 +129,7 @@ def train_linear(
     )
     milestones = [round(share * settings.probe_epochs) for share in MILESTONES]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
-    for epoch in range(settings.probe_epochs):
+    for epoch in followed(range(settings.probe_epochs), "epochs of the probe", settings.probe_epochs):
         h, labels = features(epoch) if epoch else (h, labels)
         for rows in shuffled_batches(len(labels), settings.probe_batch_size, generator):
             rows = rows.to(h.device)
@@ -143,7 +146,7 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
     Args:
         count: Number of rows.
         batch_size: Maximum size of a batch.
-        generator: Decides the order.
+        generator: Generator of the order.
 
     Example:
         >>> [len(batch) for batch in shuffled_batches(9, batch_size=4, generator=torch.Generator())]

@@ -1,4 +1,4 @@
-"""The figures of a backbone, and the protocol of their measurement."""
+"""Evaluates a backbone by k-NN and linear probe, and describes the protocol."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from hex_ssl.train.evaluate.linear import linear_probe_accuracy
 
 @dataclass(frozen=True)
 class Protocol:
-    """The protocol by which a frozen backbone is evaluated. It accompanies every figure.
+    """The protocol by which a frozen backbone is evaluated. It accompanies every result.
 
     Args:
         k: Number of neighbours of the k-NN.
@@ -28,9 +28,9 @@ class Protocol:
     draws: int = 5
 
     def describe(self) -> str:
-        """In words."""
+        """The protocol as text."""
         return (
-            f"frozen backbone, features before the projector, images as they are; "
+            f"frozen backbone, features before the projector, images without augmentation; "
             f"k-NN: cosine, k = {self.k}, weights exp(cos / {self.temperature}), all training images as bank; "
             f"linear probe: logistic regression on standardised features, "
             f"with {self.labels_per_class} labels per class (mean of {self.draws} draws) and with all"
@@ -43,11 +43,10 @@ def evaluate_backbone(backbone: nn.Module, data: PretrainData, protocol: Protoco
     Args:
         backbone: Network from images [N, C, H, W] to representations h [N, F].
         data: The data, with a training and a test split.
-        protocol: The protocol; None: the default one.
+        protocol: The protocol. None uses the default one.
 
     Returns:
-        `knn_accuracy`, `probe_accuracy_few_labels`, `probe_accuracy`, each in [0, 1], and `protocol`:
-        ready for JSON.
+        `knn_accuracy`, `probe_accuracy_few_labels` and `probe_accuracy`, each in [0, 1], and `protocol`, a dictionary.
     """
     protocol = protocol or Protocol()
     train, test = data.split("train"), data.split("test")

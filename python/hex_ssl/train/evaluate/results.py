@@ -1,4 +1,4 @@
-"""Results with their protocol, as JSON and as a table, so that no measurement is repeated."""
+"""Results with their protocol, as JSON and as a table. They are kept so that no measurement is repeated."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ FIGURES = {
     "superclass_top1": "superclass top-1",
     "superclass_top5": "superclass top-5",
 }
-"""Names of the figures in the JSON, all in [0, 1], and in the table, in percent."""
+"""Names of the accuracies in the JSON, where they are in [0, 1], and in the table, where they are in percent."""
 
 SETTINGS = {
     "dataset": "dataset",
@@ -45,14 +45,14 @@ Row = dict[str, Any]
 
 @dataclass
 class Results:
-    """Rows of figures, and the file that keeps them.
+    """Rows of accuracies, and the file that keeps them.
 
     Args:
         command: "knn", "probe", "finetune" or "transfer".
         source: The path that was evaluated.
-        protocol: Everything that affects a figure and is the same for each row; ready for JSON.
+        protocol: Everything that affects an accuracy and is the same for each row, as values that JSON can represent.
         path: The file.
-        rows: One row for each network, dataset, share of the labels and setting.
+        rows: One row for each network, dataset, fraction of the labels and setting.
     """
 
     command: str
@@ -62,7 +62,7 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def measured(self, weights: str, epoch: int | None, **key: Any) -> list[Row]:
-        """The rows of a measurement; none if it has not been made.
+        """The rows of a measurement. Empty if it has not been made.
 
         Args:
             weights: Digest of the network's weights.
@@ -73,19 +73,19 @@ class Results:
         return [row for row in self.rows if (row["weights"], row["epoch"], _key_of(row)) == wanted]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Adds the rows of one measurement and saves. Rows of an earlier network of the same epoch are dropped."""
+        """Adds the rows of one measurement and saves. They replace rows of an earlier network of the same epoch."""
         new = {(_key_of(row), row["epoch"]) for row in rows}
         self.rows = [row for row in self.rows if (_key_of(row), row["epoch"]) not in new] + list(rows)
         self.save()
 
     def save(self) -> None:
-        """Writes the file. A file of that name is always complete."""
+        """Writes the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path) as file:
             file.write((json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n").encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """The results, ready for JSON."""
+        """The results as a dictionary for JSON."""
         return {
             "format": FORMAT,
             "command": self.command,
@@ -127,12 +127,12 @@ def open_results(command: str, source: Path, folder: Path, protocol: dict[str, A
         command: "knn", "probe", "finetune" or "transfer".
         source: The source that is evaluated.
         folder: The run folder.
-        protocol: Everything that affects a figure and is the same for each row.
-        output: The file; None: one in the folder `evaluation`, named by the protocol's digest, so that each protocol
-            has its own file.
+        protocol: Everything that affects an accuracy and is the same for each row.
+        output: The file. None uses a file in the folder `evaluation`, named by a digest of the protocol, so that each
+            protocol has its own file.
 
     Raises:
-        ValueError: The file holds something else, or results of another protocol.
+        ValueError: The file does not hold results, or holds those of another protocol.
     """
     plain = json.loads(json.dumps(protocol))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
@@ -147,12 +147,12 @@ def read_results(path: str | Path) -> Results:
     """Reads results from their file.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: The file does not hold results.
     """
     with reading(path, "to hold results of hex-ssl"):
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:
-            raise ValueError(f"format {saved['format']} where {FORMAT} is read")
+            raise ValueError(f"format {saved['format']} instead of {FORMAT}")
         command, source = (_of_type(str, saved[name]) for name in ("command", "source"))
         protocol = _of_type(dict, saved["protocol"])
         _of_type(str, protocol["description"])
@@ -163,7 +163,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """Rows of figures in Markdown, in percent, with the deviation if there were several draws.
+    """Rows of accuracies in Markdown, in percent, with the standard deviation if there were several draws.
 
     Example:
         >>> print(markdown_table([{"dataset": "digits", "fraction": 0.1, "top1": 0.5, "deviation": {"top1": 0.01}}]))
@@ -182,12 +182,12 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def _of_type(kind: type[Kind], value: Any) -> Kind:
     if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} where {kind.__name__} is read")
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
     return value
 
 
 def _check_row(row: Any) -> None:
-    """Checks the types of what is read from a row of a file."""
+    """Checks the types of the fields of a row that are used."""
     _of_type(dict, row)
     _of_type(str, row["weights"])
     _of_type(str, row["dataset"])

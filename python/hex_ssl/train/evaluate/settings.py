@@ -1,9 +1,10 @@
-"""The settings of the evaluation commands as typed data: what to evaluate, and by which protocol."""
+"""The settings of the evaluation commands: what to evaluate, and by which protocol."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hex_ssl.train.paths import expand_path, expand_paths
+from hex_ssl.train.ranges import above, at_least
 
 
 @dataclass(frozen=True)
@@ -11,8 +12,8 @@ class KNNSettings:
     """The protocol of the k-NN: all training images, without augmentation, classify the test images.
 
     Args:
-        k: Numbers of neighbours that vote; each is measured.
-        temperature: Temperatures of the cosine votes exp(cos / temperature); each is measured.
+        k: Numbers of neighbours that vote. Each is measured.
+        temperature: Temperatures of the cosine votes exp(cos / temperature). Each is measured.
         distance: "cosine", or "euclidean" with votes 1 / (distance + 1e-5) and no temperature.
     """
 
@@ -37,15 +38,15 @@ class ProbeSettings:
 
     Args:
         solver: "logistic" for logistic regression on standardised features with an L2 penalty, by L-BFGS until it
-            converges, which needs no learning rate; "sgd" for solo-learn's linear evaluation, to which the settings
-            from `learning_rate` to `augment` belong.
-        learning_rate: Learning rate of SGD; None: solo-learn's for the run's method, or 1.0 if no method is known.
-        probe_epochs: Epochs of SGD; the learning rate falls to a tenth after 60 % and after 80 % of them.
+            converges, or "sgd" for solo-learn's linear evaluation, which uses the settings from `learning_rate` to
+            `augment`.
+        learning_rate: Learning rate of SGD. None uses solo-learn's for the run's method, or 1.0 if no method is known.
+        probe_epochs: Epochs of SGD. The learning rate is divided by 10 after 60 % and after 80 % of them.
         probe_batch_size: Maximum number of images per step of SGD.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
-        augment: Run SGD on crops and flips that are new in each epoch, as solo-learn does; the network then runs in
-            each epoch. Otherwise SGD takes the images as they are, and the network runs once.
+        augment: Whether SGD uses new crops and flips in each epoch, as solo-learn does. The network then runs in each
+            epoch. Otherwise SGD uses the images without augmentation, and the network runs once.
         regularisation: C of "logistic", the inverse weight of the penalty.
     """
 
@@ -60,12 +61,11 @@ class ProbeSettings:
 
     def __post_init__(self) -> None:
         for name in ("probe_epochs", "probe_batch_size"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("momentum", "weight_decay"):
-            _at_least(name, getattr(self, name), 0.0)
-        _above_0("regularisation", self.regularisation)
-        if self.learning_rate is not None:
-            _above_0("learning_rate", self.learning_rate)
+            at_least(name, getattr(self, name), 0.0)
+        above("regularisation", self.regularisation, 0)
+        above("learning_rate", self.learning_rate, 0)
         if self.solver == "logistic" and self.augment:
             raise ValueError('expected `solver` to be "sgd" with `augment`, but got "logistic"')
 
@@ -87,16 +87,16 @@ class FinetuneSettings:
 
     Args:
         optimizer: "sgd" with momentum, or "adamw" for transformers.
-        learning_rate: Learning rate of the network. It falls to 0 on half a cosine and changes at each step.
+        learning_rate: Learning rate of the network. It decays to 0 along half a cosine, updated at each step.
         head_learning_rate: Learning rate of the linear layer, with the same schedule.
         finetune_epochs: Number of epochs.
         finetune_batch_size: Maximum number of images per step, at least 2.
         momentum: Momentum of "sgd".
         weight_decay: Weight decay. Norms and biases do not decay.
-        label_smoothing: Share of the target that is spread over all classes.
-        mixup: Mixup's alpha (Zhang et al. 2018); 0: none.
-        cutmix: CutMix's alpha (Yun et al. 2019); 0: none. With both, each batch gets one of them at random.
-        layer_decay: Factor of the learning rate from each layer to the layer before it, for models of timm.
+        label_smoothing: Label smoothing, in [0, 1).
+        mixup: Alpha of mixup (Zhang et al. 2018). 0 disables it.
+        cutmix: Alpha of CutMix (Yun et al. 2019). 0 disables it. With both, each batch gets one of them at random.
+        layer_decay: Factor of the learning rate from each layer to the layer before it, for timm models.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -113,11 +113,11 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "head_learning_rate"):
-            _above_0(name, getattr(self, name))
+            above(name, getattr(self, name), 0)
         for name in ("momentum", "weight_decay", "mixup", "cutmix"):
-            _at_least(name, getattr(self, name), 0.0)
-        _at_least("finetune_epochs", self.finetune_epochs, 1)
-        _at_least("finetune_batch_size", self.finetune_batch_size, 2)
+            at_least(name, getattr(self, name), 0.0)
+        at_least("finetune_epochs", self.finetune_epochs, 1)
+        at_least("finetune_batch_size", self.finetune_batch_size, 2)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"expected `label_smoothing` to be in [0, 1), but got {self.label_smoothing}")
         if not 0.0 < self.layer_decay <= 1.0:
@@ -143,18 +143,20 @@ class EvaluationConfig:
 
     Args:
         source: A run folder, a checkpoint in one, or an exported backbone (.safetensors).
-        epochs: Checkpoints of a run: "last", "all" that were kept, "untrained", or epochs such as "0,10,20".
+        epochs: Checkpoints of a run: "last", "all" (those that were kept, and the last), "untrained", or epochs such as
+            "0,10,20".
         space: Evaluate the representations of the "backbone", or their "projection", which needs a checkpoint.
-        fractions: Shares of the training labels to use, each drawn with the same share of each class.
-        draws: Number of draws of each share below 1. The mean accuracy and the deviation are reported.
-        holdout: Share of the training images to hold out and to test on instead of the test images, for choosing
-            settings; 0: test on the test images.
+        fractions: Fractions of the training labels to use, stratified by class.
+        draws: Number of draws of each fraction below 1. The mean accuracy and the standard deviation are reported.
+        holdout: Fraction of the training images to hold out and to test on instead of the test images, for choosing
+            settings. 0 tests on the test images.
         seed: Seed of draws, held-out images, initial weights and order.
-        device: "auto", "cpu", "cuda", ...
+        device: Device of the networks: "auto", "cpu", "cuda", ...
         batch_size: Images per batch of the frozen network. It does not affect the results.
-        num_workers: Processes that load images; None: none for images in memory, otherwise one per core.
-        output: The JSON file of the results; None: one in the folder `evaluation` of the run, named by the protocol.
-        again: Repeat the measurements that the file already has.
+        num_workers: Number of DataLoader workers. None uses one per core, and none for images in memory (except for
+            augmenting more than 5,000 of them).
+        output: JSON file of the results. None uses a file in the folder `evaluation` of the run, named by the protocol.
+        again: Whether to repeat the measurements that the file already has.
     """
 
     source: str
@@ -177,9 +179,9 @@ class EvaluationConfig:
         if not 0.0 <= self.holdout < 1.0:
             raise ValueError(f"expected `holdout` to be in [0, 1), but got {self.holdout}")
         for name in ("draws", "batch_size"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("seed", "num_workers"):
-            _at_least(name, getattr(self, name) or 0, 0)
+            at_least(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,8 @@ class OneDatasetConfig(EvaluationConfig):
     """What to evaluate, and on which dataset.
 
     Args:
-        dataset: A dataset other than the run's own, as `hex-ssl datasets` lists them; None: the run's.
-        root: The folder that holds the dataset, directly or in a folder of its name; None: the run's.
+        dataset: One of the datasets that `hex-ssl datasets` lists, or NAME=ROOT. None uses the run's dataset.
+        root: The folder that contains the dataset, directly or in a folder of its name. None uses the run's.
     """
 
     dataset: str | None = None
@@ -233,8 +235,8 @@ class TransferConfig(EvaluationConfig):
     """k-NN, linear probe or fine-tuning on many datasets.
 
     Args:
-        datasets: Names of the datasets, as `hex-ssl datasets` lists them, or NAME=ROOT, such as "folder=/data/birds".
-        root: The folder that holds the datasets, each directly or in a folder of its name; None: the run's.
+        datasets: Names that `hex-ssl datasets` lists, or NAME=ROOT, such as "folder=/data/birds".
+        root: The folder that contains the datasets, each directly or in a folder of its name. None uses the run's.
         by: Evaluations to run: "knn", "probe", "finetune", or several.
         knn: Protocol of the k-NN.
         probe: Protocol of the linear probe.
@@ -276,16 +278,6 @@ def _with_root_expanded(dataset: str) -> str:
 def _each_above_0(name: str, values: list[int] | list[float]) -> None:
     if not values or not all(value > 0 for value in values):
         raise ValueError(f"expected `{name}` to be above 0, but got {values}")
-
-
-def _above_0(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"expected `{name}` to be above 0, but got {value}")
-
-
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if not value >= lowest:
-        raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
 
 
 def _listed(values: list[int] | list[float]) -> str:

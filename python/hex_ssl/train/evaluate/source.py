@@ -42,10 +42,10 @@ class Source:
 
     Args:
         path: The path that was given: a run folder, a checkpoint, or an exported backbone.
-        config: The run's configuration; None for a backbone whose file does not hold it.
+        config: The run's configuration. None for a backbone whose file does not contain it.
         backbone: The backbone's configuration.
-        shape: The images that it takes.
-        checkpoints: The files by epoch. The last one, which states its own epoch, is under None.
+        shape: The shape of the images that it takes.
+        checkpoints: The files by epoch. The key of the last one, which states its own epoch, is None.
         seed: Seed of untrained weights.
     """
 
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """The run folder, or the folder of a lone backbone."""
+        """The run folder, or the folder of a single backbone file."""
         if self.path.is_dir():
             return self.path
         return self.path.parent.parent if self.path.suffix == ".ckpt" else self.path.parent
@@ -71,9 +71,9 @@ class Subject:
     Args:
         network: Network from images [N, C, H, W] to representations, or projections, [N, F], in evaluation mode, on the
             CPU.
-        epoch: Epochs of training; None if the file does not say.
+        epoch: Number of epochs of training. None if the file does not state it.
         weights: SHA-256 of its weights, which links results to this network.
-        file: File of the weights; None: they are drawn from the seed.
+        file: File of the weights. None if they are initialised from the seed.
     """
 
     network: nn.Module
@@ -87,11 +87,11 @@ def open_source(path: str | Path, seed: int = 0) -> Source:
 
     Args:
         path: A run folder, a checkpoint (.ckpt) in one, or an exported backbone (.safetensors).
-        seed: Seed of the untrained weights of a lone backbone. A run has its own seed.
+        seed: Seed of the untrained weights of a single backbone file. A run has its own seed.
 
     Raises:
-        FileNotFoundError: The path does not exist, or holds no network.
-        ValueError: The file is none of them.
+        FileNotFoundError: The path does not exist, or contains no network.
+        ValueError: The file is of another kind.
 
     Example:
         >>> open_source("runs/nowhere")
@@ -113,14 +113,14 @@ def open_source(path: str | Path, seed: int = 0) -> Source:
 
 
 def choose_epochs(source: Source, epochs: str) -> list[int | None]:
-    """The epochs that a choice means. None stands for the last network.
+    """The epochs that a setting selects. None stands for the last network.
 
     Args:
         source: The source of the networks.
-        epochs: "last", "all" that were kept, "untrained", or epochs separated by commas.
+        epochs: "last", "all" (those that were kept, and the last), "untrained", or epochs separated by commas.
 
     Raises:
-        ValueError: There is no such epoch, or the choice is none of these.
+        ValueError: There is no such epoch, or `epochs` has another form.
 
     Example:
         >>> backbone, shape = BackboneConfig(), ImageShape(1, 8)
@@ -143,7 +143,7 @@ def choose_epochs(source: Source, epochs: str) -> list[int | None]:
         )
     chosen = sorted({int(number) for number in numbers})
     if missing := [epoch for epoch in chosen if epoch not in {*kept, UNTRAINED}]:
-        there = ", ".join(str(epoch) for epoch in kept) or "none: `run.keep_every` says how often to keep one"
+        there = ", ".join(str(epoch) for epoch in kept) or "none: `run.keep_every` sets how often one is kept"
         raise ValueError(f"expected `epochs` to be among those that {source.path} keeps ({there}), but got {missing}")
     return list(chosen)
 
@@ -157,15 +157,15 @@ def load_subject(source: Source, epoch: int | None, space: Space = "backbone") -
         space: "backbone" for its representations, or "projection" for the projector's output.
 
     Raises:
-        ValueError: The file does not hold the network, or its projector; or the untrained network of a run that started
-            from weights is not kept.
+        ValueError: The file does not contain the network or its projector, or the untrained network of a run that
+            started from `run.weights` was not kept.
     """
     file = source.checkpoints.get(epoch)
     if file is None:
         network = _fresh(source, space)
     elif file.suffix == ".safetensors":
         if space == "projection":
-            raise ValueError(f"expected a checkpoint for the projection space, but {file} holds the backbone alone")
+            raise ValueError(f"expected a checkpoint for the projection space, but {file} holds only the backbone")
         with torch.random.fork_rng(devices=[]):
             network = load_backbone(file, own_code=_is_of_run(file, source))
         epoch = None if source.config is None else source.config.run.epochs  # the file is written at the end of the run
@@ -203,7 +203,7 @@ def _open_run(path: Path, folder: Path, checkpoints: dict[int | None, Path]) -> 
 
 
 def _is_of_run(exported: Path, source: Source) -> bool:
-    """Whether a backbone is beside its run's configuration, which must then describe the same backbone."""
+    """Whether a backbone file is in a run folder, whose configuration must then describe the same backbone."""
     if source.path == exported:
         return False
     if read_saved_backbone(exported, own_code=True).config != source.backbone:
@@ -224,11 +224,11 @@ def _epoch_of_name(file: Path) -> int | None:
 
 
 def _fresh(source: Source, space: Space) -> nn.Module:
-    """The network at the run's seed, before its first step."""
+    """The network before its first step, initialised from the run's seed."""
     if source.config is not None and source.config.run.weights is not None:
         raise ValueError(
-            f"expected {source.path} to keep the checkpoint of epoch 0 (`run.keep_every`), for it did not start from "
-            f"its seed but from `run.weights`, {source.config.run.weights}; but there is none"
+            f"expected {source.path} to keep the checkpoint of epoch 0 (`run.keep_every`), because it started from "
+            f"`run.weights` ({source.config.run.weights}) and not from its seed, but there is none"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
@@ -239,7 +239,7 @@ def _fresh(source: Source, space: Space) -> nn.Module:
 
 def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space) -> tuple[nn.Module, int]:
     checkpoint = read_checkpoint(file)
-    with torch.random.fork_rng(devices=[]):  # these draws are overwritten, and must change no others
+    with torch.random.fork_rng(devices=[]):  # keeps torch's generator as it was; the weights are overwritten
         network = build_backbone(source.backbone, *source.shape) if space == "backbone" else _projecting(source)
     parts: dict[str, nn.Module] = {"backbone": network}
     if isinstance(network, _Projecting):
@@ -250,7 +250,7 @@ def _from_checkpoint(source: Source, file: Path, epoch: int | None, space: Space
             state: dict[str, Tensor] = checkpoint["state_dict"]
             part.load_state_dict({each.removeprefix(prefix): state[each] for each in state if each.startswith(prefix)})
     if epoch is None:
-        with reading(file, "to say how long it was trained"):
+        with reading(file, "to state how long it was trained"):
             epoch = epochs_done(checkpoint)
     return network, epoch
 

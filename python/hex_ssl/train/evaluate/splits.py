@@ -1,6 +1,5 @@
-"""Labelled images of a dataset to train and to test with: as they are, or as crops and flips."""
+"""Labelled images of a dataset for training and testing, without augmentation or as crops and flips."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as V
 
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.data import (
     BatchedView,
     Card,
@@ -24,14 +24,12 @@ from hex_ssl.train.data import (
     dataset_card,
     find_policy,
 )
+from hex_ssl.train.data.colours import LUMA
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import as_float, normalise, square
 from hex_ssl.train.data.images import UNLABELLED
 from hex_ssl.train.data.subset import stratified_rows
 from hex_ssl.train.evaluate.source import ImageShape
-
-LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in grey, of ITU-R BT.601, as torchvision has them."""
 
 
 class WithChannels(ImageDataset):
@@ -73,13 +71,13 @@ class WithChannels(ImageDataset):
 class RandomImages(Dataset[tuple[Tensor, int]]):
     """Images as (random view, label), normalised: the crop and the flip of the dataset's own augmentation policy.
 
-    For photographs that is a crop of 8 to 100 % of the area, resized by bicubic interpolation, and a flip with
-    probability 0.5; for the digits it is their whole view.
+    For photographs this is a crop of 8 to 100 % of the area, resized by bicubic interpolation, and a flip with
+    probability 0.5. For `hierarchy`, it is a crop of 40 to 100 % without a flip, and for the digits, their whole view.
 
     Args:
         images: The images.
         view: The random view.
-        seed: Decides the draws, with the epoch and the image's row.
+        seed: Seed of the random numbers, together with the epoch and the image's row.
         epoch: Epoch of the views.
     """
 
@@ -96,7 +94,7 @@ class RandomImages(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        """Some items; a data loader asks for those of a batch at once."""
+        """Several items. DataLoader calls this once for each batch."""
         images = self.images
         rows = images.rows[indices]
         normalised = normalise(self._views(rows, draw_keys(self.seed, self.epoch, rows)), images.mean, images.std)
@@ -115,17 +113,17 @@ class RandomImages(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to train with and images to test with.
+    """Training and test images.
 
     Args:
         name: Name of the dataset.
-        train: Labelled images to train with, without augmentation.
-        test: Labelled images to test with, without augmentation.
+        train: Labelled training images, without augmentation.
+        test: Labelled test images, without augmentation.
         tested: Description of the test images.
-        classes: C.
-        superclasses: int64 [C], the superclass of each class; None if there are none.
+        classes: C, the number of classes.
+        superclasses: int64 [C], the superclass of each class, or None.
         view: The crop and the flip.
-        shown: Description of how the network sees the images: mean, deviation, and any conversion of channels.
+        shown: Description of the preprocessing: mean, standard deviation, and any conversion of channels.
     """
 
     name: str
@@ -139,18 +137,18 @@ class Splits:
 
     @property
     def found(self) -> str:
-        """How many images there are to train and to test with."""
+        """A summary: numbers of training and test images, and of classes."""
         return (
             f"{self.name}: {len(self.train):,} labelled images to train with, {len(self.test):,} to test with, "
             f"classes: {self.classes:,}"
         )
 
     def subset(self, fraction: float, seed: int) -> Tensor:
-        """Rows of `train` for a share of its labels: the same share of each class, and at least one row."""
+        """Rows of `train` for a fraction of its labels: the same fraction of each class, and at least one row."""
         return stratified_rows(self.train.labels, fraction, seed)
 
     def random(self, rows: Tensor, seed: int, epoch: int) -> RandomImages:
-        """Crops and flips of some rows of `train`."""
+        """Crops and flips of the given rows of `train`."""
         return RandomImages(some_rows(self.train, rows), self.view, seed, epoch)
 
 
@@ -163,21 +161,21 @@ def open_splits(
     level: str | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Splits:
-    """The labelled images of a dataset, of the shape that a network takes, normalised by the statistics of its card.
+    """Opens the labelled images of a dataset, in the shape that a network takes, normalised as its card says.
 
     Args:
-        name: Name of the dataset, from `hex_ssl.train.data.list_datasets`.
-        root: The folder that holds it.
+        name: Name of the dataset, from `hex_ssl.train.data.list_datasets`, or "module:function".
+        root: The folder of the dataset.
         shape: Shape of the images that the network takes. Grey images are converted to colour, or the reverse, if
             needed.
-        holdout: Share of the training images to test on instead of the test images. They are not trained on.
-        seed: Decides which images are held out.
-        level: Level of the class tree from which the superclasses come, as for `build_dataset`.
+        holdout: Fraction of the training images to test on instead of the test images. They are not trained on.
+        seed: Seed of the choice of the held-out images.
+        level: Level of the class tree that gives the superclasses, as for `build_dataset`.
         arguments: Arguments of your own dataset function, as for `build_dataset`.
 
     Raises:
-        FileNotFoundError: Files are missing; the message says what to put where.
-        ValueError: There is no such dataset, it has no labels or those of one class alone, or the network takes neither
+        FileNotFoundError: Files are missing. The message says which files to put where.
+        ValueError: There is no such dataset, it has no labels or labels of only one class, or the network takes neither
             grey nor colour images.
 
     Example:
@@ -188,7 +186,7 @@ def open_splits(
     card = dataset_card(name)
     train = _labelled(build_dataset(name, "train", root, level, arguments), card, shape, "train")
     if len(train.labels.unique()) < 2:
-        raise ValueError(f"expected the training images of {name} to be of at least 2 classes, but all are of one")
+        raise ValueError(f"expected the training images of {name} to have at least 2 classes, but all have the same")
     if holdout:
         held_out = stratified_rows(train.labels, holdout, seed)
         kept = torch.ones(len(train), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
@@ -207,26 +205,26 @@ def open_splits(
 
 
 def some_rows(images: EvaluationImages, rows: Tensor) -> EvaluationImages:
-    """Some of the images, by their number among them."""
+    """The images with the given positions in `images`."""
     return EvaluationImages(images.dataset, images.rows[rows], images.size, images.mean, images.std)
 
 
 def workers(images: EvaluationImages, asked: int | None, drawing: bool = False) -> int:
-    """How many processes load images.
+    """Number of DataLoader workers.
 
     Args:
         images: The images.
-        asked: The number that was asked for; None: none for images in memory, otherwise one per core.
-        drawing: Whether random views are drawn, which takes work even for images in memory.
+        asked: The user's setting. None uses none for images in memory, and one per core otherwise.
+        drawing: Whether random views are drawn. Then more than `SMALL` images in memory also get workers.
     """
     if asked is not None:
         return asked
     idle = images.dataset.in_memory and not (drawing and len(images) > SMALL)
-    return 0 if idle else len(os.sched_getaffinity(0))
+    return 0 if idle else available_cores()
 
 
 SMALL = 5000
-"""Up to this number of images in memory, drawing views takes less time than starting processes."""
+"""Up to this number of images in memory, drawing views takes less time than starting workers."""
 
 
 def _labelled(dataset: ImageDataset, card: Card, shape: ImageShape, split: str) -> EvaluationImages:
@@ -247,7 +245,10 @@ def _labelled(dataset: ImageDataset, card: Card, shape: ImageShape, split: str) 
 
 
 def _converted(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """A mean or a deviation for other channels; a deviation in grey is exact where the three go together."""
+    """A mean or a standard deviation for another number of channels.
+
+    The grey standard deviation is exact only if the three channels are perfectly correlated.
+    """
     if channels == 3:
         return 3 * values
     return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)

@@ -1,4 +1,4 @@
-"""Optimizers, their groups of parameters, and the learning rate's schedule."""
+"""Optimizers, parameter groups and learning rate schedules."""
 
 from hex_ssl.train.extras import train_extra
 

@@ -1,4 +1,4 @@
-"""From configuration to optimizer: groups of parameters, and the learning rate by the size of the batch."""
+"""Builds the optimizer of a configuration: parameter groups, and the learning rate scaled by the batch size."""
 
 import math
 from collections.abc import Iterable
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
     import lightning as L
 
 REFERENCE_BATCH = 256
-"""Images per optimizer step for which a recipe's learning rate is meant."""
+"""Images per optimizer step for which the learning rate of a recipe is given."""
 
 Group = dict[str, Any]
-"""`params`, and where they differ from the others: `learning_rate` (its own, not scaled by the batch), `decay` (False:
-none), `constant_learning_rate` (True: no schedule)."""
+"""A parameter group: `params`, and optionally `learning_rate` (not scaled by the batch size), `decay` (False: no weight
+decay) and `constant_learning_rate` (True: no schedule)."""
 
 
 def build_optimizer(
     groups: Iterable[Group], config: OptimizerConfig, images_per_step: int = REFERENCE_BATCH
 ) -> torch.optim.Optimizer:
-    """An optimizer for groups of parameters.
+    """Builds an optimizer for parameter groups.
 
     SGD and AdamW are torch's, LARS is timm's. LARS gives each matrix or kernel p with gradient g the rate
 
         trust = eta * |p| / (|g| + wd * |p| + 1e-8),  and with `clip_trust` at most 1 after division by lr
         update = trust * (g + wd * p) into the momentum buffer;  p -= lr * buffer
 
-    with eta -> `trust_coefficient`, wd -> `weight_decay`. Source: You et al. 2017 (arXiv 1708.03888), with the clipping
-    of LARC, as solo-learn's. Parameters of one dimension (biases, norms) get neither decay nor LARS' rate unless
-    `decay_norms_and_biases`.
+    with eta = `trust_coefficient` and wd = `weight_decay`. Source: You et al. 2017 (arXiv 1708.03888), with the
+    clipping of LARC, as in solo-learn. One-dimensional parameters (biases and norms) get neither weight decay nor the
+    trust ratio, unless `decay_norms_and_biases` is set.
 
     Args:
-        groups: Each with `params` and, where it differs, `learning_rate`, `decay`, `constant_learning_rate`; a method's
-            `parameter_groups()`. Parameters that need no gradient are left out.
-        config: Name and settings.
-        images_per_step: Images per optimizer step over all processes; scales the learning rate where the
-            configuration says so.
+        groups: Parameter groups (`Group`), such as a method's `parameter_groups()`. Parameters that do not require a
+            gradient are left out.
+        config: Name and settings of the optimizer.
+        images_per_step: Images per optimizer step over all processes. If `config.scale_learning_rate` is set, the
+            learning rate is multiplied by `images_per_step` / 256.
 
     Returns:
-        The optimizer, with up to two groups for each given: those that decay and those that do not.
+        The optimizer, with up to two groups for each given group: parameters with and without weight decay.
 
     Raises:
-        ValueError: No parameter needs a gradient.
+        ValueError: No parameter requires a gradient.
 
     Example:
         >>> optimizer = build_optimizer([{"params": nn.Linear(2, 3).parameters()}], OptimizerConfig("lars", 0.4))
@@ -63,14 +63,14 @@ def build_optimizer(
     if config.name == "adamw":
         return torch.optim.AdamW(split, lr=rate)
     with train_extra():
-        from timm.optim.lars import Lars  # here: timm takes over a second to import
+        from timm.optim.lars import Lars  # imported here because timm takes over a second to import
     return Lars(
         split,
         lr=rate,
         momentum=config.momentum,
         trust_coeff=config.trust_coefficient,
         trust_clip=config.clip_trust,
-        foreach=True,  # asked for: by itself timm chooses it neither on a CPU nor for a rate that is a tensor
+        foreach=True,  # timm's default is False on a CPU and for a learning rate that is a tensor
     )
 
 
@@ -84,7 +84,7 @@ def _split(group: Group, config: OptimizerConfig, rate: float) -> list[Group]:
     own = {"lr": group.get("learning_rate", rate), "constant_learning_rate": group.get("constant_learning_rate", False)}
     decay = config.weight_decay if group.get("decay", True) else 0.0
     parts = [
-        # `always_adapt` is LARS' alone: its rate also where the weight decay is 0, and nowhere in the other part.
+        # Only LARS reads `always_adapt`: whether the trust ratio applies even if the weight decay is 0.
         {
             **own,
             "params": [p for p in parameters if p.ndim > one_dimension],
@@ -102,27 +102,30 @@ def _split(group: Group, config: OptimizerConfig, rate: float) -> list[Group]:
 
 
 def images_per_step(trainer: "L.Trainer") -> int:
-    """Images per optimizer step over all processes, of a trainer with a data module that has a `config.batch_size`.
+    """Images per optimizer step over all processes.
+
+    Args:
+        trainer: A trainer whose data module has `config.batch_size`.
 
     Raises:
-        ValueError: There is no such data module, so that nobody knows.
+        ValueError: There is no such data module.
     """
     batch_size = getattr(getattr(getattr(trainer, "datamodule", None), "config", None), "batch_size", None)
     if batch_size is None:
         raise ValueError(
-            "expected `optimizer.scale_learning_rate` to be False where the images come from no `PretrainData`: "
-            "the size of the batch is not known"
+            "expected `optimizer.scale_learning_rate` to be False without `PretrainData`, because the batch size is "
+            "not known"
         )
     return int(batch_size) * trainer.world_size * trainer.accumulate_grad_batches
 
 
 def configure_optimizer(groups: Iterable[Group], config: OptimizerConfig, trainer: "L.Trainer") -> dict[str, Any]:
-    """What a LightningModule returns from `configure_optimizers`: the optimizer, and its schedule by the step.
+    """The return value of a LightningModule's `configure_optimizers`: an optimizer and a schedule stepped every step.
 
     Args:
         groups: See `build_optimizer`.
         config: Name, settings and schedule.
-        trainer: Knows how many steps there will be and how many images each has.
+        trainer: Gives the number of steps and of images per step.
     """
     images = images_per_step(trainer) if config.scale_learning_rate else REFERENCE_BATCH
     optimizer = build_optimizer(groups, config, images)
@@ -132,10 +135,10 @@ def configure_optimizer(groups: Iterable[Group], config: OptimizerConfig, traine
 
 def _lengths(config: OptimizerConfig, trainer: "L.Trainer") -> Lengths:
     if trainer.estimated_stepping_batches == math.inf:
-        raise ValueError("expected the trainer to have `max_epochs` or `max_steps`, but got neither: see the schedule")
+        raise ValueError("expected the trainer to have `max_epochs` or `max_steps`, but got neither")
     total = int(trainer.estimated_stepping_batches)
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         per_epoch = total / trainer.max_epochs
-    else:  # a trainer with `max_steps` alone
+    else:  # a trainer with only `max_steps`
         per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
     return Lengths(round(config.warmup_epochs * per_epoch), total, per_epoch)

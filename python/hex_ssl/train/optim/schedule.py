@@ -1,4 +1,4 @@
-"""The learning rate over a run: a linear rise, then a fall by one of several rules, by the optimizer step."""
+"""Learning rate schedules: a linear warm-up, then one of several decays, per optimizer step."""
 
 import math
 from bisect import bisect_right
@@ -18,20 +18,20 @@ def warmup_cosine(
     """The learning rate at a step.
 
         start + (highest - start) * step / (warmup_steps - 1)                              while step < warmup_steps
-        final + (highest - final) * (1 + cos(pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2     then
+        final + (highest - final) * (1 + cos(pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2     after
 
-    As in solo-learn. A single step of warm-up has the highest rate.
+    This is solo-learn's schedule. If the warm-up is a single step, that step has the highest rate.
 
     Args:
-        step: Optimizer steps done, from 0.
-        warmup_steps: Steps of the linear rise; the last of them has the highest rate.
-        total_steps: Steps of the whole run.
+        step: Number of optimizer steps done.
+        warmup_steps: Number of warm-up steps. The last of them has the highest rate.
+        total_steps: Number of steps of the whole run.
         highest: The highest rate.
-        start: Rate of the first step, where there is a warm-up.
+        start: Rate of the first step if there are at least two warm-up steps.
         final: Rate from `total_steps` on.
 
     Returns:
-        A number between `start` or `final` and `highest`.
+        The learning rate.
 
     Example:
         >>> [round(warmup_cosine(step, warmup_steps=3, total_steps=7), 2) for step in range(8)]
@@ -45,12 +45,12 @@ def warmup_cosine(
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long a run and its parts are, in optimizer steps.
+    """Durations in optimizer steps.
 
     Attributes:
-        warmup_steps: Of the linear rise.
-        total_steps: Of the run.
-        steps_per_epoch: Of an epoch.
+        warmup_steps: Steps of the warm-up.
+        total_steps: Steps of the run.
+        steps_per_epoch: Steps of an epoch.
     """
 
     warmup_steps: int
@@ -60,13 +60,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class _Share:
-    """A group's learning rate at a step as a share of its highest, which is how torch's LambdaLR wants it."""
+    """The learning rate of a group divided by its highest rate, as torch's LambdaLR expects it."""
 
     highest: float
     start: float
     warmup_steps: int
     after: Callable[[int], float]
-    """The share at a step after the warm-up."""
+    """The same for a step after the warm-up."""
 
     def __call__(self, step: int) -> float:
         if self.highest == 0.0:
@@ -77,7 +77,7 @@ class _Share:
 
 
 def _after_warmup(config: OptimizerConfig, highest: float, final: float, lengths: Lengths) -> Callable[[int], float]:
-    """The share of the highest rate at a step after the warm-up."""
+    """The learning rate after the warm-up, divided by the highest rate."""
     per_epoch = lengths.steps_per_epoch
     if config.schedule == "constant":
         return _constant
@@ -94,21 +94,21 @@ def _constant(step: int) -> float:
 
 
 class RunSchedule(LambdaLR):
-    """torch's LambdaLR, whose length is that of the run and not that of the checkpoint which it resumes from.
+    """torch's LambdaLR, but resuming keeps the length of the new run instead of that of the checkpoint.
 
-    LambdaLR would restore the old length, and a finished run that gets more epochs would train them at the last rate.
-    Here the rate of each step, the first one included, is the one that a run of the new length has at that step.
+    LambdaLR would restore the old length, and a finished run that is extended would train its additional epochs at the
+    final rate. Here each step has the rate that a run of the new length has at that step.
 
-    torch's SequentialLR of LinearLR and another would not do: it refuses a rise from 0, it starts each group at a share
-    of its own rate, it leaves no group constant, and it finds a rate from the one before, which is of the old length.
+    torch's SequentialLR with LinearLR does not fit: it cannot start at 0, it starts each group at a fraction of its
+    own rate, it cannot keep a group constant, and it computes a rate from the previous one, which has the old length.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps done, without the lengths."""
+        """The number of steps done, without the lengths."""
         return {**super().state_dict(), "lr_lambdas": [None] * len(self.lr_lambdas)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the steps done, and sets the optimizer's rates, whose state has to be loaded before."""
+        """Restores the number of steps and sets the learning rates. Load the optimizer's state first."""
         super().load_state_dict({**state_dict, "lr_lambdas": [None] * len(self.lr_lambdas)})
         shares = [share(self.last_epoch) for share in self.lr_lambdas]
         self._last_lr = [rate * share for rate, share in zip(self.base_lrs, shares, strict=True)]
@@ -119,9 +119,9 @@ class RunSchedule(LambdaLR):
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, lengths: Lengths, scale: float = 1.0
 ) -> RunSchedule:
-    """The schedule of each of an optimizer's groups, to be stepped after each optimizer step.
+    """The schedule of an optimizer, to be stepped after each optimizer step.
 
-    After the linear rise of `warmup_cosine`, with e the epochs since the start and w those of the warm-up:
+    After the warm-up of `warmup_cosine`, with e the epochs since the start of the run and w the warm-up epochs:
 
         cosine       as `warmup_cosine`
         step         highest * decay_factor ^ (number of `milestones` at or before e)
@@ -129,10 +129,12 @@ def build_schedule(
         constant     highest
 
     Args:
-        optimizer: Its groups' `lr` is their highest rate; those with a true `constant_learning_rate` keep it.
-        config: The rule and its numbers.
-        lengths: Of the run.
-        scale: Factor of the first and the last rate, that of the learning rate: `images_per_step` / 256 or 1.
+        optimizer: The optimizer. `lr` of each group is its highest rate. Groups with a true `constant_learning_rate`
+            keep it.
+        config: The schedule and its settings.
+        lengths: Durations of the run, the warm-up and an epoch.
+        scale: Factor of `warmup_start` and `final_learning_rate`: `images_per_step` / 256 or 1, as for the learning
+            rate.
     """
     start, final = config.warmup_start * scale, config.final_learning_rate * scale
     return RunSchedule(

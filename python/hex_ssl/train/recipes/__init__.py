@@ -113,7 +113,7 @@ def find_packaged(name: str | Path, folder: Path, kind: str) -> Path:
         kind: Name of what the folder holds, for the error.
 
     Raises:
-        FileNotFoundError: There is no such file and no such name. The message lists the names.
+        FileNotFoundError: There is no such file and no such name. The message suggests the nearest name, or lists all.
     """
     path = Path(expand_path(kind, str(name)))
     packaged = folder / f"{name}.yaml"
@@ -123,9 +123,13 @@ def find_packaged(name: str | Path, folder: Path, kind: str) -> Path:
     if path.exists():
         raise ValueError(f"expected a YAML file or one of the {kind}, but {path} is no file")
     known = list_packaged(folder)
-    near = nearest(str(name), known)
-    meant = f'; did you mean "{near[0]}"?' if near else ""
-    raise FileNotFoundError(f'expected a YAML file or one of the {kind} {", ".join(known)}, but got "{name}"{meant}')
+    if near := nearest(str(name), known):
+        raise FileNotFoundError(
+            f'expected a YAML file or one of the {kind}, but got "{name}"; did you mean "{near[0]}"?'
+        )
+    if path.suffix:
+        raise FileNotFoundError(f"expected a YAML file or one of the {kind}, but there is no file {path}")
+    raise FileNotFoundError(f'expected a YAML file or one of the {kind} {", ".join(known)}, but got "{name}"')
 
 
 def load_extended(path: Path, folder: Path, kind: str, extending: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`hex-ssl reproduce`: plan, runs, table, picture."""
+"""`hex-ssl reproduce`: plans and executes runs, and writes the table and the plot."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,15 @@ from hex_ssl.train.whole_file import write_whole
 
 
 def prepare(asked: ReproduceConfig) -> Plan:
-    """Reads the experiment and plans its runs: nothing is written before all is known to be there.
+    """Reads the experiment and plans its runs. Writes nothing.
+
+    Args:
+        asked: The settings of the command.
 
     Raises:
         FileNotFoundError: There is no such experiment, or images are missing.
-        ValueError: The experiment, the options or the results so far are not as they should be, or the runs need a GPU
-            where there is none.
+        ValueError: The experiment, the settings or the earlier results are not valid, or the runs need a GPU and there
+            is none.
     """
     experiment = load_experiment(asked.experiment)
     plan = make_plan(experiment, asked)
@@ -31,24 +34,28 @@ def prepare(asked: ReproduceConfig) -> Plan:
 
 
 def finished(plan: Plan, results: Path) -> dict[str, Record]:
-    """The plan's runs that are done, by key.
+    """The finished runs of a plan, by key.
+
+    Args:
+        plan: The plan.
+        results: The file of the finished runs.
 
     Raises:
-        ValueError: A line of the file is no finished run.
+        ValueError: A line of the file is not a finished run.
     """
     found = read_results(results)
     return {job.key: found[job.key] for job in plan.jobs if job.key in found}
 
 
 def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
-    """Makes the runs that are not done, prints the table, and writes it and the picture, if there is one, to `out`.
+    """Executes the runs that are not done, and prints the table. Writes it, and the plot if there is one, to `out`.
 
     Args:
-        plan: See `prepare`.
-        asked: What was asked for.
+        plan: The plan from `prepare`.
+        asked: The settings of the command.
 
     Returns:
-        The exit status: 0, 1 where runs failed, 130 after Ctrl-C.
+        The exit code: 0, 1 if runs failed, or 130 after Ctrl-C.
     """
     from hex_ssl.train.reproduce.picture import draw_picture
     from hex_ssl.train.reproduce.runner import Finished, run_jobs
@@ -84,16 +91,18 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     for picture in draw_picture(plan, done, path.with_suffix("")):
         print(f"picture: {picture}")
     if stopped or unstarted:
-        print(f"the time is over: {stopped} stopped, {unstarted} not started; the same command goes on")
+        print(
+            f"the time limit is reached: {stopped} stopped, {unstarted} not started; run the same command to continue"
+        )
     if interrupted:
-        print("interrupted: the same command goes on")
+        print("interrupted; run the same command to continue")
     for each in failures:
         print(f"failed: {each.job.key}: {each.error}", file=sys.stderr)
     return 130 if interrupted else int(bool(failures))
 
 
 def list_rows(plan: Plan, results: Path) -> str:
-    """A line for each row: how many of its runs are done."""
+    """A line for each row with the number of its finished runs."""
     done = finished(plan, results)
     lines = [
         [f"{cell.group}/{cell.row}", cell.dataset, f"{sum(key in done for key in keys.values())}/{len(keys)}"]

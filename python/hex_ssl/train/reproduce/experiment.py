@@ -1,31 +1,31 @@
 """Experiments as declared in `experiments/*.yaml`, checked against the configuration of a run.
 
-    title, source: What it is, and where in the paper.
-    metrics: The table's columns, of `METRICS`.
-    picture: {setting, label, lines}; it may be left out, and there is then no picture beside the table.
+    title, source: Title of the experiment, and where it is in the paper.
+    metrics: The columns of the table, from `METRICS`.
+    picture: {setting, label, lines}, optional: a plot in addition to the table.
         setting: The setting of a run on the horizontal axis, such as data.batch_size.
-        label: What the axis says.
-        lines: NAME: pattern of the names of its rows, such as "hex_*".
-    groups: Rows that stand in one table:
+        label: Label of the axis.
+        lines: NAME: pattern of the names of the rows in this line, such as "hex_*".
+    groups: Each group of rows has its own table:
         NAME: {title, baseline, datasets, set, rows}
-            baseline: The row from which the others' differences are taken.
-            datasets: Of the scale's; those that a scale lacks are left out.
-            set: Settings of a run (`hex_ssl.train.config.Config`) that hold for all rows.
+            baseline: The row from which differences are computed.
+            datasets: Names of datasets of the scales. A dataset that a scale lacks is left out.
+            set: Settings of a run (`hex_ssl.train.config.Config`) for all rows.
             rows: NAME: {title, set, at, baseline, paper}
-                at: Settings for some scales alone, by scale.
-                paper: The paper's figures in percent, by dataset and metric.
-    scales: For smoke, small, gpu and paper, or some of them: {recipe, set, seeds, stages, datasets, evaluation}, or
-        null where the extended file has a scale that this one has not.
-        stages: Lists of patterns of rows, such as "losses/hex*": only these rows, and all seeds of a list before the
-            next list. It may be left out: all rows at once.
+                at: Settings for some scales only, by scale.
+                paper: The paper's results in percent, by dataset and metric.
+    scales: For some of smoke, small, gpu and paper: {recipe, set, seeds, stages, datasets, evaluation}, or null to
+        remove a scale of the extended file.
+        stages: Lists of patterns of rows, such as "losses/hex*". Only these rows are run, and all seeds of a list
+            before the next list. Without it, all rows are one stage.
         datasets: NAME: {title, data, train_rows, evaluate}
-            data: Settings of a run's `data`; a `root` is below the folder of all data.
-            train_rows: The root is one parquet file, so many first rows of which are the training images.
+            data: Settings of a run's `data`. `root` is relative to the folder of all data.
+            train_rows: Number of first rows that are the training images, if `root` is a single parquet file.
             evaluate: Another dataset of the scale to evaluate on.
         evaluation: {knn: settings, probe: settings} (`hex_ssl.train.evaluate.settings`).
 
-A file may begin with `extends: OTHER.yaml`, or `extends: table7`, a packaged experiment. In `set` and `at`,
-`{share_of_epochs: 0.25}` stands for that share of the run's epochs, at least 1.
+A file may begin with `extends: OTHER.yaml`, or with `extends: table7`, a packaged experiment. In `set` and `at`,
+`{share_of_epochs: 0.25}` stands for that fraction of the run's epochs, rounded, at least 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,23 +48,23 @@ METRICS = {
     "knn.top1": "k-NN top-1",
     "knn.superclass_top1": "superclass k-NN top-1",
 }
-"""Figures: the protocol and what it measures, and their titles in the table. All are accuracies on test images."""
+"""The metrics (protocol and measure) and their titles in the table. All are accuracies on test images."""
 
 Settings = dict[str, Any]
-"""Nested settings of a run, some groups of `hex_ssl.train.config.Config` and some settings of each."""
+"""Nested settings of a run: some groups of `hex_ssl.train.config.Config`, with some settings of each."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant.
+    """One variant of a group.
 
     Args:
-        name: Its key in the file.
-        title: What the table calls it.
-        set: Settings in which it differs.
-        at: Further ones, by scale.
-        baseline: The row from which its difference is taken.
-        paper: The paper's figures, in percent, by dataset and metric.
+        name: Key of the row in the file.
+        title: Title of the row in the table.
+        set: Settings of the row.
+        at: Further settings of the row, by scale.
+        baseline: The row from which the difference is computed.
+        paper: The paper's results, in percent, by dataset and metric.
     """
 
     name: str
@@ -77,14 +77,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one table.
+    """The rows of one table.
 
     Args:
-        name: Its key in the file.
-        title: The table's.
+        name: Key of the group in the file.
+        title: Title of the table.
         datasets: Names of the datasets.
         set: Settings of all rows.
-        rows: By name.
+        rows: The rows by name.
     """
 
     name: str
@@ -99,10 +99,11 @@ class Dataset:
     """Images to train on.
 
     Args:
-        name: Its key in the file.
-        title: What the table calls it.
+        name: Key of the dataset in the file.
+        title: Title of the dataset in the table.
         data: Settings of a run's `data`.
-        train_rows: Rows of the one parquet file that are the training images; None: the dataset has its own splits.
+        train_rows: Number of first rows of a single parquet file that are the training images. None uses the dataset's
+            own splits.
         evaluate: Name of the dataset to evaluate on.
     """
 
@@ -115,30 +116,30 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows whose runs are made together.
+    """Rows that are run before those of the next stage.
 
     Args:
-        patterns: Of their names, GROUP/ROW.
+        patterns: Patterns of the names of the rows, GROUP/ROW.
     """
 
     patterns: tuple[str, ...] = ("*",)
 
     def has(self, group: str, row: str) -> bool:
-        """Whether a row is among them."""
+        """Whether a row belongs to this stage."""
         return any(fnmatchcase(f"{group}/{row}", pattern) for pattern in self.patterns)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A budget.
+    """The budget of an experiment.
 
     Args:
-        name: Of `SCALES`.
-        recipe: The settings that the runs start from.
-        set: Settings of all runs.
-        seeds: Of each row's runs.
-        stages: The rows, in the order in which they are run.
-        datasets: By name.
+        name: One of `SCALES`.
+        recipe: The settings of the recipe.
+        set: Settings of all runs, which replace those of the recipe.
+        seeds: The seeds with which each row is run.
+        stages: The stages in order.
+        datasets: The datasets by name.
         evaluation: Settings of "knn" and "probe".
     """
 
@@ -153,12 +154,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of an experiment's figures over a setting of its runs.
+    """A plot of an experiment's accuracies over a setting of its runs.
 
     Args:
         setting: The dotted name of the setting on the horizontal axis.
-        label: What the axis says.
-        lines: Patterns of the names of each line's rows, by the line's title.
+        label: Label of the axis.
+        lines: For each line, by title, the pattern of the names of its rows.
     """
 
     setting: str
@@ -166,10 +167,10 @@ class Picture:
     lines: Mapping[str, str]
 
     def value(self, config: Config) -> float:
-        """The setting's value in a run.
+        """The value of the setting in a run.
 
         Raises:
-            ValueError: There is no such setting, or it is no number in this run.
+            ValueError: There is no such setting, or it is not a number in this run.
         """
         found: Any = config.as_dict()
         for name in self.setting.split("."):
@@ -183,16 +184,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a file declares.
+    """The content of an experiment's file.
 
     Args:
-        name: The file's, without its ending.
-        title: What it is.
-        source: Where in the paper, or whose.
-        metrics: Of `METRICS`.
-        groups: By name.
-        scales: By name.
-        picture: What is drawn of it, if anything.
+        name: Name of the file without its extension.
+        title: Title of the experiment.
+        source: Where it is in the paper, or "ours".
+        metrics: Some of `METRICS`.
+        groups: The groups by name.
+        scales: The scales by name.
+        picture: The plot, or None.
     """
 
     name: str
@@ -206,15 +207,15 @@ class Experiment:
     def config(
         self, scale: str, group: str, row: str, dataset: str, seed: int = 0, epochs: int | None = None
     ) -> Config:
-        """The run of a row; `data.root` is as the file has it.
+        """The configuration of a row's run, with `data.root` as in the file.
 
         Args:
-            scale, group, row, dataset: Their names.
-            seed: The run's.
-            epochs: So many in place of the scale's.
+            scale, group, row, dataset: Names of the scale, the group, the row and the dataset.
+            seed: Seed of the run.
+            epochs: Number of epochs to use instead of that of the scale.
 
         Raises:
-            ValueError: A setting is unknown, of another type or out of its range; the message names the row.
+            ValueError: A setting is unknown, has another type or is out of range. The message names the row.
         """
         scaled, grouped = self.scales[scale], self.groups[group]
         varied = grouped.rows[row]
@@ -235,7 +236,7 @@ class Experiment:
             raise ValueError(f"{self.name}: groups.{group}.rows.{row}, scale {scale}, {dataset}: {error}") from error
 
     def cells(self, scale: str) -> Iterator[tuple[Group, Row, Dataset]]:
-        """Every row of the scale's stages on each of its group's datasets that the scale has."""
+        """Every row in the stages of a scale, with each dataset of its group that the scale has."""
         datasets, stages = self.scales[scale].datasets, self.scales[scale].stages
         for group in self.groups.values():
             for row in (row for row in group.rows.values() if any(stage.has(group.name, row.name) for stage in stages)):
@@ -253,14 +254,14 @@ def list_experiments() -> list[str]:
 
 
 def load_experiment(name: str | Path) -> Experiment:
-    """An experiment from its file, every row of it checked at each scale.
+    """Loads an experiment and checks every row at each scale.
 
     Args:
         name: A YAML file, or the name of a packaged experiment.
 
     Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file declares something else; the message names file, place and key.
+        FileNotFoundError: There is no such file and no such experiment.
+        ValueError: The file is not valid. The message names the file, the place and the key.
 
     Example:
         >>> load_experiment("table7").groups["thresholds"].rows["adaptive"].paper["cifar100"]["probe.top1"]
@@ -284,10 +285,13 @@ def _check_picture(experiment: Experiment, picture: Picture, row: str, config: C
 
 
 def check_losses(experiment: Experiment) -> None:
-    """Checks what a configuration leaves to those who build its loss, for every row at each scale.
+    """Checks the settings of the loss, which are only checked when it is built, for every row at each scale.
+
+    Args:
+        experiment: The experiment.
 
     Raises:
-        ValueError: The message names the row.
+        ValueError: A setting of a loss is not valid. The message names the row.
     """
     from hex_ssl.train.methods.build import method_class
 
@@ -315,7 +319,7 @@ _TYPES: dict[type, str] = {dict: "a mapping", list: "a list", str: "text", int: 
 
 
 class _Node:
-    """A value in a file, with its place for errors."""
+    """A value in a file, with its place for error messages."""
 
     def __init__(self, file: str, place: str, value: Any) -> None:
         self.file, self.place, self.value = file, place, value
@@ -325,7 +329,7 @@ class _Node:
         return ValueError(f"{self.file}:{place} expected {expected}, but got {self.value!r}")
 
     def as_a(self, *kinds: type) -> Any:
-        """The value, which is of one of these types; a bool is no number."""
+        """The value, after checking that it has one of these types. A bool is not a number."""
         if not isinstance(self.value, kinds) or (isinstance(self.value, bool) and bool not in kinds):
             raise self.error(" or ".join(_TYPES[kind] for kind in kinds))
         return self.value
@@ -336,18 +340,18 @@ class _Node:
         return self.value
 
     def items(self) -> dict[str, "_Node"]:
-        """The values of a mapping."""
+        """The values of a mapping, as nodes."""
         mapping = self.as_a(dict)
         return {str(key): _Node(self.file, f"{self.place}.{key}".lstrip("."), mapping[key]) for key in mapping}
 
     def elements(self) -> list["_Node"]:
-        """Those of a list that is not empty."""
+        """The elements of a non-empty list, as nodes."""
         if not self.as_a(list):
             raise self.error("a list that is not empty")
         return [_Node(self.file, f"{self.place}[{number}]", each) for number, each in enumerate(self.value)]
 
     def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, "_Node"]:
-        """The values of a mapping with these keys and no other."""
+        """The values of a mapping that has all required keys, and no other keys than the optional ones."""
         items = self.items()
         place = self.place or "the file"
         unknown = [key for key in items if key not in (*required, *optional)]

@@ -1,4 +1,4 @@
-"""Figures of an experiment over a setting of its runs, as a picture beside the table."""
+"""Plots the accuracies of an experiment over a setting of its runs."""
 
 import statistics
 from fnmatch import fnmatchcase
@@ -8,19 +8,19 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hex_ssl.train.analysis.figures import COLOURS, save_figure
+from hex_ssl.train.analysis.figures import COLOURS, MARKERS, save_figure
 from hex_ssl.train.reproduce.experiment import METRICS
 from hex_ssl.train.reproduce.plan import Plan
 from hex_ssl.train.reproduce.table import Records, figures_of
 
 
 class Point(NamedTuple):
-    """A row's figure.
+    """The accuracy of one row.
 
     Attributes:
         setting: The row's value of the setting on the horizontal axis.
-        mean: Over seeds, in percent.
-        deviation: Standard deviation over seeds, in percent; 0 of one seed.
+        mean: Mean over seeds, in percent.
+        deviation: Standard deviation over seeds, in percent. 0 for one seed.
     """
 
     setting: float
@@ -29,12 +29,12 @@ class Point(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One group on one dataset, by one metric.
+    """The panel of one group, dataset and metric.
 
     Attributes:
-        title: What is trained, and on what.
-        metric: What is measured.
-        lines: The points of each line, by its title, in the order of the setting.
+        title: Titles of the group and of the dataset.
+        metric: Title of the metric.
+        lines: The points of each line, sorted by the setting, by the title of the line.
     """
 
     title: str
@@ -43,11 +43,11 @@ class Panel(NamedTuple):
 
 
 def read_panels(plan: Plan, records: Records) -> list[Panel]:
-    """What the picture of an experiment shows: only rows of which runs are finished, and only panels that have some.
+    """The panels of an experiment's plot. Rows and panels without finished runs are left out.
 
     Args:
-        plan: What was to be run.
-        records: What has been.
+        plan: The plan of the experiment.
+        records: The finished runs.
     """
     picture, experiment, scale = plan.experiment.picture, plan.experiment, plan.scale
     if picture is None:
@@ -74,33 +74,33 @@ def draw_panel(axes: Axes, panel: Panel, label: str) -> None:
     """Draws the mean of each point and a bar of one standard deviation.
 
     Args:
-        axes: Where.
-        panel: What.
-        label: Of the horizontal axis.
+        axes: The axes to draw into.
+        panel: The panel to draw.
+        label: Label of the horizontal axis.
     """
     for number, (name, line) in enumerate(panel.lines.items()):
         settings, means, deviations = zip(*line, strict=True)
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar(settings, means, deviations, marker="o", markersize=4, capsize=3, color=colour, label=name)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.errorbar(settings, means, deviations, marker=marker, markersize=4, capsize=3, color=colour, label=name)
     ticks = sorted({point.setting for line in panel.lines.values() for point in line})
     if ticks[0] > 0:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel=label, ylabel=f"{panel.metric} (%)", title=panel.title)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the panel
 
 
 def draw_picture(plan: Plan, records: Records, stem: Path) -> list[Path]:
-    """Draws the picture of an experiment that has one.
+    """Draws the plot of an experiment.
 
     Args:
-        plan: What was to be run.
-        records: What has been.
-        stem: The files' path without their endings, .png and .svg.
+        plan: The plan of the experiment.
+        records: The finished runs.
+        stem: Path of the files without their extensions, .png and .svg.
 
     Returns:
-        The files; none where the experiment has no picture or no run is finished.
+        The files. Empty if the experiment has no plot, or no run is finished.
     """
     picture, panels = plan.experiment.picture, read_panels(plan, records)
     if picture is None or not panels:
@@ -111,4 +111,4 @@ def draw_picture(plan: Plan, records: Records, stem: Path) -> list[Path]:
             draw_panel(axes, panel, picture.label)
 
     title = f"{plan.experiment.title}, scale {plan.scale.name}: mean and standard deviation over seeds"
-    return save_figure(draw, (5.5, 3.6 * len(panels)), title, stem)
+    return save_figure(draw, (6.5, 3.6 * len(panels)), title, stem)

@@ -1,4 +1,4 @@
-"""From an experiment to the runs that are to be made."""
+"""Plans the runs of an experiment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ from hex_ssl.train.reproduce.settings import ReproduceConfig
 
 @dataclass(frozen=True)
 class Cell:
-    """A row on a dataset.
+    """A row of a group on a dataset.
 
     Args:
-        group, row, dataset: Their names.
+        group, row, dataset: Names of the group, the row and the dataset.
     """
 
     group: str
@@ -31,12 +31,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """Where images are on this machine.
+    """The location of images on this machine.
 
     Args:
-        images: Which.
-        root: The folder or file that is read; None where they come with a package.
-        file: The one parquet file that `root`, a folder, is to be made of; None: `root` is there already.
+        images: The images.
+        root: The folder or file to read. None for generated data and digits.
+        file: The parquet file that is split into the folder `root`. None if `root` exists already.
     """
 
     images: Images
@@ -49,14 +49,14 @@ class Job:
     """One pretraining and its evaluation.
 
     Args:
-        key: Its name.
-        config: The run, in its folder.
-        description: All that moves a figure, as `describe_run` has it.
-        trained_on: The run's images.
-        evaluated_on: Those of the evaluation.
+        key: Key of the run, and name of its folder.
+        config: Configuration of the run.
+        description: Everything that affects the results, from `describe_run`.
+        trained_on: The images of the run.
+        evaluated_on: The images of the evaluation.
         evaluation: Settings of "knn" and "probe".
         results: The file of the finished runs.
-        keep_checkpoints: Keep checkpoints and backbone.
+        keep_checkpoints: Whether to keep checkpoints and backbone after the evaluation.
     """
 
     key: str
@@ -71,13 +71,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and which cells of the table it fills.
+    """The runs of an experiment, and the cells of the table that they fill.
 
     Args:
         experiment: The experiment.
-        scale: Its scale.
-        cells: The key of each cell's run, by seed.
-        jobs: Each run once: stage by stage, in each all of the first seed, then those of the second, and so on.
+        scale: The scale.
+        cells: For each cell, the keys of its runs by seed.
+        jobs: Each run once, stage by stage, and within a stage seed by seed.
     """
 
     experiment: Experiment
@@ -87,14 +87,14 @@ class Plan:
 
 
 def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
-    """The runs of an experiment; writes nothing.
+    """Plans the runs of an experiment. Writes nothing.
 
     Args:
         experiment: The experiment.
         asked: Scale, rows, seeds and folders.
 
     Raises:
-        ValueError: The experiment has no such scale, or nothing matches.
+        ValueError: The experiment has no such scale or group, or no row matches.
     """
     if asked.scale not in experiment.scales:
         known = ", ".join(experiment.scales)
@@ -122,19 +122,19 @@ def make_plan(experiment: Experiment, asked: ReproduceConfig) -> Plan:
 
 
 def results_file(asked: ReproduceConfig) -> Path:
-    """Where the finished runs are."""
+    """The file of the finished runs."""
     return Path(asked.out) / "results.jsonl" if asked.results is None else Path(asked.results)
 
 
 def check_data(jobs: Sequence[Job]) -> None:
-    """Says what images are missing, before the first run.
+    """Checks before the first run that no images are missing.
 
     Args:
-        jobs: The runs that are to be made.
+        jobs: The runs to execute.
 
     Raises:
         FileNotFoundError: A file or folder is missing.
-        ValueError: `data` is not given, but needed.
+        ValueError: `data` is needed, but not given.
     """
     for place in dict.fromkeys(place for job in jobs for place in (job.trained_on, job.evaluated_on)):
         source = place.file or place.root
@@ -145,18 +145,18 @@ def check_data(jobs: Sequence[Job]) -> None:
 
 
 def check_device(jobs: Sequence[Job]) -> None:
-    """Says that there is no GPU where runs ask for one, before the first run.
+    """Checks before the first run that there is a GPU, if runs need one.
 
     Args:
-        jobs: The runs that are to be made.
+        jobs: The runs to execute.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no GPU.
     """
     asking = [job for job in jobs if job.config.run.accelerator in ("gpu", "cuda")]
     if asking and not torch.cuda.is_available():
         raise ValueError(
-            f"expected a GPU, which {len(asking)} of the runs ask for, but torch {torch.__version__} sees none"
+            f"expected a GPU, which {len(asking)} of the runs need, but torch {torch.__version__} finds none"
         )
 
 

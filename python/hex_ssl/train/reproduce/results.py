@@ -1,7 +1,7 @@
-"""Finished runs: one JSON Lines file, in which a run is found by what was run.
+"""The finished runs: a JSON Lines file in which a run is identified by its configuration.
 
-A line has the whole configuration. It is read as a configuration of today, in which a setting that is younger than the
-line has its default; so a run keeps its line when settings are added, and loses it when a value that it had is changed.
+A line contains the whole configuration. When it is read, settings that did not exist when it was written have their
+defaults. So a run keeps its line when settings are added, and loses it when the value of a setting changes.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from hex_ssl.train.speed import without_auto
 from hex_ssl.train.whole_file import write_whole
 
 FORMAT = 1
-"""Raised when a field of a line changes its meaning."""
+"""The version of the format. It is raised when a field of a line changes its meaning."""
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a run, without the folder in which a machine has them.
+    """The images of a run, independent of their location on a machine.
 
     Args:
-        name: The dataset, as `hex-ssl datasets` lists them.
-        root: File or folder below that of all data, where it is given.
-        train_rows: First rows of the one file that are the training images; None: all, or the dataset's own splits.
+        name: Name of the dataset.
+        root: File or folder below the folder of all data, or None.
+        train_rows: Number of first rows of a single file that are the training images. None uses the dataset's splits.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Images:
 def describe_run(
     config: Config, trained_on: Images, evaluated_on: Images, evaluation: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that moves a figure of a run, and nothing else; ready for JSON.
+    """Everything that affects the results of a run, and nothing else, as values that JSON can represent.
 
     Args:
-        config: The run. Settings that are None are left out: None is their default.
-        trained_on: Its images.
-        evaluated_on: Those of its evaluation.
+        config: Configuration of the run. Settings that are None are left out, because None is their default.
+        trained_on: The images of the run.
+        evaluated_on: The images of its evaluation.
         evaluation: The settings of each protocol.
     """
     kept = {
@@ -61,7 +61,7 @@ def describe_run(
 
 
 def key_of(description: Mapping[str, Any]) -> str:
-    """The name of a run: method, loss and seed, and a digest of the whole description.
+    """The key of a run: method, loss and seed, and a digest of the whole description.
 
     Example:
         >>> config = Config()
@@ -76,13 +76,13 @@ def key_of(description: Mapping[str, Any]) -> str:
 
 
 def read_results(path: Path) -> dict[str, Record]:
-    """The finished runs by today's name (`key_of`); none where there is no file.
+    """Reads the finished runs, by their key (`key_of`).
 
     Args:
-        path: The file.
+        path: The file. If it does not exist, there are no finished runs.
 
     Raises:
-        ValueError: It is a folder, or a line is no finished run; the message has the line's number.
+        ValueError: `path` is a folder, or a line is not a finished run. The message has the line number.
     """
     if path.is_dir():
         raise ValueError(f"expected `results` to be a file of JSON lines, but got the folder {path}")
@@ -93,9 +93,9 @@ def read_results(path: Path) -> dict[str, Record]:
         try:
             record = json.loads(line)
             if record["format"] != FORMAT:
-                raise ValueError(f"format {record['format']}, where {FORMAT} was expected")
+                raise ValueError(f"format {record['format']} instead of {FORMAT}")
             if not isinstance(record["metrics"], dict):
-                raise TypeError("`metrics` is no mapping")
+                raise TypeError("`metrics` is not a mapping")
             found[_key_of_record(record)] = record
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             text = f"{type(error).__name__}: {error}"
@@ -112,15 +112,15 @@ def _key_of_record(record: Record) -> str:
 
 
 def write_result(path: Path, record: Record) -> None:
-    """Adds a finished run, whole or not at all, whatever other processes add at the same time.
+    """Adds a finished run atomically, also if other processes add runs at the same time.
 
     Args:
-        path: The file; it and its folder are made where they are not there.
-        record: `metrics`, what `describe_run` has, and what else there is to say.
+        path: The file. It and its folder are created if they do not exist.
+        record: `metrics`, the entries of `describe_run`, and further information.
 
     Raises:
-        OSError: The file cannot be written; it is as it was.
-        ValueError: A figure is not finite.
+        OSError: The file cannot be written. It is unchanged.
+        ValueError: A number is not finite.
     """
     line = json.dumps({"format": FORMAT, **record}, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One run: pretraining, evaluation, and the file with its figures."""
+"""Executes one run: pretraining, evaluation, and saving of the results."""
 
 import os
 import platform
@@ -28,26 +28,26 @@ with train_extra():
 
 FIGURES = ("top1", "top5", "superclass_top1", "superclass_top5")
 HISTORY = ("loss", "threshold", "hierarchical_negatives", "positive_similarity", "negative_similarity")
-"""What a result keeps of each epoch."""
+"""The metrics of each epoch that a result keeps."""
 
 
 class BusyError(Exception):
-    """Another process is at this run."""
+    """Another process is executing this run."""
 
 
 def measure(job: Job, deadline: Deadline | None = None) -> bool:
-    """Pretrains, evaluates and saves the figures; goes on where an earlier process was stopped.
+    """Pretrains, evaluates and saves the results. Continues where an earlier process was stopped.
 
     Args:
         job: The run.
-        deadline: When to stop.
+        deadline: When to stop. None is never.
 
     Returns:
         Whether there was anything to do.
 
     Raises:
-        BusyError: Another process is at it.
-        OutOfTimeError: The deadline came; a later call goes on.
+        BusyError: Another process is executing the run.
+        OutOfTimeError: The deadline passed. A later call continues the run.
     """
     folder, deadline = run_folder(job.config), deadline or Deadline()
     with _claimed(folder.with_name(folder.name + ".lock")):
@@ -90,7 +90,7 @@ def measure(job: Job, deadline: Deadline | None = None) -> bool:
 
 
 def _processor() -> str:
-    """The processor's name as Linux has it, elsewhere as Python has it."""
+    """The name of the processor, from /proc/cpuinfo if it exists."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -98,7 +98,7 @@ def _processor() -> str:
 
 
 def cut_rows(place: Place) -> None:
-    """Makes the training and the test file of a dataset that is one parquet file, where they are not there yet."""
+    """Splits a single parquet file into a training and a test file, unless they exist already."""
     if place.file is None or place.root is None:
         return
     rows = place.images.train_rows
@@ -116,14 +116,14 @@ def cut_rows(place: Place) -> None:
 
 
 def _history(folder: Path) -> dict[str, list[float | None]]:
-    """Figures of each epoch, to four digits."""
+    """The metrics of each epoch, rounded to four significant digits."""
     rows = [row for row in read_metrics(folder) if "loss" in row]
     values = {name: [row.get(name) for row in rows] for name in HISTORY}
     return {name: [None if value is None else float(f"{value:.4g}") for value in each] for name, each in values.items()}
 
 
 def _knn_over_epochs(job: Job, folder: Path) -> dict[str, dict[str, float]]:
-    """The k-NN accuracy of the checkpoints that the run kept, by epoch; nothing where it kept none."""
+    """The k-NN accuracy of the checkpoints that the run kept, by epoch. Empty if it kept none."""
     if not job.config.run.keep_every or "knn" not in job.evaluation:
         return {}
     rows = _measured(job, folder, ["knn"], "all")
@@ -166,7 +166,7 @@ def _budget(run: Run) -> dict[str, int | str]:
 
 @contextmanager
 def _claimed(lock: Path) -> Iterator[None]:
-    """The run for this process alone; the system lets go of it however the process ends."""
+    """Context manager for exclusive access to a run. The operating system releases the lock if the process dies."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         claim = FileLock(lock).acquire(timeout=0)

@@ -1,7 +1,6 @@
-"""Many runs, in this process or in several side by side."""
+"""Executes many runs, in this process or in several processes."""
 
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -13,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
+from hex_ssl.train.cores import available_cores
 from hex_ssl.train.errors import error_line
 from hex_ssl.train.reproduce.plan import Job
 from hex_ssl.train.reproduce.run import BusyError, measure
@@ -26,11 +26,11 @@ class Finished(NamedTuple):
 
     Attributes:
         job: The run.
-        outcome: "done", "there" where an earlier process had done it, "busy" where another is at it,
-            "out of time" where it can go on, or "failed".
-        seconds: How long it took.
-        error: What went wrong, in a line; empty where nothing did.
-        trace: The same at length, where it is a fault of this program.
+        outcome: "done", "there" if another process has finished it before, "busy" if another process is executing it,
+            "out of time" if it can be continued, or "failed".
+        seconds: Duration in seconds.
+        error: The error in one line. Empty if there was none.
+        trace: The traceback, if the error is a fault of this program.
     """
 
     job: Job
@@ -44,26 +44,26 @@ Announce = Callable[[Finished], None]
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, deadline: Deadline, announce: Announce) -> int:
-    """Makes runs in their order. One that fails does not stop the others.
+    """Executes runs in order. A run that fails does not stop the others.
 
     Args:
         jobs: The runs.
-        processes: So many side by side, each with its share of the cores; 1: in this process.
-        deadline: No run starts after it, and those under way stop.
-        announce: Called as each run ends.
+        processes: Number of processes, each with its share of the cores. 1 uses this process.
+        deadline: After the deadline no run starts, and runs in progress stop.
+        announce: Called when a run ends.
 
     Returns:
-        How many runs were not started for the deadline.
+        The number of runs that were not started because of the deadline.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; runs that were under way go on from their last checkpoint next time.
+        KeyboardInterrupt: Ctrl-C. Next time, runs that were in progress continue from their last checkpoint.
     """
     waiting = list(jobs)
     if processes == 1:
         while waiting and not deadline.passed():
             announce(_attempt(waiting.pop(0), deadline))
         return len(waiting)
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, available_cores() // processes)
     workers = [_Worker(threads, deadline) for _ in range(min(processes, len(waiting)))]
     try:
         _run_side_by_side(waiting, workers, deadline, announce)
@@ -99,7 +99,7 @@ def _attempt(job: Job, deadline: Deadline) -> Finished:
         return Finished(job, "busy", time.monotonic() - start)
     except OutOfTimeError:
         return Finished(job, "out of time", time.monotonic() - start)
-    except SystemExit as error:  # Lightning's way to end after Ctrl-C
+    except SystemExit as error:  # Lightning's reaction to Ctrl-C
         raise KeyboardInterrupt from error
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
@@ -107,12 +107,12 @@ def _attempt(job: Job, deadline: Deadline) -> Finished:
         return Finished(job, "failed", time.monotonic() - start, text, trace)
 
 
-_DIED = "the process ended without a word, as one does that is killed for memory"
+_DIED = "the process ended without an error, as if it had been killed, for example for lack of memory"
 
 
 @dataclass
 class _Told:
-    """What a worker sends back: all of `Finished` but the run."""
+    """The message of a worker: `Finished` without the run."""
 
     outcome: Outcome
     seconds: float
@@ -121,7 +121,7 @@ class _Told:
 
 
 class _Worker:
-    """A process that makes one run after another."""
+    """A process that executes one run after another."""
 
     def __init__(self, threads: int, deadline: Deadline) -> None:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -138,7 +138,7 @@ class _Worker:
         self.pipe.send(job)
 
     def finish(self) -> Finished:
-        """What became of its run."""
+        """Receives the outcome of its run."""
         job, self.job = self.job, None
         assert job is not None
         try:
@@ -148,7 +148,7 @@ class _Worker:
         return Finished(job, told.outcome, told.seconds, told.error, told.trace)
 
     def stop(self) -> None:
-        """Ends it at once if it is at a run: whenever that is, the run can go on."""
+        """Ends the process, at once if it is executing a run, which can be continued later."""
         self.pipe.close()
         if self.job is not None:
             self.process.kill()
@@ -156,7 +156,7 @@ class _Worker:
 
 
 def _work(pipe: Connection, threads: int, deadline: Deadline) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     torch.set_num_threads(threads)
     with threadpool_limits(threads):
         while True:

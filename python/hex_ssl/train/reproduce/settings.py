@@ -1,4 +1,4 @@
-"""What `hex-ssl reproduce` is asked for, as typed data."""
+"""The settings of `hex-ssl reproduce`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,24 +10,25 @@ ScaleName = Literal["smoke", "small", "gpu", "paper"]
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """An experiment of the paper, or one of ours: all its runs, and a table of figures beside the paper's.
+    """Runs an experiment of the paper, or one of ours, and writes a table that compares with the paper.
 
     Args:
-        experiment: Its name, as `hex-ssl reproduce` lists them, or a YAML file of yours.
-        scale: "smoke": seconds, figures mean nothing; "small": 2 cores and CIFAR-100; "gpu": one
-            GPU, CIFAR-100 and a ResNet-18; "paper": the paper's recipe.
-        data: Folder that holds the datasets, each in it or in a folder of its name.
-        out: Folder for runs and table.
-        results: File of the finished runs, a line of JSON for each; None: `results.jsonl` in `out`.
+        experiment: A name that `hex-ssl reproduce` lists, or your own YAML file.
+        scale: "smoke" (seconds, only to test that everything works), "small" (2 cores and CIFAR-100), "gpu" (one GPU,
+            CIFAR-100 and a ResNet-18), or "paper" (the paper's recipe).
+        data: Folder that contains the datasets, each directly or in a folder of its name.
+        out: Folder of the runs and the table.
+        results: File of the finished runs in JSON Lines. None uses `results.jsonl` in `out`.
         group: Only this group of rows.
-        rows: Only rows whose name matches this pattern, such as "hex*"; for a difference, the baseline row too.
-        seeds: These in place of the scale's.
-        epochs: So many in place of the scale's.
-        jobs: Runs side by side, each in a process with its share of the cores, on the same GPU if there is one.
-        minutes: Minutes after which the command ends: runs under way save a checkpoint, from which the same command
-            goes on. An evaluation under way is finished. None: no limit.
-        keep_checkpoints: Keep checkpoints and backbone of a run after its evaluation.
-        list: Only list the rows, and how many of their runs are done.
+        rows: Only rows whose name matches this pattern, such as "hex*". Differences also need the baseline row.
+        seeds: Seeds to use instead of those of the scale.
+        epochs: Number of epochs to use instead of that of the scale.
+        jobs: Number of runs at the same time, each in a process with its share of the cores, on the same GPU if there
+            is one.
+        minutes: Minutes after which the command ends. Runs in progress save a checkpoint, from which the same command
+            continues. An evaluation in progress is finished first. None sets no limit.
+        keep_checkpoints: Whether to keep the checkpoints and the backbone of a run after its evaluation.
+        list: Whether to only list the rows, and how many of their runs are done.
     """
 
     experiment: str
@@ -53,4 +54,4 @@ class ReproduceConfig:
         if self.minutes is not None and not self.minutes >= 0:
             raise ValueError(f"expected `minutes` to be at least 0, but got {self.minutes}")
         if len(set(self.seeds)) < len(self.seeds) or any(seed < 0 for seed in self.seeds):
-            raise ValueError(f"expected `seeds` to be different numbers from 0, but got {self.seeds}")
+            raise ValueError(f"expected `seeds` to be distinct numbers of at least 0, but got {self.seeds}")

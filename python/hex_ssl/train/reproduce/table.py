@@ -1,4 +1,4 @@
-"""Figures of an experiment as Markdown, beside the paper's."""
+"""The results of an experiment as Markdown tables, compared with the paper's."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ NOTHING = "-"
 
 
 def write_table(plan: Plan, records: Records) -> str:
-    """The experiment's tables, and what there is to know of the figures.
+    """The tables of an experiment, with notes about the results.
 
     Args:
-        plan: What was to be run.
-        records: What has been.
+        plan: The plan of the experiment.
+        records: The finished runs.
     """
     experiment, scale = plan.experiment, plan.scale
     parts = [f"# {experiment.title}", f"Source: {experiment.source}. Scale: {scale.name}."]
@@ -35,7 +35,7 @@ def write_table(plan: Plan, records: Records) -> str:
 
 
 def mean_deviation(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds, of shares in percent.
+    """Mean and standard deviation over seeds, of accuracies in [0, 1], in percent.
 
     Example:
         >>> mean_deviation([0.5, 0.51, 0.52]), mean_deviation([0.5]), mean_deviation([])
@@ -48,7 +48,7 @@ def mean_deviation(values: Sequence[float]) -> str:
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> str:
-    """Mean and standard error, over the seeds that both have, of the difference of shares, in points of percent.
+    """Mean and standard error of the difference at equal seed, of accuracies in [0, 1], in percentage points.
 
     Example:
         >>> paired_difference({0: 0.5, 1: 0.54, 2: 0.6}, {0: 0.49, 1: 0.51})
@@ -91,9 +91,9 @@ def _table(plan: Plan, group: Group, dataset: str, cells: Mapping[str, Cell], re
 
 
 def _lacking(plan: Plan, group: Group) -> list[str]:
-    """The paper's figures on datasets of a group that the scale lacks, and what they are; nothing where there are none.
+    """A table of the paper's results on datasets of a group that the scale lacks, with its heading. Empty if none.
 
-    Datasets stand in lines, since there are many for few rows.
+    It has one line per dataset, because there are many datasets and few rows.
     """
     experiment, chosen = plan.experiment, {cell.row for cell in plan.cells if cell.group == group.name}
     rows = [row for row in group.rows.values() if row.name in chosen]
@@ -120,11 +120,11 @@ def _difference(row: Row, metric: str, figures: Mapping[tuple[str, str], Mapping
 
 
 def figures_of(keys: Mapping[int, str], metric: str, records: Records) -> dict[int, float]:
-    """A metric by seed, of the runs that are finished and have it.
+    """The values of a metric by seed, for the finished runs that have it.
 
     Args:
-        keys: The row's runs, by seed.
-        metric: Which.
+        keys: The keys of the row's runs, by seed.
+        metric: The metric.
         records: The finished runs.
     """
     found = {seed: records[key]["metrics"].get(metric) for seed, key in keys.items() if key in records}
@@ -163,7 +163,7 @@ def _notes(plan: Plan, records: Records) -> str:
 
 
 def _budget(experiment: Experiment, scale: str, plan: Plan | None = None) -> str:
-    """Backbone, epochs and batch sizes of a scale's runs."""
+    """Backbones, epochs and batch sizes of the runs of a scale."""
     if plan is not None:
         configs = [job.config for job in plan.jobs]
     else:
@@ -179,7 +179,7 @@ def _budget(experiment: Experiment, scale: str, plan: Plan | None = None) -> str
 
 
 def _images(plan: Plan) -> list[str]:
-    """For each dataset, what it was trained and evaluated on."""
+    """For each dataset, the images of training and evaluation."""
     jobs = {job.key: job for job in plan.jobs}
     found = [
         f"{plan.scale.datasets[cell.dataset].title}: {_images_of(jobs[key])}"
@@ -208,7 +208,7 @@ def _split(images: Images, split: str) -> str:
 
 
 def _protocols(plan: Plan) -> list[str]:
-    """How the metrics of the table were taken."""
+    """The protocols of the metrics in the table."""
     from hex_ssl.train.evaluate.settings import KNNSettings, ProbeSettings
 
     shown = {metric.split(".")[0] for metric in plan.experiment.metrics}

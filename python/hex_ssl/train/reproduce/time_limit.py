@@ -1,4 +1,4 @@
-"""A time limit that also ends a run in its middle, from where a later process goes on."""
+"""A time limit that also stops a run during training, so that a later process can continue it."""
 
 import math
 from pathlib import Path
@@ -11,42 +11,42 @@ from hex_ssl.train.callbacks.checkpoints import LAST, check_weights
 
 
 class OutOfTimeError(Exception):
-    """The time was over before the run was done."""
+    """The deadline passed before the run was finished."""
 
 
 class Deadline:
-    """When the time is over; the same in all processes of the machine.
+    """A point in time, the same in all processes of the machine.
 
     Args:
-        minutes: From now; None: never.
+        minutes: Minutes from now. None is never.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         self.at = math.inf if minutes is None else monotonic() + 60 * minutes
 
     def passed(self) -> bool:
-        """Whether the time is over."""
+        """Whether the deadline has passed."""
         return monotonic() >= self.at
 
     def check(self) -> None:
-        """Does nothing before it.
+        """Raises an error if the deadline has passed.
 
         Raises:
-            OutOfTimeError: The time is over.
+            OutOfTimeError: The deadline has passed.
         """
         if self.passed():
             raise OutOfTimeError
 
 
 class StopAtDeadline(L.Callback):
-    """Ends a training at the deadline, after a checkpoint. To stand behind all other callbacks.
+    """Stops training at the deadline, after saving a checkpoint. Put this after all other callbacks.
 
     Args:
-        deadline: When. The step that is under way then is finished, so that each start makes one step at least.
-        folder: Where the run's checkpoints are.
+        deadline: The deadline. The current step is finished first, so each start makes at least one step.
+        folder: Folder of the checkpoints.
 
     Raises:
-        OutOfTimeError: The time was over before the last step.
+        OutOfTimeError: The deadline passed before the last step.
     """
 
     def __init__(self, deadline: Deadline, folder: Path) -> None:
@@ -62,6 +62,6 @@ class StopAtDeadline(L.Callback):
             raise OutOfTimeError
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Each epoch ends with a checkpoint already.
+        # `Checkpoints` saves at the end of each epoch.
         if trainer.current_epoch + 1 != trainer.max_epochs:
             self.deadline.check()

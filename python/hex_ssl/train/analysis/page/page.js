@@ -2,13 +2,39 @@
 (() => {
   // Everything that comes from files reaches the page as text nodes and attribute values, never as markup.
   const data = JSON.parse(document.getElementById("data").textContent);
-  const COLOURS = ["#3b7ab8", "#d1693f", "#3a9c78", "#8f69b8", "#bf962e", "#c45b8a", "#3aa0b5", "#7d8f2f", "#a0603c", "#6d7885"];
+  const COLOURS = data.colours;
   const DASHES = ["", "6 4", "1.5 4", "9 3 2 3"];
-  const runs = data.runs.map((run, index) => ({ ...run, index, colour: COLOURS[index % COLOURS.length] }));
+  let averaged = false; // curves are means over the seeds
+  const runs = data.runs.map((run, index) => ({ ...run, index }));
   const hidden = new Set();
   const listeners = [];
   const onChange = (callback) => { listeners.push(callback); callback(); };
   const shown = () => runs.filter((run) => !hidden.has(run.index));
+  const groups = [...new Set(runs.map((run) => run.group))];
+  const colourOf = (run) => COLOURS[(averaged ? groups.indexOf(run.group) : run.index) % COLOURS.length];
+
+  // The curves of the runs that are shown: one for each run, or one for those that differ in the seed alone.
+  function curves(of, suffix = "", dash = 0) {
+    const together = new Map();
+    for (const run of shown().filter((each) => of(each).length)) {
+      const by = averaged ? run.group : run.index;
+      together.set(by, [...(together.get(by) || []), run]);
+    }
+    return [...together.values()].map((group) => ({
+      label: (group.length > 1 ? `${runs[group[0].group].name}, mean of ${group.length} seeds` : group[0].name) + suffix,
+      colour: colourOf(group[0]), dash, points: group.length > 1 ? means(group.map(of)) : of(group[0]),
+    }));
+  }
+
+  // [x, mean, standard deviation] wherever all curves have a value.
+  function means(lines) {
+    const values = lines.map((points) => new Map(points.filter((point) => isNumber(point[1]))));
+    return [...values[0].keys()].filter((x) => values.every((each) => each.has(x))).map((x) => {
+      const found = values.map((each) => each.get(x));
+      const mean = found.reduce((sum, value) => sum + value, 0) / found.length;
+      return [x, mean, Math.sqrt(found.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (found.length - 1))];
+    });
+  }
 
   // --- small pieces ------------------------------------------------------------------------------------------------
   const SVG = "http://www.w3.org/2000/svg";
@@ -25,6 +51,11 @@
   const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
   const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
   const key = (colour, text) => el("span", { class: "key" }, el("i", { colour }), text);
+  function runKey(run) {
+    const node = key(null, run.name);
+    onChange(() => node.firstChild.style.setProperty("--c", colourOf(run)));
+    return node;
+  }
   const words = (name) => name.replaceAll("_", " ").replace("knn", "k-NN").replace("top1", "top-1").replace("top5", "top-5");
   const isShare = (name) => /accuracy$|top[15]$|floor_fraction$/.test(name);
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -68,6 +99,20 @@
     return el("div", { class: "seg", role: "group", "aria-label": label }, buttons);
   }
 
+  // The shapes of matplotlib's markers in `figures.py`, in their order, around the origin.
+  const MARKERS = [
+    null, // a circle
+    [[0, -1.2], [1.1, 0.8], [-1.1, 0.8]],
+    [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
+    [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+    [[-1.1, -0.8], [1.1, -0.8], [0, 1.2]],
+    [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
+    [[-1.2, -0.6], [-0.6, -1.2], [0, -0.6], [0.6, -1.2], [1.2, -0.6], [0.6, 0], [1.2, 0.6], [0.6, 1.2], [0, 0.6], [-0.6, 1.2], [-1.2, 0.6], [-0.6, 0]],
+  ];
+  const labelStyle = (number) => ({ colour: COLOURS[number % COLOURS.length], marker: MARKERS[Math.floor(number / COLOURS.length) % MARKERS.length] });
+  const markerIcon = ({ colour, marker }) => svg("svg", { class: "marker", viewBox: "-1.5 -1.5 3 3", "aria-hidden": "true" },
+    marker === null ? svg("circle", { r: 1.1, fill: colour }) : svg("polygon", { points: marker.join(" "), fill: colour }));
+
   // --- tables ------------------------------------------------------------------------------------------------------
   // columns: [{name, text?, show?}]; rows: [{values: {name: value}, run?}]
   function table(columns, rows, id) {
@@ -102,7 +147,7 @@
     onChange(() => lines.forEach((line) => line.node.classList.toggle("off", line.row.run !== undefined && hidden.has(line.row.run))));
     return el("div", { class: "tablewrap" }, el("table", { id }, el("thead", {}, el("tr", {}, heads)), body));
   }
-  const runColumn = { name: "run", text: true, show: (_, row) => key(runs[row.run].colour, runs[row.run].name) };
+  const runColumn = { name: "run", text: true, show: (_, row) => runKey(runs[row.run]) };
 
   // --- charts ------------------------------------------------------------------------------------------------------
   function ticks(low, high, count) {
@@ -114,8 +159,8 @@
     return found;
   }
 
-  // series(): [{label, run, dash, points: [[x, y]], area?}]
-  function chart({ title, note, name = "", xLabel = "epoch", series, dashKeys = [], marks = () => [], whole = true, height = 210 }) {
+  // series(): [{label, run, dash, points: [[x, y, deviation?]], area?}]
+  function chart({ title, note, name = "", xLabel = "epoch", yLabel = "", series, dashKeys = [], marks = () => [], whole = true, height = 210 }) {
     const holder = el("div", { class: "chart" });
     const keys = dashKeys.length > 1 ? el("div", { class: "keys" }, dashKeys.map((text, i) => el("span", { class: "key" },
       svg("svg", { "aria-hidden": "true" }, svg("line", { x1: 0, x2: 22, y1: 4, y2: 4, stroke: "currentColor", "stroke-width": 2, "stroke-dasharray": DASHES[i] || null })), text))) : null;
@@ -125,7 +170,7 @@
       if (!width) return;
       const found = series().map((each) => ({ ...each, points: each.points.filter((point) => isNumber(point[1])) })).filter((each) => each.points.length);
       const all = found.flatMap((each) => each.points);
-      const margin = { left: 48, right: 10, top: 10, bottom: 34 };
+      const margin = { left: 48, right: 10, top: yLabel ? 22 : 10, bottom: 34 };
       const inner = { width: width - margin.left - margin.right, height: height - margin.top - margin.bottom };
       const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": title });
       holder.replaceChildren(picture);
@@ -134,7 +179,7 @@
         return;
       }
       const xs = all.map((point) => point[0]);
-      const ys = all.map((point) => point[1]);
+      const ys = all.flatMap((point) => [point[1] - (point[2] || 0), point[1] + (point[2] || 0)]);
       let [x0, x1] = [Math.min(...xs), Math.max(...xs)];
       let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
       if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
@@ -151,10 +196,12 @@
       for (const value of across) picture.append(svg("text", { x: x(value), y: height - 16, "text-anchor": "middle" }, number(value)));
       picture.append(svg("line", { class: "axis", x1: margin.left, x2: width - margin.right, y1: margin.top + inner.height, y2: margin.top + inner.height }),
         svg("text", { x: width - margin.right, y: height - 2, "text-anchor": "end" }, xLabel));
+      if (yLabel) picture.append(svg("text", { x: 0, y: 11 }, yLabel));
       for (const mark of marks()) picture.append(svg("line", { x1: x(mark.x), x2: x(mark.x), y1: margin.top, y2: margin.top + inner.height, stroke: mark.colour, "stroke-dasharray": "2 3", "stroke-width": 1.5 }));
       for (const each of found) {
         const line = each.points.map((point) => `${x(point[0]).toFixed(2)},${y(point[1]).toFixed(2)}`).join(" L");
         if (each.area) picture.append(svg("path", { d: `M${x(each.points[0][0])},${y(Math.max(y0, 0))} L${line} L${x(each.points.at(-1)[0])},${y(Math.max(y0, 0))} Z`, fill: each.colour, opacity: 0.16 }));
+        if (each.points[0].length > 2) picture.append(svg("path", { class: "band", d: band(each.points, x, y), fill: each.colour, opacity: 0.2 }));
         picture.append(svg("path", { d: "M" + line, fill: "none", stroke: each.colour, "stroke-width": each.area ? 1.4 : 2, "stroke-dasharray": DASHES[each.dash || 0] || null, "stroke-linejoin": "round", "stroke-linecap": "round" }));
         if (each.points.length < 16) for (const point of each.points) picture.append(svg("circle", { cx: x(point[0]), cy: y(point[1]), r: 2.6, fill: each.colour }));
       }
@@ -167,7 +214,7 @@
           const hits = found.map((each) => ({ each, point: each.points.find((point) => point[0] === nearest) })).filter((hit) => hit.point);
           cross.replaceChildren(svg("line", { class: "cross", x1: x(nearest), x2: x(nearest), y1: margin.top, y2: margin.top + inner.height }),
             ...hits.map((hit) => svg("circle", { cx: x(nearest), cy: y(hit.point[1]), r: 4, fill: hit.each.colour, stroke: "var(--card)", "stroke-width": 1.5 })));
-          showTip(event, el("b", {}, `${xLabel} ${number(nearest)}`), ...hits.map((hit) => el("div", { class: "key" }, key(hit.each.colour, hit.each.label), el("b", {}, number(hit.point[1], name)))));
+          showTip(event, el("b", {}, `${xLabel} ${number(nearest)}`), ...hits.map((hit) => el("div", { class: "key" }, key(hit.each.colour, hit.each.label), el("b", {}, number(hit.point[1], name) + (hit.point.length > 2 ? ` \u00b1 ${number(hit.point[2], name)}` : "")))));
         },
         onpointerleave: () => { cross.replaceChildren(); hideTip(); },
       }));
@@ -178,6 +225,12 @@
     return card;
   }
 
+  // One standard deviation on either side of a mean.
+  function band(points, x, y) {
+    const side = (sign) => points.map((point) => `${x(point[0]).toFixed(2)},${y(point[1] + sign * point[2]).toFixed(2)}`);
+    return `M${[...side(1), ...side(-1).reverse()].join(" L")} Z`;
+  }
+
   // --- the runs ----------------------------------------------------------------------------------------------------
   const chips = document.getElementById("runs");
   for (const run of runs) {
@@ -185,8 +238,17 @@
       if (hidden.has(run.index)) hidden.delete(run.index); else hidden.add(run.index);
       chip.setAttribute("aria-pressed", String(!hidden.has(run.index)));
       listeners.forEach((listener) => listener());
-    } }, el("i", { colour: run.colour }), run.name);
+    } }, el("i", {}), run.name);
+    onChange(() => chip.firstChild.style.setProperty("--c", colourOf(run)));
     chips.append(chip);
+  }
+  if (new Set(runs.map((run) => run.group)).size < runs.length) {
+    averaged = true;
+    chips.append(segmented("Curves", [[true, "mean \u00b1 deviation over seeds"], [false, "each run"]], averaged, (value) => {
+      averaged = value;
+      listeners.forEach((listener) => listener());
+    }));
+    listeners.forEach((listener) => listener());
   }
   document.getElementById("sub").textContent = data.subtitle;
 
@@ -218,8 +280,8 @@
       const constant = names.filter((name) => { const values = runs.flatMap((run) => run.metrics.filter((row) => name in row).map((row) => row[name])); return new Set(values).size === 1 && values.length > 1; });
       for (const name of names.filter((each) => !constant.includes(each)).sort((a, b) => order(a) - order(b))) {
         grid.append(chart({
-          title: data.metric_titles[name] || words(name), name,
-          series: () => shown().map((run) => ({ label: run.name, colour: run.colour, points: run.metrics.filter((row) => name in row).map((row) => [row.epoch, row[name]]) })),
+          title: data.metric_titles[name] || words(name), name, yLabel: data.metric_units[name],
+          series: () => curves((run) => run.metrics.filter((row) => name in row).map((row) => [row.epoch, row[name]])),
         }));
       }
       const value = (name) => runs.flatMap((run) => run.metrics).find((row) => name in row)[name];
@@ -236,25 +298,23 @@
     let space = spaces[0];
     const cards = [];
     const pick = spaces.length > 1 ? segmented("Space", spaces.map((each) => [each, each]), space, (value) => { space = value; cards.forEach((card) => card.redraw()); }) : null;
-    const seriesOf = (columns) => () => shown().filter((run) => run.analysis).flatMap((run) => columns.map(([column, label], dash) => ({
-      label: columns.length > 1 ? `${run.name}, ${label}` : run.name, colour: run.colour, dash,
-      points: run.analysis.records.filter((record) => record.space === space).map((record) => [record.epoch ?? 0, record[column]]),
-    })));
+    const recordsOf = (run, column) => (run.analysis ? run.analysis.records : []).filter((record) => record.space === space).map((record) => [record.epoch ?? 0, record[column]]);
+    const seriesOf = (columns) => () => columns.flatMap(([column, label], dash) => curves((run) => recordsOf(run, column), columns.length > 1 ? `, ${label}` : "", dash));
     const specs = [
-      ["Adaptive threshold", "Mean over the images of the quantile of their cosines (paper, Figure 8).", [["threshold", ""]]],
-      ["Images above the threshold", "Mean number, and how many of them share the image\u2019s class or superclass (Figure 9).", [["above", "all"], ["above_class", "class"], ["above_superclass", "superclass"]]],
-      ["k-NN within the set", "Leave-one-out accuracy (Figure 11).", [["knn_accuracy", "class"], ["knn_superclass_accuracy", "superclass"]]],
-      ["Mean cosine with negatives", "Of the same class, of the same superclass, others (Figure 12).", groups.map((group) => [`${group}_similarity`, group])],
-      ["Superclass over other negatives", "Ratio of the mean cosines (Figure 13); only where the others\u2019 is above 0.", [["ratio", ""]]],
-      ["Superclass less other negatives", "Difference of the mean cosines.", [["gap", ""]]],
-      ["Effective rank", "RankMe: the dimensions in use.", [["effective_rank", ""]]],
-      ["Local against global rank", "Effective rank within a group, and of as many images of all: a gap is local collapse.", [["local_rank", "within a group"], ["overall_rank", "of all"]]],
+      ["Adaptive threshold", "Mean over the images of the quantile of their cosines (paper, Figure 8).", "cosine", [["threshold", ""]]],
+      ["Images above the threshold", "Mean number, and how many of them share the image\u2019s class or superclass (Figure 9).", "mean number of images", [["above", "all"], ["above_class", "class"], ["above_superclass", "superclass"]]],
+      ["k-NN within the set", `Leave-one-out accuracy, ${data.knn} (Figure 11).`, "accuracy", [["knn_accuracy", "class"], ["knn_superclass_accuracy", "superclass"]]],
+      ["Mean cosine with negatives", "Of the same class, of the same superclass, others (Figure 12).", "cosine", groups.map((group) => [`${group}_similarity`, group])],
+      ["Superclass over other negatives", "Ratio of the mean cosines (Figure 13); only where the others\u2019 is above 0.", "ratio", [["ratio", ""]]],
+      ["Superclass less other negatives", "Difference of the mean cosines.", "cosine", [["gap", ""]]],
+      ["Effective rank", "RankMe: the dimensions in use.", "dimensions", [["effective_rank", ""]]],
+      ["Local against global rank", "Effective rank within a group, and of as many images of all: a gap is local collapse.", "dimensions", [["local_rank", "within a group"], ["overall_rank", "of all"]]],
     ];
     const grid = el("div", { class: "grid" });
-    for (const [title, note, columns] of specs) {
+    for (const [title, note, yLabel, columns] of specs) {
       const there = columns.filter(([column]) => analysed.some((run) => run.analysis.records.some((record) => record[column] !== null)));
       if (!there.length) continue;
-      const card = chart({ title, note, name: there[0][0], series: seriesOf(there), dashKeys: there.map(([, label]) => label) });
+      const card = chart({ title, note, yLabel, name: there[0][0], series: seriesOf(there), dashKeys: there.map(([, label]) => label) });
       cards.push(card);
       grid.append(card);
     }
@@ -283,14 +343,14 @@
       label.textContent = epochs[moment] === null || epochs[moment] === undefined ? "" : `epoch ${epochs[moment]}`;
     }
     name();
-    const groupColours = ["#d1693f", "#3b7ab8", "#8b95a3"];
+    const groupColours = groups.map((group) => data.group_colours[group]);
     const histograms = el("div", { class: "grid wide" });
     for (const run of analysed) {
       for (const each of spaces) {
         const of = () => { const found = run.analysis.histograms.filter((histogram) => histogram.space === each); return found[Math.min(moment, found.length - 1)]; };
         if (!of()) continue;
         const card = chart({
-          title: `${run.name}, ${each}`, name: "histogram", xLabel: "cosine", whole: false, height: 190,
+          title: `${run.name}, ${each}`, name: "histogram", xLabel: "cosine", yLabel: "density of the group\u2019s pairs", whole: false, height: 200,
           marks: () => [{ x: of().threshold, colour: "var(--faint)" }],
           series: () => groups.map((group, i) => {
             const counts = of()[group];
@@ -352,13 +412,13 @@
       paint();
       function paint() {
         const names = by ? panels[0].plane.all_names[by] : {};
-        const colours = palette(Object.keys(names));
+        const styles = palette(Object.keys(names), by);
         legend.replaceChildren(...Object.entries(names).sort((a, b) => a[1].localeCompare(b[1], "en", { numeric: true })).map(([value, text]) => {
           const button = el("button", { type: "button", "aria-pressed": "false", onclick: () => {
             lit = lit === value ? null : value;
             [...legend.children].forEach((each) => each.setAttribute("aria-pressed", String(each === button && lit !== null)));
             redraws.forEach((redraw) => redraw());
-          } }, el("i", { colour: colours[value] }), text);
+          } }, markerIcon(styles[value]), text);
           return button;
         }));
         redraws.forEach((redraw) => redraw());
@@ -367,10 +427,9 @@
     onChange(build);
   }
 
-  function palette(labels) {
-    const found = {};
-    labels.forEach((label, i) => { found[label] = labels.length <= COLOURS.length ? COLOURS[i] : `hsl(${((i * 360) / labels.length).toFixed(0)} ${i % 2 ? 48 : 62}% ${[46, 58][i % 2]}%)`; });
-    return found;
+  // Superclasses look alike in all pictures: by their numbers. Classes by their places, since there may be many.
+  function palette(labels, kind) {
+    return Object.fromEntries(labels.map((label, place) => [label, labelStyle(kind === "superclass" ? Number(label) : place)]));
   }
 
   function plane({ run, plane: points }, by, lit, redraws) {
@@ -387,7 +446,8 @@
       const context = canvas.getContext("2d");
       context.scale(ratio, ratio);
       const labels = by() ? points[by()] : null;
-      const colours = labels ? palette(Object.keys(points.all_names[by()])) : {};
+      const styles = labels ? palette(Object.keys(points.all_names[by()]), by()) : {};
+      const own = { colour: colourOf(run), marker: null };
       const radius = Math.min(5, (points.x.length > 1500 ? 1.9 : points.x.length > 400 ? 2.4 : 3.2) * Math.sqrt(view.scale));
       const order = points.x.map((_, i) => i);
       const dim = (i) => lit() !== null && labels && String(labels[i]) !== lit();
@@ -396,9 +456,11 @@
         const [x, y] = place(i);
         if (x < -9 || y < -9 || x > size + 9 || y > size + 9) continue;
         context.globalAlpha = dim(i) ? 0.1 : 0.78;
-        context.fillStyle = labels ? colours[labels[i]] : run.colour;
+        const { colour, marker } = labels ? styles[labels[i]] : own;
+        context.fillStyle = colour;
         context.beginPath();
-        context.arc(x, y, radius, 0, 7);
+        if (marker === null) context.arc(x, y, radius, 0, 7);
+        else marker.forEach(([u, v]) => context.lineTo(x + 1.1 * radius * u, y + 1.1 * radius * v));
         context.fill();
       }
       canvas.classList.toggle("zoomed", view.scale > 1);
@@ -464,7 +526,7 @@
     redraws.push(draw);
     const button = (text, title, act) => el("button", { type: "button", title, "aria-label": title, onclick: act }, text);
     return el("div", { class: "card plane" },
-      el("h3", {}, key(run.colour, `${run.name}, ${points.caption}`)), el("p", { class: "note" }, `${points.method.toUpperCase()} of the ${points.space}, ${points.x.length} images`),
+      el("h3", {}, key(colourOf(run), `${run.name}, ${points.caption}`)), el("p", { class: "note" }, `${points.method.toUpperCase()} of the ${points.space}, ${points.x.length} images. To the right: ${points.method.toUpperCase()} 1; up: ${points.method.toUpperCase()} 2; no units.`),
       canvas, el("div", { class: "zoom" }, button("+", "Zoom in", () => zoom(1.6)), button("\u2212", "Zoom out", () => zoom(1 / 1.6)), button("\u2302", "Show all", () => { view = { x: 0, y: 0, scale: 1 }; draw(); })));
   }
 

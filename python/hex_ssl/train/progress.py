@@ -1,0 +1,142 @@
+"""Progress of long work, such as an evaluation: a bar in a terminal, else a line of text every few seconds.
+
+Loops say how far they are by `followed`. It is shown where someone asked for it by `reporting`; elsewhere nothing is.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from hex_ssl.train.extras import train_extra
+
+with train_extra():
+    import rich
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+Report = Callable[[str, int, int], None]
+"""Takes a name of the work, the steps done, and the steps in all."""
+
+SECONDS = 10.0
+"""Between two lines of text."""
+
+_report: ContextVar[Report | None] = ContextVar("report", default=None)
+
+
+def followed(items: Iterable[Item], work: str, steps: int) -> Iterator[Item]:
+    """Passes items on, and reports after each that a step is done.
+
+    Args:
+        items: The items.
+        work: A name of the work.
+        steps: The number of items.
+
+    Example:
+        >>> with reporting(print):
+        ...     total = sum(followed([5, 6], "sum", 2))
+        sum 0 2
+        sum 1 2
+        sum 2 2
+    """
+    report = _report.get()
+    if report is None:
+        yield from items
+        return
+    report(work, 0, steps)
+    for done, item in enumerate(items, 1):
+        yield item
+        report(work, done, steps)
+
+
+@contextmanager
+def working(work: str) -> Iterator[None]:
+    """Context manager for work of unknown length: reports it as step 0 of 0, and at its end as 1 of 1.
+
+    Args:
+        work: A name of the work.
+    """
+    report = _report.get()
+    if report is None:
+        yield
+        return
+    report(work, 0, 0)
+    yield
+    report(work, 1, 1)
+
+
+@contextmanager
+def reporting(report: Report | None) -> Iterator[None]:
+    """Context manager in which `followed` calls a function; None: it calls none."""
+    token = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(token)
+
+
+def shows_progress_bar() -> bool:
+    """Whether standard output can show a bar that moves: a terminal or a notebook, not a file or a pipe."""
+    console = rich.get_console()
+    return console.is_jupyter or (sys.stdout.isatty() and not console.is_dumb_terminal)
+
+
+@contextmanager
+def shown_progress() -> Iterator[None]:
+    """Context manager in which progress is shown: by a bar that disappears, or by lines in a file or a pipe."""
+    if not shows_progress_bar():
+        with reporting(ProgressLines()):
+            yield
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True) as progress, reporting(ProgressTasks(progress)):
+        yield
+
+
+class ProgressTasks:
+    """Shows the work in hand as tasks of a bar, which are removed when they are done.
+
+    Args:
+        progress: The bar.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, work: str, done: int, steps: int) -> None:
+        """Shows how far the work is."""
+        if work not in self._tasks:
+            self._tasks[work] = self.progress.add_task(work, total=steps or None)
+        self.progress.update(self._tasks[work], completed=done)
+        if 0 < steps == done:
+            self.progress.remove_task(self._tasks.pop(work))
+
+
+class ProgressLines:
+    """Prints a line about the work in hand every few seconds, and one at the start of work of unknown length.
+
+    Args:
+        seconds: Seconds between two lines, and before the first.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._begun: dict[str, float] = {}
+        self._printed = time.monotonic()
+
+    def __call__(self, work: str, done: int, steps: int) -> None:
+        """Prints how far the work is, if the time has come."""
+        now = time.monotonic()
+        if done == 0:
+            self._begun[work] = now
+            self._printed = self._printed if len(self._begun) > 1 else now
+        if steps == 0:
+            print(f"{work} ...", flush=True)
+        elif done == steps:
+            del self._begun[work]
+        elif now - self._printed >= self.seconds:
+            self._printed = now
+            print(f"{work}: {done:,} of {steps:,}  {now - self._begun[work]:.0f} s", flush=True)
