@@ -45,16 +45,17 @@ def evaluate(
 
     The operands determine the pairing:
         With `towers`, the two views are compared only with each other.
-        With `positives`, each anchor has its own positive, and all keys are negatives.
-        With `positive_index`, the positives of each anchor are rows of `keys`. The row in `ignored_index` is neither a
-        positive nor a negative.
+        With `positives` alone, these start with the positive of each anchor, and the keys are negatives.
+        With `positive_index`, the positives of each anchor are rows of `keys`.
+        In both cases, the keys in `ignored_index` are neither positives nor negatives, and all other rows of
+        `positives` are negatives of their anchor alone.
         Otherwise the anchors are V >= 2 views (V >= 1 for "supervised"). They are the rows of `keys` from `offset` on,
         or the keys themselves if `keys` is None.
 
     Args:
         call: The operands. Views, keys and positives may have any strides. Indices, labels and weights are contiguous.
         outputs: The memory for the loss (0-d, or [M] for "none" without weights), the statistics [6], the gradients for
-            anchors [M, D], keys [N, D] and positives [M, D], and the derivative by the temperature, 0-d. None for
+            anchors [M, D], keys [N, D] and positives [M * R, D], and the derivative by the temperature, 0-d. None for
             unwanted ones. The memory is contiguous, in the dtype of the arithmetic, on the device of the views, and
             nothing else uses it. The statistics are the threshold, mean |H|, mean positive similarity, mean negative
             similarity, fraction at the floor, and number of anchors without a loss.
@@ -83,8 +84,8 @@ def row_quantiles(
 ) -> str | None:
     """Writes the quantile of each anchor's row of similarities, with 'nearest' interpolation, into `output` [M].
 
-    A row contains the similarities with all keys and, if `positives` are given, with the positive. If the anchors are
-    among the keys, an anchor's similarity with itself is exactly 1. Everything else is as for `evaluate`.
+    A row contains the similarities with all keys and, if `positives` are given, with those of the anchor. If the
+    anchors are among the keys, an anchor's similarity with itself is exactly 1. Everything else is as for `evaluate`.
     """
 
 def check(call: Operands) -> None:

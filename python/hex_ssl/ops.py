@@ -367,7 +367,7 @@ def _promoted(rows: Sequence[Tensor | None]) -> list[Tensor | None]:
 _evaluate.__signature__ = inspect.signature(Operands).replace(return_annotation=Evaluation)  # type: ignore[attr-defined]
 
 evaluate = _register("evaluate", _evaluate, _evaluate_fake, _evaluate_autograd)
-"""Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M, D] and temperature, 0-d.
+"""Loss, statistics [6], and the gradients for anchors [M, D], keys [N, D], positives [M * R, D] and temperature, 0-d.
 
 The arguments are those of `hex_ssl.operands.Operands`, in order. HEX_SSL_BACKEND selects the backend, and torch's
 settings tell whether tf32 is allowed. Both are read at each call. If autograd records the call, `want_gradient` and the

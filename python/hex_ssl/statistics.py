@@ -19,8 +19,8 @@ class Statistics(NamedTuple):
     They have no gradient. On a GPU, only reading a value, for example with `float(...)`, waits for the device.
 
     Attributes:
-        threshold: The threshold, as a cosine similarity. For the scale "minmax", the rescaled threshold. NaN if labels
-            decide.
+        threshold: The threshold, as a cosine similarity. For the scale "minmax", the rescaled threshold, and for a
+            margin over the positive, the margin. NaN if labels decide.
         hierarchical_negatives: Mean number of hierarchical negatives of an anchor, |H|
             (HEX supplement, S7.4.1, Figure 9).
         positive_similarity: Mean cosine similarity of anchors and their positives.

@@ -252,7 +252,7 @@ def check_own_negatives(rows: Tensor, anchors: Tensor) -> None:
             f"expected `own_negatives` to have shape [{count}, H, {dims}], H for each of the `anchors`, but got "
             f"{list(rows.shape)}"
         )
-    check_like("own_negatives", rows.flatten(0, 1), "anchors", anchors)
+    check_like("own_negatives", rows[:1].flatten(0, 1), "anchors", anchors)  # the first: all would be a copy
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

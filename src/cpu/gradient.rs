@@ -31,16 +31,13 @@ pub(super) fn write<C: Float>(
         (Some(apart), Some(out)) => Some(Accumulator::new(out, &apart.rows)),
         _ => None,
     };
-    let coefficients = AnchorCoefficients::new(anchors, prepared.anchors.padded_rows);
     if of_anchors.is_some() || of_keys.is_some() {
+        let coefficients = AnchorCoefficients::new(anchors, prepared.anchors.padded_rows);
         negatives(passes, shifts, &coefficients, of_anchors.as_mut(), of_keys.as_mut());
-    }
-    let threads = prepared.threads;
-    {
-        let share = |accumulator: &mut Option<Accumulator<'_, C>>| accumulator.as_mut().map(Accumulator::share);
-        let (of_anchors, of_apart) = (share(&mut of_anchors), share(&mut of_apart));
+        let [of_anchors, of_apart] = [&mut of_anchors, &mut of_apart].map(|of| of.as_mut().map(Accumulator::share));
         passes.own.add_gradients(passes, prepared, shifts, &coefficients, of_anchors.as_ref(), of_apart.as_ref());
     }
+    let threads = prepared.threads;
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
     let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {

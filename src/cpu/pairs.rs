@@ -86,22 +86,26 @@ impl Pairs {
         self.sample(anchor).iter().chain(self.ignored.of(anchor)).copied()
     }
 
-    /// The [`excluded`](Self::excluded) keys in a range.
-    pub fn excluded_within(&self, anchor: usize, keys: Range<usize>) -> impl Iterator<Item = usize> + '_ {
+    /// The positives of an anchor among the keys, and the anchor itself if it is among them.
+    pub fn sample(&self, anchor: usize) -> &[u32] {
+        &self.sample[anchor * self.sample_each..][..self.sample_each]
+    }
+
+    /// Whether an anchor ignores keys.
+    pub fn ignores_keys(&self) -> bool {
+        self.ignored.longest > 0
+    }
+
+    /// The keys in a range that an anchor ignores.
+    pub fn ignored_within(&self, anchor: usize, keys: Range<usize>) -> &[u32] {
         let ignored = self.ignored.of(anchor);
         let place = |key: usize| ignored.partition_point(|&other| (other as usize) < key);
-        let ignored = if ignored.is_empty() { ignored } else { &ignored[place(keys.start)..place(keys.end)] };
-        let sample = self.sample(anchor).iter().map(|&key| key as usize).filter(move |key| keys.contains(key));
-        sample.chain(ignored.iter().map(|&key| key as usize))
+        &ignored[place(keys.start)..place(keys.end)]
     }
 
     /// The largest number of [`excluded`](Self::excluded) keys of an anchor.
     pub fn most_excluded(&self) -> usize {
         self.sample_each + self.ignored.longest
-    }
-
-    fn sample(&self, anchor: usize) -> &[u32] {
-        &self.sample[anchor * self.sample_each..][..self.sample_each]
     }
 }
 

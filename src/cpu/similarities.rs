@@ -203,8 +203,15 @@ impl<'a, C: Float> Similarities<'a, C> {
         let end = self.anchors.rows.min(row + size);
         let padding = self.keys.rows.clamp(column, column + size) - column;
         for (anchor, out) in (row..end).zip(out.chunks_exact_mut(size)) {
-            for key in self.pairs.excluded_within(anchor, column..column + size) {
-                out[key - column] = C::NEG_INFINITY;
+            for &key in self.pairs.sample(anchor) {
+                if let Some(out) = (key as usize).checked_sub(column).and_then(|key| out.get_mut(key)) {
+                    *out = C::NEG_INFINITY;
+                }
+            }
+            if self.pairs.ignores_keys() {
+                for &key in self.pairs.ignored_within(anchor, column..column + size) {
+                    out[key as usize - column] = C::NEG_INFINITY;
+                }
             }
             out[padding..].fill(C::NEG_INFINITY);
             if let Some(tower) = self.pairs.tower() {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import hex_ssl
 from hex_ssl import HexLoss, NTXentLoss, Statistics, thresholds
-from hex_ssl.functional import clip_loss, hex_loss, hex_loss_with_keys, ntxent_loss, supcon_loss
+from hex_ssl.functional import clip_loss, hex_loss, hex_loss_with_keys, infonce_loss, ntxent_loss, supcon_loss
 
 Z1, Z2 = torch.eye(4), torch.eye(4).roll(1, 0)
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -43,6 +43,7 @@ def test_statistics_are_returned_where_they_are_asked_for() -> None:
     assert_type(hex_loss(Z1, Z2, return_statistics=False), Tensor)
     assert_type(hex_loss(Z1, Z2, return_statistics=True), tuple[Tensor, Statistics])
     assert_type(clip_loss(Z1, Z2, return_statistics=True), tuple[Tensor, Statistics])
+    assert_type(infonce_loss(Z1, Z2, return_statistics=True), tuple[Tensor, Statistics])
     assert_type(supcon_loss(Z1, labels=LABELS, return_statistics=True), tuple[Tensor, Statistics])
     loss, _ = hex_loss_with_keys(Z1, Z2 + 1, positives=Z2, return_statistics=True)
     assert_type(loss, Tensor)
@@ -54,6 +55,7 @@ def test_whether_statistics_are_asked_for_may_be_a_variable(wanted: bool) -> Non
         hex_loss(Z1, Z2, return_statistics=wanted),
         hex_loss_with_keys(Z1, Z2 + 1, positives=Z2, return_statistics=wanted),
         clip_loss(Z1, Z2, return_statistics=wanted),
+        infonce_loss(Z1, Z2, return_statistics=wanted),
         supcon_loss(Z1, labels=LABELS, return_statistics=wanted),
     ):
         assert_type(found, Tensor | tuple[Tensor, Statistics])
