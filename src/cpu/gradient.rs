@@ -12,6 +12,9 @@ use super::threads::{for_each, Shared, Spare};
 use super::unit_rows::UnitRows;
 use crate::formula::Anchor;
 
+/// Number of rows, or of positives, that a thread handles at least.
+const CHUNK: usize = 64;
+
 /// Writes the wanted gradients. `positives` holds the derivatives with respect to the similarities of the positives.
 /// Returns the sum of the inner products of the anchors' unit rows with their gradients.
 pub(super) fn write<C: Float>(
@@ -67,7 +70,6 @@ impl<'a, C: Float> Accumulator<'a, C> {
     /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
     /// the inner products of unit rows and gradients.
     fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
-        const CHUNK: usize = 64;
         let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
         let (out, sums) = (Shared::new(self.out), Shared::new(&mut radial));
         for_each(
@@ -260,8 +262,10 @@ impl<C: Float> Ends<'_, C> {
         let of_keys = self.keys.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_apart = self.apart.as_mut().map(|accumulator| Shared::new(accumulator.memory()));
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
+        // A team takes longer to start than a few positives take.
+        let threads = prepared.threads.min(derivatives.len().div_ceil(CHUNK));
         for_each(
-            prepared.threads,
+            threads,
             dims / BLOCK_COLUMNS,
             || (),
             |(), block| {
