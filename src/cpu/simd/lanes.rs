@@ -18,20 +18,16 @@ pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     group
 }
 
-/// The group that starts at `at`. The slice must contain the whole group: only debug builds check this.
+/// The group that starts at `at`. The slice must contain the whole group.
 #[inline(always)]
 pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: All callers in this crate pass `at` with at + LANES <= slice.len().
-    unsafe { &*slice.as_ptr().add(at).cast() }
+    &slice[at..at + LANES].as_chunks().0[0]
 }
 
 /// Like [`group`], for writing.
 #[inline(always)]
 pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: As in `group`.
-    unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
+    &mut slice[at..at + LANES].as_chunks_mut().0[0]
 }
 
 /// Adds a group to another group.
