@@ -44,16 +44,16 @@ pub fn evaluate(
     py: Python<'_>,
     call: Call<Array>,
     outputs: Results,
-    scratch: &Bound<'_, PyAny>,
+    scratch: Py<PyAny>,
     backend: &str,
     allow_tf32: bool,
     threads: usize,
 ) -> PyResult<Option<String>> {
     let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
     let (loss, statistics, anchors, keys, positives, temperature) = outputs;
-    let outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives], temperature };
-    let allocate = allocator(scratch);
-    let work = || dispatch::evaluate(&call.operands, &call.settings, means, outputs, allocate);
+    let mut outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives], temperature };
+    let allocate = allocator(&scratch);
+    let work = || dispatch::evaluate(&call.operands, &call.settings, means, &mut outputs, allocate);
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
@@ -62,15 +62,15 @@ pub fn evaluate(
 pub fn row_quantiles(
     py: Python<'_>,
     call: Call<Array>,
-    output: Array,
-    scratch: &Bound<'_, PyAny>,
+    mut output: Array,
+    scratch: Py<PyAny>,
     backend: &str,
     allow_tf32: bool,
     threads: usize,
 ) -> PyResult<Option<String>> {
     let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
-    let allocate = allocator(scratch);
-    let work = || dispatch::row_quantiles(&call.operands, &call.settings, means, output, allocate);
+    let allocate = allocator(&scratch);
+    let work = || dispatch::row_quantiles(&call.operands, &call.settings, means, &mut output, allocate);
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
@@ -124,8 +124,7 @@ pub fn check(call: Call<Attributes>) -> PyResult<()> {
 }
 
 /// A function that takes the GIL and asks Python for memory.
-fn allocator(scratch: &Bound<'_, PyAny>) -> impl FnMut(usize) -> Result<Array> + Send {
-    let scratch = scratch.clone().unbind();
+fn allocator(scratch: &Py<PyAny>) -> impl FnMut(usize) -> Result<Array> + Send + use<'_> {
     move |bytes| {
         let made = Python::with_gil(|py| scratch.call1(py, (bytes,))?.extract::<Array>(py));
         made.map_err(|error| Error::runtime(error.to_string()))
