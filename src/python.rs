@@ -315,6 +315,17 @@ fn statistics_of<'py, E: Element + NumpyElement>(
     ))
 }
 
+/// The backend that the environment asks for. See `_core.pyi`.
+#[pyfunction]
+pub fn requested_backend() -> PyResult<&'static str> {
+    let Some(asked) = std::env::var_os("HEX_SSL_BACKEND") else { return Ok("auto") };
+    if let Some(&(name, _)) = BACKENDS.iter().find(|(name, _)| asked == *name) {
+        return Ok(name);
+    }
+    let names = names(BACKENDS.iter().filter(|(_, backend)| *backend != Backend::Emulated));
+    Err(PyValueError::new_err(format!("expected HEX_SSL_BACKEND to be one of {names}, but got {asked:?}")))
+}
+
 /// The backend that runs on a device, and the reason. See `_core.pyi`.
 #[pyfunction]
 pub fn backend_for(py: Python<'_>, device: &str, dtype: &str, backend: &str) -> PyResult<(&'static str, String)> {
@@ -414,6 +425,13 @@ fn choose<T: Copy>(argument: &str, value: &str, choices: &[(&str, T)]) -> PyResu
     if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == value) {
         return Ok(*choice);
     }
-    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-    Err(PyValueError::new_err(format!("expected `{argument}` to be one of {}, but got {value:?}", names.join(", "))))
+    Err(PyValueError::new_err(format!(
+        "expected `{argument}` to be one of {}, but got {value:?}",
+        names(choices.iter())
+    )))
+}
+
+/// The names of choices, in quotes.
+fn names<'a, T: 'a>(choices: impl Iterator<Item = &'a (&'a str, T)>) -> String {
+    choices.map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -23,6 +23,7 @@ __all__ = [
     "cuda_remarks",
     "cuda_sources",
     "evaluate",
+    "requested_backend",
     "row_quantiles",
     "similarity_statistics",
 ]
@@ -115,6 +116,9 @@ def anchor_formula(
     whether it is defined, the number of positives at the floor, the coefficients `global_`, `weighted` and `weights` of
     `hex_ssl.composite.Formula`, and the derivatives by the positives.
     """
+
+def requested_backend() -> str:
+    """The value of HEX_SSL_BACKEND, "auto" if it is not set. Raises ValueError if it is not the name of a backend."""
 
 def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
     """The backend that runs on tensors of `device`, such as "cpu" or "cuda:1", and the reason for the choice.

@@ -3,7 +3,6 @@
 torch allocates the results and the scratch memory of the CUDA kernels here. The extension allocates no torch memory.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -50,11 +49,7 @@ def backend() -> str:
         >>> backend() in BACKENDS
         True
     """
-    choice = os.environ.get("HEX_SSL_BACKEND", "auto")
-    if choice not in BACKENDS and choice != EMULATED:
-        choices = ", ".join(f'"{name}"' for name in BACKENDS)
-        raise ValueError(f'expected HEX_SSL_BACKEND to be one of {choices}, but got "{choice}"')
-    return choice
+    return _core.requested_backend()
 
 
 def fallbacks() -> list[str]:
@@ -148,41 +143,41 @@ def _compute(
 ) -> Results:
     with torch._C.DisableTorchFunction():
         operands = _readable(operands)
-        choice = backend()
-        if _has_kernel(operands, choice):
-            results = room(operands)
-            if _ran(kernel, operands, results, choice):
+        choice, rows = backend(), operands.views[0]
+        if _has_kernel(rows, choice):
+
+            def scratch(size: int) -> Tensor:
+                return torch.empty((size,), dtype=torch.uint8, device=rows.device)
+
+            results, tf32 = room(operands), (choice == EMULATED or not rows.is_cpu) and _allows_tf32(rows)
+            reason = kernel(operands, results, scratch, choice, tf32, torch.get_num_threads())
+            if reason is None:
                 return results
+            _note(reason)
         else:
-            _expect_composite(operands, choice)
+            _expect_composite(rows, choice)
         _core.check(operands)
-        with without_autocast(operands.views[0]):
+        with without_autocast(rows):
             return fallback(operands)
 
 
 def allocate(operands: Operands) -> Evaluation:
     """Allocates the results on the device of the operands, in the dtype of the arithmetic. None for unwanted ones."""
-    views, keys, positives = operands[:3]
-    rows, dtype = views[0], operands.dtype
-    length, dims = rows.shape
-    anchors = len(views) * length
-    each = operands.one_loss_per_anchor
+    rows, keys, dtype, anchors = operands.views[0], operands.keys, operands.dtype, operands.anchors
+    each, dims = operands.one_loss_per_anchor, rows.shape[1]
     loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
-    statistics = _new_empty(rows, (6,), dtype=dtype)
+    statistics = _new_empty(rows, 6, dtype=dtype)
     if each or not operands.want_gradient:
         return loss, statistics, None, None, None, None
-    return (
-        loss,
-        statistics,
-        _new_empty(rows, (anchors, dims), dtype=dtype),
-        _new_empty(rows, (keys.shape[0], dims), dtype=dtype)
-        if keys is not None and operands.want_keys_gradient
-        else None,
-        _new_empty(rows, (anchors, dims), dtype=dtype)
-        if positives is not None and operands.want_positives_gradient
-        else None,
-        _new_empty(rows, (), dtype=dtype) if operands.want_temperature_gradient else None,
-    )
+    for_anchors = _new_empty(rows, anchors, dims, dtype=dtype)
+    for_keys = for_positives = for_temperature = None
+    if keys is not None and operands.want_keys_gradient:
+        for_keys = _new_empty(rows, keys.shape[0], dims, dtype=dtype)
+    if operands.positives is not None and operands.want_positives_gradient:
+        for_positives = _new_empty(rows, anchors, dims, dtype=dtype)
+    if operands.want_temperature_gradient:
+        for_temperature = _new_empty(rows, (), dtype=dtype)
+    return loss, statistics, for_anchors, for_keys, for_positives, for_temperature
 
 
 def allocate_quantiles(operands: Operands) -> Tensor:
@@ -214,11 +209,11 @@ def _readable(operands: Operands) -> Operands:
 
 def _is_readable(operands: Operands) -> bool:
     """Whether the operands are plain rows without other tensors, which is the common case."""
-    for each in operands[3:TENSORS]:
-        if each is not None:
+    for other in operands[1:TENSORS]:
+        if other is not None:
             return False
-    for each in (operands.keys, operands.positives, *operands.views):
-        if each is not None and (type(each) not in PLAIN or _is_neg(each)):
+    for view in operands.views:  # noqa: SIM110  # a generator would take longer than the checks
+        if type(view) not in PLAIN or _is_neg(view):
             return False
     return True
 
@@ -237,36 +232,19 @@ def _plain(tensor: Tensor) -> Tensor:
     return _resolve_neg(tensor) if _is_neg(tensor) else tensor
 
 
-def _has_kernel(operands: Operands, choice: str) -> bool:
+def _has_kernel(rows: Tensor, choice: str) -> bool:
     """Whether to try the extension. It may still report that it has no kernel for the call."""
-    rows = operands.views[0]
-    kind = rows.device.type
-    if choice == "auto" and kind == "cuda" and rows.dtype == torch.float64:
+    if choice == "auto" and rows.is_cuda and rows.dtype == torch.float64:
         return False  # there are no CUDA kernels for float64, which is documented: fall back without a warning
-    return choice != "composite" and kind in ("cpu", "cuda")
+    return choice != "composite" and (rows.is_cpu or rows.is_cuda)
 
 
-def _ran(kernel: Callable[..., str | None], operands: Operands, outputs: object, choice: str) -> bool:
-    """Runs a kernel of the extension. Returns False if there is none for the call."""
-    rows = operands.views[0]
-
-    def scratch(size: int) -> Tensor:
-        return torch.empty((size,), dtype=torch.uint8, device=rows.device)
-
-    tf32 = (choice == EMULATED or rows.device.type != "cpu") and _allows_tf32(rows)
-    reason = kernel(operands, outputs, scratch, choice, tf32, torch.get_num_threads())
-    if reason is not None:
-        _note(reason)
-    return reason is None
-
-
-def _expect_composite(operands: Operands, choice: str) -> None:
+def _expect_composite(rows: Tensor, choice: str) -> None:
     """Notes why torch's operations are used, unless the user asked for them or the docs say so.
 
     Raises:
         ValueError: `choice` does not run on the device.
     """
-    rows = operands.views[0]
     _, reason = _core.backend_for(str(rows.device), str(rows.dtype), choice)
     if choice == "auto" and rows.device.type != "cuda":
         _note(reason.partition(": ")[2])

@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from hex_ssl.contrast import Settings
-from hex_ssl.losses.baseline import SimpleLoss
+from hex_ssl.losses.baseline import LossWithStatistics, SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY
 from hex_ssl.towers import loss_of_towers
 
 
-class CLIPLoss(SimpleLoss):
+class CLIPLoss(SimpleLoss, LossWithStatistics):
     """CLIP's symmetric loss of two towers: :func:`hex_ssl.functional.clip_loss` as a module.
 
     Args:

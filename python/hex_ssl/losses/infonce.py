@@ -1,12 +1,12 @@
 """InfoNCE in one direction as a module."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from hex_ssl.losses.baseline import SimpleLoss
 from hex_ssl.towers import infonce_loss
-from hex_ssl.validation import check_settings
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(SimpleLoss):
     """InfoNCE of anchors against keys: :func:`hex_ssl.functional.infonce_loss` as a module.
 
     Args:
@@ -29,11 +29,7 @@ class InfoNCELoss(nn.Module):
     def __init__(
         self, temperature: float | Tensor = 0.1, gather_distributed: bool = False, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
-        self.temperature = temperature
-        self.gather_distributed = gather_distributed
-        self.reduction = reduction
+        super().__init__(temperature, gather_distributed, reduction)
 
     def forward(
         self, anchors: Tensor, keys: Tensor, positive_index: Tensor | None = None, weights: Tensor | None = None
@@ -48,8 +44,3 @@ class InfoNCELoss(nn.Module):
             reduction=self.reduction,
             gather_distributed=self.gather_distributed,
         )
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        names = ("temperature", "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
