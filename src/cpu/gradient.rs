@@ -145,7 +145,8 @@ fn negatives<C: Float>(
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
         // In a square problem, tiles on the diagonal also sum the derivatives of both anchors of a pair.
         let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
-        let rows = tile.rows;
+        // Without the padding, whose derivatives are 0.
+        let (rows, columns) = (tile.rows, size.min(similarities.keys.rows - b * size));
         let other = passes.column_block(a, b) * size;
         isa.run(Derivatives {
             tile,
@@ -165,13 +166,17 @@ fn negatives<C: Float>(
             // SAFETY: The schedule gives the blocks a and b to this call alone, which uses one after the other here.
             let out = unsafe { sum.slice(block * size * dims, size * dims) };
             // The derivatives are multiplied by the rows of the other side.
-            let (rows, start) =
+            let (others, start) =
                 if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
-            match (rounded.as_ref(), &rows.bf16) {
-                (Some(derivatives), Some(rows)) => {
-                    rows.accumulate(derivatives, transposed, start, single(out));
+            match (rounded.as_ref(), &others.bf16) {
+                (Some(derivatives), Some(others)) => {
+                    others.accumulate(derivatives, transposed, start, single(out));
                 }
-                _ => isa.run(Accumulate { derivatives, stride, size, transposed, rows: rows.from(start), dims, out }),
+                _ => {
+                    let (count, depth) = if transposed { (columns, rows) } else { (rows, columns) };
+                    let others = others.from(start);
+                    isa.run(Accumulate { derivatives, stride, count, depth, transposed, others, dims, out });
+                }
             }
         };
         if let Some(sum) = &of_anchors {
@@ -186,13 +191,16 @@ fn negatives<C: Float>(
     });
 }
 
-/// `out += derivatives @ rows`, or `derivatives^T @ rows`.
+/// `out += derivatives @ others`, or `derivatives^T @ others`.
 struct Accumulate<'a, C> {
     derivatives: &'a [C],
     stride: usize,
-    size: usize,
+    /// Number of rows of the result. The rest of the last block is computed too.
+    count: usize,
+    /// Length of the inner dimension.
+    depth: usize,
     transposed: bool,
-    rows: &'a [C],
+    others: &'a [C],
     dims: usize,
     out: &'a mut [C],
 }
@@ -200,25 +208,23 @@ struct Accumulate<'a, C> {
 impl<C: Float> Kernel for Accumulate<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
-        let Self { derivatives, stride, size, transposed, rows, dims, out } = self;
-        assert!(
-            derivatives.len() >= size * stride
-                && stride >= size
-                && rows.len() >= size * dims
-                && out.len() >= size * dims
-        );
-        assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
+        let Self { derivatives, stride, count, depth, transposed, others, dims, out } = self;
+        let padded = count.next_multiple_of(BLOCK_ROWS);
+        let (rows, columns) = if transposed { (depth, padded) } else { (padded, depth) };
+        assert!(derivatives.len() >= rows * stride && stride >= columns);
+        assert!(others.len() >= depth * dims && out.len() >= padded * dims);
+        assert!(depth <= MAX_TILE && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
         // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the
         // cache.
         let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
-            for (narrow, row) in stripe.0.iter_mut().zip(rows.chunks_exact(dims)) {
+            for (narrow, row) in stripe.0.iter_mut().zip(others.chunks_exact(dims)).take(depth) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
-            for row in (0..size).step_by(BLOCK_ROWS) {
-                // SAFETY: By the assertions, the left factor has `size` rows and columns, and the stripe and the result
-                // have at least `size` rows.
+            for row in (0..padded).step_by(BLOCK_ROWS) {
+                // SAFETY: By the assertions, the left factor has `padded` rows and `depth` columns, the stripe has
+                // `depth` rows, and the result has `padded` rows.
                 unsafe {
                     S::block(&Block {
                         left: derivatives.as_ptr().add(row * left_row),
@@ -228,7 +234,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
                         right_depth: BLOCK_COLUMNS,
                         out: out.as_mut_ptr().add(row * dims + column),
                         out_row: dims,
-                        depth: size,
+                        depth,
                         add: true,
                     });
                 }
