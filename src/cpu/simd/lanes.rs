@@ -37,3 +37,14 @@ pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
         sums[l] += terms[l];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_group_past_the_end_is_refused() {
+        group_mut(&mut [0.0f32; 2 * LANES], LANES + 1);
+    }
+}
