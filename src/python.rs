@@ -222,8 +222,8 @@ impl<'py> FromPyObject<'py> for Attributes {
 }
 
 impl Described for Attributes {
-    fn shape(&self) -> Vec<i64> {
-        self.shape.clone()
+    fn shape(&self) -> &[i64] {
+        &self.shape
     }
 
     fn scalar(&self) -> Option<Scalar> {

@@ -1,7 +1,8 @@
-"""Checks of types, shapes, dtypes and devices before anything runs.
+"""Checks of the types, shapes, dtypes and devices that a user passes, before anything is converted, gathered or traced.
 
-Each error names the argument, what was expected and what came. Each evaluation also checks the ranges of the numbers,
-in `src/problem.rs`.
+Each error names the argument, what was expected and what came. The operators can be called without these checks. So
+each evaluation checks that its operands fit together, in `src/operands/checks.rs`, and the ranges of the numbers, in
+`src/problem.rs`.
 """
 
 import math

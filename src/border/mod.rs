@@ -139,8 +139,8 @@ impl Device {
 }
 
 impl<O> Described for Array<O> {
-    fn shape(&self) -> Vec<i64> {
-        self.shape.clone()
+    fn shape(&self) -> &[i64] {
+        &self.shape
     }
 
     fn scalar(&self) -> Option<Scalar> {
