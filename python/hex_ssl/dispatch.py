@@ -4,7 +4,7 @@ torch allocates the results and the scratch memory of the CUDA kernels here. The
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -24,6 +24,8 @@ Results = TypeVar("Results")
 
 TENSORS = Operands._fields.index("offset")
 """The number of operands that are tensors. They come first."""
+FIRST_VECTOR = Operands._fields.index("positive_index")
+"""The operands before this one are matrices."""
 PLAIN = (Tensor, torch.nn.Parameter)
 """The tensor types that do not override any operation."""
 
@@ -116,23 +118,25 @@ def _both_directions(operands: Operands) -> Evaluation:
         for own, (anchors, keys) in enumerate(((first, second), (second, first)))
     ]
     there, back = found
-    joined = join_directions([there[1], back[1]])
+    loss, statistics = join_directions(there[:2], back[:2], operands.one_loss_per_anchor)
     divisor: Tensor | float = 1.0
     if operands.reduction == "mean" and operands.weights is None:
-        divisor = (2 * rows - joined[-1]).clamp(min=1.0)
-    losses = [there[0], back[0]]
-    loss = torch.cat(losses) if operands.one_loss_per_anchor else (losses[0] + losses[1]) / divisor
+        divisor = (2 * rows - statistics[-1]).clamp(min=1.0)
+    loss = loss / divisor
     if there[2] is None:
-        return loss, joined, None, None, None, None
+        return loss, statistics, None, None, None, None
     gradient = torch.cat([there[2] + back[3], there[3] + back[2]]) / divisor  # type: ignore[operator]  # all are there
     temperature = None if there[5] is None else (there[5] + back[5]) / divisor  # type: ignore[operator]
-    return loss, joined, gradient, None, None, temperature
+    return loss, statistics, gradient, None, None, temperature
 
 
-def join_directions(statistics: Sequence[Tensor]) -> Tensor:
-    """Joins the statistics [6] of evaluations that have the same number of anchors."""
-    *means, undefined = torch.stack(list(statistics)).unbind(1)
-    return torch.stack([*(each.mean() for each in means), undefined.sum()])
+def join_directions(
+    there: tuple[Tensor, Tensor], back: tuple[Tensor, Tensor], one_loss_per_anchor: bool
+) -> tuple[Tensor, Tensor]:
+    """Joins the losses (one for each anchor, or sums) and the statistics [6] of both directions of two towers."""
+    loss = torch.cat([there[0], back[0]]) if one_loss_per_anchor else there[0] + back[0]
+    *means, undefined = torch.stack([there[1], back[1]]).unbind(1)
+    return loss, torch.stack([*(each.mean() for each in means), undefined.sum()])
 
 
 def _compute(
@@ -142,9 +146,9 @@ def _compute(
     fallback: Callable[[Operands], Results],
 ) -> Results:
     with torch._C.DisableTorchFunction():
-        operands = _readable(operands)
-        choice, rows = backend(), operands.views[0]
-        if _has_kernel(rows, choice):
+        operands = operands if _is_readable(operands) else _readable(operands)
+        choice, rows = _core.requested_backend(), operands.views[0]
+        if choice != "composite" and (rows.is_cpu or _has_cuda_kernels(rows, choice)):
 
             def scratch(size: int) -> Tensor:
                 return torch.empty((size,), dtype=torch.uint8, device=rows.device)
@@ -163,8 +167,10 @@ def _compute(
 
 def allocate(operands: Operands) -> Evaluation:
     """Allocates the results on the device of the operands, in the dtype of the arithmetic. None for unwanted ones."""
-    rows, keys, dtype, anchors = operands.views[0], operands.keys, operands.dtype, operands.anchors
-    each, dims = operands.one_loss_per_anchor, rows.shape[1]
+    views, keys, positives = operands[:3]
+    rows, dtype, each = views[0], operands.dtype, operands.one_loss_per_anchor
+    length, dims = rows.shape
+    anchors = len(views) * length
     loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
     statistics = _new_empty(rows, 6, dtype=dtype)
     if each or not operands.want_gradient:
@@ -173,7 +179,7 @@ def allocate(operands: Operands) -> Evaluation:
     for_keys = for_positives = for_temperature = None
     if keys is not None and operands.want_keys_gradient:
         for_keys = _new_empty(rows, keys.shape[0], dims, dtype=dtype)
-    if operands.positives is not None and operands.want_positives_gradient:
+    if positives is not None and operands.want_positives_gradient:
         for_positives = _new_empty(rows, anchors, dims, dtype=dtype)
     if operands.want_temperature_gradient:
         for_temperature = _new_empty(rows, (), dtype=dtype)
@@ -187,8 +193,6 @@ def allocate_quantiles(operands: Operands) -> Tensor:
 
 def _readable(operands: Operands) -> Operands:
     """The operands as plain tensors whose memory the kernels can read directly."""
-    if _is_readable(operands):
-        return operands
     threshold, value = _vector(operands.threshold), operands.threshold_value
     if threshold is not None and operands.threshold_rule != "given":
         value, threshold = float(threshold), None
@@ -209,11 +213,12 @@ def _readable(operands: Operands) -> Operands:
 
 def _is_readable(operands: Operands) -> bool:
     """Whether the operands are plain rows without other tensors, which is the common case."""
-    for other in operands[1:TENSORS]:
+    for other in operands[FIRST_VECTOR:TENSORS]:
         if other is not None:
             return False
-    for view in operands.views:  # noqa: SIM110  # a generator would take longer than the checks
-        if type(view) not in PLAIN or _is_neg(view):
+    keys, positives = operands.keys, operands.positives
+    for rows in operands.views if keys is None else (*operands.views, keys, positives):
+        if rows is not None and (type(rows) not in PLAIN or _is_neg(rows)):
             return False
     return True
 
@@ -232,11 +237,10 @@ def _plain(tensor: Tensor) -> Tensor:
     return _resolve_neg(tensor) if _is_neg(tensor) else tensor
 
 
-def _has_kernel(rows: Tensor, choice: str) -> bool:
-    """Whether to try the extension. It may still report that it has no kernel for the call."""
-    if choice == "auto" and rows.is_cuda and rows.dtype == torch.float64:
-        return False  # there are no CUDA kernels for float64, which is documented: fall back without a warning
-    return choice != "composite" and (rows.is_cpu or rows.is_cuda)
+def _has_cuda_kernels(rows: Tensor, choice: str) -> bool:
+    """Whether to try the CUDA kernels. The extension may still report that it has none for the call."""
+    # There are none for float64, which is documented: "auto" falls back without a warning.
+    return rows.is_cuda and not (choice == "auto" and rows.dtype == torch.float64)
 
 
 def _expect_composite(rows: Tensor, choice: str) -> None:
