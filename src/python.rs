@@ -12,7 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use crate::border::Array;
+use crate::border::{is_plain, Array, Device};
 use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, FAILED_AT, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
@@ -115,6 +115,29 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
         return Ok(Formulation::Supervised);
     }
     choose("formulation", name, &formulations)
+}
+
+/// The number of all rows, the dimension, and whether autograd records a view. None for unusual views. See `_core.pyi`.
+#[pyfunction]
+pub fn usual_views(views: Vec<Bound<'_, PyAny>>) -> PyResult<Option<(usize, usize, bool)>> {
+    let mut first: Option<Array> = None;
+    let mut recorded = false;
+    for view in &views {
+        let array = match is_plain(view)? {
+            true => view.extract::<Array>().ok(),
+            false => None,
+        };
+        let usual = |array: &Array| array.shape.len() == 2 && array.scalar().is_some() && array.device == Device::Cpu;
+        let Some(array) = array.filter(usual) else { return Ok(None) };
+        let differs = first.as_ref().is_some_and(|first| array.shape != first.shape || array.dtype != first.dtype);
+        if differs || view.call_method0(intern!(view.py(), "is_neg"))?.is_truthy()? {
+            return Ok(None);
+        }
+        recorded = recorded || view.getattr(intern!(view.py(), "requires_grad"))?.is_truthy()?;
+        first.get_or_insert(array);
+    }
+    let rows = first.filter(|_| views.len() > 1).map(|array| (array.shape[0] as usize, array.shape[1] as usize));
+    Ok(rows.map(|(rows, dims)| (rows * views.len(), dims, recorded)))
 }
 
 /// Checks the operands and settings of a call. See `_core.pyi`.

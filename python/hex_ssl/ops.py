@@ -60,7 +60,7 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
             inputs.append(other)
             gradients.append(gradient)
     same = views[0].dtype == loss.dtype and not needed[2]
-    loss, *_ = (_known_gradients if same else _gradients_to_cast)((loss, *gradients), *inputs)
+    loss, *_ = (known_gradients if same else gradients_to_cast)((loss, *gradients), *inputs)
     return loss, statistics
 
 
@@ -285,7 +285,8 @@ class _GradientsToCast(_KnownGradients):
         return None, *(None if block is None else block.to(dtype) for block, dtype in blocks)
 
 
-_known_gradients, _gradients_to_cast = _apply_of(_KnownGradients), _apply_of(_GradientsToCast)
+known_gradients, gradients_to_cast = _apply_of(_KnownGradients), _apply_of(_GradientsToCast)
+"""Record a loss with its gradients. The arguments are those of `_KnownGradients.forward`, without the context."""
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:
