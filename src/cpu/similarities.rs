@@ -74,7 +74,7 @@ impl<'a, C: Float> Similarities<'a, C> {
                 Some(kept) => unsafe { kept.slice(self.place(a, b) * size, size) },
                 None => scratch,
             };
-            self.compute(a * self.tile, self.rows_of(a), b * self.tile, self.tile, tile, self.tile);
+            self.compute(a * self.tile, self.tile, b * self.tile, self.tile, tile, self.tile);
             self.set_own(a * self.tile, b * self.tile, tile, self.tile);
             each(self, state, a, b, tile);
         });
@@ -90,11 +90,6 @@ impl<'a, C: Float> Similarities<'a, C> {
 
     fn row_blocks(&self) -> usize {
         self.anchors.padded_rows / self.tile
-    }
-
-    /// Number of rows of a tile that are computed: those of the anchors, in whole blocks. The rest is undefined.
-    fn rows_of(&self, a: usize) -> usize {
-        self.tile.min(self.anchors.rows.next_multiple_of(BLOCK_ROWS) - a * self.tile)
     }
 
     /// Number of tiles in a row of blocks.
@@ -188,7 +183,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         match &self.kept {
             Some(kept) => &kept[self.place(a, b) * tile * tile..][..tile * tile],
             None => {
-                self.compute(a * tile, self.rows_of(a), b * tile, tile, scratch, tile);
+                self.compute(a * tile, tile, b * tile, tile, scratch, tile);
                 self.blank(a, b, scratch);
                 scratch
             }
