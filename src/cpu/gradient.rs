@@ -6,7 +6,8 @@ use super::outputs::Gradients;
 use super::passes::{exponents, AnchorShifts, Passes};
 use super::prepared::Prepared;
 use super::simd::{
-    Block, Coefficients, Derivatives, Float, InstructionSet, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES, MAX_TILE,
+    Block, Coefficients, Derivatives, Float, InstructionSet, Isa, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES,
+    MAX_TILE,
 };
 use super::threads::{for_each, Shared, Spare};
 use super::unit_rows::UnitRows;
@@ -38,11 +39,11 @@ pub(super) fn write<C: Float>(
         (Some(apart), Some(out)) => Some(Accumulator::new(out, apart)),
         _ => None,
     };
-    let threads = prepared.threads;
+    let (isa, threads) = (passes.similarities.isa, prepared.threads);
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
     let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {
-        accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, threads))
+        accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, isa, threads))
     };
     finish(ends.keys, prepared.keys.as_ref());
     finish(ends.apart, prepared.apart.as_ref());
@@ -69,7 +70,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
 
     /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
     /// the inner products of unit rows and gradients.
-    fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
+    fn finish(self, rows: &UnitRows<C>, isa: Isa, threads: usize) -> f64 {
         let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
         let (out, sums) = (Shared::new(self.out), Shared::new(&mut radial));
         for_each(
@@ -85,7 +86,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
                     if let Some(padded) = &self.padded {
                         out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
                     }
-                    *sum += rows.project(row, out);
+                    *sum += rows.project(isa, row, out);
                 }
             },
         );
