@@ -12,7 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use crate::border::Array;
+use crate::border::{is_plain, Array, Device};
 use crate::cpu::{Element, Rows};
 use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, FAILED_AT, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
@@ -44,16 +44,16 @@ pub fn evaluate(
     py: Python<'_>,
     call: Call<Array>,
     outputs: Results,
-    scratch: &Bound<'_, PyAny>,
+    scratch: Py<PyAny>,
     backend: &str,
     allow_tf32: bool,
     threads: usize,
 ) -> PyResult<Option<String>> {
     let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
     let (loss, statistics, anchors, keys, positives, temperature) = outputs;
-    let outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives], temperature };
-    let allocate = allocator(scratch);
-    let work = || dispatch::evaluate(&call.operands, &call.settings, means, outputs, allocate);
+    let mut outputs = Outputs { loss, statistics, gradients: [anchors, keys, positives], temperature };
+    let allocate = allocator(&scratch);
+    let work = || dispatch::evaluate(&call.operands, &call.settings, means, &mut outputs, allocate);
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
@@ -62,15 +62,15 @@ pub fn evaluate(
 pub fn row_quantiles(
     py: Python<'_>,
     call: Call<Array>,
-    output: Array,
-    scratch: &Bound<'_, PyAny>,
+    mut output: Array,
+    scratch: Py<PyAny>,
     backend: &str,
     allow_tf32: bool,
     threads: usize,
 ) -> PyResult<Option<String>> {
     let means = Means { backend: choose("backend", backend, BACKENDS)?, allow_tf32, threads };
-    let allocate = allocator(scratch);
-    let work = || dispatch::row_quantiles(&call.operands, &call.settings, means, output, allocate);
+    let allocate = allocator(&scratch);
+    let work = || dispatch::row_quantiles(&call.operands, &call.settings, means, &mut output, allocate);
     py.allow_threads(work).map(outcome).map_err(|error| call.exception(error))
 }
 
@@ -118,6 +118,29 @@ fn formulation(name: &str, beta: f64, tau_plus: f64) -> PyResult<Formulation> {
     choose("formulation", name, &formulations)
 }
 
+/// The number of all rows, the dimension, and whether autograd records a view. None for unusual views. See `_core.pyi`.
+#[pyfunction]
+pub fn usual_views(views: Vec<Bound<'_, PyAny>>) -> PyResult<Option<(usize, usize, bool)>> {
+    let mut first: Option<Array> = None;
+    let mut recorded = false;
+    for view in &views {
+        let array = match is_plain(view)? {
+            true => view.extract::<Array>().ok(),
+            false => None,
+        };
+        let usual = |array: &Array| array.shape.len() == 2 && array.scalar().is_some() && array.device == Device::Cpu;
+        let Some(array) = array.filter(usual) else { return Ok(None) };
+        let differs = first.as_ref().is_some_and(|first| array.shape != first.shape || array.dtype != first.dtype);
+        if differs || view.call_method0(intern!(view.py(), "is_neg"))?.is_truthy()? {
+            return Ok(None);
+        }
+        recorded = recorded || view.getattr(intern!(view.py(), "requires_grad"))?.is_truthy()?;
+        first.get_or_insert(array);
+    }
+    let rows = first.filter(|_| views.len() > 1).map(|array| (array.shape[0] as usize, array.shape[1] as usize));
+    Ok(rows.map(|(rows, dims)| (rows * views.len(), dims, recorded)))
+}
+
 /// Checks the operands and settings of a call. See `_core.pyi`.
 #[pyfunction]
 pub fn check(call: Call<Attributes>) -> PyResult<()> {
@@ -125,8 +148,7 @@ pub fn check(call: Call<Attributes>) -> PyResult<()> {
 }
 
 /// A function that takes the GIL and asks Python for memory.
-fn allocator(scratch: &Bound<'_, PyAny>) -> impl FnMut(usize) -> Result<Array> + Send {
-    let scratch = scratch.clone().unbind();
+fn allocator(scratch: &Py<PyAny>) -> impl FnMut(usize) -> Result<Array> + Send + use<'_> {
     move |bytes| {
         let made = Python::with_gil(|py| scratch.call1(py, (bytes,))?.extract::<Array>(py));
         made.map_err(|error| Error::runtime(error.to_string()))
@@ -240,8 +262,8 @@ impl<'py> FromPyObject<'py> for Attributes {
 }
 
 impl Described for Attributes {
-    fn shape(&self) -> Vec<i64> {
-        self.shape.clone()
+    fn shape(&self) -> &[i64] {
+        &self.shape
     }
 
     fn scalar(&self) -> Option<Scalar> {
@@ -331,6 +353,17 @@ fn statistics_of<'py, E: Element + NumpyElement>(
         table(found.above.iter().map(|row| row.map(i64::from).to_vec()).collect())?,
         table(found.histogram.iter().map(|bins| bins.iter().map(|&count| count as i64).collect()).collect())?,
     ))
+}
+
+/// The backend that the environment asks for. See `_core.pyi`.
+#[pyfunction]
+pub fn requested_backend() -> PyResult<&'static str> {
+    let Some(asked) = std::env::var_os("HEX_SSL_BACKEND") else { return Ok("auto") };
+    if let Some(&(name, _)) = BACKENDS.iter().find(|(name, _)| asked == *name) {
+        return Ok(name);
+    }
+    let names = names(BACKENDS.iter().filter(|(_, backend)| *backend != Backend::Emulated));
+    Err(PyValueError::new_err(format!("expected HEX_SSL_BACKEND to be one of {names}, but got {asked:?}")))
 }
 
 /// The backend that runs on a device, and the reason. See `_core.pyi`.
@@ -432,6 +465,13 @@ fn choose<T: Copy>(argument: &str, value: &str, choices: &[(&str, T)]) -> PyResu
     if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == value) {
         return Ok(*choice);
     }
-    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-    Err(PyValueError::new_err(format!("expected `{argument}` to be one of {}, but got {value:?}", names.join(", "))))
+    Err(PyValueError::new_err(format!(
+        "expected `{argument}` to be one of {}, but got {value:?}",
+        names(choices.iter())
+    )))
+}
+
+/// The names of choices, in quotes.
+fn names<'a, T: 'a>(choices: impl Iterator<Item = &'a (&'a str, T)>) -> String {
+    choices.map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -151,3 +151,32 @@ def test_show_config_names_versions_and_backend(capsys: pytest.CaptureFixture[st
     assert shown["border"].startswith(f"{_core.BORDER}, for torch 2.")
     assert shown["HEX_SSL_BACKEND"] == backend
     assert shown["backend on cpu"] == f"{backend}: asked for"
+
+
+READ = """
+import torch
+
+if {hide}:  # as in torch 2.9 and before
+    del torch.Tensor.__dlpack_c_exchange_api__
+capsules = []
+make = torch.utils.dlpack.to_dlpack
+torch.utils.dlpack.to_dlpack = lambda tensor: (capsules.append(tensor), make(tensor))[1]
+from hex_ssl.functional import hex_loss
+
+z = torch.linspace(-1, 1, 240).sin().reshape(6, 5, 8)[:, ::2, 1:].requires_grad_()
+loss = hex_loss(*z.unbind(1)[:2], temperature=torch.tensor(0.2))
+loss.backward()
+print(len(capsules) > 0, loss.item().hex(), z.grad.double().norm().item().hex())
+"""
+
+
+@pytest.mark.skipif(
+    _core.BORDER != "dlpack" or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
+    reason="this torch has no exchange functions, or the extension does not use them",
+)
+def test_tensors_are_read_without_capsules_if_torch_can() -> None:
+    finished = [run(READ.format(hide=hide)) for hide in (True, False)]
+    assert all(each.returncode == 0 for each in finished), [each.stderr for each in finished]
+    (by_capsule, *expected), (still_by_capsule, *found) = (each.stdout.split() for each in finished)
+    assert (by_capsule, still_by_capsule) == ("True", "False")
+    assert found == expected

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from os import PathLike
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ __all__ = [
     "cuda_remarks",
     "cuda_sources",
     "evaluate",
+    "requested_backend",
     "row_quantiles",
     "similarity_statistics",
+    "usual_views",
 ]
 
 __version__: str
@@ -34,9 +37,9 @@ TORCH_VERSION: str | None
 """The torch release whose libtorch the extension is linked against. None if it is not linked against libtorch."""
 
 def evaluate(
-    call: Operands,
+    call: Operands | tuple[Any, ...],
     outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    scratch: Callable[[int], Tensor],
+    scratch: Callable[[int], Tensor] | None,
     backend: str,
     allow_tf32: bool,
     threads: int,
@@ -53,13 +56,14 @@ def evaluate(
         or the keys themselves if `keys` is None.
 
     Args:
-        call: The operands. Views, keys and positives may have any strides. Indices, labels and weights are contiguous.
+        call: The operands, at least up to `towers`. Views, keys and positives may have any strides. Indices, labels and
+            weights are contiguous.
         outputs: The memory for the loss (0-d, or [M] for "none" without weights), the statistics [6], the gradients for
             anchors [M, D], keys [N, D] and positives [M * R, D], and the derivative by the temperature, 0-d. None for
             unwanted ones. The memory is contiguous, in the dtype of the arithmetic, on the device of the views, and
             nothing else uses it. The statistics are the threshold, mean |H|, mean positive similarity, mean negative
             similarity, fraction at the floor, and number of anchors without a loss.
-        scratch: Allocates the given number of bytes on the device of the views. Only the CUDA kernels call it.
+        scratch: Allocates the given number of bytes on the device of the views. Only the CUDA kernels need it.
         backend: "auto", "cpu", "cuda" or "emulated".
         allow_tf32: Whether the CUDA kernels may round float32 rows to tf32 for products.
         threads: Number of CPU threads.
@@ -86,6 +90,13 @@ def row_quantiles(
 
     A row contains the similarities with all keys and, if `positives` are given, with those of the anchor. If the
     anchors are among the keys, an anchor's similarity with itself is exactly 1. Everything else is as for `evaluate`.
+    """
+
+def usual_views(views: list[Tensor]) -> tuple[int, int, bool] | None:
+    """The number of all rows, the dimension, and whether a view requires a gradient.
+
+    None unless there are two or more plain CPU tensors, matrices of one shape and one of the losses' dtypes, whose
+    memory the kernel can read. There is nothing to check or to convert then.
     """
 
 def check(call: Operands) -> None:
@@ -116,6 +127,9 @@ def anchor_formula(
     whether it is defined, the number of positives at the floor, the coefficients `global_`, `weighted` and `weights` of
     `hex_ssl.composite.Formula`, and the derivatives by the positives.
     """
+
+def requested_backend() -> str:
+    """The value of HEX_SSL_BACKEND, "auto" if it is not set. Raises ValueError if it is not the name of a backend."""
 
 def backend_for(device: str, dtype: str, backend: str) -> tuple[str, str]:
     """The backend that runs on tensors of `device`, such as "cpu" or "cuda:1", and the reason for the choice.

@@ -255,6 +255,6 @@ def contrast_towers_gathered(
         )
         for anchors, keys in directions
     ]
-    losses, statistics = zip(*found, strict=True)
-    loss = torch.cat(losses) if settings.reduction == "none" else losses[0] + losses[1]
-    return _share(loss, join_directions(statistics), settings.reduction, 2 * rows)
+    there, back = found
+    loss, statistics = join_directions(there, back, settings.reduction == "none")
+    return _share(loss, statistics, settings.reduction, 2 * rows)

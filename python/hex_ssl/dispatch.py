@@ -3,9 +3,8 @@
 torch allocates the results and the scratch memory of the CUDA kernels here. The extension allocates no torch memory.
 """
 
-import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -25,6 +24,8 @@ Results = TypeVar("Results")
 
 TENSORS = Operands._fields.index("offset")
 """The number of operands that are tensors. They come first."""
+FIRST_VECTOR = Operands._fields.index("positive_index")
+"""The operands before this one are matrices."""
 PLAIN = (Tensor, torch.nn.Parameter)
 """The tensor types that do not override any operation."""
 
@@ -50,11 +51,7 @@ def backend() -> str:
         >>> backend() in BACKENDS
         True
     """
-    choice = os.environ.get("HEX_SSL_BACKEND", "auto")
-    if choice not in BACKENDS and choice != EMULATED:
-        choices = ", ".join(f'"{name}"' for name in BACKENDS)
-        raise ValueError(f'expected HEX_SSL_BACKEND to be one of {choices}, but got "{choice}"')
-    return choice
+    return _core.requested_backend()
 
 
 def fallbacks() -> list[str]:
@@ -121,23 +118,25 @@ def _both_directions(operands: Operands) -> Evaluation:
         for own, (anchors, keys) in enumerate(((first, second), (second, first)))
     ]
     there, back = found
-    joined = join_directions([there[1], back[1]])
+    loss, statistics = join_directions(there[:2], back[:2], operands.one_loss_per_anchor)
     divisor: Tensor | float = 1.0
     if operands.reduction == "mean" and operands.weights is None:
-        divisor = (2 * rows - joined[-1]).clamp(min=1.0)
-    losses = [there[0], back[0]]
-    loss = torch.cat(losses) if operands.one_loss_per_anchor else (losses[0] + losses[1]) / divisor
+        divisor = (2 * rows - statistics[-1]).clamp(min=1.0)
+    loss = loss / divisor
     if there[2] is None:
-        return loss, joined, None, None, None, None
+        return loss, statistics, None, None, None, None
     gradient = torch.cat([there[2] + back[3], there[3] + back[2]]) / divisor  # type: ignore[operator]  # all are there
     temperature = None if there[5] is None else (there[5] + back[5]) / divisor  # type: ignore[operator]
-    return loss, joined, gradient, None, None, temperature
+    return loss, statistics, gradient, None, None, temperature
 
 
-def join_directions(statistics: Sequence[Tensor]) -> Tensor:
-    """Joins the statistics [6] of evaluations that have the same number of anchors."""
-    *means, undefined = torch.stack(list(statistics)).unbind(1)
-    return torch.stack([*(each.mean() for each in means), undefined.sum()])
+def join_directions(
+    there: tuple[Tensor, Tensor], back: tuple[Tensor, Tensor], one_loss_per_anchor: bool
+) -> tuple[Tensor, Tensor]:
+    """Joins the losses (one for each anchor, or sums) and the statistics [6] of both directions of two towers."""
+    loss = torch.cat([there[0], back[0]]) if one_loss_per_anchor else there[0] + back[0]
+    *means, undefined = torch.stack([there[1], back[1]]).unbind(1)
+    return loss, torch.stack([*(each.mean() for each in means), undefined.sum()])
 
 
 def _compute(
@@ -147,42 +146,44 @@ def _compute(
     fallback: Callable[[Operands], Results],
 ) -> Results:
     with torch._C.DisableTorchFunction():
-        operands = _readable(operands)
-        choice = backend()
-        if _has_kernel(operands, choice):
-            results = room(operands)
-            if _ran(kernel, operands, results, choice):
+        operands = operands if _is_readable(operands) else _readable(operands)
+        choice, rows = _core.requested_backend(), operands.views[0]
+        if choice != "composite" and (rows.is_cpu or _has_cuda_kernels(rows, choice)):
+
+            def scratch(size: int) -> Tensor:
+                return torch.empty((size,), dtype=torch.uint8, device=rows.device)
+
+            results, tf32 = room(operands), (choice == EMULATED or not rows.is_cpu) and _allows_tf32(rows)
+            reason = kernel(operands, results, scratch, choice, tf32, torch.get_num_threads())
+            if reason is None:
                 return results
+            _note(reason)
         else:
-            _expect_composite(operands, choice)
+            _expect_composite(rows, choice)
         _core.check(operands)
-        with without_autocast(operands.views[0]):
+        with without_autocast(rows):
             return fallback(operands)
 
 
 def allocate(operands: Operands) -> Evaluation:
     """Allocates the results on the device of the operands, in the dtype of the arithmetic. None for unwanted ones."""
     views, keys, positives = operands[:3]
-    rows, dtype = views[0], operands.dtype
+    rows, dtype, each = views[0], operands.dtype, operands.one_loss_per_anchor
     length, dims = rows.shape
     anchors = len(views) * length
-    each = operands.one_loss_per_anchor
     loss = _new_empty(rows, (anchors,) if each else (), dtype=dtype)
-    statistics = _new_empty(rows, (6,), dtype=dtype)
+    statistics = _new_empty(rows, 6, dtype=dtype)
     if each or not operands.want_gradient:
         return loss, statistics, None, None, None, None
-    return (
-        loss,
-        statistics,
-        _new_empty(rows, (anchors, dims), dtype=dtype),
-        _new_empty(rows, (keys.shape[0], dims), dtype=dtype)
-        if keys is not None and operands.want_keys_gradient
-        else None,
-        _new_empty(rows, (positives.shape[0], dims), dtype=dtype)
-        if positives is not None and operands.want_positives_gradient
-        else None,
-        _new_empty(rows, (), dtype=dtype) if operands.want_temperature_gradient else None,
-    )
+    for_anchors = _new_empty(rows, anchors, dims, dtype=dtype)
+    for_keys = for_positives = for_temperature = None
+    if keys is not None and operands.want_keys_gradient:
+        for_keys = _new_empty(rows, keys.shape[0], dims, dtype=dtype)
+    if positives is not None and operands.want_positives_gradient:
+        for_positives = _new_empty(rows, positives.shape[0], dims, dtype=dtype)
+    if operands.want_temperature_gradient:
+        for_temperature = _new_empty(rows, (), dtype=dtype)
+    return loss, statistics, for_anchors, for_keys, for_positives, for_temperature
 
 
 def allocate_quantiles(operands: Operands) -> Tensor:
@@ -192,8 +193,6 @@ def allocate_quantiles(operands: Operands) -> Tensor:
 
 def _readable(operands: Operands) -> Operands:
     """The operands as plain tensors whose memory the kernels can read directly."""
-    if _is_readable(operands):
-        return operands
     threshold, value = _vector(operands.threshold), operands.threshold_value
     if threshold is not None and operands.threshold_rule != "given":
         value, threshold = float(threshold), None
@@ -214,11 +213,12 @@ def _readable(operands: Operands) -> Operands:
 
 def _is_readable(operands: Operands) -> bool:
     """Whether the operands are plain rows without other tensors, which is the common case."""
-    for each in operands[3:TENSORS]:
-        if each is not None:
+    for other in operands[FIRST_VECTOR:TENSORS]:
+        if other is not None:
             return False
-    for each in (operands.keys, operands.positives, *operands.views):
-        if each is not None and (type(each) not in PLAIN or _is_neg(each)):
+    keys, positives = operands.keys, operands.positives
+    for rows in operands.views if keys is None else (*operands.views, keys, positives):
+        if rows is not None and (type(rows) not in PLAIN or _is_neg(rows)):
             return False
     return True
 
@@ -237,36 +237,18 @@ def _plain(tensor: Tensor) -> Tensor:
     return _resolve_neg(tensor) if _is_neg(tensor) else tensor
 
 
-def _has_kernel(operands: Operands, choice: str) -> bool:
-    """Whether to try the extension. It may still report that it has no kernel for the call."""
-    rows = operands.views[0]
-    kind = rows.device.type
-    if choice == "auto" and kind == "cuda" and rows.dtype == torch.float64:
-        return False  # there are no CUDA kernels for float64, which is documented: fall back without a warning
-    return choice != "composite" and kind in ("cpu", "cuda")
+def _has_cuda_kernels(rows: Tensor, choice: str) -> bool:
+    """Whether to try the CUDA kernels. The extension may still report that it has none for the call."""
+    # There are none for float64, which is documented: "auto" falls back without a warning.
+    return rows.is_cuda and not (choice == "auto" and rows.dtype == torch.float64)
 
 
-def _ran(kernel: Callable[..., str | None], operands: Operands, outputs: object, choice: str) -> bool:
-    """Runs a kernel of the extension. Returns False if there is none for the call."""
-    rows = operands.views[0]
-
-    def scratch(size: int) -> Tensor:
-        return torch.empty((size,), dtype=torch.uint8, device=rows.device)
-
-    tf32 = (choice == EMULATED or rows.device.type != "cpu") and _allows_tf32(rows)
-    reason = kernel(operands, outputs, scratch, choice, tf32, torch.get_num_threads())
-    if reason is not None:
-        _note(reason)
-    return reason is None
-
-
-def _expect_composite(operands: Operands, choice: str) -> None:
+def _expect_composite(rows: Tensor, choice: str) -> None:
     """Notes why torch's operations are used, unless the user asked for them or the docs say so.
 
     Raises:
         ValueError: `choice` does not run on the device.
     """
-    rows = operands.views[0]
     _, reason = _core.backend_for(str(rows.device), str(rows.dtype), choice)
     if choice == "auto" and rows.device.type != "cuda":
         _note(reason.partition(": ")[2])

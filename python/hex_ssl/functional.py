@@ -14,6 +14,7 @@ from hex_ssl.contrast import (
     read_labels,
     rows_apart,
 )
+from hex_ssl.direct import evaluate_directly
 from hex_ssl.distributed import is_distributed
 from hex_ssl.statistics import Statistics
 from hex_ssl.supervised import supcon_loss as supcon_loss
@@ -152,6 +153,10 @@ def loss_of_views(
     views: list[Tensor], threshold: Threshold, settings: Settings, labels: Tensor | None, gather_distributed: bool
 ) -> tuple[Tensor, Tensor]:
     """:func:`hex_loss` with :class:`Settings`. Returns the loss and the statistics [6]."""
+    if labels is None and not gather_distributed:
+        found = evaluate_directly(views, settings)
+        if found is not None:
+            return found
     check_views(views)
     labels = read_labels(settings, threshold, "labels", labels, views[0])
     anchor_labels = None if labels is None else labels.repeat(len(views))

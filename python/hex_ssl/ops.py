@@ -12,6 +12,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -40,38 +41,46 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
         # The transforms do not see an autograd function inside an operator.
         given = [each is not None for each in (operands.keys, operands.positives, operands.temperature)]
         return _recorded(_Evaluation, operands, given)[:2]
-    rows = (operands.keys, operands.positives, operands.temperature, *operands.views)
-    if not _is_plain(rows):
+    views, keys, positives, temperature = operands.views, operands.keys, operands.positives, operands.temperature
+    if not _is_plain(views, keys, positives, temperature):
         return evaluate(*operands)[:2]
-    needed = [each is not None and each.requires_grad for each in rows]
-    if not (torch.is_grad_enabled() and True in needed):
+    needed = (
+        keys is not None and keys.requires_grad,
+        positives is not None and positives.requires_grad,
+        temperature is not None and temperature.requires_grad,
+    )
+    if not (torch.is_grad_enabled() and (True in needed or any(map(_requires_grad, views)))):
         return dispatch.evaluate(operands)[:2]
     if operands.one_loss_per_anchor:
-        return _recorded(_DirectEvaluation, operands, needed[:3])[:2]
-    found = dispatch.evaluate(Operands._make((*operands[:WANTED], True, *needed[:3])))
-    loss, *_ = _apply(_KnownGradients, found, *rows)
-    return loss, found[1]
+        return _recorded(_DirectEvaluation, operands, needed)[:2]
+    loss, statistics, for_anchors, *for_others = dispatch.evaluate(Operands._make((*operands[:WANTED], True, *needed)))
+    inputs, gradients = list(views), [for_anchors]
+    for other, gradient in zip((keys, positives, temperature), for_others, strict=True):
+        if other is not None and gradient is not None:
+            inputs.append(other)
+            gradients.append(gradient)
+    same = views[0].dtype == loss.dtype and not needed[2]
+    loss, *_ = (known_gradients if same else gradients_to_cast)((loss, *gradients), *inputs)
+    return loss, statistics
 
 
 WANTED = Operands._fields.index("want_gradient")
+_requires_grad = attrgetter("requires_grad")
 
 
-def _is_plain(inputs: Sequence[Tensor | None]) -> bool:
+def _is_plain(
+    views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, temperature: Tensor | None
+) -> bool:
     """Whether nothing but autograd takes part: no mode, tracing, subclass, forward-mode AD or dtype promotion."""
     if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         return False
-    keys, positives, temperature, *views = inputs
-    first = views[0]
-    assert first is not None
+    dtype = views[0].dtype
     if temperature is not None and (type(temperature) not in dispatch.PLAIN or _is_wrapped(temperature)):
         return False
-    dtype = first.dtype
-    for each in (keys, positives, *views):
-        if each is None:
-            continue
-        if type(each) not in dispatch.PLAIN or each.dtype != dtype or _is_wrapped(each):
+    for each in views if keys is None else (*views, keys, positives):
+        if each is not None and (type(each) not in dispatch.PLAIN or each.dtype != dtype or _is_wrapped(each)):
             return False
-    return not first.is_meta
+    return not views[0].is_meta
 
 
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -134,8 +143,15 @@ def _with(operands: Operands, inputs: Sequence[Any]) -> Operands:
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     if torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)
-    # Skip `Function.apply`: it inspects the signature of `forward` in each call, which takes as long as all the rest.
-    return super(torch.autograd.Function, function).apply(*inputs)  # type: ignore[misc]
+    return _apply_of(function)(*inputs)
+
+
+def _apply_of(function: type[torch.autograd.Function]) -> Any:
+    """`function.apply` without `Function.apply`, which inspects the signature of `forward` in each call.
+
+    That takes as long as all the rest. It serves functorch's transforms.
+    """
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 class _Evaluation(torch.autograd.Function):
@@ -232,38 +248,45 @@ class _KnownGradients(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        found: dispatch.Evaluation,
-        keys: Tensor | None,
-        positives: Tensor | None,
-        temperature: Tensor | None,
-        *views: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        loss, _, *gradients = found
+    def forward(ctx: Any, found: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`found` is the loss, the gradient for all views, and the gradient for each of the other inputs."""
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*gradients)
-        ctx.views, ctx.dtype = len(views), views[0].dtype
-        ctx.temperature_dtype = None if temperature is None else temperature.dtype
-        return loss, *gradients
+        ctx.save_for_backward(*found[1:])
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative(any(each is not None for each in of_gradients))
+        for each in of_gradients:
+            _refuse_second_derivative(each is not None)
         if grad_loss is None:
             return (None,) * len(ctx.needs_input_grad)
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
-        # Multiply before the cast to the dtype of the inputs: the large factor of a GradScaler overflows only there.
-        scaled: list[Any] = [None if each is None else each * grad_loss for each in ctx.saved_tensors]
-        for_anchors, for_keys, for_positives, for_temperature = scaled
-        if for_temperature is not None:
-            for_temperature = for_temperature.to(ctx.temperature_dtype)
-        if ctx.dtype == for_anchors.dtype:
-            return None, for_keys, for_positives, for_temperature, *for_anchors.chunk(ctx.views)
-        rows = (for_keys, for_positives, *for_anchors.chunk(ctx.views))
-        keys, positives, *views = [None if each is None else each.to(ctx.dtype) for each in rows]
-        return None, keys, positives, for_temperature, *views
+        for_anchors, *others = ctx.saved_tensors
+        views = len(ctx.needs_input_grad) - 1 - len(others)
+        return None, *(for_anchors * grad_loss).chunk(views), *(each * grad_loss for each in others)
+
+
+class _GradientsToCast(_KnownGradients):
+    """`_KnownGradients` for inputs of other dtypes.
+
+    The gradients are cast after the multiplication: the large factor of a GradScaler overflows only there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, found: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtypes = [each.dtype for each in inputs]
+        return _KnownGradients.forward(ctx, found, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _, *scaled = _KnownGradients.backward(ctx, grad_loss, *of_gradients)
+        blocks = zip(scaled, ctx.dtypes, strict=True)
+        return None, *(None if block is None else block.to(dtype) for block, dtype in blocks)
+
+
+known_gradients, gradients_to_cast = _apply_of(_KnownGradients), _apply_of(_GradientsToCast)
+"""Record a loss with its gradients. The arguments are those of `_KnownGradients.forward`, without the context."""
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:

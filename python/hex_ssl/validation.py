@@ -1,7 +1,8 @@
-"""Checks of types, shapes, dtypes and devices before anything runs.
+"""Checks of the types, shapes, dtypes and devices that a user passes, before anything is converted, gathered or traced.
 
-Each error names the argument, what was expected and what came. Each evaluation also checks the ranges of the numbers,
-in `src/problem.rs`.
+Each error names the argument, what was expected and what came. The operators can be called without these checks. So
+each evaluation checks that its operands fit together, in `src/operands/checks.rs`, and the ranges of the numbers, in
+`src/problem.rs`.
 """
 
 import math
@@ -63,6 +64,9 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
         TypeError: One has the wrong type.
         ValueError: The temperature is a tensor of the wrong shape or dtype, or the formulation is that of another loss.
     """
+    numbers_alone = type(temperature) is type(beta) is type(tau_plus) is float
+    if numbers_alone and type(formulation) is type(reduction) is str and formulation != "supervised":
+        return  # the common case
     if isinstance(temperature, Tensor):
         _check_tensor("temperature", temperature)
         if temperature.dim() != 0 or temperature.dtype not in DTYPES:
@@ -168,10 +172,15 @@ def check_rows(name: str, rows: Tensor) -> None:
 def check_like(name: str, rows: Tensor, model_name: str, model: Tensor, *, same_rows: bool = False) -> None:
     """Checks that `rows` is a matrix like `model`: same columns, dtype and device, and same rows if `same_rows`.
 
+    `model` must have passed :func:`check_rows`.
+
     Raises:
         TypeError: It is not a tensor.
         ValueError: It differs from `model`.
     """
+    _check_tensor(name, rows)
+    if rows.shape == model.shape and rows.dtype == model.dtype and rows.device == model.device:
+        return  # the common case
     check_rows(name, rows)
     if same_rows and rows.shape != model.shape:
         raise ValueError(

@@ -15,6 +15,7 @@ use std::slice;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::GILOnceCell;
 
 #[cfg(not(feature = "tch"))]
 pub use dlpack::DlpackBorder as Torch;
@@ -139,8 +140,8 @@ impl Device {
 }
 
 impl<O> Described for Array<O> {
-    fn shape(&self) -> Vec<i64> {
-        self.shape.clone()
+    fn shape(&self) -> &[i64] {
+        &self.shape
     }
 
     fn scalar(&self) -> Option<Scalar> {
@@ -236,6 +237,21 @@ impl<O> Array<O> {
             self.strides
         )))
     }
+}
+
+/// Whether an object is a `torch.Tensor` or a `torch.nn.Parameter` itself. These types do not override any operation.
+///
+/// # Errors
+/// torch cannot be imported.
+pub fn is_plain(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static TYPES: GILOnceCell<[Py<PyAny>; 2]> = GILOnceCell::new();
+    let py = object.py();
+    let find = || -> PyResult<[Py<PyAny>; 2]> {
+        let torch = py.import("torch")?;
+        Ok([torch.getattr("Tensor")?.unbind(), torch.getattr("nn")?.getattr("Parameter")?.unbind()])
+    };
+    let types = TYPES.get_or_try_init(py, find)?;
+    Ok(types.iter().any(|plain| object.get_type().is(plain)))
 }
 
 impl<'py> FromPyObject<'py> for Array {

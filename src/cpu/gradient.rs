@@ -6,11 +6,15 @@ use super::outputs::Gradients;
 use super::passes::{exponents, AnchorShifts, Passes};
 use super::prepared::Prepared;
 use super::simd::{
-    Block, Coefficients, Derivatives, Float, InstructionSet, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES, MAX_TILE,
+    Block, Coefficients, Derivatives, Float, InstructionSet, Isa, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES,
+    MAX_TILE,
 };
 use super::threads::{for_each, Shared, Spare};
 use super::unit_rows::UnitRows;
 use crate::formula::Anchor;
+
+/// Number of rows, or of positives, that a thread handles at least.
+const CHUNK: usize = 64;
 
 /// Writes the wanted gradients. `positives` holds the derivatives with respect to the similarities of the positives.
 /// Returns the sum of the inner products of the anchors' unit rows with their gradients.
@@ -37,11 +41,11 @@ pub(super) fn write<C: Float>(
         let [of_anchors, of_apart] = [&mut of_anchors, &mut of_apart].map(|of| of.as_mut().map(Accumulator::share));
         passes.own.add_gradients(passes, prepared, shifts, &coefficients, of_anchors.as_ref(), of_apart.as_ref());
     }
-    let threads = prepared.threads;
+    let (isa, threads) = (passes.similarities.isa, prepared.threads);
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
     let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {
-        accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, threads))
+        accumulator.zip(rows).map_or(0.0, |(accumulator, rows)| accumulator.finish(rows, isa, threads))
     };
     finish(ends.keys, prepared.keys.as_ref());
     finish(ends.apart, prepared.apart.as_ref().map(|apart| &apart.rows));
@@ -72,8 +76,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
 
     /// Turns the gradients for unit rows into gradients for the input rows, and drops the padding. Returns the sum of
     /// the inner products of unit rows and gradients.
-    fn finish(self, rows: &UnitRows<C>, threads: usize) -> f64 {
-        const CHUNK: usize = 64;
+    fn finish(self, rows: &UnitRows<C>, isa: Isa, threads: usize) -> f64 {
         let mut radial = vec![0.0; rows.rows.div_ceil(CHUNK)];
         let (out, sums) = (Shared::new(self.out), Shared::new(&mut radial));
         for_each(
@@ -89,7 +92,7 @@ impl<'a, C: Float> Accumulator<'a, C> {
                     if let Some(padded) = &self.padded {
                         out.copy_from_slice(&padded[row * rows.padded_dims..][..rows.dims]);
                     }
-                    *sum += rows.project(row, out);
+                    *sum += rows.project(isa, row, out);
                 }
             },
         );
@@ -150,7 +153,8 @@ fn negatives<C: Float>(
     similarities.schedule.run(similarities.threads, scratch, |(scratch, derivatives, rounded), a, b| {
         // In a square problem, tiles on the diagonal also sum the derivatives of both anchors of a pair.
         let tile = Tile { both_sides: similarities.square, ..passes.tile(a, b, scratch) };
-        let rows = tile.rows;
+        // Without the padding, whose derivatives are 0.
+        let (rows, columns) = (tile.rows, size.min(similarities.keys.rows - b * size));
         let other = passes.column_block(a, b) * size;
         isa.run(Derivatives {
             tile,
@@ -170,13 +174,17 @@ fn negatives<C: Float>(
             // SAFETY: The schedule gives the blocks a and b to this call alone, which uses one after the other here.
             let out = unsafe { sum.slice(block * size * dims, size * dims) };
             // The derivatives are multiplied by the rows of the other side.
-            let (rows, start) =
+            let (others, start) =
                 if transposed { (similarities.anchors, a * size) } else { (similarities.keys, b * size) };
-            match (rounded.as_ref(), &rows.bf16) {
-                (Some(derivatives), Some(rows)) => {
-                    rows.accumulate(derivatives, transposed, start, single(out));
+            match (rounded.as_ref(), &others.bf16) {
+                (Some(derivatives), Some(others)) => {
+                    others.accumulate(derivatives, transposed, start, single(out));
                 }
-                _ => isa.run(Accumulate { derivatives, stride, size, transposed, rows: rows.from(start), dims, out }),
+                _ => {
+                    let (count, depth) = if transposed { (columns, rows) } else { (rows, columns) };
+                    let others = others.from(start);
+                    isa.run(Accumulate { derivatives, stride, count, depth, transposed, others, dims, out });
+                }
             }
         };
         if let Some(sum) = &of_anchors {
@@ -191,13 +199,16 @@ fn negatives<C: Float>(
     });
 }
 
-/// `out += derivatives @ rows`, or `derivatives^T @ rows`.
+/// `out += derivatives @ others`, or `derivatives^T @ others`.
 struct Accumulate<'a, C> {
     derivatives: &'a [C],
     stride: usize,
-    size: usize,
+    /// Number of rows of the result. The rest of the last block is computed too.
+    count: usize,
+    /// Length of the inner dimension.
+    depth: usize,
     transposed: bool,
-    rows: &'a [C],
+    others: &'a [C],
     dims: usize,
     out: &'a mut [C],
 }
@@ -205,25 +216,23 @@ struct Accumulate<'a, C> {
 impl<C: Float> Kernel for Accumulate<'_, C> {
     #[inline(always)]
     fn run<S: InstructionSet>(self) {
-        let Self { derivatives, stride, size, transposed, rows, dims, out } = self;
-        assert!(
-            derivatives.len() >= size * stride
-                && stride >= size
-                && rows.len() >= size * dims
-                && out.len() >= size * dims
-        );
-        assert!(size <= MAX_TILE && size.is_multiple_of(BLOCK_ROWS) && dims.is_multiple_of(BLOCK_COLUMNS));
+        let Self { derivatives, stride, count, depth, transposed, others, dims, out } = self;
+        let padded = count.next_multiple_of(BLOCK_ROWS);
+        let (rows, columns) = if transposed { (depth, padded) } else { (padded, depth) };
+        assert!(derivatives.len() >= rows * stride && stride >= columns);
+        assert!(others.len() >= depth * dims && out.len() >= padded * dims);
+        assert!(depth <= MAX_TILE && dims.is_multiple_of(BLOCK_COLUMNS));
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
         // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the
         // cache.
         let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
-            for (narrow, row) in stripe.0.iter_mut().zip(rows.chunks_exact(dims)) {
+            for (narrow, row) in stripe.0.iter_mut().zip(others.chunks_exact(dims)).take(depth) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
-            for row in (0..size).step_by(BLOCK_ROWS) {
-                // SAFETY: By the assertions, the left factor has `size` rows and columns, and the stripe and the result
-                // have at least `size` rows.
+            for row in (0..padded).step_by(BLOCK_ROWS) {
+                // SAFETY: By the assertions, the left factor has `padded` rows and `depth` columns, the stripe has
+                // `depth` rows, and the result has `padded` rows.
                 unsafe {
                     S::block(&Block {
                         left: derivatives.as_ptr().add(row * left_row),
@@ -233,7 +242,7 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
                         right_depth: BLOCK_COLUMNS,
                         out: out.as_mut_ptr().add(row * dims + column),
                         out_row: dims,
-                        depth: size,
+                        depth,
                         add: true,
                     });
                 }
@@ -267,8 +276,10 @@ impl<C: Float> Ends<'_, C> {
         let of_keys = self.keys.as_mut().map(Accumulator::share);
         let of_apart = self.apart.as_mut().map(Accumulator::share);
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
+        // A team takes longer to start than a few positives take.
+        let threads = prepared.threads.min(derivatives.len().div_ceil(CHUNK));
         for_each(
-            prepared.threads,
+            threads,
             dims / BLOCK_COLUMNS,
             || (),
             |(), block| {

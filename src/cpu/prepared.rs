@@ -7,7 +7,7 @@ use super::apart::Apart;
 use super::element::Element;
 use super::pairs::Pairs;
 use super::rows::{BorrowedOperands, Rows};
-use super::simd::{Float, Isa, MAX_TILE};
+use super::simd::{Float, Isa, BLOCK_COLUMNS, MAX_TILE};
 use super::similarities::{selected, Similarities};
 use super::unit_rows::{dot, UnitRows};
 use crate::error::{Input, Result};
@@ -15,6 +15,8 @@ use crate::problem::{Pairing, Problem};
 
 /// If there are fewer blocks of rows than this for each thread, tiles are smaller.
 const BLOCKS_EACH: usize = 4;
+/// The size of the tile of a problem that fits it. With more padding, a few rows would take several times as long.
+const MIN_TILE: usize = BLOCK_COLUMNS;
 
 /// The normalised operands.
 pub struct Prepared<C: Float> {
@@ -41,8 +43,11 @@ impl<C: Float> Prepared<C> {
         isa: Isa,
         threads: usize,
     ) -> Result<Self> {
-        let enough = BLOCKS_EACH * threads * MAX_TILE;
-        let tile = if problem.anchors.max(problem.keys) < enough { MAX_TILE / 2 } else { MAX_TILE };
+        let tile = match problem.anchors.max(problem.keys) {
+            rows if rows <= MIN_TILE => MIN_TILE,
+            rows if rows < BLOCKS_EACH * threads * MAX_TILE => MAX_TILE / 2,
+            _ => MAX_TILE,
+        };
         let rows = |input, parts: &[Rows<'_, E>]| UnitRows::new(input, parts, tile, isa, threads);
         let anchors = rows(Input::Anchors, &operands.views)?;
         let keys = operands.keys.map(|keys| rows(Input::Keys, &[keys])).transpose()?;

@@ -83,11 +83,12 @@ impl<C: Float> UnitRows<C> {
                         lengths,
                         first_bad: &first_bad,
                     });
-                    for (panel, rows) in panels
-                        .chunks_exact_mut(BLOCK_COLUMNS * dims)
-                        .zip(data.chunks_exact(BLOCK_COLUMNS * padded_dims))
-                    {
-                        transpose(rows, padded_dims, panel);
+                    for (first, (panel, rows)) in (0..padded).step_by(BLOCK_COLUMNS).zip(
+                        panels
+                            .chunks_exact_mut(BLOCK_COLUMNS * dims)
+                            .zip(data.chunks_exact(BLOCK_COLUMNS * padded_dims)),
+                    ) {
+                        transpose(rows, padded_dims, count.saturating_sub(first), panel);
                     }
                 },
             );
@@ -121,11 +122,27 @@ impl<C: Float> UnitRows<C> {
 
     /// Turns the gradient g for a unit row u into the gradient for the input row z: (g - (g.u) u) / |z|. The result
     /// saturates at the largest finite number, which the gradient of a very short row can exceed. Returns g.u.
-    pub fn project(&self, row: usize, gradient: &mut [C]) -> f64 {
-        let unit = &self.row(row)[..self.dims];
-        let (scale, rest) = self.lengths[row];
-        let radial = dot(gradient, unit);
-        let along = C::from_f64(radial);
+    pub fn project(&self, isa: Isa, row: usize, gradient: &mut [C]) -> f64 {
+        let (unit, length, mut radial) = (&self.row(row)[..self.dims], self.lengths[row], 0.0);
+        isa.run(Project { unit, length, gradient, radial: &mut radial });
+        radial
+    }
+}
+
+/// See [`UnitRows::project`].
+struct Project<'a, C> {
+    unit: &'a [C],
+    length: (C, C),
+    gradient: &'a mut [C],
+    radial: &'a mut f64,
+}
+
+impl<C: Float> Kernel for Project<'_, C> {
+    #[inline(always)]
+    fn run<S: InstructionSet>(self) {
+        let Self { unit, length: (scale, rest), gradient, radial } = self;
+        *radial = dot(gradient, unit);
+        let along = C::from_f64(*radial);
         for (g, &u) in gradient.iter_mut().zip(unit) {
             let across = (*g - along * u) / rest / scale;
             *g = if across > C::MAX {
@@ -136,11 +153,11 @@ impl<C: Float> UnitRows<C> {
                 across
             };
         }
-        radial
     }
 }
 
 /// The inner product, in double precision.
+#[inline(always)]
 pub fn dot<C: Float>(a: &[C], b: &[C]) -> f64 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0; 8];
@@ -159,10 +176,13 @@ fn length_without_exponent<C: Float>((largest, rest): (C, C)) -> f32 {
     (largest / largest.log2().floor().exp2() * rest.to_f64()) as f32
 }
 
-/// Transposes 32 rows into a panel [dims][32].
-fn transpose<C: Float>(rows: &[C], padded_dims: usize, panel: &mut [C]) {
+/// Transposes 32 rows into a panel [dims][32]. Rows from `count` on are zeros.
+fn transpose<C: Float>(rows: &[C], padded_dims: usize, count: usize, panel: &mut [C]) {
+    if count < BLOCK_COLUMNS {
+        panel.fill(C::ZERO);
+    }
     for (dim, column) in panel.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
-        for (row, element) in column.iter_mut().enumerate() {
+        for (row, element) in column.iter_mut().enumerate().take(count) {
             *element = rows[row * padded_dims + dim];
         }
     }

@@ -10,7 +10,12 @@ use crate::operands::{Operands, Scalar};
 use crate::problem::{Problem, Threshold};
 
 /// [`cpu::evaluate`] of arrays.
-pub(super) fn evaluate(problem: &Problem, operands: &Operands<Array>, outputs: Outputs, threads: usize) -> Result<()> {
+pub(super) fn evaluate(
+    problem: &Problem,
+    operands: &Operands<Array>,
+    outputs: &mut Outputs,
+    threads: usize,
+) -> Result<()> {
     match scalar(&operands.views[0])? {
         Scalar::F64 => evaluate_as::<f64>(problem, operands, outputs, threads),
         Scalar::F32 => evaluate_as::<f32>(problem, operands, outputs, threads),
@@ -23,7 +28,7 @@ pub(super) fn evaluate(problem: &Problem, operands: &Operands<Array>, outputs: O
 pub(super) fn row_quantiles(
     problem: &Problem,
     operands: &Operands<Array>,
-    output: Array,
+    output: &mut Array,
     threads: usize,
 ) -> Result<()> {
     match scalar(&operands.views[0])? {
@@ -37,7 +42,7 @@ pub(super) fn row_quantiles(
 fn evaluate_as<E: Element<Compute: ArrayElement>>(
     problem: &Problem,
     operands: &Operands<Array>,
-    mut outputs: Outputs,
+    outputs: &mut Outputs,
     threads: usize,
 ) -> Result<()> {
     let [anchors, keys, positives] = &mut outputs.gradients;
@@ -58,7 +63,7 @@ fn evaluate_as<E: Element<Compute: ArrayElement>>(
 fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
     problem: &Problem,
     operands: &Operands<Array>,
-    mut output: Array,
+    output: &mut Array,
     threads: usize,
 ) -> Result<()> {
     let Threshold::Adaptive { quantile } = problem.threshold else {
@@ -66,7 +71,7 @@ fn row_quantiles_as<E: Element<Compute: ArrayElement>>(
     };
     let found =
         lend::<E, _>(problem, operands, |problem, operands| cpu::row_quantiles(problem, operands, quantile, threads))?;
-    write::<E::Compute>(&mut output, &found)
+    write::<E::Compute>(output, &found)
 }
 
 /// Runs the kernel on the memory of the operands. A threshold "given" and a temperature that are arrays are read first,

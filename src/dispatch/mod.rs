@@ -72,14 +72,14 @@ pub fn evaluate(
     operands: &Operands<Array>,
     settings: &Settings,
     means: Means,
-    outputs: Outputs,
+    outputs: &mut Outputs,
     scratch: impl FnMut(usize) -> Result<Array>,
 ) -> Result<Outcome> {
     let problem = checked(operands, settings)?;
     outputs.check(&problem, operands)?;
     match runner(&problem, operands, means, Some(outputs.wanted()))? {
         Runner::Cpu => cpu::evaluate(&problem, operands, outputs, means.threads)?,
-        Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, &outputs, scratch)?,
+        Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, outputs, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
     }
     Ok(Outcome::Computed)
@@ -94,14 +94,14 @@ pub fn row_quantiles(
     operands: &Operands<Array>,
     settings: &Settings,
     means: Means,
-    output: Array,
+    output: &mut Array,
     scratch: impl FnMut(usize) -> Result<Array>,
 ) -> Result<Outcome> {
     let problem = checked(operands, settings)?;
-    expect_output("quantiles", &output, &[problem.anchors], operands)?;
+    expect_output("quantiles", output, &[problem.anchors], operands)?;
     match runner(&problem, operands, means, None)? {
         Runner::Cpu => cpu::row_quantiles(&problem, operands, output, means.threads)?,
-        Runner::Cuda(kernels) => kernels.row_quantiles(&problem, operands, &output, scratch)?,
+        Runner::Cuda(kernels) => kernels.row_quantiles(&problem, operands, output, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
     }
     Ok(Outcome::Computed)

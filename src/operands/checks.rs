@@ -1,4 +1,8 @@
-//! Checks of shapes, dtypes, devices and indices. The module `problem` checks the ranges of numbers.
+//! Checks that the operands of a call fit together: shapes, dtypes, devices and indices. The module `problem` checks the
+//! ranges of numbers.
+//!
+//! `hex_ssl/validation.py` checks what a user passes, under the user's names and before it is converted. These checks
+//! are those of the operators, which anyone may call. A backend reads memory by what they have found.
 
 use super::{Operands, Scalar};
 use crate::error::{view_name, Error, Result};
@@ -7,7 +11,7 @@ use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold};
 /// The properties of an operand that the checks need.
 pub trait Described {
     /// The shape.
-    fn shape(&self) -> Vec<i64>;
+    fn shape(&self) -> &[i64];
     /// The dtype, if it is one of the floating-point dtypes of the losses.
     fn scalar(&self) -> Option<Scalar>;
     /// The name of the dtype, such as "int64".
@@ -89,7 +93,7 @@ impl<T: Described> Operands<T> {
             return Err(Error::value("expected at least 1 view, but got 0"));
         };
         let first_name = if self.views.len() > 1 { "z1" } else { "anchors" };
-        let [rows, dims] = first.shape()[..] else {
+        let &[rows, dims] = first.shape() else {
             return Err(wrong_shape(first_name, "[N, D]", first));
         };
         expect_floating(first_name, first)?;
@@ -99,7 +103,7 @@ impl<T: Described> Operands<T> {
             expect_like(&name, view, first_name, first)?;
         }
         if let Some(keys) = &self.keys {
-            if !matches!(keys.shape()[..], [_, columns] if columns == dims) {
+            if !matches!(keys.shape(), [_, columns] if *columns == dims) {
                 return Err(wrong_shape("keys", &format!("[N, {dims}], D as in `{first_name}`"), keys));
             }
             expect_like("keys", keys, first_name, first)?;
@@ -136,9 +140,9 @@ impl<T: Described> Operands<T> {
                 "expected `positives` or `positive_index` along with `ignored_index`, but got neither",
             )),
             (Some(_), None) => Ok(Pairing::Apart),
-            (_, Some(index)) => match index.shape()[..] {
-                [_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
-                ref shape => {
+            (_, Some(index)) => match index.shape() {
+                &[_, positives] => Ok(Pairing::Indexed { positives: positives as usize }),
+                shape => {
                     Err(Error::value(format!("expected `positive_index` to have shape [M, P], but got {shape:?}")))
                 }
             },

@@ -34,7 +34,7 @@ class LastForward:
         self.statistics: Tensor | None = None
 
 
-class SimpleLoss(LossWithStatistics):
+class SimpleLoss(nn.Module):
     """A loss with a temperature, a reduction and a choice of the processes. All may be changed between two forwards."""
 
     def __init__(
@@ -56,7 +56,7 @@ class SimpleLoss(LossWithStatistics):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
-class BaselineLoss(SimpleLoss):
+class BaselineLoss(SimpleLoss, LossWithStatistics):
     """A special case of :func:`hex_ssl.functional.hex_loss`. Subclasses set the threshold and the formulation.
 
     Attributes:

@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from hex_ssl.choices import Reduction
-from hex_ssl.losses.baseline import SimpleLoss
+from hex_ssl.losses.baseline import LossWithStatistics, SimpleLoss
 from hex_ssl.supervised import loss_of_labels, supcon_settings
 
 
-class SupConLoss(SimpleLoss):
+class SupConLoss(SimpleLoss, LossWithStatistics):
     """SupCon, the supervised contrastive loss: :func:`hex_ssl.functional.supcon_loss` as a module.
 
     Args:

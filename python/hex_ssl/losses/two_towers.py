@@ -4,12 +4,12 @@ from torch import Tensor
 
 from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import Settings
-from hex_ssl.losses.baseline import SimpleLoss
+from hex_ssl.losses.baseline import LossWithStatistics, SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
 from hex_ssl.validation import check_settings
 
 
-class TwoTowerLoss(SimpleLoss):
+class TwoTowerLoss(SimpleLoss, LossWithStatistics):
     """A loss for two towers, with a threshold and a formulation. All settings may be changed between two forwards."""
 
     def __init__(

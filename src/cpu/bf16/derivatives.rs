@@ -34,7 +34,7 @@ impl Bf16Derivatives {
     /// The machine must have AVX-512 F, BW and BF16. `derivatives` must have `size` rows and columns, and
     /// `inverse_columns` must have `size` numbers.
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub unsafe fn fill(&mut self, derivatives: &[f32], stride: usize, inverse_rows: &[f32], inverse_columns: &[f32]) {
         use std::arch::x86_64::*;
         let size = self.size;

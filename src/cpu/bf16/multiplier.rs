@@ -35,7 +35,10 @@ impl Bf16Multiplier {
         #[allow(unused_mut)]
         let mut all = vec![];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16")
+        {
             all.push(Self::Avx512);
             if amx::available() {
                 all.push(Self::Amx);

@@ -119,8 +119,8 @@ impl Bf16Rows {
         let size = out.size;
         let (rows, columns) = (&self.inverse_lengths[row..][..size], &keys.inverse_lengths[column..][..size]);
         assert!(derivatives.len() >= (size - 1) * stride + size);
-        // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F and BF16. All machines with BF16 have BW
-        // too. By the assertion and the slices above, all `size` rows and columns are in range.
+        // SAFETY: A `Bf16Multiplier` exists only if the machine has AVX-512 F, BW and BF16. By the assertion and the
+        // slices above, all `size` rows and columns are in range.
         unsafe { out.fill(derivatives, stride, rows, columns) };
     }
 

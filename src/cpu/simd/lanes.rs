@@ -18,20 +18,16 @@ pub fn lanes<C: Float>(number: impl Fn(usize) -> C) -> Group<C> {
     group
 }
 
-/// The group that starts at `at`. The slice must contain the whole group: only debug builds check this.
+/// The group that starts at `at`. The slice must contain the whole group.
 #[inline(always)]
 pub fn group<C>(slice: &[C], at: usize) -> &Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: All callers in this crate pass `at` with at + LANES <= slice.len().
-    unsafe { &*slice.as_ptr().add(at).cast() }
+    &slice[at..at + LANES].as_chunks().0[0]
 }
 
 /// Like [`group`], for writing.
 #[inline(always)]
 pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
-    debug_assert!(at + LANES <= slice.len());
-    // SAFETY: As in `group`.
-    unsafe { &mut *slice.as_mut_ptr().add(at).cast() }
+    &mut slice[at..at + LANES].as_chunks_mut().0[0]
 }
 
 /// Adds a group to another group.
@@ -39,5 +35,16 @@ pub fn group_mut<C>(slice: &mut [C], at: usize) -> &mut Group<C> {
 pub fn add<C: Float>(sums: &mut Group<C>, terms: &Group<C>) {
     for l in 0..LANES {
         sums[l] += terms[l];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_group_past_the_end_is_refused() {
+        group_mut(&mut [0.0f32; 2 * LANES], LANES + 1);
     }
 }

@@ -13,8 +13,8 @@ struct Given {
 }
 
 impl Described for Given {
-    fn shape(&self) -> Vec<i64> {
-        self.shape.clone()
+    fn shape(&self) -> &[i64] {
+        &self.shape
     }
 
     fn scalar(&self) -> Option<Scalar> {
