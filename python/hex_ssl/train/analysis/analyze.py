@@ -96,7 +96,7 @@ def _subject(config: AnalyzeConfig) -> Subject:
 
 
 def _run(config: AnalyzeConfig, folder: str, epochs: str) -> Subject:
-    return subject_from_run(folder, config.split, epochs, config.images, config.device, config.seed)
+    return subject_from_run(folder, config.split, epochs, config.images, config.device, config.seed, config.num_workers)
 
 
 def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
