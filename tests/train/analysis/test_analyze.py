@@ -114,6 +114,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize(("images", "shown"), [(5, 0), (6, 5)])
+def test_nearest_images_need_six(images: int, shown: int, tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(images, 4)).astype(np.float32)
+    np.save(tmp_path / "z.npy", features)
+    settings = AnalyzeConfig(features=str(tmp_path / "z.npy"), output=str(tmp_path / "out"), plane="none", anchors=2)
+    folder = analyze(settings)
+    nearest = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))["nearest"]
+    assert [len(line["nearest"]) for line in nearest] == ([shown] * 2 if shown else [])
+
+
 def test_other_files_stay_and_old_figures_are_removed(arrays: Arrays, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
