@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hex_ssl.train.paths import expand_paths
+from hex_ssl.train.ranges import at_least
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class AnalyzeConfig:
         anchors: Number of images whose nearest images are shown.
         output: Folder to write to. None uses `analysis` in the run folder.
         device: Device of the networks: "auto", "cpu", "cuda", ...
+        num_workers: Number of DataLoader workers. None uses one per core, and none for images in memory.
         seed: Seed of all random choices.
     """
 
@@ -67,6 +69,7 @@ class AnalyzeConfig:
     anchors: int = 7
     output: str | None = None
     device: str = "auto"
+    num_workers: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,10 +84,9 @@ class AnalyzeConfig:
             raise ValueError("expected `beside` only with a run")
         if not 0.0 <= self.quantile <= 1.0:
             raise ValueError(f"expected `quantile` to be in [0, 1], but got {self.quantile}")
-        for name, lowest in (("images", 3), ("bins", 1), ("plane_images", 3), ("anchors", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"expected `{name}` to be at least {lowest}, but got {value}")
+        lowest = {"images": 3, "bins": 1, "plane_images": 3, "anchors": 1, "num_workers": 0, "seed": 0}
+        for name, bound in lowest.items():
+            at_least(name, getattr(self, name), bound)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hex_ssl.train.analysis.figures import CURVES, FIGURES
 from hex_ssl.train.analysis.measures import COLUMNS, knn_within
 from hex_ssl.train.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.train.cli import main
+from hex_ssl.train.evaluate.features import Features, extract_features
 from hex_ssl.train.pretrain import load_method
 from tests.train.analysis.conftest import CLASSES, Arrays, save_arrays
 
@@ -111,6 +112,16 @@ def test_features_alone_are_enough(tmp_path: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("images", "shown"), [(5, 0), (6, 5)])
+def test_nearest_images_need_six(images: int, shown: int, tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(images, 4)).astype(np.float32)
+    np.save(tmp_path / "z.npy", features)
+    settings = AnalyzeConfig(features=str(tmp_path / "z.npy"), output=str(tmp_path / "out"), plane="none", anchors=2)
+    folder = analyze(settings)
+    nearest = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))["nearest"]
+    assert [len(line["nearest"]) for line in nearest] == ([shown] * 2 if shown else [])
 
 
 def test_other_files_stay_and_old_figures_are_removed(arrays: Arrays, tmp_path: Path) -> None:
@@ -346,6 +357,39 @@ def test_the_features_are_those_of_the_networks(trained_run: Path) -> None:
     assert subject.superclasses.tolist() == (subject.classes // 4).tolist()
 
 
+def test_features_come_from_workers_and_draw_nothing(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def extract(*arguments: Any) -> Features:
+        given.append(arguments[3])
+        before = torch.get_rng_state()
+        found = extract_features(*arguments)
+        assert torch.equal(torch.get_rng_state(), before)
+        return found
+
+    monkeypatch.setattr(run, "extract_features", extract)
+    spaces = []
+    for num_workers in (None, 0, 1):
+        subject = subject_from_run(trained_run, epochs="last", images=30, num_workers=num_workers)
+        spaces += [snapshot.spaces for snapshot in subject.snapshots()]
+    assert given == [0, 0, 1]
+    for name, features in spaces[0].items():
+        for other in spaces[1:]:
+            np.testing.assert_array_equal(other[name], features)
+
+
+def test_representations_that_are_not_finite_are_named(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Any:
+        method = load_method(*arguments)
+        torch.nn.init.constant_(next(method.backbone.parameters()), torch.nan)
+        return method
+
+    monkeypatch.setattr(run, "load_method", broken)
+    subject = subject_from_run(trained_run, epochs="last", images=30)
+    with pytest.raises(ValueError, match="network's representations to be finite, but that of image 0 has NaN"):
+        next(subject.snapshots())
+
+
 def test_checkpoints_are_found_by_epoch(trained_run: Path, tmp_path: Path) -> None:
     assert checkpoints_of(trained_run) == {0: "epoch-0000", 1: "epoch-0001", 2: "epoch-0002"}
     assert checkpoints_of(trained_run, "last") == {2: "epoch-0002"}
@@ -371,6 +415,7 @@ def test_checkpoints_are_found_by_epoch(trained_run: Path, tmp_path: Path) -> No
         ({"run": "a", "labels": "b"}, "only with `features`"),
         ({"run": "a", "quantile": 2.0}, r"expected `quantile` to be in \[0, 1\], but got 2.0"),
         ({"run": "a", "anchors": 0}, "expected `anchors` to be at least 1, but got 0"),
+        ({"run": "a", "num_workers": -1}, "expected `num_workers` to be at least 0, but got -1"),
     ],
 )
 def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_plots_of_training_name_seeds_and_cover_nothing(tmp_path: Path, monkeypa
         assert all(panel.get_ylabel() for panel in figure.axes)
         assert figure.axes[-1].get_xlabel()
     assert told == [["seed 3", "seed 5"], ["SimCLR", "HEX"], ["0", "1", "2", "3"]]
+
+
+def test_the_band_of_accuracies_is_the_deviation_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    values = [0.5, 0.6, 0.4]
+    runs: list[list[Any]] = [[{"epoch": epoch, "knn_accuracy": each} for epoch in (0, 1)] for each in values]
+    plots.plot_accuracy({"three": runs, "one": runs[:1]}, tmp_path / "a.png")
+    three, one = ([*band.get_paths()[0].vertices[:, 1]] for band in drawn[0].axes[0].collections)
+    deviation = 100 * statistics.stdev(values)
+    assert min(three) == pytest.approx(50 - deviation)
+    assert max(three) == pytest.approx(50 + deviation)
+    assert min(one) == max(one) == 50
 
 
 def test_histograms_show_the_range_that_has_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from hex_ssl.train.evaluate import (
     run_transfer,
 )
 from hex_ssl.train.evaluate.commands import Measuring
+from hex_ssl.train.evaluate.results import open_results
 from hex_ssl.train.evaluate.source import ImageShape
 from hex_ssl.train.evaluate.splits import open_splits
 from hex_ssl.train.methods.settings import SimCLRSettings
@@ -144,6 +145,21 @@ def test_an_output_with_another_protocol_is_not_changed(folder: Path, tmp_path: 
     output.write_text("{")
     with pytest.raises(ValueError, match=r"expected .*knn.json to hold results of hex-ssl"):
         run_knn(KNNConfig(str(folder), output=str(output)))
+
+
+def test_other_words_for_the_same_protocol_find_earlier_results(tmp_path: Path) -> None:
+    def opened(words: str, k: int = 20, output: str | None = None) -> Results:
+        return open_results("knn", tmp_path, tmp_path, {"settings": {"k": k}, "description": words}, output)
+
+    first = opened("k-NN.")
+    first.add([{"dataset": "digits", "by": "knn", "fraction": 1.0, "weights": "a", "epoch": 5, "top1": 0.5}])
+    for output in (None, str(first.path)):
+        again = opened("k nearest neighbours.", output=output)
+        assert (again.path, again.rows) == (first.path, first.rows)
+        assert "k nearest neighbours." in again.table()
+    assert opened("k-NN.", k=5).path != first.path
+    with pytest.raises(ValueError, match=r"holds those of knn with another settings$"):
+        opened("k nearest neighbours.", k=5, output=str(first.path))
 
 
 @pytest.mark.parametrize(

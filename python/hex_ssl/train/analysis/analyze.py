@@ -39,6 +39,9 @@ TABLES = ("similarity.csv", "ranks.csv", "histograms.csv", "plane.csv", "nearest
 FEW = 5
 """Number of superclasses in the middle row of Figure 10."""
 
+SHOWN = 5
+"""Number of images that Figure 15 shows beside each anchor. With no more images than these there is no such figure."""
+
 Pictures = tuple[list[list[NDArray[np.uint8]]], list[list[str]]]
 """Rows of images [H, W, 3], and the text above each."""
 
@@ -96,7 +99,7 @@ def _subject(config: AnalyzeConfig) -> Subject:
 
 
 def _run(config: AnalyzeConfig, folder: str, epochs: str) -> Subject:
-    return subject_from_run(folder, config.split, epochs, config.images, config.device, config.seed)
+    return subject_from_run(folder, config.split, epochs, config.images, config.device, config.seed, config.num_workers)
 
 
 def _beside(config: AnalyzeConfig, subject: Subject) -> Subject | None:
@@ -186,11 +189,10 @@ class _Findings:
         return plane(self.beside, snapshot, space, title, by, np.array(own["rows"]), method, seed)
 
     def _nearest(self) -> list[dict[str, Any]]:
-        snapshot = self.ends[-1]
-        size = len(snapshot.spaces[self.plane_space])
-        if size < 7:
+        features = self.ends[-1].spaces[self.plane_space]
+        if len(features) <= SHOWN:
             return []
-        found = nearest_in_batches(snapshot.spaces[self.plane_space], self.config.anchors, seed=self.config.seed)
+        found = nearest_in_batches(features, self.config.anchors, SHOWN, seed=self.config.seed)
         return [
             {
                 "anchor": self._item(int(anchor), 1.0),

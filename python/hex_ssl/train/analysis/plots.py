@@ -51,7 +51,7 @@ def plot_training(
 def plot_accuracy(runs: Mapping[str, Sequence[Sequence[Row]]], path: Path, title: str = "") -> None:
     """Plots k-NN accuracy over the epochs: the mean over each group's runs and a band of one standard deviation.
 
-    The standard deviation is the population's (divided by the number of runs).
+    The standard deviation is the sample's (divided by the number of runs - 1). A single run has no band.
 
     Args:
         runs: For each label, the metrics of its runs, evaluated at the same epochs.

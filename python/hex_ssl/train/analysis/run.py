@@ -8,18 +8,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from hex_ssl.train.analysis.snapshots import PROJECTION, REPRESENTATION, Snapshot, Subject
 from hex_ssl.train.data import PretrainData
 from hex_ssl.train.data.evaluation_images import EvaluationImages, as_float, square
 from hex_ssl.train.evaluate.commands import chosen_device
+from hex_ssl.train.evaluate.features import extract_features
+from hex_ssl.train.evaluate.splits import workers
 from hex_ssl.train.pretrain import load_method
 from hex_ssl.train.reading import epochs_done, read_checkpoint, reading
 from hex_ssl.train.run_folder import CHECKPOINTS, LAST, read_config
 
 KEPT = re.compile(r"epoch-(\d+)")
+BATCH = 512
+"""Number of images that the networks take at a time."""
+
 LARGEST_PICTURE = 96
 """The largest side in pixels of the images in Figure 15."""
 
@@ -70,6 +74,7 @@ def subject_from_run(
     images: int | None = None,
     device: str = "auto",
     seed: int = 0,
+    num_workers: int | None = None,
 ) -> Subject:
     """The features of a run's images by its checkpoints, before and after the projector.
 
@@ -83,6 +88,7 @@ def subject_from_run(
             used.
         device: Device of the networks: "auto", "cpu", "cuda", ...
         seed: Seed of the choice of images.
+        num_workers: Number of DataLoader workers. None uses one per core, and none for images in memory.
 
     Raises:
         FileNotFoundError: The folder is not a run folder, or lacks a checkpoint.
@@ -100,7 +106,7 @@ def subject_from_run(
 
     def snapshots() -> Iterator[Snapshot]:
         for epoch, name in checkpoints.items():
-            yield Snapshot(epoch, _features(load_method(folder, name).to(place), evaluated))
+            yield Snapshot(epoch, _features(load_method(folder, name).to(place), evaluated, num_workers))
 
     def pictures(chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
         side = min(data.image_size, LARGEST_PICTURE)
@@ -130,15 +136,11 @@ def _choose(labels: NDArray[np.int64], images: int | None, seed: int) -> NDArray
 
 
 @torch.no_grad()
-def _features(method: Any, images: Dataset[tuple[Tensor, int]]) -> dict[str, NDArray[Any]]:
+def _features(method: Any, images: EvaluationImages, num_workers: int | None) -> dict[str, NDArray[Any]]:
     method.eval()
-    projector: nn.Module = method.projector
-    found: dict[str, list[Tensor]] = {REPRESENTATION: [], PROJECTION: []}
-    for batch, _ in DataLoader(images, 512):
-        h = method.backbone(batch.to(method.device))
-        found[REPRESENTATION].append(h.float().cpu())
-        found[PROJECTION].append(projector(h).float().cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    h = extract_features(method.backbone, images, BATCH, workers(images, num_workers)).h
+    z = torch.cat([method.projector(rows) for rows in h.split(BATCH)])
+    return {REPRESENTATION: h.float().cpu().numpy(), PROJECTION: z.float().cpu().numpy()}
 
 
 def _as_bytes(images: Tensor) -> NDArray[np.uint8]:

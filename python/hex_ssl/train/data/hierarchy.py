@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hex_ssl.train.data.images import ArrayImages
+from hex_ssl.train.ranges import at_least
 
 SEEDS = {"train": 0, "test": 1}
 WAVES = 2
@@ -61,14 +62,9 @@ class Hierarchy(ArrayImages):
             "image_size": image_size,
         }
         for name, number in numbers.items():
-            if number < 1:
-                raise ValueError(f"expected `{name}` to be at least 1, but got {number}")
-        tree = torch.Generator().manual_seed(2**16 * seed)
-        trunk = _draw_waves(superclasses, tree)
-        twigs = _draw_waves(superclasses * classes_per_superclass, tree)
+            at_least(name, number, 1)
         parents = torch.arange(superclasses).repeat_interleave(classes_per_superclass)
-        vectors = torch.cat([trunk[0][parents], twigs[0]], dim=1)
-        colours = torch.cat([trunk[1][parents], CLASS_SHARE * twigs[1]], dim=1)
+        vectors, colours = _draw_classes(parents, torch.Generator().manual_seed(2**16 * seed))
         labels = torch.arange(len(parents)).repeat_interleave(images_per_class)
         generator = torch.Generator().manual_seed(2**16 * seed + 1 + SEEDS[split])
         images = [
@@ -83,6 +79,19 @@ class Hierarchy(ArrayImages):
             superclasses=parents,
             superclass_names=[f"pattern {parent}" for parent in range(superclasses)],
         )
+
+
+def _draw_classes(parents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Wave vectors [classes, 2 * WAVES, 2] and colours [classes, 2 * WAVES, 3] of the classes of a tree.
+
+    Args:
+        parents: int64 [classes], each class's superclass.
+        generator: Generator of the waves.
+    """
+    trunk = _draw_waves(int(parents.max()) + 1, generator)
+    twigs = _draw_waves(len(parents), generator)
+    vectors = torch.cat([trunk[0][parents], twigs[0]], dim=1)
+    return vectors, torch.cat([trunk[1][parents], CLASS_SHARE * twigs[1]], dim=1)
 
 
 def _draw_waves(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

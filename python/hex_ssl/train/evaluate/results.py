@@ -50,7 +50,8 @@ class Results:
     Args:
         command: "knn", "probe", "finetune" or "transfer".
         source: The path that was evaluated.
-        protocol: Everything that affects an accuracy and is the same for each row, as values that JSON can represent.
+        protocol: Everything that affects an accuracy and is the same for each row, as values that JSON can represent,
+            and `description`, the same in words.
         path: The file.
         rows: One row for each network, dataset, fraction of the labels and setting.
     """
@@ -127,15 +128,16 @@ def open_results(command: str, source: Path, folder: Path, protocol: dict[str, A
         command: "knn", "probe", "finetune" or "transfer".
         source: The source that is evaluated.
         folder: The run folder.
-        protocol: Everything that affects an accuracy and is the same for each row.
-        output: The file. None uses a file in the folder `evaluation`, named by a digest of the protocol, so that each
-            protocol has its own file.
+        protocol: Everything that affects an accuracy and is the same for each row, and `description`, the same in
+            words. Two protocols that differ only in the words are the same.
+        output: The file. None uses a file in the folder `evaluation`, named by a digest of the protocol's settings, so
+            that each protocol has its own file.
 
     Raises:
         ValueError: The file does not hold results, or holds those of another protocol.
     """
     plain = json.loads(json.dumps(protocol))
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(_settings(plain), sort_keys=True).encode()).hexdigest()[:8]
     path = folder / "evaluation" / f"{command}-{digest}.json" if output is None else Path(output)
     results = Results(command, str(source), plain, path)
     if path.exists():
@@ -227,11 +229,16 @@ def _key_of(row: Row) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KEY)
 
 
+def _settings(protocol: dict[str, Any]) -> dict[str, Any]:
+    """A protocol without its description in words."""
+    return {name: value for name, value in protocol.items() if name != "description"}
+
+
 def _rows_of(path: Path, command: str, protocol: dict[str, Any]) -> list[Row]:
     saved = read_results(path)
-    if (saved.command, saved.protocol) != (command, protocol):
-        names = sorted(saved.protocol.keys() | protocol.keys())
-        other = [name for name in names if saved.protocol.get(name) != protocol.get(name)]
+    old, new = _settings(saved.protocol), _settings(protocol)
+    if (saved.command, old) != (command, new):
+        other = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         raise ValueError(
             f"expected `output` to be new or to hold results by the same protocol, but {path} holds those of "
             f"{saved.command} with another {', '.join(other) or 'command'}"

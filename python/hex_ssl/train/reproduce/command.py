@@ -57,7 +57,6 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     Returns:
         The exit code: 0, 1 if runs failed, or 130 after Ctrl-C.
     """
-    from hex_ssl.train.reproduce.picture import draw_picture
     from hex_ssl.train.reproduce.runner import Finished, run_jobs
     from hex_ssl.train.reproduce.time_limit import Deadline
 
@@ -82,14 +81,7 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
         unstarted = run_jobs(left, asked.jobs, Deadline(asked.minutes), announce)
     except KeyboardInterrupt:
         interrupted = True
-    done = finished(plan, results)
-    text = write_table(plan, done)
-    path = Path(asked.out) / f"{plan.experiment.name}-{plan.scale.name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
-    print(f"\n{text}\ntable: {path}")
-    for picture in draw_picture(plan, done, path.with_suffix("")):
-        print(f"picture: {picture}")
+    _write(plan, finished(plan, results), Path(asked.out))
     if stopped or unstarted:
         print(
             f"the time limit is reached: {stopped} stopped, {unstarted} not started; run the same command to continue"
@@ -99,6 +91,19 @@ def reproduce(plan: Plan, asked: ReproduceConfig) -> int:
     for each in failures:
         print(f"failed: {each.job.key}: {each.error}", file=sys.stderr)
     return 130 if interrupted else int(bool(failures))
+
+
+def _write(plan: Plan, done: dict[str, Record], folder: Path) -> None:
+    """Writes the table and the picture of the finished runs into a folder, and prints the table and both paths."""
+    from hex_ssl.train.reproduce.picture import draw_picture
+
+    text = write_table(plan, done)
+    path = folder / f"{plan.experiment.name}-{plan.scale.name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+    print(f"\n{text}\ntable: {path}")
+    for picture in draw_picture(plan, done, path.with_suffix("")):
+        print(f"picture: {picture}")
 
 
 def list_rows(plan: Plan, results: Path) -> str:
