@@ -99,6 +99,13 @@ def test_is_lightlys(weight_fn: Any) -> None:
         torch.testing.assert_close(*(torch.autograd.grad(each, views) for each in losses))
 
 
+def test_compiles_without_a_break() -> None:
+    z1, z2 = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    criterion = DCLWLoss()
+    compiled = torch.compile(criterion, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z1, z2), criterion(z1, z2))
+
+
 def test_errors() -> None:
     views = two_views()
     with pytest.raises(TypeError, match="^expected `weight_fn` to be a function or None, but got 0.5$"):

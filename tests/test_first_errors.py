@@ -55,6 +55,31 @@ TYPES: list[tuple[str, Callable[[], object], str]] = [
     ),
     ("a list", lambda: criterion(Z1, Z2.tolist()), "`z2` to be a tensor, but got list; write torch.as_tensor(z2)"),
     ("a list of views", lambda: supcon([Z1, Z2], labels=LABELS), "`z1` to be a tensor, but got list; write *z1"),
+    (
+        "a list of rows for each anchor",
+        lambda: InfoNCELoss()(Z1, Z2, own_negatives=[Z1[:2]] * 8),  # type: ignore[arg-type]
+        "`own_negatives` to be a tensor, but got list; write torch.stack(own_negatives)",
+    ),
+    (
+        "a list of keys",
+        lambda: InfoNCELoss()(Z1, [Z2, Z1]),  # type: ignore[arg-type]
+        "`keys` to be a tensor, but got list; write torch.cat(keys)",
+    ),
+    (
+        "a list of weights",
+        lambda: InfoNCELoss()(Z1, Z2, weights=[1.0] * 8),  # type: ignore[arg-type]
+        "`weights` to be a tensor, but got list; write torch.as_tensor(weights)",
+    ),
+    (
+        "a mask of keys to ignore",
+        lambda: InfoNCELoss()(Z1, Z2, ignored_index=torch.eye(8).roll(1, 0).bool()),
+        "write torch.where(ignored_index, torch.arange(ignored_index.shape[1]), -1)",
+    ),
+    (
+        "a mask of positives",
+        lambda: InfoNCELoss()(Z1, Z2, positive_index=torch.eye(8).bool()),
+        "but got bool; for a mask with one True in each row, write positive_index.int().argmax(1)",
+    ),
     ("integers", lambda: criterion(Z1.byte(), Z2.byte()), "bfloat16, float16, but got uint8; write z1.float()"),
     ("two dtypes", lambda: criterion(Z1, Z2.half()), "but got float16; write z2.to(z1.dtype)"),
     ("two devices", lambda: criterion(Z1, Z2.to("meta")), "but got it on meta; write z2.to(z1.device)"),

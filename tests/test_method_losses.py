@@ -209,6 +209,14 @@ def test_autocast_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_compiles_without_a_break(name: str) -> None:
+    loss_of, count, _ = LOSSES[name]
+    tensors = rows(count)
+    compiled = torch.compile(loss_of, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors), loss_of(*tensors))
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_shapes_that_differ_are_errors(name: str) -> None:
     loss_of, count, _ = LOSSES[name]
     tensors = rows(count)

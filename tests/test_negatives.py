@@ -1,5 +1,6 @@
 """Negatives that are taken out, by label, margin or list, and own negatives: against plain loops in float64."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -483,6 +484,16 @@ def test_there_is_no_cuda_kernel(given: dict[str, Any], monkeypatch: pytest.Monk
     monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
     with pytest.raises(ValueError, match="no CUDA kernel for this call: the elimination of negatives, margins, lists"):
         infonce_loss(Z, Z, **given)
+
+
+def test_a_strategy_of_a_margin_is_no_name() -> None:
+    # sentence-transformers' GISTEmbedLoss takes margin_strategy="relative".
+    with pytest.raises(TypeError, match="expected `relative` to be True or False, but got 'absolute'"):
+        MarginThreshold(0.1, relative="absolute")  # type: ignore[arg-type]
+
+
+def test_repr_of_a_copy_is_that_of_the_loss() -> None:
+    assert repr(copy.deepcopy(CLIPLoss())) == repr(CLIPLoss())
 
 
 def test_repr() -> None:

@@ -166,8 +166,55 @@ def test_compiled_without_a_break() -> None:
             lambda a, b: infonce_loss(a, b, weights=torch.ones(8, requires_grad=True)),
             "expected `weights` without a gradient",
         ),
+        (lambda a, b: infonce_loss(a, b, weights=torch.arange(8)), r"int64; write weights.float\(\)"),
+        (
+            lambda a, b: infonce_loss(a, b, formulation="elimination"),
+            "expected a `threshold` that finds the negatives to leave out",
+        ),
+        (lambda a, b: clip_loss(a, b, formulation="elimination"), "expected a `threshold` that finds the negatives to"),
+        (lambda a, b: InfoNCELoss(formulation="elimination"), "expected a `threshold` that finds the negatives to"),
     ],
 )
 def test_errors(call: Any, message: str, backend: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(*towers(8, 4))
+
+
+def test_a_scale_in_the_place_of_open_clips_is_no_temperature() -> None:
+    # open_clip's ClipLoss takes `logit_scale` third, the inverse of a temperature.
+    with pytest.raises(TypeError, match="positional arguments"):
+        CLIPLoss()(*towers(8, 4), torch.tensor(14.3))  # type: ignore[misc]
+
+
+def test_weights_may_have_a_sum_above_the_largest_float16() -> None:
+    anchors, keys = towers(8, 4)
+    weights = torch.tensor([3e4, 1e4] * 4, dtype=torch.float16)
+    found = infonce_loss(anchors, keys, weights=weights)
+    torch.testing.assert_close(found, infonce_loss(anchors, keys, weights=torch.tensor([3.0, 1.0] * 4)))
+
+
+def test_weights_compile_without_a_break() -> None:
+    anchors, keys = towers(8, 4)
+    weights = torch.arange(1.0, 9.0)
+    compiled = torch.compile(infonce_loss, backend="aot_eager", fullgraph=True)
+    found, expected = compiled(anchors, keys, weights=weights), infonce_loss(anchors, keys, weights=weights)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("positive_index", -1, r"expected `positive_index` to be in \[0, 8\), but got -1"),
+        ("positive_index", 8, r"expected `positive_index` to be in \[0, 8\), but got 8"),
+        ("ignored_index", 8, r"expected `ignored_index` to be in \[-1, 8\), but got 8"),
+        ("ignored_index", -2, r"expected `ignored_index` to be in \[-1, 8\), but got -2"),
+    ],
+)
+def test_a_row_of_another_process_is_an_error(
+    name: str, row: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Before anything is gathered: the second process would take -1 for the last row of the first.
+    monkeypatch.setattr("hex_ssl.towers.is_distributed", lambda: True)
+    index = torch.arange(8).roll(1).index_fill(0, torch.tensor(5), row)
+    with pytest.raises(ValueError, match=message):
+        infonce_loss(*towers(8, 4), gather_distributed=True, **{name: index})  # type: ignore[call-overload]

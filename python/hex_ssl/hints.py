@@ -6,6 +6,7 @@ Only calls that fail come here, so nothing in this module needs to be fast.
 from numbers import Number
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -14,7 +15,9 @@ def hint_for_object(name: str, found: Any) -> str:
     if isinstance(found, Number):
         return "; write numbers by name, such as temperature=0.1"
     if isinstance(found, (list, tuple)) and found and isinstance(found[0], Tensor):
-        return f"; write *{name}"
+        if name in ("z1", "z2"):
+            return f"; write *{name}"
+        return f"; write torch.{'cat' if name == 'keys' else 'stack'}({name})"
     if isinstance(found, (list, tuple)) or type(found).__module__ == "numpy":
         return f"; write torch.as_tensor({name})"
     return ""
@@ -43,6 +46,10 @@ def hint_for_numbers(name: str, found: Tensor) -> str:
 
 def hint_for_integers(name: str, found: Tensor) -> str:
     """What to write if an argument should have integers, but has others."""
+    if found.dtype == torch.bool and name == "ignored_index":
+        return f"; for a mask, write torch.where({name}, torch.arange({name}.shape[1]), -1)"
+    if found.dtype == torch.bool and name == "positive_index":
+        return f"; for a mask with one True in each row, write {name}.int().argmax(1)"
     return f"; for one-hot labels, write {name}.argmax(1)" if found.dim() == 2 else f"; write {name}.long()"
 
 

@@ -18,4 +18,13 @@ def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """A context that turns autocast off for the tensor's device. It does nothing on devices without autocast."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext()
+
+
+def has_autocast(device: str) -> bool:
+    """Whether there is autocast for a type of device. torch.compile traces it, unlike torch's function."""
+    return is_autocast_available(device)
+
+
+# torch.compile cannot trace torch's function. With this mark, it runs the function while tracing.
+has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -225,7 +225,7 @@ class MarginThreshold(Threshold):
         relative: Whether the margin is a fraction of the positive's similarity.
 
     Raises:
-        TypeError: `margin` is not a number.
+        TypeError: `margin` is not a number, or `relative` is not a bool.
         ValueError: `margin` is not finite.
 
     Source:
@@ -243,6 +243,8 @@ class MarginThreshold(Threshold):
 
     def __post_init__(self) -> None:
         check_number("margin", self.margin)
+        if not isinstance(self.relative, bool):
+            raise TypeError(f"expected `relative` to be True or False, but got {self.relative!r}")
         if not math.isfinite(self.margin):
             raise ValueError(f"expected `margin` to be a finite number, but got {self.margin}")
 
@@ -304,6 +306,19 @@ def check_labels_read(name: str, threshold: Threshold) -> None:
         raise ValueError(
             f"expected no `{name}` for {type(threshold).__name__}, which does not read them; "
             'with threshold="supervised" they tell which negatives are hierarchical'
+        )
+
+
+def check_eliminates(threshold: Threshold, formulation: str) -> None:
+    """Raises an error if negatives are to be left out, but the loss was not told which: its default is none.
+
+    Raises:
+        ValueError: The formulation is "elimination" and the threshold is `NO_HIERARCHY`.
+    """
+    if formulation == "elimination" and threshold is NO_HIERARCHY:
+        raise ValueError(
+            'expected a `threshold` that finds the negatives to leave out for formulation="elimination", but got none; '
+            'write threshold="supervised" and pass labels, or threshold=hex_ssl.thresholds.MarginThreshold()'
         )
 
 

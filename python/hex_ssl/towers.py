@@ -18,8 +18,9 @@ from hex_ssl.contrast import (
     rows_apart,
 )
 from hex_ssl.distributed import gather_counts, gather_rows, is_distributed
+from hex_ssl.hints import hint_for_numbers, hint_for_object
 from hex_ssl.statistics import Statistics
-from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
+from hex_ssl.thresholds import NO_HIERARCHY, Threshold, check_eliminates, threshold_from
 from hex_ssl.validation import check_index, check_like, check_own_negatives, check_rows, check_views
 
 
@@ -95,7 +96,8 @@ def clip_loss(
 
     Raises:
         TypeError: An embedding is not a tensor.
-        ValueError: As :func:`hex_ssl.functional.hex_loss`.
+        ValueError: As :func:`hex_ssl.functional.hex_loss`. Also if `formulation` is "elimination" and no threshold is
+            given.
 
     Source:
         CLIP (Radford et al. 2021, arXiv 2103.00020), figure 3.
@@ -119,6 +121,7 @@ def loss_of_towers(
     """:func:`clip_loss` with :class:`Settings`. Returns the loss and the statistics [6]."""
     check_views([z1, z2])
     labels = read_labels(settings, threshold, "labels", labels, z1)
+    check_eliminates(threshold, settings.formulation)
     if gather_distributed and is_distributed():
         return contrast_towers_gathered(z1, z2, settings, labels)
     return contrast([z1, z2], settings, anchor_labels=None if labels is None else labels.repeat(2), towers=True)
@@ -216,7 +219,8 @@ def infonce_loss(
     Raises:
         TypeError: An embedding is not a tensor.
         ValueError: As :func:`hex_ssl.functional.hex_loss_with_keys`. Also if `weights` have the wrong shape, dtype or
-            device, or require a gradient. On the CPU also if one is negative, or if they are not finite or sum to 0.
+            device, or require a gradient. On the CPU, but not in compiled code, also if one is negative, or if they are
+            not finite or sum to 0. Also if `formulation` is "elimination" and no threshold is given.
 
     Source:
         CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4. sentence-transformers has this loss as
@@ -276,9 +280,12 @@ def loss_in_one_direction(
         "anchor_labels": read_labels(settings, threshold, "anchor_labels", anchor_labels, anchors),
         "key_labels": read_labels(settings, threshold, "key_labels", key_labels, keys),
     }
+    check_eliminates(threshold, settings.formulation)
     if weights is not None:
         weights = _checked_weights(weights, anchors)
     if gather_distributed and is_distributed():
+        _check_own_keys("positive_index", pairing["positive_index"], keys, 0)
+        _check_own_keys("ignored_index", pairing["ignored_index"], keys, -1)
         return _infonce_gathered(anchors, settings, weights, **pairing)
     if weights is None or settings.reduction == "none":
         loss, statistics = contrast([anchors], settings, **pairing)
@@ -298,6 +305,17 @@ def _positive_index(anchors: Tensor, keys: Tensor, index: Tensor | None) -> Tens
             f"but got {keys.shape[0]} rows"
         )
     return torch.arange(rows, device=anchors.device)[:, None]
+
+
+@_disable_dynamo
+def _check_own_keys(name: str, index: Tensor | None, keys: Tensor, lowest: int) -> None:
+    """Checks that row numbers are those of this process's keys. Among the keys of all processes any number is a row."""
+    if index is None or index.numel() == 0 or index.device.type != "cpu":
+        return  # on a GPU the check would wait for the device
+    rows = keys.shape[0]
+    for number in (int(index.min()), int(index.max())):
+        if not lowest <= number < rows:
+            raise ValueError(f"expected `{name}` to be in [{lowest}, {rows}), but got {number}")
 
 
 @_disable_dynamo
@@ -335,18 +353,23 @@ def _infonce_gathered(
 def _checked_weights(weights: Tensor, anchors: Tensor) -> Tensor:
     """Checks the weights and converts them to the dtype of the arithmetic."""
     if not isinstance(weights, Tensor):
-        raise TypeError(f"expected `weights` to be a tensor, but got {type(weights).__name__}")
+        kind = f"{type(weights).__name__}{hint_for_object('weights', weights)}"
+        raise TypeError(f"expected `weights` to be a tensor, but got {kind}")
     expected = [anchors.shape[0]]
     if list(weights.shape) != expected or not weights.is_floating_point():
+        hint = hint_for_numbers("weights", weights)
         raise ValueError(
             f"expected `weights` to have shape {expected} and a floating-point dtype, but got {list(weights.shape)}, "
-            f"{str(weights.dtype).removeprefix('torch.')}"
+            f"{str(weights.dtype).removeprefix('torch.')}{hint}"
         )
     if weights.device != anchors.device:
         raise ValueError(f"expected `weights` on {anchors.device} like `anchors`, but got them on {weights.device}")
     if weights.requires_grad:
         raise ValueError("expected `weights` without a gradient, but they require one: the loss has none for them")
-    # Values on a GPU are not checked, because that would wait for the device.
-    if weights.device.type == "cpu" and not (bool((weights >= 0).all()) and 0.0 < float(weights.sum()) < math.inf):
+    # The sum of 16-bit weights may be too large for their dtype.
+    weights = weights.to(torch.float64 if anchors.dtype == torch.float64 else torch.float32)
+    # Values on a GPU are not checked, because that would wait for the device. Compiled code cannot check them either.
+    readable = weights.device.type == "cpu" and not torch.compiler.is_compiling()
+    if readable and not (bool((weights >= 0).all()) and 0.0 < float(weights.sum()) < math.inf):
         raise ValueError("expected `weights` to be at least 0 and finite, and not all 0")
-    return weights.to(torch.float64 if anchors.dtype == torch.float64 else torch.float32)
+    return weights

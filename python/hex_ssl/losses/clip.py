@@ -55,11 +55,12 @@ class CLIPLoss(TwoTowerLoss):
         super().__init__(temperature, gather_distributed, reduction, threshold, formulation, beta, tau_plus)
 
     def forward(
-        self, z1: Tensor, z2: Tensor, temperature: float | Tensor | None = None, labels: Tensor | None = None
+        self, z1: Tensor, z2: Tensor, *, temperature: float | Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """The loss of the embeddings of two towers, [N, D] each.
 
-        `temperature` replaces that of the module. `labels` are those of the pairs, integers [N], for the supervised
+        `temperature` replaces that of the module; where open_clip's ClipLoss takes `logit_scale`, pass
+        `temperature=1 / logit_scale`. `labels` are those of the pairs, integers [N], for the supervised
         threshold. See :func:`hex_ssl.functional.clip_loss`.
         """
         settings = self._settings(self.temperature if temperature is None else temperature)

@@ -5,7 +5,7 @@ from torch import Tensor
 from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import Settings
 from hex_ssl.losses.baseline import LossWithStatistics, SimpleLoss
-from hex_ssl.thresholds import NO_HIERARCHY, Threshold, threshold_from
+from hex_ssl.thresholds import NO_HIERARCHY, Threshold, check_eliminates, threshold_from
 from hex_ssl.validation import check_settings
 
 
@@ -32,6 +32,7 @@ class TwoTowerLoss(SimpleLoss, LossWithStatistics):
                 f"expected a `threshold` that does not change with the epoch, but got {type(self.threshold).__name__}; "
                 f"the function of {type(self).__name__} in hex_ssl.functional takes an `epoch`"
             )
+        check_eliminates(self.threshold, formulation)
         self.formulation = formulation
         self.beta = beta
         self.tau_plus = tau_plus
@@ -42,7 +43,7 @@ class TwoTowerLoss(SimpleLoss, LossWithStatistics):
     def extra_repr(self) -> str:
         """The settings, for `repr`: those of the hierarchical negatives only if there may be any."""
         settings = super().extra_repr()
-        if self.threshold is NO_HIERARCHY:
+        if self.threshold == NO_HIERARCHY:
             return settings
         names = ("threshold", "formulation", "beta", "tau_plus")
         return ", ".join([settings, *(f"{name}={getattr(self, name)!r}" for name in names)])
