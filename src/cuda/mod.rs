@@ -105,6 +105,8 @@ pub struct Buffers {
     pub keys_gradient: *mut f32,
     /// float32 [M, D], contiguous.
     pub positives_gradient: *mut f32,
+    /// float32, one number; null where it is not wanted. It needs the gradient of the anchors.
+    pub temperature_gradient: *mut f32,
     /// [`scratch_bytes`] bytes, on a multiple of 16.
     pub scratch: *mut c_void,
 }

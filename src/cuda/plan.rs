@@ -5,7 +5,6 @@
 //! `select_failed` on the rows that these failed on. Where anchors name their keys, `index_*` sort these. Kernels for sm_90a
 //! may stand for some of these: `hopper.rs`.
 
-use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
 use std::ptr::{from_mut, from_ref, null, null_mut};
 
@@ -85,7 +84,8 @@ pub fn scratch_bytes(problem: &Problem, wanted: Wanted, chip: Chip, variant: Var
     Plan::new(problem, &buffers, wanted, chip, variant).scratch_bytes
 }
 
-/// Launches the loss, its statistics and the gradients wanted.
+/// Launches the loss, its statistics and the gradients wanted. Where the temperature is an operand in device memory, that
+/// of the problem is NaN.
 ///
 /// # Errors
 /// The executor's.
@@ -114,7 +114,7 @@ pub fn evaluate(
     }
     if wanted.positives && problem.pairing == Pairing::Apart {
         let launch = Launch { gradient: buffers.positives_gradient, side: 2, splits: 0, ..Launch::default() };
-        plan.run(executor, "finish", [blocks(problem.anchors, WARPS), 1, 1], 0, launch)?;
+        plan.run(executor, "finish", [blocks(problem.anchors, WARPS), 1, 1], FINISH_SHARED, launch)?;
     }
     Ok(())
 }
@@ -164,7 +164,6 @@ impl<'a> Plan<'a> {
         let (beta, tau_plus) = weights(problem);
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
-        let precise_shifts = needs_precise_shifts(problem, threshold, beta);
         let (general, hopper) = (is_general(problem), variant.hopper);
         let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
         let search = match threshold {
@@ -214,9 +213,11 @@ impl<'a> Plan<'a> {
             anchor_labels: operands.anchor_labels.unwrap_or(null()),
             key_labels: key_labels.unwrap_or(null()),
             epsilon: operands.threshold.map_or(null(), |number| number.pointer),
+            given_temperature: operands.temperature.map_or(null(), |number| number.pointer),
             anchor_weights: operands.weights.unwrap_or(null()),
             loss: buffers.loss,
             statistics: buffers.statistics,
+            temperature_gradient: buffers.temperature_gradient,
             header,
             anchors,
             keys,
@@ -236,12 +237,12 @@ impl<'a> Plan<'a> {
             positive_similarities: scratch.take(pairs * 4),
             positive_slopes: scratch.take(pairs * 4),
             totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
+            radials: scratch.take_if(problem.temperature.is_nan(), blocks(rows, WARPS) * 8),
             threshold_value,
             beta,
             tau_plus,
             temperature: problem.temperature,
-            exponent: (LOG2_E / problem.temperature) as f32,
-            concentration: (beta * LOG2_E / problem.temperature) as f32,
+            least_temperature: least_temperature(threshold, beta),
             dims: problem.dims as i32,
             square: i32::from(problem.square),
             view_rows: (rows / operands.views.len().max(1)) as i32,
@@ -265,7 +266,7 @@ impl<'a> Plan<'a> {
             mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
             one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),
             epsilon_scalar: operands.threshold.map_or(0, |number| number.scalar as i32),
-            precise_shifts: i32::from(precise_shifts),
+            temperature_scalar: operands.temperature.map_or(0, |number| number.scalar as i32),
             capacity: sample.map_or(0, |sample| sample.capacity) as i32,
             splits: splits as i32,
             anchor_tiles: Tiles::NONE,
@@ -324,7 +325,7 @@ impl<'a> Plan<'a> {
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
-        if p.precise_shifts != 0 {
+        if needs_precise_shifts(self.problem) {
             self.run_anchors_pass(executor, "maxima")?;
             self.run(executor, "settle_shifts", each_anchor, 0, Launch::default())?;
         }
@@ -443,7 +444,7 @@ impl<'a> Plan<'a> {
             let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
             self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;
         }
-        self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
+        self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], FINISH_SHARED, launch)
     }
 
     fn run(
@@ -483,10 +484,9 @@ fn weights(problem: &Problem) -> (f64, f64) {
 
 /// Whether thresholds, exponents or shifts are not those of the usual case.
 pub(super) fn is_general(problem: &Problem) -> bool {
-    let (threshold, (beta, _)) = (comparable(problem.threshold), weights(problem));
-    needs_precise_shifts(problem, threshold, beta)
-        || beta != 1.0
-        || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels)
+    needs_precise_shifts(problem)
+        || weights(problem).0 != 1.0
+        || matches!(comparable(problem.threshold), Threshold::MinMax { .. } | Threshold::Labels)
 }
 
 /// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
@@ -509,12 +509,19 @@ fn threshold_number(threshold: Threshold) -> (i32, f64) {
     }
 }
 
-/// Whether single precision may not hold the smallest exponential there may be, exp(-2 (1 + beta) / t), so that each
-/// anchor's largest similarities are to be the shifts. `Passes::shifts` of the CPU kernel decides alike.
-fn needs_precise_shifts(problem: &Problem, threshold: Threshold, beta: f64) -> bool {
+/// Single precision holds the smallest possible exponential, exp(-2 (1 + beta) / t), at any temperature above this. All
+/// shifts can then be 1. `Passes::shifts` of the CPU kernel has the same rule.
+fn least_temperature(threshold: Threshold, beta: f64) -> f64 {
     let none_hierarchical = matches!(threshold, Threshold::Cosine { value } if value >= 1.0);
     let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta };
-    2.0 * exponent / problem.temperature >= EXPONENTS
+    2.0 * exponent / EXPONENTS
+}
+
+/// Whether the largest similarities of each anchor may have to be its shifts. Where the host does not know the
+/// temperature, they may, and the kernels that find them decide.
+fn needs_precise_shifts(problem: &Problem) -> bool {
+    let least = least_temperature(comparable(problem.threshold), weights(problem).0);
+    problem.temperature.is_nan() || problem.temperature <= least
 }
 
 /// Most parts that the columns go to blocks in.
@@ -596,6 +603,7 @@ impl Buffers {
             anchors_gradient: null_mut(),
             keys_gradient: null_mut(),
             positives_gradient: null_mut(),
+            temperature_gradient: null_mut(),
             scratch: null_mut(),
         }
     }

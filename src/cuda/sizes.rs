@@ -25,6 +25,8 @@ pub const SELECT_FAILED_SHARED: usize = defined("SELECT_FAILED_SHARED");
 pub const INDEX_SHARED: usize = defined("INDEX_SHARED");
 /// As above.
 pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
+/// As above.
+pub const FINISH_SHARED: usize = defined("FINISH_SHARED");
 /// Bytes of a `Header`.
 pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
 /// Of the number of rows whose quantile had to be searched anew, a `u32`, in the scratch memory, which begins with it.

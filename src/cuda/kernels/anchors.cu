@@ -38,42 +38,42 @@ DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     }
     int negatives = p.keys.count;
     for (int k = 0; k < p.excluded; k++) negatives -= excluded_key(p, anchor, k) >= 0;
-    const bool shifted = p.anchors.splits && p.precise_shifts;
-    return {shifted ? p.anchors.splits[anchor].global_shift : 1.0,
-            shifted ? p.anchors.splits[anchor].hierarchical_shift : 1.0,
-            all[0], all[1], all[2], all[3], all[4], (double)negatives};
+    const Split* split = p.anchors.splits ? p.anchors.splits + anchor : 0;
+    return {split ? split->global_shift : 1.0, split ? split->hierarchical_shift : 1.0, all[0], all[1], all[2], all[3], all[4], (double)negatives};
 }
 
 struct Anchor {
     double loss, global, weighted, weights;
+    double temperature;  // derivative of the terms that do not use similarities
     int at_floor;
     bool defined;
 };
 
 // The part of one positive. Returns the derivative by its similarity.
 DEVICE double add_importance(const Parameters& p, const AnchorSums& sums, double similarity, Anchor& anchor) {
-    const double share = 1.0 / p.positives, count = sums.hierarchical;
-    const double global = sums.global_shift / p.temperature + log(sums.global);
+    const double share = 1.0 / p.positives, count = sums.hierarchical, temperature = p.header->temperature;
+    const double global = sums.global_shift / temperature + log(sums.global);
     const double local = count == 0.0 ? -(double)infinity()
-                                      : sums.hierarchical_shift / p.temperature + log(count * sums.weighted / sums.weights);
-    const double logit = similarity / p.temperature;
+                                      : sums.hierarchical_shift / temperature + log(count * sums.weighted / sums.weights);
+    const double logit = similarity / temperature;
     // All terms relative to the largest.
     const double top = fmax(logit, fmax(global, local));
     const double positive = exp(logit - top);
-    const double floor = count * exp(-1.0 / p.temperature - top);
+    const double floor = count * exp(-1.0 / temperature - top);
     const double debiased = (exp(local - top) - p.tau_plus * count * positive) / (1.0 - p.tau_plus);
     const bool at_floor = count > 0.0 && debiased <= floor;
     const double reweighted = count == 0.0 ? 0.0 : at_floor ? floor : debiased;
     const double denominator = positive + exp(global - top) + reweighted;
-    double scale = share / (p.temperature * denominator);
+    double scale = share / (temperature * denominator);
     anchor.loss += share * (top + log(denominator) - logit);
-    if (sums.global > 0.0) anchor.global += scale * exp(sums.global_shift / p.temperature - top);
-    double derivative = scale * positive - share / p.temperature;
+    if (sums.global > 0.0) anchor.global += scale * exp(sums.global_shift / temperature - top);
+    double derivative = scale * positive - share / temperature;
     if (at_floor) {
         anchor.at_floor += 1;
+        anchor.temperature += scale * floor / temperature;
     } else if (count > 0.0) {
         scale /= 1.0 - p.tau_plus;
-        const double local_scale = scale * count * exp(sums.hierarchical_shift / p.temperature - top) / sums.weights;
+        const double local_scale = scale * count * exp(sums.hierarchical_shift / temperature - top) / sums.weights;
         anchor.weighted += local_scale * (1.0 + p.beta);
         anchor.weights += local_scale * p.beta * sums.weighted / sums.weights;
         derivative -= scale * p.tau_plus * count * positive;
@@ -100,11 +100,13 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
     if (there) sums = anchor_sums(p, index);
     const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
     const bool importance = p.formulation == IMPORTANCE;
-    Anchor anchor = {0.0, 0.0, 0.0, 0.0, 0, importance || !(sums.global <= 0.0)};
+    const double temperature = p.header->temperature;
+    Anchor anchor = {0.0, 0.0, 0.0, 0.0, 0.0, 0, importance || !(sums.global <= 0.0)};
     if (!importance && anchor.defined) {
-        anchor.loss = sums.global_shift / p.temperature + log(sums.global);
-        if (p.formulation == OFFICIAL) anchor.loss += sums.negatives * exp(-1.0 / p.temperature);
-        anchor.global = 1.0 / (p.temperature * sums.global);
+        const double constant = p.formulation == OFFICIAL ? sums.negatives * exp(-1.0 / temperature) : 0.0;
+        anchor.loss = sums.global_shift / temperature + log(sums.global) + constant;
+        anchor.global = 1.0 / (temperature * sums.global);
+        anchor.temperature = constant / (temperature * temperature);
     }
     double positive = 0.0;
     for (int k = 0; k < p.positives; k++) {
@@ -115,7 +117,7 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
         if (importance) {
             slope = add_importance(p, sums, similarity, anchor);
         } else if (anchor.defined) {
-            slope = -1.0 / (p.positives * p.temperature);
+            slope = -1.0 / (p.positives * temperature);
             anchor.loss += slope * similarity;
         }
         p.positive_similarities[(i64)index * p.positives + k] = (float)similarity;
@@ -129,7 +131,8 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
     totals[4] = anchor.at_floor;
     totals[5] = anchor.defined;
     totals[6] = sums.negatives;
-    totals[7] = fabs(weight);
+    totals[7] = anchor.temperature * weight;
+    totals[8] = fabs(weight);
     Card& card = p.anchors.cards[index];
     card.global = (float)(anchor.global * weight);
     card.weighted = (float)(anchor.weighted * weight);
@@ -145,11 +148,12 @@ DEVICE void add_totals(double (&totals)[TOTALS], const double* other) {
 DEVICE void write_results(const Parameters& p, const double (&totals)[TOTALS]) {
     const double anchors = p.anchors.count;
     p.header->factor = p.mean ? 1.0 / fmax(totals[5], 1.0) : 1.0;
+    p.header->temperature_slope = totals[7];
     if (p.one_loss) *p.loss = (float)(totals[0] * p.header->factor);
     // Derivatives by similarities are about weight (1 + beta) / ((1 - tau_plus) temperature) at most. Most are far
     // smaller: the largest are put where float16 has room above and 20 binary orders below.
     const double steepness = p.formulation == IMPORTANCE ? (1.0 + p.beta) / (1.0 - p.tau_plus) : 1.0;
-    const double largest = totals[7] * steepness / p.temperature;
+    const double largest = totals[8] * steepness / p.header->temperature;
     if (largest > 0.0 && largest < 1e30) p.header->gradient_scale = (float)power_of_two(5 - ((int)(bits_of(largest) >> 52) - 1023));
     p.statistics[0] = (float)p.header->epsilon;
     p.statistics[1] = (float)(totals[1] / anchors);

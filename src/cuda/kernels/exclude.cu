@@ -129,6 +129,13 @@ DEVICE bool is_hierarchical(const Parameters& p, float c, const Split& own, cons
     return p.threshold == LABELS ? own.label == other.label && c > -infinity() : c > own.threshold;
 }
 
+// What similarities are multiplied by before the power of 2.
+struct Exponents {
+    float exponent, concentration;
+};
+
+DEVICE Exponents exponents(const Parameters& p) { return {p.header->exponent, p.header->concentration}; }
+
 // 2^(factor * min(difference, 0)): where the difference exceeds 0, the similarity is one of the other set. Keeps NaN.
 DEVICE float below(float difference, float factor) {
     return exp2_approximate(difference > 0.0f ? 0.0f : difference * factor);

@@ -39,12 +39,10 @@ DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int k
     }
 }
 
-// A warp for each row: partial sums together, the positives' part, and the projection (g - (g.u) u) / |z|, at most the
-// largest finite number.
-KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
-    const int row = blockIdx.x * WARPS + warp_of_thread(), lane = lane_of_thread();
-    const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;
-    if (row >= side.count) return;
+// The gradient of one row: the sum of the partial sums and of the positives' part, then the projection
+// (g - (g.u) u) / |z|, at most the largest finite number. By a warp. Returns g.u.
+DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side, int row) {
+    const int lane = lane_of_thread();
     float g[DIMS / LANES];
     const float scale = OPERAND == F16 ? 1.0f / p.header->gradient_scale : 1.0f;
     UNROLL for (int k = 0; k < DIMS / LANES; k++) {
@@ -71,4 +69,45 @@ KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
         const double across = factor * (g[k] - along * (operand(from, dim) * inverse)) / length;
         l.gradient[(i64)row * p.dims + dim] = (float)(across > largest ? largest : across < -largest ? -largest : across);
     }
+    return along;
+}
+
+struct FinishMemory {
+    double sums[WARPS];
+    u32 last;
+};
+static_assert(sizeof(FinishMemory) <= FINISH_SHARED, "sizes");
+
+// The derivative by the temperature, from g.u of this block's anchors, by the last block. Similarities and temperature
+// stand in the loss as their ratio alone, but for the terms of `temperature_slope`. Where the anchors are the keys, their
+// gradients count each pair twice.
+DEVICE void add_radial(const Parameters& p, FinishMemory& shared, double along) {
+    const int warp = warp_of_thread(), lane = lane_of_thread();
+    if (lane == 0) shared.sums[warp] = along;
+    sync_threads();
+    if (threadIdx.x == 0) {
+        double sum = 0.0;
+        for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
+        p.radials[blockIdx.x] = sum;
+    }
+    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;
+    double sum = 0.0;
+    for (u32 block = threadIdx.x; block < gridDim.x; block += THREADS) sum += p.radials[block];
+    sum = warp_sum(sum);
+    if (lane == 0) shared.sums[warp] = sum;
+    sync_threads();
+    if (threadIdx.x != 0) return;
+    sum = 0.0;
+    for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
+    const double pairs = p.square ? 0.5 * sum : sum;
+    *p.temperature_gradient = (float)(p.header->factor * (p.header->temperature_slope - pairs / p.header->temperature));
+}
+
+// A warp for each row of a side.
+KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
+    SHARED_MEMORY(memory);
+    const int row = blockIdx.x * WARPS + warp_of_thread();
+    const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;
+    const double along = row < side.count ? finish_row(p, l, side, row) : 0.0;
+    if (l.side == 0 && p.temperature_gradient) add_radial(p, *(FinishMemory*)memory, along);
 }

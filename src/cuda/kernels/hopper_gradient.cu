@@ -126,7 +126,7 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
     take_registers();
     const int consumer = warpgroup - 1, strip = first + consumer * 64;
     const StripRows own = strip_rows(p, rows, strip);
-    const float exponent = p.exponent, limit = p.header->limit;
+    const float exponent = p.header->exponent, limit = p.header->limit;
     float sum[DIMS / 2], c[PAIRS];
     u32 derivatives[PAIRS / 2];
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;

@@ -93,7 +93,7 @@ KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
     }
     take_registers();
     const int consumer = warpgroup - 1;
-    const float exponent = p.exponent, limit = p.header->limit;
+    const float exponent = p.header->exponent, limit = p.header->limit;
     float inverse[2][2];
     load_inverses(p, first, consumer, inverse);
     Sums all[2][2] = {};

@@ -14,17 +14,18 @@
 #define STRIP_BYTES 4096  // of the similarities of one of these rows that stay in shared memory
 #define DIGITS 256
 #define SUMS 5  // over the negatives of an anchor: those of `formula.rs`, and the sum of their similarities
-// Of all anchors: loss, hierarchical negatives, positive and negative similarities, pairs at the floor, defined losses,
-// negatives; the largest weight.
-#define TOTALS 8
+// Sums over all anchors: loss, hierarchical negatives, positive and negative similarities, pairs at the floor, defined
+// losses, negatives, and the derivative by the temperature of the terms without similarities. Last, the largest weight.
+#define TOTALS 9
 // Bytes of the structures below, and of the shared memory of the kernels without tiles.
-#define HEADER_BYTES 64
+#define HEADER_BYTES 128
 #define FAILED_AT 24  // of a `Header`, where its rows that failed are
 #define CARD_BYTES 16
 #define SPLIT_BYTES 32
 #define SELECT_SHARED 74112
 #define SELECT_FAILED_SHARED 16656
-#define ANCHORS_SHARED 528
+#define ANCHORS_SHARED 584
+#define FINISH_SHARED 72
 #define INDEX_SHARED 1024
 // Tiles, by the bytes of a row: columns of the gradient's and of the other passes', blocks of the latter on a
 // multiprocessor that their registers are planned for.
@@ -99,7 +100,11 @@ struct Header {
     float gradient_scale;  // a power of two that derivatives are multiplied by before they are rounded to 16 bits
     u32 failed;  // rows whose quantile was not found among the survivors
     u32 done[4];  // blocks that have ended, of the launches that end with a sum over all blocks
-    u32 unused;
+    u32 precise_shifts;  // whether each anchor has its own shifts; else all shifts are 1
+    double temperature;  // NaN if it is not a positive number
+    double temperature_slope;  // derivative of the loss by the temperature, of the terms that do not use similarities
+    float exponent;  // log2(e) / temperature
+    float concentration;  // beta log2(e) / temperature
 };
 static_assert(sizeof(Card) == CARD_BYTES && sizeof(Split) == SPLIT_BYTES && sizeof(Header) <= HEADER_BYTES, "sizes");
 
@@ -112,9 +117,11 @@ struct Parameters {
     const i64* anchor_labels;
     const i64* key_labels;
     const void* epsilon;
+    const void* given_temperature;  // null: the number below
     const float* anchor_weights;
     float* loss;
     float* statistics;
+    float* temperature_gradient;  // null: not wanted
 
     Header* header;
     Side anchors;
@@ -135,13 +142,13 @@ struct Parameters {
     float* positive_similarities;  // [anchors][positives]
     float* positive_slopes;  // [anchors][positives]
     double* totals;  // [blocks][TOTALS]
+    double* radials;  // [blocks of `finish`] sums of gradient times row, for the derivative by the temperature
 
     double threshold_value;
     double beta;
     double tau_plus;
     double temperature;
-    float exponent;  // log2(e) / temperature
-    float concentration;  // beta log2(e) / temperature
+    double least_temperature;  // exponentials fit in single precision above this, with shifts of 1
     int dims;  // without the padding
     int square;
     int view_rows;
@@ -154,7 +161,7 @@ struct Parameters {
     int mean;  // the loss is a mean
     int one_loss;  // the loss is one number
     int epsilon_scalar;
-    int precise_shifts;  // not 1 for all
+    int temperature_scalar;
     int capacity;  // of survivors, each row
     int splits;  // of the columns in `sums`
     Tiles anchor_tiles;  // null but on sm_90a

@@ -85,14 +85,31 @@ DEVICE void prepare_split(const Parameters& p, const Side& side, const i64* labe
     side.splits[row] = split;
 }
 
-DEVICE double given_epsilon(const Parameters& p) {
-    if (!p.epsilon) return p.threshold == LABELS ? (double)not_a_number() : p.threshold_value;
-    switch (p.epsilon_scalar) {
-        case SCALAR_BF16: return bf16_to_float(*(const u16*)p.epsilon);
-        case SCALAR_F16: return f16_to_float(*(const u16*)p.epsilon);
-        case SCALAR_F32: return *(const float*)p.epsilon;
-        default: return *(const double*)p.epsilon;
+// A number of the caller's in device memory.
+DEVICE double given_number(const void* at, int scalar) {
+    switch (scalar) {
+        case SCALAR_BF16: return bf16_to_float(*(const u16*)at);
+        case SCALAR_F16: return f16_to_float(*(const u16*)at);
+        case SCALAR_F32: return *(const float*)at;
+        default: return *(const double*)at;
     }
+}
+
+// The threshold, as far as it is known before the similarities.
+DEVICE double given_epsilon(const Parameters& p) {
+    if (p.epsilon) return given_number(p.epsilon, p.epsilon_scalar);
+    return p.threshold == LABELS ? (double)not_a_number() : p.threshold_value;
+}
+
+DEVICE void set_temperature(const Parameters& p, Header& header) {
+    const double log2_e = 1.4426950408889634;
+    double temperature = p.given_temperature ? given_number(p.given_temperature, p.temperature_scalar) : p.temperature;
+    if (!(temperature > 0.0 && temperature < (double)infinity())) temperature = not_a_number();
+    header.temperature = temperature;
+    header.temperature_slope = 0.0;
+    header.exponent = (float)(log2_e / temperature);
+    header.concentration = (float)(p.beta * log2_e / temperature);
+    header.precise_shifts = !(temperature > p.least_temperature);
 }
 
 // A warp for each row, padding included, of anchors, keys (where they are others) and positives given apart.
@@ -104,8 +121,9 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
         header.limit = limit_of(header.epsilon);
         header.factor = 1.0;
         header.gradient_scale = 1.0f;
-        header.failed = header.unused = 0;
+        header.failed = 0;
         for (int i = 0; i < 4; i++) header.done[i] = 0;
+        set_temperature(p, header);
         *p.header = header;
     }
     int row = blockIdx.x * WARPS + warp_of_thread();

@@ -47,6 +47,7 @@ KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
 KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
+    const Exponents by = exponents(p);
     Sums all[PASS_ROWS] = {};
     PassRows own;
     sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
@@ -57,9 +58,9 @@ KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
             const Split& mine = p.anchors.splits[own.index[row]];
             const bool hierarchical = is_hierarchical(p, c, mine, split_of_column<PassShape>(stage, n, e));
             const float difference = c - (hierarchical ? mine.hierarchical_shift : mine.global_shift);
-            const float plain = below(difference, p.exponent);
+            const float plain = below(difference, by.exponent);
             if (hierarchical) {
-                const float weight = below(difference, p.concentration);
+                const float weight = below(difference, by.concentration);
                 tile[row].weighted += weight * plain;
                 tile[row].weights += weight;
                 tile[row].hierarchical += 1.0f;
@@ -75,6 +76,7 @@ KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
 // The largest global and the largest hierarchical similarity of each anchor.
 KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
+    if (!p.header->precise_shifts) return;
     const int first = blockIdx.x * TILE_ROWS;
     float largest[PASS_ROWS][2];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) largest[row][0] = largest[row][1] = -infinity();
@@ -103,7 +105,7 @@ KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
 // From maxima to shifts, a thread for each anchor. An empty set has no terms, and any shift does.
 KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
-    if (row >= p.anchors.count) return;
+    if (row >= p.anchors.count || !p.header->precise_shifts) return;
     const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
     p.anchors.splits[row].global_shift = global > -infinity() ? global : 1.0f;
     p.anchors.splits[row].hierarchical_shift = hierarchical > -infinity() ? hierarchical : 1.0f;
