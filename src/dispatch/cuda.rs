@@ -10,7 +10,7 @@ use crate::border::Array;
 use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::operands::Operands;
-use crate::problem::{Formulation, Pairing, Problem, Wanted};
+use crate::problem::{Problem, Wanted};
 
 /// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -135,9 +135,6 @@ fn on_device(problem: &Problem, operands: &Operands<Array>) -> Problem {
 }
 
 fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf32: bool) -> Result<Variant> {
-    if problem.pairing == Pairing::Towers || problem.formulation == Formulation::Supervised {
-        return Err(Error::value("no CUDA kernel for this call: two towers and SupCon are the CPU kernel's alone"));
-    }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
     let variant = Variant::new(problem.dims, operand);

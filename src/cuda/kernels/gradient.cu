@@ -1,4 +1,4 @@
-// The case of the kernel `sums`. Coefficients of the rows that are no anchors are 0.
+// The gradient in the usual case, that of the kernel `sums`. The coefficients of rows that are not anchors are 0.
 KERNEL(THREADS, 1) gradient(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const float limit = p.header->limit, exponent = p.header->exponent;

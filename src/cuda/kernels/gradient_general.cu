@@ -1,6 +1,6 @@
-// The gradient where thresholds, exponents or shifts are not those of the usual case.
+// The gradient for any thresholds, exponents and shifts.
 
-// One side's derivative, in general. Without branches: two thirds of the machine code.
+// The derivative of the loss of one of the two anchors. Without branches, which takes a third less machine code.
 DEVICE float slope(const Exponents& by, float c, bool hierarchical, const Card& card, const Split& split) {
     const float difference = c - (hierarchical ? split.hierarchical_shift : split.global_shift);
     const float plain = below(difference, by.exponent);
@@ -11,7 +11,7 @@ DEVICE float slope(const Exponents& by, float c, bool hierarchical, const Card& 
 KERNEL(THREADS, 1) gradient_general(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const bool by_rows = p.square || l.side == 0, by_columns = p.square || l.side == 1;
-    // Read where they are used: registers are short here.
+    // Read in the sweep rather than before it, which would need more registers.
     const Split* splits = (l.side == 1 ? p.keys : p.anchors).splits;
     const Exponents by = exponents(p);
     OwnRows<2> own;
