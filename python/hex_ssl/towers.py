@@ -52,9 +52,8 @@ def clip_loss(
 
         L = -1 / (2 N) * sum_i ( log softmax_j(c_ij / temperature)_i + log softmax_j(c_ji / temperature)_i )
 
-    The CPU kernel visits each pair once for both directions. On other devices there is one evaluation for each
-    direction. With a threshold, the hierarchical negatives of each row have separate weights, as in
-    :func:`hex_ssl.functional.hex_loss`.
+    The kernels compute both directions in one evaluation. With a threshold, the hierarchical negatives of each row have
+    separate weights, as in :func:`hex_ssl.functional.hex_loss`.
 
     Args:
         z1: Embeddings of one tower, [N, D], float64, float32, bfloat16 or float16, at any scale. No row may be all
