@@ -127,14 +127,14 @@ MUTATIONS = {
     ),
     "a column too many": Mutation(
         "exclude.cu",
-        "lane_of_thread() % 4 * 2 + e >= columns.count",
-        "lane_of_thread() % 4 * 2 + e > columns.count",
+        "bits_from<S>(columns.count - column)",
+        "bits_from<S>(columns.count - column + 1)",
         torch.float32,
     ),
     "the last tile is not looked at": Mutation(
         "tile.cu",
-        "(columns.count + S::columns - 1) / S::columns",
-        "columns.count / S::columns",
+        "(all.end + S::columns - 1) / S::columns",
+        "all.end / S::columns",
     ),
     "own pairs at the edge of a tile": Mutation(
         "exclude.cu",
