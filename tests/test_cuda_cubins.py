@@ -79,15 +79,17 @@ def compiled(case: Case, cubins: dict[Case, "Future[Path]"]) -> Path:
 
 
 # Bytes of the stack that a variant's kernel may take, for registers that are spilled; 0 where nothing is said.
-# Of split rows of more than 128 dimensions: their halves and the fresh sums come on top of the rows themselves.
+# Split rows of more than 128 dimensions take registers for their halves and the fresh sums besides those for the rows.
 SPILLS: dict[tuple[str, str], dict[int, int]] = {
-    ("SPLIT_TF32", "survivors"): {224: 40, 256: 8},
-    ("SPLIT_TF32", "ranges"): {224: 24, 256: 40},
-    ("SPLIT_TF32", "maxima"): {224: 32, 256: 32},
-    ("SPLIT_TF32", "sums"): {192: 8, 224: 40, 256: 40},
-    ("SPLIT_TF32", "sums_general"): {192: 8, 224: 48, 256: 32},
-    ("SPLIT_TF32", "gradient"): {160: 8, 192: 24, 224: 40, 256: 40},
-    ("SPLIT_TF32", "gradient_general"): {160: 8, 192: 24, 224: 64, 256: 24},
+    ("BF16", "gradient"): {480: 24},
+    ("F16", "gradient"): {480: 24},
+    ("SPLIT_TF32", "survivors"): {224: 40},
+    ("SPLIT_TF32", "ranges"): {224: 24, 256: 32},
+    ("SPLIT_TF32", "maxima"): {224: 24, 256: 40},
+    ("SPLIT_TF32", "sums"): {224: 48, 256: 32},
+    ("SPLIT_TF32", "sums_general"): {192: 8, 224: 32, 256: 24},
+    ("SPLIT_TF32", "gradient"): {160: 8, 192: 16, 224: 32, 256: 24},
+    ("SPLIT_TF32", "gradient_general"): {160: 8, 192: 24, 224: 32, 256: 32},
 }
 
 

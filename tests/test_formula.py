@@ -159,8 +159,9 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
     splits = torch.zeros(8, **f32)
     splits[3:5] = torch.tensor([global_shift, hierarchical_shift])
     index, sums_of_anchor = torch.arange(count), torch.tensor([*sums, hierarchical, 0.0], **f32)
-    loss, statistics, totals = torch.zeros(1, **f32), torch.zeros(6, **f32), torch.zeros(8, **f64)
-    header, similarities, slopes = torch.zeros(8, **f64), torch.zeros(count, **f32), torch.zeros(count, **f32)
+    loss, statistics, totals = torch.zeros(1, **f32), torch.zeros(6, **f32), torch.zeros(9, **f64)
+    header, similarities, slopes = torch.zeros(16, **f64), torch.zeros(count, **f32), torch.zeros(count, **f32)
+    header[struct["Header"].temperature.offset // 8] = case.temperature
     weights = torch.tensor([1.0 if weight is None else weight], **f32)
     memory = (
         rows,
@@ -184,15 +185,15 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
         loss=loss.data_ptr(), statistics=statistics.data_ptr(), header=header.data_ptr(),
         sums=sums_of_anchor.data_ptr(), positive_similarities=similarities.data_ptr(),
         positive_slopes=slopes.data_ptr(), totals=totals.data_ptr(), beta=case.beta, tau_plus=case.tau_plus,
-        temperature=case.temperature, dims=DIMS, pairing=number["INDEXED"], positives=count, excluded=count,
-        formulation=number[case.formulation.upper()], precise_shifts=1, splits=1,
+        dims=DIMS, pairing=number["INDEXED"], positives=count, excluded=count,
+        formulation=number[case.formulation.upper()], splits=1,
     )  # fmt: skip
     emulation.interpreter.launch(
         emulation.start(OPERAND, DIMS).result(),
         [bytes(parameters), bytes(struct["Launch"]())],
         kernel="anchors",
         threads=256,
-        shared_bytes=528,
+        shared_bytes=584,
         memory=memory,
     )
     assert totals[0].item() == pytest.approx(loss.item() * weights.item(), rel=1e-6)

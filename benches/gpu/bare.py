@@ -10,7 +10,7 @@ import torch
 
 from gpu.workload import DEVICE, synchronize, views
 from hex_ssl import functional, ops
-from hex_ssl.thresholds import FixedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 SETTINGS: list[dict[str, Any]] = [
     {"threshold": FixedThreshold(0.6)},
@@ -33,6 +33,9 @@ def every_kernel(rows: int) -> None:
     functional.hex_loss_with_keys(z1, keys, positives=z2).backward()
     index = torch.arange(rows // 2, device=DEVICE)[:, None] + rows // 2
     functional.hex_loss_with_keys(z1, keys, positive_index=index).backward()
+    temperature = torch.tensor(0.2, device=DEVICE, requires_grad=True)
+    functional.clip_loss(z1, z2, temperature=temperature, threshold=AdaptiveThreshold(0.99)).backward()
+    functional.supcon_loss(z1, z2, labels=labels, temperature=temperature).backward()
     ops.row_quantiles([z1.detach(), z2.detach()], None, None, 0, 0.9)
 
 

@@ -75,6 +75,15 @@ def agreement(results: Results) -> Found:
     return f"all {len(found)} right", True
 
 
+def losses(results: Results) -> Found:
+    """Two towers, SupCon and a temperature that is a tensor."""
+    found = list(of(results, "loss"))
+    wrong = [f"{r['name']}, {r['dtype']} at {r['rows']}" for r in found if not r["agrees"]]
+    if not found:
+        return "not measured", None
+    return (f"wrong: {', '.join(wrong)}", False) if wrong else (f"all {len(found)} right", True)
+
+
 def sanitized(results: Results) -> Found:
     """Both tools, over every kernel."""
     ended = [record for record in of(results, "sanitizer") if record["clean"] is not None]
@@ -109,7 +118,10 @@ class Target:
 def targets() -> list[Target]:
     """For D = 128, bfloat16, forward and backward, shuffled data."""
     ours = ("HexLoss",)
-    found = [Target("agreement with float64 and bit-equal repeats at all sizes", agreement)]
+    found = [
+        Target("agreement with float64 and bit-equal repeats at all sizes", agreement),
+        Target("clip_loss, supcon_loss and a temperature that is a tensor agree with float64", losses),
+    ]
     found += [
         Target(f"{rows} rows, mma.sync: at most 1.3 x the model of {model} ms",
                lambda r, rows=rows, model=model: at_most(ratio(own_ms(r, rows, step=mma_step(r)), model), 1.3))

@@ -110,6 +110,21 @@ def kernels(results: list[Record]) -> Lines:
     return grid(["step", "dtype", "rows", "data", "kernel", "us a call", "launches", "model us"], rows)
 
 
+def losses(results: list[Record]) -> Lines:
+    """Two towers, SupCon and a temperature that is a tensor: errors against float64, then times."""
+    errors = [
+        [r["name"], r["dtype"], r["rows"], *(f"{value:.1e}" for value in r["errors"].values()),
+         "yes" if r["agrees"] else "NO"]
+        for r in of(results, "loss")
+    ]  # fmt: skip
+    times = [
+        [r["name"], r["dtype"], r["rows"], number(r["eager_ms"]), number(r["graph_ms"]), megabytes(r["bytes"])]
+        for r in of(results, "loss time")
+    ]
+    head = ["loss", "dtype", "rows", "error of the loss", "of the gradient", "of the temperature's", "within tolerance"]
+    return [*grid(head, errors), "", *grid([*head[:3], "eager ms", "graph ms", "MB above the inputs"], times)]
+
+
 def peers(results: list[Record]) -> Lines:
     """Everything beside HexLoss, or beside the first of its kind."""
     rows, first = [], {}
@@ -174,6 +189,7 @@ def variants(results: list[Record]) -> Lines:
 SECTIONS: dict[str, tuple[str, Callable[[list[Record]], Lines]]] = {
     "agreement": ("Against float64", agreement),
     "own": ("HexLoss", own),
+    "loss": ("Two towers, SupCon, a temperature that is a tensor", losses),
     "peer": ("Beside others", peers),
     "variant": ("Variants", variants),
     "test": ("Tests and compute-sanitizer", suite),

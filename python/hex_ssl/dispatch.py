@@ -66,9 +66,7 @@ def evaluate(operands: Operands) -> Evaluation:
         TypeError, ValueError: An operand or a setting is not valid.
         RuntimeError: A device fails.
     """
-    if operands.towers and not _has_kernel_of_towers(operands):
-        return _both_directions(operands)
-    return _compute(operands, allocate, _core.evaluate, composite.evaluate)
+    return _compute(operands, allocate, _core.evaluate, _by_torch)
 
 
 def row_quantiles(operands: Operands) -> Tensor:
@@ -80,9 +78,9 @@ def row_quantiles(operands: Operands) -> Tensor:
     return _compute(operands, allocate_quantiles, _core.row_quantiles, composite.row_quantiles)
 
 
-def _has_kernel_of_towers(operands: Operands) -> bool:
-    """Whether one evaluation computes both directions. Only the CPU kernel does."""
-    return operands.views[0].device.type == "cpu" and backend() in ("auto", "cpu")
+def _by_torch(operands: Operands) -> Evaluation:
+    """The evaluation by torch's operations. They compute two towers as two evaluations."""
+    return _both_directions(operands) if operands.towers else composite.evaluate(operands)
 
 
 def _both_directions(operands: Operands) -> Evaluation:

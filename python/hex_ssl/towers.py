@@ -67,10 +67,9 @@ def clip_loss(
 
         L = -1 / (2 N) * sum_i ( log softmax_j(c_ij / temperature)_i + log softmax_j(c_ji / temperature)_i )
 
-    The CPU kernel visits each pair once for both directions. On other devices there is one evaluation for each
-    direction. With a threshold, the hierarchical negatives of each row have separate weights, as in
-    :func:`hex_ssl.functional.hex_loss`. With `formulation="elimination"` they are left out: those with the row's label
-    for `threshold="supervised"`, and those that are closer than the positive for
+    The kernels compute both directions in one evaluation. With a threshold, the hierarchical negatives of each row have
+    separate weights, as in :func:`hex_ssl.functional.hex_loss`. With `formulation="elimination"` they are left out:
+    those with the row's label for `threshold="supervised"`, and those that are closer than the positive for
     :class:`hex_ssl.thresholds.MarginThreshold`.
 
     Args:

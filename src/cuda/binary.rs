@@ -1,4 +1,4 @@
-//! A variant's kernels, or a part of them, as a cubin: from the cache on disk, else compiled and kept there.
+//! The kernels of a variant, or a part of them, as a cubin from the cache on disk or from the compiler.
 
 use std::path::Path;
 
@@ -6,21 +6,21 @@ use super::nvrtc::Compiler;
 use super::{cache, Part, Variant, SOURCES};
 use crate::error::{Error, Result};
 
-/// The oldest GPUs with the instructions that the kernels are written in: cp.async, and mma on bfloat16 and tf32.
+/// The lowest compute capability that has the kernels' instructions: cp.async, and mma for bfloat16 and tf32.
 const OLDEST: (u32, u32) = (8, 0);
 
 /// A cubin, and whether it was found on disk.
 pub struct Binary {
-    /// What the driver loads.
+    /// The binary.
     pub cubin: Vec<u8>,
-    /// Not compiled now.
+    /// Whether it was found in the cache.
     pub from_disk: bool,
 }
 
-/// The cubin for GPUs of a compute capability.
+/// The cubin of a variant for GPUs of a compute capability.
 ///
 /// # Errors
-/// [`Error::Runtime`] where there is no compiler, it has no code for the GPU, or it refuses the source.
+/// [`Error::Runtime`] if there is no compiler, if it does not know the GPU, or if the compilation fails.
 pub fn cubin(variant: Variant, capability: (u32, u32)) -> Result<Binary> {
     let recipe = Recipe::of(variant, capability)?;
     match recipe.cached() {
@@ -29,8 +29,7 @@ pub fn cubin(variant: Variant, capability: (u32, u32)) -> Result<Binary> {
     }
 }
 
-/// The PTX of `sources` in place of [`SOURCES`], by the options of [`cubin`]: from the cache in `folder`, else compiled and
-/// kept there. For the tests, which execute it.
+/// The PTX of `sources`, compiled with the options of [`cubin`] and cached in `folder`. The tests execute it.
 ///
 /// # Errors
 /// As [`cubin`].
@@ -50,8 +49,7 @@ pub fn ptx(variant: Variant, capability: (u32, u32), sources: &str, folder: &Pat
     Ok(String::from_utf8_lossy(&text).into())
 }
 
-/// What the assembler says of `sources` in place of [`SOURCES`]: registers and spills, and why it serialises products. For
-/// the tests.
+/// The remarks of the assembler on `sources`, for the tests: registers, spills, and reasons to serialise products.
 ///
 /// # Errors
 /// As [`cubin`].
@@ -61,7 +59,8 @@ pub fn remarks(variant: Variant, capability: (u32, u32), sources: &str) -> Resul
     recipe.compiler.remarks(sources, &recipe.options)
 }
 
-/// What `load` makes of the cubin of a part: of that of all kernels where it is on disk, else of its own.
+/// Calls `load` with a cubin that has a part of the kernels: the cubin of all kernels if it is in the cache, else that
+/// of the part.
 ///
 /// # Errors
 /// As [`cubin`], and those of `load`.
@@ -71,7 +70,7 @@ pub fn load<T>(variant: Variant, part: Part, capability: (u32, u32), load: impl 
     load_either(whole.cached().or_else(|| own.cached()), || own.compile(), load)
 }
 
-/// Whether there can be kernels for a compute capability.
+/// Checks that there are kernels for a compute capability. Returns the compiler.
 ///
 /// # Errors
 /// [`Error::Runtime`] with the reason why not.
@@ -87,7 +86,7 @@ pub fn check(capability: (u32, u32)) -> Result<&'static Compiler> {
     Ok(compiler)
 }
 
-/// A cached cubin may be intact and still not fit this driver. Then a fresh one is compiled.
+/// Loads a cached cubin or compiles one. A cached cubin may not fit the driver although it is intact.
 fn load_either<T>(
     cached: Option<Vec<u8>>,
     compile: impl FnOnce() -> Result<Vec<u8>>,
@@ -95,12 +94,12 @@ fn load_either<T>(
 ) -> Result<T> {
     match cached.map(|cubin| load(&cubin)) {
         Some(Err(Error::Runtime(_))) | None => load(&compile()?),
-        // Where memory ran out, another cubin takes as much.
+        // If memory ran out, another cubin does not help.
         Some(answer) => answer,
     }
 }
 
-/// Everything that decides which bytes come out.
+/// Everything that determines the compiled bytes.
 struct Recipe<'a> {
     compiler: &'static Compiler,
     sources: &'a str,
@@ -112,7 +111,7 @@ impl Recipe<'_> {
         let compiler = check(capability)?;
         let mut options = vec![format!("--gpu-architecture={}", compiler.architecture(capability)?)];
         if variant.hopper.is_some() {
-            // What only this architecture has, and no later one.
+            // With the instructions that only this architecture has.
             options[0].push('a');
         }
         options.extend(variant.options());

@@ -1,7 +1,7 @@
-//! Compiled kernels on disk, by content: a file's name is the digest of everything its kernels were made from.
+//! Compiled kernels on disk. The name of a file is the digest of everything that its kernels were made from.
 //!
-//! A file is the cubin and, behind it, the SHA-256 of the cubin: a torn or damaged file counts as none. The
-//! cache is a convenience: whatever fails here costs a compilation, and is nobody's error.
+//! A file contains the cubin and its SHA-256, so that a damaged file is ignored. If the cache cannot be read or
+//! written, the kernels are compiled again, and there is no error.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 
 const DIGEST: usize = 32;
 
-/// The folder: `$HEX_SSL_CACHE`, else `$XDG_CACHE_HOME/hex_ssl`, else `~/.cache/hex_ssl`. None without a home.
+/// The folder: `$HEX_SSL_CACHE`, else `$XDG_CACHE_HOME/hex_ssl`, else `~/.cache/hex_ssl`. None if HOME is not set
+/// either.
 pub fn folder() -> Option<PathBuf> {
     // The XDG rules: an empty or relative value counts as none.
     let set = |name: &str| env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
@@ -25,7 +26,7 @@ pub fn folder() -> Option<PathBuf> {
     })
 }
 
-/// The name of what was made from `parts`: no two lists of parts have the same.
+/// The name for something made from `parts`. Different lists of parts have different names.
 pub fn key(parts: &[&str]) -> String {
     let mut digest = Sha256::new();
     for part in parts {
@@ -35,7 +36,7 @@ pub fn key(parts: &[&str]) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The cubin of that name, if there is a whole one.
+/// The cubin with this name, if it is in the folder and intact.
 pub fn read(folder: &Path, key: &str) -> Option<Vec<u8>> {
     let mut content = fs::read(path(folder, key)).ok()?;
     let length = content.len().checked_sub(DIGEST)?;
@@ -43,7 +44,7 @@ pub fn read(folder: &Path, key: &str) -> Option<Vec<u8>> {
     (Sha256::digest(&content).as_slice() == digest).then_some(content)
 }
 
-/// Keeps a cubin. Others see the whole file or none: it is written beside, then renamed.
+/// Writes a cubin to a temporary file and renames it, so that other processes see the whole file or none.
 pub fn write(folder: &Path, key: &str, cubin: &[u8]) {
     static WRITTEN: AtomicUsize = AtomicUsize::new(0);
     let serial = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +56,7 @@ pub fn write(folder: &Path, key: &str, cubin: &[u8]) {
         fs::rename(&beside, path(folder, key))
     });
     if written.is_err() {
-        // It may not be there at all.
+        // The file may not exist.
         let _ = fs::remove_file(&beside);
     }
 }

@@ -1,4 +1,4 @@
-//! A GPU: what it is, the kernels loaded on it, and their launches on torch's current stream.
+//! A GPU: its properties, the kernels loaded on it, and their launches on the current stream of torch.
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -22,7 +22,7 @@ pub struct Device {
     name: String,
     chip: Chip,
     context: Handle,
-    /// The kernels loaded so far, or why not.
+    /// The loaded kernels, or the errors from loading them.
     modules: Memo<(Variant, Part), Arc<Module>>,
 }
 
@@ -35,8 +35,8 @@ impl Device {
     /// The GPU that torch calls `cuda:ordinal`.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where kernels cannot run on it, with the reason, the same at every later call; [`Error::Memory`]
-    /// where there is none left for a context.
+    /// [`Error::Runtime`] with the reason if the kernels cannot run on it. Later calls return the same error.
+    /// [`Error::Memory`] if there is no memory for a context.
     pub fn get(ordinal: usize) -> Result<Arc<Self>> {
         static DEVICES: Memo<usize, Arc<Device>> = Memo::new();
         DEVICES.get(ordinal, || Self::find(ordinal).map(Arc::new))
@@ -53,12 +53,12 @@ impl Device {
         Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Memo::new() })
     }
 
-    /// What the plan goes by.
+    /// The properties that the plan depends on.
     pub fn chip(&self) -> Chip {
         self.chip
     }
 
-    /// What runs here, in words.
+    /// A description of the GPU and of its kernels.
     pub fn describe(&self) -> String {
         let (major, minor) = self.chip.capability;
         let compiler = self.compiler.version();
@@ -74,11 +74,11 @@ impl Device {
         )
     }
 
-    /// Parts of the kernels of a variant, compiled where no cubin is at hand, all at once.
+    /// Loads parts of the kernels of a variant. Parts that are not in the cache are compiled in parallel.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where they cannot be compiled or loaded, the same at every later call; [`Error::Memory`] where
-    /// there is none left.
+    /// [`Error::Runtime`] if they cannot be compiled or loaded. Later calls return the same error. [`Error::Memory`] if
+    /// memory runs out.
     pub fn kernels(&self, variant: Variant, parts: &[Part]) -> Result<Kernels> {
         let known = parts.iter().map(|&part| Some((part, self.modules.known(&(variant, part))?)));
         if let Some(known) = known.collect() {
@@ -100,10 +100,10 @@ impl Device {
         Ok(Module { handle, kernels: Mutex::default() })
     }
 
-    /// Makes ready to launch `kernels` on the stream that is torch's current one on this thread.
+    /// A launcher of `kernels` on the current stream of torch in this thread.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where the driver refuses.
+    /// [`Error::Runtime`] if the driver reports an error.
     pub fn launcher<'a>(&'a self, kernels: &'a Kernels) -> Result<Launcher<'a>> {
         let stream = self.torch.current_stream(self.ordinal)?;
         Ok(Launcher { kernels, stream, driver: self.driver, _entered: self.enter()? })
@@ -128,7 +128,7 @@ fn chip(driver: &Driver, device: c_int) -> Result<Chip> {
 pub struct Kernels(Vec<(Part, Arc<Module>)>);
 
 impl Kernels {
-    /// The module with a kernel.
+    /// The module that has a kernel.
     fn module(&self, kernel: &str) -> Result<&Module> {
         let part = Part::of(kernel);
         let found = self.0.iter().find(|(here, _)| *here == part);
@@ -136,7 +136,7 @@ impl Kernels {
     }
 }
 
-/// One part.
+/// A loaded part.
 struct Module {
     handle: Handle,
     kernels: Mutex<HashMap<String, LoadedKernel>>,
@@ -149,12 +149,13 @@ unsafe impl Sync for Module {}
 
 struct LoadedKernel {
     handle: Handle,
-    /// The dynamic shared memory that it may have.
+    /// The maximal dynamic shared memory, as set so far.
     shared_bytes: u32,
 }
 
 impl Module {
-    /// A kernel that may have so much shared memory. Not the driver's answer each time: launches are many and short.
+    /// A kernel with at least this maximal shared memory. The result is kept, so that most launches do
+    /// not ask the driver again.
     fn kernel(&self, driver: &Driver, name: &str, shared_bytes: u32) -> Result<Handle> {
         let mut kernels = lock(&self.kernels);
         if !kernels.contains_key(name) {
@@ -174,7 +175,7 @@ impl Module {
     }
 }
 
-/// Launches kernels on a stream. The device's context is the thread's current one for as long as this lives.
+/// Launches kernels on a stream. While this exists, the context of the device is the current one of the thread.
 pub struct Launcher<'a> {
     driver: &'a Driver,
     kernels: &'a Kernels,

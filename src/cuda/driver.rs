@@ -1,4 +1,4 @@
-//! The CUDA driver's functions that a launch needs, from libcuda where there is one.
+//! The functions of the CUDA driver that a launch needs, from libcuda.
 
 #[cfg(all(test, unix))]
 pub(super) mod fake;
@@ -12,14 +12,14 @@ use super::library::{c_functions, open};
 use super::memo::Memo;
 use crate::error::{Error, Result};
 
-/// A context, module, function or stream of the driver: owned by it, valid for the life of the process
-/// (contexts, modules, functions) or of its owner (streams).
+/// A context, module, function or stream of the driver. A stream is valid as long as its owner, the others as long as
+/// the process.
 pub type Handle = *mut c_void;
 
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
 c_functions! {
-    /// As cuda.h declares them; a device is an `int`.
+    /// As declared in cuda.h. A device is an `int`.
     DriverFunctions {
         init = "cuInit"(c_uint);
         error_string = "cuGetErrorString"(c_int, *mut *const c_char);
@@ -39,7 +39,7 @@ c_functions! {
     }
 }
 
-/// What can be asked about a device, by cuda.h's numbers.
+/// Attributes of a device, with the numbers of cuda.h.
 #[derive(Debug, Clone, Copy)]
 pub enum Attribute {
     /// CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
@@ -67,11 +67,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// The process's driver, loaded at the first call.
+    /// The driver, which the first call loads.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is no driver, or it finds no device, the same at every later call;
-    /// [`Error::Memory`] where there is none left.
+    /// [`Error::Runtime`] if there is no driver or no device. Later calls return the same error. [`Error::Memory`] if
+    /// memory runs out.
     pub fn get() -> Result<&'static Self> {
         static DRIVER: Memo<(), &'static Driver> = Memo::new();
         DRIVER.get((), || Self::load().map(|driver| &*Box::leak(Box::new(driver))))
@@ -104,7 +104,7 @@ impl Driver {
         Err(if status == OUT_OF_MEMORY { Error::Memory(text) } else { Error::Runtime(text) })
     }
 
-    /// The device of that number, as torch counts them.
+    /// The device with this number in torch.
     pub fn device(&self, ordinal: usize) -> Result<c_int> {
         let ordinal = c_int::try_from(ordinal).map_err(|_| Error::runtime(format!("CUDA: no device {ordinal}")))?;
         let mut device = 0;
@@ -132,7 +132,7 @@ impl Driver {
         Ok(value.unsigned_abs())
     }
 
-    /// The device's primary context, the one that torch uses; kept until the process ends.
+    /// The primary context of the device, which torch uses too. It is kept until the process ends.
     pub fn primary_context(&self, device: c_int) -> Result<Handle> {
         let mut context = null_mut();
         // SAFETY: writes one handle.
@@ -141,8 +141,8 @@ impl Driver {
         Ok(context)
     }
 
-    /// Makes the context current on this thread, which may have none (autograd's) or that of another device.
-    /// Meanwhile a stream capture forbids the thread nothing: loading a kernel belongs into nobody's graph.
+    /// Makes the context current on this thread, which may have none (threads of autograd) or that of another device.
+    /// Until the result is dropped, a stream capture does not forbid the thread to load kernels.
     ///
     /// # Safety
     /// `context` is a context of this process.
@@ -154,7 +154,7 @@ impl Driver {
         Ok(entered)
     }
 
-    /// Loads a cubin into the current context; kept until the process ends.
+    /// Loads a cubin into the current context. It is kept until the process ends.
     pub fn load_module(&self, cubin: &[u8]) -> Result<Handle> {
         let mut module = null_mut();
         // SAFETY: a cubin tells its own length; `cubin` came whole from NVRTC or from a file with its checksum.
@@ -176,7 +176,7 @@ impl Driver {
         Ok(kernel)
     }
 
-    /// Lets a kernel have that much dynamic shared memory. Above 48 KiB it must be asked for.
+    /// Sets the maximal dynamic shared memory of a kernel. More than 48 KiB must be requested.
     ///
     /// # Safety
     /// `kernel` came from [`Driver::kernel`].
@@ -186,11 +186,11 @@ impl Driver {
         self.check(&format!("cuFuncSetAttribute of {bytes} bytes of shared memory"), status)
     }
 
-    /// Puts a kernel on a stream.
+    /// Launches a kernel on a stream.
     ///
     /// # Safety
     /// `kernel` came from [`Driver::kernel`], `stream` is a stream of the current context, and `arguments` point
-    /// to values of the kernel's parameters, in order, whose own pointers are good until the kernel has run.
+    /// to the values of the kernel's parameters, in order. Pointers among them are valid until the kernel has run.
     pub unsafe fn launch(
         &self,
         kernel: Handle,
@@ -222,7 +222,7 @@ impl Driver {
     }
 }
 
-/// A context that is current on this thread; the one before comes back when this is dropped.
+/// A context that is current on this thread. Dropping this restores the previous one.
 pub struct Entered<'a> {
     driver: &'a Driver,
     /// The capture mode that the thread had before.

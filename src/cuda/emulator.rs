@@ -1,4 +1,4 @@
-//! Runs the kernels on the CPU: hands their launches to an interpreter of PTX, a library that the tests build.
+//! Runs the kernels on the CPU: passes their launches to an interpreter of PTX, a library that the tests build.
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::Path;
@@ -7,8 +7,9 @@ use super::library::{function, open};
 use super::{Executor, Variant};
 use crate::error::{Error, Result};
 
-/// Operand and dimensions of the variant, kernel, grid, threads of a block, bytes of shared memory, arguments; and where
-/// to write what went wrong, with the bytes that there are. Returns 0 where nothing did.
+/// The arguments are the operand and the dimensions of the variant, the kernel, the grid, the threads of a block, the
+/// bytes of shared memory, the arguments, and a buffer for an error message with its size. Returns 0 if there is no
+/// error.
 type Emulate = unsafe extern "C" fn(
     *const c_char,
     u32,
@@ -29,10 +30,10 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Loads the library, which stays loaded, and finds `hex_emulate` in it.
+    /// Loads the library and finds `hex_emulate` in it. The library stays loaded.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is no such file or function.
+    /// [`Error::Runtime`] if there is no such file or function.
     pub fn new(path: &Path, variant: Variant) -> Result<Self> {
         let none = |_| Error::runtime(format!("no emulator in {}", path.display()));
         let library = open(path).map_err(none)?;

@@ -1,8 +1,8 @@
-//! The kernels for sm_90a (`kernels/hopper*.cu`): which calls take them, and the sizes of their tiles and blocks.
+//! The kernels for sm_90a (`kernels/hopper*.cu`): the calls that use them, and the sizes of their tiles and blocks.
 //!
-//! They multiply with `wgmma`, as only compute capability 9.0 does. All kernels that compare similarities with a
-//! threshold do so then, since tensor cores may round these products otherwise than those of `mma.sync`: a pair is above
-//! the threshold for all of them or for none.
+//! They multiply with `wgmma`, which only compute capability 9.0 has. Tensor cores may round these products differently
+//! from those of `mma.sync`. So all kernels of a call that compare similarities with a threshold use `wgmma`, or none
+//! does: a pair is then above the threshold for all of them or for none.
 
 use std::env;
 
@@ -10,34 +10,34 @@ use super::plan::is_general;
 use super::search::DIRECT;
 use super::{Chip, Operand, Variant};
 use crate::error::{Error, Result};
-use crate::problem::{Problem, Threshold};
+use crate::problem::{Pairing, Problem, Threshold};
 
-/// 1 lets calls take these kernels, 0 forbids it. Read at each call.
+/// 1 allows these kernels, 0 forbids them. Read in each call.
 const SWITCH: &str = "HEX_SSL_CUDA_WGMMA";
-/// Where nothing is said. No GPU has run these kernels yet.
+/// The default. No GPU has run these kernels yet.
 const BY_DEFAULT: bool = false;
-/// The only compute capability whose GPUs run code for sm_90a.
+/// The only compute capability that runs code for sm_90a.
 pub const CAPABILITY: (u32, u32) = (9, 0);
-/// Threads of a block: one warpgroup that copies, two that multiply.
+/// Threads of a block: one warpgroup that copies and two that multiply.
 pub const THREADS: usize = 384;
 /// Rows of a block of the kernels without a gradient: two strips of 64 for each warpgroup that multiplies.
 pub const STRIP_ROWS: usize = 256;
-/// Rows of a block of the gradient: one strip each.
+/// Rows of a block of the gradient: one strip of 64 for each warpgroup that multiplies.
 pub const GRADIENT_ROWS: usize = 128;
-/// Rows of a block of the kernel that selects quantiles, and the shared memory that it counts their digits in.
+/// Rows of a block of `select_wgmma`, and its shared memory for counting digits.
 pub const SELECT_ROWS: usize = 64;
 const SELECTION_BYTES: usize = SELECT_ROWS * 257 * 4 + SELECT_ROWS * 8 + 72;
 const SELECT_STAGES: usize = 2;
-/// Numbers of a column beside its row: what the gradient reads. The other kernels read the first.
+/// Numbers per column besides its row, for the gradient. The other kernels read only the first one.
 const NOTES: usize = 4;
-/// Shared memory starts somewhere, tiles on a multiple of this.
+/// Tiles start at multiples of this. Shared memory may start anywhere.
 const ALIGNMENT: usize = 1024;
 const NUMBER: usize = size_of::<f32>();
 
-/// Whether calls may take these kernels.
+/// Whether these kernels are allowed.
 ///
 /// # Errors
-/// [`Error::Value`] where the environment says neither yes nor no.
+/// [`Error::Value`] if the environment variable is neither 0 nor 1.
 pub fn is_asked_for() -> Result<bool> {
     match env::var_os(SWITCH).as_ref().map(|value| value.to_string_lossy()).as_deref() {
         None => Ok(BY_DEFAULT),
@@ -58,20 +58,21 @@ pub struct Hopper {
 }
 
 impl Hopper {
-    /// For a variant's rows; none where there are no such kernels.
+    /// The sizes for the rows of a variant. None if there are no such kernels.
     pub fn of(variant: Variant) -> Option<Self> {
         let is_supported =
             matches!(variant.operand, Operand::Bf16 | Operand::F16) && matches!(variant.dims, 64 | 128 | 192 | 256);
         is_supported.then(|| Self {
             row_bytes: variant.row_bytes(),
-            // As many as leave room for 4 stages: in registers beside the gradient's sums, and in shared memory.
+            // So many that 4 stages fit into shared memory, and the products into registers beside the sums of the
+            // gradient.
             columns: if variant.dims <= 128 { 128 } else { 64 },
             strip_stages: if variant.dims <= 192 { 4 } else { 3 },
             gradient_stages: 4,
         })
     }
 
-    /// The sizes as the compiler is told them.
+    /// The sizes as options of the compiler.
     pub fn options(&self) -> Vec<String> {
         let sizes = [
             ("THREADS", THREADS),
@@ -105,26 +106,26 @@ impl Hopper {
         self.strip_shared_bytes().max(self.gradient_shared_bytes()).max(self.select_shared_bytes())
     }
 
-    /// A block's own rows, the ring of stages with so many numbers for each column, and the mbarriers.
+    /// A block's own rows, the ring of stages with `notes` numbers per column, and the mbarriers.
     fn shared_bytes(&self, rows: usize, stages: usize, notes: usize) -> usize {
         let stage = self.columns * (self.row_bytes + notes * NUMBER);
         ALIGNMENT + rows * self.row_bytes + stages * stage + (2 * stages + 2) * 8
     }
 
-    /// Bytes of the notes on a side of that many rows.
+    /// Bytes of the notes of a side with this many rows.
     pub fn note_bytes(padded: usize) -> usize {
         padded * NOTES * NUMBER
     }
 
-    /// Threads of the kernel `tiles`: one for each 16 bytes of the rows.
+    /// Threads of the kernel `tiles`: one per 16 bytes of the rows.
     pub fn tile_threads(&self, rows: usize) -> usize {
         rows * self.row_bytes / 16
     }
 }
 
 impl Variant {
-    /// With the kernels for sm_90a, where a chip runs them and they compute the call: any pairing, reduction and weights
-    /// of anchors, but one threshold for all pairs and the shifts and weights of the usual case.
+    /// This variant with the kernels for sm_90a, if the chip and the problem support them. They compute the usual case
+    /// with one threshold for all pairs, and any reduction, weights of anchors, and pairing except two towers.
     #[must_use]
     pub fn on_hopper(self, problem: &Problem, chip: Chip) -> Self {
         let fits = |hopper: &Hopper| hopper.most_shared_bytes() <= chip.shared_bytes;
@@ -133,10 +134,12 @@ impl Variant {
     }
 }
 
-/// Whether they compute a problem.
+/// Whether these kernels compute a problem.
 fn takes(problem: &Problem) -> bool {
-    // Quantiles of few keys are found by `select`, whose products are those of mma.sync.
-    !is_general(problem) && (!matches!(problem.threshold, Threshold::Adaptive { .. }) || problem.keys > DIRECT)
+    // The quantiles of few keys are found by `select`, which uses mma.sync.
+    !is_general(problem)
+        && problem.pairing != Pairing::Towers
+        && (!matches!(problem.threshold, Threshold::Adaptive { .. }) || problem.keys > DIRECT)
 }
 
 #[cfg(test)]
@@ -147,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::cuda::{evaluate, scratch_bytes, Buffers, Executor};
-    use crate::problem::{Formulation, Pairing, Reduction, Wanted};
+    use crate::problem::{Formulation, Reduction, Wanted};
 
     const H100: Chip = Chip { capability: CAPABILITY, multiprocessors: 132, shared_bytes: 227 * 1024 };
     const BETA_1: Formulation = Formulation::Importance { beta: 1.0, tau_plus: 0.1 };
@@ -235,7 +238,7 @@ mod tests {
         for (problem, with_wgmma) in taken.iter().map(|p| (p, true)).chain(refused.iter().map(|p| (p, false))) {
             let names = launched(problem, H100);
             assert!(names.iter().filter(compares).all(|name| name.ends_with("_wgmma") == with_wgmma), "{names:?}");
-            // A sample may be looked at by other products, the rows that it failed on not.
+            // `sample` may use other products, `select` and `select_failed` may not.
             let selects = |name: &String| ["select", "select_failed"].contains(&name.as_str());
             assert!(!with_wgmma || !names.iter().any(selects), "{names:?}");
             assert_eq!(with_wgmma, names.iter().any(|name| name == "tiles"));

@@ -1,7 +1,7 @@
-//! C functions of libraries that are there at run time or are not: NVRTC, the CUDA driver, libtorch's CUDA half.
+//! C functions of libraries that may be missing at run time: NVRTC, the CUDA driver, and libtorch_cuda.
 //!
-//! libloading opens them. Their few functions are declared here by hand, after the public headers: bindings
-//! of a whole toolkit would tie the crate to one CUDA version, and those of cudarc panic where a library is missing.
+//! libloading opens them. The few functions are declared by hand, from the public headers. Bindings of a whole toolkit
+//! would tie the crate to one CUDA version, and those of cudarc panic if a library is missing.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -29,7 +29,7 @@ macro_rules! c_functions {
 }
 pub(super) use c_functions;
 
-/// The function of that name.
+/// The function with this name.
 ///
 /// # Safety
 /// `F` is a pointer to a function of that symbol's signature, and is not called after the library is closed.
@@ -46,12 +46,12 @@ pub(super) fn open(name: impl AsRef<Path>) -> Result<Library> {
     unsafe { Library::new(name.as_os_str()) }.map_err(|error| Error::runtime(words(&error)))
 }
 
-/// The loader's own words: libloading's say only that it failed.
+/// The message of the loader. That of libloading says only that loading failed.
 fn words(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// The library of that name if the process has it already: PyTorch loads the one that fits it.
+/// The library with this name, if the process has already loaded it. PyTorch loads the version that fits it.
 #[cfg(unix)]
 pub(super) fn loaded(name: &str) -> Option<Library> {
     use libloading::os::unix;
@@ -59,7 +59,7 @@ pub(super) fn loaded(name: &str) -> Option<Library> {
     unsafe { unix::Library::open(Some(name), unix::RTLD_LAZY | libc::RTLD_NOLOAD) }.ok().map(Library::from)
 }
 
-/// The library of that name if the process has it already.
+/// The library with this name, if the process has already loaded it.
 #[cfg(not(unix))]
 pub(super) fn loaded(_name: &str) -> Option<Library> {
     None

@@ -1,15 +1,15 @@
-//! What is found or made once for the whole process.
+//! Results that are computed once per process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// Nothing yet, or what came of making it. Whoever makes it holds the lock.
+/// A result, if there is one. The thread that computes it holds the lock.
 type Cell<V> = Arc<Mutex<Option<Result<V>>>>;
 
-/// Results by key, each made once, whoever asks. A failure for want of memory is not kept: the next call tries again. All
-/// other failures are those of every later call.
+/// Results by key. Each is computed once, also if several threads ask for it. Errors are kept too, except for those
+/// from a lack of memory: the next call tries again.
 pub(super) struct Memo<K, V>(Mutex<BTreeMap<K, Cell<V>>>);
 
 impl<K: Ord, V: Clone> Memo<K, V> {
@@ -17,14 +17,14 @@ impl<K: Ord, V: Clone> Memo<K, V> {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// What was made for that key, if it was.
+    /// The result for a key, if there is one that is no error.
     pub(super) fn known(&self, key: &K) -> Option<V> {
         let cell = Arc::clone(lock(&self.0).get(key)?);
         let known = lock(&cell);
         known.as_ref()?.as_ref().ok().cloned()
     }
 
-    /// What `make` gave for that key, the first time that it did not run out of memory. Other keys do not wait for it.
+    /// The result for a key, from `make` if there is none yet. Calls for other keys do not wait.
     pub(super) fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<V> {
         let cell = Arc::clone(lock(&self.0).entry(key).or_default());
         let mut known = lock(&cell);
@@ -39,7 +39,7 @@ impl<K: Ord, V: Clone> Memo<K, V> {
     }
 }
 
-/// A panic of another thread left nothing half done: what is under a lock is only ever added to.
+/// Locks a mutex. A panic of another thread does no harm, because the data are only ever added to.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

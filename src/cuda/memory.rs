@@ -1,38 +1,38 @@
-//! Where everything lies in the scratch memory.
+//! The layout of the scratch memory.
 
 use std::ffi::c_void;
 
 use super::parameters::Side;
 use super::sizes::{CARD_BYTES, SPLIT_BYTES};
 
-/// Every part starts on a multiple of this.
+/// Every part starts at a multiple of this.
 const ALIGNMENT: usize = 256;
 
-/// Hands out the scratch memory, part by part; from nowhere, to find how much there must be.
+/// Divides the scratch memory into parts. With a null pointer, it finds how much memory is needed.
 pub(super) struct Scratch {
     start: *mut c_void,
     used: usize,
 }
 
 impl Scratch {
-    /// From `start` on.
+    /// The memory from `start` on.
     pub(super) fn new(start: *mut c_void) -> Self {
         Self { start, used: 0 }
     }
 
-    /// Bytes handed out.
+    /// The number of bytes used so far.
     pub(super) fn used(&self) -> usize {
         self.used
     }
 
-    /// The next `bytes`.
+    /// The next `bytes` bytes.
     pub(super) fn take(&mut self, bytes: usize) -> *mut c_void {
         let at = self.used;
         self.used += bytes.next_multiple_of(ALIGNMENT);
         self.start.wrapping_byte_add(at)
     }
 
-    /// The next `bytes`, or null.
+    /// The next `bytes` bytes, or null.
     pub(super) fn take_if(&mut self, wanted: bool, bytes: usize) -> *mut c_void {
         if wanted {
             self.take(bytes)
@@ -41,7 +41,7 @@ impl Scratch {
         }
     }
 
-    /// A side of `count` rows of `row_bytes`, appended up to a multiple of `tile`.
+    /// A side of `count` rows of `row_bytes` bytes, padded to a multiple of `tile`.
     pub(super) fn side(&mut self, count: usize, tile: usize, row_bytes: usize, splits: bool) -> Side {
         let padded = count.next_multiple_of(tile);
         Side {

@@ -1,13 +1,14 @@
-//! The fused loss on the GPU: what is compiled, which launches compute it, and who launches.
+//! The fused loss on a GPU: its kernels, the plan of their launches, and the driver.
 //!
-//! Nothing here knows Python or tensors. Of torch, it knows the library `libtorch_cuda`: it gives the current stream,
-//! and NVRTC is installed beside it. The kernels in `kernels/` are CUDA sources without headers, compiled at run time
-//! per [`Variant`] and [`Part`]. [`evaluate`] turns a problem into launches over raw device pointers; an [`Executor`]
-//! carries them out: the driver on a GPU, or the [`Emulator`], which hands them to an interpreter of the kernels' PTX,
-//! for the tests.
+//! This module does not use Python or tensors. From torch it uses the library `libtorch_cuda` for the current stream,
+//! and the NVRTC that is installed with it. The kernels in `kernels/` are CUDA sources without headers. They are
+//! compiled at run time for each [`Variant`] and [`Part`]. [`evaluate`] turns a problem into launches on raw device
+//! pointers. An [`Executor`] performs them: the driver on a GPU or, in the tests, the [`Emulator`], which passes them
+//! to an interpreter of PTX.
 //!
-//! Nothing waits for the device, no launch depends on data, and all memory is the caller's, so that a whole evaluation
-//! can be captured in a CUDA graph. Partial sums are added in a fixed order: the same bits run to run.
+//! Nothing waits for the device, no launch depends on data, and the caller allocates all memory. So a whole evaluation
+//! can be captured in a CUDA graph. Partial sums are added in a fixed order, so that the results have the same bits in
+//! every run.
 
 mod binary;
 mod cache;
@@ -40,24 +41,24 @@ use crate::error::Result;
 use crate::operands::Operands;
 pub use crate::operands::Scalar;
 
-/// What a GPU has.
+/// The properties of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chip {
-    /// Compute capability, major and minor.
+    /// The compute capability, major and minor.
     pub capability: (u32, u32),
-    /// Number of multiprocessors.
+    /// The number of multiprocessors.
     pub multiprocessors: u32,
-    /// Shared memory a block may have, opted in, in bytes.
+    /// The maximal shared memory of a block in bytes, if requested.
     pub shared_bytes: usize,
 }
 
-/// Carries out launches, one after the other, on one stream.
+/// Performs launches in order on one stream.
 pub trait Executor {
-    /// Launches a kernel by name. `arguments` are pointers to its arguments, as `cuLaunchKernel`'s `kernelParams`; they
-    /// are read before this returns.
+    /// Launches a kernel by name. `arguments` are pointers to its arguments, like `kernelParams` of `cuLaunchKernel`.
+    /// They are read before this returns.
     ///
     /// # Errors
-    /// [`Error::Runtime`](crate::error::Error::Runtime) where the launch is refused.
+    /// [`Error::Runtime`](crate::error::Error::Runtime) if the launch fails.
     fn launch(
         &self,
         kernel: &str,
@@ -71,45 +72,48 @@ pub trait Executor {
 /// A number in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceNumber {
-    /// Where it is.
+    /// Its address.
     pub pointer: *const c_void,
     /// Its type.
     pub scalar: Scalar,
 }
 
-/// A strided matrix in device memory, as the kernels are told it.
+/// A strided matrix in device memory. The kernels have the same structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Matrix {
-    /// Its first element.
+    /// The address of the first element.
     pub pointer: *const c_void,
-    /// Elements from one row to the next.
+    /// Row stride in elements.
     pub row_stride: i64,
-    /// Elements from one column to the next.
+    /// Column stride in elements.
     pub dim_stride: i64,
 }
 
 /// Device memory that an evaluation reads and writes.
 #[derive(Debug, Clone)]
 pub struct Buffers {
-    /// All contiguous but the matrices; the weights are float32. Values of `positive_index` outside [0, N) are no key's, and
-    /// make the loss NaN; such values of `ignored_index` mean none.
+    /// The operands. All but the matrices are contiguous, and the weights are float32. If a value of `positive_index`
+    /// is not in [0, N), the loss is NaN. If one of `ignored_index` is not, no key is ignored. If the temperature is an
+    /// operand, that of the problem is NaN.
     pub operands: Operands<Matrix, *const i64, DeviceNumber, *const f32>,
-    /// float32: [M] for `Reduction::None` without weights, else one number. Overwritten, as all outputs.
+    /// float32, [M] for `Reduction::None` without weights, else one number. Like all outputs, it is overwritten.
     pub loss: *mut f32,
     /// float32 [6], in the order of [`Statistics`](crate::problem::Statistics).
     pub statistics: *mut f32,
-    /// float32 [M, D], contiguous; not read where not wanted, as the next two.
+    /// float32 [M, D], contiguous. Not used if the gradient is not wanted, like the next two.
     pub anchors_gradient: *mut f32,
     /// float32 [N, D], contiguous.
     pub keys_gradient: *mut f32,
     /// float32 [M, D], contiguous.
     pub positives_gradient: *mut f32,
-    /// [`scratch_bytes`] bytes, on a multiple of 16.
+    /// float32, one number. Null if it is not wanted. It needs the gradient for the anchors.
+    pub temperature_gradient: *mut f32,
+    /// [`scratch_bytes`] bytes, aligned to 16 bytes.
     pub scratch: *mut c_void,
 }
 
-// SAFETY: addresses that only the kernels follow, when `Launcher` or `Emulator` runs them.
+// SAFETY: Only the kernels use the addresses, when `Launcher` or `Emulator` runs them.
 unsafe impl Send for Buffers {}
-// SAFETY: as above.
+// SAFETY: As above.
 unsafe impl Sync for Buffers {}

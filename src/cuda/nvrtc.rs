@@ -1,4 +1,4 @@
-//! NVRTC, the compiler that comes with torch: CUDA C++ to a cubin, without a toolkit and without a GPU.
+//! NVRTC, the compiler that torch installs. It compiles CUDA C++ to a cubin, without a toolkit and without a GPU.
 
 use std::ffi::{c_char, c_int, CString};
 use std::fs;
@@ -17,11 +17,12 @@ use crate::error::{Error, Result};
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2"];
 /// NVRTC_ERROR_OUT_OF_MEMORY
 const OUT_OF_MEMORY: c_int = 1;
-/// The library that NVRTC loads by its bare name to compile. It is found only if the process has loaded it before.
+/// The library that NVRTC loads by its bare name when it compiles. It is found only if the process has already loaded
+/// it.
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 
 c_functions! {
-    /// As nvrtc.h declares them.
+    /// As declared in nvrtc.h.
     NvrtcFunctions {
         version = "nvrtcVersion"(*mut c_int, *mut c_int);
         count_architectures = "nvrtcGetNumSupportedArchs"(*mut c_int);
@@ -44,18 +45,18 @@ c_functions! {
 pub struct Compiler {
     functions: NvrtcFunctions,
     version: (c_int, c_int),
-    /// Compute capabilities it knows: 90 for 9.0.
+    /// The compute capabilities that it supports, as 90 for 9.0.
     architectures: Vec<c_int>,
-    // The functions stand in it.
+    // Kept open for the functions.
     _library: Library,
 }
 
 impl Compiler {
-    /// The process's compiler, found at the first call: the one that torch has loaded, else the one in torch's
-    /// installation, else the system's.
+    /// The compiler, which the first call loads: the one that torch has loaded, else the one installed with torch, else
+    /// that of the system.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is none; the same at every later call.
+    /// [`Error::Runtime`] if there is none. Later calls return the same error.
     pub fn get() -> Result<&'static Self> {
         static COMPILER: OnceLock<Result<Compiler>> = OnceLock::new();
         COMPILER.get_or_init(|| Self::of(find()?)).as_ref().map_err(Clone::clone)
@@ -75,15 +76,15 @@ impl Compiler {
         Ok(Self { functions, version: (major, minor), architectures, _library: library })
     }
 
-    /// Such as "13.0".
+    /// The version, such as "13.0".
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
     }
 
-    /// The architecture to compile for: that of the device, or the newest before it whose code it runs.
+    /// The architecture to compile for: the newest one whose code runs on the device.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where there is none.
+    /// [`Error::Runtime`] if there is none.
     pub fn architecture(&self, capability: (u32, u32)) -> Result<String> {
         newest(&self.architectures, capability).map(|known| format!("sm_{known}")).ok_or_else(|| {
             let (major, minor) = capability;
@@ -91,27 +92,27 @@ impl Compiler {
         })
     }
 
-    /// Compiles a program that includes nothing, for an architecture such as sm_90.
+    /// Compiles a program without headers to a cubin, for an architecture such as sm_90.
     ///
     /// # Errors
-    /// [`Error::Runtime`] with the compiler's own words.
+    /// [`Error::Runtime`] with the log of the compiler.
     pub fn cubin(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
         let program = self.program(source, options)?;
         program.text(self.functions.cubin_size, self.functions.cubin)
     }
 
-    /// Compiles a program that includes nothing to PTX alone, for a virtual architecture such as compute_90.
+    /// Compiles a program without headers to PTX, for a virtual architecture such as compute_90.
     ///
     /// # Errors
     /// As [`Compiler::cubin`].
     pub fn ptx(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
         let program = self.program(source, options)?;
         let mut text = program.text(self.functions.ptx_size, self.functions.ptx)?;
-        text.pop(); // the zero that ends it
+        text.pop(); // the final zero
         Ok(text)
     }
 
-    /// Compiles a program as [`Compiler::cubin`] and returns what the compiler says of it.
+    /// Compiles a program like [`Compiler::cubin`] and returns the log of the compiler.
     ///
     /// # Errors
     /// As [`Compiler::cubin`].
@@ -136,13 +137,13 @@ impl Compiler {
     }
 }
 
-/// The newest of the architectures whose code runs on GPUs of a compute capability: of the same major number.
+/// The newest architecture whose code runs on GPUs of a compute capability: it has the same major number.
 fn newest(architectures: &[c_int], (major, minor): (u32, u32)) -> Option<c_int> {
     let runs = |known: &c_int| known.unsigned_abs() / 10 == major && known.unsigned_abs() % 10 <= minor;
     architectures.iter().copied().filter(runs).max()
 }
 
-/// A program of NVRTC's.
+/// A program of NVRTC.
 struct Program<'a> {
     functions: &'a NvrtcFunctions,
     handle: Handle,
@@ -160,7 +161,7 @@ impl Program<'_> {
         })
     }
 
-    /// One of the things that a program has to tell, by the functions for its size and its bytes.
+    /// An output of a program, by the functions that return its size and its bytes.
     fn text(
         &self,
         size: unsafe extern "C" fn(Handle, *mut usize) -> c_int,
@@ -205,23 +206,23 @@ fn find() -> Result<Library> {
     tried.find_map(Result::ok).ok_or_else(|| Error::runtime(format!("no NVRTC: none of {} is here", NAMES.join(", "))))
 }
 
-/// Where wheels put it: torch/lib, and nvidia/*/lib beside torch.
+/// The folders in which wheels install it: torch/lib, and nvidia/*/lib beside torch.
 fn folders(torch: &Path) -> Vec<PathBuf> {
     let packages = torch.ancestors().nth(2).map(|packages| packages.join("nvidia"));
     let beside = packages.and_then(|nvidia| fs::read_dir(nvidia).ok()).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = beside.map(|entry| entry.path().join("lib")).collect();
-    // The order of a folder's entries is the file system's.
+    // The file system lists a folder in any order.
     folders.sort();
     folders.insert(0, torch.to_path_buf());
     folders
 }
 
-/// The one in that folder, after what it will look for.
+/// The library in a folder. Its builtins are loaded first, because it will look for them.
 fn open_in(folder: &Path) -> Option<Library> {
     let path = NAMES.iter().map(|name| folder.join(name)).find(|path| path.exists())?;
     let beside = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     for builtins in beside.filter(|path| path.file_name().is_some_and(is_builtins)) {
-        // Stays loaded for as long as the compiler does.
+        // Stays loaded as long as the compiler.
         std::mem::forget(open(builtins));
     }
     open(path).ok()

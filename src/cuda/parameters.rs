@@ -1,4 +1,4 @@
-//! What the kernels are told: the structures of `kernels/parameters.cu`, field by field. A test compares the two.
+//! The arguments of the kernels: the structures of `kernels/parameters.cu`. A test compares them field by field.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -38,7 +38,7 @@ told! {
 }
 
 told! {
-    /// A side's rows once more, as the kernels for sm_90a read them.
+    /// A copy of the rows of a side in the layout that the kernels for sm_90a read.
     Tiles {
         rows: *mut c_void,
         notes: *mut c_void,
@@ -46,7 +46,7 @@ told! {
 }
 
 told! {
-    /// What every launch of an evaluation is told.
+    /// The arguments that all launches of an evaluation share.
     Parameters {
         views: [Matrix; MAX_VIEWS],
         keys_matrix: Matrix,
@@ -56,9 +56,11 @@ told! {
         anchor_labels: *const i64,
         key_labels: *const i64,
         epsilon: *const c_void,
+        given_temperature: *const c_void,
         anchor_weights: *const f32,
         loss: *mut f32,
         statistics: *mut f32,
+        temperature_gradient: *mut f32,
 
         header: *mut c_void,
         anchors: Side,
@@ -79,16 +81,17 @@ told! {
         positive_similarities: *mut c_void,
         positive_slopes: *mut c_void,
         totals: *mut c_void,
+        radials: *mut c_void,
 
         threshold_value: f64,
         beta: f64,
         tau_plus: f64,
         temperature: f64,
-        exponent: f32,
-        concentration: f32,
+        least_temperature: f64,
         dims: i32,
         square: i32,
         view_rows: i32,
+        tower: i32,
         pairing: i32,
         positives: i32,
         excluded: i32,
@@ -98,7 +101,7 @@ told! {
         mean: i32,
         one_loss: i32,
         epsilon_scalar: i32,
-        precise_shifts: i32,
+        temperature_scalar: i32,
         capacity: i32,
         splits: i32,
         anchor_tiles: Tiles,
@@ -107,7 +110,7 @@ told! {
 }
 
 told! {
-    /// What differs from launch to launch of one kernel.
+    /// The arguments that differ between launches of a kernel.
     Launch {
         partial: *mut c_void,
         partial_rows: i64,
@@ -160,7 +163,7 @@ mod tests {
     /// Name, offset and size of each field.
     type Fields = Vec<(String, usize, usize)>;
 
-    /// The structures of the sources by name, laid out as C++ does: size, alignment, fields.
+    /// The structures of the sources by name, with the layout of C++: size, alignment, fields.
     fn structures(source: &str) -> HashMap<String, (usize, usize, Fields)> {
         let mut known = HashMap::new();
         for (name, body) in blocks(source, "struct ") {
@@ -188,7 +191,7 @@ mod tests {
         known
     }
 
-    /// Name and body of everything that `keyword` declares in `parameters.cu`'s style, comments left out.
+    /// The name and the body of every declaration with `keyword`, without comments.
     fn blocks(source: &str, keyword: &str) -> Vec<(String, String)> {
         let lines = source.lines().map(|line| line.split("//").next().unwrap_or_default());
         let text = lines.collect::<Vec<_>>().join("\n");
@@ -235,8 +238,8 @@ mod tests {
         for (text, other) in [
             ("float* lows;", "float* low;"),
             ("double beta;", "float beta;"),
-            ("int side;  // whose", "i64 side;  // whose"),
-            ("    int splits;  // of the columns in `sums`\n", ""),
+            ("int side;  // of which", "i64 side;  // of which"),
+            ("    int splits;  // parts of the columns that have their own sums\n", ""),
             ("    int square;\n    int view_rows;", "    int view_rows;\n    int square;"),
         ] {
             assert!(source.contains(text), "{text}");
@@ -258,6 +261,6 @@ mod tests {
         assert_eq!(scalars, named);
         assert_eq!(names("Pairing"), ["VIEWS", "INDEXED", "APART"]);
         assert_eq!(names("Threshold"), ["ADAPTIVE", "COSINE", "MINMAX", "LABELS"]);
-        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED"]);
+        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED", "SUPERVISED"]);
     }
 }

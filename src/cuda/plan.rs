@@ -1,11 +1,10 @@
-//! From a problem to launches.
+//! Turns a problem into launches.
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
-//! With more than 1,024 keys the quantiles take four kernels instead of one: `sample`, `survivors`, `pick`, and
-//! `select_failed` on the rows that these failed on. Where anchors name their keys, `index_*` sort these. Kernels for sm_90a
-//! may stand for some of these: `hopper.rs`.
+//! With more than 1,024 keys, four kernels find the quantiles: `sample`, `survivors`, `pick`, and `select_failed` for
+//! the rows on which the others failed. For `Pairing::Indexed`, `index_*` sort the excluded pairs. Kernels for sm_90a
+//! may replace some of these (`hopper.rs`).
 
-use std::f64::consts::LOG2_E;
 use std::ffi::c_void;
 use std::ptr::{from_mut, from_ref, null, null_mut};
 
@@ -19,18 +18,18 @@ use crate::error::Result;
 use crate::operands::Operands;
 use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted};
 
-/// Sums of the parts of the columns take this many bytes at most, but for those of one part.
+/// The sums of all parts of the columns take at most this many bytes, unless those of a single part take more.
 const SUM_PARTS: usize = 8 << 20;
-/// Partial gradients take this many bytes at most, in the same memory: with the gradient itself, 65,536 rows of 128
-/// dimensions take less than 100 MB.
+/// Partial gradients take at most this many bytes. With the gradient itself, 65,536 rows of 128 dimensions then take
+/// less than 100 MB.
 const PARTIALS: usize = 32 << 20;
-/// Exponents of e that single precision holds, with a margin.
+/// The largest exponent of e in single precision, with a margin.
 const EXPONENTS: f64 = 0.95 * 87.3;
 
-/// Whether the kernels compute a problem on a chip.
+/// Checks that the kernels support a problem on a chip.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason why they do not.
 pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -> std::result::Result<(), String> {
     let tiles = TileSizes::of(variant);
     let most = MAX_DIMS * 2 / variant.operand.bytes();
@@ -58,7 +57,7 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     Ok(())
 }
 
-/// The parts of the kernels that [`evaluate`] launches, or [`row_quantiles`] where nothing is wanted.
+/// The parts of the kernels that [`evaluate`] launches, or [`row_quantiles`] if nothing is wanted.
 pub fn parts(problem: &Problem, wanted: Option<Wanted>, variant: Variant) -> Vec<Part> {
     let general = is_general(problem);
     let either = |usual, other| if general { other } else { usual };
@@ -85,7 +84,8 @@ pub fn scratch_bytes(problem: &Problem, wanted: Wanted, chip: Chip, variant: Var
     Plan::new(problem, &buffers, wanted, chip, variant).scratch_bytes
 }
 
-/// Launches the loss, its statistics and the gradients wanted.
+/// Launches the kernels for the loss, its statistics and the wanted gradients. If the temperature is an operand, that
+/// of the problem is NaN.
 ///
 /// # Errors
 /// The executor's.
@@ -114,13 +114,13 @@ pub fn evaluate(
     }
     if wanted.positives && problem.pairing == Pairing::Apart {
         let launch = Launch { gradient: buffers.positives_gradient, side: 2, splits: 0, ..Launch::default() };
-        plan.run(executor, "finish", [blocks(problem.anchors, WARPS), 1, 1], 0, launch)?;
+        plan.run(executor, "finish", [blocks(problem.anchors, WARPS), 1, 1], FINISH_SHARED, launch)?;
     }
     Ok(())
 }
 
-/// Launches each anchor's quantile of its row of similarities, float32 [M] in `out`. The problem's threshold must be
-/// adaptive; the scratch is as for [`evaluate`] without gradients. Of the buffers' outputs none is written.
+/// Launches the kernels for the quantile of each anchor's row of similarities, float32 [M] in `out`. The threshold must
+/// be adaptive. The scratch memory is that of [`evaluate`] without gradients. No output of the buffers is written.
 ///
 /// # Errors
 /// The executor's.
@@ -143,7 +143,7 @@ fn blocks(of: usize, each: usize) -> usize {
     of.div_ceil(each)
 }
 
-/// One evaluation, laid out.
+/// The plan of one evaluation.
 struct Plan<'a> {
     problem: &'a Problem,
     chip: Chip,
@@ -151,9 +151,9 @@ struct Plan<'a> {
     hopper: Option<Hopper>,
     parameters: Parameters,
     search: Option<Search>,
-    /// Thresholds, exponents or shifts are not those of the usual case.
+    /// Whether the general kernels are used.
     general: bool,
-    /// Partial gradients, where there are several.
+    /// Memory for partial gradients, if the columns are split.
     partial: *mut c_void,
     scratch_bytes: usize,
 }
@@ -164,7 +164,6 @@ impl<'a> Plan<'a> {
         let (beta, tau_plus) = weights(problem);
         let threshold = comparable(problem.threshold);
         let (threshold_number, threshold_value) = threshold_number(threshold);
-        let precise_shifts = needs_precise_shifts(problem, threshold, beta);
         let (general, hopper) = (is_general(problem), variant.hopper);
         let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
         let search = match threshold {
@@ -188,10 +187,16 @@ impl<'a> Plan<'a> {
         let rows = problem.anchors;
         let part_of_sums = anchors.padded as usize * SUMS * 4;
         let most = SPLITS.min(SUM_PARTS / part_of_sums);
-        let splits = pass_splits(anchors.padded as usize / block_rows, problem.keys, &tiles, hopper, chip, most);
-        let excluded = if problem.pairing == Pairing::Apart { 0 } else { problem.positives() + 1 };
+        let compared = problem.compared_keys(0).len();
+        let splits = pass_splits(anchors.padded as usize / block_rows, compared, &tiles, hopper, chip, most);
+        let excluded = match problem.pairing {
+            Pairing::Apart => 0,
+            // An anchor is not compared with its own tower, which contains it.
+            Pairing::Towers => problem.positives(),
+            Pairing::Views { .. } | Pairing::Indexed { .. } => problem.positives() + 1,
+        };
         let is_indexed = matches!(problem.pairing, Pairing::Indexed { .. });
-        // Keys look for their anchors in the gradient alone.
+        // Only the gradient uses the lists of the keys.
         let key_wanted = is_indexed && wanted.anchors && (wanted.keys || problem.square);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
@@ -214,9 +219,11 @@ impl<'a> Plan<'a> {
             anchor_labels: operands.anchor_labels.unwrap_or(null()),
             key_labels: key_labels.unwrap_or(null()),
             epsilon: operands.threshold.map_or(null(), |number| number.pointer),
+            given_temperature: operands.temperature.map_or(null(), |number| number.pointer),
             anchor_weights: operands.weights.unwrap_or(null()),
             loss: buffers.loss,
             statistics: buffers.statistics,
+            temperature_gradient: buffers.temperature_gradient,
             header,
             anchors,
             keys,
@@ -233,18 +240,19 @@ impl<'a> Plan<'a> {
             key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
             sums: scratch.take(splits * part_of_sums),
-            positive_similarities: scratch.take(pairs * 4),
-            positive_slopes: scratch.take(pairs * 4),
+            positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
+            positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
             totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
+            radials: scratch.take_if(problem.temperature.is_nan(), blocks(rows, WARPS) * 8),
             threshold_value,
             beta,
             tau_plus,
             temperature: problem.temperature,
-            exponent: (LOG2_E / problem.temperature) as f32,
-            concentration: (beta * LOG2_E / problem.temperature) as f32,
+            least_temperature: least_temperature(threshold, beta),
             dims: problem.dims as i32,
             square: i32::from(problem.square),
             view_rows: (rows / operands.views.len().max(1)) as i32,
+            tower: if problem.pairing == Pairing::Towers { compared as i32 } else { 0 },
             pairing: match problem.pairing {
                 Pairing::Views { .. } | Pairing::Towers => 0,
                 Pairing::Indexed { .. } => 1,
@@ -258,15 +266,16 @@ impl<'a> Plan<'a> {
             },
             threshold: threshold_number,
             formulation: match problem.formulation {
-                // Nothing runs `Elimination` or `Supervised`.
+                // No kernel runs `Elimination`.
                 Formulation::Importance { .. } | Formulation::Elimination => 0,
                 Formulation::Official => 1,
-                Formulation::Decoupled | Formulation::Supervised => 2,
+                Formulation::Decoupled => 2,
+                Formulation::Supervised => 3,
             },
             mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
             one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),
             epsilon_scalar: operands.threshold.map_or(0, |number| number.scalar as i32),
-            precise_shifts: i32::from(precise_shifts),
+            temperature_scalar: operands.temperature.map_or(0, |number| number.scalar as i32),
             capacity: sample.map_or(0, |sample| sample.capacity) as i32,
             splits: splits as i32,
             anchor_tiles: Tiles::NONE,
@@ -283,7 +292,7 @@ impl<'a> Plan<'a> {
         for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
             *to = *view;
         }
-        // Survivors are done with when the gradient begins: they stand in its place where there is room.
+        // Survivors are no longer used when the gradient starts. If they fit, they use the memory of its output.
         let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
@@ -291,7 +300,7 @@ impl<'a> Plan<'a> {
         Self { problem, chip, tiles, hopper, parameters, search, general, partial, scratch_bytes: scratch.used() }
     }
 
-    /// Of the passes over similarities alone.
+    /// Rows of a block of the passes without a gradient.
     fn block_rows(&self) -> usize {
         if self.hopper.is_some() {
             hopper::STRIP_ROWS
@@ -300,7 +309,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Prepares the rows, and finds what the similarities of hierarchical negatives exceed.
+    /// Prepares the rows, and finds the thresholds and the shifts.
     fn split(&self, executor: &dyn Executor) -> Result<()> {
         let (p, anchors) = (&self.parameters, self.problem.anchors);
         let others = if self.problem.square { 0 } else { p.keys.padded } + p.apart.padded;
@@ -325,7 +334,7 @@ impl<'a> Plan<'a> {
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
-        if p.precise_shifts != 0 {
+        if needs_precise_shifts(self.problem) {
             self.run_anchors_pass(executor, "maxima")?;
             self.run(executor, "settle_shifts", each_anchor, 0, Launch::default())?;
         }
@@ -333,8 +342,12 @@ impl<'a> Plan<'a> {
     }
 
     fn quantiles(&self, executor: &dyn Executor, search: Search) -> Result<()> {
-        let (anchors, keys) = (self.problem.anchors, self.problem.keys);
-        let all = blocks(anchors, SELECT_ROWS);
+        let (anchors, keys) = (self.problem.anchors, self.problem.compared_keys(0).len());
+        let all = match self.problem.pairing {
+            // No block has rows of both towers.
+            Pairing::Towers => 2 * blocks(anchors / 2, SELECT_ROWS),
+            _ => blocks(anchors, SELECT_ROWS),
+        };
         let Some(sample) = search.sample else {
             let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..Launch::default() };
             return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
@@ -359,7 +372,7 @@ impl<'a> Plan<'a> {
             self.survivors(executor, rows, launch)?;
             self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
-        // Always launched; where no row failed, all that it does is the mean.
+        // It is always launched. If no row failed, it only computes the mean.
         let launch = Launch { rank: search.rank as i32, ..Launch::default() };
         if let Some(hopper) = self.hopper {
             let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
@@ -369,7 +382,7 @@ impl<'a> Plan<'a> {
         self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
     }
 
-    /// Sorts what the anchors name, for the passes to come.
+    /// Sorts the excluded pairs, for `Pairing::Indexed`.
     fn index(&self, executor: &dyn Executor) -> Result<()> {
         let p = &self.parameters;
         if p.excluded_keys.is_null() {
@@ -388,7 +401,8 @@ impl<'a> Plan<'a> {
 
     fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<()> {
         let blocks = blocks(rows, self.block_rows());
-        let splits = pass_splits(blocks, self.problem.keys, &self.tiles, self.hopper, self.chip, SPLITS);
+        let keys = self.problem.compared_keys(0).len();
+        let splits = pass_splits(blocks, keys, &self.tiles, self.hopper, self.chip, SPLITS);
         let kernel = if self.hopper.is_some() { "survivors_wgmma" } else { "survivors" };
         self.run_pass(executor, kernel, [blocks, splits, 1], launch)
     }
@@ -421,11 +435,11 @@ impl<'a> Plan<'a> {
         self.launch(executor, kernel, grid, threads, shared_bytes, launch)
     }
 
-    /// Of the anchors (0) or of the keys (1).
+    /// The gradient for the anchors (0) or for the keys (1).
     fn gradient(&self, executor: &dyn Executor, number: i32, side: &Side, out: *mut f32) -> Result<()> {
         let kernel = if self.general { "gradient_general" } else { "gradient" };
         let splits = gradient_splits(self.problem, side, &self.tiles, self.hopper, self.chip);
-        // Without other parts the sums stand where the gradient will.
+        // A single part writes its sums to the memory of the gradient.
         let partial = if splits == 1 { out.cast() } else { self.partial };
         let launch = Launch {
             partial,
@@ -444,7 +458,7 @@ impl<'a> Plan<'a> {
             let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
             self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;
         }
-        self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], 0, launch)
+        self.run(executor, "finish", [blocks(side.count as usize, WARPS), 1, 1], FINISH_SHARED, launch)
     }
 
     fn run(
@@ -477,22 +491,22 @@ impl<'a> Plan<'a> {
 fn weights(problem: &Problem) -> (f64, f64) {
     match problem.formulation {
         Formulation::Importance { beta, tau_plus } => (beta, tau_plus),
-        // The weights play no part; with 1 they cost nothing.
-        Formulation::Official | Formulation::Decoupled | Formulation::Elimination | Formulation::Supervised => {
-            (1.0, 0.0)
-        }
+        // The weights are not used. With 1 they cost nothing.
+        Formulation::Official | Formulation::Decoupled | Formulation::Elimination => (1.0, 0.0),
+        // All weights are 1.
+        Formulation::Supervised => (0.0, 0.0),
     }
 }
 
-/// Whether thresholds, exponents or shifts are not those of the usual case.
+/// Whether the problem needs the general kernels: thresholds, exponents or shifts are not those of the usual case.
 pub(super) fn is_general(problem: &Problem) -> bool {
-    let (threshold, (beta, _)) = (comparable(problem.threshold), weights(problem));
-    needs_precise_shifts(problem, threshold, beta)
-        || beta != 1.0
-        || matches!(threshold, Threshold::MinMax { .. } | Threshold::Labels)
+    needs_precise_shifts(problem)
+        || weights(problem).0 != 1.0
+        || matches!(comparable(problem.threshold), Threshold::MinMax { .. } | Threshold::Labels)
 }
 
-/// The threshold as the kernels compare with it. Nothing exceeds 1 and everything exceeds minus infinity, on any scale.
+/// The threshold in the form that the kernels use. On both scales, nothing exceeds 1 and everything exceeds minus
+/// infinity.
 fn comparable(threshold: Threshold) -> Threshold {
     match threshold {
         Threshold::MinMax { value } if value >= 1.0 || value.is_infinite() => Threshold::Cosine { value },
@@ -500,39 +514,46 @@ fn comparable(threshold: Threshold) -> Threshold {
     }
 }
 
-/// `Threshold` of the sources, and its value.
+/// The number of the threshold in the kernels, and its value.
 fn threshold_number(threshold: Threshold) -> (i32, f64) {
     match threshold {
         Threshold::Adaptive { quantile } => (0, quantile),
         Threshold::Cosine { value } => (1, value),
-        // Read from the device.
+        // The kernels read the value from the device.
         Threshold::Given => (1, f64::NAN),
         Threshold::MinMax { value } => (2, value),
-        // Nothing runs `Margin`.
+        // No kernel runs `Margin`.
         Threshold::Labels | Threshold::Margin { .. } => (3, f64::NAN),
     }
 }
 
-/// Whether single precision may not hold the smallest exponential there may be, exp(-2 (1 + beta) / t), so that each
-/// anchor's largest similarities are to be the shifts. `Passes::shifts` of the CPU kernel decides alike.
-fn needs_precise_shifts(problem: &Problem, threshold: Threshold, beta: f64) -> bool {
+/// Single precision holds the smallest possible exponential, exp(-2 (1 + beta) / t), at any temperature above this. All
+/// shifts can then be 1. `Passes::shifts` of the CPU kernel has the same rule.
+fn least_temperature(threshold: Threshold, beta: f64) -> f64 {
     let none_hierarchical = matches!(threshold, Threshold::Cosine { value } if value >= 1.0);
     let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta };
-    2.0 * exponent / problem.temperature >= EXPONENTS
+    2.0 * exponent / EXPONENTS
 }
 
-/// Most parts that the columns go to blocks in.
+/// Whether each anchor may need shifts of its own, its largest similarities. If the host does not know the temperature,
+/// the kernels that find the shifts decide.
+fn needs_precise_shifts(problem: &Problem) -> bool {
+    let least = least_temperature(comparable(problem.threshold), weights(problem).0);
+    problem.temperature.is_nan() || problem.temperature <= least
+}
+
+/// The maximal number of parts of the columns.
 const SPLITS: usize = 32;
 
-/// In how many parts the columns go to blocks, `most` at most: as many as end first, where a block also takes as long as
-/// two tiles to begin and end.
+/// The number of parts of the columns, at most `most`, for which the blocks end earliest. Starting and ending a block
+/// is assumed to take as long as two tiles.
 fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, most: usize) -> usize {
     let slots = resident * chip.multiprocessors as usize;
     let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
     (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
 }
 
-/// Of the passes over similarities alone.
+/// The number of parts in the passes without a gradient.
 fn pass_splits(
     row_blocks: usize,
     keys: usize,
@@ -545,13 +566,16 @@ fn pass_splits(
     splits(row_blocks, blocks(keys, columns), resident, chip, most)
 }
 
-/// Blocks that share a row's dimensions in the gradient.
+/// The number of blocks that share the dimensions of a row in the gradient.
 fn chunks(problem: &Problem, tiles: &TileSizes) -> usize {
     blocks(Variant::padded(problem.dims), tiles.chunk)
 }
 
 fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
-    let other = problem.anchors + problem.keys - side.count as usize;
+    let other = match problem.pairing {
+        Pairing::Towers => problem.anchors / 2,
+        _ => problem.anchors + problem.keys - side.count as usize,
+    };
     let most = SPLITS.min(PARTIALS / (side.count as usize * problem.dims * 4));
     match hopper {
         Some(hopper) => {
@@ -567,7 +591,7 @@ fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Op
     }
 }
 
-/// Bytes of partial gradients of a side.
+/// Bytes of the partial gradients of a side.
 fn partial_bytes(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
     match gradient_splits(problem, side, tiles, hopper, chip) {
         1 => 0,
@@ -586,7 +610,7 @@ impl Matrix {
 }
 
 impl Buffers {
-    /// No memory at all, to lay out a problem.
+    /// Null pointers, for a plan that is not launched.
     pub(super) fn nowhere(problem: &Problem) -> Self {
         let views = match problem.pairing {
             Pairing::Views { views, .. } => views,
@@ -600,6 +624,7 @@ impl Buffers {
             anchors_gradient: null_mut(),
             keys_gradient: null_mut(),
             positives_gradient: null_mut(),
+            temperature_gradient: null_mut(),
             scratch: null_mut(),
         }
     }

@@ -1,4 +1,4 @@
-//! The sizes that launches and kernels agree on. They are written in `kernels/parameters.cu` alone and read here when the
+//! The sizes that both host and kernels use. They are defined in `kernels/parameters.cu` and read from it when the
 //! crate is compiled.
 
 use super::{Operand, Variant};
@@ -13,7 +13,7 @@ pub const WARPS: usize = THREADS / defined("LANES");
 pub const TILE_ROWS: usize = WARPS * defined("WARP_ROWS");
 /// Rows of a block of the kernel `select`.
 pub const SELECT_ROWS: usize = defined("SELECT_ROWS");
-/// Bytes of the similarities of one of these rows that it keeps.
+/// Bytes of similarities that it keeps for each row.
 pub const STRIP_BYTES: usize = defined("STRIP_BYTES");
 /// Bytes of shared memory of the kernels without tiles.
 pub const SELECT_SHARED: usize = defined("SELECT_SHARED");
@@ -25,9 +25,11 @@ pub const SELECT_FAILED_SHARED: usize = defined("SELECT_FAILED_SHARED");
 pub const INDEX_SHARED: usize = defined("INDEX_SHARED");
 /// As above.
 pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
+/// As above.
+pub const FINISH_SHARED: usize = defined("FINISH_SHARED");
 /// Bytes of a `Header`.
 pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
-/// Of the number of rows whose quantile had to be searched anew, a `u32`, in the scratch memory, which begins with it.
+/// Offset in the scratch memory of the number of rows that `select_failed` searched, a `u32`.
 pub const FAILED_AT: usize = defined("FAILED_AT");
 /// Bytes of a `Card`.
 pub const CARD_BYTES: usize = defined("CARD_BYTES");
@@ -37,7 +39,7 @@ pub const SPLIT_BYTES: usize = defined("SPLIT_BYTES");
 pub const SUMS: usize = defined("SUMS");
 /// Sums over all anchors, doubles.
 pub const TOTALS: usize = defined("TOTALS");
-/// Most views the kernels take.
+/// The maximal number of views.
 pub const MAX_VIEWS: usize = defined("MAX_VIEWS");
 
 /// The sizes of a tile, which depend on the bytes of a row.
@@ -45,20 +47,20 @@ pub const MAX_VIEWS: usize = defined("MAX_VIEWS");
 pub struct TileSizes {
     /// Bytes of a row.
     pub row_bytes: usize,
-    /// Columns of a tile, in the gradient.
+    /// Columns of a tile in the gradient.
     pub columns: usize,
-    /// Columns of a tile in the passes over similarities alone.
+    /// Columns of a tile in the passes without a gradient.
     pub pass_columns: usize,
-    /// Threads of a block of these.
+    /// Threads of a block of these passes.
     pub pass_threads: usize,
-    /// Blocks of these on a multiprocessor.
+    /// Blocks of these passes that a multiprocessor holds.
     pub resident: usize,
-    /// Most dimensions of a row that a block adds up in the gradient.
+    /// The maximal number of dimensions that a block adds in the gradient.
     pub chunk: usize,
 }
 
 impl TileSizes {
-    /// The conditions are those of `kernels/tile.cu` and `kernels/gradient.cu`.
+    /// The sizes for a variant. The conditions are those of `kernels/tile.cu` and `kernels/derivatives.cu`.
     pub fn of(variant: Variant) -> Self {
         let row_bytes = variant.row_bytes();
         let is_split = variant.operand == Operand::SplitTf32;
@@ -79,13 +81,13 @@ impl TileSizes {
         }
     }
 
-    /// Bytes of shared memory of the gradient's two stages: the columns' rows, 16 bytes apart, their cards and their
-    /// splits.
+    /// Bytes of shared memory of the two stages of the gradient: the rows of the columns with 16 bytes of padding each,
+    /// their cards and their splits.
     pub fn shared_bytes(&self) -> usize {
         self.stages(self.columns)
     }
 
-    /// As [`Self::shared_bytes`], of the passes over similarities alone.
+    /// As [`Self::shared_bytes`], for the passes without a gradient.
     pub fn pass_shared_bytes(&self) -> usize {
         self.stages(self.pass_columns)
     }
@@ -95,7 +97,7 @@ impl TileSizes {
     }
 }
 
-/// The number that a macro of that name stands for.
+/// The value of the macro with this name.
 const fn defined(name: &str) -> usize {
     let mut at = 0;
     while !(starts(at, b"#define ") && starts(at + 8, name.as_bytes()) && SOURCE[at + 8 + name.len()] == b' ') {

@@ -1,4 +1,4 @@
-//! libtorch_cuda, by its stable C interface: the current stream, and where its installation lies.
+//! libtorch_cuda: the current stream, by its stable C interface, and the folder of its installation.
 
 use std::ffi::c_int;
 use std::path::PathBuf;
@@ -14,24 +14,24 @@ use crate::error::{Error, Result};
 const LIBRARY: &str = "libtorch_cuda.so";
 
 c_functions! {
-    /// As torch/csrc/inductor/aoti_torch/c/shim.h declares it.
+    /// As declared in torch/csrc/inductor/aoti_torch/c/shim.h.
     TorchFunctions {
         current_stream = "aoti_torch_get_current_cuda_stream"(i32, *mut Handle);
     }
 }
 
-/// The CUDA half of the torch that the process runs.
+/// The CUDA library of the torch that the process has loaded.
 pub struct TorchCuda {
     functions: TorchFunctions,
-    // The functions stand in it.
+    // Kept open for the functions.
     _library: Library,
 }
 
 impl TorchCuda {
-    /// The one that is loaded.
+    /// The library, which torch has loaded.
     ///
     /// # Errors
-    /// [`Error::Runtime`] where torch was built without CUDA (for the CPU alone, or for ROCm).
+    /// [`Error::Runtime`] if torch was built without CUDA (for the CPU only, or for ROCm).
     pub fn get() -> Result<&'static Self> {
         static TORCH: OnceLock<Result<TorchCuda>> = OnceLock::new();
         TORCH.get_or_init(Self::find).as_ref().map_err(Clone::clone)
@@ -42,7 +42,7 @@ impl TorchCuda {
         Ok(Self { functions: TorchFunctions::of(&library)?, _library: library })
     }
 
-    /// The stream on which torch puts this thread's work on that device. Handle 0 is the default stream.
+    /// The current stream of torch in this thread on a device. Handle 0 is the default stream.
     pub fn current_stream(&self, ordinal: usize) -> Result<Handle> {
         let mut stream = null_mut();
         // SAFETY: writes one handle; catches libtorch's exceptions.
@@ -53,7 +53,7 @@ impl TorchCuda {
         }
     }
 
-    /// The folder it was loaded from, as a wheel lays it out: site-packages/torch/lib.
+    /// The folder of the library, in a wheel site-packages/torch/lib.
     #[cfg(unix)]
     pub fn folder(&self) -> Option<PathBuf> {
         use std::ffi::{CStr, OsStr};
@@ -72,7 +72,7 @@ impl TorchCuda {
         Path::new(OsStr::from_bytes(name.to_bytes())).parent().map(Path::to_path_buf)
     }
 
-    /// The folder it was loaded from.
+    /// The folder of the library.
     #[cfg(not(unix))]
     pub fn folder(&self) -> Option<PathBuf> {
         None

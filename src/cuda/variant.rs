@@ -1,39 +1,39 @@
-//! What one compilation of the kernels is for.
+//! The variants of the kernels, and the parts that are compiled together.
 
 use super::hopper::Hopper;
 use super::Scalar;
 
-/// Largest padded dimension that the kernels take in 16-bit operands; half of it in 32-bit ones.
+/// The largest padded dimension of 16-bit rows. Half of it is that of 32-bit rows.
 pub const MAX_DIMS: usize = 512;
 
-/// Files of `kernels/`, one after the other.
+/// Joins files of `kernels/`.
 macro_rules! joined {
     ($($name:literal)*) => { concat!($(include_str!(concat!("kernels/", $name, ".cu"))),*) };
 }
 
-/// All CUDA sources.
+/// The sources of all kernels.
 pub const SOURCES: &str = joined!(
     "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "accumulate" "sums"
     "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper" "hopper_sums" "hopper_select"
     "hopper_gradient"
 );
 
-/// Kernels that are compiled and loaded together: a call needs some of the parts.
+/// Kernels that are compiled and loaded together. A call needs some of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// Those of every call.
+    /// For every call.
     Common,
-    /// Of the adaptive threshold.
+    /// For the adaptive threshold.
     Quantiles,
-    /// Of the usual case.
+    /// The sums in the usual case.
     Sums,
-    /// Of the usual case.
+    /// The gradient in the usual case.
     Gradient,
-    /// Of any other thresholds, exponents and shifts.
+    /// The sums for any thresholds, exponents and shifts.
     GeneralSums,
-    /// As above.
+    /// The gradient for any thresholds, exponents and shifts.
     GeneralGradient,
-    /// For sm_90a, of the variants that have them: no kernels of others.
+    /// The kernels for sm_90a, for variants that have them.
     Hopper,
 }
 
@@ -52,7 +52,7 @@ impl Part {
         }
     }
 
-    /// What its compilation reads.
+    /// The sources of its compilation.
     pub fn sources(self) -> &'static str {
         match self {
             Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
@@ -69,21 +69,22 @@ impl Part {
     }
 }
 
-/// What the tensor cores multiply.
+/// The numbers that the tensor cores multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operand {
-    /// bfloat16 rows as they come.
+    /// bfloat16 rows.
     Bf16,
-    /// float16 rows as they come.
+    /// float16 rows.
     F16,
     /// float32 rows, rounded to tf32.
     Tf32,
-    /// float32 rows, split in two tf32 numbers: three products, and float32's accuracy.
+    /// float32 rows, each number split into two tf32 numbers. This takes three products, and keeps nearly the accuracy
+    /// of float32.
     SplitTf32,
 }
 
 impl Operand {
-    /// What multiplies rows of a type; none for float64.
+    /// The operand for rows of a dtype. None for float64.
     pub fn of(scalar: Scalar, allow_tf32: bool) -> Option<Self> {
         match scalar {
             Scalar::Bf16 => Some(Self::Bf16),
@@ -102,7 +103,7 @@ impl Operand {
         }
     }
 
-    /// The name that the sources know it by.
+    /// The name in the sources.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bf16 => "BF16",
@@ -113,39 +114,39 @@ impl Operand {
     }
 }
 
-/// One compilation.
+/// A variant of the kernels, which is compiled by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// Dimensions, padded to a multiple of 32.
     pub dims: usize,
     /// The operand.
     pub operand: Operand,
-    /// With the kernels for sm_90a, and for that architecture alone.
+    /// The sizes of the kernels for sm_90a. If given, the variant is only for this architecture.
     pub hopper: Option<Hopper>,
 }
 
 impl Variant {
-    /// For rows of `dims` numbers.
+    /// The variant for rows of `dims` numbers.
     pub fn new(dims: usize, operand: Operand) -> Self {
         Self { dims: Self::padded(dims), operand, hopper: None }
     }
 
-    /// The dimensions of rows of `dims` numbers in the kernels' memory.
+    /// `dims`, padded for the scratch memory.
     pub fn padded(dims: usize) -> usize {
         dims.next_multiple_of(32)
     }
 
-    /// What tells it from others of the same dimensions, such as "BF16" or "BF16_WGMMA".
+    /// A name that is unique among the variants of the same dimensions, such as "BF16" or "BF16_WGMMA".
     pub fn name(&self) -> String {
         format!("{}{}", self.operand.name(), if self.hopper.is_some() { "_WGMMA" } else { "" })
     }
 
-    /// Bytes of a row in the kernels' memory.
+    /// Bytes of a row in the scratch memory.
     pub fn row_bytes(&self) -> usize {
         self.dims * self.operand.bytes()
     }
 
-    /// The compiler's options, besides the architecture's.
+    /// The options of the compiler, except for the architecture.
     pub fn options(&self) -> Vec<String> {
         let mut options =
             vec![format!("-DDIMS={}", self.dims), format!("-DOPERAND={}", self.operand.name()), "-std=c++17".into()];

@@ -23,6 +23,7 @@ const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 2, sha
 
 /// The loaded kernels for a problem.
 pub(super) struct Kernels {
+    problem: Problem,
     chip: Chip,
     variant: Variant,
     place: Place,
@@ -45,9 +46,10 @@ impl Kernels {
         allow_tf32: bool,
         wanted: Option<Wanted>,
     ) -> Result<Self> {
-        let variant = supported(problem, operands, device.chip(), allow_tf32)?;
-        let kernels = device.kernels(variant, &cuda::parts(problem, wanted, variant))?;
-        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, kernels) })
+        let problem = on_device(problem, operands);
+        let variant = supported(&problem, operands, device.chip(), allow_tf32)?;
+        let kernels = device.kernels(variant, &cuda::parts(&problem, wanted, variant))?;
+        Ok(Self { problem, chip: device.chip(), variant, place: Place::Gpu(device, kernels) })
     }
 
     /// Loads the kernels of the emulator.
@@ -56,59 +58,59 @@ impl Kernels {
     /// As [`Kernels::on_gpu`].
     pub(super) fn emulated(problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
         let chip = if cuda::hopper_is_asked_for()? { EMULATED_HOPPER } else { EMULATED_CHIP };
-        let variant = supported(problem, operands, chip, allow_tf32)?;
+        let problem = on_device(problem, operands);
+        let variant = supported(&problem, operands, chip, allow_tf32)?;
         let path = env::var_os(EMULATOR).ok_or_else(|| {
             Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
         })?;
         let emulator = Emulator::new(Path::new(&path), variant)?;
-        Ok(Self { chip, variant, place: Place::Emulator(emulator) })
+        Ok(Self { problem, chip, variant, place: Place::Emulator(emulator) })
     }
 
     /// [`cuda::evaluate`] of arrays.
     pub(super) fn evaluate(
         &self,
-        problem: &Problem,
         operands: &Operands<Array>,
         outputs: &Outputs,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
         let wanted = outputs.wanted();
-        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let scratch = self.scratch(operands, wanted, scratch)?;
         let [anchors, keys, positives] = &outputs.gradients;
-        let gradient = |array: &Option<Array>| array.as_ref().map_or(null_mut(), |array| array.pointer.cast());
+        let address = |array: &Option<Array>| array.as_ref().map_or(null_mut(), |array| array.pointer.cast());
         let buffers = Buffers {
             loss: outputs.loss.pointer.cast(),
             statistics: outputs.statistics.pointer.cast(),
-            anchors_gradient: gradient(anchors),
-            keys_gradient: gradient(keys),
-            positives_gradient: gradient(positives),
+            anchors_gradient: address(anchors),
+            keys_gradient: address(keys),
+            positives_gradient: address(positives),
+            temperature_gradient: address(&outputs.temperature),
             ..buffers(operands, &scratch)?
         };
-        self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))
+        self.run(|executor| cuda::evaluate(&self.problem, &buffers, wanted, self.chip, self.variant, executor))
     }
 
     /// [`cuda::row_quantiles`] of arrays.
     pub(super) fn row_quantiles(
         &self,
-        problem: &Problem,
         operands: &Operands<Array>,
         output: &Array,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
         let wanted = Wanted { anchors: false, keys: false, positives: false };
-        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let scratch = self.scratch(operands, wanted, scratch)?;
         let buffers = Buffers { loss: output.pointer.cast(), ..buffers(operands, &scratch)? };
+        let problem = &self.problem;
         self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))
     }
 
     fn scratch(
         &self,
-        problem: &Problem,
         operands: &Operands<Array>,
         wanted: Wanted,
         mut allocate: impl FnMut(usize) -> Result<Array>,
     ) -> Result<Array> {
-        let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant);
+        let bytes = cuda::scratch_bytes(&self.problem, wanted, self.chip, self.variant);
         let scratch = allocate(bytes)?;
         if scratch.len() >= bytes && scratch.is_contiguous() && scratch.device == operands.views[0].device {
             return Ok(scratch);
@@ -126,10 +128,13 @@ impl Kernels {
     }
 }
 
+/// The problem as the host knows it. The kernels read a temperature that is an operand from the device.
+fn on_device(problem: &Problem, operands: &Operands<Array>) -> Problem {
+    let temperature = if operands.temperature.is_some() { f64::NAN } else { problem.temperature };
+    Problem { temperature, ..*problem }
+}
+
 fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf32: bool) -> Result<Variant> {
-    if problem.pairing == Pairing::Towers || problem.formulation == Formulation::Supervised {
-        return Err(Error::value("no CUDA kernel for this call: two towers and SupCon are the CPU kernel's alone"));
-    }
     let lists_keys_to_ignore = match (&operands.ignored_index, problem.pairing) {
         (Some(index), Pairing::Indexed { .. }) => index.shape[1] != 1,
         (index, _) => index.is_some(),
@@ -143,9 +148,6 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
             "no CUDA kernel for this call: the elimination of negatives, margins, lists of keys to ignore and own \
              negatives are the CPU kernel's alone",
         ));
-    }
-    if operands.temperature.is_some() {
-        return Err(Error::value("no CUDA kernel for this call: the temperature is a tensor"));
     }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
@@ -165,6 +167,7 @@ fn buffers(operands: &Operands<Array>, scratch: &Array) -> Result<Buffers> {
         anchors_gradient: null_mut(),
         keys_gradient: null_mut(),
         positives_gradient: null_mut(),
+        temperature_gradient: null_mut(),
         scratch: scratch.pointer,
     })
 }

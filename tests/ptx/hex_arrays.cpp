@@ -53,6 +53,7 @@ void add_inputs(Collector& to, const Parameters& p) {
     to.input(p.key_labels, keys * 8, "key_labels");
     const int scalar_bytes[] = {2, 2, 4, 8};
     to.input(p.epsilon, scalar_bytes[p.epsilon_scalar], "epsilon");
+    to.input(p.given_temperature, scalar_bytes[p.temperature_scalar], "given_temperature");
     to.input(p.anchor_weights, anchors * 4, "anchor_weights");
 }
 
@@ -83,6 +84,7 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
     to.output(p.totals, (anchors + THREADS - 1) / THREADS * TOTALS * 8, "totals");
+    to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 
 // Survivors and partial gradients take turns in the same memory.
@@ -119,6 +121,7 @@ GlobalMemory HexArrays::of(const Program& program, const std::string& operand, u
     } else {
         to.output(p.loss, p.one_loss ? 4 : p.anchors.count * 4, "loss");
         to.output(p.statistics, 6 * 4, "statistics");
+        to.output(p.temperature_gradient, 4, "temperature_gradient");
     }
     add_scratch(to, p);
     add_shared_scratch(to, program.name, p, l);

@@ -7,6 +7,8 @@ import torch
 
 from hex_ssl import _core
 
+from .kernels import without
+
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
 
@@ -23,8 +25,8 @@ class Mutation(NamedTuple):
 
 
 # In the kernels.
-STAGE = "        const u8* stage = stages + (tile - from) % 2 * S::stage;\n"
-FETCH = "        if (tile + 1 < to) fetch<S>(stages + (tile + 1 - from) % 2 * S::stage, source);\n"
+STAGE = "        const u8* stage = stages + tile % 2 * S::stage;\n"
+FETCH = "        if (tile + 1 < to) fetch<S>(stages + (tile + 1) % 2 * S::stage, source);\n"
 MUTATIONS = {
     "a fragment from the wrong row": Mutation(
         "tile.cu",
@@ -125,14 +127,14 @@ MUTATIONS = {
     ),
     "a column too many": Mutation(
         "exclude.cu",
-        "lane_of_thread() % 4 * 2 + e >= columns.count",
-        "lane_of_thread() % 4 * 2 + e > columns.count",
+        "bits_from<S>(columns.count - column)",
+        "bits_from<S>(columns.count - column + 1)",
         torch.float32,
     ),
     "the last tile is not looked at": Mutation(
         "tile.cu",
-        "(columns.count + S::columns - 1) / S::columns",
-        "columns.count / S::columns",
+        "(all.end + S::columns - 1) / S::columns",
+        "all.end / S::columns",
     ),
     "own pairs at the edge of a tile": Mutation(
         "exclude.cu",
@@ -230,7 +232,44 @@ MUTATIONS |= {
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
+CORE_UNUSED = ("ranges", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general")
+"""What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
 
+LOSS_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, complaint=complaint)
+    for file, name, text, replacement, complaint in (
+        # Two towers.
+        ("exclude", "rows of the first tower are compared with it", "row < p.tower ? all & ~second : second", "second",
+         None),
+        ("exclude", "tiles of the second tower are not looked at",
+         "    if (p.tower && row + TILE_ROWS > p.tower && column + S::columns > p.tower) return true;\n", "", None),
+        ("tile", "a block with rows of both towers has the columns of one",
+         "(first < p.tower && first + TILE_ROWS > p.tower)", "false", None),
+        ("parameters", "towers exchanged", "Range{p.tower, 2 * p.tower} : Range{0, p.tower}",
+         "Range{0, p.tower} : Range{p.tower, 2 * p.tower}", None),
+        ("select", "a block goes on into the second tower", "SELECT_ROWS, (tower + 1) * p.tower}",
+         "SELECT_ROWS, p.anchors.count}", "shared.*, which nobody wrote|race"),
+        # SupCon.
+        ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
+        ("anchors", "no pull on the positives of the label", "attraction = sums.weights", "attraction = 0.0", None),
+        ("anchors", "a share for the named positives alone", "share = 1.0 / count, temperature",
+         "share = 1.0 / fmax(p.positives, 1.0), temperature", None),
+        # The derivative by the temperature.
+        ("finish", "each pair once", "p.square ? 0.5 * sum : sum", "sum", None),
+        ("finish", "the sum before the last block",
+         "    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;\n", "",
+         "radials.*, which nobody wrote|race"),
+        ("anchors", "nothing of the floor", "        anchor.temperature += scale * floor / temperature;\n", "", None),
+        ("anchors", "nothing of the constant", "constant / (temperature * temperature)", "0.0", None),
+        ("rows", "shifts of 1 at any temperature", "!(temperature > p.least_temperature)", "false", None),
+    )
+}  # fmt: skip
+"""In what only two towers, SupCon and a temperature in device memory use."""
+LOSS_UNUSED = (
+    "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "ranges", "sample", "survivors", "pick",
+    "select_failed", "copy_quantiles",
+)  # fmt: skip
+"""What no call for these launches."""
 
 IN_FLIGHT = "in flight|which nobody wrote|race"
 EARLY = f"{IN_FLIGHT}|product may read|an arrival more|a hang"
@@ -287,15 +326,15 @@ def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS` or `HOPPER_MUTATIONS`.
+        name: One of `MUTATIONS`, `LOSS_MUTATIONS` or `HOPPER_MUTATIONS`.
 
     Returns:
-        The sources in one text, as the extension has them.
+        The sources in one text, as the extension has them, but for kernels that are not launched.
 
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = (MUTATIONS | HOPPER_MUTATIONS)[name]
+    mutation = (MUTATIONS | LOSS_MUTATIONS | HOPPER_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -303,4 +342,5 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    return whole.replace(part, part.replace(mutation.text, mutation.replacement))
+    unused = CORE_UNUSED if name in MUTATIONS else LOSS_UNUSED if name in LOSS_MUTATIONS else ()
+    return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)

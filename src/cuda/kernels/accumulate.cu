@@ -1,11 +1,12 @@
-// Sums over the negatives of each anchor, and what they are scaled by.
+// Sums over the negatives of each anchor.
 
-// One row's sums over the columns that a thread has. Order: that of `Sums` in `formula.rs`, then the similarities.
+// The sums of one row over the columns of a thread, in the order of `Sums` in `formula.rs`, then the sum of
+// similarities.
 struct Sums {
     float global, weighted, weights, hierarchical, similarities;
 };
 
-// The similarities themselves; those of pairs that are no negatives are left out, and become minus infinity.
+// Adds the similarities of negatives. Those of other pairs become minus infinity.
 DEVICE void add_similarities(const Parameters& p, const PassRows& own, int first, int column, Sums (&sums)[PASS_ROWS], PassProducts& s) {
     each_pair(s, [&](float c, int row, int, int) { sums[row].similarities += c; });
     each_excluded<PassShape>(p, p.keys, own, first, column, false, s, [&](float& c, int row) {
@@ -14,7 +15,7 @@ DEVICE void add_similarities(const Parameters& p, const PassRows& own, int first
     });
 }
 
-// Adds a tile's sums: rounding is that of short sums.
+// Adds the sums of a tile. Summing tile by tile keeps the rounding errors small.
 DEVICE void add_tile(Sums (&sums)[PASS_ROWS], const Sums (&tile)[PASS_ROWS]) {
     UNROLL for (int row = 0; row < PASS_ROWS; row++) {
         sums[row].global += tile[row].global;
@@ -24,7 +25,7 @@ DEVICE void add_tile(Sums (&sums)[PASS_ROWS], const Sums (&tile)[PASS_ROWS]) {
     }
 }
 
-// Of one row, by the four lanes that have it.
+// Writes the sums of one row, by the four lanes that have it.
 DEVICE void write_row_sums(const Parameters& p, int row, const Sums& sums) {
     float all[SUMS] = {sums.global, sums.weighted, sums.weights, sums.hierarchical, sums.similarities};
     float* out = p.sums + ((i64)blockIdx.y * p.anchors.padded + row) * SUMS;

@@ -1,6 +1,7 @@
-// Each anchor's loss and coefficients: `formula.rs`, line by line, in double precision; and the totals over all anchors.
+// The loss and the coefficients of each anchor, in double precision, like `formula.rs`; and the totals over all
+// anchors.
 
-// The similarity of two rows, in double precision. By a warp, which all has it.
+// The similarity of two rows, in double precision. By one warp. Every lane gets the result.
 DEVICE double similarity_of(const Side& left, int row, const Side& right, int key) {
     const u8* a = left.rows + (i64)row * ROW_BYTES;
     const u8* b = right.rows + (i64)key * ROW_BYTES;
@@ -9,14 +10,14 @@ DEVICE double similarity_of(const Side& left, int row, const Side& right, int ke
     return warp_sum(sum) * left.cards[row].inverse_length * right.cards[key].inverse_length;
 }
 
-// With its positive `k`. NaN where the index is no key's.
+// The similarity of an anchor with its positive `k`. NaN if the index is not a row of the keys.
 DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
     if (p.pairing == APART) return similarity_of(p.anchors, anchor, p.apart, anchor);
     const int key = excluded_key(p, anchor, k);
     return key < 0 ? (double)not_a_number() : similarity_of(p.anchors, anchor, p.keys, key);
 }
 
-// Similarities with positives given apart, before anything is compared with them. A warp for each anchor.
+// The similarities with positives that are not among the keys, for quantiles and ranges. One warp per anchor.
 KERNEL(THREADS, 2) positives(const Parameters p, const Launch l) {
     const int anchor = blockIdx.x * WARPS + warp_of_thread();
     if (anchor >= p.anchors.count) return;
@@ -24,56 +25,58 @@ KERNEL(THREADS, 2) positives(const Parameters p, const Launch l) {
     if (lane_of_thread() == 0) p.positive_similarities[anchor] = (float)found;
 }
 
+// For SUPERVISED, `weights` is the sum of the similarities of the hierarchical negatives.
 struct AnchorSums {
     double global_shift, hierarchical_shift;
     double global, weighted, weights, hierarchical, similarities, negatives;
 };
 
-// In the order of the splits.
+// Adds the sums of the splits, in order.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     double all[SUMS] = {};
     for (int split = 0; split < p.splits; split++) {
         const float* part = p.sums + ((i64)split * p.anchors.padded + anchor) * SUMS;
         UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
     }
-    int negatives = p.keys.count;
+    const Range keys = compared_keys(p, anchor);
+    int negatives = keys.end - keys.first;
     for (int k = 0; k < p.excluded; k++) negatives -= excluded_key(p, anchor, k) >= 0;
-    const bool shifted = p.anchors.splits && p.precise_shifts;
-    return {shifted ? p.anchors.splits[anchor].global_shift : 1.0,
-            shifted ? p.anchors.splits[anchor].hierarchical_shift : 1.0,
-            all[0], all[1], all[2], all[3], all[4], (double)negatives};
+    const Split* split = p.anchors.splits ? p.anchors.splits + anchor : 0;
+    return {split ? split->global_shift : 1.0, split ? split->hierarchical_shift : 1.0, all[0], all[1], all[2], all[3], all[4], (double)negatives};
 }
 
 struct Anchor {
     double loss, global, weighted, weights;
+    double temperature;  // derivative of the terms that do not use similarities
     int at_floor;
     bool defined;
 };
 
-// The part of one positive. Returns the derivative by its similarity.
+// Adds the terms of one positive. Returns the derivative by its similarity.
 DEVICE double add_importance(const Parameters& p, const AnchorSums& sums, double similarity, Anchor& anchor) {
-    const double share = 1.0 / p.positives, count = sums.hierarchical;
-    const double global = sums.global_shift / p.temperature + log(sums.global);
+    const double share = 1.0 / p.positives, count = sums.hierarchical, temperature = p.header->temperature;
+    const double global = sums.global_shift / temperature + log(sums.global);
     const double local = count == 0.0 ? -(double)infinity()
-                                      : sums.hierarchical_shift / p.temperature + log(count * sums.weighted / sums.weights);
-    const double logit = similarity / p.temperature;
-    // All terms relative to the largest.
+                                      : sums.hierarchical_shift / temperature + log(count * sums.weighted / sums.weights);
+    const double logit = similarity / temperature;
+    // All terms are relative to the largest one.
     const double top = fmax(logit, fmax(global, local));
     const double positive = exp(logit - top);
-    const double floor = count * exp(-1.0 / p.temperature - top);
+    const double floor = count * exp(-1.0 / temperature - top);
     const double debiased = (exp(local - top) - p.tau_plus * count * positive) / (1.0 - p.tau_plus);
     const bool at_floor = count > 0.0 && debiased <= floor;
     const double reweighted = count == 0.0 ? 0.0 : at_floor ? floor : debiased;
     const double denominator = positive + exp(global - top) + reweighted;
-    double scale = share / (p.temperature * denominator);
+    double scale = share / (temperature * denominator);
     anchor.loss += share * (top + log(denominator) - logit);
-    if (sums.global > 0.0) anchor.global += scale * exp(sums.global_shift / p.temperature - top);
-    double derivative = scale * positive - share / p.temperature;
+    if (sums.global > 0.0) anchor.global += scale * exp(sums.global_shift / temperature - top);
+    double derivative = scale * positive - share / temperature;
     if (at_floor) {
         anchor.at_floor += 1;
+        anchor.temperature += scale * floor / temperature;
     } else if (count > 0.0) {
         scale /= 1.0 - p.tau_plus;
-        const double local_scale = scale * count * exp(sums.hierarchical_shift / p.temperature - top) / sums.weights;
+        const double local_scale = scale * count * exp(sums.hierarchical_shift / temperature - top) / sums.weights;
         anchor.weighted += local_scale * (1.0 + p.beta);
         anchor.weights += local_scale * p.beta * sums.weighted / sums.weights;
         derivative -= scale * p.tau_plus * count * positive;
@@ -81,7 +84,32 @@ DEVICE double add_importance(const Parameters& p, const AnchorSums& sums, double
     return derivative;
 }
 
-// Of 32 anchors from `first` on each its own lane's, with its positive `k`. By a warp: all lanes work on each.
+// SupCon: the denominator contains all keys, and the hierarchical negatives are positives too. Writes the derivatives
+// by the other positives, times `weight`. Their similarities must be in the scratch memory.
+DEVICE void add_supervised(const Parameters& p, const AnchorSums& sums, int index, double weight, Anchor& anchor) {
+    const float* similarities = p.positive_similarities + (i64)index * p.positives;
+    const double count = p.positives + sums.hierarchical, share = 1.0 / count, temperature = p.header->temperature;
+    const double global = sums.global_shift / temperature + log(sums.global);
+    const double local = sums.hierarchical_shift / temperature + log(sums.weighted);
+    double top = fmax(global, local), attraction = sums.weights;
+    for (int k = 0; k < p.positives; k++) top = fmax(top, similarities[k] / temperature);
+    double denominator = exp(global - top) + exp(local - top);
+    for (int k = 0; k < p.positives; k++) {
+        denominator += exp(similarities[k] / temperature - top);
+        attraction += similarities[k];
+    }
+    const double scale = 1.0 / (temperature * denominator);
+    for (int k = 0; k < p.positives; k++) {
+        const double slope = scale * exp(similarities[k] / temperature - top) - share / temperature;
+        p.positive_slopes[(i64)index * p.positives + k] = (float)(slope * weight);
+    }
+    anchor.loss = top + log(denominator) - share * attraction / temperature;
+    if (sums.global > 0.0) anchor.global = scale * exp(sums.global_shift / temperature - top);
+    if (sums.weighted > 0.0) anchor.weighted = scale * exp(sums.hierarchical_shift / temperature - top);
+    anchor.weights = share / temperature;
+}
+
+// The similarity with positive `k` of the lane's anchor: lane l has anchor `first` + l. All lanes work on each anchor.
 DEVICE double own_positive_similarity(const Parameters& p, int first, int k) {
     double own = 0.0;
     const int count = p.anchors.count - first < LANES ? p.anchors.count - first : LANES;
@@ -92,21 +120,25 @@ DEVICE double own_positive_similarity(const Parameters& p, int first, int k) {
     return own;
 }
 
-// An anchor for each lane of a warp, from `first` on: its totals. Writes its coefficients and slopes.
+// Evaluates the anchor of each lane: lane l has anchor `first` + l. Writes its coefficients and the derivatives by its
+// positives, and returns its terms of the totals.
 DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TOTALS]) {
     const int index = first + lane_of_thread();
     const bool there = index < p.anchors.count;
     AnchorSums sums = {};
     if (there) sums = anchor_sums(p, index);
     const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
-    const bool importance = p.formulation == IMPORTANCE;
-    Anchor anchor = {0.0, 0.0, 0.0, 0.0, 0, importance || !(sums.global <= 0.0)};
-    if (!importance && anchor.defined) {
-        anchor.loss = sums.global_shift / p.temperature + log(sums.global);
-        if (p.formulation == OFFICIAL) anchor.loss += sums.negatives * exp(-1.0 / p.temperature);
-        anchor.global = 1.0 / (p.temperature * sums.global);
+    const bool importance = p.formulation == IMPORTANCE, supervised = p.formulation == SUPERVISED;
+    const double temperature = p.header->temperature;
+    Anchor anchor = {};
+    anchor.defined = importance || (supervised ? p.positives + sums.hierarchical > 0.0 : !(sums.global <= 0.0));
+    if (!importance && !supervised && anchor.defined) {
+        const double constant = p.formulation == OFFICIAL ? sums.negatives * exp(-1.0 / temperature) : 0.0;
+        anchor.loss = sums.global_shift / temperature + log(sums.global) + constant;
+        anchor.global = 1.0 / (temperature * sums.global);
+        anchor.temperature = constant / (temperature * temperature);
     }
-    double positive = 0.0;
+    double positive = supervised ? sums.weights : 0.0;
     for (int k = 0; k < p.positives; k++) {
         const double similarity = own_positive_similarity(p, first, k);
         if (!there) continue;
@@ -114,13 +146,14 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
         double slope = 0.0;
         if (importance) {
             slope = add_importance(p, sums, similarity, anchor);
-        } else if (anchor.defined) {
-            slope = -1.0 / (p.positives * p.temperature);
+        } else if (!supervised && anchor.defined) {
+            slope = -1.0 / (p.positives * temperature);
             anchor.loss += slope * similarity;
         }
         p.positive_similarities[(i64)index * p.positives + k] = (float)similarity;
         p.positive_slopes[(i64)index * p.positives + k] = (float)(slope * weight);
     }
+    if (there && supervised && anchor.defined) add_supervised(p, sums, index, weight, anchor);
     if (!there) return;
     totals[0] = anchor.loss * weight;
     totals[1] = sums.hierarchical;
@@ -129,7 +162,8 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
     totals[4] = anchor.at_floor;
     totals[5] = anchor.defined;
     totals[6] = sums.negatives;
-    totals[7] = fabs(weight);
+    totals[7] = anchor.temperature * weight;
+    totals[8] = fabs(weight);
     Card& card = p.anchors.cards[index];
     card.global = (float)(anchor.global * weight);
     card.weighted = (float)(anchor.weighted * weight);
@@ -145,18 +179,21 @@ DEVICE void add_totals(double (&totals)[TOTALS], const double* other) {
 DEVICE void write_results(const Parameters& p, const double (&totals)[TOTALS]) {
     const double anchors = p.anchors.count;
     p.header->factor = p.mean ? 1.0 / fmax(totals[5], 1.0) : 1.0;
+    p.header->temperature_slope = totals[7];
     if (p.one_loss) *p.loss = (float)(totals[0] * p.header->factor);
-    // Derivatives by similarities are about weight (1 + beta) / ((1 - tau_plus) temperature) at most. Most are far
-    // smaller: the largest are put where float16 has room above and 20 binary orders below.
+    // The derivatives by similarities are at most about weight (1 + beta) / ((1 - tau_plus) temperature), and most are
+    // far smaller. The scale makes this bound about 2^5, so that float16 represents 20 binary orders below it.
     const double steepness = p.formulation == IMPORTANCE ? (1.0 + p.beta) / (1.0 - p.tau_plus) : 1.0;
-    const double largest = totals[7] * steepness / p.temperature;
+    const double largest = totals[8] * steepness / p.header->temperature;
     if (largest > 0.0 && largest < 1e30) p.header->gradient_scale = (float)power_of_two(5 - ((int)(bits_of(largest) >> 52) - 1023));
     p.statistics[0] = (float)p.header->epsilon;
     p.statistics[1] = (float)(totals[1] / anchors);
-    p.statistics[2] = (float)(totals[2] / (anchors * p.positives));
-    // NaN without negatives, whatever the sums' rounding left.
+    // For SUPERVISED, the hierarchical negatives are positives too.
+    const double positives = anchors * p.positives;
+    p.statistics[2] = (float)(totals[2] / (p.formulation == SUPERVISED ? positives + totals[1] : positives));
+    // NaN without negatives, whatever rounding error the sum has.
     p.statistics[3] = (float)((totals[6] > 0.0 ? totals[3] : 0.0) / totals[6]);
-    p.statistics[4] = (float)(totals[4] / (anchors * p.positives));
+    p.statistics[4] = (float)(totals[4] / fmax(positives, 1.0));
     p.statistics[5] = (float)(anchors - totals[5]);
 }
 
@@ -166,7 +203,7 @@ struct AnchorsMemory {
 };
 static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
-// The totals of all lanes, in a fixed order.
+// Adds the totals of all lanes, in a fixed order.
 DEVICE void add_lanes(double (&totals)[TOTALS]) {
     for (int lanes = 16; lanes > 0; lanes /= 2) {
         double other[TOTALS];
@@ -175,7 +212,7 @@ DEVICE void add_lanes(double (&totals)[TOTALS]) {
     }
 }
 
-// A thread for each anchor.
+// One thread per anchor.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;

@@ -1,17 +1,17 @@
-// The gradient: derivatives by similarities, tile by tile, times the rows of the other side.
+// The gradient: the derivatives by the similarities of a tile, times the rows of the other side.
 
-// Dimensions that a block adds up: one accumulator of 8 dimensions takes 4 registers.
+// The number of dimensions that a block adds. The sum of 8 dimensions takes 4 registers.
 #define LARGEST_CHUNK (ROW_BYTES > LONG_ROW ? LONG_ROW_CHUNK : MAX_CHUNK)
 #define CHUNK (DIMS < LARGEST_CHUNK ? DIMS : LARGEST_CHUNK)
 #define CHUNKS ((DIMS + CHUNK - 1) / CHUNK)
 
-#define PART (CHUNK % 64 == 0 ? CHUNK / 2 : CHUNK)  // of 32-bit rows: the dimensions whose sums of a tile are apart
+#define PART (CHUNK % 64 == 0 ? CHUNK / 2 : CHUNK)  // of 32-bit rows: dimensions that are added at a time
 
 struct Accumulator {
     float c[CHUNK / 8][4];
 };
 
-// Rounded once, where it meets the rows. Derivatives of 16-bit rows come divided by the lengths of these.
+// Derivatives of float16 rows saturate.
 DEVICE float within_range(float x) {
 #if OPERAND == F16
     // Keeps NaN.
@@ -31,7 +31,8 @@ DEVICE u32 pack(float low, float high) {
 
 typedef Products<1, GradientShape::blocks> Derivatives;
 
-// sum += m rows: 16 rows of derivatives by the columns of a tile, times these, dimensions `chunk` on.
+// sum += m * columns: the derivatives of 16 rows by the columns of a tile, times these columns, from dimension `chunk`
+// on.
 DEVICE void accumulate(Accumulator& sum, const Derivatives& products, const u8* stage, int chunk) {
     const float(&m)[GradientShape::blocks][4] = products.c[0];
     const int lane = lane_of_thread();
@@ -49,9 +50,9 @@ DEVICE void accumulate(Accumulator& sum, const Derivatives& products, const u8* 
         }
     }
 #else
-    // The inner index runs over the columns in the order in which the lanes have them.
+    // The inner index runs over the columns in the order in which the lanes hold them.
     const u8* at = stage + lane % 4 * 2 * PITCH + (chunk + lane / 4) * ELEMENT;
-    // The sums of a tile begin at 0, as those of similarities do, a part of the dimensions at a time.
+    // The sums of each tile start at 0, as those of similarities do (FRESH in `tile.cu`).
     UNROLL for (int first = 0; first < CHUNK; first += PART) {
         float part[PART / 8][4] = {};
         UNROLL for (int k = 0; k < GradientShape::blocks; k++) {
@@ -70,7 +71,7 @@ DEVICE void accumulate(Accumulator& sum, const Derivatives& products, const u8* 
 #endif
 }
 
-// To the partial sums of a split.
+// Writes the sums to the partial sums of this split.
 DEVICE void write_partial(const Launch& l, const Side& rows, const OwnRows<2>& own, const Accumulator& sum, int chunk) {
     UNROLL for (int half = 0; half < 2; half++) {
         if (own.index[half] >= rows.count) continue;
@@ -84,7 +85,7 @@ DEVICE void write_partial(const Launch& l, const Side& rows, const OwnRows<2>& o
     }
 }
 
-// `derivative(c, row, n, e, stage)` of each negative, times the rows of the other side.
+// Adds the gradient of a block of rows. `derivative(c, row, n, e, stage)` is the derivative by one similarity.
 template <class Derivative>
 DEVICE void add_gradient(const Parameters& p, const Launch& l, u8* stages, OwnRows<2>& own, Derivative derivative) {
     const bool of_keys = l.side == 1;
@@ -96,7 +97,7 @@ DEVICE void add_gradient(const Parameters& p, const Launch& l, u8* stages, OwnRo
 #endif
     Accumulator sum;
     UNROLL for (int d = 0; d < CHUNK / 8; d++) UNROLL for (int e = 0; e < 4; e++) sum.c[d][e] = 0.0f;
-    sweep<GradientShape>(stages, rows, columns, first, own, [&](Derivatives& s, int column, const u8* stage) {
+    sweep<GradientShape>(p, stages, rows, columns, first, own, [&](Derivatives& s, int column, const u8* stage) {
         keep_negatives<GradientShape>(p, columns, own, first, column, of_keys, s);
         each_pair(s, [&](float& c, int row, int n, int e) {
             c = derivative(c, row, n, e, stage);

@@ -1,5 +1,4 @@
-// What the kernels take from the machine, one name each.
-// Without headers: NVRTC comes without them.
+// Wrappers of the intrinsics and PTX instructions that the kernels use. There are no headers, because NVRTC has none.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -21,7 +20,7 @@ DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }
 DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
 
-// A product that no compiler contracts: similarities have the same bits in every kernel.
+// A product that the compiler does not fuse into an FMA, so that a similarity has the same bits in every kernel.
 DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 
 DEVICE u32 multiply_high(u32 a, u32 b) { return __umulhi(a, b); }
@@ -45,7 +44,8 @@ DEVICE u32 atomic_min(u32* to, u32 x) { return atomicMin(to, x); }
 
 DEVICE u32 shared_address(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
 
-// Four 8x8 matrices of 16-bit numbers (or 8x4 of 32-bit ones); lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8x8 matrices of 16-bit numbers (or 8x4 of 32-bit numbers). Lane l passes the address of row l % 8 of
+// matrix l / 8.
 DEVICE void load_matrices(u32 (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -60,15 +60,15 @@ DEVICE void load_matrices_transposed(u32 (&r)[4], const void* row) {
                  : "memory");
 }
 
-// 16 bytes from global to shared memory, there after a wait for their group and a barrier.
+// Copies 16 bytes from global to shared memory. They can be read after a wait for their group and a barrier.
 DEVICE void copy_async(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `pending` groups are on their way.
+// Waits until at most `pending` groups are in flight.
 template <int pending> DEVICE void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
 
-// c += a b for a 16x16, b 16x8 of 16-bit numbers.
+// c += a b, where a is 16x16 and b is 16x8, of 16-bit numbers.
 DEVICE void multiply_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
@@ -81,7 +81,7 @@ DEVICE void multiply_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// c += a b for a 16x8, b 8x8 of tf32 numbers.
+// c += a b, where a is 16x8 and b is 8x8, of tf32 numbers.
 DEVICE void multiply_tf32(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
@@ -95,7 +95,7 @@ DEVICE float f16_to_float(u16 x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
     return y;
 }
-// Two rounded numbers, the first in the low half.
+// Rounds two numbers to 16 bits. The first is in the low half of the result.
 DEVICE u32 pack_bf16(float low, float high) {
     u32 pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -106,14 +106,15 @@ DEVICE u32 pack_f16(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
-// Keeps NaN and infinity. Five instructions on every chip there is.
+// Keeps NaN and infinity. This takes five instructions on every chip.
 DEVICE u32 round_to_tf32(float x) {
     u32 y;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
     return y;
 }
-// The same of numbers of moderate size, in two instructions; NaN may become a number. `zero` is 0, in a register that a
-// loop writes: else what is the same in all its rounds would be moved before it, where a row takes twice the registers.
+// The same in two instructions, for numbers of moderate size. NaN may become a number. `zero` is 0 in a register that
+// is written in the loop. Otherwise the compiler would move the conversion of a row out of the loop, which takes twice
+// the registers.
 DEVICE u32 high_half(u32 x, u32 zero) {
     u32 y;
     asm("add.u32 %0, %1, %2;\n\tand.b32 %0, %0, -8192;" : "=r"(y) : "r"(x), "r"(4096 + zero));

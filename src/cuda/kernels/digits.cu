@@ -1,8 +1,8 @@
-// The k-th largest of many numbers by digits of 8 bits, and the mean of what was found.
+// Finds the k-th largest of many numbers by radix selection with digits of 8 bits, and the mean of the quantiles.
 
-#define HISTOGRAM (DIGITS + 1)  // rows of counts are in different banks
+#define HISTOGRAM (DIGITS + 1)  // so that the counts of different rows are in different banks
 
-// The digit in which the `rank`-th largest lies, and its rank among the numbers that have that digit. By a warp.
+// Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. By one warp.
 DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
     const int lane = lane_of_thread();
     // Lane l has the digits 255 - 8 l down to 248 - 8 l.
@@ -24,7 +24,7 @@ DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
     rest = rank - from_lane(before, owner);
 }
 
-// The `rank`-th largest of `count` keys `key_at(i)` of so many digits. By a warp, with its own counts.
+// The `rank`-th largest of the `count` keys `key_at(i)`, which have `digits` digits. By one warp, with its own counts.
 template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int digits, KeyAt key_at) {
     const int lane = lane_of_thread();
     u32 prefix = 0;
@@ -44,7 +44,7 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
     return prefix;
 }
 
-// The mean of all quantiles, as the threshold. By the last block.
+// Sets the threshold to the mean of all quantiles. By the last block.
 DEVICE void average_quantiles(const Parameters& p, double* shared) {
     double sum = 0.0;
     for (int row = threadIdx.x; row < p.anchors.count; row += THREADS) sum += p.quantiles[row];
@@ -58,5 +58,5 @@ DEVICE void average_quantiles(const Parameters& p, double* shared) {
     p.header->limit = limit_of(p.header->epsilon);
 }
 
-// The ends of a bracket, where there are any.
+// The ends that a bracket has.
 enum Bracket { LOW = 1, HIGH = 2 };

@@ -1,13 +1,13 @@
-// From partial sums to gradients by the rows as they came.
+// Turns the partial sums into gradients for the input's rows.
 
-// Adds `slope` times a unit row to this lane's dimensions of a gradient.
+// Adds `slope` times a unit row to a gradient. Each lane has some of the dimensions.
 DEVICE void add_row(float (&g)[DIMS / LANES], double slope, const Side& side, int row) {
     const float factor = (float)(slope * side.cards[row].inverse_length);
     const u8* from = side.rows + (i64)row * ROW_BYTES;
     UNROLL for (int k = 0; k < DIMS / LANES; k++) g[k] += factor * operand(from, lane_of_thread() + k * LANES);
 }
 
-// The positives' part of an anchor's gradient.
+// Adds the terms of an anchor's positives to its gradient.
 DEVICE void add_positives(const Parameters& p, float (&g)[DIMS / LANES], int anchor) {
     for (int k = 0; k < p.positives; k++) {
         const double slope = p.positive_slopes[(i64)anchor * p.positives + k];
@@ -20,13 +20,13 @@ DEVICE void add_positives(const Parameters& p, float (&g)[DIMS / LANES], int anc
     }
 }
 
-// The part of a key's gradient that comes from the anchors whose positive it is, in the order of these.
+// Adds the terms of the anchors whose positive this key is, in the order of the anchors.
 DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int key) {
     if (p.pairing == VIEWS) {
         const int place = key - p.offset;
         if (place < 0 || place >= p.anchors.count) return;
         for (int k = 0; k < p.positives; k++) {
-            // The anchor whose positive `positives - 1 - k` this is.
+            // This key is positive number `positives - 1 - k` of the anchor.
             const int anchor = excluded_key(p, place, k) - p.offset;
             add_row(g, p.positive_slopes[(i64)anchor * p.positives + p.positives - 1 - k], p.anchors, anchor);
         }
@@ -39,12 +39,10 @@ DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int k
     }
 }
 
-// A warp for each row: partial sums together, the positives' part, and the projection (g - (g.u) u) / |z|, at most the
-// largest finite number.
-KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
-    const int row = blockIdx.x * WARPS + warp_of_thread(), lane = lane_of_thread();
-    const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;
-    if (row >= side.count) return;
+// Writes the gradient of one row: g is the sum of the partial sums and of the terms of positives, u the unit row, and
+// the gradient is (g - (g.u) u) / |z|. It saturates at the largest finite number. By one warp. Returns g.u.
+DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side, int row) {
+    const int lane = lane_of_thread();
     float g[DIMS / LANES];
     const float scale = OPERAND == F16 ? 1.0f / p.header->gradient_scale : 1.0f;
     UNROLL for (int k = 0; k < DIMS / LANES; k++) {
@@ -71,4 +69,45 @@ KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
         const double across = factor * (g[k] - along * (operand(from, dim) * inverse)) / length;
         l.gradient[(i64)row * p.dims + dim] = (float)(across > largest ? largest : across < -largest ? -largest : across);
     }
+    return along;
+}
+
+struct FinishMemory {
+    double sums[WARPS];
+    u32 last;
+};
+static_assert(sizeof(FinishMemory) <= FINISH_SHARED, "sizes");
+
+// The last block writes the derivative by the temperature, from the sum of g.u (`along`) over the anchors. Except for
+// the terms of `temperature_slope`, the loss depends on similarities and temperature only through their ratio. In a
+// square problem, the gradients of the anchors count each pair twice.
+DEVICE void add_radial(const Parameters& p, FinishMemory& shared, double along) {
+    const int warp = warp_of_thread(), lane = lane_of_thread();
+    if (lane == 0) shared.sums[warp] = along;
+    sync_threads();
+    if (threadIdx.x == 0) {
+        double sum = 0.0;
+        for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
+        p.radials[blockIdx.x] = sum;
+    }
+    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;
+    double sum = 0.0;
+    for (u32 block = threadIdx.x; block < gridDim.x; block += THREADS) sum += p.radials[block];
+    sum = warp_sum(sum);
+    if (lane == 0) shared.sums[warp] = sum;
+    sync_threads();
+    if (threadIdx.x != 0) return;
+    sum = 0.0;
+    for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
+    const double pairs = p.square ? 0.5 * sum : sum;
+    *p.temperature_gradient = (float)(p.header->factor * (p.header->temperature_slope - pairs / p.header->temperature));
+}
+
+// One warp per row of a side.
+KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
+    SHARED_MEMORY(memory);
+    const int row = blockIdx.x * WARPS + warp_of_thread();
+    const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;
+    const double along = row < side.count ? finish_row(p, l, side, row) : 0.0;
+    if (l.side == 0 && p.temperature_gradient) add_radial(p, *(FinishMemory*)memory, along);
 }

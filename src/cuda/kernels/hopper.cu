@@ -1,34 +1,36 @@
-// What the kernels for sm_90a share: tiles that bulk copies bring, and products of whole warpgroups (wgmma) on them.
+// The common parts of the kernels for sm_90a: tiles that are copied by bulk copies, and products of warpgroups (wgmma).
 //
-// A block is three warpgroups of 128 threads. The first one brings tiles of columns into a ring of stages, the other
-// two multiply their own rows by them. Who waits for whom:
-//   full[stage]   the producer's copies of a stage have landed: consumers wait for it.
-//   empty[stage]  all eight consumer warps are done with a stage: the producer waits for it.
-//   own           the block's own rows are there.
-//   turns         named barriers 1 and 2: the two consumers issue their products one after the other, so that one's
-//                 exponentials run beside the other's products.
-// An mbarrier's wait on a parity succeeds when the phase before the current one has it. So consumers begin with 0, the
-// producer with 1 (all stages are empty), and each turns it over when it comes round the ring.
+// A block has three warpgroups of 128 threads. The first one, the producer, copies tiles of columns to a ring of
+// stages. The other two, the consumers, multiply their own rows by the tiles. They are synchronised by:
+//   full[stage]   an mbarrier that completes when the copies of a stage have arrived. Consumers wait for it.
+//   empty[stage]  an mbarrier that completes when all eight consumer warps have finished with a stage. The producer
+//                 waits for it.
+//   own           an mbarrier that completes when the block's own rows have arrived.
+//   turns         the named barriers 1 and 2. The consumers issue their products alternately, so that the exponentials
+//                 of one overlap with the products of the other.
+// A wait on a parity returns when the phase before the current one has this parity. So consumers start with 0, the
+// producer with 1 because all stages are empty, and each flips its parity after every round of the ring.
 //
-// A product reads its factors until it is waited for: registers and stages are free only after that. Every round of a
-// loop waits for all of its products. With one in flight across the end of a loop ptxas serialises them all.
+// A product may read its factors until it is waited for. Only then are registers and stages free. Every iteration of a
+// loop waits for all of its products. If one is in flight across the end of an iteration, ptxas serialises all
+// products.
 //
 // `../hopper.rs` has the sizes: WGMMA_THREADS, WGMMA_COLUMNS of a tile, WGMMA_STRIP_ROWS and WGMMA_GRADIENT_ROWS of a
-// block, and the stages of each kernel's ring.
+// block, and the number of stages of each kernel.
 
 #ifdef WGMMA_COLUMNS
 
 enum Note { INVERSE_LENGTH, GLOBAL, WEIGHTED, WEIGHTS };
 
-// Rows with their dimensions as the inner index: 1,024 bytes from 8 rows to the next; the leading offset is not used.
+// A descriptor with the dimensions as inner index: 1,024 bytes from 8 rows to the next. The leading offset is not used.
 DEVICE u64 rows_at(u32 address) { return descriptor(address, 16, 1024); }
-// The same bytes with the rows as the inner index: from 64 dimensions to the next there is a panel.
+// A descriptor of the same bytes with the rows as inner index: the next 64 dimensions are in the next panel.
 DEVICE u64 columns_at(u32 address) { return descriptor(address, PANEL_BYTES, 1024); }
-// To add to a descriptor.
+// An offset that can be added to a descriptor.
 DEVICE u64 further(u32 bytes) { return bytes >> 4; }
 
-// c = the products of 64 rows with those of a tile, as one group. In the order of the dimensions, 16 at a time: the
-// same bits in every kernel here.
+// c = the products of 64 rows with the rows of a tile, as one group. They add the dimensions in order, 16 at a time, so
+// that all of these kernels get the same bits.
 DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
     begin_products();
     multiply_tiles<0>(c, a, b);
@@ -39,11 +41,11 @@ DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
     commit_products();
 }
 
-// Where the strip of 64 rows lies in consecutive tiles.
+// The offset of a strip of 64 rows in consecutive tiles.
 DEVICE u32 strip_at(int strip) { return strip * 64 / WGMMA_COLUMNS * TILE_BYTES + strip * 64 % WGMMA_COLUMNS * 128; }
 
 DEVICE int warpgroup_of_thread() { return (int)from_lane(threadIdx.x / 128, 0); }
-// A thread's first row in its strip; the other one is 8 further.
+// The first row of a thread in its strip. Its other row is 8 further.
 DEVICE int row_in_strip() { return threadIdx.x / LANES % 4 * 16 + lane_of_thread() / 4; }
 
 // A stage of the ring, and the parity of its phase.
@@ -51,7 +53,7 @@ struct Turn {
     u32 stage, parity;
 };
 
-// A block's shared memory: `rows` of its own, then the ring, then of each stage `notes` arrays, then the mbarriers.
+// The shared memory of a block: its own `rows`, the ring, `notes` arrays for each stage, and the mbarriers.
 template <int rows, int stages, int notes> struct BlockMemory {
     enum : u32 {
         OWN_BYTES = rows * ROW_BYTES,
@@ -68,7 +70,7 @@ template <int rows, int stages, int notes> struct BlockMemory {
     DEVICE u32 tile(u32 stage) const { return address + OWN_BYTES + stage * TILE_BYTES; }
     DEVICE u32 notes_of(u32 stage) const { return address + NOTES_AT + stage * NOTE_BYTES; }
 
-    // From the first multiple of 1,024 on. By all threads.
+    // Starts at the first multiple of 1,024. Called by all threads.
     DEVICE BlockMemory(u8* memory, int consumer_warps) {
         address = (shared_address(memory) + 1023) & ~1023u;
         if (threadIdx.x == 0) {
@@ -88,12 +90,12 @@ template <int rows, int stages, int notes> struct BlockMemory {
         turn.parity ^= 1;
     }
 
-    // The producer's side, one thread: the block's own rows.
+    // For the producer, by one thread: copies the block's own rows.
     DEVICE void bring_rows(const Tiles& from, int first) const {
         barrier_expect(own(), OWN_BYTES);
         copy_bulk(address, from.rows + (i64)first * ROW_BYTES, OWN_BYTES, own());
     }
-    // The tiles `from` to `to` with their notes, each as soon as its stage is empty.
+    // Copies the tiles `from` to `to` with their notes, each as soon as its stage is empty.
     DEVICE void bring_tiles(const Tiles& columns, int from, int to, Turn& turn) const {
         for (int tile_index = from; tile_index < to; tile_index++) {
             barrier_wait(empty(turn.stage), turn.parity);
@@ -105,16 +107,16 @@ template <int rows, int stages, int notes> struct BlockMemory {
         }
     }
 
-    // The consumers' side.
+    // For the consumers.
     DEVICE void wait_for(const Turn& turn) const { barrier_wait(full(turn.stage), turn.parity); }
-    // Of a warp that reads the stage no more.
+    // By each warp that has finished with a stage.
     DEVICE void release(u32 stage) const {
         sync_warp();
         if (lane_of_thread() == 0) barrier_arrive(empty(stage));
     }
 };
 
-// The tiles of a part of the columns.
+// The tiles that belong to a part of the columns.
 struct Part {
     int from, to;
 };
@@ -123,20 +125,20 @@ DEVICE Part part_of(const Side& columns, int part, int parts) {
     return {(int)((i64)tiles * part / parts), (int)((i64)tiles * (part + 1) / parts)};
 }
 
-// What a thread has of a strip's products.
+// The products of a strip that a thread has.
 
-// Calls `f(number, its row (0 or 1), its column in the tile)`.
+// Calls `f(product, row (0 or 1), column in the tile)`.
 template <class F> DEVICE void each_of_strip(float (&c)[PAIRS], F f) {
     const int first = lane_of_thread() % 4 * 2;
     UNROLL for (int i = 0; i < PAIRS; i++) f(c[i], i / 2 % 2, i / 4 * 8 + first + i % 2);
 }
 
-// Two neighbouring columns' notes at once, as a thread has them of each 8 columns.
+// Loads the notes of two neighbouring columns. A thread has two of each 8 columns.
 DEVICE float2 two_notes(u32 notes, int note, int block) {
     return load_shared(notes + (note * WGMMA_COLUMNS + block * 8 + lane_of_thread() % 4 * 2) * 4);
 }
 
-// Products to similarities, as `similarity` does.
+// Turns products into similarities, like `similarity`.
 DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes) {
     UNROLL for (int block = 0; block < WGMMA_COLUMNS / 8; block++) {
         const float2 other = two_notes(notes, INVERSE_LENGTH, block);
@@ -149,31 +151,31 @@ DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes)
     }
 }
 
-// Whether any pair of a strip with a tile may be no negative.
+// Whether a strip and a tile may have pairs that are not pairs of an anchor and a negative.
 DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
     if (column + WGMMA_COLUMNS > columns.count) return true;
     if (p.pairing == APART) return false;
     if (p.pairing == INDEXED) return true;
-    // Places of anchors among the keys that differ by a multiple of the rows of a view; 2^29 rows at most. Whether there
-    // is a multiple from `least` on, WGMMA_COLUMNS + 62 numbers further at most.
+    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the WGMMA_COLUMNS + 63 numbers
+    // from `least` on. There are at most 2^29 rows.
     const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
-    const int above = least % p.view_rows;  // 0 or of the sign of `least`
+    const int above = least % p.view_rows;  // 0, or with the sign of `least`
     return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
 }
 
-// Of `bit_of_column` and what is built on it.
+// The shape for `bit_of_column` and the functions that use it.
 struct WarpgroupTile {
     enum : int { columns = WGMMA_COLUMNS };
 };
 
-// Bits of a thread's columns: 2 of each 8. 0 where another lane has the column.
+// Bits of the thread's columns, 2 of each 8. 0 if another lane has the column.
 DEVICE u32 bit_of_lane(int column) {
     const bool is_own = (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4;
     return is_own ? 1u << (column / 8 * 2 + column % 2) : 0;
 }
 DEVICE int column_of_bit(int bit) { return bit / 2 * 8 + lane_of_thread() % 4 * 2 + bit % 2; }
 
-// The columns of a tile that are no negatives of a row.
+// The columns of a tile that are not negatives of a row.
 DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
     u32 bits = 0;
     if (column + WGMMA_COLUMNS > columns.count) {
@@ -189,7 +191,8 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
     return bits;
 }
 
-// Whether any pair of the warp is no negative: of the thread's two rows from `row` on, in `bits`.
+// Finds the pairs of the thread's two rows that are not pairs of an anchor and a negative. Returns whether the warp has
+// any.
 DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
                           u32 (&bits)[2]) {
     row = anew(row);
@@ -200,10 +203,11 @@ DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int
 }
 DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
 
-// Where a row of a tile has its 16-byte chunk.
+// The offset of a 16-byte chunk of a row in a tile.
 DEVICE int place_in_tile(int row, int chunk) { return chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) & 7) * 16; }
 
-// The sides' rows once more, as tiles, and the notes that do not wait for coefficients. A thread for each 16 bytes.
+// Copies the rows of the sides to tiles, and writes the notes that are known before the coefficients. One thread per 16
+// bytes.
 KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     const i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
     int row = (int)(at / ROW_CHUNKS);

@@ -1,5 +1,5 @@
-// What the kernels for sm_90a take from the machine: mbarriers, bulk copies, registers that warps hand on, and products
-// of whole warpgroups (wgmma). `hopper.cu` tells how they work together.
+// Wrappers of the PTX instructions that only sm_90a has: mbarriers, bulk copies, setmaxnreg and wgmma. `hopper.cu`
+// describes how the kernels use them.
 
 #ifdef WGMMA_COLUMNS
 
@@ -11,27 +11,27 @@
 #define WGMMA_TYPE "f16"
 #endif
 
-// A tile is WGMMA_COLUMNS rows as panels of 64 dimensions, in which a row is 128 bytes: the 128-byte swizzle puts its
-// 16-byte chunk c in place c ^ (row % 8). The same bytes serve as left factor and as right factor of similarities, and
-// as right factor of the gradient. Panels start on multiples of 1,024 bytes.
+// A tile is WGMMA_COLUMNS rows, stored as panels of 64 dimensions. A row of a panel has 128 bytes, and the 128-byte
+// swizzle puts its 16-byte chunk c at place c ^ (row % 8). The same bytes are the left and the right factor of
+// similarities, and the right factor of the gradient. Panels start at multiples of 1,024 bytes.
 #define PANEL_BYTES (WGMMA_COLUMNS * 128)
 #define TILE_BYTES (DIMS / 64 * PANEL_BYTES)
 #define ROW_CHUNKS (ROW_BYTES / 16)
-// Of each column of a tile, one array after the other: the inverse length, and coefficients times it.
+// The numbers of the columns of a tile, one array after the other: the inverse length, and the coefficients times it.
 #define NOTES 4
-#define PAIRS (WGMMA_COLUMNS / 2)  // of a strip of 64 rows and a tile, in one thread
+#define PAIRS (WGMMA_COLUMNS / 2)  // pairs of a strip of 64 rows and a tile that a thread has
 
-// mbarriers and copies.
+// Mbarriers and copies.
 
 DEVICE void barrier_init(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
-// Also for the copies, which are another proxy's.
+// Makes the initialised mbarriers visible to the copies too, which use the async proxy.
 DEVICE void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-// Arrives, and lets the phase wait for so many bytes.
+// Arrives, and makes the phase wait for this number of bytes.
 DEVICE void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -53,27 +53,28 @@ DEVICE void copy_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
                  "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier)
                  : "memory");
 }
-// What this thread stored to shared memory, for products that come after the next barrier.
+// Makes the stores of this thread to shared memory visible to products after the next barrier.
 DEVICE void publish_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A number that the compiler takes for a new one: what is made of it does not move out of a loop, to take registers there.
+// A copy that the compiler does not know to be equal. It cannot move expressions of it out of a loop, which would take
+// registers.
 DEVICE int anew(int x) {
     asm volatile("" : "+r"(x));
     return x;
 }
 
-// By its address, which takes one register and not two.
+// Loads by the 32-bit address, which takes one register instead of two.
 DEVICE float2 load_shared(u32 address) {
     float2 x;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
     return x;
 }
 
-// Turns of the consumers: each waits at a barrier of its own, where the other one arrives without waiting.
+// The turns of the consumers. Each waits at its own barrier, at which the other one arrives without waiting.
 DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
 DEVICE void hand_turn_on(int consumer) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - consumer) : "memory"); }
 
-// Registers of a thread: 24 for 128 and 240 for 256 of them are the 168 for 384 of the launch.
+// Registers per thread. A launch has 168 for each of 384 threads, which is 24 for 128 threads and 240 for 256.
 DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
 DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
 
@@ -100,8 +101,8 @@ DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240
 #define MULTIPLY(columns, registers) \
     "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." WGMMA_TYPE "." WGMMA_TYPE " {" registers "}, "
 
-// c = a b, or c += a b, for descriptors of 64 rows and of WGMMA_COLUMNS, 16 dimensions of each. Accumulator i of lane l
-// and warp w: row 16 w + l / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (l % 4) + i % 2.
+// c = a b, or c += a b, for descriptors of 64 rows and of WGMMA_COLUMNS rows, with 16 dimensions. Accumulator i of lane
+// l in warp w belongs to row 16 w + l / 4 + 8 (i / 2 % 2) and column 8 (i / 4) + 2 (l % 4) + i % 2.
 template <int accumulates> DEVICE void multiply_tiles(float (&c)[PAIRS], u64 a, u64 b) {
 #if WGMMA_COLUMNS == 128
     asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %66, 0;\n" MULTIPLY("128", REGISTERS_64)
@@ -118,7 +119,7 @@ template <int accumulates> DEVICE void multiply_tiles(float (&c)[PAIRS], u64 a, 
 #endif
 }
 
-// c += a b for a 64x16 in registers, and the descriptor of 16 rows whose dimensions are the columns of the result.
+// c += a b, where a is 64x16 in registers, and b is the descriptor of 16 rows. Their dimensions are the columns of c.
 #define ADD_PRODUCT(columns, registers, operands, left, right)                                            \
     asm volatile("{\n.reg .pred adds;\nmov.pred adds, -1;\n" MULTIPLY(columns, registers) left ", " right \
                  ", adds, 1, 1, 1;\n}"                                                                    \
@@ -139,7 +140,7 @@ DEVICE void add_product(float (&c)[DIMS / 2], const u32* a, u64 b) {
 
 DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most `pending` groups are in flight. Names the results, so that nothing reads them before.
+// Waits until at most `pending` groups are in flight. The results are operands, so that nothing reads them earlier.
 template <int pending> DEVICE void wait_for_products(float (&c)[32]) {
     asm volatile("wgmma.wait_group.sync.aligned %32;" : OPERANDS_32(c, 0) : "n"(pending) : "memory");
 }
@@ -153,8 +154,8 @@ template <int pending> DEVICE void wait_for_products(float (&c)[128]) {
     asm volatile("wgmma.wait_group.sync.aligned %128;" : OPERANDS_128(c) : "n"(pending) : "memory");
 }
 
-// A matrix in shared memory, offsets in bytes: bits 0-13 where it starts, 16-29 the leading and 32-45 the stride offset,
-// all in 16 bytes; 1 in bits 62-63 is the 128-byte swizzle.
+// The descriptor of a matrix in shared memory, from offsets in bytes. Bits 0-13 are its start, 16-29 the leading offset
+// and 32-45 the stride offset, all in units of 16 bytes. Bits 62-63 are 1 for the 128-byte swizzle.
 DEVICE u64 descriptor(u32 address, u32 leading, u32 stride) {
     return (u64)((address & 0x3ffff) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | 1ull << 62;
 }

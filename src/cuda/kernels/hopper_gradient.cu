@@ -1,20 +1,20 @@
-// The gradient on sm_90a: the sum of `gradient.cu`, for the calls of the kernel `gradient`.
+// The kernel `gradient` for sm_90a.
 //
-// A block has WGMMA_GRADIENT_ROWS = 128 rows and a part of the columns, each consumer a strip of 64 rows. A consumer's
-// round for tile j:
-//   1. it waits for tile j and for its turn, and begins two products: similarities with tile j, and the last round's
-//      derivatives times tile j - 1;
-//   2. when the similarities are there, the turn goes to the other consumer;
-//   3. derivatives of the similarities, while the other product and then those of the other consumer run;
-//   4. when its other product is done, stage j - 1 is empty, and registers are free for the derivatives, rounded to 16
-//      bits: the accumulator's layout of 16 columns is that of a left factor of 16 rows.
+// A block has WGMMA_GRADIENT_ROWS = 128 rows and a part of the columns. Each consumer has a strip of 64 rows. For tile
+// j, a consumer
+//   1. waits for tile j and for its turn, and starts two products: the similarities with tile j, and the derivatives of
+//      tile j - 1 times tile j - 1;
+//   2. passes the turn on when the similarities are done;
+//   3. computes the derivatives, while its other product and then the products of the other consumer run;
+//   4. waits for its other product, which frees stage j - 1 and the registers for the new derivatives, and rounds these
+//      to 16 bits. The accumulators of 16 columns have the layout of a left factor.
 
 #ifdef WGMMA_COLUMNS
 
 using GradientMemory = BlockMemory<WGMMA_GRADIENT_ROWS, WGMMA_GRADIENT_STAGES, NOTES>;
 
-// The notes that are coefficients, once these are known: times the inverse length, and for float16 times the scale of
-// the derivatives, a power of two. A thread for each row, of anchors and then of keys.
+// Writes the notes that are coefficients, times the inverse length and, for float16, the scale of the derivatives. One
+// thread per row, first the anchors, then the keys.
 KERNEL(THREADS, 2) note_coefficients(const Parameters p, const Launch l) {
     int row = blockIdx.x * THREADS + threadIdx.x;
     const bool of_keys = row >= p.anchors.padded;
@@ -30,7 +30,7 @@ KERNEL(THREADS, 2) note_coefficients(const Parameters p, const Launch l) {
     notes[WEIGHTS * WGMMA_COLUMNS + place] = card.weights * factor;
 }
 
-// What a thread knows of its two rows; coefficients times the scale of the derivatives.
+// The two rows of a thread. The coefficients include the scale of the derivatives.
 struct StripRows {
     float inverse[2], global[2], weighted[2], weights[2];
 };
@@ -48,7 +48,7 @@ DEVICE StripRows strip_rows(const Parameters& p, const Side& rows, int first) {
     return own;
 }
 
-// The derivative of `gradient`, times the column's inverse length, in place of the product.
+// Replaces a product by the derivative of the kernel `gradient`, times the inverse length of the column.
 DEVICE void derive(float& c, const StripRows& own, int half, float exponent, float limit, float inverse, float global,
                    float weighted, float weights) {
     c = similarity(c, own.inverse[half], inverse);
@@ -71,7 +71,7 @@ DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent
     }
 }
 
-// Pairs that are no negatives have no derivative.
+// Sets the derivatives of pairs that are not pairs of an anchor and a negative to 0.
 DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
                                       float (&c)[PAIRS]) {
     u32 bits[2];
@@ -83,7 +83,7 @@ DEVICE void round_strip(u32 (&rounded)[PAIRS / 2], const float (&c)[PAIRS]) {
     UNROLL for (int i = 0; i < PAIRS / 2; i++) rounded[i] = pack(c[2 * i], c[2 * i + 1]);
 }
 
-// sum += derivatives times the rows of a tile, as one group.
+// sum += the derivatives times the rows of a tile, as one group.
 DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[PAIRS / 2], u64 tile) {
     begin_products();
     UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) {
@@ -92,7 +92,7 @@ DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives
     commit_products();
 }
 
-// To the partial sums of a part of the columns.
+// Writes the sums to the partial sums of this part of the columns.
 DEVICE void write_strip(const Launch& l, const Side& rows, int first, const float (&sum)[DIMS / 2]) {
     UNROLL for (int half = 0; half < 2; half++) {
         const int row = anew(first) + row_in_strip() + half * 8;
@@ -126,14 +126,14 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
     take_registers();
     const int consumer = warpgroup - 1, strip = first + consumer * 64;
     const StripRows own = strip_rows(p, rows, strip);
-    const float exponent = p.exponent, limit = p.header->limit;
+    const float exponent = p.header->exponent, limit = p.header->limit;
     float sum[DIMS / 2], c[PAIRS];
     u32 derivatives[PAIRS / 2];
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
     Turn turn = {0, 0};
     barrier_wait(memory.own(), 0);
     if (consumer == 1) hand_turn_on(1);
-    // Where registers are free: when the last round's derivatives are multiplied.
+    // Called when registers are free: after the previous derivatives have been multiplied.
     const auto finish_derivatives = [&](int tile) {
         const int column = tile * WGMMA_COLUMNS;
         if (strip_may_exclude(p, columns, strip, column, of_keys)) {
@@ -141,7 +141,7 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
         }
         round_strip(derivatives, c);
     };
-    // The first round has no derivatives to multiply yet. No part is empty.
+    // For the first tile there are no derivatives yet. No part is empty.
     memory.wait_for(turn);
     wait_for_turn(consumer);
     multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(0)));

@@ -1,12 +1,13 @@
-// Quantiles on sm_90a: the kernels of `select.cu` whose similarities the threshold is made of, by the products that sums
-// and gradient are computed by. With other products a similarity might be above the threshold here and not there: where
-// many are equal, as in a collapsed representation, the mean of the quantiles is one of them.
+// The kernels of `select.cu` that determine the threshold, for sm_90a. They must use the products of sums and gradient.
+// Other products may round differently, so that a similarity could be above the threshold here and not there. This
+// matters if many similarities are equal, as in a collapsed representation: the mean of the quantiles is then one of
+// them.
 //
-// The sample's bracket may come from anywhere: `survivors_wgmma` counts what is above and inside of it.
+// `sample` may use other products, because `survivors_wgmma` counts the similarities above the bracket and in it.
 
 #ifdef WGMMA_COLUMNS
 
-// Whole rows, as `keep_rows`: the anchor itself is exactly 1, what is no key is NaN. Of the rows `row` and 8 further.
+// Sets the similarities to those of whole rows, like `keep_rows`, for the rows `row` and `row` + 8.
 DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[PAIRS]) {
     const int keys = p.keys.count;
     if (column + WGMMA_COLUMNS > keys) {
@@ -23,7 +24,7 @@ DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[
     }
 }
 
-// A thread's two rows of a strip.
+// The two rows of a thread in a strip.
 struct Brackets {
     float low[2], high[2];
     u32 above[2];
@@ -41,7 +42,7 @@ DEVICE Brackets brackets_of(const Parameters& p, const Launch& l, int row) {
     return own;
 }
 
-// With predicates: as numbers of 0 or 1 they take twice the instructions.
+// With predicates, which take half the instructions of adding 0 or 1.
 DEVICE void count_pair(u32& above, u32& not_below, float c, float low, float high) {
     asm("{\n.reg .pred over, within;\nsetp.gt.f32 over, %2, %4;\nsetp.ge.f32 within, %2, %3;\n"
         "@over add.u32 %0, %0, 1;\n@within add.u32 %1, %1, 1;\n}"
@@ -49,7 +50,7 @@ DEVICE void count_pair(u32& above, u32& not_below, float c, float low, float hig
         : "f"(c), "f"(low), "f"(high));
 }
 
-// Keeps the similarities in the bracket of row `half`, in the places that its four lanes reserve together.
+// Keeps the similarities of row `half` that are in the bracket. Its four lanes reserve places for all of them at once.
 DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int half, u32 inside, const Brackets& own,
                         float (&c)[PAIRS]) {
     const int lane = lane_of_thread();
@@ -70,7 +71,7 @@ DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int ha
     }
 }
 
-// Counts each row's similarities above its bracket, and keeps those in it: `survivors`.
+// The kernel `survivors` for sm_90a.
 KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
     const StripMemory memory(shared, 8);
@@ -96,7 +97,7 @@ KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
         });
         UNROLL for (int half = 0; half < 2; half++) {
             own[strip].above[half] += above[half];
-            // Rows that are no anchors have nothing inside.
+            // Rows that are not anchors have none in the bracket.
             const u32 inside = not_below[half] - above[half];
             if (any(inside != 0)) keep_inside(p, l, row + half * 8, half, inside, own[strip], c);
         }
@@ -111,8 +112,8 @@ KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
     }
 }
 
-// The rows that the brackets failed on: `select_failed`, 64 rows for each block. One warpgroup copies, one
-// multiplies; all threads bring the rows and look for digits.
+// The kernel `select_failed` for sm_90a, with 64 rows per block. One warpgroup copies tiles and one multiplies. All
+// threads load the rows and search the digits.
 #define SELECT_STRIP 64
 
 using SelectMemory = BlockMemory<WGMMA_COLUMNS, WGMMA_SELECT_STAGES, 1>;
@@ -126,7 +127,7 @@ struct StripSelection {
 };
 static_assert(sizeof(StripSelection) <= WGMMA_SELECTION_BYTES, "sizes");
 
-// Rows of the scratch memory to a strip in shared memory. Where there are none any more, the first one.
+// Copies rows from the scratch memory to a strip in shared memory. Past the last row, it repeats the first one.
 DEVICE void gather_rows(const Parameters& p, u8* strip, int first, int count) {
     for (int i = threadIdx.x; i < SELECT_STRIP * ROW_CHUNKS; i += THREADS) {
         const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
@@ -143,7 +144,7 @@ DEVICE void count_strip_digit(StripSelection& shared, int row, float c, int pass
     atomic_add(&shared.counts[row * HISTOGRAM + (key >> (24 - 8 * pass) & (DIGITS - 1))], 1);
 }
 
-// By the warpgroup that multiplies, all columns. `index`: of the thread's two rows, -1 where there is none.
+// Counts the digits in all columns, by the warpgroup that multiplies. `index`: the thread's two rows, -1 for none.
 DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSelection& shared, const int (&index)[2],
                         int pass, Turn& turn) {
     const int tiles = (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, row = row_in_strip();

@@ -1,9 +1,9 @@
-// The sums on sm_90a: those of the kernel `sums`, for the same calls.
+// The kernel `sums` for sm_90a.
 //
-// A block has WGMMA_STRIP_ROWS = 256 rows and a part of the columns, each consumer two strips of 64 rows. In a round it
-// waits for the tile and for its turn, begins the products of both strips, and hands the turn on when the first one is
-// done: the exponentials of its first strip run beside the products of its second one, and those of its second strip
-// beside the other consumer's products.
+// A block has WGMMA_STRIP_ROWS = 256 rows and a part of the columns. Each consumer has two strips of 64 rows. For each
+// tile, a consumer waits for the tile and for its turn, starts the products of both strips, and passes the turn on when
+// the first one is done. So the exponentials of its first strip overlap with the products of its second strip, and
+// those of its second strip with the products of the other consumer.
 
 #ifdef WGMMA_COLUMNS
 
@@ -14,7 +14,7 @@ DEVICE int row_of_strip(int first, int consumer, int strip) {
     return first + (consumer * 2 + strip) * 64 + row_in_strip();
 }
 
-// The producer's side of a block of strips.
+// The part of the producer.
 DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int first, Part part) {
     give_registers();
     if (threadIdx.x > 0) return;
@@ -23,7 +23,8 @@ DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int fir
     memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
 }
 
-// The consumers' side: calls `visit(similarities, 0 or 1 for the strip, first column)`. `inverse`: of the thread's rows.
+// The part of the consumers. Calls `visit(similarities, strip (0 or 1), first column)`. `inverse`: inverse lengths of
+// the thread's rows.
 template <class Visit>
 DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, const float (&inverse)[2][2],
                          Visit visit) {
@@ -49,7 +50,7 @@ DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, con
         visit(c1, 1, tile * WGMMA_COLUMNS);
         memory.next(turn);
     }
-    // The other one's last turn, which nobody takes.
+    // Takes the last turn that the other consumer passed on.
     if (consumer == 0) wait_for_turn(0);
 }
 
@@ -61,7 +62,7 @@ DEVICE void load_inverses(const Parameters& p, int first, int consumer, float (&
     }
 }
 
-// Takes back what was added of the similarities that are no negatives', and makes them minus infinity.
+// Subtracts the similarities of pairs that are not pairs of an anchor and a negative, and sets them to minus infinity.
 DEVICE void drop_excluded_pairs(const Parameters& p, int row, int column, Sums (&sums)[2], float (&c)[PAIRS]) {
     u32 bits[2];
     if (!find_excluded(p, p.keys, row, column, false, bits)) return;
@@ -72,7 +73,7 @@ DEVICE void drop_excluded_pairs(const Parameters& p, int row, int column, Sums (
     }
 }
 
-// With predicates: a branch takes more instructions.
+// With predicates, which take fewer instructions than a branch.
 DEVICE void add_pair(Sums& sums, float c, float exponential, float limit) {
     asm("{\n.reg .pred above;\nsetp.gt.f32 above, %4, %5;\n"
         "@above fma.rn.f32 %1, %6, %6, %1;\n@above add.f32 %2, %2, %6;\n@above add.f32 %3, %3, 0f3f800000;\n"
@@ -93,7 +94,7 @@ KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
     }
     take_registers();
     const int consumer = warpgroup - 1;
-    const float exponent = p.exponent, limit = p.header->limit;
+    const float exponent = p.header->exponent, limit = p.header->limit;
     float inverse[2][2];
     load_inverses(p, first, consumer, inverse);
     Sums all[2][2] = {};

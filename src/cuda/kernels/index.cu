@@ -1,10 +1,11 @@
-// Where anchors name their keys: sorted lists, by anchor and by key, so that nothing is looked for pair by pair.
+// For INDEXED: sorted lists of the excluded pairs, by anchor and by key. The passes find a tile's pairs by bisection.
 
-// Sorts numbers, ascending. By a warp; of equal numbers none is told from the other.
+// Sorts numbers in ascending order, with one warp. A bitonic sort.
 DEVICE void sort(u32* list, int count) {
     for (int length = 2; length < 2 * count; length *= 2) {
         for (int distance = length; distance > 1; distance /= 2) {
-            // Blocks of `distance` numbers: each with its mirror image at first, then with the number half a block away.
+            // In blocks of `distance` numbers, compare each number with its mirror image first, later with the number
+            // half a block away.
             for (int i = lane_of_thread(); i < count; i += LANES) {
                 const int in_block = i % distance;
                 if (in_block >= distance / 2) continue;
@@ -20,7 +21,8 @@ DEVICE void sort(u32* list, int count) {
     }
 }
 
-// The keys of each anchor that are no negatives, and for each key how often it is one of them. A warp for each anchor.
+// Sorts the keys of each anchor that are not negatives, and counts for each key how often it is one of them. One warp
+// per anchor.
 KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
     const int anchor = blockIdx.x * WARPS + warp_of_thread();
     if (anchor >= p.anchors.count) return;
@@ -34,7 +36,7 @@ KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
     sort(list, p.excluded);
 }
 
-// From numbers of pairs to where they start. One block.
+// Turns the numbers of pairs of the keys into the starts of their lists. One block.
 KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     u32* sums = (u32*)memory;
@@ -53,7 +55,7 @@ KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
     }
 }
 
-// Each pair to its key's. The starts become ends. A thread for each.
+// Appends each pair to the list of its key. The starts become ends. One thread per pair.
 KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
     const u32 pair = blockIdx.x * THREADS + threadIdx.x;
     if (pair >= (u32)p.anchors.count * p.excluded) return;
@@ -61,7 +63,7 @@ KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
     if (key >= 0) p.key_pairs[atomic_add(&p.key_ends[key], 1)] = pair;
 }
 
-// Each key's pairs in order, whichever came first. A warp for each key.
+// Sorts the pairs of each key, so that their order does not depend on timing. One warp per key.
 KERNEL(THREADS, 2) index_keys(const Parameters p, const Launch l) {
     const int key = blockIdx.x * WARPS + warp_of_thread();
     if (key >= p.keys.count) return;

@@ -1,8 +1,8 @@
-// The inputs' rows as operands of the tensor cores.
+// Converts the rows of the inputs to operands of the tensor cores.
 //
-// 16-bit rows stay as they came, times a power of two, so that any scale of them has finite products; their lengths are
-// divided out of the products. Other rows are scaled to length 1. A row without a direction gets a length of NaN, and
-// with it the loss: nobody waits to see it.
+// 16-bit rows are multiplied by a power of two, which is exact, so that the products of rows of any scale are finite.
+// The similarities are divided by their lengths later. float32 rows are normalised. A row of zeros, or one that is not
+// finite, gets the length NaN, and so the loss is NaN. An error would have to wait for the device.
 
 DEVICE float element(const Parameters& p, const void* row, i64 at) {
 #if OPERAND == BF16
@@ -26,7 +26,7 @@ DEVICE void store_operand(u8* row, int dim, float x) {
 #endif
 }
 
-// An element of a row of the scratch memory.
+// An element of a row in the scratch memory.
 DEVICE float operand(const u8* row, int dim) {
 #if OPERAND == BF16
     return bf16_to_float(((const u16*)row)[dim]);
@@ -85,17 +85,35 @@ DEVICE void prepare_split(const Parameters& p, const Side& side, const i64* labe
     side.splits[row] = split;
 }
 
-DEVICE double given_epsilon(const Parameters& p) {
-    if (!p.epsilon) return p.threshold == LABELS ? (double)not_a_number() : p.threshold_value;
-    switch (p.epsilon_scalar) {
-        case SCALAR_BF16: return bf16_to_float(*(const u16*)p.epsilon);
-        case SCALAR_F16: return f16_to_float(*(const u16*)p.epsilon);
-        case SCALAR_F32: return *(const float*)p.epsilon;
-        default: return *(const double*)p.epsilon;
+// Reads an operand that is a number in device memory.
+DEVICE double given_number(const void* at, int scalar) {
+    switch (scalar) {
+        case SCALAR_BF16: return bf16_to_float(*(const u16*)at);
+        case SCALAR_F16: return f16_to_float(*(const u16*)at);
+        case SCALAR_F32: return *(const float*)at;
+        default: return *(const double*)at;
     }
 }
 
-// A warp for each row, padding included, of anchors, keys (where they are others) and positives given apart.
+// The threshold, unless it is found from the similarities.
+DEVICE double given_epsilon(const Parameters& p) {
+    if (p.epsilon) return given_number(p.epsilon, p.epsilon_scalar);
+    return p.threshold == LABELS ? (double)not_a_number() : p.threshold_value;
+}
+
+DEVICE void set_temperature(const Parameters& p, Header& header) {
+    const double log2_e = 1.4426950408889634;
+    double temperature = p.given_temperature ? given_number(p.given_temperature, p.temperature_scalar) : p.temperature;
+    if (!(temperature > 0.0 && temperature < (double)infinity())) temperature = not_a_number();
+    header.temperature = temperature;
+    header.temperature_slope = 0.0;
+    header.exponent = (float)(log2_e / temperature);
+    header.concentration = (float)(p.beta * log2_e / temperature);
+    header.precise_shifts = !(temperature > p.least_temperature);
+}
+
+// One warp per row, including the padding: the anchors, the keys if they are other rows, and the positives if they are
+// not among the keys.
 KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
     const int lane = lane_of_thread();
     if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -104,8 +122,9 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
         header.limit = limit_of(header.epsilon);
         header.factor = 1.0;
         header.gradient_scale = 1.0f;
-        header.failed = header.unused = 0;
+        header.failed = 0;
         for (int i = 0; i < 4; i++) header.done[i] = 0;
+        set_temperature(p, header);
         *p.header = header;
     }
     int row = blockIdx.x * WARPS + warp_of_thread();
@@ -137,7 +156,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
     if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, p.positives_matrix, row, row);
 }
 
-// The quantiles of rows as a result of their own.
+// Copies the quantiles to the output of `row_quantiles`.
 KERNEL(THREADS, 2) copy_quantiles(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row < p.anchors.count) l.output[row] = p.quantiles[row];

@@ -1,20 +1,21 @@
-// The k-th largest similarity of each row, exactly, and the adaptive threshold, their mean.
+// Finds the k-th largest similarity of each row, exactly, and the adaptive threshold, which is their mean.
 //
-// Few columns: `select` keeps a row's similarities in shared memory and finds it there by digits of 8 bits. Many:
-// `sample` does so for a sample of the columns, which brackets the quantile of each row; `survivors` counts what is above
-// the bracket and keeps what is inside; `pick` searches these and notes the rows whose bracket missed, or whose survivors
-// were too many to keep; `select_failed` searches those among all columns, computing the similarities anew for each digit.
+// For few columns, `select` keeps the similarities of a row in shared memory and searches them digit by digit. For many
+// columns there are four kernels. `sample` does the same for a sample of the columns, which gives a bracket for the
+// quantile of each row. `survivors` counts the similarities above the bracket and keeps those in it. `pick` searches
+// these. It lists the rows whose quantile is not in the bracket, or whose survivors were too many to keep.
+// `select_failed` searches these rows among all columns, and computes the similarities again for each digit.
 
 #define SELECT_RESIDENT (ROW_BYTES <= (IS_SPLIT ? SHORT_ROW : LONG_ROW) ? 2 : 1)
 
-// 16 rows of a block: all warps have them, each has its own columns.
+// The 16 rows of a block. All warps have the same rows, and each has its own columns.
 struct Sixteen {
-    int index[2];  // of the thread's rows, -1 where there is none
+    int index[2];  // of the thread's two rows, -1 for none
     float inverse[2];
     Rows<1> left;
 };
 
-// `row_at(i)`: row i of these.
+// `row_at(i)` is the index of row i, -1 for none.
 template <class RowAt> DEVICE void load_sixteen(const Parameters& p, Sixteen& rows, RowAt row_at) {
     UNROLL for (int half = 0; half < 2; half++) {
         rows.index[half] = row_at(lane_of_thread() / 4 + half * 8);
@@ -24,12 +25,12 @@ template <class RowAt> DEVICE void load_sixteen(const Parameters& p, Sixteen& ro
               p.anchors.rows + (i64)(rows.index[1] < 0 ? 0 : rows.index[1]) * ROW_BYTES);
 }
 
-// Calls `visit(row, at, similarity)` for each of the rows and columns `column(at)`.
+// Calls `visit(row, at, similarity)` for each of the rows and each column `column(at)` that it is compared with.
 template <class Column, class Visit>
 DEVICE void each_similarity(const Parameters& p, const Sixteen& rows, int columns, Column column, Visit visit) {
     const int lane = lane_of_thread();
     for (int block = warp_of_thread() * 8; block < columns; block += WARPS * 8) {
-        // Columns past the end are the last one, and not visited.
+        // Past the end, load the last column and do not visit it.
         const int mine = block + lane / 4 < columns ? block + lane / 4 : columns - 1;
         const u8* right = p.keys.rows + (i64)column(mine) * ROW_BYTES + lane % 4 * 4;
         Products<1, 1> s;
@@ -40,13 +41,21 @@ DEVICE void each_similarity(const Parameters& p, const Sixteen& rows, int column
             const int at = block + lane % 4 * 2 + e % 2;
             if (at >= columns || rows.index[row] < 0) return;
             const int key = column(at);
+            if (!is_compared(p, rows.index[row], key)) return;
             c = similarity(c, rows.inverse[row], p.keys.cards[key].inverse_length);
             visit(lane / 4 + row * 8, at, key == own_key(p, rows.index[row]) ? 1.0f : c);
         });
     }
 }
 
-// What a block keeps of its 16 rows.
+// The first row of a block, and the end of the rows that it may have. No block has rows of both towers.
+DEVICE Range rows_of_block(const Parameters& p) {
+    if (!p.tower) return {(int)blockIdx.x * SELECT_ROWS, p.anchors.count};
+    const int blocks = (p.tower + SELECT_ROWS - 1) / SELECT_ROWS, tower = blockIdx.x / blocks;
+    return {tower * p.tower + ((int)blockIdx.x - tower * blocks) * SELECT_ROWS, (tower + 1) * p.tower};
+}
+
+// The similarities of a block's 16 rows.
 template <class Key> struct Strip {
     Key keys[SELECT_ROWS][(STRIP_BYTES + 16) / sizeof(Key)];
     u32 counts[WARPS][DIGITS];
@@ -59,36 +68,38 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u32>& shared = *(Strip<u32>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
-    const int first = blockIdx.x * SELECT_ROWS;
+    const Range block = rows_of_block(p), keys = compared_keys(p, block.first);
+    const int first = block.first, end = block.end;
     Sixteen rows;
-    load_sixteen(p, rows, [&](int row) { return first + row < p.anchors.count ? first + row : -1; });
-    each_similarity(p, rows, l.columns, [](int at) { return at; },
+    load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
+    each_similarity(p, rows, l.columns, [&](int at) { return keys.first + at; },
                     [&](int row, int at, float c) { shared.keys[row][at] = ordered(c); });
     const bool extra = p.pairing == APART;
-    if (extra && threadIdx.x < SELECT_ROWS && first + (int)threadIdx.x < p.anchors.count) {
+    if (extra && threadIdx.x < SELECT_ROWS && first + (int)threadIdx.x < end) {
         shared.keys[threadIdx.x][l.columns] = ordered(p.positive_similarities[first + threadIdx.x]);
     }
     sync_threads();
-    for (int row = warp * 2; row < warp * 2 + 2 && first + row < p.anchors.count; row++) {
+    for (int row = warp * 2; row < warp * 2 + 2 && first + row < end; row++) {
         const u32 key = find_key(shared.counts[warp], l.columns + extra, l.rank, 4, [&](u32 i) { return shared.keys[row][i]; });
         if (lane == 0) p.quantiles[first + row] = from_ordered(key);
     }
     if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
 }
 
-// Column `at` of a sample: anywhere in its part of the columns. A fixed distance would look at the same classes again and
-// again where rows stand in the order of their classes.
+// Column `at` of a sample: a hashed place in its part of the columns. With a fixed distance, the sample would contain
+// only some of the classes if the rows are ordered by class.
 DEVICE int sampled_column(int at, int columns, int keys) {
     u32 hash = at;
     hash = (hash ^ hash >> 16) * 0x85ebca6bu;
     hash = (hash ^ hash >> 13) * 0xc2b2ae35u;
     hash ^= hash >> 16;
-    // As fractions of 2^32: where the part begins, and the place in it.
+    // The start of the part and the place in it, as fractions of 2^32.
     const u32 part = 0x80000000u / (u32)columns * 2;
     return (int)multiply_high(at * part + hash % part, keys);
 }
 
-// Similarities as whole numbers of 16 bits: a bracket need not be exact. Its ends lie a little outside of their number.
+// Similarities as 16-bit integers, since a bracket need not be exact. Its ends are moved outwards by the rounding
+// error.
 DEVICE u16 sample_key(float c) { return (u16)(u32)(fmaxf(c + 1.0f, 0.0f) * 32767.0f); }
 DEVICE float bracket_end(u32 key, float further) { return ((float)key + further) * (1.0f / 32767.0f) - 1.0f; }
 
@@ -96,13 +107,15 @@ KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
-    const int first = blockIdx.x * SELECT_ROWS;
+    const Range block = rows_of_block(p), keys = compared_keys(p, block.first);
+    const int first = block.first, end = block.end;
     Sixteen rows;
-    load_sixteen(p, rows, [&](int row) { return first + row < p.anchors.count ? first + row : -1; });
-    each_similarity(p, rows, l.columns, [&](int at) { return sampled_column(at, l.columns, p.keys.count); },
+    load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
+    const auto column = [&](int at) { return keys.first + sampled_column(at, l.columns, keys.end - keys.first); };
+    each_similarity(p, rows, l.columns, column,
                     [&](int row, int at, float c) { shared.keys[row][at] = sample_key(c); });
     sync_threads();
-    for (int row = warp * 2; row < warp * 2 + 2 && first + row < p.anchors.count; row++) {
+    for (int row = warp * 2; row < warp * 2 + 2 && first + row < end; row++) {
         const auto key_at = [&](u32 i) { return (u32)shared.keys[row][i]; };
         for (int high = 0; high < 2; high++) {
             const u32 rank = high ? l.high_rank : l.rank;
@@ -128,7 +141,7 @@ DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
     atomic_add(&shared.counts[row * HISTOGRAM + (key >> (24 - 8 * pass) & (DIGITS - 1))], 1);
 }
 
-// The quantiles of the rows that failed, and the mean of all.
+// The quantiles of the rows that `pick` listed, and the mean of all quantiles.
 KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Selection& shared = *(Selection*)memory;
@@ -173,7 +186,7 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
     if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
 }
 
-// Counts each row's similarities above its bracket, and keeps those in it.
+// Counts the similarities of each row above its bracket, and keeps those in the bracket.
 KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const int lane = lane_of_thread();
@@ -187,7 +200,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
         low[row] = there && l.mode & LOW ? p.lows[index] : there ? -infinity() : infinity();
         high[row] = there && l.mode & HIGH ? p.highs[index] : infinity();
     }
-    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
+    sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
         keep_rows<PassShape>(p, own, column, s);
         UNROLL for (int mine = 0; mine < PASS_ROWS; mine++) {
             u32 inside = 0;
@@ -196,9 +209,9 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
                 above[mine] += c > high[mine];
                 inside += c >= low[mine] && c <= high[mine];
             });
-            // Most tiles have none of them.
+            // Most tiles have none.
             if (!any(inside > 0)) continue;
-            // The four lanes of a row reserve their places together.
+            // The four lanes of a row reserve places for all of their similarities at once.
             u32 up_to = inside;
             UNROLL for (int distance = 1; distance < 4; distance *= 2) {
                 u32 lower = from_lane(up_to, lane % 4 >= distance ? lane - distance : lane);
@@ -223,7 +236,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
     }
 }
 
-// Searches the survivors, a warp for each row.
+// Finds the quantiles among the survivors. One warp per row.
 KERNEL(THREADS, 2) pick(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     u32* counts = (u32*)memory + warp_of_thread() * DIGITS;
@@ -234,7 +247,7 @@ KERNEL(THREADS, 2) pick(const Parameters p, const Launch l) {
     const float* kept = p.survivors + (i64)at * p.capacity;
     const u32 inside = p.inside[row];
     u32 above = p.above[row];
-    // The positive given apart is of the row as well.
+    // A positive that is not among the keys belongs to the row too.
     bool extra = false;
     float positive = 0.0f;
     if (p.pairing == APART) {

@@ -1,4 +1,4 @@
-// Sums, and what goes before them, where thresholds, exponents or shifts are not those of the usual case.
+// The sums for any thresholds, exponents and shifts, and the kernels that find thresholds and shifts.
 
 // The smallest and the largest similarity of each row.
 KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
@@ -7,7 +7,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
     float low[PASS_ROWS], high[PASS_ROWS];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) low[row] = infinity(), high[row] = -infinity();
     PassRows own;
-    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
+    sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
         keep_rows<PassShape>(p, own, column, s);
         each_pair(s, [&](float c, int row, int, int) {
             low[row] = fminf(low[row], c);
@@ -25,7 +25,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
     }
 }
 
-// Each anchor's threshold for the general kernels: of its range, or that of all. A thread for each.
+// Sets the threshold of each anchor for the general kernels: that of its range, or that of all. One thread per anchor.
 KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count) return;
@@ -39,29 +39,30 @@ KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
         threshold = (float)(low + p.threshold_value * (high - low));
     }
     p.anchors.splits[row].threshold = threshold;
-    // For the maxima, which come next.
+    // `maxima` starts from these.
     p.ranges[2 * row] = p.ranges[2 * row + 1] = 0;
 }
 
-// Any threshold, beta and shift.
+// The sums for any threshold, beta and shifts.
 KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
+    const Exponents by = exponents(p);
     Sums all[PASS_ROWS] = {};
     PassRows own;
-    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
+    sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
         add_similarities(p, own, first, column, all, s);
         Sums tile[PASS_ROWS] = {};
         each_pair(s, [&](float c, int row, int n, int e) {
-            // Read where it is used: registers are short here.
+            // Read here rather than before the sweep, which would need more registers.
             const Split& mine = p.anchors.splits[own.index[row]];
             const bool hierarchical = is_hierarchical(p, c, mine, split_of_column<PassShape>(stage, n, e));
             const float difference = c - (hierarchical ? mine.hierarchical_shift : mine.global_shift);
-            const float plain = below(difference, p.exponent);
+            const float plain = below(difference, by.exponent);
             if (hierarchical) {
-                const float weight = below(difference, p.concentration);
+                const float weight = below(difference, by.concentration);
                 tile[row].weighted += weight * plain;
-                tile[row].weights += weight;
+                tile[row].weights += p.formulation == SUPERVISED ? c : weight;
                 tile[row].hierarchical += 1.0f;
             } else {
                 tile[row].global += plain;
@@ -72,16 +73,17 @@ KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
     write_sums(p, own, all);
 }
 
-// The largest global and the largest hierarchical similarity of each anchor.
+// The largest similarities of the global and of the hierarchical negatives of each anchor.
 KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
+    if (!p.header->precise_shifts) return;
     const int first = blockIdx.x * TILE_ROWS;
     float largest[PASS_ROWS][2];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) largest[row][0] = largest[row][1] = -infinity();
     PassRows own;
     Split split[PASS_ROWS];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) split[row] = p.anchors.splits[own_row<PassShape>(first, row)];
-    sweep<PassShape>(stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
+    sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
         keep_negatives<PassShape>(p, p.keys, own, first, column, false, s);
         each_pair(s, [&](float c, int row, int n, int e) {
             const bool hierarchical = is_hierarchical(p, c, split[row], split_of_column<PassShape>(stage, n, e));
@@ -100,10 +102,10 @@ KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     }
 }
 
-// From maxima to shifts, a thread for each anchor. An empty set has no terms, and any shift does.
+// Sets the shifts to the maxima. One thread per anchor. An empty set has no terms, so that any shift works.
 KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
-    if (row >= p.anchors.count) return;
+    if (row >= p.anchors.count || !p.header->precise_shifts) return;
     const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
     p.anchors.splits[row].global_shift = global > -infinity() ? global : 1.0f;
     p.anchors.splits[row].hierarchical_shift = hierarchical > -infinity() ? hierarchical : 1.0f;
