@@ -36,7 +36,7 @@ test-rust: ## Run the kernel's own tests, without Python or libtorch
 	cargo test --no-default-features --quiet
 
 test-python: setup .venv/.group-test ## Run pytest over tests, docstrings and README
-	pytest
+	pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-torch: ## Run the suite with another torch in its own environment: make test-torch TORCH=2.6.0 [BORDER=tch] [TESTS="tests/test_op.py"]
 	BORDER=$(BORDER) packaging/other_torch.sh "$(TORCH)" $(TESTS)
