@@ -55,7 +55,7 @@ def test_finished_run_is_an_error_that_says_what_to_do(make_config: MakeConfig) 
     folder = claim_run_folder(make_config()).folder
     before = contents(folder)
     message = (
-        f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or say "
+        f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or set "
         "`run.existing=resume` or `run.existing=overwrite`"
     )
     with pytest.raises(FileExistsError, match=re.escape(message)):
@@ -183,7 +183,7 @@ def test_environment_lists_each_start_and_other_versions_warn(
         "hex_ssl.train.run_folder.version", lambda package: "0.1" if package == "torch" else version(package)
     )
     with pytest.warns(
-        UserWarning, match=f"with other versions, perhaps with other numbers: torch {version('torch')} -> 0.1"
+        UserWarning, match=f"with other versions, which may change its results: torch {version('torch')} -> 0.1"
     ):
         claim_run_folder(resumed)
 

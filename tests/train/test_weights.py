@@ -248,7 +248,9 @@ def test_resumed_run_does_not_read_the_weights_again(trained: Path, make_config:
     assert load_method(folder) is not None
     with pytest.raises(ValueError, match=r"these differ: run.weights: .*start.safetensors -> None"):
         prepare(make_config(epochs=2, existing="resume"))
-    with pytest.raises(ValueError, match=r"to keep the checkpoint of epoch 0 .* but from `run.weights`, .*start"):
+    with pytest.raises(
+        ValueError, match=r"to keep the checkpoint of epoch 0 .* because it started from `run.weights` .*start"
+    ):
         load_subject(open_source(folder), 0)
 
 

@@ -12,11 +12,11 @@ from yaml.composer import ComposerError
 from yaml.error import MarkedYAMLError
 
 LARGEST = 1_000_000
-"""The most characters of a text."""
+"""Maximum number of characters of a text."""
 MOST = 10_000
-"""The most nodes of a tree. A node counts each time it is named."""
+"""Maximum number of nodes of a tree. A node counts each time it is named."""
 DEEPEST = 20
-"""The most levels of a tree."""
+"""Maximum number of levels of a tree."""
 MERGE = "tag:yaml.org,2002:merge"
 """The tag of the key `<<`."""
 

@@ -13,8 +13,8 @@ class ExportConfig:
 
     Args:
         source: Run folder, checkpoint (.ckpt) in one, or exported backbone (.safetensors).
-        output: Folder to write, new or empty; None: `hub` in the run folder.
-        name: Name of the model on a hub, for the model card, such as "me/resnet18-hex"; None: "USER/" and the run's
+        output: Folder to write to, new or empty. None uses `hub` in the run folder.
+        name: Name of the model on a hub, for the model card, such as "me/resnet18-hex". None uses "USER/" and the run's
             name.
     """
 

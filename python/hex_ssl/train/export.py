@@ -1,4 +1,4 @@
-"""A backbone for other code: its weights, timm's configuration and a model card in one folder."""
+"""Exports a backbone for other code: a folder with its weights, timm's configuration and a model card."""
 
 import json
 from dataclasses import replace
@@ -20,20 +20,20 @@ with train_extra():
     from hex_ssl.train.evaluate.source import Source, choose_epochs, load_subject, open_source
 
 WEIGHTS = "model.safetensors"
-"""The name under which timm and hubs look for weights."""
+"""Name of the file of weights that timm and hubs expect."""
 TIMM_CONFIG = "config.json"
 CARD = "README.md"
 
 
 class Exported(NamedTuple):
-    """What a model card tells.
+    """The content of a model card.
 
     Attributes:
-        source: Where the network is from.
-        name: Its name on a hub.
+        source: Source of the network.
+        name: Name of the model on a hub.
         features: F, the width of its representations.
-        epoch: Epochs of training; None if the file does not say.
-        timm: timm's name and arguments; None if timm has no such network.
+        epoch: Number of epochs done. None if the file does not say.
+        timm: timm's name and arguments. None if timm has no such network.
     """
 
     source: Source
@@ -44,21 +44,21 @@ class Exported(NamedTuple):
 
 
 def export(config: ExportConfig) -> str:
-    """Writes a backbone as a folder that timm loads and that a hub takes as it is.
+    """Writes a backbone to a folder that timm can load and that can be uploaded to a hub.
 
-    `model.safetensors` has the weights by torchvision's or timm's names, `README.md` is the model card, with the lines
-    of code that load the backbone, and `config.json` is timm's configuration, if timm has such a network. The folder
-    names no path of this machine.
+    `model.safetensors` has the weights with torchvision's or timm's names. `README.md` is the model card, with the code
+    that loads the backbone. `config.json` is timm's configuration, if timm has such a network. No file contains a path
+    of this machine.
 
     Args:
         config: The source and the folder to write.
 
     Returns:
-        Lines about what was written.
+        A text that lists the files and the command to upload them.
 
     Raises:
         FileExistsError: The folder is not empty.
-        FileNotFoundError, ValueError: As `hex_ssl.train.evaluate.source.open_source`.
+        FileNotFoundError, ValueError: See `hex_ssl.train.evaluate.source.open_source`.
     """
     source = open_source(config.source)
     folder = Path(config.output) if config.output is not None else source.folder / "hub"
@@ -91,14 +91,14 @@ def without_paths(config: Config) -> Config:
 
 
 def _timm(source: Source) -> tuple[str, dict[str, Any]] | None:
-    if source.backbone.name in RESNETS:  # torchvision's names of the weights are timm's, too
+    if source.backbone.name in RESNETS:  # timm has torchvision's names of the weights
         small = has_small_stem(source.backbone, source.shape.size)
         return None if small else (source.backbone.name, {})
     return timm_name(source.backbone, source.shape.size)
 
 
 def timm_config(exported: Exported) -> dict[str, Any]:
-    """The `config.json` from which timm builds the network, and how its images are normalised.
+    """The content of `config.json`: how timm builds the network and normalises its images.
 
     Args:
         exported: A network that timm has.
@@ -129,7 +129,7 @@ def timm_config(exported: Exported) -> dict[str, Any]:
 
 
 def _statistics(source: Source) -> dict[str, tuple[float, ...]]:
-    """Mean and standard deviation of the channels by which the images are normalised, if the run is known."""
+    """Mean and standard deviation of each channel that the images are normalised with. Empty if the run is unknown."""
     if source.config is None:
         return {}
     card = dataset_card(source.config.data.name).with_channels(source.shape.channels)
@@ -137,11 +137,11 @@ def _statistics(source: Source) -> dict[str, tuple[float, ...]]:
 
 
 def model_card(exported: Exported, run: Config | None) -> str:
-    """The model card: what the network is, how it was trained and evaluated, and the code that loads it.
+    """The text of the model card: the network, its training and evaluation, and the code that loads it.
 
     Args:
         exported: The network.
-        run: The configuration of its run, without paths; None if its file does not hold it.
+        run: Configuration of its run, without paths. None if the file does not hold it.
     """
     tags = ["image-feature-extraction", "self-supervised-learning", "hex-ssl"]
     library = "timm" if exported.timm is not None else "hex-ssl"
@@ -151,7 +151,7 @@ def model_card(exported: Exported, run: Config | None) -> str:
     if run is not None:
         settings = yaml.safe_dump(run.as_dict(), sort_keys=False)
         parts += ["## Training", "The whole configuration of the run, a recipe of hex-ssl:", f"```yaml\n{settings}```"]
-    parts.append("The licence of these weights is for their author to state, as `license:` at the top of this file.")
+    parts.append("The author of these weights can state their licence as `license:` at the top of this file.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -181,7 +181,7 @@ def _network(exported: Exported) -> str:
 
 
 def _figures(exported: Exported, run: Config) -> dict[str, str]:
-    """The accuracies that were measured at this epoch of the run."""
+    """The accuracies that were measured at this epoch of the run, by name."""
     rows = [row for row in read_metrics(exported.source.folder) if row.get("epoch") == exported.epoch]
     told = accuracies(rows[-1]) if rows else {}
     return {name: f"{value} on the test images of {run.data.name}, while it trained" for name, value in told.items()}
@@ -191,7 +191,7 @@ def _use(exported: Exported) -> list[str]:
     source, blocks = exported.source, []
     if exported.timm is not None:
         blocks += [
-            "In timm; from this folder itself, by the name `local-dir:` and its path:",
+            "In timm (for a local folder, use `local-dir:` and its path as the name):",
             f'```python\nimport timm\n\nbackbone = timm.create_model("hf-hub:{exported.name}", pretrained=True)\n```',
         ]
     if source.backbone.name in RESNETS:
@@ -210,7 +210,7 @@ def _use(exported: Exported) -> list[str]:
 
 
 def _torchvision(source: Source) -> str:
-    """Code that builds a ResNet in torchvision, and loads its weights."""
+    """Code that builds a ResNet with torchvision and loads its weights."""
     name, channels = source.backbone.name, source.shape.channels
     changes = []
     if has_small_stem(source.backbone, source.shape.size):

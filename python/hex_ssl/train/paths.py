@@ -19,7 +19,7 @@ def expand_path(name: str, path: str) -> str:
         path: Its value.
 
     Returns:
-        The path; relative ones stay relative.
+        The path. A relative path stays relative.
 
     Raises:
         ValueError: The user or a variable is unknown.

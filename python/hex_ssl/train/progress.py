@@ -1,6 +1,6 @@
 """Progress of long work, such as an evaluation: a bar in a terminal, else a line of text every few seconds.
 
-Loops say how far they are by `followed`. It is shown where someone asked for it by `reporting`; elsewhere nothing is.
+Loops report their progress with `followed`. It is shown only inside `reporting` or `shown_progress`.
 """
 
 import sys
@@ -18,21 +18,21 @@ with train_extra():
 
 Item = TypeVar("Item")
 Report = Callable[[str, int, int], None]
-"""Takes a name of the work, the steps done, and the steps in all."""
+"""Takes the name of the work, the number of steps done, and the total number of steps."""
 
 SECONDS = 10.0
-"""Between two lines of text."""
+"""Seconds between two lines of text."""
 
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 
 def followed(items: Iterable[Item], work: str, steps: int) -> Iterator[Item]:
-    """Passes items on, and reports after each that a step is done.
+    """Yields the items, and reports the number of steps done before the first and after each.
 
     Args:
         items: The items.
-        work: A name of the work.
-        steps: The number of items.
+        work: Name of the work.
+        steps: Number of items.
 
     Example:
         >>> with reporting(print):
@@ -53,10 +53,10 @@ def followed(items: Iterable[Item], work: str, steps: int) -> Iterator[Item]:
 
 @contextmanager
 def working(work: str) -> Iterator[None]:
-    """Context manager for work of unknown length: reports it as step 0 of 0, and at its end as 1 of 1.
+    """Context manager for work of unknown length. It reports step 0 of 0 at the start, and step 1 of 1 at the end.
 
     Args:
-        work: A name of the work.
+        work: Name of the work.
     """
     report = _report.get()
     if report is None:
@@ -69,7 +69,7 @@ def working(work: str) -> Iterator[None]:
 
 @contextmanager
 def reporting(report: Report | None) -> Iterator[None]:
-    """Context manager in which `followed` calls a function; None: it calls none."""
+    """Context manager in which `followed` and `working` call a function. None disables the reports."""
     token = _report.set(report)
     try:
         yield
@@ -78,14 +78,14 @@ def reporting(report: Report | None) -> Iterator[None]:
 
 
 def shows_progress_bar() -> bool:
-    """Whether standard output can show a bar that moves: a terminal or a notebook, not a file or a pipe."""
+    """Whether standard output can show a moving bar. A terminal and a notebook can, a file and a pipe cannot."""
     console = rich.get_console()
     return console.is_jupyter or (sys.stdout.isatty() and not console.is_dumb_terminal)
 
 
 @contextmanager
 def shown_progress() -> Iterator[None]:
-    """Context manager in which progress is shown: by a bar that disappears, or by lines in a file or a pipe."""
+    """Context manager in which progress is shown, by a transient bar, or by lines if the output is a file or a pipe."""
     if not shows_progress_bar():
         with reporting(ProgressLines()):
             yield
@@ -96,7 +96,7 @@ def shown_progress() -> Iterator[None]:
 
 
 class ProgressTasks:
-    """Shows the work in hand as tasks of a bar, which are removed when they are done.
+    """Shows the current work as tasks of a progress bar. A task is removed when it is done.
 
     Args:
         progress: The bar.
@@ -107,7 +107,7 @@ class ProgressTasks:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, work: str, done: int, steps: int) -> None:
-        """Shows how far the work is."""
+        """Shows the progress of the work."""
         if work not in self._tasks:
             self._tasks[work] = self.progress.add_task(work, total=steps or None)
         self.progress.update(self._tasks[work], completed=done)
@@ -116,7 +116,7 @@ class ProgressTasks:
 
 
 class ProgressLines:
-    """Prints a line about the work in hand every few seconds, and one at the start of work of unknown length.
+    """Prints a line about the current work every few seconds, and one at the start of work of unknown length.
 
     Args:
         seconds: Seconds between two lines, and before the first.
@@ -128,7 +128,7 @@ class ProgressLines:
         self._printed = time.monotonic()
 
     def __call__(self, work: str, done: int, steps: int) -> None:
-        """Prints how far the work is, if the time has come."""
+        """Prints the progress of the work if it is time for the next line."""
         now = time.monotonic()
         if done == 0:
             self._begun[work] = now

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 500
-"""The most characters of a parser's message that an error quotes."""
+"""Maximum number of characters of a parser's message that an error quotes."""
 
 
 @contextmanager
@@ -48,8 +48,8 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         file: A `.ckpt` in a run folder.
 
     Raises:
-        OSError: It cannot be opened.
-        ValueError: It is damaged, holds more than tensors and plain values, or is no checkpoint of hex-ssl.
+        OSError: The file cannot be opened.
+        ValueError: The file is damaged, holds more than tensors and plain values, or is no checkpoint of hex-ssl.
     """
     import torch  # here: reading YAML does not need it
 

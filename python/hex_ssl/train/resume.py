@@ -29,7 +29,7 @@ SHARES = {*PROCESSES, "run.strategy", "run.virtual_batch_size", "data.batch_size
 
 SPLITS = ("train", "test")
 SHOWN = 5
-"""The most class names that an error shows."""
+"""Maximum number of class names that an error shows."""
 
 Settings = Mapping[str, Any]
 """Values of a configuration by dotted names."""
@@ -114,7 +114,7 @@ def check_epochs(checkpoint: Mapping[str, Any], file: Path, epochs: int) -> None
 
 
 def _images_per_loss(settings: Settings) -> int | None:
-    """Images of one loss over all processes; None if the settings do not say."""
+    """Number of images of one loss over all processes. None if the settings do not say."""
     images = settings.get("run.virtual_batch_size") or settings.get("data.batch_size")
     factors = (settings.get("run.devices", 1), settings.get("run.nodes", 1), images)
     if not all(isinstance(each, int) for each in factors):

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and which files it has."""
+"""The folder of a run: its files, and the lock that keeps other processes from writing to it."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def run_folder(config: Config) -> Path:
 
 
 def last_checkpoint(config: Config) -> Path | None:
-    """The checkpoint to resume from; None if the run is not to be resumed, or has no checkpoint yet."""
+    """The checkpoint to resume from. None if the run is not resumed, or has no checkpoint yet."""
     checkpoint = run_folder(config) / CHECKPOINTS / f"{LAST}.ckpt"
     return checkpoint if config.run.existing == "resume" and checkpoint.is_file() else None
 
@@ -126,9 +126,9 @@ def claim_run_folder(
     its first checkpoint, or before it had a folder, starts from the beginning.
 
     Args:
-        config: The run; `run.existing` says what to do with a folder that is not empty.
-        images: Fingerprint of the images, see `hex_ssl.train.data.fingerprint`; None: images are neither compared nor
-            recorded.
+        config: The run. `run.existing` says what to do with a folder that is not empty.
+        images: Fingerprint of the images, see `hex_ssl.train.data.fingerprint`. With None, images are neither compared
+            nor recorded.
         start: Further entries about this start for `environment.json`.
 
     Returns:
@@ -136,8 +136,8 @@ def claim_run_folder(
 
     Raises:
         BlockingIOError: Another process, or another run of this process, writes into the folder.
-        FileExistsError: The folder is not empty and `run.existing` is "error"; or it is to be overwritten or resumed
-            but holds no run.
+        FileExistsError: The folder is not empty and `run.existing` is "error". Also if the folder would be overwritten
+            or resumed, but holds no run.
         ValueError: The run to be resumed has another configuration or other images, or files in its folder cannot be
             read.
     """
@@ -174,7 +174,7 @@ def check_run_folder(config: Config, images: Mapping[str, Any] | None = None) ->
         if config.run.existing == "error":
             raise FileExistsError(
                 f"expected the run folder {folder} to be new or empty, but it is not: choose another `run.name`, or "
-                f"say `run.existing=resume` or `run.existing=overwrite`"
+                f"set `run.existing=resume` or `run.existing=overwrite`"
             )
         if not (folder / CONFIG).is_file():
             raise FileExistsError(
@@ -205,9 +205,8 @@ def _empty(folder: Path) -> None:
 
 def _compare(folder: Path, config: Config) -> None:
     path = folder / CONFIG
-    with reading(
-        path, "to hold the configuration of a run"
-    ):  # it may be of an earlier version: differences are named below
+    with reading(path, "to hold the configuration of a run"):
+        # Not as a `Config`: it may be of an earlier version, and the differences are named below.
         was = _flat(load_yaml(path.read_text(encoding="utf-8")))
     wanted = _flat(config.as_dict())
     # A run writes what these were on its machine. A configuration that says "auto" was not begun by a run.
@@ -251,7 +250,7 @@ def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> s
         was = starts[-1]["versions"]
         changed = [f"{name} {was[name]} -> {versions.get(name)}" for name in was if was[name] != versions.get(name)]
         warnings.warn(
-            f"the run goes on with other versions, perhaps with other numbers: {'; '.join(changed)}", stacklevel=4
+            f"the run continues with other versions, which may change its results: {'; '.join(changed)}", stacklevel=4
         )
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -267,7 +266,7 @@ def _with_this_start(starts: list[dict[str, Any]], more: Mapping[str, Any]) -> s
 
 
 def package_versions() -> dict[str, str | None]:
-    """The versions of the packages that can change results; None for a package that is not installed."""
+    """The versions of the packages that can change results. None for a package that is not installed."""
     found: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

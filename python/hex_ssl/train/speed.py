@@ -64,18 +64,18 @@ def _can_compile() -> bool:
 
 
 def compile_networks(method: Method, data: PretrainData, run: RunConfig) -> None:
-    """Compiles the networks of a method, when they are first used, and the views that are made on the device.
+    """Compiles the networks of a method, and the views that are made on the device. They are compiled on first use.
 
     Only the `forward` of each network is compiled. The modules stay the same, so checkpoints do not depend on
     compilation, and hooks are not compiled.
 
     Args:
-        method: The method: its backbone, heads and momentum encoder are compiled.
-        data: The data module: its `views` are compiled.
+        method: The method. Its backbone, heads and momentum encoder are compiled.
+        data: The data module. Its `views` are compiled.
         run: The run. Its `compile` is true or "graphs".
 
     Raises:
-        ValueError: `run.compile` is "graphs", and there is no GPU or a virtual batch size.
+        ValueError: `run.compile` is "graphs" without a GPU, or with a virtual batch size.
     """
     options: dict[str, Any] = {"backend": BACKEND}
     if run.compile == GRAPHS:
@@ -94,7 +94,7 @@ def _check_graphs(run: RunConfig) -> None:
     if not (uses_gpu(run) and torch.cuda.is_available()):
         raise ValueError('expected `run.compile` to be true, false or "auto" without a GPU, but got "graphs"')
     if run.virtual_batch_size is not None:
-        # Each part of a virtual batch would overwrite the embeddings of the one before.
+        # Each part of a virtual batch would overwrite the embeddings of the previous part.
         raise ValueError(
             f'expected no `run.virtual_batch_size` with `run.compile` "graphs", but got {run.virtual_batch_size}'
         )

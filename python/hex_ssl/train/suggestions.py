@@ -64,8 +64,8 @@ ALIASES = {
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """Finds the known names that a mistyped name may stand for.
 
-    It tries, in this order: settings that other programs call so, the same name in another group, the nearest name, the
-    nearest last part of a name.
+    It tries, in this order: settings that have this name in other programs, the same name in another group, the nearest
+    name, the nearest last part of a name.
 
     Args:
         word: The mistyped name, such as "loss.temprature"; `-` counts as `_`.
@@ -97,11 +97,11 @@ def suggest(words: Iterable[str], known: Iterable[str]) -> str:
     """Suggests what a mistyped name may stand for, as the end of an error's text.
 
     Args:
-        words: The names to look at; known names are skipped.
+        words: The names. Known names are skipped.
         known: The names that exist.
 
     Returns:
-        A question about the first of `words` that resembles a known name; empty if there is none.
+        A question about the first of `words` that resembles a known name, or "" if there is none.
 
     Example:
         >>> suggest(["loss.temprature"], ["loss.hex", "loss.temperature"])

@@ -1,6 +1,6 @@
-"""Weights that a run starts from: a checkpoint, an exported backbone, or a file of other code.
+"""Loads the weights that a run starts from: a checkpoint, an exported backbone, or a file of another library.
 
-Files of torchvision, timm, solo-learn, lightly and plain training scripts are read.
+Files of torchvision, timm, solo-learn, lightly and plain training scripts can be read.
 """
 
 import argparse
@@ -21,7 +21,7 @@ with train_extra():
     from safetensors.torch import load_file
 
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")
-"""Keys under which a training checkpoint has the weights. The first one present is used."""
+"""Keys under which training checkpoints store the weights. The first one present is used."""
 
 HEADS = (
     *("fc", "head", "heads", "head_dist", "aux_head", "classifier", "classif", "last_linear", "linear"),
@@ -30,25 +30,25 @@ HEADS = (
 """Modules after a backbone: classifiers, and the heads of self-supervised methods."""
 
 FOLLOWERS = ("momentum", "target", "teacher", "encoder_k", "ema")
-"""Words in the names of networks that follow the trained one."""
+"""Words in the names of networks that follow the trained network, such as a momentum encoder."""
 
 COUNTER = "num_batches_tracked"
 """A batch norm's count of batches. Old files lack it, and it does not affect the output."""
 
 
 class Fit(NamedTuple):
-    """How the keys of a file stand for those of a backbone.
+    """How the keys of a file correspond to those of a backbone.
 
     Attributes:
-        prefix: What their keys begin with, "" or a text that ends with a dot.
-        names: The backbone's names by theirs, without the prefix.
+        prefix: Prefix of the file's keys, "" or a text that ends with a dot.
+        names: The backbone's names by the file's names without the prefix.
     """
 
     prefix: str
     names: dict[str, str]
 
     def own(self, key: str) -> str | None:
-        """The backbone's name of a key, or the rest of the key if the backbone has no such name. None: no prefix."""
+        """The backbone's name for a key, or else the key without the prefix. None if the key lacks the prefix."""
         name = key.removeprefix(self.prefix)
         return self.names.get(name, name) if key.startswith(self.prefix) else None
 
@@ -57,18 +57,18 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, Any]:
     """Loads the weights of a file into a backbone.
 
     The backbone's keys may have a prefix, such as `backbone.` in a checkpoint of a run or of solo-learn, `module.` of
-    DataParallel, or `module.encoder_q.` of MoCo. The prefix with the most of them is used; between equals, a momentum
-    encoder's is not. The backbone's modules may also be numbered, as in lightly's examples, whose backbone is
-    `nn.Sequential(*list(resnet.children())[:-1])`. Keys without this prefix are left out, and so are heads (`HEADS`).
-    All other keys must match.
+    DataParallel, or `module.encoder_q.` of MoCo. The prefix with the most of them is used. Among equals, that of a
+    momentum encoder comes last. The backbone's modules may also be numbered, as in lightly's examples, whose backbone
+    is `nn.Sequential(*list(resnet.children())[:-1])`. Keys without this prefix are left out, and so are heads
+    (`HEADS`). All other keys must match.
 
     Args:
-        backbone: The network; changed in place.
-        path: A safetensors file, or a file written by `torch.save`. It holds a state dict of tensors, alone or as
-            `state_dict` or `model` of a checkpoint. No code in the file is run.
+        backbone: The network. It is changed in place.
+        path: A safetensors file, or a file written by `torch.save`. It holds a state dict of tensors, alone or in a
+            checkpoint under one of the keys `CONTAINERS`. No code in the file is run.
 
     Returns:
-        A record of what was loaded: `file`, its `sha256`, the `prefix`, and the keys that were `left_out`.
+        A record of what was loaded: `file`, its `sha256`, the `prefix`, and the keys `left_out`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -106,8 +106,8 @@ def _check(file: Path, state: Mapping[str, Tensor], below: Mapping[str, Tensor],
 
     Args:
         file: The file.
-        state: Its tensors by their keys.
-        below: Those with the backbone's prefix, by the backbone's names.
+        state: The file's tensors by key.
+        below: The tensors whose keys have the backbone's prefix, by the backbone's names.
         backbone: The network.
     """
     own = _tensors(backbone)
@@ -136,7 +136,7 @@ def _tensors(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their keys."""
+    """The tensors of a file by key."""
     with reading(file, "to hold weights: tensors and plain values"):
         if file.suffix == ".safetensors":
             return load_file(str(file))
@@ -150,19 +150,21 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _unpickled(file: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, as timm's training keeps them
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # plain settings, which timm's training script saves
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"Unsupported (?:global|class|operand)\W+(?:GLOBAL )?([\w.]+)", str(error))
         raise ValueError(
             f"expected {file} to hold weights: tensors and plain values, but got {named[1] if named else error}; if "
             'you trust the file, write torch.save(torch.load(file, weights_only=False)["state_dict"], "weights.pth"), '
-            "and take that file"
+            "and use that file"
         ) from error
 
 
 def _fit(state: Iterable[str], backbone: nn.Module) -> Fit:
-    """How the keys of a state dict stand for those of the backbone: by other names only if all of them are there."""
+    """How the keys of a state dict correspond to the backbone's. Other names are used only if all are present."""
     own = {name: name for name in _tensors(backbone)}
     needed = {name for name in own if not name.endswith(COUNTER)}
     for names in (own, *_other_names(backbone, own)):
@@ -173,7 +175,7 @@ def _fit(state: Iterable[str], backbone: nn.Module) -> Fit:
 
 
 def _other_names(backbone: nn.Module, own: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Names that other code has for the backbone's tensors, each with the backbone's name."""
+    """The backbone's names by the names of other libraries, one dictionary for each way of naming."""
     children = [name for name, _ in backbone.named_children()]
     with_weights = [name for name, child in backbone.named_children() if child.state_dict()]
     yield _with_shortcuts(own)
@@ -187,15 +189,15 @@ def _other_names(backbone: nn.Module, own: Mapping[str, str]) -> Iterator[dict[s
 
 
 def _with_shortcuts(names: Mapping[str, str]) -> dict[str, str]:
-    """The names as lightly's own ResNet has them."""
+    """The names with those of the shortcuts as in lightly's own ResNet."""
     return {name.replace(".downsample.", ".shortcut."): own for name, own in names.items()}
 
 
 def _prefix(state: Iterable[str], own: Iterable[str]) -> str:
-    """The prefix, "" or a text that ends with a dot, with which `state` has the most of the keys.
+    """The prefix, "" or a text that ends with a dot, with which `state` has the most keys of `own`.
 
-    Between equals, a network that does not follow another comes first, then the shortest prefix, then the first in the
-    alphabet.
+    Among equals, a network that does not follow another comes first, then the shortest prefix, then the first in
+    alphabetical order.
     """
     counts: dict[str, int] = {"": 0}
     names = {*own}

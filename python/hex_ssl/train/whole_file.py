@@ -46,14 +46,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Context manager for writing to a file: an error of the disk names the file.
+    """Context manager for writing to a file. An error of the disk then names the file.
 
     Args:
         path: The file.
 
     Raises:
-        OSError: An `OSError` was raised inside, or led to what was raised (torch's writer raises another error because
-            of it).
+        OSError: An `OSError` was raised inside, or caused another error (torch's writer raises one of its own).
     """
     try:
         yield

@@ -88,8 +88,8 @@ def test_late_look_names_the_first_step_and_saves_nothing_after_it(
 
     monkeypatch.setattr(SimCLR, "compute_loss", refused)
     message = re.escape(
-        "expected a finite loss, but got nan in step 7 (epoch 2, batch 3 of it): views and embeddings are finite; "
-        "seen after 2 steps, of which nothing is saved: the last checkpoint is of before"
+        "expected a finite loss, but got nan in step 7 (epoch 2, batch 3 of it): the views and embeddings are finite; "
+        "found after 2 steps; the last checkpoint is from before this step"
     )
     with pytest.raises(FloatingPointError, match=message):
         pretrain(runs.tiny(tmp_path, checkpoint_minutes=60.0))
@@ -112,7 +112,9 @@ def test_late_look_names_the_images() -> None:
     short = Batch(tuple(view[:2] for view in views), torch.zeros(2), torch.tensor([1, 2]))
     look.note(one, "step 4", batch, embeddings)
     look.note(one * torch.inf, "step 5", short, (embeddings[1] * torch.nan,))
-    with pytest.raises(FloatingPointError, match="got inf in step 5: .* makes of training images 1, 2 is not"):
+    with pytest.raises(
+        FloatingPointError, match="got inf in step 5: .* of training images 1, 2 are not; found after 1 step;"
+    ):
         look.look()
 
 
@@ -128,7 +130,8 @@ def test_loss_that_is_not_finite_is_named(
 
     monkeypatch.setattr(SimCLR, "compute_loss", spoilt)
     message = re.escape(
-        f"expected a finite loss, but got {value} in step 7 (epoch 2, batch 3 of it): views and embeddings are finite"
+        f"expected a finite loss, but got {value} in step 7 (epoch 2, batch 3 of it): the views and embeddings are "
+        "finite"
     )
     check_stopped(tmp_path, expected, message, monkeypatch)
 
@@ -144,7 +147,7 @@ def test_embeddings_that_are_not_finite_are_named(
         return tuple(0 * each + value for each in embeddings) if self.global_step == STEP else embeddings
 
     monkeypatch.setattr(SimCLR, "embed", spoilt)
-    message = r"step 7 .*: the views are finite, but what the network makes of training images .* and 59 more is not"
+    message = r"step 7 .*: the views are finite, but the embeddings of training images .* and 59 more are not"
     check_stopped(tmp_path, expected, message, monkeypatch)
 
 

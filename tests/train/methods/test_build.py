@@ -133,7 +133,9 @@ def test_settings_of_another_method_are_errors() -> None:
 def test_simclr_has_one_loss() -> None:
     made: Any = method_class("simclr")
     for arguments in ({"loss": HexLoss()}, {"loss": DCLLoss(), "hex_loss": HexLoss()}):
-        with pytest.raises(ValueError, match="^expected HEX as `hex_loss`, and no other `loss` beside it, but got "):
+        with pytest.raises(
+            ValueError, match="^expected HEX to be given as `hex_loss`, and no other `loss` with it, but got "
+        ):
             made(nn.Flatten(), 64, **arguments)
 
 
@@ -176,7 +178,7 @@ def test_other_methods_have_no_other_base(name: str) -> None:
 
 def test_hex_has_no_other_base() -> None:
     with pytest.raises(
-        ValueError, match='^expected `loss.base` to be "own" where `loss.hex` is not "off", but got "dcl"$'
+        ValueError, match='^expected `loss.base` to be "own" if `loss.hex` is not "off", but got "dcl"$'
     ):
         build_loss(LossConfig(hex="adaptive", base="dcl"))
 

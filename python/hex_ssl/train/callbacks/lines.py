@@ -16,13 +16,12 @@ SECONDS = 2.0
 class EpochBar(RichProgressBar):
     """Lightning's progress bar with the mean loss of the epoch so far.
 
-    The loss is updated every two seconds, because reading it waits for the device.
-
-    Epochs are counted as in the metrics files. At an epoch's end, the loss and the k-NN accuracy are those of the
-    files. While the backbone is evaluated, a second bar shows how far that is.
+    The loss is updated every two seconds, because reading it waits for the device. Epochs are counted from 1, as in the
+    metrics files. At the end of an epoch, the loss and the k-NN accuracy are those of the files. A second bar shows the
+    progress of an evaluation.
 
     Args:
-        metrics: Its metrics are shown. It comes before this callback.
+        metrics: The callback that has the metrics. It must come before this one among the callbacks.
     """
 
     def __init__(self, metrics: EpochMetrics) -> None:
@@ -48,10 +47,10 @@ class EpochBar(RichProgressBar):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._loss, self._read_at = {"loss": self.metrics.figures["loss"]}, time.monotonic()
         super().on_train_epoch_end(trainer, pl_module)
-        self.refresh(hard=True)  # otherwise the next epoch may come first
+        self.refresh(hard=True)  # otherwise the next epoch may begin before these are shown
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float | str]:  # type: ignore[override]
-        """What is shown beside the bar."""
+        """The values shown beside the bar."""
         if time.monotonic() - self._read_at >= SECONDS:
             loss = self.metrics.mean_loss()
             self._loss = {} if loss is None else {"loss": loss}

@@ -50,7 +50,7 @@ class BarlowTwins(BesideHex):
         self.loss = BarlowTwinsLoss(settings.lamb, settings.scale, settings.sync_statistics, gather_distributed=True)
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """z1, z2."""
+        """Returns z1, z2."""
         return tuple(self.projector(self.backbone(view)) for view in two_views(views))
 
     def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:

@@ -48,15 +48,15 @@ class Method(L.LightningModule):
 
     Args:
         backbone: Network from images [N, C, H, W] to representations h [N, F].
-        hex_loss: The HEX loss; None: the method without HEX.
+        hex_loss: The HEX loss. None trains the method without HEX.
         optimizer: The optimizer and its schedule.
-        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: the classes
+        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None uses the classes
             themselves.
 
     Attributes:
         settings_class: The class of the method's settings, a frozen dataclass.
         view_count: Number of views of an image that the method takes. None: any number.
-        figures: Figures to log that the last `compute_loss` recorded, by name; each 0-d, without gradient.
+        figures: Figures to log, recorded by the last `compute_loss`, by name. Each is 0-d and without gradient.
         gradient_cache: If set, it processes the batch in parts, so that a large batch fits into the memory of a small
             one.
         logs_figures: Whether a step logs its loss and `statistics()` with Lightning's `log_dict`. A run of `hex-ssl
@@ -171,7 +171,7 @@ class Method(L.LightningModule):
         return []
 
     def statistics(self) -> dict[str, Tensor]:
-        """The figures to log about the last `compute_loss` besides the loss, by name; each 0-d, without gradient.
+        """The figures to log about the last `compute_loss` besides the loss, by name. Each is 0-d and without gradient.
 
         Every method has `projection_std`: the standard deviation in the batch of the L2-normalised projections,
         averaged over the dimensions. It is 0 if all images have collapsed to one point, and 1 / sqrt(D) if they are
@@ -184,8 +184,8 @@ class Method(L.LightningModule):
 
         Raises:
             FloatingPointError: The loss is NaN or infinite. On a CPU, no weight has been updated with it. On a device
-                that works ahead, the loss may be that of an earlier step, see `look_at_losses`. Nothing is saved after
-                that step.
+                that runs asynchronously, it may be the loss of an earlier step, see `look_at_losses`. Nothing is saved
+                after that step.
         """
         cache = self.gradient_cache
         embeddings = self.embed(batch.views) if cache is None else cache.embed(self, batch.views)
@@ -203,20 +203,23 @@ class Method(L.LightningModule):
         self.after_loss(embeddings, batch)
         if self.logs_figures and self._trainer is not None:
             figures = {"loss": loss.detach(), **self.statistics()}
-            self.log_dict(figures, batch_size=len(batch.labels))  # does not wait: Lightning keeps tensors
+            self.log_dict(
+                figures, batch_size=len(batch.labels)
+            )  # does not wait for the device: Lightning keeps tensors
         return loss
 
     def look_at_losses(self) -> None:
-        """Looks at the losses since the last look, where the device works ahead: at an epoch's end, before each
-        checkpoint, and every ten seconds.
+        """Checks the losses since the last check, on a device that runs asynchronously.
+
+        It is called at the end of an epoch, before each checkpoint, and every ten seconds.
 
         Raises:
-            FloatingPointError: One is NaN or infinite; the message has the first such step.
+            FloatingPointError: A loss is NaN or infinite. The message names the first such step.
         """
         self._late_look.look()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing is saved after a loss that is not finite."""
+        """Checks the losses, so that nothing is saved after one that is not finite."""
         self.look_at_losses()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -230,7 +233,7 @@ class Method(L.LightningModule):
         self._total_steps = float(self.trainer.estimated_stepping_batches)
 
     def on_train_epoch_start(self) -> None:
-        """Tells HEX the epoch, for its warm-up and its schedules."""
+        """Sets HEX's epoch, for its warm-up and its schedules."""
         for module in self.modules():
             if isinstance(module, HexLoss):
                 module.set_epoch(self.current_epoch)
@@ -241,7 +244,7 @@ class Method(L.LightningModule):
         self.after_optimizer_step(self.global_step)  # Lightning increases it only after this returns
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clips by the configuration's norm where there is one, else as the trainer says."""
+        """Clips gradients to the configuration's `clip_norm`, or as the trainer is set if that is None."""
         if self.optimizer_config.clip_norm is None:
             super().configure_gradient_clipping(optimizer, *args, **kwargs)
         else:
@@ -254,7 +257,7 @@ class Method(L.LightningModule):
     def labels_for(self, batch: Batch) -> Tensor | None:
         """The superclass labels [N] if HEX's threshold is supervised, else None.
 
-        An image without a label gets a unique one: it has no hierarchical negatives, and is none itself.
+        An image without a label gets a unique one, so it has no hierarchical negatives and is none itself.
 
         Raises:
             ValueError: No image of the first batch has a label.
@@ -292,12 +295,12 @@ def two_views(views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def projection_std(*z: Tensor) -> Tensor:
-    """The standard deviation of L2-normalised rows, averaged over the dimensions and the views; 0-d."""
+    """The standard deviation of L2-normalised rows, averaged over the dimensions and the views, 0-d."""
     return torch.stack([F.normalize(rows.detach().float(), dim=1).std(dim=0, correction=0).mean() for rows in z]).mean()
 
 
 def mean_statistics(statistics: Iterable[Statistics | None]) -> dict[str, Tensor]:
-    """HEX's statistics by name, averaged over several evaluations; empty if there are none."""
+    """HEX's statistics by name, averaged over several evaluations. Empty if there are none."""
     seen = [each for each in statistics if each is not None]
     if not seen:
         return {}

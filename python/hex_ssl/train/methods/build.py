@@ -90,13 +90,14 @@ def build_method(
     Args:
         config: The run. Your own method, "module:Class", is imported.
         channels: C, channels of the images.
-        image_size: Side of the images in pixels; None: `data.image_size`.
-        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None: the classes
+        image_size: Side of the images in pixels. None uses `data.image_size`.
+        superclasses: int64 [classes], each class's superclass, for the supervised threshold. None uses the classes
             themselves.
         start: Called with the backbone before the method is built around it, for example to load weights.
 
     Returns:
-        The method. Its backbone is initialised first, so that all methods and losses start alike with the same seed.
+        The method. Its backbone is initialised first, so that with the same seed all methods and losses start with the
+        same backbone.
 
     Raises:
         ValueError: There is no such method, it does not support a setting, or a setting is out of its range.
@@ -107,6 +108,6 @@ def build_method(
     config = replace(config, method=method_settings(config.method))
     method = method_class(config.method.name)
     backbone = build_backbone(config.backbone, channels, size)
-    if start is not None:  # before a momentum encoder copies it
+    if start is not None:  # before a momentum encoder copies the backbone
         start(backbone)
     return method.from_config(config, backbone, feature_dim(backbone, channels, size), superclasses)

@@ -1,4 +1,4 @@
-"""The error for a loss that is not finite: in which step, and where it comes from."""
+"""The error for a loss that is not finite. It names the step and the images."""
 
 import time
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from torch import Tensor
 from hex_ssl.train.data.batch import Batch
 
 NAMED = 5
-"""The most images that an error names."""
+"""Maximum number of images that an error names."""
 
 SECONDS = 10.0
-"""Between two looks at the losses of a device that works ahead."""
+"""Seconds between two checks of the losses on a device that runs asynchronously."""
 
 
 def works_ahead(device: torch.device) -> bool:
-    """Whether a look at a number makes the process wait for the device, which has other steps queued."""
+    """Whether the device runs asynchronously, so that reading a value makes the process wait for it."""
     return device.type != "cpu"
 
 
@@ -44,9 +44,9 @@ def not_finite(loss: str, place: str, batch: Batch, embeddings: Sequence[Tensor]
 
 
 class LateLook:
-    """Notes on the device which loss was the first that is not finite, and looks there now and then.
+    """Records on the device which loss was the first that is not finite, and reads the record now and then.
 
-    A look at each loss would keep the process from queueing the next step while the device works on this one.
+    Reading each loss would keep the process from queueing the next step while the device computes this one.
     """
 
     def __init__(self) -> None:
@@ -55,13 +55,13 @@ class LateLook:
         self._first: tuple[Tensor, ...] | None = None
 
     def note(self, loss: Tensor, place: str, batch: Batch, embeddings: Sequence[Tensor]) -> None:
-        """Notes a step; every ten seconds, looks.
+        """Records a step. Every `SECONDS` it also calls :meth:`look`.
 
         Args:
             loss: The step's loss, 0-d.
-            place: Which step it is of.
+            place: The step, in words.
             batch: The step's batch.
-            embeddings: What the loss saw of it, each [N, ...].
+            embeddings: The inputs of the loss, each [N, ...].
 
         Raises:
             FloatingPointError: See :meth:`look`.
@@ -79,25 +79,25 @@ class LateLook:
         self._places.append(place)
 
     def look(self) -> None:
-        """Looks at the steps noted since the last look, and forgets them.
+        """Checks the losses of the steps recorded since the last call, and clears the record.
 
         Raises:
-            FloatingPointError: A loss was not finite; the message has the first of them.
+            FloatingPointError: A loss was not finite. The message names the first such step.
         """
         first, places = self._first, self._places
         self._first, self._places, self._looked_at = None, [], time.monotonic()
         if first is None or is_finite(first[0]):
             return
         loss, number, *origin = first
-        place = places[int(number)]
+        place, count = places[int(number)], len(places) - int(number)
         raise FloatingPointError(
-            f"expected a finite loss, but got {loss.item()} in {place}: {_origin(*origin)}; seen after "
-            f"{len(places) - int(number)} steps, of which nothing is saved: the last checkpoint is of before"
+            f"expected a finite loss, but got {loss.item()} in {place}: {_origin(*origin)}; found after "
+            f"{count} step{'s' if count > 1 else ''}; the last checkpoint is from before this step"
         )
 
 
 def _largest(tensors: Sequence[Tensor], batch: Batch) -> Tensor:
-    """The largest absolute value of each image, [n, N]; not finite where a value is not."""
+    """The largest absolute value of each image in each tensor, [n, N]. It is not finite if one of the values is not."""
     count = len(batch.indices)
     rows = [each.detach().reshape(count, -1) for each in tensors if len(each) == count]
     norms = [torch.linalg.vector_norm(each, torch.inf, dim=1) for each in rows if each.is_floating_point()]
@@ -105,13 +105,13 @@ def _largest(tensors: Sequence[Tensor], batch: Batch) -> Tensor:
 
 
 def _origin(views: Tensor, embeddings: Tensor, indices: Tensor) -> str:
-    """Where it began, from the largest values of the images' views and embeddings."""
+    """Where the first value that is not finite comes from, by the largest values of the views and embeddings."""
     in_views, in_embeddings = (sorted(indices[~each.isfinite().all(dim=0)].tolist()) for each in (views, embeddings))
     if in_views:
         return f"the views of {_images(in_views)} are not finite"
     if in_embeddings:
-        return f"the views are finite, but what the network makes of {_images(in_embeddings)} is not"
-    return "views and embeddings are finite"
+        return f"the views are finite, but the embeddings of {_images(in_embeddings)} are not"
+    return "the views and embeddings are finite"
 
 
 def _images(rows: list[int]) -> str:

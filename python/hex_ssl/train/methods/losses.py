@@ -14,7 +14,7 @@ def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
     """Builds the threshold strategy of a configuration.
 
     Args:
-        config: The loss; its `hex` and `threshold_arguments` name the strategy and its arguments.
+        config: The loss. Its `hex` and `threshold_arguments` give the strategy and its arguments.
         epochs: Epochs of the run. The cosine falls over all of them unless `max_epochs` is given.
 
     Raises:
@@ -42,7 +42,7 @@ def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
 
 
 def build_hex_loss(config: LossConfig, epochs: int | None = None) -> HexLoss | None:
-    """Builds HEX of a configuration, over all processes; None if it is off.
+    """Builds the HEX loss of a configuration, over all processes. None if it is off.
 
     Args:
         config: The loss.
@@ -66,17 +66,17 @@ def build_hex_loss(config: LossConfig, epochs: int | None = None) -> HexLoss | N
 
 
 def build_loss(config: LossConfig, epochs: int | None = None) -> nn.Module:
-    """Builds SimCLR's loss of a configuration, over all processes: HEX, or without it NT-Xent, HCL or DCL.
+    """Builds SimCLR's loss of a configuration, over all processes: HEX, or else NT-Xent, HCL or DCL.
 
     Args:
         config: The loss.
         epochs: Epochs of the run.
 
     Returns:
-        A module called as `loss(z1, z2)`, HEX also with `labels=`.
+        A module called as `loss(z1, z2)`. HEX also takes `labels`.
 
     Raises:
-        ValueError: `loss.base` is not "own" beside HEX.
+        ValueError: `loss.base` is not "own" although HEX is used.
 
     Example:
         >>> type(build_loss(LossConfig(base="dcl"))).__name__
@@ -85,7 +85,7 @@ def build_loss(config: LossConfig, epochs: int | None = None) -> nn.Module:
     hex_loss = build_hex_loss(config, epochs)
     if hex_loss is not None:
         if config.base != "own":
-            raise ValueError(f'expected `loss.base` to be "own" where `loss.hex` is not "off", but got "{config.base}"')
+            raise ValueError(f'expected `loss.base` to be "own" if `loss.hex` is not "off", but got "{config.base}"')
         return hex_loss
     if config.base == "hcl":
         return HCLLoss(config.temperature, config.beta, config.tau_plus, gather_distributed=True)

@@ -17,7 +17,7 @@ from hex_ssl.train.methods.settings import MoCoV2Settings
 
 
 class MoCoV2(Method):
-    """Finds the momentum encoder's key of the other view among a queue of earlier keys.
+    """Matches each query with the momentum encoder's key of the other view, against a queue of earlier keys.
 
     The projector is Linear, ReLU, Linear without batch norm. HEX replaces the loss: queries are the anchors, the
     momentum keys their positives, and the queue's rows the negatives. The adaptive threshold is computed over each

@@ -1,4 +1,4 @@
-"""The settings of each method, and the list of the methods. It needs no torch, so `hex-ssl --help` is quick.
+"""The settings of each method, and the list of the methods. It does not import torch, so `hex-ssl --help` is fast.
 
 A run's `method` group holds the method's name and the settings of that method. A user's own method brings its own
 settings: see `hex_ssl.train.methods.base.Method.settings_class`.
@@ -20,7 +20,7 @@ TRANSFORMER_HEADS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """Base class of the methods' settings; by itself, a method without settings.
+    """Base class of the methods' settings. By itself, it is for a method without settings.
 
     Args:
         name: The method, or "module:Class" for your own method. `--help` after it lists its settings.
@@ -98,17 +98,17 @@ class All4OneSettings(MethodSettings):
 
     Args:
         hidden_dim: Width of the projector's hidden layers.
-        output_dim: D, the width of the projections; a multiple of 8, the transformer's heads.
+        output_dim: D, the width of the projections, a multiple of 8 (the number of the transformer's heads).
         predictor_dim: Width of the two predictors' hidden layers.
         queue_size: Number of rows of the queue, which holds momentum projections of first views.
         neighbours: k, the number of nearest neighbours of an image.
         momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
         final_momentum: That share at the end of the run. The share follows half a cosine.
-        attention_temperature: Temperature of the centroid term; None: that of the loss. solo-learn always uses 0.1.
+        attention_temperature: Temperature of the centroid term. None uses that of the loss; solo-learn always uses 0.1.
         positional_axis: Positions of the sinusoidal code: the "rank" of the neighbour, as in transformers, or the
             "feature", as in solo-learn, where the rank decides frequency and phase.
-        transformer_learning_rate: Learning rate of the transformer, not scaled by the batch size; None: that of the
-            other parameters. solo-learn uses 0.1.
+        transformer_learning_rate: Learning rate of the transformer, not scaled by the batch size. None uses that of the
+            other parameters; solo-learn uses 0.1.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.all4one:All4One"
@@ -155,7 +155,7 @@ class BarlowTwinsSettings(MethodSettings):
         output_dim: D, the width of the projections.
         lamb: Weight of the off-diagonal terms.
         scale: Factor of the whole loss. solo-learn's recipes and the HEX paper use 0.1.
-        sync_statistics: Take the batch statistics over all processes; solo-learn does not.
+        sync_statistics: Whether to compute the batch statistics over all processes. solo-learn does not.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.barlow_twins:BarlowTwins"
@@ -210,8 +210,8 @@ class MoCoV2Settings(MethodSettings):
         queue_size: Number of rows of each queue.
         momentum: Share of its old weights that the momentum encoder keeps at each step, at the start of the run.
         final_momentum: That share at the end of the run. The share follows half a cosine.
-        symmetric: Average over both directions, with a queue for each view, as solo-learn does ("MoCo v2+"). Otherwise
-            the first view is the query and the second the key, as in the paper, at half the cost.
+        symmetric: Whether to average over both directions, with a queue for each view, as solo-learn does ("MoCo v2+").
+            Otherwise the first view is the query and the second the key, as in the paper, at half the cost.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.mocov2:MoCoV2"
@@ -240,8 +240,8 @@ class VICRegSettings(MethodSettings):
         sim_weight: Weight of the invariance term.
         var_weight: Weight of the variance term.
         cov_weight: Weight of the covariance term.
-        half_variance: Take the mean of the two views' variance terms, as the authors' code does; otherwise their sum,
-            as solo-learn does.
+        half_variance: Whether to use the mean of the two views' variance terms, as the authors' code does. Otherwise
+            it is their sum, as in solo-learn.
     """
 
     method: ClassVar[str] = "hex_ssl.train.methods.vicreg:VICReg"
@@ -317,13 +317,13 @@ class UncheckedSettings(MethodSettings):
 
 
 def settings_class(name: Any) -> type[MethodSettings]:
-    """The class of a method's settings by the method's name; imports nothing.
+    """The class of a method's settings, by the method's name. It imports nothing.
 
     Args:
         name: As in a configuration.
 
     Returns:
-        The class; `UncheckedSettings` for a user's own method.
+        The class. It is `UncheckedSettings` for a user's own method.
 
     Raises:
         ValueError: There is no such method.

@@ -1,4 +1,4 @@
-"""SimCLR, with NT-Xent or another loss in its place: HEX, HCL or DCL."""
+"""SimCLR, with NT-Xent, HEX, HCL or DCL."""
 
 from itertools import groupby
 from typing import Any, Unpack
@@ -25,7 +25,7 @@ class SimCLR(Method):
         feature_dim: F.
         settings: See :class:`hex_ssl.train.methods.settings.SimCLRSettings`.
         loss: Loss that replaces NT-Xent, called as `loss(z1, z2)` with projections [N, D], such as HCL or DCL. HEX is
-            given as `hex_loss` instead. None: NT-Xent with a temperature of 0.1.
+            given as `hex_loss` instead. None uses NT-Xent with a temperature of 0.1.
         **shared: `hex_loss`, `optimizer` and `superclasses`, see :class:`Method`.
 
     Raises:
@@ -56,7 +56,9 @@ class SimCLR(Method):
         super().__init__(backbone, **shared)
         settings = settings or SimCLRSettings()
         if isinstance(loss, HexLoss) or (loss is not None and self.hex_loss is not None):
-            raise ValueError(f"expected HEX as `hex_loss`, and no other `loss` beside it, but got {loss} as `loss`")
+            raise ValueError(
+                f"expected HEX to be given as `hex_loss`, and no other `loss` with it, but got {loss} as `loss`"
+            )
         self.projector = mlp(feature_dim, settings.hidden_dim, settings.output_dim, batch_norm=False)
         self.loss = NTXentLoss(temperature=0.1, gather_distributed=True) if loss is None else loss
 

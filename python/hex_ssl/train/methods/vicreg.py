@@ -59,7 +59,7 @@ class VICReg(BesideHex):
         )
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """z1, z2."""
+        """Returns z1, z2."""
         return tuple(self.projector(self.backbone(view)) for view in two_views(views))
 
     def compute_loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
