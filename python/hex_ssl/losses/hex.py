@@ -33,7 +33,8 @@ class HexLoss(LossWithStatistics):
     Args:
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
-        formulation: "importance", "official" or "decoupled".
+        formulation: "importance", "official", "decoupled", or "elimination", which leaves out the hierarchical
+            negatives.
         beta: Concentration of the importance weights, at least 0.
         tau_plus: Probability that a hierarchical negative is a false negative, in [0, 1).
         warmup_epochs: Number of epochs at the start in which the loss is NT-Xent. The authors' recipes use 10.

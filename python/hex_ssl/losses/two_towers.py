@@ -37,7 +37,8 @@ class TwoTowerLoss(SimpleLoss):
         self.beta = beta
         self.tau_plus = tau_plus
 
-    def _settings(self, temperature: float | Tensor) -> Settings:
+    def _settings(self, temperature: float | Tensor | None) -> Settings:
+        temperature = self.temperature if temperature is None else temperature
         return Settings.of(self.threshold, 0, self.formulation, self.beta, self.tau_plus, temperature, self.reduction)
 
     def extra_repr(self) -> str:
