@@ -469,6 +469,16 @@ def test_errors(call: Callable[[], Any], message: str, backend: str) -> None:
         call()
 
 
+def test_a_threshold_that_is_set_later_counts() -> None:
+    criterion, labels = CLIPLoss(), torch.arange(6) % 2
+    z1, z2 = torch.randn(2, 6, 8)
+    criterion.threshold = "supervised"
+    expected = CLIPLoss(threshold="supervised")(z1, z2, labels=labels)
+    assert torch.equal(criterion(z1, z2, labels=labels), expected)
+    with pytest.raises(ValueError, match="that does not change with the epoch, but got StepThreshold"):
+        criterion.threshold = StepThreshold()
+
+
 def test_a_strategy_of_a_margin_is_no_name() -> None:
     # sentence-transformers' GISTEmbedLoss takes margin_strategy="relative".
     with pytest.raises(TypeError, match="expected `relative` to be True or False, but got 'absolute'"):
