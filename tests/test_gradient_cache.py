@@ -222,6 +222,8 @@ def test_networks_that_do_not_embed() -> None:
         GradientCache(2).embed(One(), views(4))
     with pytest.raises(TypeError, match="^expected `method` to be an nn.Module, but got object$"):
         GradientCache(2).embed(object(), views(4))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^expected `method` to have a method embed\(views\), but got Linear, which"):
+        GradientCache(2).embed(nn.Linear(4, 4), views(4))  # type: ignore[arg-type]
 
 
 def test_backward_out_of_order() -> None:
@@ -244,3 +246,6 @@ def test_backward_out_of_order() -> None:
 def test_chunk_must_hold_an_image() -> None:
     with pytest.raises(ValueError, match="expected `chunk` to be at least 1, but got 0"):
         GradientCache(0)
+    for chunk in (None, 2.5):
+        with pytest.raises(TypeError, match=f"^expected `chunk` to be a whole number, but got {chunk}$"):
+            GradientCache(chunk)  # type: ignore[arg-type]

@@ -256,3 +256,21 @@ def test_training_separates_samples(backend: str) -> None:
     assert math.isfinite(losses[-1])
     assert criterion.statistics.positive_similarity > 0.9
     assert criterion.statistics.negative_similarity < 0.1
+
+
+def test_a_threshold_that_is_set_later_counts() -> None:
+    z1, z2 = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0))
+    criterion = HexLoss()
+    criterion.threshold = FixedThreshold(-1.0)
+    assert torch.equal(criterion(z1, z2), HexLoss(threshold=FixedThreshold(-1.0))(z1, z2))
+    labels = torch.arange(32) % 3
+    criterion.threshold = "supervised"
+    assert torch.equal(criterion(z1, z2, labels=labels), HexLoss(threshold="supervised")(z1, z2, labels=labels))
+    criterion.threshold = StepThreshold(epoch_step=1)
+    with pytest.warns(UserWarning, match="the threshold stays that of epoch 0"):
+        criterion(z1, z2)
+    criterion.set_epoch(2)
+    assert torch.equal(criterion(z1, z2), hex_loss(z1, z2, threshold=StepThreshold(epoch_step=1), epoch=2))
+    assert "_extra_state" in criterion.state_dict()
+    with pytest.raises(ValueError, match='but got "steps"'):
+        criterion.threshold = "steps"  # type: ignore[assignment]

@@ -4,6 +4,7 @@ import copy
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -128,6 +129,12 @@ def test_inside_a_model_it_moves_and_is_shown() -> None:
     assert criterion.memory_bank is not None
     assert criterion.memory_bank.rows.is_meta
     assert "memory_bank_size=[10, 6]" in repr(criterion)
+
+
+def test_sizes_of_numpy() -> None:
+    criterion = NTXentLoss(memory_bank_size=(np.int64(ROWS), np.int32(DIMS)))  # type: ignore[arg-type]
+    assert criterion.memory_bank is not None
+    assert criterion.memory_bank.rows.shape == (ROWS, DIMS)
 
 
 @pytest.mark.parametrize("size", [True, 2.0, "64", (4, 2.0), None])

@@ -472,7 +472,7 @@ def test_errors(call: Callable[[], Any], message: str, backend: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"formulation": "elimination"},
+        {"formulation": "elimination", "threshold": FixedThreshold(0.3)},
         {"threshold": MarginThreshold(0.1)},
         {"ignored_index": torch.full((6, 2), -1)},
         {"own_negatives": torch.ones(6, 1, 4)},
@@ -484,6 +484,16 @@ def test_there_is_no_cuda_kernel(given: dict[str, Any], monkeypatch: pytest.Monk
     monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
     with pytest.raises(ValueError, match="no CUDA kernel for this call: the elimination of negatives, margins, lists"):
         infonce_loss(Z, Z, **given)
+
+
+def test_a_threshold_that_is_set_later_counts() -> None:
+    criterion, labels = CLIPLoss(), torch.arange(6) % 2
+    z1, z2 = torch.randn(2, 6, 8)
+    criterion.threshold = "supervised"
+    expected = CLIPLoss(threshold="supervised")(z1, z2, labels=labels)
+    assert torch.equal(criterion(z1, z2, labels=labels), expected)
+    with pytest.raises(ValueError, match="that does not change with the epoch, but got StepThreshold"):
+        criterion.threshold = StepThreshold()
 
 
 def test_a_strategy_of_a_margin_is_no_name() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hex_ssl import CLIPLoss, InfoNCELoss, NTXentLoss, SupConLoss
+from hex_ssl.functional import infonce_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -74,6 +75,17 @@ def test_ntxent_of_pytorch_metric_learning(views: int, temperature: float, backe
     theirs = losses.NTXentLoss(temperature=temperature)
     labels = torch.arange(17).repeat(views)
     assert_same(NTXentLoss(temperature=temperature), lambda *z: theirs(torch.cat(z), labels), rows(*[17] * views))
+
+
+def test_ntxent_with_labels_of_pytorch_metric_learning(backend: str) -> None:
+    theirs = pytest.importorskip("pytorch_metric_learning.losses").NTXentLoss(temperature=0.1)
+    labels, itself = torch.arange(24) % 6, torch.arange(24)
+    others = (labels[:, None] == labels).fill_diagonal_(False).nonzero()[:, 1].view(24, 3)
+    assert_same(
+        lambda z: infonce_loss(z, z, positive_index=others, ignored_index=itself, temperature=0.1),
+        lambda z: theirs(z, labels),
+        rows(24),
+    )
 
 
 @pytest.mark.parametrize("classes", [4, 40])

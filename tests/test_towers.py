@@ -142,6 +142,9 @@ def test_module_keeps_statistics_and_takes_a_temperature() -> None:
     assert criterion.statistics is not None
     assert criterion.statistics.undefined_anchors == 0
     assert repr(criterion) == "CLIPLoss(temperature=0.2, gather_distributed=False, reduction='mean')"
+    one_way = InfoNCELoss(temperature=0.2)
+    assert torch.equal(one_way(a, b), infonce_loss(a, b, temperature=0.2))
+    assert torch.equal(one_way(a, b, temperature=0.5), infonce_loss(a, b, temperature=0.5))
 
 
 def test_compiled_without_a_break() -> None:

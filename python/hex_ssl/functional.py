@@ -176,8 +176,8 @@ def ntxent_loss(
     """NT-Xent (InfoNCE): :func:`hex_loss` without hierarchical negatives. See there for the formula.
 
     To leave out the negatives with the anchor's label, call :func:`hex_loss` with `formulation="elimination"`,
-    `threshold="supervised"` and `labels`. pytorch-metric-learning's NTXentLoss makes these rows positives instead, as
-    :func:`supcon_loss` does.
+    `threshold="supervised"` and `labels`. pytorch-metric-learning's NTXentLoss makes these rows positives instead. So
+    does :func:`supcon_loss`, which also has the other positives in the denominator.
 
     Args:
         z1: Projections of the first views, [n, D].

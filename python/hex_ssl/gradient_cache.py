@@ -13,6 +13,7 @@ Source: Gao et al. 2021 (arXiv 2101.06983), section 3.
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -43,7 +44,8 @@ class GradientCache:
             `loss.backward()` themselves. Otherwise call :meth:`backward` after it.
 
     Raises:
-        ValueError: `chunk` is below 1.
+        TypeError: `chunk` is not a whole number.
+        ValueError: It is below 1.
 
     Example:
         >>> class Doubled(nn.Module):
@@ -61,6 +63,9 @@ class GradientCache:
     """
 
     def __init__(self, chunk: int, automatic: bool = False) -> None:
+        given: object = chunk
+        if not isinstance(given, Integral):
+            raise TypeError(f"expected `chunk` to be a whole number, but got {chunk!r}")
         if chunk < 1:
             raise ValueError(f"expected `chunk` to be at least 1, but got {chunk}")
         self.chunk = chunk
@@ -81,12 +86,15 @@ class GradientCache:
             What `method.embed` returns, for all N samples. Embeddings that depend on parameters require a gradient.
 
         Raises:
-            TypeError: `method` is not an nn.Module, `views` hold something else, or `method.embed` does not return a
-                tuple of tensors.
+            TypeError: `method` is not an nn.Module with a method `embed`, `views` hold something else, or
+                `method.embed` does not return a tuple of tensors.
             ValueError: The tensors of `views` differ in N, or there are none.
         """
         if not isinstance(method, nn.Module):
             raise TypeError(f"expected `method` to be an nn.Module, but got {type(method).__name__}")
+        if not hasattr(method, "embed"):
+            kind = type(method).__name__
+            raise TypeError(f"expected `method` to have a method embed(views), but got {kind}, which has none")
         parts, random = _split(views, self.chunk), []
         pieces, differentiable = [], []
         with _norms_at_rest(method):

@@ -63,6 +63,6 @@ class CLIPLoss(TwoTowerLoss):
         `temperature=1 / logit_scale`. `labels` are those of the pairs, integers [N], for the supervised
         threshold. See :func:`hex_ssl.functional.clip_loss`.
         """
-        settings = self._settings(self.temperature if temperature is None else temperature)
+        settings = self._settings(temperature)
         loss, self._last.statistics = loss_of_towers(z1, z2, self.threshold, settings, labels, self.gather_distributed)
         return loss

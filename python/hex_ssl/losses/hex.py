@@ -33,7 +33,8 @@ class HexLoss(LossWithStatistics):
     Args:
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         threshold: A strategy of :mod:`hex_ssl.thresholds`, or its name: "adaptive", "step", "cosine", "supervised".
-        formulation: "importance", "official", "decoupled" or "elimination".
+        formulation: "importance", "official", "decoupled", or "elimination", which leaves out the hierarchical
+            negatives.
         beta: Concentration of the importance weights, at least 0.
         tau_plus: Probability that a hierarchical negative is a false negative, in [0, 1).
         warmup_epochs: Number of epochs at the start in which the loss is NT-Xent. The authors' recipes use 10.
@@ -78,7 +79,6 @@ class HexLoss(LossWithStatistics):
         check_gathering(gather_distributed)
         check_whole("warmup_epochs", warmup_epochs)
         self.temperature = temperature
-        self.threshold = threshold_from(threshold)
         self.formulation = formulation
         self.beta = beta
         self.tau_plus = tau_plus
@@ -86,9 +86,19 @@ class HexLoss(LossWithStatistics):
         self.gather_distributed = gather_distributed
         self.reduction = reduction
         self._epoch: int | None = None
-        self._changes_with_epoch = warmup_epochs > 0 or self.threshold.scheduled
+        self.threshold = threshold
+
+    @property
+    def threshold(self) -> Threshold:
+        """The strategy. It may be changed between two forwards, also by name."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: Threshold | ThresholdName) -> None:
+        self._threshold = threshold_from(threshold)
+        self._changes_with_epoch = self.warmup_epochs > 0 or self._threshold.scheduled
         self._awaits_epoch = self._changes_with_epoch
-        self._enter(None)
+        self._enter(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch. Call it at the start of each epoch.

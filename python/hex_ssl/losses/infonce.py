@@ -12,7 +12,8 @@ class InfoNCELoss(TwoTowerLoss):
     """InfoNCE of anchors against keys: :func:`hex_ssl.functional.infonce_loss` as a module.
 
     Args:
-        temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module.
+        temperature: A number above 0, or a tensor of shape []. A parameter is registered with the module. Pass a tensor
+            that is computed at each step to :meth:`forward`.
         gather_distributed: Compare with the keys of all processes.
         reduction: "mean", "sum" or "none".
         threshold: Which negatives are hierarchical, by default none. A strategy that does not change with the epoch.
@@ -64,13 +65,17 @@ class InfoNCELoss(TwoTowerLoss):
         own_negatives: Tensor | None = None,
         anchor_labels: Tensor | None = None,
         key_labels: Tensor | None = None,
+        temperature: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss of anchors [M, D] against keys [N, D]. See :func:`hex_ssl.functional.infonce_loss`."""
+        """The loss of anchors [M, D] against keys [N, D]. See :func:`hex_ssl.functional.infonce_loss`.
+
+        `temperature` replaces that of the module.
+        """
         loss, self._last.statistics = loss_in_one_direction(
             anchors,
             keys,
             self.threshold,
-            self._settings(self.temperature),
+            self._settings(temperature),
             positive_index=positive_index,
             ignored_index=ignored_index,
             own_negatives=own_negatives,

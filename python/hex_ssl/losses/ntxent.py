@@ -1,6 +1,7 @@
 """NT-Xent as a module."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +29,8 @@ class NTXentLoss(BaselineLoss):
     Args:
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         memory_bank_size: (K, D): the number of rows of the memory bank and their dimension. Only K: the dimension is
-            that of the first batch, or of the state dict. 0: no memory bank.
+            that of the first batch, or of the state dict, and torch.compile then breaks the graph once. 0: no memory
+            bank.
         gather_distributed: Compare with the keys of all processes. The memory bank then gets the rows of all processes.
             Otherwise each process has a memory bank of its own.
         reduction: "mean", "sum" or "none". With a memory bank, "none" gives [n], the losses of the first views.
@@ -118,8 +120,8 @@ class NTXentLoss(BaselineLoss):
 
 def _rows_and_dim(size: int | Sequence[int]) -> tuple[int, int | None]:
     """K and D of a memory bank. D is None if only K is given."""
-    numbers = [size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else [size]
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+    numbers = list(size) if isinstance(size, Sequence) else [size]
+    if not all(isinstance(each, Integral) and not isinstance(each, bool) for each in numbers):
         raise TypeError(f"expected `memory_bank_size` to be an integer or a pair of integers, but got {size!r}")
     if not 1 <= len(numbers) <= 2 or min(numbers) < 0 or (numbers[0] and numbers[-1] == 0):
         raise ValueError(f"expected `memory_bank_size` to be (rows, dimensions), each at least 1, or 0, but got {size}")

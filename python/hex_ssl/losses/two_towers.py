@@ -26,18 +26,29 @@ class TwoTowerLoss(SimpleLoss, LossWithStatistics):
         check_settings(
             temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
         )
-        self.threshold = threshold_from(threshold)
-        if self.threshold.scheduled:
-            raise ValueError(
-                f"expected a `threshold` that does not change with the epoch, but got {type(self.threshold).__name__}; "
-                f"the function of {type(self).__name__} in hex_ssl.functional takes an `epoch`"
-            )
+        self.threshold = threshold
         check_eliminates(self.threshold, formulation)
         self.formulation = formulation
         self.beta = beta
         self.tau_plus = tau_plus
 
-    def _settings(self, temperature: float | Tensor) -> Settings:
+    @property
+    def threshold(self) -> Threshold:
+        """The strategy. It may be changed between two forwards, also by name."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: Threshold | ThresholdName) -> None:
+        strategy = threshold_from(threshold)
+        if strategy.scheduled:
+            raise ValueError(
+                f"expected a `threshold` that does not change with the epoch, but got {type(strategy).__name__}; "
+                f"the function of {type(self).__name__} in hex_ssl.functional takes an `epoch`"
+            )
+        self._threshold = strategy
+
+    def _settings(self, temperature: float | Tensor | None) -> Settings:
+        temperature = self.temperature if temperature is None else temperature
         return Settings.of(self.threshold, 0, self.formulation, self.beta, self.tau_plus, temperature, self.reduction)
 
     def extra_repr(self) -> str:
