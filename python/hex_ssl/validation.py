@@ -11,7 +11,6 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 
 from hex_ssl._extension import _core
 from hex_ssl.hints import (
@@ -23,6 +22,7 @@ from hex_ssl.hints import (
     hint_for_shape,
     hint_for_temperature,
 )
+from hex_ssl.precision import has_autocast
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -277,7 +277,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 def _computed_dtype(rows: Tensor) -> torch.dtype:
     # Under autocast, rows of different dtypes are converted to the widest one. float64 is excepted.
     device = rows.device.type
-    if rows.dtype != torch.float64 and is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if rows.dtype != torch.float64 and has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.float32
     return rows.dtype
 

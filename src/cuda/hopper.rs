@@ -231,6 +231,8 @@ mod tests {
             square(many, Threshold::Labels),
             Problem { formulation: Formulation::Importance { beta: 2.0, tau_plus: 0.1 }, ..square(many, ADAPTIVE) },
             Problem { temperature: 0.01, ..square(many, ADAPTIVE) },
+            Problem { temperature: f64::NAN, ..square(many, ADAPTIVE) },
+            Problem { pairing: Pairing::Towers, ..square(2 * many, ADAPTIVE) },
         ];
         let compares = |name: &&String| {
             ["survivors", "sums", "gradient", "ranges", "maxima"].iter().any(|kernel| name.starts_with(kernel))

@@ -23,7 +23,6 @@ const EMULATED_HOPPER: Chip = Chip { capability: (9, 0), multiprocessors: 2, sha
 
 /// The loaded kernels for a problem.
 pub(super) struct Kernels {
-    problem: Problem,
     chip: Chip,
     variant: Variant,
     place: Place,
@@ -49,7 +48,7 @@ impl Kernels {
         let problem = on_device(problem, operands);
         let variant = supported(&problem, operands, device.chip(), allow_tf32)?;
         let kernels = device.kernels(variant, &cuda::parts(&problem, wanted, variant))?;
-        Ok(Self { problem, chip: device.chip(), variant, place: Place::Gpu(device, kernels) })
+        Ok(Self { chip: device.chip(), variant, place: Place::Gpu(device, kernels) })
     }
 
     /// Loads the kernels of the emulator.
@@ -64,18 +63,19 @@ impl Kernels {
             Error::value(format!("expected {EMULATOR} to name the emulator's library, but it is not set"))
         })?;
         let emulator = Emulator::new(Path::new(&path), variant)?;
-        Ok(Self { problem, chip, variant, place: Place::Emulator(emulator) })
+        Ok(Self { chip, variant, place: Place::Emulator(emulator) })
     }
 
     /// [`cuda::evaluate`] of arrays.
     pub(super) fn evaluate(
         &self,
+        problem: &Problem,
         operands: &Operands<Array>,
         outputs: &Outputs,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
-        let wanted = outputs.wanted();
-        let scratch = self.scratch(operands, wanted, scratch)?;
+        let (problem, wanted) = (&on_device(problem, operands), outputs.wanted());
+        let scratch = self.scratch(problem, operands, wanted, scratch)?;
         let [anchors, keys, positives] = &outputs.gradients;
         let address = |array: &Option<Array>| array.as_ref().map_or(null_mut(), |array| array.pointer.cast());
         let buffers = Buffers {
@@ -87,30 +87,31 @@ impl Kernels {
             temperature_gradient: address(&outputs.temperature),
             ..buffers(operands, &scratch)?
         };
-        self.run(|executor| cuda::evaluate(&self.problem, &buffers, wanted, self.chip, self.variant, executor))
+        self.run(|executor| cuda::evaluate(problem, &buffers, wanted, self.chip, self.variant, executor))
     }
 
     /// [`cuda::row_quantiles`] of arrays.
     pub(super) fn row_quantiles(
         &self,
+        problem: &Problem,
         operands: &Operands<Array>,
         output: &Array,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
         let wanted = Wanted { anchors: false, keys: false, positives: false };
-        let scratch = self.scratch(operands, wanted, scratch)?;
+        let scratch = self.scratch(problem, operands, wanted, scratch)?;
         let buffers = Buffers { loss: output.pointer.cast(), ..buffers(operands, &scratch)? };
-        let problem = &self.problem;
         self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))
     }
 
     fn scratch(
         &self,
+        problem: &Problem,
         operands: &Operands<Array>,
         wanted: Wanted,
         mut allocate: impl FnMut(usize) -> Result<Array>,
     ) -> Result<Array> {
-        let bytes = cuda::scratch_bytes(&self.problem, wanted, self.chip, self.variant);
+        let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant);
         let scratch = allocate(bytes)?;
         if scratch.len() >= bytes && scratch.is_contiguous() && scratch.device == operands.views[0].device {
             return Ok(scratch);

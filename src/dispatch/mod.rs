@@ -79,7 +79,7 @@ pub fn evaluate(
     outputs.check(&problem, operands)?;
     match runner(&problem, operands, means, Some(outputs.wanted()))? {
         Runner::Cpu => cpu::evaluate(&problem, operands, outputs, means.threads)?,
-        Runner::Cuda(kernels) => kernels.evaluate(operands, outputs, scratch)?,
+        Runner::Cuda(kernels) => kernels.evaluate(&problem, operands, outputs, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
     }
     Ok(Outcome::Computed)
@@ -101,7 +101,7 @@ pub fn row_quantiles(
     expect_output("quantiles", output, &[problem.anchors], operands)?;
     match runner(&problem, operands, means, None)? {
         Runner::Cpu => cpu::row_quantiles(&problem, operands, output, means.threads)?,
-        Runner::Cuda(kernels) => kernels.row_quantiles(operands, output, scratch)?,
+        Runner::Cuda(kernels) => kernels.row_quantiles(&problem, operands, output, scratch)?,
         Runner::None(reason) => return Ok(Outcome::NoKernel(reason)),
     }
     Ok(Outcome::Computed)

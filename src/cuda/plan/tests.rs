@@ -88,6 +88,9 @@ fn a_call_has_the_parts_that_it_launches() {
         Problem { threshold: cosine, ..usual },
         Problem { threshold: Threshold::MinMax { value: 0.5 }, ..usual },
         Problem { temperature: 0.01, ..usual },
+        Problem { temperature: f64::NAN, ..usual },
+        Problem { pairing: Pairing::Towers, ..usual },
+        Problem { threshold: Threshold::Labels, formulation: Formulation::Supervised, ..usual },
     ];
     for problem in problems {
         let usual = Variant::new(problem.dims, Operand::Bf16);
@@ -99,6 +102,30 @@ fn a_call_has_the_parts_that_it_launches() {
             assert_eq!(variant.hopper.is_some(), launched.contains(&Part::Hopper));
         }
     }
+}
+
+#[test]
+fn shifts_are_searched_where_the_host_does_not_know_the_temperature() {
+    for (temperature, searches) in [(0.05, false), (0.04, true), (f64::NAN, true)] {
+        let names = launches(&Problem { temperature, ..views(300, 0.9) }, chip(132), Operand::Bf16);
+        assert_eq!(names.iter().any(|(kernel, _)| kernel == "maxima"), searches, "temperature {temperature}");
+    }
+}
+
+#[test]
+fn a_tower_is_compared_with_the_other_one() {
+    let towers = Problem { pairing: Pairing::Towers, ..views(2048, 0.9) };
+    let grid = |problem: &Problem, wanted: &str| {
+        launches(problem, chip(132), Operand::Bf16)
+            .into_iter()
+            .find(|(kernel, _)| kernel == wanted)
+            .map(|(_, grid)| grid)
+    };
+    // 1,024 keys need no sample, and no block has rows of both towers.
+    assert_eq!(grid(&towers, "select"), Some([128, 1, 1]));
+    assert_eq!(grid(&views(2048, 0.9), "select"), None);
+    let odd = Problem { pairing: Pairing::Towers, ..views(2 * 1000, 0.9) };
+    assert_eq!(grid(&odd, "select"), Some([2 * 63, 1, 1]));
 }
 
 #[test]
