@@ -377,6 +377,15 @@ def test_compile_with_inductor() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_compile_views_of_two_dtypes_under_autocast() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(functional.hex_loss, fullgraph=True, backend="aot_eager")
+    z1, z2 = torch.randn(2, 10, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compiled(z1.bfloat16(), z2), functional.hex_loss(z1.bfloat16(), z2))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_compile_with_keys(backend: str) -> None:
     torch._dynamo.reset()
 

@@ -85,3 +85,10 @@ def test_errors() -> None:
         supcon_loss(z)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="row 2 of `z1`"):
         supcon_loss(z.index_fill(0, torch.tensor([2]), 0.0), z, labels=torch.arange(6))
+
+
+def test_a_bad_row_of_one_view_has_the_name_of_the_argument(backend: str) -> None:
+    z1 = torch.ones(4, 3)
+    z1[2] = 0
+    with pytest.raises(ValueError, match="row 2 of `z1` is all zeros"):
+        supcon_loss(z1, labels=torch.tensor([0, 0, 1, 1]))

@@ -41,7 +41,9 @@ def hint_for_rows(found: Tensor, model: Tensor) -> str:
 
 def hint_for_numbers(name: str, found: Tensor) -> str:
     """What to write if an argument should have floating-point numbers, but has others."""
-    return "" if found.is_complex() or found.is_floating_point() else f"; write {name}.float()"
+    if found.is_complex() or found.is_floating_point():
+        return ""
+    return f"; write {name}.dequantize()" if found.is_quantized else f"; write {name}.float()"
 
 
 def hint_for_integers(name: str, found: Tensor) -> str:

@@ -109,7 +109,8 @@ NO_MATRIX = r"^expected `z[12]` to be a dense tensor, but got (one of layout tor
         (lambda z: torch.nested.nested_tensor([z[:2], z[2:]], layout=torch.jagged), NO_MATRIX),
         (
             lambda z: torch.quantize_per_tensor(z, 0.1, 0, torch.quint8),
-            r"^expected `z[12]` to have one of the dtypes float64, float32, bfloat16, float16, but got quint8$",
+            r"^expected `z[12]` to have one of the dtypes float64, float32, bfloat16, float16, but got quint8; "
+            r"write z[12]\.dequantize\(\)$",
         ),
         (lambda z: torch.complex(z, z), r"^expected `z[12]` to have one of the dtypes .* but got complex64$"),
     ],
