@@ -215,7 +215,7 @@ impl Call<Array> {
     fn exception(&self, error: Error) -> PyErr {
         let views = &self.operands.views;
         match error {
-            Error::Row { input: Input::Anchors, row, fault } if self.operands.keys.is_none() => {
+            Error::Row { input: Input::Anchors, row, fault } if views.len() > 1 || self.operands.keys.is_none() => {
                 let rows = views[0].shape.first().map_or(1, |&rows| rows.max(1) as usize);
                 row_exception(&view_name(row / rows), row % rows, &fault)
             }

@@ -63,10 +63,11 @@ def used(core: ModuleType, environment: Mapping[str, str] = MappingProxyType({})
     Raises:
         RuntimeError: It did not.
     """
-    from hex_ssl import dispatch
+    from hex_ssl import direct, dispatch
 
     watched = Watched(core)
-    with patch.object(dispatch, "_core", watched), patch.dict(os.environ, environment):
+    modules = [patch.object(module, "_core", watched) for module in (direct, dispatch)]
+    with modules[0], modules[1], patch.dict(os.environ, environment):
         yield watched
     if not watched.calls:
         raise RuntimeError("expected another extension to compute, but the installed one did")

@@ -199,7 +199,7 @@ def check_rows(operands: Operands) -> None:
     if operands.views[0].device.type != "cpu":
         return  # the check would wait for the device
     views = [f"z{1 + view}" if view < 2 else f"more_views[{view - 2}]" for view in range(len(operands.views))]
-    names = [*(views if operands.keys is None else ["anchors"]), "keys", "positives"]
+    names = [*(views if operands.keys is None or len(views) > 1 else ["anchors"]), "keys", "positives"]
     for name, rows in zip(names, [*operands.views, operands.keys, operands.positives], strict=True):
         if rows is None:
             continue

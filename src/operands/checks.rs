@@ -92,7 +92,7 @@ impl<T: Described> Operands<T> {
         let Some(first) = self.views.first() else {
             return Err(Error::value("expected at least 1 view, but got 0"));
         };
-        let first_name = if self.keys.is_none() { "z1" } else { "anchors" };
+        let first_name = if self.views.len() > 1 || self.keys.is_none() { "z1" } else { "anchors" };
         let &[rows, dims] = first.shape() else {
             return Err(wrong_shape(first_name, "[N, D]", first));
         };

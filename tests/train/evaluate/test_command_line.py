@@ -64,7 +64,7 @@ def test_mistakes_are_named_before_anything_is_written(
 
 def test_no_run_is_a_mistake_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"but there is no {tmp_path / 'run'}" in fails(capsys, "probe", str(tmp_path / "run"))
-    assert "required" in fails(capsys, "knn")
+    assert "write hex-ssl knn runs/NAME" in fails(capsys, "knn")
 
 
 @pytest.mark.parametrize("command", ["knn", "probe"])
