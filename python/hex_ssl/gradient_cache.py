@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from hex_ssl.precision import has_autocast
 
 
 class Embeds(Protocol):
@@ -274,7 +275,7 @@ def _forward_context(method: nn.Module, autocast: dict[str, Any] | None) -> Iter
 
 def _autocast_of(device: torch.device) -> dict[str, Any] | None:
     """The arguments of `torch.autocast` that say what is in force. None on a device without autocast."""
-    if not is_autocast_available(device.type):
+    if not has_autocast(device.type):
         return None
     enabled = torch.is_autocast_enabled(device.type)
     return {"device_type": device.type, "enabled": enabled, "dtype": torch.get_autocast_dtype(device.type)}
