@@ -160,8 +160,11 @@ def _export(settings: "Namespace") -> None:
 def _analyze(settings: "Namespace") -> None:
     from hex_ssl.train.analysis.analyze import analyze, summarize
     from hex_ssl.train.command_settings import AnalyzeConfig
+    from hex_ssl.train.progress import shown_progress
 
-    print(summarize(_checked(lambda: analyze(AnalyzeConfig(**settings)))))
+    with shown_progress():
+        folder = _checked(lambda: analyze(AnalyzeConfig(**settings)))
+    print(summarize(folder))
 
 
 def _report(settings: "Namespace") -> None:

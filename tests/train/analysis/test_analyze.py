@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from hex_ssl.statistics import GROUPS, similarity_statistics
+from hex_ssl.train import progress
 from hex_ssl.train.analysis import AnalyzeConfig, analyze, effective_rank, run, to_plane
 from hex_ssl.train.analysis.analyze import TABLES, summarize
 from hex_ssl.train.analysis.figures import CURVES, FIGURES
@@ -24,6 +25,7 @@ from hex_ssl.train.analysis.run import checkpoints_of, subject_from_run
 from hex_ssl.train.cli import main
 from hex_ssl.train.evaluate.features import Features, extract_features
 from hex_ssl.train.pretrain import load_method
+from hex_ssl.train.progress import ProgressLines
 from tests.train.analysis.conftest import CLASSES, Arrays, save_arrays
 
 
@@ -338,6 +340,16 @@ def test_a_run_is_analysed_by_its_checkpoints(trained_run: Path) -> None:
     assert not (folder / "figure-14-beside.png").exists()
     for name in ("figure-15-nearest", "figure-10-plane"):
         assert (folder / f"{name}.png").is_file()
+
+
+def test_the_command_shows_its_progress(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "ProgressLines", lambda: ProgressLines(seconds=0.0))
+    main(["analyze", str(trained_run), "--plane", "none", "--images", "60", "--output", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:3]] == ["representations: 0 of 1"] * 3  # one of each checkpoint
+    assert lines[-1] == f"tables and figures: {tmp_path}"
 
 
 def test_the_features_are_those_of_the_networks(trained_run: Path) -> None:
