@@ -124,6 +124,29 @@ def test_compiles_without_a_break() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_bank_of_unknown_dimension_breaks_the_graph_once(dynamic: bool | None) -> None:
+    eager, compiled, whole = (NTXentLoss(memory_bank_size=ROWS) for _ in range(3))
+    run, run_whole = (
+        torch.compile(each, backend="eager", fullgraph=fullgraph, dynamic=dynamic)
+        for each, fullgraph in ((compiled, False), (whole, True))
+    )
+    views = two_views(4, torch.float32)
+    with pytest.raises(Exception, match="_new_bank") as error:
+        run_whole(*views)
+    if torch.__version__ >= (2, 7):  # earlier releases show no reason
+        assert "pass memory_bank_size=(K, D), or call the loss once before it is compiled" in str(error.value)
+    whole(*(each.detach() for each in views))  # leaves the bank as it is
+    for _ in range(2):
+        expected = eager(*views)
+        assert torch.equal(run(*views), expected)
+        assert torch.equal(run_whole(*views), expected)
+    for criterion in (compiled, whole):
+        for name, value in eager.state_dict().items():
+            assert torch.equal(criterion.state_dict()[name], value), name
+    torch._dynamo.reset()
+
+
 def test_inside_a_model_it_moves_and_is_shown() -> None:
     criterion = NTXentLoss(memory_bank_size=[ROWS, DIMS]).to("meta")
     assert criterion.memory_bank is not None

@@ -5,6 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from hex_ssl.choices import Reduction
 from hex_ssl.contrast import Settings
@@ -29,8 +30,8 @@ class NTXentLoss(BaselineLoss):
     Args:
         temperature: A number above 0, or a tensor of shape []. The tensor gets a gradient if it requires one.
         memory_bank_size: (K, D): the number of rows of the memory bank and their dimension. Only K: the dimension is
-            that of the first batch, or of the state dict, and torch.compile then breaks the graph once. 0: no memory
-            bank.
+            that of the first batch, or of the state dict. torch.compile then breaks the graph once, unless the first
+            call comes before the compilation; one without a gradient leaves the bank as it is. 0: no memory bank.
         gather_distributed: Compare with the keys of all processes. The memory bank then gets the rows of all processes.
             Otherwise each process has a memory bank of its own.
         reduction: "mean", "sum" or "none". With a memory bank, "none" gives [n], the losses of the first views.
@@ -97,9 +98,9 @@ class NTXentLoss(BaselineLoss):
 
     def _bank_of(self, z: Tensor) -> Queue:
         """The memory bank, on the device of the projections and with their dimension."""
-        if self.memory_bank is None:
-            self.memory_bank = Queue(self._bank_rows, z.shape[1])
         bank = self.memory_bank
+        if bank is None:
+            bank = self.memory_bank = _new_bank(self._bank_rows, z.shape[1])
         if bank.rows.shape[1] != z.shape[1]:
             raise ValueError(
                 f"expected views of dimension {bank.rows.shape[1]}, as in the memory bank, but got {list(z.shape)}"
@@ -116,6 +117,18 @@ class NTXentLoss(BaselineLoss):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"{super().extra_repr()}, memory_bank_size={self.memory_bank_size!r}"
+
+
+@_disable_dynamo
+def _new_bank(rows: int, dim: int) -> Queue:
+    return Queue(rows, dim)
+
+
+# torch.compile cannot trace that a module is made: it breaks the graph. With fullgraph=True its error has this reason.
+_new_bank._torchdynamo_disable = True  # type: ignore[attr-defined]
+_new_bank._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "the memory bank is not made yet: pass memory_bank_size=(K, D), or call the loss once before it is compiled"
+)
 
 
 def _rows_and_dim(size: int | Sequence[int]) -> tuple[int, int | None]:
