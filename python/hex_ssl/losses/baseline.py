@@ -1,6 +1,6 @@
 """Base classes of the loss modules."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -37,23 +37,25 @@ class LastForward:
 class SimpleLoss(nn.Module):
     """A loss with a temperature, a reduction and a choice of the processes. All may be changed between two forwards."""
 
+    shown: ClassVar[tuple[str, ...]] = ("temperature", "gather_distributed", "reduction")
+    """The settings that `repr` shows."""
+
     def __init__(
-        self, temperature: float | Tensor, gather_distributed: bool, reduction: Reduction, **weighting: float
+        self, temperature: float | Tensor, gather_distributed: bool, reduction: Reduction, **others: Any
     ) -> None:
+        """Checks and sets the settings. `others` are further ones that :func:`check_settings` knows."""
         super().__init__()
-        check_settings(temperature=temperature, reduction=reduction, **weighting)  # type: ignore[arg-type]  # names of numbers
+        check_settings(temperature=temperature, reduction=reduction, **others)
         check_gathering(gather_distributed)
         self.temperature = temperature
         self.gather_distributed = gather_distributed
         self.reduction = reduction
-        self._weighting = tuple(weighting)
-        for name, value in weighting.items():
+        for name, value in others.items():
             setattr(self, name, value)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
-        names = ("temperature", *self._weighting, "gather_distributed", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
 
 
 class BaselineLoss(SimpleLoss, LossWithStatistics):

@@ -52,7 +52,15 @@ class CLIPLoss(TwoTowerLoss):
         beta: float = 1.0,
         tau_plus: float = 0.1,
     ) -> None:
-        super().__init__(temperature, gather_distributed, reduction, threshold, formulation, beta, tau_plus)
+        super().__init__(
+            temperature,
+            gather_distributed,
+            reduction,
+            threshold=threshold,
+            formulation=formulation,
+            beta=beta,
+            tau_plus=tau_plus,
+        )
 
     def forward(
         self, z1: Tensor, z2: Tensor, *, temperature: float | Tensor | None = None, labels: Tensor | None = None

@@ -33,6 +33,7 @@ class HCLLoss(BaselineLoss):
         tensor(1.1654)
     """
 
+    shown = ("temperature", "beta", "tau_plus", "gather_distributed", "reduction")
     threshold = ALL_HIERARCHICAL
     beta: float
     tau_plus: float

@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.losses.two_towers import TwoTowerLoss
-from hex_ssl.thresholds import NO_HIERARCHY, Threshold
 from hex_ssl.towers import loss_in_one_direction
 
 
@@ -40,19 +38,6 @@ class InfoNCELoss(TwoTowerLoss):
         >>> criterion(torch.eye(4)[:2], torch.eye(4)[[0, 1, 1]])  # log(e + 2) - 1 and log(e + 1) - 1
         tensor(0.4324)
     """
-
-    def __init__(
-        self,
-        temperature: float | Tensor = 0.1,
-        gather_distributed: bool = False,
-        reduction: Reduction = "mean",
-        *,
-        threshold: Threshold | ThresholdName = NO_HIERARCHY,
-        formulation: Formulation = "importance",
-        beta: float = 1.0,
-        tau_plus: float = 0.1,
-    ) -> None:
-        super().__init__(temperature, gather_distributed, reduction, threshold, formulation, beta, tau_plus)
 
     def forward(
         self,

@@ -6,31 +6,31 @@ from hex_ssl.choices import Formulation, Reduction, ThresholdName
 from hex_ssl.contrast import Settings
 from hex_ssl.losses.baseline import LossWithStatistics, SimpleLoss
 from hex_ssl.thresholds import NO_HIERARCHY, Threshold, check_eliminates, threshold_from
-from hex_ssl.validation import check_settings
 
 
 class TwoTowerLoss(SimpleLoss, LossWithStatistics):
     """A loss for two towers, with a threshold and a formulation. All settings may be changed between two forwards."""
 
+    formulation: Formulation
+    beta: float
+    tau_plus: float
+
     def __init__(
         self,
-        temperature: float | Tensor,
-        gather_distributed: bool,
-        reduction: Reduction,
-        threshold: Threshold | ThresholdName,
-        formulation: Formulation,
-        beta: float,
-        tau_plus: float,
+        temperature: float | Tensor = 0.1,
+        gather_distributed: bool = False,
+        reduction: Reduction = "mean",
+        *,
+        threshold: Threshold | ThresholdName = NO_HIERARCHY,
+        formulation: Formulation = "importance",
+        beta: float = 1.0,
+        tau_plus: float = 0.1,
     ) -> None:
-        super().__init__(temperature, gather_distributed, reduction)
-        check_settings(
-            temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
+        super().__init__(
+            temperature, gather_distributed, reduction, formulation=formulation, beta=beta, tau_plus=tau_plus
         )
         self.threshold = threshold
         check_eliminates(self.threshold, formulation)
-        self.formulation = formulation
-        self.beta = beta
-        self.tau_plus = tau_plus
 
     @property
     def threshold(self) -> Threshold:
