@@ -13,6 +13,7 @@ import torch
 import hex_ssl
 from hex_ssl import CLIPLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss, thresholds
 from hex_ssl.functional import hex_loss, ntxent_loss
+from hex_ssl.losses import MoCoLoss, NNCLRLoss
 from hex_ssl.train.cli import main
 
 Z1, Z2 = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
@@ -127,6 +128,31 @@ ARGUMENTS: list[tuple[str, Callable[[], object], str]] = [
 @pytest.mark.parametrize(("call", "text"), [pytest.param(*case[1:], id=case[0]) for case in SHAPES + TYPES + ARGUMENTS])
 def test_losses(call: Callable[[], object], text: str) -> None:
     assert text in one_line(call)
+
+
+class OwnLoss(NTXentLoss):
+    """A user's own loss."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "call"),
+    [
+        (HexLoss, "HexLoss()(z1, z2)"),
+        (NTXentLoss, "NTXentLoss()(z1, z2)"),
+        (CLIPLoss, "CLIPLoss()(z1, z2)"),
+        (InfoNCELoss, "InfoNCELoss()(anchors, keys)"),
+        (SupConLoss, "SupConLoss()(z1, labels=labels)"),
+        (MoCoLoss, "MoCoLoss()(queries, keys, queue)"),
+        (NNCLRLoss, "NNCLRLoss()(neighbours, p)"),
+        (OwnLoss, "OwnLoss()(z1, z2)"),
+    ],
+)
+def test_the_class_with_views_names_the_class(loss: type[torch.nn.Module], call: str) -> None:
+    assert one_line(lambda: loss(Z1)).endswith(f"; the loss is made before it is called: write {call}")
+
+
+def test_a_function_has_no_class_to_name() -> None:
+    assert one_line(lambda: ntxent_loss(Z1, Z2, temperature=Z1)).endswith("but got shape [8, 4], float32")
 
 
 def test_what_looks_like_a_mistake_and_is_none() -> None:

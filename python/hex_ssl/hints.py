@@ -3,11 +3,12 @@
 Only calls that fail come here, so nothing in this module needs to be fast.
 """
 
+import inspect
 from numbers import Number
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def hint_for_object(name: str, found: Any) -> str:
@@ -64,8 +65,16 @@ def hint_for_length(name: str, found: Tensor, rows: int) -> str:
     return ""
 
 
-def hint_for_temperature(found: Tensor) -> str:
-    """What to write if the temperature should be a number, but is a tensor of another shape."""
+def hint_for_temperature(found: Tensor, loss: type[nn.Module] | None) -> str:
+    """What to write if the temperature should be a number, but is a tensor of another shape.
+
+    `loss` is the class of the loss, if one is being made.
+    """
     if found.numel() == 1 and found.is_floating_point():
         return "; write temperature.squeeze()"
-    return "; the loss is made before it is called: write HexLoss()(z1, z2)" if found.dim() > 1 else ""
+    if found.dim() < 2 or loss is None:
+        return ""
+    _, *parameters = inspect.signature(loss.forward).parameters.values()
+    needed = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
+    named = (f"{each.name}={each.name}" if each.kind is each.KEYWORD_ONLY else each.name for each in needed)
+    return f"; the loss is made before it is called: write {loss.__name__}()({', '.join(named)})"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hex_ssl._extension import _core
 from hex_ssl.hints import (
@@ -35,14 +35,15 @@ def check_settings(
     formulation: str = "importance",
     beta: float = 0.0,
     tau_plus: float = 0.0,
+    loss: type[nn.Module] | None = None,
 ) -> None:
-    """Checks the numbers and names of a loss before the first evaluation.
+    """Checks the numbers and names of a loss before the first evaluation. `loss` is its class, if one is being made.
 
     Raises:
         TypeError: A number is not a number, or a name is not a string.
         ValueError: One is out of its range, or is unknown.
     """
-    check_types(temperature, formulation, beta, tau_plus, reduction)
+    check_types(temperature, formulation, beta, tau_plus, reduction, loss)
     check_ranges(temperature, formulation, beta, tau_plus, reduction)
 
 
@@ -57,8 +58,17 @@ def check_ranges(temperature: float | Tensor, formulation: str, beta: float, tau
     _core.check_settings(number, formulation, beta, tau_plus, reduction)
 
 
-def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_plus: float, reduction: str) -> None:
+def check_types(
+    temperature: float | Tensor,
+    formulation: str,
+    beta: float,
+    tau_plus: float,
+    reduction: str,
+    loss: type[nn.Module] | None = None,
+) -> None:
     """Checks the types of the numbers and names of a loss. The temperature may also be a tensor.
+
+    `loss` is the class of the loss, if one is being made, for the error's hint.
 
     Raises:
         TypeError: One has the wrong type.
@@ -72,7 +82,7 @@ def check_types(temperature: float | Tensor, formulation: str, beta: float, tau_
         if temperature.dim() != 0 or temperature.dtype not in DTYPES:
             raise ValueError(
                 "expected `temperature` to be a number, or a tensor of shape [] and a floating-point dtype, but got "
-                f"shape {list(temperature.shape)}, {_dtype(temperature.dtype)}{hint_for_temperature(temperature)}"
+                f"shape {list(temperature.shape)}, {_dtype(temperature.dtype)}{hint_for_temperature(temperature, loss)}"
             )
     else:
         check_number("temperature", temperature)

@@ -45,7 +45,7 @@ class SimpleLoss(nn.Module):
     ) -> None:
         """Checks and sets the settings. `others` are further ones that :func:`check_settings` knows."""
         super().__init__()
-        check_settings(temperature=temperature, reduction=reduction, **others)
+        check_settings(temperature=temperature, reduction=reduction, loss=type(self), **others)
         check_gathering(gather_distributed)
         self.temperature = temperature
         self.gather_distributed = gather_distributed

@@ -74,7 +74,12 @@ class HexLoss(LossWithStatistics):
     ) -> None:
         super().__init__()
         check_settings(
-            temperature=temperature, formulation=formulation, beta=beta, tau_plus=tau_plus, reduction=reduction
+            temperature=temperature,
+            formulation=formulation,
+            beta=beta,
+            tau_plus=tau_plus,
+            reduction=reduction,
+            loss=type(self),
         )
         check_gathering(gather_distributed)
         check_whole("warmup_epochs", warmup_epochs)

@@ -85,7 +85,7 @@ class MoCoLoss(nn.Module):
         self, temperature: float = 0.2, gather_distributed: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__()
-        check_settings(temperature=temperature, reduction=reduction)
+        check_settings(temperature=temperature, reduction=reduction, loss=type(self))
         self.temperature = temperature
         check_gathering(gather_distributed)
         self.gather_distributed = gather_distributed
