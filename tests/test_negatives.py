@@ -305,6 +305,51 @@ def test_lists_with_separate_positives(backend: str) -> None:
     torch.testing.assert_close(statistics.negative_similarity, torch.stack(left).mean().detach())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_the_module_takes_lists_and_own_negatives(with_labels: bool, reduction: str, backend: str) -> None:
+    anchors, keys, positives = rows(9, 5, 28), rows(14, 5, 29), rows(9, 5, 30)
+    own = rows(36, 5, 31).view(9, 4, 5)
+    pairing: dict[str, Any] = {
+        "positives": positives,
+        "ignored_index": torch.tensor([[3, -1], [-1, -1], [0, 13]] * 3),
+        "own_negatives": own,
+    }
+    settings: dict[str, Any] = {"temperature": TEMPERATURE, "tau_plus": 0.0, "reduction": reduction}
+    if with_labels:
+        settings["threshold"] = "supervised"
+        pairing |= {"anchor_labels": torch.arange(9) % 4, "key_labels": torch.arange(14) % 4}
+    criterion = HexLoss(**settings)
+    loss = criterion.against_keys(anchors, keys, **pairing)
+    expected, statistics = hex_loss_with_keys(anchors, keys, **pairing, **settings, return_statistics=True)
+    assert torch.equal(loss, expected)
+    assert criterion.statistics is not None
+    # With labels the threshold is NaN.
+    torch.testing.assert_close(criterion.statistics, statistics, rtol=0.0, atol=0.0, equal_nan=True)
+    inputs = (anchors, keys, positives, own)
+    gradients = (torch.autograd.grad(each.sum(), inputs) for each in (loss, expected))
+    for found, of_function in zip(*gradients, strict=True):
+        assert torch.equal(found, of_function)
+    for name in ("ignored_index", "own_negatives"):  # each changes the loss
+        assert not torch.equal(loss, criterion.against_keys(anchors, keys, **pairing | {name: None}))
+
+
+def test_the_module_in_its_warm_up_takes_them_too(backend: str) -> None:
+    anchors, keys, positives = rows(9, 5, 28), rows(14, 5, 29), rows(9, 5, 30)
+    lists, own = torch.arange(9)[:, None], rows(18, 5, 31).view(9, 2, 5)
+    criterion = HexLoss(TEMPERATURE, "supervised", warmup_epochs=1)
+    criterion.set_epoch(0)
+    pairing: dict[str, Any] = {"positives": positives, "ignored_index": lists, "own_negatives": own}
+    labels = {"anchor_labels": torch.zeros(9).long(), "key_labels": torch.zeros(14).long()}
+    found = criterion.against_keys(anchors, keys, **pairing, **labels)
+    losses = []
+    for i in range(9):
+        left = [keys[j] for j in range(14) if j != i]
+        every_key = torch.stack([positives[i], *left])
+        losses.append(by_loops(anchors[i : i + 1], every_key, [[0]], own=own[i : i + 1])[0])
+    assert_like(found, torch.stack(losses).mean(), anchors, keys, positives)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_a_negative_that_repeats_the_positive_ties(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     # The kernel finds both similarities with the same bits. Products of torch may differ by the column.
@@ -445,6 +490,14 @@ Z = torch.ones(6, 4)
         ),
         (
             lambda: infonce_loss(Z, Z, ignored_index=torch.tensor([[-1, 6]] * 6)),
+            r"expected `ignored_index` to be in \[-1, 6\), but got 6",
+        ),
+        (
+            lambda: HexLoss().against_keys(Z, Z, positives=Z + 1, own_negatives=torch.ones(5, 2, 4)),
+            r"expected `own_negatives` to have shape \[6, H, 4\], H for each of the `anchors`, but got \[5, 2, 4\]",
+        ),
+        (
+            lambda: HexLoss().against_keys(Z, Z, positives=Z + 1, ignored_index=torch.tensor([[-1, 6]] * 6)),
             r"expected `ignored_index` to be in \[-1, 6\), but got 6",
         ),
         (

@@ -157,15 +157,21 @@ class HexLoss(LossWithStatistics):
         keys: Tensor,
         *,
         positives: Tensor,
+        ignored_index: Tensor | None = None,
+        own_negatives: Tensor | None = None,
         anchor_labels: Tensor | None = None,
         key_labels: Tensor | None = None,
     ) -> Tensor:
-        """The loss of anchors against separate keys, such as a queue. All keys are negatives.
+        """The loss of anchors against separate keys, such as a queue. All keys but the ignored ones are negatives.
 
         Args:
             anchors: The anchors, [M, D], like `z1` of :meth:`forward`.
             keys: The keys, [N, D]. With `gather_distributed` they must be the same on each process.
             positives: The positive of each anchor, [M, D].
+            ignored_index: The rows of `keys` that are no negatives of the anchor, [M] or [M, I], integers, different
+                from each other. -1 for none: pad shorter lists with it.
+            own_negatives: Further negatives of each anchor, [M, H, D], like `anchors`. No other anchor is compared with
+                them. They have no labels. They get a gradient if they require one.
             anchor_labels: The labels of the anchors, integers [M]. Only the supervised threshold accepts them. -1 is a
                 label like any other. Give an anchor without a label a number that no key has.
             key_labels: The labels of the keys, integers [N].
@@ -188,6 +194,8 @@ class HexLoss(LossWithStatistics):
             keys,
             *self._current(),
             positives=positives,
+            ignored_index=ignored_index,
+            own_negatives=own_negatives,
             anchor_labels=self._read("anchor_labels", anchor_labels),
             key_labels=self._read("key_labels", key_labels),
             gather_distributed=self.gather_distributed,
