@@ -231,6 +231,8 @@ def contrast_towers_gathered(
 
     With reduction "mean" or "sum" each process gets a share of the loss, as in :func:`contrast_gathered`.
     """
+    # `dispatch._both_directions` has two directions, too, but shares only `join_directions` with this: it runs below
+    # autograd, and so adds and divides the gradients itself. Here autograd differentiates through the gathered keys.
     settings.check()
     rows = z1.shape[0]
     counts = gather_counts(rows, z1.device)
