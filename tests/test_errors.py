@@ -71,7 +71,7 @@ def test_changed_settings_are_checked_by_the_next_forward(backend: str) -> None:
 def test_settings_of_every_module_are_checked_at_once(module: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=exactly("expected `temperature` to be a positive number, but got 0.0")):
         module(temperature=0)
-    for wrong in (None, "0.5", [0.5]):
+    for wrong in (None, "0.5", [0.5], True):
         with pytest.raises(TypeError, match=exactly(f"expected `temperature` to be a number, but got {wrong!r}")):
             module(temperature=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=exactly("expected `reduction` to be a string, but got 1")):

@@ -104,8 +104,8 @@ def check_number(name: str, value: float) -> None:
     Raises:
         TypeError: It is not a number.
     """
-    # The first check is fast. `isinstance` with an abstract class is slow.
-    if type(value) is not float and not isinstance(value, Real):
+    # The first check is fast. `isinstance` with an abstract class is slow. A bool is an Integral, but not meant as one.
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"expected `{name}` to be a number, but got {value!r}")
 
 
