@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 import hex_ssl
+from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.cli import main
 from hex_ssl.train.config import Config
 from hex_ssl.train.methods import METHODS
 from hex_ssl.train.recipes import load_recipe
+from hex_ssl.train.run_folder import read_config
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -37,6 +39,36 @@ def test_pretrain_trains_and_shows_its_progress(tmp_path: Path, capsys: pytest.C
     assert re.search(r"k-NN accuracy \d+\.\d %, classifier accuracy \d+\.\d %, on the test images; everything is", out)
     assert "epoch 1/1  loss " in out
     assert (tmp_path / "quick-simclr-hex" / "backbone.safetensors").is_file()
+
+
+MARGIN = ("--loss.hex", "margin", "--loss.threshold_arguments.margin", "-0.1")
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold_arguments"),
+    [
+        (MARGIN, {"margin": -0.1}),
+        ((*MARGIN, "--loss.formulation", "elimination"), {"margin": -0.1}),
+        (
+            (*MARGIN, "--loss.threshold_arguments.relative", "true", "--loss.formulation", "elimination"),
+            {"margin": -0.1, "relative": True},
+        ),
+        (("--loss.hex", "supervised", "--loss.formulation", "elimination"), {}),
+        (("--loss.formulation", "elimination", "--loss.threshold_arguments.quantile", "0.9"), {"quantile": 0.9}),
+    ],
+    ids=["margin", "elimination by a margin", "by a relative one", "by labels", "by the adaptive threshold"],
+)
+def test_pretrain_with_false_negatives(
+    options: tuple[str, ...], threshold_arguments: dict[str, object], tmp_path: Path
+) -> None:
+    short = ["--backbone.width", "4", "--data.fraction", "0.2", "--data.batch_size", "128", "--run.epochs", "1"]
+    main(["pretrain", "--run.root", str(tmp_path), *short, "--run.progress", "false", *options])
+    loss = read_config(tmp_path / "quick-simclr-hex").loss
+    assert loss.threshold_arguments == threshold_arguments
+    assert loss.formulation == ("elimination" if "elimination" in options else "importance")
+    last = read_metrics(tmp_path / "quick-simclr-hex")[-1]
+    assert last["hierarchical_negatives"] > 0
+    assert (last["threshold"] == pytest.approx(-0.1)) == ("margin" in options)
 
 
 def test_without_arguments_it_is_the_quick_recipe_with_hex(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +222,14 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["probe", "x", "--solver", "sgdd"], 'expected `solver` to be one of "logistic", "sgd", but got sgdd; did you'),
         (["knn", "x", "--lr", "1"], "error: unrecognized arguments: --lr 1\ntip"),
         (["probe", "x", "--lr", "1"], 'did you mean "learning_rate" for "lr"?'),
+        (
+            ["pretrain", "--recipe", "quick/simclr", "--loss.formulation", "elimination"],
+            'to tell which negatives `loss.formulation` "elimination" leaves out, such as "margin", but got "off"\ntip',
+        ),
+        (
+            ["pretrain", "--loss.hex", "margin", "--loss.threshold_arguments.relative", "relative"],
+            "`loss.threshold_arguments` of margin: expected `relative` to be True or False, but got 'relative'",
+        ),
         (["report", "foo"], "but got foo\ntip: `hex-ssl report --help` lists"),
         (["demo", "--seeds", "0"], "expected `seeds` to be at least 1, but got 0\ntip: `hex-ssl demo --help` lists"),
         (["recipes", "quick/foo"], 'but got "quick/foo"\ntip'),

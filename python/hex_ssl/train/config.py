@@ -12,6 +12,7 @@ from reprlib import repr as shortened
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hex_ssl.choices import Formulation
 from hex_ssl.train.methods.settings import MethodSettings, SimCLRSettings, UncheckedSettings, settings_class
 from hex_ssl.train.paths import expand_paths
 from hex_ssl.train.ranges import above as _above
@@ -30,25 +31,28 @@ class LossConfig:
     `hex_ssl.train.methods` describes how each method uses HEX. A method ignores the settings that it does not use.
 
     Args:
-        hex: How HEX selects hierarchical negatives: by an "adaptive", "fixed", "step" or "cosine" threshold, or by
-            superclass labels ("supervised"). "off" trains the method without HEX.
+        hex: How HEX selects hierarchical negatives: by an "adaptive", "fixed", "step" or "cosine" threshold, by a
+            "margin" over the positive's similarity, or by superclass labels ("supervised"). "off" trains the method
+            without HEX.
         base: Loss of the method without HEX: its "own" loss. SimCLR also accepts "hcl" (hard negatives) and "dcl"
             (decoupled).
         temperature: Temperature that divides the similarities, in [0.005, 10]. In Barlow Twins, VICReg, BYOL and
             SimSiam only HEX uses it.
-        threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}. "fixed" needs {value: ...}.
-        formulation: Formulation of HEX: "importance", "official" or "decoupled".
+        threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}. "fixed" needs {value: ...}, "margin"
+            takes {margin: 0.1, relative: true}.
+        formulation: Formulation of HEX: "importance", "official", "decoupled", or "elimination", which leaves out the
+            hierarchical negatives and needs `hex`.
         beta: Concentration on the hardest negatives, in HEX and HCL.
         tau_plus: Assumed fraction of false negatives in HEX and HCL, in [0, 1).
         alpha: Weight of HEX in the loss of Barlow Twins, VICReg, BYOL and SimSiam, in [0, 1].
         warmup_epochs: Number of epochs without HEX at the start.
     """
 
-    hex: Literal["off", "adaptive", "fixed", "step", "cosine", "supervised"] = "off"
+    hex: Literal["off", "adaptive", "fixed", "step", "cosine", "margin", "supervised"] = "off"
     base: Literal["own", "hcl", "dcl"] = "own"
     temperature: float = 0.1
-    threshold_arguments: dict[str, int | float | str] = field(default_factory=dict)
-    formulation: Literal["importance", "official", "decoupled"] = "importance"
+    threshold_arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
+    formulation: Formulation = "importance"
     beta: float = 1.0
     tau_plus: float = 0.1
     alpha: float = 0.1
@@ -61,6 +65,11 @@ class LossConfig:
             raise ValueError(f"expected `loss.tau_plus` to be in [0, 1), but got {self.tau_plus}")
         _between("loss.alpha", self.alpha, 0.0, 1.0)
         _at_least("loss.warmup_epochs", self.warmup_epochs, 0)
+        if self.formulation == "elimination" and self.hex == "off":
+            raise ValueError(
+                'expected `loss.hex` to tell which negatives `loss.formulation` "elimination" leaves out, such as '
+                '"margin", but got "off"'
+            )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import nn
 from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
 from hex_ssl.momentum import MomentumEncoder
 from hex_ssl.queue import Queue
-from hex_ssl.thresholds import CosineThreshold, FixedThreshold, SupervisedThreshold
+from hex_ssl.thresholds import NO_HIERARCHY, CosineThreshold, FixedThreshold, MarginThreshold, SupervisedThreshold
 from hex_ssl.train.config import LossConfig
 from hex_ssl.train.methods import METHODS, Method, build_loss, build_method, build_threshold, method_class
 
-from .small import HEADS, small_config, small_method
+from .small import HEADS, random_batch, small_config, small_method
 
 
 def hex_losses(method: Method) -> list[HexLoss]:
@@ -187,6 +187,9 @@ def test_thresholds_by_name() -> None:
     fixed = LossConfig(hex="fixed", threshold_arguments={"value": 0.7, "scale": "cosine"})
     assert build_threshold(fixed) == FixedThreshold(0.7, "cosine")
     assert build_threshold(LossConfig(hex="supervised")) == SupervisedThreshold()
+    assert build_threshold(LossConfig(hex="margin")) == MarginThreshold(0.0)
+    margin = LossConfig(hex="margin", threshold_arguments={"margin": -0.05, "relative": True})
+    assert build_threshold(margin) == MarginThreshold(-0.05, relative=True)
     assert build_threshold(LossConfig(hex="cosine"), epochs=30) == CosineThreshold(max_epochs=30)
     given = LossConfig(hex="cosine", threshold_arguments={"max_epochs": 9})
     assert build_threshold(given, epochs=30) == CosineThreshold(max_epochs=9)
@@ -198,12 +201,39 @@ def test_thresholds_by_name() -> None:
         ("adaptive", {"quantil": 0.9}, r"of adaptive to be among \['quantile'\], but got \['quantil'\]"),
         ("fixed", {}, "`loss.threshold_arguments` of fixed: .*value"),
         ("adaptive", {"quantile": 2.0}, "quantile"),
+        ("adaptive", {"quantile": True}, "of adaptive: expected `quantile` to be a number, but got True"),
+        ("margin", {"margin": "a tenth"}, "of margin: expected `margin` to be a number, but got 'a tenth'"),
+        ("margin", {"relative": "relative"}, "of margin: expected `relative` to be True or False, but got 'relative'"),
+        ("margin", {"value": 0.1}, r"of margin to be among \['margin', 'relative'\], but got \['value'\]"),
         ("off", {}, '^expected `loss.hex` to name a threshold, but got "off"$'),
     ],
 )
-def test_wrong_threshold_arguments_are_errors(name: Any, arguments: dict[str, float], message: str) -> None:
+def test_wrong_threshold_arguments_are_errors(name: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_threshold(LossConfig(hex=name, threshold_arguments=arguments))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_leaves_out_negatives_closer_than_the_positive(name: str) -> None:
+    method = small_method(
+        name, hex="margin", threshold_arguments={"margin": -0.1}, formulation="elimination", alpha=0.5
+    )
+    (loss,) = hex_losses(method)
+    assert (loss.threshold, loss.formulation) == (MarginThreshold(-0.1), "elimination")
+    batch = random_batch()
+    found = method.compute_loss(method.embed(batch.views), batch)
+    statistics = method.statistics()
+    assert found.isfinite()
+    assert statistics["hierarchical_negatives"] > 0  # those that are left out
+    loss.formulation = "importance"
+    assert method.compute_loss(method.embed(batch.views), batch) != found
+    loss.formulation, loss.threshold = "elimination", NO_HIERARCHY
+    assert method.compute_loss(method.embed(batch.views), batch) != found
+
+
+def test_elimination_needs_to_know_which_negatives() -> None:
+    with pytest.raises(ValueError, match='^expected `loss.hex` to tell which negatives .*, such as "margin", but got'):
+        LossConfig(formulation="elimination")
 
 
 def test_alpha_out_of_range_is_an_error() -> None:

@@ -6,8 +6,11 @@ from typing import Any
 from torch import nn
 
 from hex_ssl.losses import DCLLoss, HCLLoss, HexLoss, NTXentLoss
-from hex_ssl.thresholds import NAMED, CosineThreshold, FixedThreshold, Threshold
+from hex_ssl.thresholds import NAMED, CosineThreshold, FixedThreshold, MarginThreshold, Threshold
 from hex_ssl.train.config import LossConfig
+
+STRATEGIES: dict[str, type[Threshold]] = {**NAMED, "fixed": FixedThreshold, "margin": MarginThreshold}
+"""The threshold strategies by their names in `loss.hex`."""
 
 
 def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
@@ -27,7 +30,7 @@ def build_threshold(config: LossConfig, epochs: int | None = None) -> Threshold:
     """
     if config.hex == "off":
         raise ValueError('expected `loss.hex` to name a threshold, but got "off"')
-    strategy = FixedThreshold if config.hex == "fixed" else NAMED[config.hex]
+    strategy = STRATEGIES[config.hex]
     known = [field.name for field in fields(strategy)]  # type: ignore[arg-type]  # each strategy is a dataclass
     arguments: dict[str, Any] = dict(config.threshold_arguments)
     unknown = sorted(arguments.keys() - set(known))
