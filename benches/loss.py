@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from itertools import product
@@ -235,23 +235,26 @@ def machine() -> str:
 
 
 def table(results: list[dict[str, object]]) -> str:
-    """Milliseconds and ratios to HexLoss, one line for each peer, one block for each shape."""
-    lines = []
-    for result in results:
-        times, memory = result["seconds"], result["bytes"]
-        ours = times[OURS]
-        floor = 6 * result["rows"] ** 2 * result["dims"] / result["gemm_peak"]
-        lines += [
-            f"\n### N = {result['rows']}, D = {result['dims']}, {result['dtype']}\n",
-            f"torch.mm in float32, its best rate in each round, median: {result['gemm_peak'] / 1e9:.0f} GFLOP/s. Six"
-            f" N x N x D products at that rate take {floor * 1e3:.2f} ms, {floor / ours:.0%} of HexLoss's time.\n",
-            "| | ms | x HexLoss | MB above the inputs |",
-            "|---|---|---|---|",
-        ]
-        for name in PEERS:
-            time_text = f"{times[name] * 1e3:.2f} | {times[name] / ours:.2f}" if name in times else "- | -"
-            peak = memory.get(name)
-            lines.append(f"| {name} | {time_text} | {'-' if peak is None else f'{peak / 1e6:.1f}'} |")
+    """A block for each shape, with every peer."""
+    return "\n".join(block(f"N = {each['rows']}, D = {each['dims']}, {each['dtype']}", PEERS, each) for each in results)
+
+
+def block(title: str, names: Sequence[str], result: dict[str, object]) -> str:
+    """Milliseconds, ratios to the first of the losses, and memory: a line for each. A dash: not measured."""
+    times, memory = result["seconds"], result["bytes"]
+    ours = times[names[0]]
+    floor = 6 * result["rows"] ** 2 * result["dims"] / result["gemm_peak"]
+    lines = [
+        f"\n### {title}\n",
+        f"torch.mm in float32, its best rate in each round, median: {result['gemm_peak'] / 1e9:.0f} GFLOP/s. Three"
+        f" N x N x D products at that rate take {floor * 1e3:.2f} ms, {floor / ours:.0%} of the time of {names[0]}.\n",
+        f"| | ms | x {names[0]} | MB above the inputs |",
+        "|---|---|---|---|",
+    ]
+    for name in names:
+        time_text = f"{times[name] * 1e3:.2f} | {times[name] / ours:.2f}" if name in times else "- | -"
+        peak = memory.get(name)
+        lines.append(f"| {name} | {time_text} | {'-' if peak is None else f'{peak / 1e6:.1f}'} |")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hex_ssl
-from loss import BUDGET, gemm_peak, machine, resident, timed
+from loss import BUDGET, block, gemm_peak, machine, resident, timed
 
 TEMPERATURE = 0.07
 COMPILED = "open_clip ClipLoss, compiled"
@@ -131,23 +131,10 @@ def measure_memory(problem: str, name: str, rows: int, dims: int, dtype: str) ->
 
 
 def table(result: dict[str, object]) -> str:
-    """Milliseconds, ratios to our loss and memory, one line for each peer."""
-    times, memory = result["seconds"], result["bytes"]
-    names = PROBLEMS[result["problem"]]
-    ours = times[names[0]]
-    floor = 6 * result["rows"] ** 2 * result["dims"] / result["gemm_peak"]
-    lines = [
-        f"\n### {result['problem'].capitalize()}, N = {result['rows']}, D = {result['dims']}, {result['dtype']}\n",
-        f"torch.mm in float32, its best rate in each round, median: {result['gemm_peak'] / 1e9:.0f} GFLOP/s. Three"
-        f" N x N x D products at that rate take {floor * 1e3:.2f} ms, {floor / ours:.0%} of our loss's time.\n",
-        f"| | ms | x {names[0]} | MB above the inputs |",
-        "|---|---|---|---|",
-    ]
-    for name in names:
-        time_text = f"{times[name] * 1e3:.2f} | {times[name] / ours:.2f}" if name in times else "- | -"
-        peak = memory.get(name)
-        lines.append(f"| {name} | {time_text} | {'-' if peak is None else f'{peak / 1e6:.1f}'} |")
-    return "\n".join(lines)
+    """The block of a shape."""
+    problem = result["problem"]
+    title = f"{problem.capitalize()}, N = {result['rows']}, D = {result['dims']}, {result['dtype']}"
+    return block(title, PROBLEMS[problem], result)
 
 
 def save(results: list[dict[str, object]], name: str) -> None:
