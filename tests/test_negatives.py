@@ -305,6 +305,18 @@ def test_lists_with_separate_positives(backend: str) -> None:
     torch.testing.assert_close(statistics.negative_similarity, torch.stack(left).mean().detach())
 
 
+def test_positives_of_different_numbers_are_pairs(backend: str) -> None:
+    # As docs/which-loss.md has it.
+    anchors, keys, positives = rows(4, 5, 32), rows(9, 5, 33), [[0, 3], [1], [2, 4, 8], [7]]
+    of_anchor = torch.tensor([i for i in range(4) for _ in positives[i]])
+    of_key = torch.tensor([p for each in positives for p in each])
+    same = of_anchor[:, None] == of_anchor
+    others = torch.where(same & ~torch.eye(7).bool(), of_key, -1)
+    pairs: dict[str, Any] = {"positive_index": of_key, "ignored_index": others, "weights": 1 / same.sum(1).double()}
+    found = infonce_loss(anchors[of_anchor], keys, **pairs, temperature=TEMPERATURE)
+    assert_like(found, by_loops(anchors, keys, positives).mean(), anchors, keys)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_the_module_takes_lists_and_own_negatives(with_labels: bool, reduction: str, backend: str) -> None:
