@@ -4,11 +4,11 @@ use super::apart::OwnNegatives;
 use super::element::Element;
 use super::gradient;
 use super::outputs::{Evaluation, Gradients};
-use super::passes::{joint, AnchorShifts, Passes};
+use super::passes::{joint, one_shift, AnchorShifts, Passes};
 use super::prepared::Prepared;
 use super::rows::BorrowedOperands;
 use super::simd::{Float, Isa};
-use super::split::Split;
+use super::split::{needs_rows, Split};
 use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use crate::error::Result;
@@ -43,6 +43,7 @@ pub fn row_quantiles<E: Element>(
     let isa = Isa::best();
     let prepared = Prepared::new(problem, operands, isa, threads)?;
     let mut similarities = prepared.similarities();
+    similarities.gradient = false;
     if let Some(found) = joint(problem, &mut similarities) {
         return Ok(found.quantiles);
     }
@@ -63,13 +64,19 @@ pub(super) fn evaluate_with<E: Element>(
     let positives = prepared.positive_similarities(problem);
     let own = OwnNegatives::new(problem, &prepared);
     let mut similarities = prepared.similarities();
+    similarities.gradient = gradients.anchors.is_some() || gradients.keys.is_some();
     let found = joint(problem, &mut similarities);
     let split = match &found {
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
         None => {
-            similarities.keep();
+            if needs_rows(problem.threshold) {
+                similarities.keep();
+            }
             let split = Split::new(problem, operands, &prepared, &similarities, &positives, &own);
             similarities.keep_negatives();
+            if similarities.gradient || !one_shift(problem, &split) {
+                similarities.keep_next();
+            }
             split
         }
     };

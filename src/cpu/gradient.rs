@@ -6,8 +6,8 @@ use super::outputs::Gradients;
 use super::passes::{exponents, AnchorShifts, Passes};
 use super::prepared::Prepared;
 use super::simd::{
-    Block, Coefficients, Derivatives, Float, InstructionSet, Isa, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS, LANES,
-    MAX_TILE,
+    prefetch, Block, Coefficients, Derivatives, Float, InstructionSet, Isa, Kernel, Tile, BLOCK_COLUMNS, BLOCK_ROWS,
+    LANES, MAX_TILE,
 };
 use super::threads::{for_each, Shared, Spare};
 use super::unit_rows::UnitRows;
@@ -15,6 +15,10 @@ use crate::formula::Anchor;
 
 /// Number of rows, or of positives, that a thread handles at least.
 const CHUNK: usize = 64;
+/// Number of numbers that a thread fills at a time.
+const FILL: usize = 1 << 16;
+/// Number of bytes in a cache line.
+const LINE_BYTES: usize = 64;
 
 /// Writes the wanted gradients. `positives` holds the derivatives with respect to the similarities of the positives.
 /// Returns the sum of the inner products of the anchors' unit rows with their gradients.
@@ -26,13 +30,14 @@ pub(super) fn write<C: Float>(
     positives: &[f64],
     gradients: Gradients<'_, C>,
 ) -> f64 {
-    let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &prepared.anchors));
+    let (isa, threads) = (passes.similarities.isa, prepared.threads);
+    let mut of_anchors = gradients.anchors.map(|out| Accumulator::new(out, &prepared.anchors, threads));
     let mut of_keys = match (&prepared.keys, gradients.keys) {
-        (Some(keys), Some(out)) => Some(Accumulator::new(out, keys)),
+        (Some(keys), Some(out)) => Some(Accumulator::new(out, keys, threads)),
         _ => None,
     };
     let mut of_apart = match (&prepared.apart, gradients.positives) {
-        (Some(apart), Some(out)) => Some(Accumulator::new(out, &apart.rows)),
+        (Some(apart), Some(out)) => Some(Accumulator::new(out, &apart.rows, threads)),
         _ => None,
     };
     if of_anchors.is_some() || of_keys.is_some() {
@@ -41,7 +46,6 @@ pub(super) fn write<C: Float>(
         let [of_anchors, of_apart] = [&mut of_anchors, &mut of_apart].map(|of| of.as_mut().map(Accumulator::share));
         passes.own.add_gradients(passes, prepared, shifts, &coefficients, of_anchors.as_ref(), of_apart.as_ref());
     }
-    let (isa, threads) = (passes.similarities.isa, prepared.threads);
     let mut ends = Ends { prepared, anchors: of_anchors, keys: of_keys, apart: of_apart };
     ends.add_positives(positives);
     let finish = |accumulator: Option<Accumulator<'_, C>>, rows: Option<&UnitRows<C>>| {
@@ -59,11 +63,23 @@ struct Accumulator<'a, C: Float> {
 }
 
 impl<'a, C: Float> Accumulator<'a, C> {
-    fn new(out: &'a mut [C], rows: &UnitRows<C>) -> Self {
+    fn new(out: &'a mut [C], rows: &UnitRows<C>, threads: usize) -> Self {
         let needed = rows.padded_rows * rows.padded_dims;
-        let mut padded = (out.len() != needed).then(|| Spare::new(needed));
-        padded.as_deref_mut().unwrap_or(out).fill(C::ZERO);
-        Self { out, padded }
+        let padded = (out.len() != needed).then(|| Spare::new(needed));
+        let mut new = Self { out, padded };
+        // In parallel, because the system maps the pages of a new output when they are written.
+        let memory = new.share();
+        for_each(
+            threads,
+            needed.div_ceil(FILL),
+            || (),
+            |(), part| {
+                let start = part * FILL;
+                // SAFETY: The parts do not overlap, and `new` is borrowed until the loop ends.
+                unsafe { memory.slice(start, FILL.min(needed - start)) }.fill(C::ZERO);
+            },
+        );
+        new
     }
 
     fn memory(&mut self) -> &mut [C] {
@@ -225,12 +241,23 @@ impl<C: Float> Kernel for Accumulate<'_, C> {
         let (left_row, left_depth) = if transposed { (1, stride) } else { (stride, 1) };
         // Copy 32 dimensions of all rows next to each other. At their own distance, the rows would use few sets of the
         // cache.
+        // The processor does not foresee lines that are a row apart, so each block asks for its share of the next stripe
+        // and for the rows that the next block adds to.
+        let line = LINE_BYTES / size_of::<C>();
+        let share = depth.div_ceil(padded / BLOCK_ROWS);
         let mut stripe = Stripe([[C::ZERO; BLOCK_COLUMNS]; MAX_TILE]);
         for column in (0..dims).step_by(BLOCK_COLUMNS) {
             for (narrow, row) in stripe.0.iter_mut().zip(others.chunks_exact(dims)).take(depth) {
                 narrow.copy_from_slice(&row[column..column + BLOCK_COLUMNS]);
             }
-            for row in (0..padded).step_by(BLOCK_ROWS) {
+            let next = column + BLOCK_COLUMNS;
+            for (row, first) in (0..padded).step_by(BLOCK_ROWS).zip((0..).step_by(share)) {
+                for line in (0..BLOCK_COLUMNS).step_by(line) {
+                    if next < dims {
+                        (first..depth.min(first + share)).for_each(|row| prefetch(others, row * dims + next + line));
+                    }
+                    (row + BLOCK_ROWS..row + 2 * BLOCK_ROWS).for_each(|row| prefetch(out, row * dims + column + line));
+                }
                 // SAFETY: By the assertions, the left factor has `padded` rows and `depth` columns, the stripe has
                 // `depth` rows, and the result has `padded` rows.
                 unsafe {
@@ -278,17 +305,20 @@ impl<C: Float> Ends<'_, C> {
         let of_keys = if square { of_anchors.as_ref() } else { of_keys.as_ref() };
         // A team takes longer to start than a few positives take.
         let threads = prepared.threads.min(derivatives.len().div_ceil(CHUNK));
+        // Wide parts of a row, which are fetched faster than many narrow ones.
+        let width = (dims / BLOCK_COLUMNS).div_ceil(threads.max(1)) * BLOCK_COLUMNS;
         for_each(
             threads,
-            dims / BLOCK_COLUMNS,
+            dims.div_ceil(width),
             || (),
-            |(), block| {
-                let at = block * BLOCK_COLUMNS;
+            |(), part| {
+                let at = part * width;
+                let width = width.min(dims - at);
                 let add = |sum: Option<&Shared<C>>, row: usize, factor: C, other: &[C]| {
                     if let Some(sum) = sum {
                         // SAFETY: Only this call uses these dimensions, and it uses one part of a row at a time.
-                        let out = unsafe { sum.slice(row * dims + at, BLOCK_COLUMNS) };
-                        for (out, &x) in out.iter_mut().zip(&other[at..at + BLOCK_COLUMNS]) {
+                        let out = unsafe { sum.slice(row * dims + at, width) };
+                        for (out, &x) in out.iter_mut().zip(&other[at..at + width]) {
                             *out += factor * x;
                         }
                     }

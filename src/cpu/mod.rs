@@ -1,9 +1,10 @@
 //! The fused loss on the CPU: threshold, loss and gradient in O((M + N) D) memory.
 //!
-//! Similarities are computed two or three times instead of being stored, unless they fit a small cache. For the
-//! adaptive threshold of a square problem, one pass over the pairs (`joint`) finds the threshold and the sums over the
-//! negatives. If this pass does not apply or does not succeed, the thresholds are computed first, from whole rows, and
-//! then the sums, from tiles. The gradient is computed last, from tiles.
+//! Similarities are computed two or three times instead of being stored, unless they fit a small cache or the rows are
+//! few beside their dimensions (`similarities`). For the adaptive threshold of a square problem, one pass over the pairs
+//! (`joint`) finds the threshold and the sums over the negatives. If this pass does not apply or does not succeed, the
+//! thresholds are computed first, from whole rows, and then the sums, from tiles. The gradient is computed last, from
+//! tiles.
 
 // Parts of this module are for the instruction sets of x86-64.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]

@@ -56,6 +56,12 @@ fn one_shift_suffices<C: Float>(problem: &Problem, exponent: f64) -> bool {
     2.0 * exponent / problem.temperature < 0.95 * -C::EXP_MIN.to_f64()
 }
 
+/// Whether all shifts can be 1, with the exponentials that a split needs.
+pub fn one_shift<C: Float>(problem: &Problem, split: &Split<C>) -> bool {
+    let none_hierarchical = !split.labels && split.rows.iter().all(|&t| t >= C::INFINITY);
+    one_shift_suffices::<C>(problem, if none_hierarchical { 1.0 } else { 1.0 + beta(problem) })
+}
+
 /// Threshold and sums from a single pass. None if the pass does not apply to the problem, or does not succeed.
 pub fn joint<C: Float>(problem: &Problem, similarities: &mut Similarities<'_, C>) -> Option<Found> {
     match problem.threshold {
@@ -112,10 +118,8 @@ impl<C: Float> Passes<'_, C> {
     /// The shifts: 1 if the type can represent the smallest possible exponential, exp(-2 (1 + beta) / t). Otherwise the
     /// largest similarities of each anchor, which need a pass of their own.
     pub fn shifts(&self) -> AnchorShifts<C> {
-        let none_hierarchical = !self.split.labels && self.split.rows.iter().all(|&t| t >= C::INFINITY);
-        let exponent = if none_hierarchical { 1.0 } else { 1.0 + beta(self.problem) };
         let rows = self.similarities.anchors.padded_rows;
-        if one_shift_suffices::<C>(self.problem, exponent) {
+        if one_shift(self.problem, self.split) {
             return AnchorShifts::ones(rows);
         }
         let mut maxima = vec![[C::NEG_INFINITY; 2]; rows];

@@ -1,7 +1,8 @@
 //! Similarities of anchors and keys, computed when they are needed: as rows for the thresholds, as tiles for the rest.
-//! Small problems keep their tiles in a cache of at most 16 MiB. The next evaluation reuses its memory.
+//! Tiles that are needed again are kept where they are few.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::bf16::single;
 use super::pairs::Pairs;
@@ -9,9 +10,13 @@ use super::simd::{Block, Float, InstructionSet, Isa, Kernel, BLOCK_COLUMNS, BLOC
 use super::threads::{for_each, Schedule, Shared, Spare};
 use super::unit_rows::UnitRows;
 
-/// Keeping the similarities saves a third of the work if they fit the last-level cache. Larger ones are slower to fetch
-/// than to compute again.
+/// Tiles of up to this many bytes are kept. They fit the last-level cache, and the next evaluation reuses their memory.
 const CACHE_BYTES: usize = 16 << 20;
+/// For a gradient, the tiles of up to this many rows for each dimension are kept, which stays O((M + N) D): for two towers
+/// of N rows, at most four times the bytes of the rows. To compute a similarity again takes 2 D operations, but to keep it
+/// one number, so this pays for many dimensions: with 512, where three matrix products of four are left, it takes a fifth
+/// off the time. With 128 it gains nothing beyond the cache.
+const KEPT_ROWS: usize = 8;
 
 /// Similarities of `anchors` and `keys`.
 pub struct Similarities<'a, C: Float> {
@@ -31,8 +36,10 @@ pub struct Similarities<'a, C: Float> {
     pub threads: usize,
     /// The order of the tiles.
     pub schedule: Schedule,
-    /// The cached tiles, one after the other.
-    kept: Option<Spare<C>>,
+    /// Whether a gradient is wanted, which needs all tiles again.
+    pub gradient: bool,
+    /// The kept tiles.
+    kept: Option<Kept<C>>,
 }
 
 impl<'a, C: Float> Similarities<'a, C> {
@@ -54,60 +61,77 @@ impl<'a, C: Float> Similarities<'a, C> {
             Some(keys) => Schedule::rectangle(blocks(anchors), blocks(keys), threads),
         };
         let square = keys.is_none();
-        Self { anchors, keys: keys.unwrap_or(anchors), square, pairs, tile, isa, threads, schedule, kept: None }
+        Self {
+            anchors,
+            keys: keys.unwrap_or(anchors),
+            square,
+            pairs,
+            tile,
+            isa,
+            threads,
+            schedule,
+            gradient: true,
+            kept: None,
+        }
     }
 
     /// Computes every tile, with an anchor's similarity with itself exactly 1, and calls `each(state, a, b, tile)`,
-    /// which may change the tile. The changed tiles are kept if they fit the cache.
+    /// which may change the tile. The changed tiles are kept if a gradient is wanted and there is room.
     pub fn visit<S>(
         &mut self,
         state: impl Fn() -> S + Sync,
         each: impl Fn(&Self, &mut S, usize, usize, &mut [C]) + Sync,
     ) {
-        let size = self.tile * self.tile;
-        let count = (0..self.row_blocks()).map(|a| self.row_blocks_of(a)).sum::<usize>();
-        let fits = self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES;
-        let mut kept = fits.then(|| Spare::new(count * size));
-        let shared = kept.as_mut().map(|kept| Shared::new(kept));
-        let scratch = || (Spare::new(if fits { 0 } else { size }), state());
-        self.schedule.run(self.threads, scratch, |(scratch, state), a, b| {
-            let tile = match &shared {
-                // SAFETY: The schedule visits each tile at most once, and `kept` is borrowed until the run ends.
-                Some(kept) => unsafe { kept.slice(self.place(a, b) * size, size) },
-                None => scratch,
-            };
-            self.compute(a * self.tile, self.tile, b * self.tile, self.tile, tile, self.tile);
-            self.set_own(a * self.tile, b * self.tile, tile, self.tile);
-            each(self, state, a, b, tile);
-        });
-        self.kept = kept;
+        let kept = if self.gradient { self.room() } else { None };
+        self.kept = self.compute_all(kept, state, each);
     }
 
-    /// Computes and keeps every tile, if they fit the cache.
+    /// Computes and keeps every tile, if there is room.
     pub fn keep(&mut self) {
-        if self.anchors.padded_rows * self.keys.padded_rows * size_of::<C>() <= CACHE_BYTES {
-            self.visit(|| (), |_, (), _, _, _| ());
+        if let Some(kept) = self.room() {
+            self.kept = self.compute_all(Some(kept), || (), |_, (), _, _, _| ());
         }
     }
 
-    fn row_blocks(&self) -> usize {
-        self.anchors.padded_rows / self.tile
+    /// Lets the next pass keep the tiles for those after it, if there is room and they are not kept yet.
+    pub fn keep_next(&mut self) {
+        self.kept = self.kept.take().or_else(|| self.room());
     }
 
-    /// Number of tiles in a row of blocks.
-    fn row_blocks_of(&self, a: usize) -> usize {
-        self.keys.padded_rows / self.tile - if self.square { a } else { 0 }
+    /// See [`visit`](Self::visit).
+    fn compute_all<S>(
+        &self,
+        kept: Option<Kept<C>>,
+        state: impl Fn() -> S + Sync,
+        each: impl Fn(&Self, &mut S, usize, usize, &mut [C]) + Sync,
+    ) -> Option<Kept<C>> {
+        let size = if kept.is_some() { 0 } else { self.tile * self.tile };
+        let state = || (Spare::new(size), state());
+        self.schedule.run(self.threads, state, |(scratch, state), a, b| {
+            let mut compute = |tile: &mut [C]| {
+                self.compute(a * self.tile, self.tile, b * self.tile, self.tile, tile, self.tile);
+                self.set_own(a * self.tile, b * self.tile, tile, self.tile);
+                each(self, state, a, b, tile);
+            };
+            match &kept {
+                Some(kept) => _ = kept.tile(self.schedule.place(a, b), compute),
+                None => compute(scratch),
+            }
+        });
+        kept
     }
 
-    /// Number of tiles before the tile (a, b).
-    fn place(&self, a: usize, b: usize) -> usize {
-        let columns = self.keys.padded_rows / self.tile;
-        if self.square {
-            // Each row of blocks is shorter by one than the row before: columns + (columns - 1) + ... tiles.
-            a * columns - a * a.saturating_sub(1) / 2 + b - a
-        } else {
-            a * columns + b
-        }
+    /// Memory for the tiles, if they may be kept.
+    fn room(&self) -> Option<Kept<C>> {
+        let (count, size) = (self.schedule.tiles(), self.tile * self.tile);
+        (count * size * size_of::<C>() <= CACHE_BYTES || self.few_rows()).then(|| Kept::new(count, size))
+    }
+
+    /// Whether the rows are so few, beside the dimensions, that their similarities are kept for the gradient.
+    fn few_rows(&self) -> bool {
+        let rows = self.pairs.tower().unwrap_or(self.anchors.rows.max(self.keys.rows));
+        // bfloat16 products take a fraction of the time.
+        self.gradient && self.anchors.bf16.is_none() && rows <= KEPT_ROWS * self.anchors.dims
     }
 
     /// Number of elements of scratch memory for each row of [`rows`](Self::rows). It is larger by a block than the
@@ -134,22 +158,22 @@ impl<'a, C: Float> Similarities<'a, C> {
         self.set_own(start, 0, out, stride);
     }
 
-    /// Copies rows from the cached tiles. The tiles below the diagonal are the transposes of those above.
-    fn gather(&self, kept: &[C], start: usize, count: usize, out: &mut [C]) {
+    /// Copies rows from the kept tiles. The tiles below the diagonal are the transposes of those above.
+    fn gather(&self, kept: &Kept<C>, start: usize, count: usize, out: &mut [C]) {
         let (tile, stride) = (self.tile, self.row_scratch());
         let (a, first) = (start / tile, start % tile);
         for b in 0..self.keys.padded_rows / tile {
-            let of = |a, b| &kept[self.place(a, b) * tile * tile..][..tile * tile];
             let out = &mut out[b * tile..];
-            if self.square && b < a {
-                for (c, row) in of(b, a).chunks_exact(tile).enumerate() {
+            if let Some(place) = self.schedule.find(a, b) {
+                let rows = kept.ready(place).chunks_exact(tile).skip(first).take(count);
+                for (out, row) in out.chunks_mut(stride).zip(rows) {
+                    out[..tile].copy_from_slice(row);
+                }
+            } else if let Some(place) = self.schedule.find(b, a) {
+                for (c, row) in kept.ready(place).chunks_exact(tile).enumerate() {
                     for (r, &x) in row[first..first + count].iter().enumerate() {
                         out[r * stride + c] = x;
                     }
-                }
-            } else {
-                for (out, row) in out.chunks_mut(stride).zip(of(a, b).chunks_exact(tile).skip(first).take(count)) {
-                    out[..tile].copy_from_slice(row);
                 }
             }
         }
@@ -166,27 +190,24 @@ impl<'a, C: Float> Similarities<'a, C> {
         }
     }
 
-    /// Prepares the cached tiles for [`tile`](Self::tile): writes minus infinity for pairs that are not negatives.
+    /// Prepares the kept tiles for [`tile`](Self::tile): writes minus infinity for pairs that are not negatives.
     pub fn keep_negatives(&mut self) {
         if let Some(mut kept) = self.kept.take() {
-            let tiles = (0..self.row_blocks()).flat_map(|a| {
-                (if self.square { a } else { 0 }..self.keys.padded_rows / self.tile).map(move |b| (a, b))
-            });
-            for ((a, b), tile) in tiles.zip(kept.chunks_exact_mut(self.tile * self.tile)) {
-                self.blank(a, b, tile);
-            }
+            kept.change(&self.schedule, self.threads, |a, b, tile| self.blank(a, b, tile));
             self.kept = Some(kept);
         }
     }
 
     /// The tile (a, b), with minus infinity for pairs that are not negatives.
     pub fn tile<'s>(&'s self, a: usize, b: usize, scratch: &'s mut [C]) -> &'s [C] {
-        let tile = self.tile;
+        let compute = |tile: &mut [C]| {
+            self.compute(a * self.tile, self.tile, b * self.tile, self.tile, tile, self.tile);
+            self.blank(a, b, tile);
+        };
         match &self.kept {
-            Some(kept) => &kept[self.place(a, b) * tile * tile..][..tile * tile],
+            Some(kept) => kept.tile(self.schedule.place(a, b), compute),
             None => {
-                self.compute(a * tile, tile, b * tile, tile, scratch, tile);
-                self.blank(a, b, scratch);
+                compute(scratch);
                 scratch
             }
         }
@@ -220,6 +241,58 @@ impl<'a, C: Float> Similarities<'a, C> {
                 out[own].fill(C::NEG_INFINITY);
             }
         }
+    }
+}
+
+/// Tiles, each computed by the first pass that needs it.
+struct Kept<C: Float> {
+    tiles: Shared<C>,
+    size: usize,
+    ready: Vec<OnceLock<()>>,
+    /// The memory of the tiles, used only through `tiles`.
+    _memory: Spare<C>,
+}
+
+impl<C: Float> Kept<C> {
+    /// Room for `count` tiles of `size` numbers.
+    fn new(count: usize, size: usize) -> Self {
+        let mut memory = Spare::new(count * size);
+        Self {
+            tiles: Shared::new(&mut memory),
+            size,
+            ready: (0..count).map(|_| OnceLock::new()).collect(),
+            _memory: memory,
+        }
+    }
+
+    /// The tile at a place. `compute` writes it if nobody has before.
+    fn tile(&self, place: usize, compute: impl FnOnce(&mut [C])) -> &[C] {
+        // SAFETY: Only one call gets here for a place, and nobody reads the tile before it returns.
+        self.ready[place].get_or_init(|| compute(unsafe { self.tiles.slice(place * self.size, self.size) }));
+        self.ready(place)
+    }
+
+    /// The tile at a place, which must have been computed.
+    fn ready(&self, place: usize) -> &[C] {
+        assert!(self.ready[place].get().is_some());
+        // SAFETY: Nobody writes a tile that has been computed, except `change`, which borrows all tiles.
+        unsafe { self.tiles.read(place * self.size, self.size) }
+    }
+
+    /// Calls `each(a, b, tile)` for every tile of the schedule that has been computed.
+    fn change(&mut self, schedule: &Schedule, threads: usize, each: impl Fn(usize, usize, &mut [C]) + Sync) {
+        let kept = &*self;
+        schedule.run(
+            threads,
+            || (),
+            |(), a, b| {
+                let place = schedule.place(a, b);
+                if kept.ready[place].get().is_some() {
+                    // SAFETY: The schedule visits each tile once, and no other borrow of the tiles lives.
+                    each(a, b, unsafe { kept.tiles.slice(place * kept.size, kept.size) });
+                }
+            },
+        );
     }
 }
 

@@ -34,6 +34,15 @@ pub fn comparable<C: Float>(threshold: f64) -> C {
     }
 }
 
+/// Whether the thresholds come from whole rows of similarities.
+pub fn needs_rows(threshold: Threshold) -> bool {
+    match threshold {
+        Threshold::Adaptive { .. } => true,
+        Threshold::MinMax { value } => value < 1.0,
+        _ => false,
+    }
+}
+
 impl<C: Float> Split<C> {
     /// One threshold for all anchors of a square problem.
     pub fn at(threshold: f64, rows: usize) -> Self {

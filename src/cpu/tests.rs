@@ -11,6 +11,7 @@ use crate::problem::{quantile_rank, Formulation, Pairing, Problem, Reduction, Th
 
 mod hostile;
 mod joint;
+mod kept;
 mod margin;
 
 /// A problem with its inputs in double precision.

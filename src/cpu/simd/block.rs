@@ -33,6 +33,19 @@ pub struct Block<C> {
     pub add: bool,
 }
 
+/// Asks for a cache line of `slice`, the one with the number at `at`, before it is needed. Past the end it does nothing.
+#[inline(always)]
+pub fn prefetch<C>(slice: &[C], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(number) = slice.get(at) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
+        // SAFETY: Every x86-64 machine has the instruction, and it changes no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (slice, at);
+}
+
 /// Computes a block in pieces of `R` x `K`.
 ///
 /// # Safety

@@ -7,7 +7,7 @@ mod lanes;
 mod select;
 mod tile;
 
-pub use block::{Block, BLOCK_COLUMNS, BLOCK_ROWS};
+pub use block::{prefetch, Block, BLOCK_COLUMNS, BLOCK_ROWS};
 pub use float::{Float, MultiplyAdd};
 pub use instruction_set::{InstructionSet, Isa, Kernel};
 pub use lanes::{add, group, group_mut, lanes, Group, LANES};

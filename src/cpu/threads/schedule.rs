@@ -80,6 +80,40 @@ impl Schedule {
         Self { turns, row_end, column_start, ..self }
     }
 
+    /// Number of tiles.
+    pub fn tiles(&self) -> usize {
+        self.before(self.row_end)
+    }
+
+    /// The place of the tile (a, b) among all tiles, row by row.
+    pub fn place(&self, a: usize, b: usize) -> usize {
+        self.before(a) + b - self.first_column(a)
+    }
+
+    /// Like [`place`](Self::place), None if there is no such tile.
+    pub fn find(&self, a: usize, b: usize) -> Option<usize> {
+        (a < self.row_end && b >= self.first_column(a)).then(|| self.place(a, b))
+    }
+
+    /// The column block of the first tile of a row block.
+    fn first_column(&self, a: usize) -> usize {
+        if self.columns.is_none() {
+            a.max(self.column_start)
+        } else {
+            0
+        }
+    }
+
+    /// Number of tiles in the row blocks before `row`.
+    fn before(&self, row: usize) -> usize {
+        let all = row * (self.columns.unwrap_or(self.rows) - self.column_start);
+        match (self.columns, row.checked_sub(self.column_start + 1)) {
+            // From `column_start` on, each row of a triangle is shorter by one than the row before.
+            (None, Some(rows)) => all - rows * (rows + 1) / 2,
+            _ => all,
+        }
+    }
+
     /// Calls `each(state, row block, column block)` once for every tile, on up to `threads` threads with one state
     /// each. While a call runs, no other call has its row block or its column block.
     pub fn run<S>(&self, threads: usize, state: impl Fn() -> S + Sync, each: impl Fn(&mut S, usize, usize) + Sync) {
@@ -98,7 +132,7 @@ impl Schedule {
                     break;
                 }
                 let own = own.get_or_insert_with(&state);
-                for (a, b) in self.tiles(turn) {
+                for (a, b) in self.tiles_of(turn) {
                     each(own, a, b);
                 }
                 row.store(turn.before_row + 1, Ordering::Release);
@@ -109,7 +143,7 @@ impl Schedule {
     }
 
     /// The tiles of a pair of groups.
-    fn tiles(&self, turn: &Turn) -> impl Iterator<Item = (usize, usize)> + '_ {
+    fn tiles_of(&self, turn: &Turn) -> impl Iterator<Item = (usize, usize)> + '_ {
         let blocks = |group: u32, count: usize| {
             let start = group as usize * self.group;
             start..count.min(start + self.group)
@@ -184,7 +218,7 @@ mod tests {
     use std::sync::Mutex;
 
     fn all_tiles(schedule: &Schedule) -> Vec<(usize, usize)> {
-        schedule.turns.iter().flat_map(|turn| schedule.tiles(turn)).collect()
+        schedule.turns.iter().flat_map(|turn| schedule.tiles_of(turn)).collect()
     }
 
     #[test]
@@ -217,6 +251,25 @@ mod tests {
             tiles.sort_unstable();
             expected.sort_unstable();
             assert_eq!(tiles, expected);
+        }
+    }
+
+    #[test]
+    fn places_count_the_tiles_row_by_row() {
+        let part = |(blocks, row_end, column_start)| Schedule::triangle(blocks, 1).between(row_end, column_start);
+        let triangles = [1, 9, 40].map(|blocks| Schedule::triangle(blocks, 1));
+        let rectangles = [(3, 5), (5, 3), (33, 50)].map(|(rows, columns)| Schedule::rectangle(rows, columns, 1));
+        let parts = [(1, 1, 0), (2, 1, 1), (9, 5, 4), (80, 40, 40), (41, 21, 20)].map(part);
+        for schedule in triangles.into_iter().chain(rectangles).chain(parts) {
+            let mut tiles = all_tiles(&schedule);
+            tiles.sort_unstable();
+            assert_eq!(schedule.tiles(), tiles.len());
+            let columns = schedule.columns.unwrap_or(schedule.rows);
+            for (a, b) in (0..schedule.rows).flat_map(|a| (0..columns).map(move |b| (a, b))) {
+                let place = tiles.binary_search(&(a, b)).ok();
+                assert_eq!(schedule.find(a, b), place);
+                assert!(place.is_none_or(|place| schedule.place(a, b) == place));
+            }
         }
     }
 

@@ -26,4 +26,14 @@ impl<T> Shared<T> {
         // SAFETY: The part is in range by the assertion. By the contract of this function, nothing else uses it.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
     }
+
+    /// Like [`slice`](Self::slice), to read.
+    ///
+    /// # Safety
+    /// As for `slice`, except that overlapping parts may be read at the same time.
+    pub unsafe fn read(&self, start: usize, length: usize) -> &[T] {
+        assert!(start + length <= self.length);
+        // SAFETY: The part is in range by the assertion. By the contract of this function, nothing writes it.
+        unsafe { std::slice::from_raw_parts(self.pointer.add(start), length) }
+    }
 }
