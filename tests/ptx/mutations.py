@@ -157,6 +157,18 @@ MUTATIONS = {
         "above + inside + extra < rank",
         "false",
     ),
+    "blocks of few rows skip some": Mutation(
+        "select.cu",
+        "tower * blocks) * l.rows",
+        "tower * blocks) * SELECT_ROWS",
+        complaint="read of quantiles.*, which nobody wrote",
+    ),
+    "warps of few anchors skip some": Mutation(
+        "anchors.cu",
+        "* WARPS + warp) * each;",
+        "* WARPS + warp) * LANES;",
+        complaint="read of positive_slopes.*, which nobody wrote",
+    ),
     "failed rows stay failed": Mutation(
         "select.cu",
         "count = (int)p.header->failed",
