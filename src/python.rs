@@ -128,9 +128,12 @@ pub fn usual_views(views: Vec<Bound<'_, PyAny>>) -> PyResult<Option<(usize, usiz
             true => view.extract::<Array>().ok(),
             false => None,
         };
-        let usual = |array: &Array| array.shape.len() == 2 && array.scalar().is_some() && array.device == Device::Cpu;
+        let has_kernels = |device| matches!(device, Device::Cpu | Device::Cuda(_));
+        let usual = |array: &Array| array.shape.len() == 2 && array.scalar().is_some() && has_kernels(array.device);
         let Some(array) = array.filter(usual) else { return Ok(None) };
-        let differs = first.as_ref().is_some_and(|first| array.shape != first.shape || array.dtype != first.dtype);
+        let alike =
+            |first: &Array| (&array.shape, &array.dtype, array.device) == (&first.shape, &first.dtype, first.device);
+        let differs = first.as_ref().is_some_and(|first| !alike(first));
         if differs || view.call_method0(intern!(view.py(), "is_neg"))?.is_truthy()? {
             return Ok(None);
         }

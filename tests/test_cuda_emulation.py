@@ -443,9 +443,9 @@ def check_indexed(dtype: torch.dtype, generator: torch.Generator) -> None:
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """A few hundred rows in several tiles and splits, and quantiles whose brackets hit, miss and overflow."""
+    """A few hundred rows in several tiles and splits, few rows, and brackets that hit, miss and overflow."""
     settings = Settings(threshold="adaptive", value=0.98, temperature=0.5)
-    for samples, dims in ((150, 64), (65, 40)):
+    for samples, dims in ((150, 64), (65, 40), (14, 64)):
         z = gapped(samples, 2, dims, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
     generator = torch.Generator().manual_seed(4)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from hex_ssl import HexLoss, contrast, functional, losses
@@ -147,6 +148,38 @@ def test_weights_of_losses_learn(dtype: torch.dtype, backend: str) -> None:
     (scaled,) = torch.autograd.grad(factor * loss, weight, create_graph=True)
     (found,) = torch.autograd.grad(scaled.float().norm(), factor)
     assert found.item() == pytest.approx(plain.float().norm().item(), rel=3e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Notes what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_gradients_are_scaled_and_cast_in_one_operation(dtype: torch.dtype) -> None:
+    z1, z2 = (each.requires_grad_() for each in torch.randn(2, 9, 5).to(dtype))
+    factor = torch.tensor(0.7)
+    loss = functional.hex_loss(z1, z2)
+    with Operations() as operations:
+        found = torch.autograd.grad(loss, [z1, z2], factor, retain_graph=True)
+    (scaling,) = (name for name in operations.names if name.startswith("aten.mul"))
+    assert not any("copy" in name for name in operations.names)
+    assert scaling == ("aten.mul.Tensor" if dtype == torch.float32 else "aten.mul.out")
+    # As by two operations, where something else takes part.
+    recorded = torch.autograd.grad(loss, [z1, z2], factor, create_graph=True)
+    batched = torch.autograd.grad(loss, [z1, z2], torch.stack([factor, 2 * factor]), is_grads_batched=True)
+    for one, other, (first, second) in zip(found, recorded, batched, strict=True):
+        assert one.dtype == dtype
+        assert one.equal(other)
+        assert one.equal(first)
+        assert (2 * one).equal(second)
 
 
 def test_the_factor_of_losses_of_each_anchor_is_refused(backend: str) -> None:

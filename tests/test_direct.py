@@ -1,4 +1,4 @@
-"""The shortest way to the CPU kernel: what takes it, what does not, and that it computes the same."""
+"""The shortest way to the kernels: what takes it, what does not, and that it computes the same."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,10 +11,12 @@ from torch.autograd import forward_ad
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss, functional
+from hex_ssl import DCLLoss, HCLLoss, HexLoss, NTXentLoss, _core, functional
 from hex_ssl.contrast import Settings
 from hex_ssl.direct import evaluate_directly
 from hex_ssl.functional import NO_HIERARCHY
+
+from .conftest import Emulate
 
 USUAL = Settings("adaptive", 0.99, "importance", 1.0, 0.1, 0.2, "mean")
 
@@ -41,7 +43,22 @@ def on_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_ways_give_the_same_bits(
     criterion: torch.nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    z = torch.randn(3, 20, 9).to(dtype)
+    assert_both_ways_equal(criterion, torch.randn(3, 20, 9).to(dtype), monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("criterion", [HexLoss(), NTXentLoss(temperature=0.01), HCLLoss(reduction="sum")], ids=str)
+@pytest.mark.filterwarnings("ignore:HexLoss.set_epoch was never called")
+def test_both_ways_give_the_same_bits_on_the_cuda_kernels(
+    criterion: torch.nn.Module, dtype: torch.dtype, emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulate(dtype, 40)
+    assert evaluate_directly(list(torch.randn(2, 6, 40).to(dtype)), USUAL) is not None
+    assert_both_ways_equal(criterion, torch.randn(3, 20, 40).to(dtype), monkeypatch)
+
+
+def assert_both_ways_equal(criterion: torch.nn.Module, z: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, statistics and gradients, with and without a record of autograd."""
     results = []
     for way in (evaluate_directly, lambda *_: None):
         monkeypatch.setattr(functional, "evaluate_directly", way)
@@ -123,11 +140,17 @@ def test_it_gives_way_to_observers(observer: Callable[[], AbstractContextManager
         assert (evaluate_directly(views, USUAL) is not None) == taken
 
 
+def test_it_gives_way_where_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "evaluate", lambda *_: "no kernel for this call")
+    assert evaluate_directly(list(torch.randn(2, 6, 4)), USUAL) is None
+
+
 def test_it_gives_way_to_transforms_and_other_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(2, 6, 4)
     seen = []
     torch.func.grad(lambda x: (seen.append(evaluate_directly(list(x), USUAL)), x.sum())[1])(z)
     torch.vmap(lambda x: (seen.append(evaluate_directly([x, x], USUAL)), x)[1])(z)
-    monkeypatch.setenv("HEX_SSL_BACKEND", "composite")
-    seen.append(evaluate_directly(list(z), USUAL))
-    assert seen == [None] * 3
+    for backend in ("composite", "cuda"):
+        monkeypatch.setenv("HEX_SSL_BACKEND", backend)
+        seen.append(evaluate_directly(list(z), USUAL))
+    assert seen == [None] * 4

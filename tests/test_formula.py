@@ -190,7 +190,7 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
     )  # fmt: skip
     emulation.interpreter.launch(
         emulation.start(OPERAND, DIMS).result(),
-        [bytes(parameters), bytes(struct["Launch"]())],
+        [bytes(parameters), bytes(struct["Launch"](rows=256))],
         kernel="anchors",
         threads=256,
         shared_bytes=584,

@@ -334,6 +334,9 @@ def test_targets() -> None:
     assert judged([ours, *eager], "8192 rows: at least 15 x the best eager") is False
     assert judged([ours, peer("compiled, topk", 8192, 2.0)], "8192 rows: at least 4 x torch.compile") is True
     assert judged([ours, peer("Triton tiled InfoNCE", 8192, 0.4)], "8192 rows: faster than the Triton") is False
+    assert judged([own(512, 0.04)], "512 rows, in a graph: at most") is True
+    assert judged([own(512, 0.05)], "512 rows, in a graph: at most") is False
+    assert judged([own(512, 0.2)], "512 rows, without a graph") is False
     clean = [{"kind": "sanitizer", "tool": name, "clean": True} for name in ("memcheck", "racecheck")]
     assert judged([*clean, {"kind": "coverage", "missing": []}], "compute-sanitizer") is True
     assert judged([*clean, {"kind": "coverage", "missing": ["maxima"]}], "compute-sanitizer") is False

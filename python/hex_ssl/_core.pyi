@@ -95,8 +95,8 @@ def row_quantiles(
 def usual_views(views: list[Tensor]) -> tuple[int, int, bool] | None:
     """The number of all rows, the dimension, and whether a view requires a gradient.
 
-    None unless there are two or more plain CPU tensors, matrices of one shape and one of the losses' dtypes, whose
-    memory the kernel can read. There is nothing to check or to convert then.
+    None unless there are two or more plain tensors on the CPU or on one CUDA device, matrices of one shape and one of
+    the losses' dtypes, whose memory the kernels can read. There is nothing to check or to convert then.
     """
 
 def check(call: Operands) -> None:

@@ -1,7 +1,7 @@
-"""The usual call of a loss on the shortest way to the CPU kernel: two or more views, and nothing else.
+"""The usual call of a loss on the shortest way to the kernels: two or more views, and nothing else.
 
 :mod:`hex_ssl.ops` computes the same for every call. Each of its steps is short. But for a few rows, all of them
-together take as long as the kernel and autograd.
+together take as long as the CPU kernel and autograd, and longer than a GPU takes.
 """
 
 import torch
@@ -10,8 +10,9 @@ from torch.autograd import forward_ad
 
 from hex_ssl._extension import _core
 from hex_ssl.contrast import Settings
+from hex_ssl.dispatch import EMULATED, allows_tf32
 from hex_ssl.operands import Operands
-from hex_ssl.ops import gradients_to_cast, known_gradients
+from hex_ssl.ops import known_gradients
 
 _new_empty = torch._C.TensorBase.new_empty
 
@@ -20,17 +21,17 @@ NO_OTHERS = (None,) * (Operands._fields.index("offset") - 1)
 
 
 def evaluate_directly(views: list[Tensor], settings: Settings) -> tuple[Tensor, Tensor] | None:
-    """Loss and statistics [6], if the call is the usual one: plain CPU tensors, and only autograd observes them.
+    """Loss and statistics [6], if the call is the usual one: plain tensors, and only autograd observes them.
 
     Args:
         views: The views as the user passed them. They need no checks before.
         settings: The settings. Labels are not given.
 
     Returns:
-        The loss and the statistics. None for any other call, also for wrong views.
+        The loss and the statistics. None for any other call, also for wrong views, and if no fused kernel computes it.
 
     Raises:
-        ValueError: A number is out of its range, or a row is all zeros or not finite.
+        ValueError: A number is out of its range or, on the CPU, a row is all zeros or not finite.
     """
     if torch.compiler.is_compiling() or _is_observed():
         return None
@@ -38,18 +39,26 @@ def evaluate_directly(views: list[Tensor], settings: Settings) -> tuple[Tensor, 
     if rule == "labels" or reduction == "none" or isinstance(value, Tensor) or isinstance(temperature, Tensor):
         return None
     backend, usual = _core.requested_backend(), _core.usual_views(views)
-    if usual is None or backend not in ("auto", "cpu"):
+    if usual is None:
         return None
     anchors, dims, needs_gradient = usual
     first, recorded = views[0], needs_gradient and torch.is_grad_enabled()
+    emulated = backend == EMULATED
+    if not emulated and backend not in ("auto", "cpu" if first.is_cpu else "cuda"):
+        return None
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     loss, statistics = _new_empty(first, (), dtype=dtype), _new_empty(first, 6, dtype=dtype)
     gradient = _new_empty(first, anchors, dims, dtype=dtype) if recorded else None
     operands, outputs = (views, *NO_OTHERS, 0, *settings, False), (loss, statistics, gradient, None, None, None)
-    _core.evaluate(operands, outputs, None, backend, False, torch.get_num_threads())
+
+    def scratch(size: int) -> Tensor:
+        return _new_empty(first, size, dtype=torch.uint8)
+
+    tf32 = (emulated or not first.is_cpu) and allows_tf32(first)
+    if _core.evaluate(operands, outputs, scratch, backend, tf32, torch.get_num_threads()) is not None:
+        return None
     if gradient is not None:
-        record = known_gradients if first.dtype == dtype else gradients_to_cast
-        loss, _ = record((loss, gradient), *views)
+        loss, _ = known_gradients((loss, gradient), *views)
     return loss, statistics
 
 

@@ -151,7 +151,7 @@ def _compute(
             def scratch(size: int) -> Tensor:
                 return torch.empty((size,), dtype=torch.uint8, device=rows.device)
 
-            results, tf32 = room(operands), (choice == EMULATED or not rows.is_cpu) and _allows_tf32(rows)
+            results, tf32 = room(operands), (choice == EMULATED or not rows.is_cpu) and allows_tf32(rows)
             reason = kernel(operands, results, scratch, choice, tf32, torch.get_num_threads())
             if reason is None:
                 return results
@@ -258,7 +258,8 @@ def _note(reason: str) -> None:
         warnings.warn(f"hex_ssl computes with torch's operations, in chunks: {reason}", RuntimeWarning, stacklevel=2)
 
 
-def _allows_tf32(rows: Tensor) -> bool:
+def allows_tf32(rows: Tensor) -> bool:
+    """Whether torch's settings allow the CUDA kernels to round these rows to tf32 for products."""
     if rows.dtype != torch.float32:
         return False
     matmul = torch.backends.cuda.matmul

@@ -59,8 +59,7 @@ def evaluate_call(operands: Operands) -> tuple[Tensor, Tensor]:
         if other is not None and gradient is not None:
             inputs.append(other)
             gradients.append(gradient)
-    same = views[0].dtype == loss.dtype and not needed[2]
-    loss, *_ = (known_gradients if same else gradients_to_cast)((loss, *gradients), *inputs)
+    loss, *_ = known_gradients((loss, *gradients), *inputs)
     return loss, statistics
 
 
@@ -250,6 +249,7 @@ class _KnownGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, found: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
         """`found` is the loss, the gradient for all views, and the gradient for each of the other inputs."""
+        ctx.dtypes = [each.dtype for each in inputs[len(inputs) - len(found) + 1 :]]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*found[1:])
         return found
@@ -262,31 +262,25 @@ class _KnownGradients(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         if forward_ad._current_level >= 0:
             _refuse_second_derivative(torch._C._are_functorch_transforms_active())
-        for_anchors, *others = ctx.saved_tensors
-        views = len(ctx.needs_input_grad) - 1 - len(others)
-        return None, *(for_anchors * grad_loss).chunk(views), *(each * grad_loss for each in others)
+        columns = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        for_anchors, *others = (_scaled(gradient, grad_loss, dtype) for gradient, dtype in columns)
+        return None, *for_anchors.chunk(len(ctx.needs_input_grad) - 1 - len(others)), *others
 
 
-class _GradientsToCast(_KnownGradients):
-    """`_KnownGradients` for inputs of other dtypes.
-
-    The gradients are cast after the multiplication: the large factor of a GradScaler overflows only there.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, found: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.dtypes = [each.dtype for each in inputs]
-        return _KnownGradients.forward(ctx, found, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, *scaled = _KnownGradients.backward(ctx, grad_loss, *of_gradients)
-        blocks = zip(scaled, ctx.dtypes, strict=True)
-        return None, *(None if block is None else block.to(dtype) for block, dtype in blocks)
+known_gradients = _apply_of(_KnownGradients)
+"""Records a loss with its gradients. The arguments are those of `_KnownGradients.forward`, without the context."""
 
 
-known_gradients, gradients_to_cast = _apply_of(_KnownGradients), _apply_of(_GradientsToCast)
-"""Record a loss with its gradients. The arguments are those of `_KnownGradients.forward`, without the context."""
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * factor in the dtype of the input, which the large factor of a GradScaler may overflow."""
+    if gradient.dtype == dtype:
+        return gradient * factor
+    observed = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(factor) is not Tensor
+    # `is_grads_batched` of torch.autograd.grad is an older vmap.
+    if observed or _is_wrapped(factor) or torch._C._functorch.is_legacy_batchedtensor(factor):
+        return (gradient * factor).to(dtype)
+    # The same in one operation, which on a GPU is one kernel.
+    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def _blocks(gradients: Sequence[Tensor], views: int) -> tuple[Tensor, ...]:

@@ -46,11 +46,17 @@ told! {
 }
 
 told! {
+    /// The matrices of the caller, for the kernel `rows`.
+    Inputs {
+        views: [Matrix; MAX_VIEWS],
+        keys: Matrix,
+        positives: Matrix,
+    }
+}
+
+told! {
     /// The arguments that all launches of an evaluation share.
     Parameters {
-        views: [Matrix; MAX_VIEWS],
-        keys_matrix: Matrix,
-        positives_matrix: Matrix,
         positive_index: *const i64,
         ignored_index: *const i64,
         anchor_labels: *const i64,
@@ -210,6 +216,7 @@ mod tests {
         for (name, size, fields) in [
             ("Side", size_of::<Side>(), Side::FIELDS),
             ("Tiles", size_of::<Tiles>(), Tiles::FIELDS),
+            ("Inputs", size_of::<Inputs>(), Inputs::FIELDS),
             ("Parameters", size_of::<Parameters>(), Parameters::FIELDS),
             ("Launch", size_of::<Launch>(), Launch::FIELDS),
         ] {

@@ -10,7 +10,7 @@ use std::ptr::{from_mut, from_ref, null, null_mut};
 
 use super::hopper::{self, Hopper};
 use super::memory::Scratch;
-use super::parameters::{Launch, Parameters, Side, Tiles};
+use super::parameters::{Inputs, Launch, Parameters, Side, Tiles};
 use super::search::Search;
 use super::sizes::*;
 use super::{Buffers, Chip, Executor, Matrix, Part, Variant, MAX_DIMS};
@@ -100,7 +100,8 @@ pub fn evaluate(
     let plan = Plan::new(problem, buffers, wanted, chip, variant);
     plan.split(executor)?;
     plan.sums(executor)?;
-    plan.run(executor, "anchors", [blocks(problem.anchors, THREADS), 1, 1], ANCHORS_SHARED, Launch::default())?;
+    let launch = Launch { rows: plan.anchors_rows as i32, ..Launch::default() };
+    plan.run(executor, "anchors", [blocks(problem.anchors, plan.anchors_rows), 1, 1], ANCHORS_SHARED, launch)?;
     if !wanted.anchors {
         return Ok(());
     }
@@ -149,10 +150,13 @@ struct Plan<'a> {
     chip: Chip,
     tiles: TileSizes,
     hopper: Option<Hopper>,
+    inputs: Inputs,
     parameters: Parameters,
     search: Option<Search>,
     /// Whether the general kernels are used.
     general: bool,
+    /// Rows of a block of `anchors`.
+    anchors_rows: usize,
     /// Memory for partial gradients, if the columns are split.
     partial: *mut c_void,
     scratch_bytes: usize,
@@ -210,10 +214,16 @@ impl<'a> Plan<'a> {
                     }
                 },
             );
-        let mut parameters = Parameters {
+        let mut inputs = Inputs {
             views: [Matrix::NONE; MAX_VIEWS],
-            keys_matrix: operands.keys.unwrap_or(Matrix::NONE),
-            positives_matrix: operands.positives.unwrap_or(Matrix::NONE),
+            keys: operands.keys.unwrap_or(Matrix::NONE),
+            positives: operands.positives.unwrap_or(Matrix::NONE),
+        };
+        for (to, view) in inputs.views.iter_mut().zip(&operands.views) {
+            *to = *view;
+        }
+        let anchors_rows = spread(rows, THREADS, 4 * WARPS, chip);
+        let mut parameters = Parameters {
             positive_index: operands.positive_index.unwrap_or(null()),
             ignored_index: operands.ignored_index.unwrap_or(null()),
             anchor_labels: operands.anchor_labels.unwrap_or(null()),
@@ -242,7 +252,7 @@ impl<'a> Plan<'a> {
             sums: scratch.take(splits * part_of_sums),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
             positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
-            totals: scratch.take(blocks(rows, THREADS) * TOTALS * 8),
+            totals: scratch.take(blocks(rows, anchors_rows) * TOTALS * 8),
             radials: scratch.take_if(problem.temperature.is_nan(), blocks(rows, WARPS) * 8),
             threshold_value,
             beta,
@@ -289,15 +299,24 @@ impl<'a> Plan<'a> {
             parameters.anchor_tiles = tiles_of(&anchors);
             parameters.key_tiles = if problem.square { parameters.anchor_tiles } else { tiles_of(&keys) };
         }
-        for (to, view) in parameters.views.iter_mut().zip(&operands.views) {
-            *to = *view;
-        }
         // Survivors are no longer used when the gradient starts. If they fit, they use the memory of its output.
         let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
         parameters.survivors = if in_output { buffers.anchors_gradient.cast() } else { partial };
-        Self { problem, chip, tiles, hopper, parameters, search, general, partial, scratch_bytes: scratch.used() }
+        Self {
+            problem,
+            chip,
+            tiles,
+            hopper,
+            inputs,
+            parameters,
+            search,
+            general,
+            anchors_rows,
+            partial,
+            scratch_bytes: scratch.used(),
+        }
     }
 
     /// Rows of a block of the passes without a gradient.
@@ -314,7 +333,8 @@ impl<'a> Plan<'a> {
         let (p, anchors) = (&self.parameters, self.problem.anchors);
         let others = if self.problem.square { 0 } else { p.keys.padded } + p.apart.padded;
         let rows = (p.anchors.padded + others) as usize;
-        self.run(executor, "rows", [blocks(rows, WARPS), 1, 1], 0, Launch::default())?;
+        let mut inputs = self.inputs;
+        self.launch_with(executor, "rows", [blocks(rows, WARPS), 1, 1], THREADS, 0, from_mut(&mut inputs).cast())?;
         if let Some(hopper) = self.hopper {
             let threads = hopper.tile_threads(rows - p.apart.padded as usize);
             self.run(executor, "tiles", [blocks(threads, THREADS), 1, 1], 0, Launch::default())?;
@@ -343,22 +363,20 @@ impl<'a> Plan<'a> {
 
     fn quantiles(&self, executor: &dyn Executor, search: Search) -> Result<()> {
         let (anchors, keys) = (self.problem.anchors, self.problem.compared_keys(0).len());
+        let block_rows = spread(anchors, SELECT_ROWS, WARPS, self.chip);
         let all = match self.problem.pairing {
             // No block has rows of both towers.
-            Pairing::Towers => 2 * blocks(anchors / 2, SELECT_ROWS),
-            _ => blocks(anchors, SELECT_ROWS),
+            Pairing::Towers => 2 * blocks(anchors / 2, block_rows),
+            _ => blocks(anchors, block_rows),
         };
+        let launch = Launch { rows: block_rows as i32, ..Launch::default() };
         let Some(sample) = search.sample else {
-            let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..Launch::default() };
+            let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..launch };
             return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
         let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
-        let launch = Launch {
-            columns: sample.columns as i32,
-            rank: rank(sample.low),
-            high_rank: rank(sample.high),
-            ..Launch::default()
-        };
+        let launch =
+            Launch { columns: sample.columns as i32, rank: rank(sample.low), high_rank: rank(sample.high), ..launch };
         self.run(executor, "sample", [all, 1, 1], SELECT_SHARED, launch)?;
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
@@ -378,7 +396,7 @@ impl<'a> Plan<'a> {
             let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
             return self.run(executor, "select_wgmma", [blocks, 1, 1], hopper.select_shared_bytes(), launch);
         }
-        let blocks = all.min(2 * self.chip.multiprocessors as usize);
+        let blocks = blocks(anchors, SELECT_ROWS).min(2 * self.chip.multiprocessors as usize);
         self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
     }
 
@@ -481,8 +499,20 @@ impl<'a> Plan<'a> {
         shared_bytes: usize,
         mut launch: Launch,
     ) -> Result<()> {
-        let parameters = from_ref(&self.parameters).cast_mut();
-        let mut arguments = [parameters.cast(), from_mut(&mut launch).cast()];
+        self.launch_with(executor, kernel, grid, threads, shared_bytes, from_mut(&mut launch).cast())
+    }
+
+    /// Launches a kernel with the parameters and what else it takes, by value.
+    fn launch_with(
+        &self,
+        executor: &dyn Executor,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
+        other: *mut c_void,
+    ) -> Result<()> {
+        let mut arguments = [from_ref(&self.parameters).cast_mut().cast(), other];
         executor.launch(kernel, grid.map(|n| n as u32), threads as u32, shared_bytes as u32, &mut arguments)
     }
 }
@@ -551,6 +581,15 @@ fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, mo
     let slots = resident * chip.multiprocessors as usize;
     let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
     (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+}
+
+/// The rows of a block: `most`, or half of that down to `least` while each multiprocessor has at most one block.
+fn spread(rows: usize, most: usize, least: usize, chip: Chip) -> usize {
+    let mut each = most;
+    while each > least && blocks(rows, each / 2) <= chip.multiprocessors as usize {
+        each /= 2;
+    }
+    each
 }
 
 /// The number of parts in the passes without a gradient.

@@ -42,6 +42,14 @@ pub const TOTALS: usize = defined("TOTALS");
 /// The maximal number of views.
 pub const MAX_VIEWS: usize = defined("MAX_VIEWS");
 
+const SHORT_ROW: usize = defined("SHORT_ROW");
+const SHORT_ROW_RESIDENT: usize = defined("SHORT_ROW_RESIDENT");
+const LONG_ROW: usize = defined("LONG_ROW");
+const LONG_ROW_CHUNK: usize = defined("LONG_ROW_CHUNK");
+const MAX_CHUNK: usize = defined("MAX_CHUNK");
+const COLUMNS: usize = defined("COLUMNS");
+const FEW_COLUMNS: usize = defined("FEW_COLUMNS");
+
 /// The sizes of a tile, which depend on the bytes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TileSizes {
@@ -64,20 +72,20 @@ impl TileSizes {
     pub fn of(variant: Variant) -> Self {
         let row_bytes = variant.row_bytes();
         let is_split = variant.operand == Operand::SplitTf32;
-        let (is_short, is_long) = (row_bytes <= defined("SHORT_ROW"), row_bytes > defined("LONG_ROW"));
+        let (is_short, is_long) = (row_bytes <= SHORT_ROW, row_bytes > LONG_ROW);
         // Whether a warp has two groups of rows in the passes.
         let has_two = is_short || !(is_split || is_long);
         Self {
             row_bytes,
-            columns: if is_split || is_long { defined("FEW_COLUMNS") } else { defined("COLUMNS") },
-            pass_columns: defined("FEW_COLUMNS"),
+            columns: if is_split || is_long { FEW_COLUMNS } else { COLUMNS },
+            pass_columns: FEW_COLUMNS,
             pass_threads: if has_two { THREADS / 2 } else { THREADS },
             resident: match has_two {
                 false => 1,
                 true if is_split || !is_short => 2,
-                true => defined("SHORT_ROW_RESIDENT"),
+                true => SHORT_ROW_RESIDENT,
             },
-            chunk: if is_long { defined("LONG_ROW_CHUNK") } else { defined("MAX_CHUNK") },
+            chunk: if is_long { LONG_ROW_CHUNK } else { MAX_CHUNK },
         }
     }
 
@@ -97,7 +105,7 @@ impl TileSizes {
     }
 }
 
-/// The value of the macro with this name.
+/// The value of the macro with this name. Only for constants: it reads the whole source, which takes microseconds.
 const fn defined(name: &str) -> usize {
     let mut at = 0;
     while !(starts(at, b"#define ") && starts(at + 8, name.as_bytes()) && SOURCE[at + 8 + name.len()] == b' ') {

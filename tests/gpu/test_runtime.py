@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hex_ssl import HexLoss, functional
+from hex_ssl.contrast import Settings
+from hex_ssl.direct import evaluate_directly
 from hex_ssl.ops import evaluate
 
 from . import BACKEND, DEVICE, NEEDS_DEVICE, NEEDS_GPU, REHEARSAL
@@ -32,6 +34,17 @@ def test_the_same_bits_each_time() -> None:
         first = step(z)
         for _ in range(5):
             assert_same_bits(step(z), first)
+
+
+def test_the_short_way_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings("adaptive", 0.99, "importance", 1.0, 0.1, 0.2, "mean")
+    for dtype in (torch.float32, torch.bfloat16):
+        z = batch(512, 128, dtype)
+        assert evaluate_directly(list(z.chunk(2)), settings) is not None
+        found = step(z)
+        with monkeypatch.context() as patch:
+            patch.setattr(functional, "evaluate_directly", lambda *_: None)
+            assert_same_bits(found, step(z))
 
 
 @gpu_only

@@ -12,6 +12,7 @@ using i64 = long long;
 namespace ptx {
 namespace {
 
+using layout::Inputs;
 using layout::Launch;
 using layout::Matrix;
 using layout::Parameters;
@@ -40,13 +41,16 @@ struct Collector {
     }
 };
 
-void add_inputs(Collector& to, const Parameters& p) {
+void add_matrices(Collector& to, const Parameters& p, const Inputs& inputs) {
     for (int view = 0; view < MAX_VIEWS; view++) {
-        to.matrix(p.views[view], p.view_rows, p.dims, "views[" + std::to_string(view) + "]");
+        to.matrix(inputs.views[view], p.view_rows, p.dims, "views[" + std::to_string(view) + "]");
     }
+    if (!p.square) to.matrix(inputs.keys, p.keys.count, p.dims, "keys");
+    if (p.pairing == layout::APART) to.matrix(inputs.positives, p.anchors.count, p.dims, "positives");
+}
+
+void add_inputs(Collector& to, const Parameters& p) {
     const i64 anchors = p.anchors.count, keys = p.keys.count;
-    if (!p.square) to.matrix(p.keys_matrix, keys, p.dims, "keys_matrix");
-    if (p.pairing == layout::APART) to.matrix(p.positives_matrix, anchors, p.dims, "positives_matrix");
     to.input(p.positive_index, anchors * p.positives * 8, "positive_index");
     to.input(p.ignored_index, anchors * 8, "ignored_index");
     to.input(p.anchor_labels, anchors * 8, "anchor_labels");
@@ -83,12 +87,12 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
-    to.output(p.totals, (anchors + THREADS - 1) / THREADS * TOTALS * 8, "totals");
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 
 // Survivors and partial gradients take turns in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
+    if (kernel == "anchors") to.output(p.totals, (p.anchors.count + l.rows - 1) / l.rows * TOTALS * 8, "totals");
     if (kernel.starts_with("survivors") || kernel == "pick") {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
@@ -107,24 +111,25 @@ void add_shared_scratch(Collector& to, const std::string& kernel, const Paramete
 
 GlobalMemory HexArrays::of(const Program& program, const std::string& operand, u32 dims, void* const* arguments) {
     const auto& told = program.parameters;
-    if (told.size() != 2 || told[0].bytes != sizeof(Parameters) || told[1].bytes != sizeof(Launch)) {
+    // An evaluation begins with `rows`.
+    const bool first = program.name == "rows";
+    if (told.size() != 2 || told[0].bytes != sizeof(Parameters) || told[1].bytes != (first ? sizeof(Inputs) : sizeof(Launch))) {
         fault("the kernel ", program.name, " is told other structures than those of parameters.cu");
     }
     const Parameters& p = *(const Parameters*)arguments[0];
-    const Launch& l = *(const Launch*)arguments[1];
-    // An evaluation begins with this kernel.
-    if (program.name == "rows") written_.clear();
+    if (first) written_.clear();
     Collector to{.written = written_, .element = operand.ends_with("TF32") ? 4 : 2, .padded_dims = (i64)dims};
     add_inputs(to, p);
     if (program.name == "copy_quantiles") {
-        to.output(l.output, p.anchors.count * 4, "output");
+        to.output(((const Launch*)arguments[1])->output, p.anchors.count * 4, "output");
     } else {
         to.output(p.loss, p.one_loss ? 4 : p.anchors.count * 4, "loss");
         to.output(p.statistics, 6 * 4, "statistics");
         to.output(p.temperature_gradient, 4, "temperature_gradient");
     }
     add_scratch(to, p);
-    add_shared_scratch(to, program.name, p, l);
+    if (first) add_matrices(to, p, *(const Inputs*)arguments[1]);
+    else add_shared_scratch(to, program.name, p, *(const Launch*)arguments[1]);
     return to.memory;
 }
 

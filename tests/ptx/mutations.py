@@ -157,6 +157,18 @@ MUTATIONS = {
         "above + inside + extra < rank",
         "false",
     ),
+    "blocks of few rows skip some": Mutation(
+        "select.cu",
+        "tower * blocks) * l.rows",
+        "tower * blocks) * SELECT_ROWS",
+        complaint="read of quantiles.*, which nobody wrote",
+    ),
+    "warps of few anchors skip some": Mutation(
+        "anchors.cu",
+        "* WARPS + warp) * each;",
+        "* WARPS + warp) * LANES;",
+        complaint="read of positive_slopes.*, which nobody wrote",
+    ),
     "failed rows stay failed": Mutation(
         "select.cu",
         "count = (int)p.header->failed",
@@ -247,8 +259,8 @@ LOSS_MUTATIONS = {
          "(first < p.tower && first + TILE_ROWS > p.tower)", "false", None),
         ("parameters", "towers exchanged", "Range{p.tower, 2 * p.tower} : Range{0, p.tower}",
          "Range{0, p.tower} : Range{p.tower, 2 * p.tower}", None),
-        ("select", "a block goes on into the second tower", "SELECT_ROWS, (tower + 1) * p.tower}",
-         "SELECT_ROWS, p.anchors.count}", "shared.*, which nobody wrote|race"),
+        ("select", "a block goes on into the second tower", "p.tower ? (tower + 1) * p.tower : p.anchors.count",
+         "p.anchors.count", "shared.*, which nobody wrote|race"),
         # SupCon.
         ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
         ("anchors", "no pull on the positives of the label", "attraction = sums.weights", "attraction = 0.0", None),

@@ -109,10 +109,10 @@ DEVICE void add_supervised(const Parameters& p, const AnchorSums& sums, int inde
     anchor.weights = share / temperature;
 }
 
-// The similarity with positive `k` of the lane's anchor: lane l has anchor `first` + l. All lanes work on each anchor.
-DEVICE double own_positive_similarity(const Parameters& p, int first, int k) {
+// The similarity with positive `k` of the lane's anchor: lane l has anchor `first` + l, if l < `count`. All lanes work
+// on each anchor.
+DEVICE double own_positive_similarity(const Parameters& p, int first, int count, int k) {
     double own = 0.0;
-    const int count = p.anchors.count - first < LANES ? p.anchors.count - first : LANES;
     _Pragma("unroll 4") for (int lane = 0; lane < count; lane++) {
         const double found = positive_similarity(p, first + lane, k);
         if (lane == lane_of_thread()) own = found;
@@ -120,11 +120,11 @@ DEVICE double own_positive_similarity(const Parameters& p, int first, int k) {
     return own;
 }
 
-// Evaluates the anchor of each lane: lane l has anchor `first` + l. Writes its coefficients and the derivatives by its
-// positives, and returns its terms of the totals.
-DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TOTALS]) {
+// Evaluates the anchor of each lane: lane l has anchor `first` + l, if l < `count`. Writes its coefficients and the
+// derivatives by its positives, and returns its terms of the totals.
+DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (&totals)[TOTALS]) {
     const int index = first + lane_of_thread();
-    const bool there = index < p.anchors.count;
+    const bool there = lane_of_thread() < count;
     AnchorSums sums = {};
     if (there) sums = anchor_sums(p, index);
     const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
@@ -140,7 +140,7 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, double (&totals)[TO
     }
     double positive = supervised ? sums.weights : 0.0;
     for (int k = 0; k < p.positives; k++) {
-        const double similarity = own_positive_similarity(p, first, k);
+        const double similarity = own_positive_similarity(p, first, count, k);
         if (!there) continue;
         positive += similarity;
         double slope = 0.0;
@@ -212,14 +212,15 @@ DEVICE void add_lanes(double (&totals)[TOTALS]) {
     }
 }
 
-// One thread per anchor.
+// A lane for each anchor. For few anchors, some lanes have none, because a warp finds the similarities with positives one
+// after the other.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;
     const int warp = warp_of_thread(), lane = lane_of_thread();
     double totals[TOTALS] = {};
-    const int first = (blockIdx.x * WARPS + warp) * LANES;
-    if (first < p.anchors.count) evaluate_anchors(p, first, totals);
+    const int each = l.rows / WARPS, first = (blockIdx.x * WARPS + warp) * each;
+    if (first < p.anchors.count) evaluate_anchors(p, first, p.anchors.count - first < each ? p.anchors.count - first : each, totals);
     add_lanes(totals);
     if (lane == 0) UNROLL for (int i = 0; i < TOTALS; i++) shared.totals[warp][i] = totals[i];
     sync_threads();

@@ -108,10 +108,14 @@ struct Header {
 };
 static_assert(sizeof(Card) == CARD_BYTES && sizeof(Split) == SPLIT_BYTES && sizeof(Header) <= HEADER_BYTES, "sizes");
 
-struct Parameters {
+// The matrices of the caller. `rows` copies them, and takes this in place of a `Launch`.
+struct Inputs {
     Matrix views[MAX_VIEWS];
-    Matrix keys_matrix;
-    Matrix positives_matrix;
+    Matrix keys;
+    Matrix positives;
+};
+
+struct Parameters {
     const i64* positive_index;
     const i64* ignored_index;
     const i64* anchor_labels;
@@ -180,7 +184,7 @@ struct Launch {
     int side;  // of which the gradient is: 0 anchors, 1 keys, 2 positives that are not among the keys
     int splits;
     int first_row;  // of this launch
-    int rows;  // number of rows of this launch
+    int rows;  // number of rows: of this launch or, for `select`, `sample` and `anchors`, of a block
     int mode;  // the ends that the bracket has, LOW or HIGH or both
     int columns;  // for `select` and `sample`: number of columns
     int rank;

@@ -114,7 +114,7 @@ DEVICE void set_temperature(const Parameters& p, Header& header) {
 
 // One warp per row, including the padding: the anchors, the keys if they are other rows, and the positives if they are
 // not among the keys.
-KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
+KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
     const int lane = lane_of_thread();
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         Header header;
@@ -130,7 +130,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
     int row = blockIdx.x * WARPS + warp_of_thread();
     if (row < p.anchors.padded) {
         int view = row < p.anchors.count ? row / p.view_rows : 0;
-        prepare_row(p, p.anchors, p.views[view], row, row - view * p.view_rows);
+        prepare_row(p, p.anchors, inputs.views[view], row, row - view * p.view_rows);
         if (lane != 0) return;
         prepare_split(p, p.anchors, p.anchor_labels, row);
         if (row >= p.anchors.count) return;
@@ -145,7 +145,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
     row -= p.anchors.padded;
     if (!p.square) {
         if (row < p.keys.padded) {
-            prepare_row(p, p.keys, p.keys_matrix, row, row);
+            prepare_row(p, p.keys, inputs.keys, row, row);
             if (lane != 0) return;
             prepare_split(p, p.keys, p.key_labels, row);
             if (p.key_ends && row < p.keys.count) p.key_ends[row] = 0;
@@ -153,7 +153,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Launch l) {
         }
         row -= p.keys.padded;
     }
-    if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, p.positives_matrix, row, row);
+    if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, inputs.positives, row, row);
 }
 
 // Copies the quantiles to the output of `row_quantiles`.

@@ -48,11 +48,12 @@ DEVICE void each_similarity(const Parameters& p, const Sixteen& rows, int column
     }
 }
 
-// The first row of a block, and the end of the rows that it may have. No block has rows of both towers.
-DEVICE Range rows_of_block(const Parameters& p) {
-    if (!p.tower) return {(int)blockIdx.x * SELECT_ROWS, p.anchors.count};
-    const int blocks = (p.tower + SELECT_ROWS - 1) / SELECT_ROWS, tower = blockIdx.x / blocks;
-    return {tower * p.tower + ((int)blockIdx.x - tower * blocks) * SELECT_ROWS, (tower + 1) * p.tower};
+// The rows of a block, at most SELECT_ROWS. No block has rows of both towers.
+DEVICE Range rows_of_block(const Parameters& p, const Launch& l) {
+    const int blocks = p.tower ? (p.tower + l.rows - 1) / l.rows : gridDim.x, tower = blockIdx.x / blocks;
+    const int first = tower * p.tower + ((int)blockIdx.x - tower * blocks) * l.rows;
+    const int all = p.tower ? (tower + 1) * p.tower : p.anchors.count;
+    return {first, first + l.rows < all ? first + l.rows : all};
 }
 
 // The similarities of a block's 16 rows.
@@ -68,8 +69,8 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u32>& shared = *(Strip<u32>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
-    const Range block = rows_of_block(p), keys = compared_keys(p, block.first);
-    const int first = block.first, end = block.end;
+    const Range block = rows_of_block(p, l), keys = compared_keys(p, block.first);
+    const int first = block.first, end = block.end, each = (l.rows + WARPS - 1) / WARPS;
     Sixteen rows;
     load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
     each_similarity(p, rows, l.columns, [&](int at) { return keys.first + at; },
@@ -79,7 +80,7 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
         shared.keys[threadIdx.x][l.columns] = ordered(p.positive_similarities[first + threadIdx.x]);
     }
     sync_threads();
-    for (int row = warp * 2; row < warp * 2 + 2 && first + row < end; row++) {
+    for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
         const u32 key = find_key(shared.counts[warp], l.columns + extra, l.rank, 4, [&](u32 i) { return shared.keys[row][i]; });
         if (lane == 0) p.quantiles[first + row] = from_ordered(key);
     }
@@ -107,15 +108,15 @@ KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
-    const Range block = rows_of_block(p), keys = compared_keys(p, block.first);
-    const int first = block.first, end = block.end;
+    const Range block = rows_of_block(p, l), keys = compared_keys(p, block.first);
+    const int first = block.first, end = block.end, each = (l.rows + WARPS - 1) / WARPS;
     Sixteen rows;
     load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
     const auto column = [&](int at) { return keys.first + sampled_column(at, l.columns, keys.end - keys.first); };
     each_similarity(p, rows, l.columns, column,
                     [&](int row, int at, float c) { shared.keys[row][at] = sample_key(c); });
     sync_threads();
-    for (int row = warp * 2; row < warp * 2 + 2 && first + row < end; row++) {
+    for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
         const auto key_at = [&](u32 i) { return (u32)shared.keys[row][i]; };
         for (int high = 0; high < 2; high++) {
             const u32 rank = high ? l.high_rank : l.rank;

@@ -69,10 +69,25 @@ fn launches_are_few_whatever_the_quantile() {
 }
 
 #[test]
-fn each_thread_has_an_anchor_of_its_own() {
-    let kernels = launches(&views(65_536, 0.99), chip(132), Operand::Bf16);
-    let (_, grid) = kernels.iter().find(|(kernel, _)| kernel == "anchors").unwrap();
-    assert_eq!(*grid, [65_536 / 256, 1, 1]);
+fn few_rows_take_six_launches_with_few_arguments() {
+    let kernels = launches(&views(512, 0.99), chip(132), Operand::Bf16);
+    let names: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.as_str()).collect();
+    assert_eq!(names, ["rows", "select", "sums", "anchors", "gradient", "finish"]);
+    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [472, 72, 432]);
+}
+
+#[test]
+fn each_thread_has_an_anchor_of_its_own_where_there_are_many() {
+    let blocks = |rows, wanted| {
+        let kernels = launches(&views(rows, 0.99), chip(132), Operand::Bf16);
+        kernels.iter().find(|(kernel, _)| kernel == wanted).map(|(_, grid)| grid[0])
+    };
+    assert_eq!(blocks(65_536, "anchors"), Some(65_536 / 256));
+    // Few rows are spread over the chip.
+    assert_eq!([512, 8192].map(|rows| blocks(rows, "anchors")), [Some(512 / 32), Some(8192 / 64)]);
+    assert_eq!([512, 1024].map(|rows| blocks(rows, "select")), [Some(512 / 8), Some(1024 / 8)]);
+    assert_eq!([4096, 1040].map(|rows| blocks(rows, "sample")), [Some(4096 / 16), Some(1040 / 8)]);
+    assert_eq!((spread(512, 16, 8, chip(64)), spread(512, 16, 8, chip(63))), (8, 16));
 }
 
 #[test]
@@ -122,7 +137,7 @@ fn a_tower_is_compared_with_the_other_one() {
             .map(|(_, grid)| grid)
     };
     // 1,024 keys need no sample, and no block has rows of both towers.
-    assert_eq!(grid(&towers, "select"), Some([128, 1, 1]));
+    assert_eq!(grid(&towers, "select"), Some([128, 1, 1]), "16 rows each");
     assert_eq!(grid(&views(2048, 0.9), "select"), None);
     let odd = Problem { pairing: Pairing::Towers, ..views(2 * 1000, 0.9) };
     assert_eq!(grid(&odd, "select"), Some([2 * 63, 1, 1]));
