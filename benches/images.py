@@ -2,11 +2,13 @@
 
     python benches/images.py                # 64 files of 500 x 375 pixels, views of 224
     python benches/images.py --repeats 20
+    python benches/images.py --grain 0 --shapes 6 8 --quality 75    # files of 12 kB, easy to decode
 
 All ways take turns in one process, and the time is the process's own, so that other programs on the machine count
 little; the best and the median of the turns are given, and what ours is over each other way. "Crops" are decoded,
 cropped and resized images, bytes that a GPU makes views of; "views" are made by the processor to the end. Decoding
-alone, from memory and without a crop, is the limit of all of them; it depends on the files' bytes (`--grain`).
+alone, from memory and without a crop, is the limit of all of them; it depends on the files' bytes (`--grain`,
+`--shapes` and `--quality`).
 """
 
 import argparse
@@ -34,20 +36,26 @@ POLICY = POLICIES["symmetric"]
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def write_photographs(root: Path, count: int, size: tuple[int, int], grain: float) -> list[str]:
+def write_photographs(
+    root: Path,
+    count: int,
+    size: tuple[int, int],
+    grain: float,
+    shapes: tuple[int, int] = (24, 32),
+    quality: int = 92,
+) -> list[str]:
     """JPEG files of large shapes with some grain, which decides how many bytes a file has.
 
-    With the default of 14, a file of 500 x 375 pixels has 106 kB, like ImageNet's. With 3 it has a third of that.
+    With a grain of 14, a file of 500 x 375 pixels has 106 kB, like ImageNet's. With 3 it has a third of that.
+    `shapes` is how many shapes there are from top to bottom and from left to right.
     """
     generator, names = np.random.default_rng(0), []
     for number in range(count):
-        shapes = Image.fromarray(generator.integers(0, 256, (24, 32, 3), np.uint8)).resize(
-            size, Image.Resampling.BICUBIC
-        )
+        small = Image.fromarray(generator.integers(0, 256, (*shapes, 3), np.uint8))
         noise = generator.normal(0, grain, (size[1], size[0], 1))
-        pixels = (np.asarray(shapes) + noise).clip(0, 255).astype(np.uint8)
+        pixels = (np.asarray(small.resize(size, Image.Resampling.BICUBIC)) + noise).clip(0, 255).astype(np.uint8)
         names.append(f"{number}.jpg")
-        Image.fromarray(pixels).save(root / names[-1], quality=92)
+        Image.fromarray(pixels).save(root / names[-1], quality=quality)
     return names
 
 
@@ -118,10 +126,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--grain", type=float, default=14, help="standard deviation of the noise in the files")
+    parser.add_argument("--shapes", type=int, nargs=2, default=[24, 32], help="from top to bottom and left to right")
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEG files, 1 to 95")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        names = write_photographs(Path(folder), arguments.count, (500, 375), arguments.grain)
+        names = write_photographs(
+            Path(folder),
+            arguments.count,
+            (500, 375),
+            arguments.grain,
+            tuple(arguments.shapes),
+            arguments.quality,
+        )
         kilobytes = sum((Path(folder) / name).stat().st_size for name in names) / 1e3 / len(names)
         runs = ways(Path(folder), names, arguments.size)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
