@@ -29,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use super::python::{
         anchor_formula, backend_for, check, check_settings, cuda_cubin, cuda_failed_rows_at, cuda_ptx, cuda_remarks,
-        cuda_sources, evaluate, requested_backend, row_quantiles, similarity_statistics, usual_views,
+        cuda_rerun_at, cuda_sources, evaluate, requested_backend, row_quantiles, similarity_statistics, usual_views,
     };
 
     #[pymodule_init]

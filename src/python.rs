@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::border::{is_plain, Array, Device};
 use crate::cpu::{Element, Rows};
-use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, FAILED_AT, SOURCES};
+use crate::cuda::{cubin, ptx, remarks, Hopper, Operand, Variant, FAILED_AT, RERUN_AT, SOURCES};
 use crate::dispatch::{self, Backend, Means, Outcome, Outputs, Settings};
 use crate::error::{view_name, Error, Input, Result, RowFault};
 use crate::formula::{self, Sums};
@@ -436,6 +436,12 @@ pub fn cuda_sources() -> &'static str {
 #[pyfunction]
 pub fn cuda_failed_rows_at() -> usize {
     FAILED_AT
+}
+
+/// Where the scratch memory tells whether the sums were computed again. See `_core.pyi`.
+#[pyfunction]
+pub fn cuda_rerun_at() -> usize {
+    RERUN_AT
 }
 
 fn cuda_variant(dims: usize, dtype: &str, allow_tf32: bool, wgmma: bool) -> PyResult<Variant> {

@@ -40,11 +40,11 @@ CASES = [
 KERNELS = {
     "rows", "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "select", "sample", "survivors",
     "pick", "select_failed", "copy_quantiles", "ranges", "settle_thresholds", "maxima", "settle_shifts", "sums",
-    "sums_general", "anchors", "gradient", "gradient_general", "finish",
+    "sums_general", "anchors", "gradient", "gradient_general", "finish", "sift", "gather", "settle",
 }  # fmt: skip
 SPILLS_ELSEWHERE = 48
 """Bytes of split rows of 128 dimensions and more, on chips that the kernels are not tuned for."""
-PASSES = {"survivors", "ranges", "maxima", "sums", "sums_general"}
+PASSES = {"survivors", "sift", "ranges", "maxima", "sums", "sums_general"}
 """Over similarities alone."""
 Case = tuple[tuple[int, int], int, str, bool]
 
@@ -84,6 +84,7 @@ SPILLS: dict[tuple[str, str], dict[int, int]] = {
     ("BF16", "gradient"): {480: 24},
     ("F16", "gradient"): {480: 24},
     ("SPLIT_TF32", "survivors"): {224: 40},
+    ("SPLIT_TF32", "sift"): {224: 32, 256: 24},
     ("SPLIT_TF32", "ranges"): {224: 24, 256: 32},
     ("SPLIT_TF32", "maxima"): {224: 24, 256: 40},
     ("SPLIT_TF32", "sums"): {224: 48, 256: 32},

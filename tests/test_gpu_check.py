@@ -112,7 +112,7 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert [record["clean"] for record in found.of("sanitizer", tool="memcheck")] == [True]
     assert len(found.of("coverage")[0]["missing"]) == found.of("coverage")[0]["kernels"]  # the CPU launches none
     counters = found.of("counters")
-    assert [record["kernel"] for record in counters] == ["rows", "sample", "survivors", "sums", "gradient"]
+    assert [record["kernel"] for record in counters] == ["rows", "sample", "sift", "gather", "gradient"]
     assert all(record["ns"] == 1234.5 and "memory %" not in record for record in counters)
     assert len({record["part"] for record in found.of("training")}) >= 5
     assert all(record["ms"] > 0 and record["images_per_second"] > 0 for record in found.of("training"))

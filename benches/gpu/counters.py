@@ -5,7 +5,7 @@ import sys
 from gpu import toolbox
 from gpu.records import REHEARSAL, emit
 
-KERNELS = "rows|sample|survivors|sums|gradient"
+KERNELS = "rows|sample|sift|gather|gradient"
 METRICS = {
     "gpu__time_duration.sum": "ns",
     "sm__throughput.avg.pct_of_peak_sustained_elapsed": "sm %",

@@ -1,4 +1,4 @@
-"""How many rows the sampled search for quantiles missed in a call: the one place that knows how the extension tells."""
+"""What a call's kernels had to do twice: the one place that knows how the extension tells."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,17 @@ from hex_ssl import _core
 
 
 def missed_rows(run: Callable[[], object]) -> tuple[int | None, str]:
-    """Of a call; None where the extension does not tell, with the reason."""
-    place = getattr(_core, "cuda_failed_rows_at", None)
+    """Rows that the sampled search for quantiles missed; None where the extension does not tell, with the reason."""
+    return _told(run, "cuda_failed_rows_at")
+
+
+def reran(run: Callable[[], object]) -> int | None:
+    """Whether one pass for quantiles and sums did not suffice, 0 or 1; None where the extension does not tell."""
+    return _told(run, "cuda_rerun_at")[0]
+
+
+def _told(run: Callable[[], object], name: str) -> tuple[int | None, str]:
+    place = getattr(_core, name, None)
     if place is None:
         return None, "this extension does not tell"
     with used(_core) as watched:

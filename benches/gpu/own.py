@@ -9,7 +9,7 @@ from itertools import product
 
 from torch import Tensor
 
-from gpu.missed import missed_rows
+from gpu.missed import missed_rows, reran
 from gpu.records import REHEARSAL, emit, left
 from gpu.workload import (
     SIZES,
@@ -45,6 +45,7 @@ def measure(rows: int, dtype: str, data: str, dims: int = 128) -> dict[str, obje
             "kernels": kernel_times(run),
             "missed": missed,
             "missed_reason": reason,
+            "reran": reran(run),
         }
         for each in inputs:
             each.grad = None

@@ -17,6 +17,9 @@ MODEL_WGMMA_MS = {8192: 0.14, 32768: 1.65, 65536: 6.4}
 """With the kernels for sm_90a throughout, and sums and survivors in one pass."""
 MODEL_KERNELS_MS = {"sums": 3.0, "survivors": 3.0, "gradient": 6.2}
 """At 65,536 rows: cycles of shared memory of a tile (1,290 and 2,700) times tiles, by 132 multiprocessors."""
+MODEL_JOINT_MS = {"survivors and sums": 6.9, "sift": 4.0}
+"""At 65,536 rows, if instructions bound them: 1,530 and 880 for 32 x 32 pairs, in the compiled code. One pass for
+quantiles and sums is to take 2 to 3 ms off the call, 0.5 to 0.7 at 32,768 rows, 0.03 to 0.05 at 8,192."""
 MODEL_KERNELS_WGMMA_MS = {"sums": 2.0, "gradient": 3.4}
 MODEL_RATES = {"bfloat16": 790e12, "tf32": 395e12, "copy": 4.3e12}
 """FLOP/s and bytes/s."""

@@ -76,6 +76,8 @@ VARIANTS = [
     Variant("sample-512", "sample a quarter, survivors twice", (constant("SAMPLE", "512"),)),
     Variant("sample-1024", "sample half, survivors 1.4 times: faster below 16,384 rows", (constant("SAMPLE", "1024"),)),
     Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),)),
+    Variant("apart", "2 to 3 ms more at 65,536 rows, 0.03 to 0.05 at 8,192: quantiles and sums in passes of their own",
+            (constant("LEAST_SHARE", "1 << 40"),)),
     Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),)),
     Variant("no-exponentials", "sums 0.9 of its time", (empty("exp2_approximate", "return x;"),), same=False),
     Variant("no-products", "little: shared memory bounds", (empty("multiply_bf16", NOTHING),), same=False),

@@ -22,6 +22,7 @@ __all__ = [
     "cuda_failed_rows_at",
     "cuda_ptx",
     "cuda_remarks",
+    "cuda_rerun_at",
     "cuda_sources",
     "evaluate",
     "requested_backend",
@@ -179,6 +180,13 @@ def cuda_failed_rows_at() -> int:
 
     An int32, in the memory that `evaluate` and `row_quantiles` ask for. Such rows are searched anew, which takes
     longer. For tests and benchmarks.
+    """
+
+def cuda_rerun_at() -> int:
+    """The byte of a call's scratch memory at which CUDA kernels tell whether they computed the sums twice.
+
+    An int32, 0 or 1, in the memory that `evaluate` asks for. If not 0, one pass for quantiles and sums did not suffice,
+    which takes longer. For tests and benchmarks.
     """
 
 def cuda_sources() -> str:

@@ -84,6 +84,9 @@ told! {
         key_pairs: *mut c_void,
         ranges: *mut c_void,
         sums: *mut c_void,
+        parts: *mut c_void,
+        pending: *mut c_void,
+        pending_at: *mut c_void,
         positive_similarities: *mut c_void,
         positive_slopes: *mut c_void,
         totals: *mut c_void,
@@ -110,6 +113,8 @@ told! {
         temperature_scalar: i32,
         capacity: i32,
         splits: i32,
+        joint: i32,
+        pending_capacity: i32,
         anchor_tiles: Tiles,
         key_tiles: Tiles,
     }
@@ -131,6 +136,8 @@ told! {
         columns: i32,
         rank: i32,
         high_rank: i32,
+        floor_rank: i32,
+        ceiling_rank: i32,
     }
 }
 
@@ -150,6 +157,8 @@ impl Default for Launch {
             columns: 0,
             rank: 1,
             high_rank: 0,
+            floor_rank: 0,
+            ceiling_rank: 0,
         }
     }
 }
@@ -161,7 +170,7 @@ mod tests {
 
     use super::super::search::bracket;
     use super::*;
-    use crate::cuda::FAILED_AT;
+    use crate::cuda::{FAILED_AT, RERUN_AT};
     use crate::operands::Scalar;
 
     const SOURCE: &str = concat!(include_str!("kernels/parameters.cu"), include_str!("kernels/digits.cu"));
@@ -238,6 +247,7 @@ mod tests {
         assert_eq!(expect_same(source), Ok(()));
         let (_, _, header) = &structures(source)["Header"];
         assert!(header.contains(&("failed".into(), FAILED_AT, 4)));
+        assert!(header.contains(&("rerun".into(), RERUN_AT, 4)));
         let matrix = &structures(source)["Matrix"];
         let fields =
             [("pointer", 0), ("row_stride", 8), ("dim_stride", 16)].map(|(name, at)| (name.to_string(), at, 8));

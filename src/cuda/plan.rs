@@ -2,8 +2,9 @@
 //!
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
 //! With more than 1,024 keys, four kernels find the quantiles: `sample`, `survivors`, `pick`, and `select_failed` for
-//! the rows on which the others failed. For `Pairing::Indexed`, `index_*` sort the excluded pairs. Kernels for sm_90a
-//! may replace some of these (`hopper.rs`).
+//! the rows on which the others failed. Where the quantile is high, `sift`, `gather` and `settle` find quantiles and
+//! sums in one pass (`joint.cu`), in place of `survivors`, `pick` and, unless that pass fails, `sums`. For
+//! `Pairing::Indexed`, `index_*` sort the excluded pairs. Kernels for sm_90a may replace some of these (`hopper.rs`).
 
 use std::ffi::c_void;
 use std::ptr::{from_mut, from_ref, null, null_mut};
@@ -11,7 +12,7 @@ use std::ptr::{from_mut, from_ref, null, null_mut};
 use super::hopper::{self, Hopper};
 use super::memory::Scratch;
 use super::parameters::{Inputs, Launch, Parameters, Side, Tiles};
-use super::search::Search;
+use super::search::{Joint, SampledColumns, Search};
 use super::sizes::*;
 use super::{Buffers, Chip, Executor, Matrix, Part, Variant, MAX_DIMS};
 use crate::error::Result;
@@ -62,8 +63,11 @@ pub fn parts(problem: &Problem, wanted: Option<Wanted>, variant: Variant) -> Vec
     let general = is_general(problem);
     let either = |usual, other| if general { other } else { usual };
     let mut parts = vec![Part::Common];
-    if matches!(problem.threshold, Threshold::Adaptive { .. }) {
+    if let Threshold::Adaptive { quantile } = problem.threshold {
         parts.push(Part::Quantiles);
+        if wanted.is_some() && joint(problem, quantile, variant).is_some() {
+            parts.push(Part::Joint);
+        }
     }
     if variant.hopper.is_some() {
         parts.push(Part::Hopper);
@@ -81,7 +85,10 @@ pub fn parts(problem: &Problem, wanted: Option<Wanted>, variant: Variant) -> Vec
 /// Bytes of device memory that [`evaluate`] needs besides inputs and outputs.
 pub fn scratch_bytes(problem: &Problem, wanted: Wanted, chip: Chip, variant: Variant) -> usize {
     let buffers = Buffers::nowhere(problem);
-    Plan::new(problem, &buffers, wanted, chip, variant).scratch_bytes
+    let plan = Plan::new(problem, &buffers, wanted, chip, variant);
+    // `row_quantiles` uses the memory in another way.
+    let other = plan.joint.map_or(0, |_| Plan::apart(problem, &buffers, wanted, chip, variant).scratch_bytes);
+    plan.scratch_bytes.max(other)
 }
 
 /// Launches the kernels for the loss, its statistics and the wanted gradients. If the temperature is an operand, that
@@ -134,7 +141,7 @@ pub fn row_quantiles(
     executor: &dyn Executor,
 ) -> Result<()> {
     let wanted = Wanted { anchors: false, keys: false, positives: false };
-    let plan = Plan::new(problem, buffers, wanted, chip, variant);
+    let plan = Plan::apart(problem, buffers, wanted, chip, variant);
     plan.split(executor)?;
     let launch = Launch { output: out, ..Launch::default() };
     plan.run(executor, "copy_quantiles", [blocks(problem.anchors, THREADS), 1, 1], 0, launch)
@@ -153,6 +160,8 @@ struct Plan<'a> {
     inputs: Inputs,
     parameters: Parameters,
     search: Option<Search>,
+    /// One pass for the quantiles and the sums, if it is used.
+    joint: Option<Joint>,
     /// Whether the general kernels are used.
     general: bool,
     /// Rows of a block of `anchors`.
@@ -164,6 +173,26 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
+        let joint = match problem.threshold {
+            Threshold::Adaptive { quantile } => joint(problem, quantile, variant),
+            _ => None,
+        };
+        Self::with(problem, buffers, wanted, chip, variant, joint)
+    }
+
+    /// As [`Self::new`], with passes of their own for quantiles and sums.
+    fn apart(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
+        Self::with(problem, buffers, wanted, chip, variant, None)
+    }
+
+    fn with(
+        problem: &'a Problem,
+        buffers: &Buffers,
+        wanted: Wanted,
+        chip: Chip,
+        variant: Variant,
+        joint: Option<Joint>,
+    ) -> Self {
         let tiles = TileSizes::of(variant);
         let (beta, tau_plus) = weights(problem);
         let threshold = comparable(problem.threshold);
@@ -174,7 +203,7 @@ impl<'a> Plan<'a> {
             Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile, block_rows)),
             _ => None,
         };
-        let sample = search.and_then(|search| search.sample);
+        let sample = joint.map(|joint| joint.sample).or(search.and_then(|search| search.sample));
 
         let operands = &buffers.operands;
         let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
@@ -250,6 +279,10 @@ impl<'a> Plan<'a> {
             key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
             sums: scratch.take(splits * part_of_sums),
+            parts: scratch
+                .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, chip))),
+            pending: scratch.take_if(joint.is_some(), joint.map_or(0, |joint| joint.pending * 4)),
+            pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
             positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
             totals: scratch.take(blocks(rows, anchors_rows) * TOTALS * 8),
@@ -288,6 +321,8 @@ impl<'a> Plan<'a> {
             temperature_scalar: operands.temperature.map_or(0, |number| number.scalar as i32),
             capacity: sample.map_or(0, |sample| sample.capacity) as i32,
             splits: splits as i32,
+            joint: i32::from(joint.is_some()),
+            pending_capacity: joint.map_or(0, |joint| joint.pending) as i32,
             anchor_tiles: Tiles::NONE,
             key_tiles: Tiles::NONE,
         };
@@ -312,6 +347,7 @@ impl<'a> Plan<'a> {
             inputs,
             parameters,
             search,
+            joint,
             general,
             anchors_rows,
             partial,
@@ -374,9 +410,16 @@ impl<'a> Plan<'a> {
             let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..launch };
             return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
+        let sample = self.joint.map_or(sample, |joint| joint.sample);
         let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
-        let launch =
-            Launch { columns: sample.columns as i32, rank: rank(sample.low), high_rank: rank(sample.high), ..launch };
+        let launch = Launch {
+            columns: sample.columns as i32,
+            rank: rank(sample.low),
+            high_rank: rank(sample.high),
+            floor_rank: rank(self.joint.map(|joint| joint.floor)),
+            ceiling_rank: rank(self.joint.map(|joint| joint.ceiling)),
+            ..launch
+        };
         self.run(executor, "sample", [all, 1, 1], SELECT_SHARED, launch)?;
         for first in (0..anchors).step_by(sample.rows) {
             let rows = sample.rows.min(anchors - first);
@@ -387,8 +430,9 @@ impl<'a> Plan<'a> {
                 rank: search.rank as i32,
                 ..Launch::default()
             };
-            self.survivors(executor, rows, launch)?;
-            self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
+            let kernel = if self.joint.is_some() { "gather" } else { "pick" };
+            let launch = self.survivors(executor, rows, launch)?;
+            self.run(executor, kernel, [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
         }
         // It is always launched. If no row failed, it only computes the mean.
         let launch = Launch { rank: search.rank as i32, ..Launch::default() };
@@ -417,15 +461,26 @@ impl<'a> Plan<'a> {
         self.run(executor, "index_keys", [blocks(self.problem.keys, WARPS), 1, 1], 0, none)
     }
 
-    fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<()> {
+    /// Returns the arguments, with the number of parts of the columns.
+    fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<Launch> {
         let blocks = blocks(rows, self.block_rows());
         let keys = self.problem.compared_keys(0).len();
         let splits = pass_splits(blocks, keys, &self.tiles, self.hopper, self.chip, SPLITS);
-        let kernel = if self.hopper.is_some() { "survivors_wgmma" } else { "survivors" };
-        self.run_pass(executor, kernel, [blocks, splits, 1], launch)
+        let kernel = match self.hopper {
+            Some(_) => "survivors_wgmma",
+            None if self.joint.is_some() => "sift",
+            None => "survivors",
+        };
+        let launch = Launch { splits: splits as i32, ..launch };
+        self.run_pass(executor, kernel, [blocks, splits, 1], launch)?;
+        Ok(launch)
     }
 
     fn sums(&self, executor: &dyn Executor) -> Result<()> {
+        if self.joint.is_some() {
+            let rows = self.problem.anchors;
+            self.run(executor, "settle", [blocks(rows, WARPS), 1, 1], 0, Launch::default())?;
+        }
         let kernel = match self.hopper {
             Some(_) => "sums_wgmma",
             None if self.general => "sums_general",
@@ -533,6 +588,20 @@ pub(super) fn is_general(problem: &Problem) -> bool {
     needs_precise_shifts(problem)
         || weights(problem).0 != 1.0
         || matches!(comparable(problem.threshold), Threshold::MinMax { .. } | Threshold::Labels)
+}
+
+/// One pass for the quantiles and the sums. None if it is not used.
+fn joint(problem: &Problem, quantile: f64, variant: Variant) -> Option<Joint> {
+    let usual = variant.hopper.is_none() && !is_general(problem) && problem.pairing != Pairing::Towers;
+    usual.then(|| Joint::new(problem, &Search::new(problem, quantile, TILE_ROWS), TILE_ROWS)).flatten()
+}
+
+/// Bytes of the sums of the parts of the columns, in one launch of the pass for the quantiles and the sums.
+fn part_bytes(problem: &Problem, sample: SampledColumns, tiles: &TileSizes, chip: Chip) -> usize {
+    let keys = problem.compared_keys(0).len();
+    let bytes = |rows: usize| rows * pass_splits(blocks(rows, TILE_ROWS), keys, tiles, None, chip, SPLITS) * 8;
+    // The last launch may have fewer rows, and then more parts.
+    bytes(sample.rows.min(problem.anchors)).max(bytes(problem.anchors % sample.rows))
 }
 
 /// The threshold in the form that the kernels use. On both scales, nothing exceeds 1 and everything exceeds minus

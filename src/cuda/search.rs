@@ -10,6 +10,10 @@ pub(super) const DIRECT: usize = STRIP_BYTES / 4;
 const SAMPLE: usize = STRIP_BYTES / 2;
 /// The survivors of one launch take at most this many bytes, unless those of a single block take more.
 const SURVIVORS: usize = 32 << 20;
+/// The similarities that wait for the threshold take at most this many bytes.
+const PENDING: usize = 24 << 20;
+/// One pass for quantiles and sums lists more than one similarity in this many. It pays only if these are few.
+const LEAST_SHARE: usize = 16;
 
 /// `Bracket` of the kernels.
 pub(super) mod bracket {
@@ -59,10 +63,15 @@ impl SampledColumns {
         let window = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64;
         // The expected number of similarities in the bracket, and five standard deviations more.
         let kept = (window + 5.0 * window.sqrt()) * all / sampled;
-        let capacity = (kept as usize).min(keys).next_multiple_of(32);
+        Self { columns, low, high, capacity: 0, rows: 0 }.keeping(kept as usize, problem, block_rows)
+    }
+
+    /// With room for `kept` survivors of each row.
+    fn keeping(self, kept: usize, problem: &Problem, block_rows: usize) -> Self {
+        let capacity = kept.min(problem.compared_keys(0).len()).next_multiple_of(32);
         let rows = (SURVIVORS / (4 * capacity) / block_rows * block_rows)
             .clamp(block_rows, problem.anchors.next_multiple_of(block_rows));
-        Self { columns, low, high, capacity, rows }
+        Self { capacity, rows, ..self }
     }
 
     /// The bytes of the survivors of a launch.
@@ -74,5 +83,50 @@ impl SampledColumns {
     pub(super) fn ends(&self) -> i32 {
         let end = |rank: Option<usize>, bit| if rank.is_some() { bit } else { 0 };
         end(self.low, bracket::LOW) | end(self.high, bracket::HIGH)
+    }
+}
+
+/// How one pass finds the quantiles and the sums (`kernels/joint.cu`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Joint {
+    /// The sample, with a bracket that has no upper end.
+    pub(super) sample: SampledColumns,
+    /// The rank in the sample of the lower end of the threshold's bracket.
+    pub(super) floor: usize,
+    /// The same for the upper end. 0 if there is none.
+    pub(super) ceiling: usize,
+    /// The number of similarities in this bracket that are kept for all rows together.
+    pub(super) pending: usize,
+}
+
+impl Joint {
+    /// None if the lists would be long, or if the bracket would be too narrow.
+    pub(super) fn new(problem: &Problem, search: &Search, block_rows: usize) -> Option<Self> {
+        let (sample, rank) = (search.sample?, search.rank);
+        let (low, length) = (sample.low?, problem.row_length());
+        if rank * LEAST_SHARE > length {
+            return None;
+        }
+        let (sampled, keys) = (sample.columns as f64, problem.compared_keys(0).len() as f64);
+        let center = rank as f64 * (sampled + 1.0) / (length as f64 + 1.0);
+        // The similarities of all rows for each rank of the sample.
+        let each = problem.anchors as f64 * keys / sampled;
+        let most = (PENDING / 4) as f64;
+        let window = (most / (1.5 * each)).min(2.0 * center.sqrt() + 2.0).floor();
+        // The mean over the rows deviates less than one row, by the square root of `center`. How much less depends on
+        // the data.
+        if window < (0.4 * center.sqrt()).max(2.0) {
+            return None;
+        }
+        let floor = (center + window / 2.0).round().min(sampled);
+        let ceiling = (floor - window).max(0.0);
+        let low = low as f64;
+        let kept = (low + 5.0 * low.sqrt()) * keys / sampled;
+        Some(Self {
+            sample: SampledColumns { high: None, ..sample }.keeping((kept as usize).max(4 * rank), problem, block_rows),
+            floor: floor as usize,
+            ceiling: ceiling as usize,
+            pending: (4.0 * (floor - ceiling) * each).min(most) as usize,
+        })
     }
 }

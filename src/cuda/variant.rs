@@ -13,7 +13,7 @@ macro_rules! joined {
 
 /// The sources of all kernels.
 pub const SOURCES: &str = joined!(
-    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "accumulate" "sums"
+    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "joint" "accumulate" "sums"
     "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper" "hopper_sums" "hopper_select"
     "hopper_gradient"
 );
@@ -25,6 +25,8 @@ pub enum Part {
     Common,
     /// For the adaptive threshold.
     Quantiles,
+    /// One pass for the adaptive threshold and the sums.
+    Joint,
     /// The sums in the usual case.
     Sums,
     /// The gradient in the usual case.
@@ -42,6 +44,7 @@ impl Part {
     pub fn of(kernel: &str) -> Self {
         match kernel {
             "select" | "sample" | "survivors" | "pick" | "select_failed" => Self::Quantiles,
+            "sift" | "gather" | "settle" => Self::Joint,
             "sums" => Self::Sums,
             "gradient" => Self::Gradient,
             "ranges" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => Self::GeneralSums,
@@ -57,6 +60,7 @@ impl Part {
         match self {
             Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
             Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "digits" "select"),
+            Self::Joint => joined!("device" "parameters" "tile" "exclude" "digits" "joint"),
             Self::Sums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums"),
             Self::Gradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient"),
             Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),
@@ -169,7 +173,7 @@ mod tests {
     fn each_kernel_is_in_one_part() {
         use Part::*;
         let mut found = Vec::new();
-        for part in [Common, Quantiles, Sums, Gradient, GeneralSums, GeneralGradient, Hopper] {
+        for part in [Common, Quantiles, Joint, Sums, Gradient, GeneralSums, GeneralGradient, Hopper] {
             let here = kernels(part.sources());
             assert!(here.iter().all(|kernel| Part::of(kernel) == part), "{part:?} has {here:?}");
             found.extend(here);

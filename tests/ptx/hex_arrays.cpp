@@ -85,6 +85,8 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.key_pairs, anchors * p.excluded * 4, "key_pairs");
     to.output(p.ranges, anchors * 2 * 4, "ranges");
     to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
+    to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
+    to.output(p.pending_at, anchors * 2 * 4, "pending_at");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
@@ -92,10 +94,12 @@ void add_scratch(Collector& to, const Parameters& p) {
 
 // Survivors and partial gradients take turns in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
+    const bool joint = kernel == "sift" || kernel == "gather";
     if (kernel == "anchors") to.output(p.totals, (p.anchors.count + l.rows - 1) / l.rows * TOTALS * 8, "totals");
-    if (kernel.starts_with("survivors") || kernel == "pick") {
+    if (kernel.starts_with("survivors") || kernel == "pick" || joint) {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
+    if (joint) to.output(p.parts, (i64)l.splits * l.rows * 2 * 4, "parts");
     const bool gradient = kernel.starts_with("gradient");
     if (!gradient && kernel != "finish") return;
     if (gradient) to.written.erase((u64)l.gradient), to.written.erase((u64)l.partial);

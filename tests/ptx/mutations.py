@@ -244,7 +244,8 @@ MUTATIONS |= {
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
-CORE_UNUSED = ("ranges", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general")
+GENERAL = ("ranges", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general")
+CORE_UNUSED = (*GENERAL, "sift", "gather", "settle")
 """What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
 
 LOSS_MUTATIONS = {
@@ -279,8 +280,59 @@ LOSS_MUTATIONS = {
 """In what only two towers, SupCon and a temperature in device memory use."""
 LOSS_UNUSED = (
     "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "ranges", "sample", "survivors", "pick",
-    "select_failed", "copy_quantiles",
+    "select_failed", "copy_quantiles", "sift", "gather", "settle",
 )  # fmt: skip
+"""What no call for these launches."""
+
+JOINT_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
+    for file, name, text, replacement, complaint in (
+        ("joint", "the threshold's bracket is not looked at", "fminf(p.lows[row], p.header->floor)", "p.lows[row]",
+         None),
+        ("joint", "excluded pairs are not marked", "member >= low[row] ? member * MARK", "member >= low[row] ? member",
+         None),
+        ("joint", "excluded pairs are not of the row", "member >= low[row] ? member * MARK : ",
+         "false ? member * MARK : ", None),
+        ("joint", "marks stay", "c > 1.5f ? c * (1.0f / MARK) : c", "c", None),
+        ("joint", "a negative lower end", "end >= LEAST_END ? end : infinity()", "end", None),
+        ("joint", "listed and added", "@in add.u32 %0, %0, %5;\\n@!in add.f32", "@in add.u32 %0, %0, %5;\\nadd.f32",
+         None),
+        ("joint", "the others are listed", "setp.ge.f32 in, %1, %2", "setp.lt.f32 in, %1, %2",
+         "which nobody wrote|race|past the end"),
+        ("joint", "all lanes list from one place on", "byte_of(up_to - listed, row)", "0",
+         "which nobody wrote|race"),
+        ("joint", "places of another row", "(lane & ~3) + row)", "(lane & ~3))",
+         "which nobody wrote|race|past the end"),
+        ("joint", "lists that are too long are written", "count == 0 || at + count > (u32)p.capacity", "count == 0",
+         "past the end of survivors|race|nobody wrote"),
+        ("joint", "lists that are too long are searched", "&& count <= (u32)p.capacity;", ";",
+         "past the end of survivors|nobody wrote"),
+        ("joint", "one part of the columns", "split < l.splits; split += LANES", "split < 1; split += LANES", None),
+        ("joint", "marked numbers are summed", "if (c > 1.5f || (!below && !(c > ceiling))) continue;",
+         "if (!below && !(c > ceiling)) continue;", None),
+        ("joint", "the largest of a lane", "top = fmaxf(top, exchange(top, lanes));", "", None),
+        ("joint", "squares are not scaled", "unit * weighted * largest * largest", "unit * weighted * largest", None),
+        ("joint", "pending similarities over each other", "p.pending + start + up_to - own", "p.pending + start",
+         "pending.*, which nobody wrote|race"),
+        ("joint", "too many are pending", "start + all <= (u32)p.pending_capacity && start + all >= start", "true",
+         "past the end of pending"),
+        ("joint", "pending similarities are forgotten", "if (lane_of_thread() == 0) add_sums(", "if (false) add_sums(",
+         None),
+        ("joint", "pending similarities are all global", "count, limit, limit)", "count, infinity(), infinity())",
+         None),
+        ("digits", "a threshold out of its bracket", "p.header->rerun = 1", "p.header->rerun = 0", None),
+        ("sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
+         "sums.*, which nobody wrote"),
+        ("anchors", "parts that are not there", "p.joint && !p.header->rerun ? 1 : p.splits", "p.splits",
+         "sums.*, which nobody wrote"),
+        ("anchors", "one part after another pass", "p.joint && !p.header->rerun ? 1 : p.splits",
+         "p.joint ? 1 : p.splits", None),
+        ("select", "the bracket before the last block", "if (p.joint && is_last_block(",
+         "if (p.joint && !is_last_block(", "which nobody wrote|race"),
+    )
+}  # fmt: skip
+"""In the pass that finds quantiles and sums."""
+JOINT_UNUSED = (*GENERAL, "select", "survivors", "pick", "copy_quantiles")
 """What no call for these launches."""
 
 IN_FLIGHT = "in flight|which nobody wrote|race"
@@ -338,7 +390,7 @@ def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS`, `LOSS_MUTATIONS` or `HOPPER_MUTATIONS`.
+        name: One of `MUTATIONS`, `JOINT_MUTATIONS`, `LOSS_MUTATIONS` or `HOPPER_MUTATIONS`.
 
     Returns:
         The sources in one text, as the extension has them, but for kernels that are not launched.
@@ -346,7 +398,7 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = (MUTATIONS | LOSS_MUTATIONS | HOPPER_MUTATIONS)[name]
+    mutation = (MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | HOPPER_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -354,5 +406,6 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    unused = CORE_UNUSED if name in MUTATIONS else LOSS_UNUSED if name in LOSS_MUTATIONS else ()
+    lists = (MUTATIONS, CORE_UNUSED), (JOINT_MUTATIONS, JOINT_UNUSED), (LOSS_MUTATIONS, LOSS_UNUSED)
+    unused = next((unused for known, unused in lists if name in known), ())
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)

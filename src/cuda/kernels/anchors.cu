@@ -34,7 +34,8 @@ struct AnchorSums {
 // Adds the sums of the splits, in order.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     double all[SUMS] = {};
-    for (int split = 0; split < p.splits; split++) {
+    const int splits = p.joint && !p.header->rerun ? 1 : p.splits;
+    for (int split = 0; split < splits; split++) {
         const float* part = p.sums + ((i64)split * p.anchors.padded + anchor) * SUMS;
         UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
     }

@@ -44,18 +44,27 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
     return prefix;
 }
 
-// Sets the threshold to the mean of all quantiles. By the last block.
-DEVICE void average_quantiles(const Parameters& p, double* shared) {
+// The mean of a number of each row. By one block. Every thread gets the result.
+DEVICE double mean_of_rows(const Parameters& p, const float* numbers, double* shared) {
     double sum = 0.0;
-    for (int row = threadIdx.x; row < p.anchors.count; row += THREADS) sum += p.quantiles[row];
+    for (int row = threadIdx.x; row < p.anchors.count; row += THREADS) sum += numbers[row];
     sum = warp_sum(sum);
+    sync_threads();
     if (lane_of_thread() == 0) shared[warp_of_thread()] = sum;
     sync_threads();
-    if (threadIdx.x != 0) return;
     sum = 0.0;
     for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
-    p.header->epsilon = sum / p.anchors.count;
-    p.header->limit = limit_of(p.header->epsilon);
+    return sum / p.anchors.count;
+}
+
+// Sets the threshold to the mean of all quantiles. By the last block.
+DEVICE void average_quantiles(const Parameters& p, double* shared) {
+    const double mean = mean_of_rows(p, p.quantiles, shared);
+    if (threadIdx.x != 0) return;
+    p.header->epsilon = mean;
+    p.header->limit = limit_of(mean);
+    // NaN is in no bracket.
+    if (!(p.header->limit >= p.header->floor && p.header->limit <= p.header->ceiling)) p.header->rerun = 1;
 }
 
 // The ends that a bracket has.

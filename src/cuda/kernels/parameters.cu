@@ -105,6 +105,11 @@ struct Header {
     double temperature_slope;  // derivative of the loss by the temperature, of the terms that do not use similarities
     float exponent;  // log2(e) / temperature
     float concentration;  // beta log2(e) / temperature
+    // The bracket of the threshold: the threshold is most likely not below `floor` and not above `ceiling`.
+    float floor;
+    float ceiling;
+    u32 pending;  // number of similarities whose set is not known before the threshold
+    u32 rerun;  // whether the kernel `sums` computes the sums although `joint` is set
 };
 static_assert(sizeof(Card) == CARD_BYTES && sizeof(Split) == SPLIT_BYTES && sizeof(Header) <= HEADER_BYTES, "sizes");
 
@@ -143,6 +148,9 @@ struct Parameters {
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
     u32* ranges;  // [anchors][2] smallest and largest similarity; later, of global and hierarchical negatives the largest
     float* sums;  // [splits][padded anchors][SUMS]
+    float* parts;  // [splits of a launch][rows of a launch][2] sums over the global negatives and over all similarities
+    float* pending;  // [pending_capacity] similarities in the bracket of the threshold, row by row
+    u32* pending_at;  // [anchors][2] start and number of a row's similarities in `pending`
     float* positive_similarities;  // [anchors][positives]
     float* positive_slopes;  // [anchors][positives]
     double* totals;  // [blocks][TOTALS]
@@ -169,6 +177,8 @@ struct Parameters {
     int temperature_scalar;
     int capacity;  // of `survivors`, for each row
     int splits;  // parts of the columns that have their own sums
+    int joint;  // whether one pass finds quantiles and sums
+    int pending_capacity;
     Tiles anchor_tiles;  // null, except for the kernels for sm_90a
     Tiles key_tiles;  // if the problem is square, `anchor_tiles`
 };
@@ -189,6 +199,9 @@ struct Launch {
     int columns;  // for `select` and `sample`: number of columns
     int rank;
     int high_rank;  // for `sample`: rank of the upper end
+    // For `sample`: ranks of the ends of the bracket of the threshold. 0 if there is none, or no upper end.
+    int floor_rank;
+    int ceiling_rank;
 };
 
 DEVICE int lane_of_thread() { return threadIdx.x % LANES; }

@@ -124,6 +124,9 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
         header.gradient_scale = 1.0f;
         header.failed = 0;
         for (int i = 0; i < 4; i++) header.done[i] = 0;
+        header.floor = -infinity();
+        header.ceiling = infinity();
+        header.pending = header.rerun = 0;
         set_temperature(p, header);
         *p.header = header;
     }

@@ -104,6 +104,15 @@ DEVICE int sampled_column(int at, int columns, int keys) {
 DEVICE u16 sample_key(float c) { return (u16)(u32)(fmaxf(c + 1.0f, 0.0f) * 32767.0f); }
 DEVICE float bracket_end(u32 key, float further) { return ((float)key + further) * (1.0f / 32767.0f) - 1.0f; }
 
+// Sets the bracket of the threshold to the means of its ends in all rows. By the last block.
+DEVICE void bracket_threshold(const Parameters& p, const Launch& l, double* shared) {
+    const double floor = mean_of_rows(p, p.quantiles, shared);
+    const double ceiling = l.ceiling_rank ? mean_of_rows(p, p.highs, shared) : (double)infinity();
+    if (threadIdx.x != 0) return;
+    p.header->floor = (float)floor;
+    p.header->ceiling = (float)ceiling;
+}
+
 KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
@@ -118,13 +127,15 @@ KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     sync_threads();
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
         const auto key_at = [&](u32 i) { return (u32)shared.keys[row][i]; };
-        for (int high = 0; high < 2; high++) {
-            const u32 rank = high ? l.high_rank : l.rank;
+        // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
+        for (int i = 0; i < 4; i++) {
+            const u32 rank = i == 0 ? l.rank : i == 1 ? l.high_rank : i == 2 ? l.floor_rank : l.ceiling_rank;
             if (rank == 0) continue;
-            const float end = bracket_end(find_key(shared.counts[warp], l.columns, rank, 2, key_at), high ? 2.0f : -1.0f);
-            if (lane == 0) (high ? p.highs : p.lows)[first + row] = end;
+            const float end = bracket_end(find_key(shared.counts[warp], l.columns, rank, 2, key_at), i % 2 ? 2.0f : -1.0f);
+            if (lane == 0) (i == 0 ? p.lows : i == 2 ? p.quantiles : p.highs)[first + row] = end;
         }
     }
+    if (p.joint && is_last_block(&p.header->done[3], gridDim.x, &shared.last)) bracket_threshold(p, l, shared.sums);
 }
 
 struct Selection {

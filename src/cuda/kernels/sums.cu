@@ -2,6 +2,7 @@
 // one exponential per pair.
 KERNEL(PASS_THREADS, PASS_RESIDENT) sums(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
+    if (p.joint && !p.header->rerun) return;
     const int first = blockIdx.x * TILE_ROWS;
     const float limit = p.header->limit, exponent = p.header->exponent;
     Sums all[PASS_ROWS] = {};

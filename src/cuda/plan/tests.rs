@@ -61,10 +61,55 @@ fn memory_above_the_inputs_is_bounded() {
 
 #[test]
 fn launches_are_few_whatever_the_quantile() {
-    for (quantile, expected) in [(0.99, 40), (0.9, 88), (0.5, 130)] {
+    for (quantile, expected) in [(0.99, 47), (0.9, 88), (0.5, 130)] {
         let kernels = launches(&views(65_536, quantile), chip(132), Operand::Bf16);
-        let of_quantiles = kernels.iter().filter(|(kernel, _)| Part::of(kernel) == Part::Quantiles);
+        let of_quantiles =
+            kernels.iter().filter(|(kernel, _)| [Part::Quantiles, Part::Joint].contains(&Part::of(kernel)));
         assert_eq!(of_quantiles.count(), expected, "quantile {quantile}");
+    }
+}
+
+#[test]
+fn one_pass_finds_quantiles_and_sums_where_that_pays() {
+    let usual = views(8192, 0.99);
+    let all = Variant::new(128, Operand::Bf16);
+    let formulation = Formulation::Importance { beta: 2.0, tau_plus: 0.0 };
+    for (problem, variant, joint) in [
+        (usual, all, true),
+        (views(65_536, 0.99), all, true),
+        (views(32_768, 0.95), all, true),
+        // The similarities that wait for the threshold would take too much memory.
+        (views(65_536, 0.95), all, false),
+        (views(131_072, 0.99), all, false),
+        // The lists would.
+        (views(8192, 0.9), all, false),
+        (views(1024, 0.99), all, false),
+        (views(8192, 0.99), all.on_hopper(&usual, chip(132)), false),
+        (Problem { pairing: Pairing::Towers, ..usual }, all, false),
+        (Problem { pairing: Pairing::Apart, square: false, anchors: 512, ..usual }, all, true),
+        (Problem { formulation, ..usual }, all, false),
+        (Problem { temperature: f64::NAN, ..usual }, all, false),
+    ] {
+        let kernels = launches_of(&problem, chip(132), variant);
+        let count = |wanted: &str| kernels.iter().filter(|(kernel, _)| kernel.starts_with(wanted)).count();
+        let adaptive = ["sift", "gather", "survivors", "pick"].map(|kernel| count(kernel) > 0);
+        let sampled = problem.compared_keys(0).len() > 1024;
+        assert_eq!(adaptive, [joint, joint, sampled && !joint, sampled && !joint], "{problem:?}");
+        assert_eq!(count("settle") - count("settle_"), usize::from(joint));
+        // `sums` returns at once after a pass that has found them.
+        assert_eq!(count("sums"), 1);
+    }
+}
+
+#[test]
+fn the_memory_serves_quantiles_alone_too() {
+    let none = Wanted { anchors: false, keys: false, positives: false };
+    for rows in [1300, 8192, 65_536] {
+        let (problem, variant) = (views(rows, 0.95), Variant::new(128, Operand::Bf16));
+        let buffers = Buffers::nowhere(&problem);
+        let apart = Plan::apart(&problem, &buffers, none, chip(132), variant);
+        assert!(apart.joint.is_none() && apart.parameters.joint == 0);
+        assert!(scratch_bytes(&problem, none, chip(132), variant) >= apart.scratch_bytes);
     }
 }
 
@@ -73,7 +118,7 @@ fn few_rows_take_six_launches_with_few_arguments() {
     let kernels = launches(&views(512, 0.99), chip(132), Operand::Bf16);
     let names: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.as_str()).collect();
     assert_eq!(names, ["rows", "select", "sums", "anchors", "gradient", "finish"]);
-    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [472, 72, 432]);
+    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [504, 80, 432]);
 }
 
 #[test]

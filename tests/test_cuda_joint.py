@@ -1,0 +1,246 @@
+"""The CUDA kernels that find quantiles and sums in one pass, executed as PTX on the CPU, against the reference."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hex_ssl import direct, functional
+
+from .batches import decided
+from .compare import arguments, assert_apart_like_reference, assert_index_like_reference, assert_views_like_reference
+from .conftest import Emulate
+from .ptx import kernels
+from .ptx.emulation import Emulation
+from .ptx.interpreter import Schedule
+from .ptx.mutations import JOINT_MUTATIONS
+from .ptx.structures import structures
+from .reference import Settings
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+KEYS = 1300
+"""More than `select` takes by itself. The sample has 256 of them."""
+HEADER = structures()["Header"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_ahead(emulation: Emulation, request: pytest.FixtureRequest) -> None:
+    """Compile while the first tests run."""
+    chosen = {item.name for item in request.session.items}
+    for name, mutation in JOINT_MUTATIONS.items():
+        if f"{test_a_planted_bug_is_seen.__name__}[{name}]" in chosen:
+            emulation.start(kernels.operand_of(mutation.dtype), 64, name)
+
+
+class Watch:
+    """Notes the scratch memory of calls."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.memory: list[Tensor] = []
+
+        def noting(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def noted(*sizes: object, **options: object) -> Tensor:
+                found = make(*sizes, **options)
+                if found.dtype == torch.uint8:
+                    self.memory.append(found)
+                return found
+
+            return noted
+
+        patch.setattr(torch, "empty", noting(torch.empty))
+        patch.setattr(direct, "_new_empty", noting(direct._new_empty))
+
+    def header(self, field: str) -> int:
+        """An integer in the header of the last call."""
+        at = getattr(HEADER, field).offset
+        return int(self.memory[-1][at : at + 4].view(torch.int32))
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+def spread(count: int, seed: int) -> Tensor:
+    """Random directions."""
+    return torch.randn(count, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def towards(direction: Tensor, cosine: Tensor | float, count: int, seed: int) -> Tensor:
+    """Rows with a given cosine to a direction, otherwise at random."""
+    unit = normalize(direction, dim=-1)
+    across = spread(count, seed)
+    across = normalize(across - (across @ unit)[:, None] * unit)
+    cosine = torch.as_tensor(cosine, dtype=torch.float64).expand(count)[:, None]
+    return cosine * unit + (1 - cosine**2).sqrt() * across
+
+
+def two_kinds(seed: int) -> tuple[Tensor, Tensor]:
+    """Some anchors have a cluster of keys, some none. The threshold is between, far below the lists of the former."""
+    keys, anchors = spread(KEYS, seed), spread(140, seed + 1)
+    keys[:200] = towards(anchors[0], 0.9, 200, seed + 2)
+    anchors[:70] = towards(anchors[0], 0.97, 70, seed + 3)
+    return anchors, keys
+
+
+def long_lists(seed: int) -> tuple[Tensor, Tensor]:
+    """Two fifths of the keys are alike some of the anchors: more than a list takes."""
+    keys, anchors = spread(KEYS, seed), spread(140, seed + 1)
+    keys[:520] = towards(anchors[0], 0.8, 520, seed + 2)
+    anchors[:30] = towards(anchors[0], 0.97, 30, seed + 3)
+    return anchors, keys
+
+
+def many_pending(seed: int) -> tuple[Tensor, Tensor]:
+    """A fifth of the keys are at the threshold of nearly all anchors. The others make its bracket wide."""
+    axes = torch.eye(64, dtype=torch.float64)[:2]
+    keys = spread(KEYS, seed)
+    keys[:270] = towards(axes[0], torch.linspace(0.44, 0.47, 270), 270, seed + 1)
+    keys[270:335] = towards(axes[1], 0.95, 65, seed + 2)
+    anchors = torch.cat([towards(axes[0], 0.999, 54, seed + 3), towards(axes[1], 0.999, 6, seed + 4)])
+    return anchors, keys
+
+
+def opposite(seed: int) -> tuple[Tensor, Tensor]:
+    """The quantile of an anchor is negative."""
+    direction = torch.ones(64, dtype=torch.float64)
+    anchors, keys = towards(direction, 0.3, 140, seed), towards(direction, 0.5, KEYS, seed + 1)
+    anchors[3:4] = towards(-direction, 0.95, 1, seed + 2)
+    return anchors, keys
+
+
+def biased(seed: int) -> tuple[Tensor, Tensor]:
+    """The keys that the sample looks at are closer to the anchors than the others."""
+    anchors = towards(torch.ones(64, dtype=torch.float64), 0.9, 40, seed)
+    keys = towards(-torch.ones(64, dtype=torch.float64), 0.2, KEYS, seed + 1)
+    looked_at = sampled_columns(256, KEYS)
+    keys[looked_at] = towards(torch.ones(64, dtype=torch.float64), 0.5, len(looked_at), seed + 2)
+    return anchors, keys
+
+
+def sampled_columns(columns: int, keys: int) -> list[int]:
+    """The keys that the kernel `sample` looks at, as `sampled_column` in select.cu says."""
+
+    def place(at: int) -> int:
+        digest = at
+        digest = (digest ^ digest >> 16) * 0x85EBCA6B % 2**32
+        digest = (digest ^ digest >> 13) * 0xC2B2AE35 % 2**32
+        part = 2**32 // columns
+        return (at * part + (digest ^ digest >> 16) % part) * keys >> 32
+
+    return sorted({place(at) for at in range(columns)})
+
+
+DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool]] = {
+    "spread": (lambda seed: (spread(140, seed), spread(KEYS, seed + 1)), 1, False),
+    "two kinds": (two_kinds, 1, False),
+    "long lists": (long_lists, 1, True),
+    "many pending": (many_pending, 76, True),
+    "opposite": (opposite, 3, True),
+    "biased": (biased, 2, True),
+}
+"""Anchors and keys, a seed for which rounding decides nothing, and whether the sums need another pass."""
+SETTINGS = Settings(value=0.95)
+SHOWS = {
+    "joint: the threshold's bracket is not looked at": "two kinds",
+    "joint: a negative lower end": "opposite",
+    "joint: lists that are too long are written": "long lists",
+    "joint: lists that are too long are searched": "long lists",
+    "joint: too many are pending": "many pending",
+    "digits: a threshold out of its bracket": "biased",
+    "sums: no other pass": "many pending",
+    "anchors: one part after another pass": "many pending",
+}
+"""The data that show a planted bug, where those of other bugs do not."""
+
+
+def named(anchors: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Three keys and one that is ignored, for each anchor."""
+    orders = torch.stack([torch.randperm(KEYS, generator=generator)[:4] for _ in range(anchors)])
+    return orders[:, :3], torch.where(torch.arange(anchors) % 3 == 0, -1, orders[:, 3])
+
+
+def check(name: str, watch: Watch, dtype: torch.dtype = F32) -> None:
+    """Positives apart, and keys that anchors name."""
+    make, seed, rerun = DATA[name]
+    anchors, keys = (rows.to(dtype) for rows in make(seed))
+    generator = torch.Generator().manual_seed(7)
+    positives = (anchors + 0.5 * torch.randn(anchors.shape, generator=generator)).to(dtype)
+    assert_apart_like_reference(anchors, keys, positives, SETTINGS)
+    assert watch.header("rerun") == rerun
+    assert_index_like_reference(anchors, keys, *named(len(anchors), generator), SETTINGS)
+    assert watch.header("rerun") == rerun
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_keys(name: str, emulate: Emulate, watch: Watch) -> None:
+    emulate(F32, 64)
+    check(name, watch)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+def test_16_bits(dtype: torch.dtype, emulate: Emulate, watch: Watch) -> None:
+    # Cosines of 0.9 and of at most 0.5, so that no rounding decides. The anchors' quantiles are of either kind, and the
+    # threshold is between them.
+    emulate(dtype, 64)
+    anchors, keys = spread(100, 1), spread(KEYS, 2)
+    keys[:100] = towards(anchors[0], 0.93, 100, 3)
+    anchors[:50] = towards(anchors[0], 0.99, 50, 4)
+    positives = towards(anchors[0], 0.7, 100, 5)
+    assert_apart_like_reference(anchors.to(dtype), keys.to(dtype), positives.to(dtype), SETTINGS)
+    assert not watch.header("rerun")
+
+
+def test_views(emulate: Emulate, watch: Watch) -> None:
+    emulate(F32, 64)
+    settings = Settings(value=0.97)
+    assert_views_like_reference(decided(520, 2, 64, settings, F32), 2, settings)
+    assert not watch.header("rerun")
+
+
+def test_few_are_pending(emulate: Emulate, watch: Watch) -> None:
+    # Of 2,048 keys the sample has 512.
+    emulate(F32, 64)
+    anchors, keys = spread(64, 1).float(), spread(2048, 2).float()
+    functional.hex_loss_with_keys(anchors, keys, positives=anchors + 0.1, **arguments(Settings(value=0.99)))
+    assert not watch.header("rerun")
+    assert watch.header("failed") == 0
+    assert 0 < watch.header("pending") < 0.03 * 64 * 2048
+
+
+@pytest.mark.parametrize("name", ["two kinds", "spread"])
+def test_the_same_bits_in_any_order(name: str, emulate: Emulate) -> None:
+    make, seed, _ = DATA[name]
+    anchors, keys = (rows.float() for rows in make(seed))
+    found = []
+    for schedule in (Schedule(seed=1), Schedule(seed=2, random_lanes=True), Schedule(seed=3, resident_blocks=1)):
+        emulate(F32, 64, schedule=schedule)
+        rows = [anchors.clone().requires_grad_(), keys.clone().requires_grad_()]
+        loss, statistics = functional.hex_loss_with_keys(
+            *rows, positives=anchors, return_statistics=True, **arguments(SETTINGS)
+        )
+        loss.backward()
+        found.append([loss.detach(), *statistics, *(each.grad for each in rows)])
+    for other in found[1:]:
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("of", ["anchor", "key"])
+def test_a_row_without_a_direction(of: str, emulate: Emulate) -> None:
+    emulate(F32, 64)
+    anchors, keys = spread(64, 1).float(), spread(KEYS, 2).float()
+    (anchors if of == "anchor" else keys)[40] = 0.0
+    loss = functional.hex_loss_with_keys(anchors, keys, positives=spread(64, 3).float(), **arguments(SETTINGS))
+    assert math.isnan(loss.item())
+
+
+@pytest.mark.parametrize("name", JOINT_MUTATIONS)
+def test_a_planted_bug_is_seen(name: str, emulate: Emulate, watch: Watch) -> None:
+    mutation = JOINT_MUTATIONS[name]
+    emulate(mutation.dtype, 64, mutation=name)
+    # Wrong numbers are the reference's to see, the rest the interpreter's.
+    with pytest.raises(RuntimeError if mutation.complaint else AssertionError, match=mutation.complaint):
+        check(SHOWS.get(name, "spread"), watch)
