@@ -420,19 +420,6 @@ def test_loss_of_many_rows(emulate: Emulate) -> None:
 # Planted bugs: the checks above see each of them.
 
 
-def sampled_columns(columns: int, keys: int) -> list[int]:
-    """The keys that the kernel `sample` looks at, as `sampled_column` in select.cu says."""
-
-    def place(at: int) -> int:
-        digest = at
-        digest = (digest ^ digest >> 16) * 0x85EBCA6B % 2**32
-        digest = (digest ^ digest >> 13) * 0xC2B2AE35 % 2**32
-        part = 2**32 // columns
-        return (at * part + (digest ^ digest >> 16) % part) * keys >> 32
-
-    return [place(at) for at in range(columns)]
-
-
 def check_indexed(dtype: torch.dtype, generator: torch.Generator) -> None:
     """Anchors that name their keys, in no order; some of the keys several times."""
     anchors, keys = torch.randn(230, 64, generator=generator).to(dtype).split([70, 160])
@@ -455,7 +442,7 @@ def check_core(dtype: torch.dtype) -> None:
     ties = spread[torch.randint(3, (1300,), generator=generator)]
     # Alike the first anchor are the keys of the sample alone, or all others: its bracket is too high, or too low.
     looked_at = torch.zeros(1300, 1, dtype=torch.bool)
-    looked_at[sampled_columns(256, 1300)] = True
+    looked_at[kernels.sampled_columns(256, 1300)] = True
     close = anchors[0] + spread / 16
     for keys in (spread, ties, torch.where(looked_at, close, spread), torch.where(looked_at, spread, close)):
         for quantile in (0.5, 0.99):

@@ -345,19 +345,19 @@ def _precision() -> Iterator[None]:
 @pytest.mark.usefixtures("_precision")
 def test_tf32_is_torchs_decision() -> None:
     rows = torch.zeros(1, 1)
-    assert not dispatch.allows_tf32(rows)
+    assert not dispatch.allows_tf32(rows, dispatch.EMULATED)
     torch.set_float32_matmul_precision("high")
-    assert dispatch.allows_tf32(rows)
-    assert not dispatch.allows_tf32(rows.bfloat16())
+    assert dispatch.allows_tf32(rows, dispatch.EMULATED)
+    assert not dispatch.allows_tf32(rows.bfloat16(), dispatch.EMULATED)
     torch.set_float32_matmul_precision("highest")
-    assert not dispatch.allows_tf32(rows)
+    assert not dispatch.allows_tf32(rows, dispatch.EMULATED)
     torch.backends.cuda.matmul.allow_tf32 = True
-    assert dispatch.allows_tf32(rows)
+    assert dispatch.allows_tf32(rows, dispatch.EMULATED)
     torch.backends.cuda.matmul.allow_tf32 = False
-    assert not dispatch.allows_tf32(rows)
+    assert not dispatch.allows_tf32(rows, dispatch.EMULATED)
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
         torch.backends.cuda.matmul.fp32_precision = "tf32"
-        assert dispatch.allows_tf32(rows)
+        assert dispatch.allows_tf32(rows, dispatch.EMULATED)
 
 
 def test_show_config_tells_of_every_device(capsys: pytest.CaptureFixture[str]) -> None:

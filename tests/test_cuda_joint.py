@@ -116,22 +116,9 @@ def biased(seed: int) -> tuple[Tensor, Tensor]:
     """The keys that the sample looks at are closer to the anchors than the others."""
     anchors = towards(torch.ones(64, dtype=torch.float64), 0.9, 40, seed)
     keys = towards(-torch.ones(64, dtype=torch.float64), 0.2, KEYS, seed + 1)
-    looked_at = sampled_columns(256, KEYS)
+    looked_at = sorted(kernels.sampled_columns(256, KEYS))
     keys[looked_at] = towards(torch.ones(64, dtype=torch.float64), 0.5, len(looked_at), seed + 2)
     return anchors, keys
-
-
-def sampled_columns(columns: int, keys: int) -> list[int]:
-    """The keys that the kernel `sample` looks at, as `sampled_column` in select.cu says."""
-
-    def place(at: int) -> int:
-        digest = at
-        digest = (digest ^ digest >> 16) * 0x85EBCA6B % 2**32
-        digest = (digest ^ digest >> 13) * 0xC2B2AE35 % 2**32
-        part = 2**32 // columns
-        return (at * part + (digest ^ digest >> 16) % part) * keys >> 32
-
-    return sorted({place(at) for at in range(columns)})
 
 
 DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool]] = {

@@ -43,8 +43,7 @@ def evaluate_directly(views: list[Tensor], settings: Settings) -> tuple[Tensor, 
         return None
     anchors, dims, needs_gradient = usual
     first, recorded = views[0], needs_gradient and torch.is_grad_enabled()
-    emulated = backend == EMULATED
-    if not emulated and backend not in ("auto", "cpu" if first.is_cpu else "cuda"):
+    if backend not in ("auto", EMULATED, "cpu" if first.is_cpu else "cuda"):
         return None
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     loss, statistics = _new_empty(first, (), dtype=dtype), _new_empty(first, 6, dtype=dtype)
@@ -54,7 +53,7 @@ def evaluate_directly(views: list[Tensor], settings: Settings) -> tuple[Tensor, 
     def scratch(size: int) -> Tensor:
         return _new_empty(first, size, dtype=torch.uint8)
 
-    tf32 = (emulated or not first.is_cpu) and allows_tf32(first)
+    tf32 = allows_tf32(first, backend)
     if _core.evaluate(operands, outputs, scratch, backend, tf32, torch.get_num_threads()) is not None:
         return None
     if gradient is not None:

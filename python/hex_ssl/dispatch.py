@@ -151,7 +151,7 @@ def _compute(
             def scratch(size: int) -> Tensor:
                 return torch.empty((size,), dtype=torch.uint8, device=rows.device)
 
-            results, tf32 = room(operands), (choice == EMULATED or not rows.is_cpu) and allows_tf32(rows)
+            results, tf32 = room(operands), allows_tf32(rows, choice)
             reason = kernel(operands, results, scratch, choice, tf32, torch.get_num_threads())
             if reason is None:
                 return results
@@ -258,9 +258,9 @@ def _note(reason: str) -> None:
         warnings.warn(f"hex_ssl computes with torch's operations, in chunks: {reason}", RuntimeWarning, stacklevel=2)
 
 
-def allows_tf32(rows: Tensor) -> bool:
-    """Whether torch's settings allow the CUDA kernels to round these rows to tf32 for products."""
-    if rows.dtype != torch.float32:
+def allows_tf32(rows: Tensor, backend: str) -> bool:
+    """Whether CUDA kernels compute, and torch's settings allow them to round these rows to tf32 for products."""
+    if rows.dtype != torch.float32 or (rows.is_cpu and backend != EMULATED):
         return False
     matmul = torch.backends.cuda.matmul
     # Both `allow_tf32` and torch.set_float32_matmul_precision change `fp32_precision`. Unlike these two, it can always

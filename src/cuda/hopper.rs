@@ -254,7 +254,7 @@ mod tests {
     fn rows_twice_stay_below_100_megabytes() {
         let problem = square(65_536, ADAPTIVE);
         let wanted = Wanted { anchors: true, keys: false, positives: false };
-        let bytes = scratch_bytes(&problem, wanted, H100, variant(128, Operand::Bf16, &problem, H100));
+        let bytes = scratch_bytes(&problem, Some(wanted), H100, variant(128, Operand::Bf16, &problem, H100));
         let gradient = problem.anchors * problem.dims * NUMBER;
         assert!(bytes + gradient < 100_000_000, "{bytes} bytes and {gradient} of the gradient");
     }

@@ -82,13 +82,15 @@ pub fn parts(problem: &Problem, wanted: Option<Wanted>, variant: Variant) -> Vec
     parts
 }
 
-/// Bytes of device memory that [`evaluate`] needs besides inputs and outputs.
-pub fn scratch_bytes(problem: &Problem, wanted: Wanted, chip: Chip, variant: Variant) -> usize {
+/// Bytes of device memory that [`evaluate`] needs besides inputs and outputs or, if nothing is wanted, that
+/// [`row_quantiles`] needs.
+pub fn scratch_bytes(problem: &Problem, wanted: Option<Wanted>, chip: Chip, variant: Variant) -> usize {
     let buffers = Buffers::nowhere(problem);
-    let plan = Plan::new(problem, &buffers, wanted, chip, variant);
-    // `row_quantiles` uses the memory in another way.
-    let other = plan.joint.map_or(0, |_| Plan::apart(problem, &buffers, wanted, chip, variant).scratch_bytes);
-    plan.scratch_bytes.max(other)
+    let plan = match wanted {
+        Some(wanted) => Plan::new(problem, &buffers, wanted, chip, variant),
+        None => Plan::of_quantiles(problem, &buffers, chip, variant),
+    };
+    plan.scratch_bytes
 }
 
 /// Launches the kernels for the loss, its statistics and the wanted gradients. If the temperature is an operand, that
@@ -140,8 +142,7 @@ pub fn row_quantiles(
     variant: Variant,
     executor: &dyn Executor,
 ) -> Result<()> {
-    let wanted = Wanted { anchors: false, keys: false, positives: false };
-    let plan = Plan::apart(problem, buffers, wanted, chip, variant);
+    let plan = Plan::of_quantiles(problem, buffers, chip, variant);
     plan.split(executor)?;
     let launch = Launch { output: out, ..Launch::default() };
     plan.run(executor, "copy_quantiles", [blocks(problem.anchors, THREADS), 1, 1], 0, launch)
@@ -180,9 +181,10 @@ impl<'a> Plan<'a> {
         Self::with(problem, buffers, wanted, chip, variant, joint)
     }
 
-    /// As [`Self::new`], with passes of their own for quantiles and sums.
-    fn apart(problem: &'a Problem, buffers: &Buffers, wanted: Wanted, chip: Chip, variant: Variant) -> Self {
-        Self::with(problem, buffers, wanted, chip, variant, None)
+    /// For the quantiles alone, which have a pass of their own then.
+    fn of_quantiles(problem: &'a Problem, buffers: &Buffers, chip: Chip, variant: Variant) -> Self {
+        let nothing = Wanted { anchors: false, keys: false, positives: false };
+        Self::with(problem, buffers, nothing, chip, variant, None)
     }
 
     fn with(
@@ -199,11 +201,14 @@ impl<'a> Plan<'a> {
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let (general, hopper) = (is_general(problem), variant.hopper);
         let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
-        let search = match threshold {
+        let mut search = match threshold {
             Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile, block_rows)),
             _ => None,
         };
-        let sample = joint.map(|joint| joint.sample).or(search.and_then(|search| search.sample));
+        if let (Some(search), Some(joint)) = (&mut search, joint) {
+            search.sample = Some(joint.sample);
+        }
+        let sample = search.and_then(|search| search.sample);
 
         let operands = &buffers.operands;
         let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
@@ -410,7 +415,6 @@ impl<'a> Plan<'a> {
             let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..launch };
             return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
-        let sample = self.joint.map_or(sample, |joint| joint.sample);
         let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
         let launch = Launch {
             columns: sample.columns as i32,

@@ -75,7 +75,7 @@ impl Kernels {
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
         let (problem, wanted) = (&on_device(problem, operands), outputs.wanted());
-        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let scratch = self.scratch(problem, operands, Some(wanted), scratch)?;
         let [anchors, keys, positives] = &outputs.gradients;
         let address = |array: &Option<Array>| array.as_ref().map_or(null_mut(), |array| array.pointer.cast());
         let buffers = Buffers {
@@ -98,8 +98,7 @@ impl Kernels {
         output: &Array,
         scratch: impl FnMut(usize) -> Result<Array>,
     ) -> Result<()> {
-        let wanted = Wanted { anchors: false, keys: false, positives: false };
-        let scratch = self.scratch(problem, operands, wanted, scratch)?;
+        let scratch = self.scratch(problem, operands, None, scratch)?;
         let buffers = Buffers { loss: output.pointer.cast(), ..buffers(operands, &scratch)? };
         self.run(|executor| cuda::row_quantiles(problem, &buffers, buffers.loss, self.chip, self.variant, executor))
     }
@@ -108,7 +107,7 @@ impl Kernels {
         &self,
         problem: &Problem,
         operands: &Operands<Array>,
-        wanted: Wanted,
+        wanted: Option<Wanted>,
         mut allocate: impl FnMut(usize) -> Result<Array>,
     ) -> Result<Array> {
         let bytes = cuda::scratch_bytes(problem, wanted, self.chip, self.variant);

@@ -62,3 +62,16 @@ def compiled(cache: Path, operand: str, dims: int, sources: str | None = None) -
     name, capability = str(dtype).removeprefix("torch."), HOPPER if wgmma else CAPABILITY
     sources = sources or _core.cuda_sources()
     return _core.cuda_ptx(capability, dims, name, tf32, without(sources, UNUSED) if wgmma else sources, cache, wgmma)
+
+
+def sampled_columns(columns: int, keys: int) -> list[int]:
+    """The keys that the kernel `sample` looks at, as `sampled_column` in select.cu says."""
+
+    def place(at: int) -> int:
+        digest = at
+        digest = (digest ^ digest >> 16) * 0x85EBCA6B % 2**32
+        digest = (digest ^ digest >> 13) * 0xC2B2AE35 % 2**32
+        part = 2**32 // columns
+        return (at * part + (digest ^ digest >> 16) % part) * keys >> 32
+
+    return [place(at) for at in range(columns)]

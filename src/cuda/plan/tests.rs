@@ -54,7 +54,7 @@ fn memory_above_the_inputs_is_bounded() {
     for multiprocessors in [132, 80, 108, 144, 148] {
         let variant = Variant::new(128, Operand::Bf16);
         let gradient = problem.anchors * problem.dims * 4;
-        let bytes = gradient + scratch_bytes(&problem, ALL, chip(multiprocessors), variant);
+        let bytes = gradient + scratch_bytes(&problem, Some(ALL), chip(multiprocessors), variant);
         assert!(bytes < 100_000_000, "{bytes} bytes on {multiprocessors} multiprocessors");
     }
 }
@@ -103,13 +103,12 @@ fn one_pass_finds_quantiles_and_sums_where_that_pays() {
 
 #[test]
 fn the_memory_serves_quantiles_alone_too() {
-    let none = Wanted { anchors: false, keys: false, positives: false };
     for rows in [1300, 8192, 65_536] {
         let (problem, variant) = (views(rows, 0.95), Variant::new(128, Operand::Bf16));
         let buffers = Buffers::nowhere(&problem);
-        let apart = Plan::apart(&problem, &buffers, none, chip(132), variant);
+        let apart = Plan::of_quantiles(&problem, &buffers, chip(132), variant);
         assert!(apart.joint.is_none() && apart.parameters.joint == 0);
-        assert!(scratch_bytes(&problem, none, chip(132), variant) >= apart.scratch_bytes);
+        assert!(scratch_bytes(&problem, None, chip(132), variant) >= apart.scratch_bytes);
     }
 }
 
