@@ -320,9 +320,11 @@ def test_no_weight_of_a_blur_is_below_the_normal_numbers(sigma: float) -> None:
     torch.testing.assert_close(matrices.sum(dim=2), torch.ones(1, 32))
 
 
-def test_a_large_batch_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_batch_is_made_in_parts_for_all_threads(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     make = device_views()
-    monkeypatch.setattr(device_views_module, "PART", 24 * BYTES[0, 0].numel())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(device_views_module, "PART", 24 * BYTES[0, 0].numel() // threads)
     sizes: list[int] = []
     whole = make._make
     make._make = lambda maker, some, *rest: (sizes.append(len(some)), whole(maker, some, *rest))[1]

@@ -11,8 +11,9 @@ from hex_ssl.train.data.digit_views import DigitView
 from hex_ssl.train.data.draws import draw_keys
 from hex_ssl.train.data.evaluation_images import as_float, check_statistics
 
-PART = 2**18
-"""Number of pixels, of all images together, that a CPU processes at a time, so that they fit into its cache."""
+PART = 2**17
+"""Number of pixels, of all images together, that each thread of a CPU processes at a time, so that they fit into its
+cache."""
 
 Maker = BatchedView | DigitView | None
 """Draws a view. None if the DataLoader workers have drawn it."""
@@ -79,7 +80,8 @@ class DeviceViews:
     def _view(
         self, maker: Maker, images: Tensor, indices: Tensor, epoch: Tensor, constants: "_Constants", number: Tensor
     ) -> Tensor:
-        parts = max(1, images[:, 0].numel() // PART) if images.device.type == "cpu" else 1
+        at_once = PART * torch.get_num_threads()
+        parts = max(1, images[:, 0].numel() // at_once) if images.device.type == "cpu" else 1
         made = [
             self._make(maker, some, rows, epoch, number, constants.mean, constants.std, self.seed, self.memory_format)
             for some, rows in zip(images.chunk(parts), indices.chunk(parts), strict=True)
