@@ -3,9 +3,13 @@
 import json
 import platform
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hex_ssl.train.callbacks.checkpoints import Checkpoints
 from hex_ssl.train.cli import main
@@ -66,12 +70,19 @@ def test_runs_are_executed_once_and_written_to_the_table(
         assert record["budget"]["steps"] == 2
         assert record["last_epoch"]["epoch"] == 2
         assert record["environment"]["processor"] == processor()
+        assert record["environment"]["gpu"] is None
         assert str(tmp_path) not in json.dumps(record)
         assert not (out / "runs" / key / "checkpoints").exists()
     monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it was done"))
     assert reproduce(experiment_file, out, "--seeds", "0", "--results", str(results)) == 0
     assert reproduce(experiment_file, out, "--list", "--results", str(results)) == 0
     assert "losses/simclr  digits  1/2" in capsys.readouterr().out
+
+
+def test_results_name_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the card of {device}")
+    environment = run_module._environment(torch.device("cuda:0"))
+    assert (environment["device"], environment["gpu"]) == ("cuda", "the card of cuda:0")
 
 
 def test_stopped_run_continues_from_its_checkpoint(
@@ -186,3 +197,44 @@ def test_smoke(name: str, tmp_path: Path) -> None:
         assert line_of["adaptive"][3] == "67.56"
     for record in read_results(tmp_path / "results.jsonl").values():
         assert f"knn.{run_module.FIGURES[0]}" in record["metrics"]
+
+
+BUSY = """
+from hex_ssl.train.reproduce.runner import _Worker
+from hex_ssl.train.reproduce.time_limit import Deadline
+
+
+class Busy:
+    def __reduce__(self):
+        return exec, ("import pathlib, time; pathlib.Path('busy').touch(); time.sleep(1000)",)
+
+
+if __name__ == "__main__":
+    worker = _Worker(1, Deadline())
+    worker.pipe.send(Busy())  # reading it takes time, as a run does
+    print(worker.process.pid, flush=True)
+    worker.process.join()
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def test_killed_command_leaves_no_worker(tmp_path: Path) -> None:
+    """A worker would go on with its run, which the same command would then find busy."""
+    script = tmp_path / "busy.py"
+    script.write_text(BUSY)
+    with subprocess.Popen([sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        worker = int(command.stdout.readline())
+        while not (tmp_path / "busy").exists():
+            assert is_running(worker)
+            time.sleep(0.1)
+        command.kill()
+    limit = time.monotonic() + 30
+    while is_running(worker):
+        assert time.monotonic() < limit, "the worker goes on"
+        time.sleep(0.1)

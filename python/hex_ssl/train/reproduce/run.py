@@ -73,20 +73,25 @@ def measure(job: Job, deadline: Deadline | None = None) -> bool:
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "resumed": resumed,
             **job.description,
-            "environment": {
-                "python": platform.python_version(),
-                **package_versions(),
-                "machine": platform.machine(),
-                "processor": _processor(),
-                "device": str(run.trainer.strategy.root_device.type),
-                "threads": torch.get_num_threads(),
-            },
+            "environment": _environment(run.trainer.strategy.root_device),
         }
         write_result(job.results, record)
         if not job.keep_checkpoints:
             shutil.rmtree(folder / CHECKPOINTS)
             (folder / BACKBONE).unlink()
     return True
+
+
+def _environment(device: torch.device) -> dict[str, str | int | None]:
+    return {
+        "python": platform.python_version(),
+        **package_versions(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _processor() -> str:

@@ -1,12 +1,14 @@
 """Executes many runs, in this process or in several processes."""
 
 import multiprocessing
+import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 from typing import Literal, NamedTuple
 
 import torch
@@ -156,6 +158,7 @@ class _Worker:
 
 
 def _work(pipe: Connection, threads: int, deadline: Deadline) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     torch.set_num_threads(threads)
     with threadpool_limits(threads):
@@ -166,3 +169,11 @@ def _work(pipe: Connection, threads: int, deadline: Deadline) -> None:
                 return
             finished = _attempt(job, deadline)
             pipe.send(_Told(finished.outcome, finished.seconds, finished.error, finished.trace))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent ends, however that ends. Otherwise the run would go on and stay locked."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
