@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hex_ssl.train.backbones import load_backbone
+from hex_ssl.train.callbacks import Checkpoints
 from hex_ssl.train.callbacks.metrics import read_metrics
 from hex_ssl.train.config import BackboneConfig, Config, DataConfig
 from hex_ssl.train.data import PretrainData
@@ -53,6 +54,17 @@ def test_run_folder_contains_all_files(trained: Path) -> None:
         *("checkpoints/last.ckpt", "backbone.safetensors"),
     }
     assert config_of(trained).run.epochs == 12
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(60.0, [10, 20, 25]), (1e-9, [*range(1, 26)])])
+def test_checkpoints_at_the_end_of_some_epochs(
+    minutes: float, expected: list[int], make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second epoch and the last one, and whenever it is time. An epoch has 5 steps."""
+    saved: list[int] = []
+    monkeypatch.setattr(Checkpoints, "_save", lambda self, trainer: saved.append(trainer.global_step))
+    pretrain(make_config(epochs=5, knn_every=9, checkpoint_epochs=2, checkpoint_minutes=minutes))
+    assert saved == expected
 
 
 def test_metrics_have_one_line_per_epoch(trained: Path) -> None:

@@ -130,14 +130,15 @@ def checkpoint(folder: Path, name: str) -> dict[str, Any]:
     return loaded
 
 
-# All4One has a queue, a momentum encoder and dropout, and dies everywhere; MoCo has two queues, another optimizer, and
-# views that workers make, and dies within epochs.
+# All4One has a queue, a momentum encoder and dropout, and dies everywhere; MoCo has two queues, another optimizer,
+# views that workers make, and no checkpoint at the end of its first epoch, and dies within epochs.
 @pytest.mark.parametrize("recipe", ["all4one_hex", "mocov2"])
 def test_killed_and_resumed_equals_uninterrupted(recipe: str, make_config: MakeConfig, processes: Any) -> None:
     whole = make_config(recipe=recipe, name="whole", epochs=3, keep_every=1)
     if recipe == "mocov2":
         data = replace(whole.data, augment_on="workers", num_workers=1)
         whole = replace(whole, data=data, optimizer=replace(whole.optimizer, name="lars", learning_rate=0.1))
+        whole = replace(whole, run=replace(whole.run, checkpoint_epochs=2))
     killed = replace(whole, run=replace(whole.run, name="killed"))
     run(processes, whole, Death())
     for death in [*(DEATHS if recipe == "all4one_hex" else DEATHS[2:5]), Death()]:

@@ -106,6 +106,7 @@ def test_resuming_compares_every_setting_that_affects_results(group: str, make_c
             "loggers",
             "profiler",
             "checkpoint_minutes",
+            "checkpoint_epochs",
             "keep_every",
             "epochs",  # as many as have begun, or more
         },

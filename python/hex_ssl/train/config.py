@@ -232,7 +232,9 @@ class RunConfig:
         epochs: Number of epochs to train. A resumed run may have more than before.
         knn_every: Number of epochs between k-NN evaluations. There is also one before training and one at the end.
         classifier: Whether to train a linear classifier on the backbone's detached representations during pretraining.
-        checkpoint_minutes: Minutes between checkpoints within an epoch. Each epoch also ends with a checkpoint.
+        checkpoint_minutes: Maximum number of minutes between checkpoints. 0 saves after each optimizer step.
+        checkpoint_epochs: Number of epochs between checkpoints at the end of an epoch. The last epoch always ends with
+            one.
         keep_every: Number of epochs between checkpoints that are kept for analysis, starting with the untrained
             backbone. 0 keeps only the last checkpoint.
         virtual_batch_size: Number of images per loss and process with gradient caching, a multiple of the batch size.
@@ -268,6 +270,7 @@ class RunConfig:
     knn_every: int = 5
     classifier: bool = True
     checkpoint_minutes: float = 10.0
+    checkpoint_epochs: int = 1
     keep_every: int = 0
     virtual_batch_size: int | None = None
     accumulate: int = 1
@@ -286,7 +289,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self, "root", "weights", group="run.")
-        for name in ("epochs", "knn_every", "accumulate", "devices", "nodes"):
+        for name in ("epochs", "knn_every", "checkpoint_epochs", "accumulate", "devices", "nodes"):
             _at_least(f"run.{name}", getattr(self, name), 1)
         for name in ("keep_every", "checkpoint_minutes"):
             _at_least(f"run.{name}", getattr(self, name), 0)

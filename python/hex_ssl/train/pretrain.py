@@ -303,7 +303,7 @@ def _callbacks(config: Config, data: PretrainData, folder: Path) -> list[Callbac
     if classifier is not None:
         callbacks.append(classifier)
     callbacks.append(metrics := EpochMetrics(evaluation, run.knn_every))
-    callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every))
+    callbacks.append(Checkpoints(folder / CHECKPOINTS, run.checkpoint_minutes, run.keep_every, run.checkpoint_epochs))
     if run.progress:
         callbacks.append(EpochBar(metrics) if shows_progress_bar() else EpochLines(metrics))
     return callbacks

@@ -14,6 +14,7 @@ MAY_CHANGE = {
     "run.loggers",
     "run.profiler",
     "run.checkpoint_minutes",
+    "run.checkpoint_epochs",
     "run.keep_every",
     "data.root",
     "data.num_workers",

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from hex_ssl.train.callbacks import EpochMetrics
 from hex_ssl.train.cli import main
 from hex_ssl.train.reproduce import time_limit
 from hex_ssl.train.reproduce.experiment import load_experiment
@@ -116,6 +117,25 @@ def test_runs_with_time_limits_equal_the_uninterrupted_run(
         weights = [load_file(out / "runs" / key / "backbone.safetensors") for out in (uncut, cut)]
         assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
         assert found[key]["resumed"]
+
+
+def test_run_that_stops_at_the_end_of_an_epoch_has_a_checkpoint(
+    experiment: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale saves at the end of every tenth epoch."""
+    late = [False]
+    monkeypatch.setattr(time_limit.Deadline, "passed", lambda self: late[0])
+    log = EpochMetrics.on_train_epoch_end
+
+    def end(self: EpochMetrics, *arguments: Any) -> None:
+        log(self, *arguments)
+        late[0] = True
+
+    monkeypatch.setattr(EpochMetrics, "on_train_epoch_end", end)
+    slice_of(experiment, data, tmp_path / "out", "--rows", "hex")
+    (folder,) = (each for each in (tmp_path / "out" / "runs").iterdir() if each.is_dir())
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 3
 
 
 def test_results_have_figures_over_the_epochs(experiment: Path, data: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Checkpoints(L.Callback):
-    """Saves `last.ckpt` at the end of each epoch and every few minutes, and keeps weights every few epochs.
+    """Saves `last.ckpt` at the end of epochs and every few minutes, and keeps weights every few epochs.
 
     Put this callback after those whose state it saves. Weights and running statistics that are not finite are never
     saved: the run ends with a FloatingPointError, and the last good checkpoint stays. On SIGTERM, a run with one
@@ -46,16 +46,18 @@ class Checkpoints(L.Callback):
 
     Args:
         folder: Folder of the checkpoints.
-        minutes: Minutes between checkpoints within an epoch. 0 saves after each optimizer step.
+        minutes: Maximum number of minutes between checkpoints. 0 saves after each optimizer step.
         keep_every: Number of epochs between checkpoints that are kept (`epoch-0000.ckpt`, `epoch-0010.ckpt`, ...),
             starting with the untrained network. They hold the weights and the queue of the method, not the optimizer.
             0 keeps none.
+        epochs: Number of epochs between checkpoints at the end of an epoch. The last epoch always ends with one.
     """
 
-    def __init__(self, folder: Path, minutes: float = 10.0, keep_every: int = 0) -> None:
+    def __init__(self, folder: Path, minutes: float = 10.0, keep_every: int = 0, epochs: int = 1) -> None:
         self.folder = folder
         self.seconds = 60.0 * minutes
         self.keep_every = keep_every
+        self.epochs = epochs
         self._saved_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -66,8 +68,8 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Not between optimizer steps, because a checkpoint does not hold accumulated gradients. The end of the epoch
-        # saves anyway.
+        # Not between optimizer steps, because a checkpoint does not hold accumulated gradients. The epoch's metrics
+        # come before a checkpoint at its end.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and not trainer.is_last_batch and self._is_due(trainer, batch_idx):
             self._save(trainer)
@@ -76,9 +78,10 @@ class Checkpoints(L.Callback):
         done = trainer.current_epoch + 1
         if self.keep_every and done % self.keep_every == 0:
             self._keep(trainer, done)
-        self._save(trainer)
+        if done % self.epochs == 0 or done == trainer.max_epochs or self._is_due(trainer):
+            self._save(trainer)
 
-    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+    def _is_due(self, trainer: L.Trainer, batch_idx: int = 0) -> bool:
         if self.seconds == 0:
             return True
         if trainer.world_size == 1 and trainer.received_sigterm:  # Lightning ends the run after this batch

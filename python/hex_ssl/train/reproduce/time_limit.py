@@ -56,12 +56,15 @@ class StopAtDeadline(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and not trainer.is_last_batch and self.deadline.passed():
+        if stepped and not trainer.is_last_batch:
+            self._stop_if_late(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch + 1 != trainer.max_epochs:
+            self._stop_if_late(trainer)
+
+    def _stop_if_late(self, trainer: L.Trainer) -> None:
+        if self.deadline.passed():
             check_weights(trainer)
             trainer.save_checkpoint(self.folder / LAST)
             raise OutOfTimeError
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # `Checkpoints` saves at the end of each epoch.
-        if trainer.current_epoch + 1 != trainer.max_epochs:
-            self.deadline.check()
