@@ -293,6 +293,10 @@ def test_warm_up_lasts_its_epochs(make_config: MakeConfig) -> None:
 
 
 def test_channels_last_gives_similar_results(make_config: MakeConfig) -> None:
+    data = {"name": "hierarchy", "image_size": 16, "batch_size": 4}
+    colour = build(Config.from_dict({"data": data, "run": {"channels_last": True}}))[0]
+    views = colour.on_after_batch_transfer(next(iter(colour.train_dataloader())), 0).views
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
     folder = pretrain(make_config(name="last", channels_last=True))
     last, plain = (read_metrics(each) for each in (folder, pretrain(make_config(name="plain"))))
     assert [row["loss"] for row in last[1:]] == pytest.approx([row["loss"] for row in plain[1:]], rel=1e-2)

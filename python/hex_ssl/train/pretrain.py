@@ -146,8 +146,9 @@ def build(config: Config, start: Callable[[nn.Module], object] | None = None) ->
     data = PretrainData(replace(config.data, batch_size=loaded), config.run.seed)
     method = build_method(config, data.channels, data.image_size, data.superclasses, start)
     check_views(config.method.name, method, data)
-    if config.run.channels_last is True:  # the first convolution converts the images
+    if config.run.channels_last is True:
         method.to(memory_format=torch.channels_last)
+        data.views.memory_format = torch.channels_last
     if loaded > config.data.batch_size:
         method.gradient_cache = GradientCache(config.data.batch_size)
     return data, method
