@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from hex_ssl.train.config import DataConfig
 from hex_ssl.train.data import ArrayImages, PretrainData, build_dataset
@@ -69,6 +69,29 @@ def test_pil_images_and_arguments_of_the_function() -> None:
     assert isinstance(image, Image.Image)
     assert (image.mode, image.getpixel((0, 0))) == ("RGB", (200, 200, 200))
     assert next(iter(data.train_dataloader())).images[0].shape == (4, 3, 70, 70)
+
+
+def test_subset_has_the_labels_of_the_whole() -> None:
+    """Also a subset of a subset, as two calls of `random_split` make it."""
+    images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    whole: Any = Own(list(images), targets=[0, 1, 2, 0, 1, -1], classes=["cat", "dog", "owl"])
+    found = OwnImages(Subset(Subset(whole, [5, 4, 2, 1]), [3, 1, 0]), "mine")
+    assert found.labels.tolist() == [1, 1, -1]
+    assert found.class_names == ("cat", "dog", "owl")
+    whole.targets = [0]
+    with pytest.raises(ValueError, match="expected the labels of mine to be a whole number for each of its 6 images"):
+        OwnImages(Subset(whole, [0]), "mine")
+
+
+def test_second_tensor_holds_the_labels() -> None:
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for labels, expected in (
+        (torch.tensor([2, 0, 1, -1]), [2, 0, 1, -1]),
+        (torch.tensor([1, 0, 1, 0], dtype=torch.uint8), [1, 0, 1, 0]),
+        (torch.rand(4), [-1] * 4),
+        (torch.zeros(4, 2, dtype=torch.int64), [-1] * 4),
+    ):
+        assert OwnImages(TensorDataset(images, labels), "mine").labels.tolist() == expected
 
 
 def test_grey_images_without_labels() -> None:

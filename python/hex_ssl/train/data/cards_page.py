@@ -70,7 +70,9 @@ Folders and parquet files need no code: see `folder` and `parquet` below. For an
 if `data.root` is set, and with `data.arguments`. It returns a torch Dataset with a length. An item is an image or a
 tuple that begins with an image: a PIL image, or a tensor [C, H, W], uint8 or floating point in [0, 1]. Do not normalise
 the images or apply random transforms: hex-ssl draws the views, and decodes small images only once. The Dataset's
-attribute `targets` or `labels` holds the labels, and `classes` the class names.
+attribute `targets` or `labels` holds the labels, and `classes` the class names. A `Subset`, such as those of
+`random_split`, has those of the whole Dataset. In a `TensorDataset`, a second tensor with a whole number for each image
+holds the labels.
 
 ```python
 import torch

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from hex_ssl.train.data.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from hex_ssl.train.data.images import UNLABELLED, ImageDataset, in_colour, small_in_memory
 from hex_ssl.train.own_code import import_own
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class OwnImages(ImageDataset):
@@ -19,8 +22,9 @@ class OwnImages(ImageDataset):
         dataset: A Dataset with a length. An item is an image or a tuple that begins with an image. An image is a PIL
             image, which is converted to colour, or a tensor [C, H, W] with C = 1 or 3, uint8 or floating point in
             [0, 1]. The attribute `targets` or `labels` holds one integer per image, -1 for images without a label. The
-            attribute `classes` holds the class names. Without `targets` and `labels` the images have no labels:
-            reading them from the items would decode every image.
+            attribute `classes` holds the class names. A `Subset` has those of its `dataset`, and a `TensorDataset` may
+            have the labels as its second tensor. Otherwise the images have no labels: reading them from the items would
+            decode every image.
         name: Name of the dataset for error messages.
 
     Raises:
@@ -40,7 +44,7 @@ class OwnImages(ImageDataset):
             raise ValueError(f"expected {name} to return a Dataset with images, but it is empty")
         self.dataset = dataset
         self.name = name
-        labels, names = _labels(dataset, name), [str(each) for each in getattr(dataset, "classes", [])]
+        labels, names = _labels(dataset, name), [str(each) for each in getattr(_whole(dataset), "classes", [])]
         classes = max(len(names), int(labels.max()) + 1)
         first = self._first_of(0)
         channels = first.shape[0] if isinstance(first, Tensor) and first.ndim == 3 else 3
@@ -124,8 +128,17 @@ def own_card(name: str) -> Card:
     )
 
 
+def _whole(dataset: Any) -> Any:
+    """The Dataset of which this is a subset, or the Dataset itself."""
+    return _whole(dataset.dataset) if isinstance(dataset, Subset) else dataset
+
+
 def _labels(dataset: Any, name: str) -> Tensor:
+    if isinstance(dataset, Subset):
+        return _labels(dataset.dataset, name)[torch.as_tensor(dataset.indices)]
     found = next((getattr(dataset, each) for each in ("targets", "labels") if hasattr(dataset, each)), None)
+    if isinstance(dataset, TensorDataset) and found is None:
+        found = next((each for each in dataset.tensors[1:2] if each.ndim == 1 and each.dtype in INTEGERS), None)
     if found is None:
         return torch.full((len(dataset),), UNLABELLED)
     try:
