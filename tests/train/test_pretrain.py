@@ -185,6 +185,13 @@ def test_accumulation_warns_that_the_loss_stays_small(make_config: MakeConfig) -
     assert read_metrics(folder)[-1]["loss"] == pytest.approx(whole["loss"], rel=0.1)
 
 
+def test_milestones_that_are_not_reached_are_a_warning(make_config: MakeConfig) -> None:
+    config = make_config(epochs=3)
+    schedule = replace(config.optimizer, schedule="step", milestones=[1.5, 3.0, 60.0])
+    with pytest.warns(UserWarning, match=r"`optimizer.milestones` 3, 60 will not be reached in 3 epochs"):
+        prepare(replace(config, optimizer=schedule))
+
+
 @pytest.mark.parametrize("recipe", ["simclr_hex", "byol", "all4one_hex", "mocov2_hex"])
 def test_virtual_batch_equals_one_batch_of_that_size(recipe: str, make_config: MakeConfig) -> None:
     # Without dropout, which the chunks would draw otherwise, and without batch norm, whose batch is the chunk.

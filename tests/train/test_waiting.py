@@ -104,6 +104,60 @@ def test_no_step_waits(recipe: str, make_config: MakeConfig) -> None:
     assert bar.get_metrics(run.trainer, run.method) == {}
 
 
+class WatchedByTorch(L.Callback):
+    """torch raises an error for waiting, from the start of a batch to the end of the last one, views included.
+
+    Args:
+        first: The first step.
+        last: The last step.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first = first
+        self.last = last
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.first:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.last:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "accelerator",
+    [
+        "cpu",
+        pytest.param(
+            "gpu",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")],
+        ),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["simclr_hex", "nnclr_hex"])
+def test_no_step_waits_for_a_gpu(
+    accelerator: str, recipe: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, this only rehearses the test."""
+    modes: list[str] = []
+    if accelerator == "cpu":
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    config = make_config(recipe=recipe, epochs=1, knn_every=9, accelerator=accelerator)
+    config = replace(config, optimizer=replace(config.optimizer, name="lars", clip_norm=1.0))
+    run = prepare(config)
+    for each in run.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, EpochMetrics):
+            each.evaluation = None
+    run.trainer.callbacks.append(WatchedByTorch(first=2, last=4))  # type: ignore[attr-defined]
+    try:
+        run.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert modes == (["error", "default", "default"] if accelerator == "cpu" else [])
+    assert run.trainer.global_step == 5
+
+
 def test_waiting_is_an_error() -> None:
     rows = torch.arange(4.0)
     waits: list[Any] = [

@@ -177,6 +177,7 @@ def prepare(config: Config) -> Run:
     data, method = build(config, begin)
     trainer = _trainer(config, data, folder)
     _warn_of_accumulation(config)
+    _warn_of_milestones(config)
     images = fingerprint(data)
     if trainer.is_global_zero:  # Lightning or torchrun starts this program once for each device
         check_run_folder(config, images)
@@ -348,6 +349,15 @@ def _warn_of_accumulation(config: Config) -> None:
             f"only `data.batch_size` = {config.data.batch_size} images. For a loss of "
             f"{config.run.accumulate * config.data.batch_size} images in the same memory, set "
             f"`run.virtual_batch_size={config.run.accumulate * config.data.batch_size}` instead",
+            stacklevel=3,
+        )
+
+
+def _warn_of_milestones(config: Config) -> None:
+    if late := [each for each in config.optimizer.milestones if each >= config.run.epochs]:
+        told = ", ".join(f"{each:g}" for each in late)
+        warnings.warn(
+            f"`optimizer.milestones` {told} will not be reached in {config.run.epochs} epochs (`run.epochs`)",
             stacklevel=3,
         )
 
