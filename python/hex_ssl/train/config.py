@@ -117,7 +117,7 @@ class DataConfig:
         augmentation: A policy of `hex_ssl.train.data.POLICIES`, or "auto" for the dataset's own policy.
         views: Your own views instead of a policy: a list of mappings, each with settings of
             `hex_ssl.train.data.PhotoView`, such as {crop_scale: [0.2, 1.0], blur: 0.5}, and optionally `count`, the
-            number of such views (default 1).
+            number of such views (default 1). They need `augmentation` "auto".
         augment_on: Where the views are made: in the "workers", one image at a time, or on the "device", one batch at a
             time. "auto" is the device for images in memory and on machines with a GPU, otherwise the workers.
         arguments: Further arguments of your function, such as {year: 2024}.
@@ -144,7 +144,9 @@ class DataConfig:
         if not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"expected `data.fraction` to be in (0, 1], but got {self.fraction}")
         if self.views and self.augmentation != "auto":
-            raise ValueError(f'expected `data.augmentation` or `data.views`, but got "{self.augmentation}" and views')
+            raise ValueError(
+                f'expected `data.augmentation` to be "auto" with `data.views`, but got "{self.augmentation}"'
+            )
 
 
 @dataclass(frozen=True)

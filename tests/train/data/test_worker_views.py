@@ -140,5 +140,6 @@ def test_settings_of_views_that_are_wrong(settings: dict[str, Any], message: str
 def test_one_view_is_too_few() -> None:
     with pytest.raises(ValueError, match="expected `data.views` to give at least 2 views of each image, but got 1"):
         own_policy([{}])
-    with pytest.raises(ValueError, match='expected `data.augmentation` or `data.views`, but got "symmetric" and views'):
+    message = 'expected `data.augmentation` to be "auto" with `data.views`, but got "symmetric"'
+    with pytest.raises(ValueError, match=message):
         DataConfig(augmentation="symmetric", views=[{}, {}])
