@@ -19,6 +19,7 @@ BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
 from gpu import clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
+from gpu.reproduce import PROGRAM  # noqa: E402
 from gpu.runner import GRACE, Runner, Step  # noqa: E402
 
 Record = dict[str, Any]
@@ -131,6 +132,14 @@ def test_what_the_second_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert {record["variant"] for record in found.of("counters")} == {"columns-32"}
     assert "variant wgmma: not prepared" in found.report
     assert "hex-ssl reproduce cifar100 --scale smoke: exit 0" in found.report
+
+
+def test_the_training_needs_no_parser_of_options(tmp_path: Path) -> None:
+    program = f"import sys\nsys.modules['jsonargparse'] = None\n{PROGRAM}"
+    arguments = [sys.executable, "-c", program, "smoke", str(tmp_path), "0"]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the time limit is reached: 0 stopped" in done.stdout
 
 
 # Steps that do what a step must not.

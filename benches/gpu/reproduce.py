@@ -9,20 +9,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
-from gpu.records import REHEARSAL, ROOT, emit, left
+from gpu.records import REHEARSAL, emit, left
 
 MARGIN = 15.0
-"""Seconds for a run to write its last checkpoint."""
-
-
-def hex_ssl_command() -> list[str]:
-    """`hex-ssl`, which need not be installed."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    module, function = scripts["hex-ssl"].split(":")
-    return [sys.executable, "-c", f"from {module} import {function} as main; raise SystemExit(main())"]
+"""Seconds for an interrupted run to end."""
+REST = 45.0
+"""Seconds for the start, and for an evaluation that is in progress at the time limit."""
+PROGRAM = """
+import sys
+from hex_ssl.train.reproduce.command import prepare, reproduce
+from hex_ssl.train.reproduce.settings import ReproduceConfig
+scale, out, minutes, *data = sys.argv[1:]
+asked = ReproduceConfig("cifar100", scale, *data, out=out, minutes=float(minutes))
+sys.exit(reproduce(prepare(asked), asked))
+"""
+"""The command `hex-ssl reproduce`, but for its parser: the machine may not have jsonargparse."""
 
 
 def runs(folder: Path) -> None:
@@ -33,9 +36,9 @@ def runs(folder: Path) -> None:
             emit("run", file=str(path.relative_to(folder)), content=json.loads(line))
 
 
-def train(scale: str, folder: Path, *options: str) -> None:
-    """The experiment, interrupted as by Ctrl-C when time is over."""
-    command = [*hex_ssl_command(), "reproduce", "cifar100", "--scale", scale, "--out", str(folder), *options]
+def train(scale: str, folder: Path, minutes: float, *data: str) -> None:
+    """The experiment until the time limit; interrupted as by Ctrl-C where it has not ended then."""
+    command = [sys.executable, "-c", PROGRAM, scale, str(folder), str(minutes), *data]
     with tempfile.TemporaryFile("w+") as output:
         environment = os.environ | {"HEX_SSL_BACKEND": "auto"}
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -55,6 +58,6 @@ def train(scale: str, folder: Path, *options: str) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         if REHEARSAL:
-            train("smoke", Path(folder), "--list")
+            train("smoke", Path(folder), 0.0)
         else:
-            train("gpu", Path(folder), *(["--data", sys.argv[1]] if len(sys.argv) > 1 else []))
+            train("gpu", Path(folder), max(0.0, left() - REST - MARGIN) / 60, *sys.argv[1:])
