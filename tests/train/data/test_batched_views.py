@@ -354,6 +354,21 @@ def test_compiled_views_are_the_same() -> None:
     assert 5 < len(kernels) <= 15
 
 
+def test_runs_with_other_seeds_share_the_compiled_views() -> None:
+    """torch stops to compile after eight programs for one function, and experiments have many runs in a process."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    found = []
+    for seed in range(3):
+        make = DeviceViews([BatchedView(PhotoView(blur=0.5), 16)], (0.5, 0.4, 0.3), (0.2, 0.2, 0.25), seed)
+        make.compile(backend="aot_eager")
+        found.append(make((BYTES,), torch.arange(24), torch.tensor(3))[0])
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not torch.equal(found[0], found[1])
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.bfloat16, 0.15)])
 def test_views_have_the_images_dtype(dtype: torch.dtype, tolerance: float) -> None:
     view = BatchedView(PhotoView(blur=0.5), 16)

@@ -83,7 +83,7 @@ class DeviceViews:
         at_once = PART * torch.get_num_threads()
         parts = max(1, images[:, 0].numel() // at_once) if images.device.type == "cpu" else 1
         made = [
-            self._make(maker, some, rows, epoch, number, constants.mean, constants.std, self.seed, self.memory_format)
+            self._make(maker, some, rows, epoch, number, constants, self.memory_format)
             for some, rows in zip(images.chunk(parts), indices.chunk(parts), strict=True)
         ]
         return made[0] if parts == 1 else torch.cat(made)
@@ -97,18 +97,20 @@ class DeviceViews:
                 torch.tensor(each, dtype=self.dtype, device=images.device)[:, None, None]
                 for each in (self.mean, self.std)
             )
-            # View numbers are tensors so that several views share one compiled program.
-            numbers = tuple(torch.tensor(number, device=images.device) for number in range(len(self.makers)))
-            found = _Constants(mean, std, numbers)
+            # The seed and the view numbers are tensors so that runs and views share one compiled program.
+            whole = (self.seed, *range(len(self.makers)))
+            seed, *numbers = (torch.tensor(each, device=images.device) for each in whole)
+            found = _Constants(mean, std, seed, tuple(numbers))
             self._constants[images.device] = found
         return found
 
 
 class _Constants(NamedTuple):
-    """Mean and standard deviation [C, 1, 1], and the number of each view, 0-d."""
+    """Mean and standard deviation [C, 1, 1], the seed and the number of each view, 0-d."""
 
     mean: Tensor
     std: Tensor
+    seed: Tensor
     numbers: tuple[Tensor, ...]
 
 
@@ -118,12 +120,10 @@ def _make(
     indices: Tensor,
     epoch: Tensor,
     number: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    seed: int,
+    constants: _Constants,
     memory_format: torch.memory_format,
 ) -> Tensor:
     view = as_float(images)
     if maker is not None:
-        view = maker(view, draw_keys(seed, epoch, indices, number))
-    return ((view - mean) / std).contiguous(memory_format=memory_format)
+        view = maker(view, draw_keys(constants.seed, epoch, indices, number))
+    return ((view - constants.mean) / constants.std).contiguous(memory_format=memory_format)

@@ -21,11 +21,11 @@ _FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 _Numbers = TypeVar("_Numbers", int, Tensor, int | Tensor)
 
 
-def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | Tensor = 0) -> Tensor:
+def draw_keys(seed: int | Tensor, epoch: int | Tensor, index: int | Tensor, view: int | Tensor = 0) -> Tensor:
     """One key per image, which determines all random numbers of its view.
 
     Args:
-        seed: Seed of the run.
+        seed: Seed of the run, or int64, 0-d.
         epoch: The epoch, a number or int64, 0-d or [N].
         index: The image's row in its split, or int64 [N].
         view: Number of the view, or int64, 0-d.
@@ -40,7 +40,7 @@ def draw_keys(seed: int, epoch: int | Tensor, index: int | Tensor, view: int | T
         True
     """
     # Plain numbers are hashed in Python: copying each to a GPU as a tensor would wait for the GPU.
-    key: int | Tensor = _hashed(_signed(seed))
+    key: int | Tensor = _hashed(_wrapped(seed))
     for part in (epoch, index, view):
         key = _hashed(key ^ _hashed(_wrapped(part + _GOLDEN)))
     return torch.as_tensor(key)
