@@ -9,9 +9,12 @@ from gpu.variants import VARIANTS
 CALLS = ("knowledge", "speed")
 SIZES = ("512", "1024", "2048", "4096", "16384", "32768", "65536")
 FEW = ("254", "2050", "8192")
-REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "peers 512", "peers 32768 and 65536",
-            "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a=1 times",
-            "sm_90a=0 times"}  # fmt: skip
+LOOP = ("tests/train/test_waiting.py", "tests/train/data/test_batched_views.py")
+"""Tests of what a step of training waits for."""
+AUTO = {"HEX_SSL_BACKEND": "auto"}
+REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
+            "peers 32768 and 65536", "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck",
+            "sm_90a racecheck", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
@@ -24,7 +27,8 @@ def correctness() -> list[Step]:
         *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, together="correctness") for dtype in dtypes),
         Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, together="correctness"),
         Step("coverage", ("gpu.sanitizer",), 45, together="correctness"),
-        Step("tests", ("gpu.suite",), 110, together="correctness"),
+        Step("tests", ("gpu.suite", "tests/gpu"), 110, together="correctness"),
+        Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
     ]
     steps += [
         Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 110, together="correctness") for tool in ("memcheck", "racecheck")
@@ -64,9 +68,9 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
         Step("other losses", ("gpu.beside", "others"), 40),
         Step("counters", ("gpu.counters", "8192"), 60),
-        Step("training", ("gpu.training",), 60, environment={"HEX_SSL_BACKEND": "auto"}),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
+        Step("training", ("gpu.training",), 150, environment=AUTO),
     ]  # fmt: skip
     return [step for step in steps if not (rehearse and step.name in REPEATED)]
 

@@ -1,4 +1,7 @@
-"""Step: `python -m gpu.suite`: `pytest tests/gpu`, but for what torch's compiler makes slow. A line for each test."""
+"""Step: `python -m gpu.suite PATH ...`: the tests there that need a GPU, but for what torch's compiler makes slow.
+
+A line for each test.
+"""
 
 import sys
 
@@ -20,7 +23,7 @@ class Lines:
 def main() -> int:
     """pytest's exit status."""
     # The next comes after a failure, unless there are many; a package's warnings are no failures of ours.
-    arguments = ["tests/gpu", "-m", "gpu", "-q", "--maxfail=30", "-p", "no:cacheprovider"]
+    arguments = [*sys.argv[1:], "-m", "gpu", "-q", "--maxfail=30", "-p", "no:cacheprovider"]
     arguments += ["-W", "default", "-W", "error::RuntimeWarning", "-k", "core" if REHEARSAL else "not compile"]
     return int(pytest.main(arguments, plugins=[Lines()]))
 

@@ -12,8 +12,11 @@ from gpu.records import BENCHES, REHEARSAL, emit
 
 SCRIPT = BENCHES / "train.py"
 OPTIONS = {"--device": "cuda", "--batch": "512", "--repeats": "2", "--steps": "30"}
-LINE = re.compile(r"\| (?P<part>[^|]+) \| (?P<ms>[\d.,]+) \| (?P<images>[\d.,]+) \|")
-"""A row of the script's table: milliseconds of a batch, and images per second."""
+LINES = (
+    re.compile(r"(?P<batch>\d+), \d+: (?P<part>.+) (?P<ms>[\d.]+) ms$"),
+    re.compile(r"\| (?P<part>[^|]+) \| (?P<ms>[\d.,]+) \| (?P<images>[\d.,]+) \|"),
+)
+"""What the script prints: a contender's time in one repeat, at once; and at its end the rows of a table."""
 
 
 def command(folder: str) -> list[str]:
@@ -28,12 +31,14 @@ def command(folder: str) -> list[str]:
 
 
 def result(line: str) -> dict[str, object] | None:
-    """What a line of the table says."""
-    found = LINE.match(line)
+    """What a line says: milliseconds of a batch, and images per second."""
+    found = next(filter(None, (each.match(line) for each in LINES)), None)
     if found is None:
         return None
-    ms, images = (float(found[name].replace(",", "")) for name in ("ms", "images"))
-    return {"part": found["part"].strip(), "ms": ms, "images_per_second": images}
+    said = {name: text.replace(",", "") for name, text in found.groupdict().items()}
+    ms = float(said["ms"])
+    images = float(said["images"]) if "images" in said else 1e3 * float(said["batch"]) / ms
+    return {"part": said["part"].strip(), "ms": ms, "images_per_second": images}
 
 
 def main() -> int:
