@@ -142,16 +142,17 @@ def at_the_ends(seed: int) -> tuple[Tensor, Tensor]:
     return anchors, keys
 
 
-DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool]] = {
-    "spread": (lambda seed: (spread(140, seed), spread(KEYS, seed + 1)), 1, False),
-    "two kinds": (two_kinds, 1, False),
-    "long lists": (long_lists, 1, True),
-    "many pending": (many_pending, 76, True),
-    "opposite": (opposite, 3, True),
-    "biased": (biased, 2, True),
-    "at the ends": (at_the_ends, 1, False),
+DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] = {
+    "spread": (lambda seed: (spread(140, seed), spread(KEYS, seed + 1)), 1, False, 0),
+    "two kinds": (two_kinds, 1, False, 0),
+    "long lists": (long_lists, 1, True, 30),
+    "many pending": (many_pending, 76, True, 0),
+    "opposite": (opposite, 3, True, 1),
+    "biased": (biased, 2, True, 40),
+    "at the ends": (at_the_ends, 1, False, 0),
 }
-"""Anchors and keys, a seed for which rounding decides nothing, and whether the sums need another pass."""
+"""Anchors and keys, a seed for which rounding decides nothing, whether the sums need another pass, and how many rows
+are searched among all keys."""
 SETTINGS = Settings(value=0.95)
 SHOWS = {
     "joint: the threshold's bracket is not looked at": "two kinds",
@@ -177,16 +178,14 @@ def named(anchors: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def check(name: str, watch: Watch, dtype: torch.dtype = F32) -> None:
     """Positives apart, and keys that anchors name."""
-    make, seed, rerun = DATA[name]
+    make, seed, *expected = DATA[name]
     anchors, keys = (rows.to(dtype) for rows in make(seed))
     generator = torch.Generator().manual_seed(7)
     positives = (anchors + 0.5 * torch.randn(anchors.shape, generator=generator)).to(dtype)
     assert_apart_like_reference(anchors, keys, positives, SETTINGS)
-    assert watch.header("rerun") == rerun
-    assert watch.header("failed") == 0 or name != "at the ends"
+    assert [watch.header("rerun"), watch.header("failed")] == expected
     assert_index_like_reference(anchors, keys, *named(len(anchors), generator), SETTINGS)
-    assert watch.header("rerun") == rerun
-    assert watch.header("failed") == 0 or name != "at the ends"
+    assert [watch.header("rerun"), watch.header("failed")] == expected
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -227,7 +226,7 @@ def test_few_are_pending(emulate: Emulate, watch: Watch) -> None:
 
 @pytest.mark.parametrize("name", ["two kinds", "spread"])
 def test_the_same_bits_in_any_order(name: str, emulate: Emulate) -> None:
-    make, seed, _ = DATA[name]
+    make, seed, *_ = DATA[name]
     anchors, keys = (rows.float() for rows in make(seed))
     found = []
     for schedule in (Schedule(seed=1), Schedule(seed=2, random_lanes=True), Schedule(seed=3, resident_blocks=1)):
