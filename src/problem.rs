@@ -76,6 +76,15 @@ impl Threshold {
             Self::Margin { relative: true, .. } => "relative_margin",
         }
     }
+
+    /// The same rule without a rescaling that decides nothing: on both scales no similarity exceeds 1, and all exceed
+    /// minus infinity.
+    pub fn simplified(self) -> Self {
+        match self {
+            Self::MinMax { value } if value >= 1.0 || value.is_infinite() => Self::Cosine { value },
+            other => other,
+        }
+    }
 }
 
 /// How the denominator is built.

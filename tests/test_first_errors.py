@@ -121,6 +121,8 @@ ARGUMENTS: list[tuple[str, Callable[[], object], str]] = [
     ("percent", lambda: thresholds.AdaptiveThreshold(99), "`quantile` to be in [0, 1], but got 99"),
     ("no epoch", lambda: hex_loss(Z1, Z2, threshold="step"), "`epoch` for StepThreshold, which changes with it"),
     ("an epoch as text", lambda: HexLoss().set_epoch("1"), "`epoch` to be a whole number, but got '1'"),
+    ("a bool as epoch", lambda: HexLoss().set_epoch(True), "`epoch` to be a whole number, but got True"),
+    ("a bool as warm-up", lambda: HexLoss(warmup_epochs=True), "`warmup_epochs` to be a whole number, but got True"),
     ("no warm-up", lambda: HexLoss(warmup_epochs=None), "`warmup_epochs` to be a whole number, but got None"),
 ]
 

@@ -386,6 +386,28 @@ def test_every_variant_is_of_these_sources(tmp_path: Path) -> None:
         variants.apply(unknown, tmp_path)
 
 
+def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def extension(variant: variants.Variant, work: Path) -> Path:
+        built.append(variant.name)
+        return variants.INSTALLED
+
+    monkeypatch.setattr(variants, "extension", extension)
+    monkeypatch.setattr(prepared, "compile_all", lambda *arguments: None)
+    one, other = variants.VARIANTS[:2]
+    for variant in (one, other, one, replace(one, changes=other.changes)):
+        variants.prepare(variant, tmp_path, tmp_path / "work", ["9.0"])
+        assert variants.problem(variant, tmp_path) == ""
+    assert built == [one.name, other.name, one.name]
+    assert variants.problem(one, tmp_path).endswith("in another form: prepare it again")
+
+    # What was interrupted is built again.
+    (tmp_path / variants.VARIANTS_FOLDER / other.name / variants.MADE_FROM).unlink()
+    variants.prepare(other, tmp_path, tmp_path / "work", ["9.0"])
+    assert built[-1] == other.name
+
+
 @pytest.mark.parametrize(("part", "text"), [("sources", "an extension of other sources"), ("nvrtc", "another NVRTC")])
 def test_kernels_of_something_else_are_told(
     part: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -129,29 +129,31 @@ def extension(variant: Variant, work: Path) -> Path:
     return work / "target" / "release" / "libhex_ssl.so"
 
 
-def made_from() -> dict[str, str]:
-    """What a variant is a variant of: the extension, which is built anew with any change of its sources."""
-    return {"extension": hashlib.sha256(INSTALLED.read_bytes()).hexdigest()}
+def made_from(variant: Variant) -> dict[str, str]:
+    """What a variant is made from: the extension, which is built anew with any change of its sources, and changes."""
+    return {"extension": hashlib.sha256(INSTALLED.read_bytes()).hexdigest(), "changes": repr(variant.changes)}
 
 
-def prepare(variant: Variant, built: Path, folder: Path, capabilities: Sequence[str]) -> None:
-    """Puts an extension where `speed` looks for it, with what it was made from, and compiles its kernels."""
+def prepare(variant: Variant, folder: Path, work: Path, capabilities: Sequence[str]) -> None:
+    """Builds its extension where `speed` looks for it, unless it is there, and compiles its kernels."""
     to = folder / VARIANTS_FOLDER / variant.name
-    shutil.rmtree(to, ignore_errors=True)
-    to.mkdir(parents=True)
-    shutil.copy(built, to / EXTENSION)
+    if problem(variant, folder):
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir(parents=True)
+        shutil.copy(extension(variant, work), to / EXTENSION)
     core = load(to / EXTENSION)
     prepared.compile_all(folder / prepared.CUBINS, capabilities, prepared.KERNELS[:1], core)
-    (to / MADE_FROM).write_text(json.dumps(made_from()))
+    (to / MADE_FROM).write_text(json.dumps(made_from(variant)))
 
 
 def pretend(folder: Path, names: Sequence[str]) -> None:
     """The installed extension in place of variants, for a rehearsal."""
-    for name in names:
-        to = folder / VARIANTS_FOLDER / name
-        to.mkdir(parents=True)
-        shutil.copy(INSTALLED, to / EXTENSION)
-        (to / MADE_FROM).write_text(json.dumps(made_from()))
+    for variant in VARIANTS:
+        if variant.name in names:
+            to = folder / VARIANTS_FOLDER / variant.name
+            to.mkdir(parents=True)
+            shutil.copy(INSTALLED, to / EXTENSION)
+            (to / MADE_FROM).write_text(json.dumps(made_from(variant)))
 
 
 def problem(variant: Variant, folder: Path) -> str:
@@ -159,8 +161,8 @@ def problem(variant: Variant, folder: Path) -> str:
     path = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
     if not path.exists():
         return "not prepared"
-    if json.loads(path.read_text()) != made_from():
-        return "prepared for another extension than the installed one: prepare it again"
+    if json.loads(path.read_text()) != made_from(variant):
+        return "prepared for another extension than the installed one, or in another form: prepare it again"
     if variant.environment and not wgmma.is_there():
         return f"this extension does not read {', '.join(variant.environment)}"
     return ""
@@ -173,7 +175,7 @@ def prepare_all(folder: Path, work: Path, capabilities: Sequence[str]) -> list[s
         if variant.environment and not wgmma.is_there():
             continue
         try:
-            prepare(variant, extension(variant, work), folder, capabilities)
+            prepare(variant, folder, work, capabilities)
             print(f"variant {variant.name}: ready", flush=True)
         except (RuntimeError, ValueError, subprocess.CalledProcessError) as error:
             shutil.rmtree(folder / VARIANTS_FOLDER / variant.name, ignore_errors=True)

@@ -116,7 +116,7 @@ def check_whole(name: str, value: int) -> None:
         TypeError: It is not a whole number.
         ValueError: It is negative.
     """
-    if not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"expected `{name}` to be a whole number, but got {value!r}")
     if value < 0:
         raise ValueError(f"expected `{name}` to be at least 0, but got {value}")

@@ -8,12 +8,12 @@ use super::passes::{joint, one_shift, AnchorShifts, Passes};
 use super::prepared::Prepared;
 use super::rows::BorrowedOperands;
 use super::simd::{Float, Isa};
-use super::split::{needs_rows, Split};
+use super::split::Split;
 use super::threads::{for_each, Shared};
 use super::thresholds::row_quantiles as quantiles_of_rows;
 use crate::error::Result;
 use crate::formula::{self, Anchor, Sums};
-use crate::problem::{Formulation, Problem, Reduction, Statistics};
+use crate::problem::{Formulation, Problem, Reduction, Statistics, Threshold};
 
 /// Computes the loss, its statistics and the wanted gradients, with up to `threads` threads.
 ///
@@ -42,8 +42,7 @@ pub fn row_quantiles<E: Element>(
 ) -> Result<Vec<f64>> {
     let isa = Isa::best();
     let prepared = Prepared::new(problem, operands, isa, threads)?;
-    let mut similarities = prepared.similarities();
-    similarities.gradient = false;
+    let mut similarities = prepared.similarities(false);
     if let Some(found) = joint(problem, &mut similarities) {
         return Ok(found.quantiles);
     }
@@ -60,16 +59,17 @@ pub(super) fn evaluate_with<E: Element>(
     threads: usize,
     isa: Isa,
 ) -> Result<Evaluation> {
+    let problem = &Problem { threshold: problem.threshold.simplified(), ..*problem };
     let prepared = Prepared::new(problem, operands, isa, threads)?;
     let positives = prepared.positive_similarities(problem);
     let own = OwnNegatives::new(problem, &prepared);
-    let mut similarities = prepared.similarities();
-    similarities.gradient = gradients.anchors.is_some() || gradients.keys.is_some();
+    let mut similarities = prepared.similarities(gradients.anchors.is_some() || gradients.keys.is_some());
     let found = joint(problem, &mut similarities);
     let split = match &found {
         Some(found) => Split::at(found.threshold, similarities.anchors.padded_rows),
         None => {
-            if needs_rows(problem.threshold) {
+            // These thresholds come from whole rows.
+            if matches!(problem.threshold, Threshold::Adaptive { .. } | Threshold::MinMax { .. }) {
                 similarities.keep();
             }
             let split = Split::new(problem, operands, &prepared, &similarities, &positives, &own);

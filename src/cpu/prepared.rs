@@ -56,10 +56,10 @@ impl<C: Float> Prepared<C> {
         Ok(Self { anchors, keys, apart, pairs: Pairs::new(problem, operands), tile, isa, threads })
     }
 
-    /// The similarities of anchors and keys.
-    pub fn similarities(&self) -> Similarities<'_, C> {
+    /// The similarities of anchors and keys. `gradient`: whether a gradient is wanted.
+    pub fn similarities(&self, gradient: bool) -> Similarities<'_, C> {
         let keys = self.keys.as_ref();
-        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads)
+        Similarities::new(&self.anchors, keys, &self.pairs, self.tile, self.isa, self.threads, gradient)
     }
 
     /// The similarities of the anchors and their positives, [anchors, positives].

@@ -51,6 +51,7 @@ impl<'a, C: Float> Similarities<'a, C> {
         tile: usize,
         isa: Isa,
         threads: usize,
+        gradient: bool,
     ) -> Self {
         let blocks = |rows: &UnitRows<C>| rows.padded_rows / tile;
         let schedule = match keys {
@@ -70,7 +71,7 @@ impl<'a, C: Float> Similarities<'a, C> {
             isa,
             threads,
             schedule,
-            gradient: true,
+            gradient,
             kept: None,
         }
     }

@@ -34,15 +34,6 @@ pub fn comparable<C: Float>(threshold: f64) -> C {
     }
 }
 
-/// Whether the thresholds come from whole rows of similarities.
-pub fn needs_rows(threshold: Threshold) -> bool {
-    match threshold {
-        Threshold::Adaptive { .. } => true,
-        Threshold::MinMax { value } => value < 1.0,
-        _ => false,
-    }
-}
-
 impl<C: Float> Split<C> {
     /// One threshold for all anchors of a square problem.
     pub fn at(threshold: f64, rows: usize) -> Self {
@@ -78,7 +69,6 @@ impl<C: Float> Split<C> {
                 let value = operands.threshold.unwrap_or(f64::NAN);
                 thresholds(value, vec![comparable(value); rows])
             }
-            Threshold::MinMax { value } if value >= 1.0 => thresholds(value, vec![C::INFINITY; rows]),
             Threshold::MinMax { value } => {
                 let mut bounds = vec![C::INFINITY; rows];
                 for (bound, (low, high)) in bounds.iter_mut().zip(row_ranges(problem, similarities, positives, own)) {

@@ -407,7 +407,7 @@ fn all_cases() -> Vec<Case> {
     ]
 }
 
-const THRESHOLDS: [Threshold; 11] = [
+const THRESHOLDS: [Threshold; 12] = [
     Threshold::Adaptive { quantile: 0.75 },
     Threshold::Adaptive { quantile: 0.99 },
     Threshold::Cosine { value: 0.3 },
@@ -415,6 +415,7 @@ const THRESHOLDS: [Threshold; 11] = [
     Threshold::Cosine { value: f64::INFINITY },
     Threshold::MinMax { value: 0.6 },
     Threshold::MinMax { value: 1.0 },
+    Threshold::MinMax { value: f64::NEG_INFINITY },
     Threshold::Labels,
     Threshold::Margin { margin: 0.1, relative: false },
     Threshold::Margin { margin: -0.3, relative: false },
@@ -692,6 +693,14 @@ fn duplicates_and_tiny_batches_are_finite() {
             }
         }
     }
+}
+
+#[test]
+fn equal_similarities_exceed_minus_infinity() {
+    // Their range is 0, so they cannot be rescaled.
+    let mut case = Case::views(6, 2, 4).with(|p| p.threshold = Threshold::MinMax { value: f64::NEG_INFINITY });
+    case.anchors.fill(0.3);
+    assert_eq!(double(&case).evaluation.statistics.hierarchical, 10.0);
 }
 
 #[test]

@@ -33,8 +33,8 @@ pub use binary::{cubin, ptx, remarks};
 pub use device::{Device, Kernels, Launcher};
 pub use emulator::Emulator;
 pub use hopper::{is_asked_for as hopper_is_asked_for, Hopper};
+pub use parameters::{FAILED_AT, RERUN_AT};
 pub use plan::{evaluate, parts, row_quantiles, scratch_bytes, supports};
-pub use sizes::{FAILED_AT, RERUN_AT};
 pub use variant::{Operand, Part, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;

@@ -6,6 +6,12 @@ use std::ptr::null_mut;
 use super::sizes::MAX_VIEWS;
 use super::Matrix;
 
+/// Offset in the scratch memory, which starts with a `Header`, of the number of rows that `select_failed` searched, a
+/// `u32`.
+pub const FAILED_AT: usize = 24;
+/// As above, whether `sums` computed all sums again after one pass for quantiles and sums.
+pub const RERUN_AT: usize = 84;
+
 /// A structure of `kernels/parameters.cu`, with a list of its fields for the test.
 macro_rules! told {
     ($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
@@ -170,7 +176,6 @@ mod tests {
 
     use super::super::search::bracket;
     use super::*;
-    use crate::cuda::{FAILED_AT, RERUN_AT};
     use crate::operands::Scalar;
 
     const SOURCE: &str = concat!(include_str!("kernels/parameters.cu"), include_str!("kernels/digits.cu"));

@@ -12,6 +12,9 @@ const SAMPLE: usize = STRIP_BYTES / 2;
 const SURVIVORS: usize = 32 << 20;
 /// The similarities that wait for the threshold take at most this many bytes.
 const PENDING: usize = 24 << 20;
+/// The lists of one pass for quantiles and sums have room for a tenth of the keys, but at most this many, beside the part
+/// that grows with the rank. So many leave room for 1,792 rows in a launch at 65,536 rows, which fill a chip.
+const LIST: usize = 3072;
 /// One pass for quantiles and sums lists more than one similarity in this many. It pays only if these are few.
 const LEAST_SHARE: usize = 16;
 
@@ -122,11 +125,46 @@ impl Joint {
         let ceiling = (floor - window).max(0.0);
         let low = low as f64;
         let kept = (low + 5.0 * low.sqrt()) * keys / sampled;
+        // Rows whose quantile is far above the threshold have long lists. docs/kernels.md tells how long.
+        let list = (kept as usize).max(LIST.min(keys as usize / 10) + 9 * rank / 4);
         Some(Self {
-            sample: SampledColumns { high: None, ..sample }.keeping((kept as usize).max(4 * rank), problem, block_rows),
+            sample: SampledColumns { high: None, ..sample }.keeping(list, problem, block_rows),
             floor: floor as usize,
             ceiling: ceiling as usize,
             pending: (4.0 * (floor - ceiling) * each).min(most) as usize,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::problem::{Formulation, Pairing, Reduction, Threshold};
+
+    #[test]
+    fn lists_have_room_for_rows_with_quantiles_far_above_the_mean() {
+        let capacity = |rows: usize, quantile: f64| {
+            let problem = Problem {
+                anchors: rows,
+                keys: rows,
+                dims: 128,
+                square: true,
+                pairing: Pairing::Views { views: 2, offset: 0 },
+                own_negatives: 0,
+                threshold: Threshold::Adaptive { quantile },
+                formulation: Formulation::Official,
+                temperature: 0.1,
+                reduction: Reduction::Mean,
+            };
+            let sample = Joint::new(&problem, &Search::new(&problem, quantile, 128), 128).unwrap().sample;
+            assert!(sample.rows >= rows.min(1024) && sample.survivor_bytes() <= SURVIVORS);
+            sample.capacity
+        };
+        // At quantile 0.99 an eighth of the keys, and all rows of 8,192 in one launch.
+        assert_eq!([8192, 16384, 65536].map(|rows| capacity(rows, 0.99)), [1024, 2016, 4576]);
+        for rows in [8192, 32768] {
+            assert!(capacity(rows, 0.95) >= 4 * quantile_rank(rows, 0.95));
+        }
     }
 }

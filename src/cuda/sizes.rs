@@ -29,10 +29,6 @@ pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
 pub const FINISH_SHARED: usize = defined("FINISH_SHARED");
 /// Bytes of a `Header`.
 pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
-/// Offset in the scratch memory of the number of rows that `select_failed` searched, a `u32`.
-pub const FAILED_AT: usize = defined("FAILED_AT");
-/// As above, whether `sums` computed all sums again after one pass for quantiles and sums.
-pub const RERUN_AT: usize = 84;
 /// Bytes of a `Card`.
 pub const CARD_BYTES: usize = defined("CARD_BYTES");
 /// Bytes of a `Split`.

@@ -223,6 +223,10 @@ def test_existing_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["knn", "x", "--lr", "1"], "error: unrecognized arguments: --lr 1\ntip"),
         (["probe", "x", "--lr", "1"], 'did you mean "learning_rate" for "lr"?'),
         (
+            ["pretrain", "--recipe", "quick/simclr", "--loss.threshold_arguments.quantile", "0.9"],
+            'that `loss.threshold_arguments` are for, such as "adaptive", but got "off"\ntip',
+        ),
+        (
             ["pretrain", "--recipe", "quick/simclr", "--loss.formulation", "elimination"],
             'to tell which negatives `loss.formulation` "elimination" leaves out, such as "margin", but got "off"\ntip',
         ),

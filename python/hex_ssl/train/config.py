@@ -39,7 +39,7 @@ class LossConfig:
         temperature: Temperature that divides the similarities, in [0.005, 10]. In Barlow Twins, VICReg, BYOL and
             SimSiam only HEX uses it.
         threshold_arguments: Arguments of the threshold, such as {quantile: 0.95}. "fixed" needs {value: ...}, "margin"
-            takes {margin: 0.1, relative: true}.
+            takes {margin: 0.1, relative: true}. They need `hex`.
         formulation: Formulation of HEX: "importance", "official", "decoupled", or "elimination", which leaves out the
             hierarchical negatives and needs `hex`.
         beta: Concentration on the hardest negatives, in HEX and HCL.
@@ -69,6 +69,11 @@ class LossConfig:
             raise ValueError(
                 'expected `loss.hex` to tell which negatives `loss.formulation` "elimination" leaves out, such as '
                 '"margin", but got "off"'
+            )
+        if self.threshold_arguments and self.hex == "off":
+            raise ValueError(
+                "expected `loss.hex` to name the threshold that `loss.threshold_arguments` are for, such as "
+                '"adaptive", but got "off"'
             )
 
 

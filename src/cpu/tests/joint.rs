@@ -17,7 +17,7 @@ fn both<E: Element>(case: &Case, narrow: fn(f64) -> E, threads: usize, isa: Isa)
     let anchors: Vec<E> = case.anchors.iter().map(|&x| narrow(x)).collect();
     let inputs = operands(case, vec![Rows::from_slice(&anchors, dims)], &[], &[]);
     let prepared = Prepared::new(problem, &inputs, isa, threads).unwrap();
-    let mut similarities = prepared.similarities();
+    let mut similarities = prepared.similarities(true);
     let Threshold::Adaptive { quantile } = problem.threshold else { panic!("an adaptive threshold is needed") };
     let rank = quantile_rank(problem.keys, quantile);
     let matrix: Vec<Vec<f64>> = (0..problem.anchors)
@@ -211,7 +211,8 @@ fn keeps_tiles_as_they_are_computed_otherwise() {
         let anchors: Vec<f32> = case.anchors.iter().map(|&x| x as f32).collect();
         let inputs = operands(&case, vec![Rows::from_slice(&anchors, 16)], &[], &[]);
         let prepared = Prepared::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
-        let (mut kept, mut joint, fresh) = (prepared.similarities(), prepared.similarities(), prepared.similarities());
+        let (mut kept, mut joint, fresh) =
+            (prepared.similarities(true), prepared.similarities(true), prepared.similarities(true));
         kept.keep();
         let mut scratch = [0, 1, 2].map(|_| vec![0.0; (kept.row_scratch() * 16).max(kept.tile * kept.tile)]);
         for start in (0..2 * samples).step_by(16) {

@@ -5,12 +5,17 @@ use crate::cpu::passes;
 use crate::cpu::prepared::Prepared;
 use crate::cpu::similarities::Similarities;
 
-/// Calls `check` with the similarities of a case, twice.
-fn with_similarities(case: &Case, check: impl for<'s> FnOnce(Similarities<'s, f32>, Similarities<'s, f32>)) {
+/// Calls `check` with the similarities of a case, twice. `gradients`: whether a gradient of each is wanted.
+fn with_similarities(
+    case: &Case,
+    gradients: [bool; 2],
+    check: impl for<'s> FnOnce(Similarities<'s, f32>, Similarities<'s, f32>),
+) {
     let rows: Vec<f32> = case.anchors.iter().map(|&x| x as f32).collect();
     let inputs = operands(case, vec![Rows::from_slice(&rows, case.problem.dims)], &[], &[]);
     let prepared = Prepared::new(&case.problem, &inputs, Isa::best(), 2).unwrap();
-    check(prepared.similarities(), prepared.similarities());
+    let [first, second] = gradients.map(|gradient| prepared.similarities(gradient));
+    check(first, second);
 }
 
 /// All tiles of two towers.
@@ -31,7 +36,7 @@ fn two_towers_have_the_same_similarities_where_they_are_kept() {
     // Towers of whole tiles, and towers that meet within a tile.
     for samples in [20, 40, 100, 128, 700] {
         let case = Case::towers(samples, 16);
-        with_similarities(&case, |mut kept, fresh| {
+        with_similarities(&case, [true; 2], |mut kept, fresh| {
             kept.keep();
             let mut scratch = [0, 1].map(|_| vec![0.0; (kept.row_scratch() * 8).max(kept.tile * kept.tile)]);
             let [x, y] = &mut scratch;
@@ -50,7 +55,7 @@ fn two_towers_have_the_same_similarities_where_they_are_kept() {
                 assert_eq!(kept.tile(a, b, x), fresh.tile(a, b, y));
             }
         });
-        with_similarities(&case, |mut kept, fresh| {
+        with_similarities(&case, [true; 2], |mut kept, fresh| {
             kept.keep_next();
             let [mut x, mut y] = [0, 1].map(|_| vec![0.0; kept.tile * kept.tile]);
             for _ in 0..2 {
@@ -74,10 +79,8 @@ fn tiles_are_kept_in_the_cache_or_where_rows_are_few_beside_the_dimensions() {
         (2305, 288, true, false),
     ] {
         let case = Case::towers(samples, dims);
-        with_similarities(&case, |mut next, mut all| {
-            next.gradient = gradient;
+        with_similarities(&case, [gradient; 2], |mut next, mut all| {
             next.keep_next();
-            all.gradient = gradient;
             all.keep();
             let last = next.anchors.padded_rows / next.tile - 1;
             for similarities in [next, all] {
@@ -91,8 +94,7 @@ fn tiles_are_kept_in_the_cache_or_where_rows_are_few_beside_the_dimensions() {
 fn a_loss_without_a_gradient_keeps_no_tiles_of_the_joint_pass() {
     let mut case = Case::views(200, 2, 16);
     case.problem.threshold = Threshold::Adaptive { quantile: 0.99 };
-    with_similarities(&case, |mut with, mut without| {
-        without.gradient = false;
+    with_similarities(&case, [true, false], |mut with, mut without| {
         for (similarities, expected) in [(&mut with, true), (&mut without, false)] {
             assert!(passes::joint(&case.problem, similarities).is_some());
             assert_eq!(keeps(similarities, (0, 0)), expected);

@@ -8,11 +8,7 @@ DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
     // Lane l has the digits 255 - 8 l down to 248 - 8 l.
     u32 own = 0;
     for (int i = 0; i < 8; i++) own += counts[DIGITS - 1 - (lane * 8 + i)];
-    u32 up_to = own;
-    for (int distance = 1; distance < LANES; distance *= 2) {
-        u32 lower = from_lane(up_to, lane >= distance ? lane - distance : lane);
-        if (lane >= distance) up_to += lower;
-    }
+    const u32 up_to = prefix_sum<LANES>(own);
     const u32 found = ballot(up_to >= rank);
     int owner = 0;
     while (owner < LANES - 1 && !(found >> owner & 1)) owner++;

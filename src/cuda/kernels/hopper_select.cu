@@ -54,11 +54,7 @@ DEVICE void count_pair(u32& above, u32& not_below, float c, float low, float hig
 DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int half, u32 inside, const Brackets& own,
                         float (&c)[PAIRS]) {
     const int lane = lane_of_thread();
-    u32 up_to = inside;
-    UNROLL for (int distance = 1; distance < 4; distance *= 2) {
-        const u32 lower = from_lane(up_to, lane % 4 >= distance ? lane - distance : lane);
-        if (lane % 4 >= distance) up_to += lower;
-    }
+    const u32 up_to = prefix_sum<4>(inside);
     u32 start = 0;
     if (lane % 4 == 3 && up_to > 0) start = atomic_add(&p.inside[anchor], up_to);
     start = from_lane(start, lane | 3) + up_to - inside;

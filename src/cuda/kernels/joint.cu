@@ -60,11 +60,7 @@ DEVICE void list_similarities(const Parameters& p, const Launch& l, int first, u
     static_assert(PASS_ROWS <= 4 && PassShape::columns < 256, "a byte for each row");
     if (!any(listed > 0)) return;
     const int lane = lane_of_thread();
-    u32 up_to = listed;
-    UNROLL for (int distance = 1; distance < 4; distance *= 2) {
-        const u32 lower = from_lane(up_to, lane % 4 >= distance ? lane - distance : lane);
-        if (lane % 4 >= distance) up_to += lower;
-    }
+    const u32 up_to = prefix_sum<4>(listed);
     // Of the four lanes of the rows, each reserves places for one row.
     const int mine = lane % 4;
     const u32 all = byte_of(from_lane(up_to, lane | 3), mine);
@@ -184,12 +180,7 @@ DEVICE void keep_pending(const Parameters& p, int row, const float* list, u32 co
     const auto is_pending = [&](u32 i) { return i < count && list[i] > floor && list[i] <= ceiling && list[i] <= 1.5f; };
     u32 own = 0;
     for (u32 i = lane; i < count; i += LANES) own += is_pending(i);
-    u32 up_to = own;
-    for (int distance = 1; distance < LANES; distance *= 2) {
-        const u32 lower = from_lane(up_to, lane >= distance ? lane - distance : lane);
-        if (lane >= distance) up_to += lower;
-    }
-    const u32 all = from_lane(up_to, LANES - 1);
+    const u32 up_to = prefix_sum<LANES>(own), all = from_lane(up_to, LANES - 1);
     u32 start = 0;
     if (lane == 0 && all > 0) start = atomic_add(&p.header->pending, all);
     start = from_lane(start, 0);

@@ -19,7 +19,6 @@
 #define TOTALS 9
 // Bytes of the structures below, and of the shared memory of the kernels without tiles.
 #define HEADER_BYTES 128
-#define FAILED_AT 24  // offset of `failed` in a `Header`
 #define CARD_BYTES 16
 #define SPLIT_BYTES 32
 #define SELECT_SHARED 74112
@@ -210,6 +209,17 @@ DEVICE int warp_of_thread() { return threadIdx.x / LANES; }
 // The sum over the lanes of a warp, in a fixed order. Every lane gets the result.
 DEVICE double warp_sum(double x) {
     UNROLL for (int lanes = 16; lanes > 0; lanes /= 2) x += exchange(x, lanes);
+    return x;
+}
+
+// The sum over the lanes up to this one, for each `lanes` neighbouring lanes of a warp.
+template <int lanes> DEVICE u32 prefix_sum(u32 x) {
+    const int lane = lane_of_thread();
+    UNROLL for (int distance = 1; distance < lanes; distance *= 2) {
+        const bool has_lower = lane % lanes >= distance;
+        const u32 lower = from_lane(x, has_lower ? lane - distance : lane);
+        if (has_lower) x += lower;
+    }
     return x;
 }
 

@@ -224,11 +224,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
             // Most tiles have none.
             if (!any(inside > 0)) continue;
             // The four lanes of a row reserve places for all of their similarities at once.
-            u32 up_to = inside;
-            UNROLL for (int distance = 1; distance < 4; distance *= 2) {
-                u32 lower = from_lane(up_to, lane % 4 >= distance ? lane - distance : lane);
-                if (lane % 4 >= distance) up_to += lower;
-            }
+            const u32 up_to = prefix_sum<4>(inside);
             u32 start = 0;
             const bool reserves = lane % 4 == 3 && up_to > 0 && own.index[mine] < p.anchors.count;
             if (reserves) start = atomic_add(&p.inside[own.index[mine]], up_to);
