@@ -175,7 +175,7 @@ def evaluate_by_loops(
 
         terms = []
         for p in anchor.positives:
-            if settings.formulation == "importance":
+            if settings.formulation in ("importance", "elimination"):
                 q, floored = _reweighted(c, p, hierarchical, settings)
                 floors += floored
                 numerator = math.exp(c[p] / t)
@@ -199,7 +199,7 @@ def evaluate_by_loops(
 
 def _reweighted(c: dict[int, float], p: int, hierarchical: list[int], settings: Settings) -> tuple[float, bool]:
     """Q, the hierarchical negatives' share of the denominator, and whether it is at its floor."""
-    if not hierarchical:
+    if not hierarchical or settings.formulation == "elimination":
         return 0.0, False
     t, m = settings.temperature, len(hierarchical)
     weights = [math.exp(settings.beta * c[h] / t) for h in hierarchical]
@@ -249,6 +249,9 @@ def evaluate(
             gap = ((raw - floor).abs() / (r + debias + floor).clamp(min=1e-300)).detach()
             floor_margin = gap[positive & (size > 0)].min().item()
         per_pair = torch.log1p((global_sum[:, None] + q)[positive] / exp[positive])
+    elif settings.formulation == "elimination":
+        defined = torch.ones(len(positives), dtype=torch.bool)
+        per_pair = torch.log1p(global_sum[:, None].expand_as(exp)[positive] / exp[positive])
     else:
         defined = rest.any(1)
         constant = (

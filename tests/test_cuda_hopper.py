@@ -58,7 +58,7 @@ def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) ->
     assert_views_like_reference(decided(samples, 2, dims, COSINE, dtype, draw=gapped), 2, COSINE)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled", "elimination"])
 @pytest.mark.parametrize("value", [0.7, math.inf, -math.inf])
 def test_thresholds(value: float, formulation: str, emulate: Emulate) -> None:
     emulate(BF16, 64, wgmma=True)

@@ -145,7 +145,7 @@ def test_towers(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) -
     assert_towers_like_reference(decided_towers(samples, dims, settings, dtype), settings)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "elimination"])
 @pytest.mark.parametrize(
     ("threshold", "value"), [("adaptive", 0.93), ("minmax", 0.75), ("labels", 0.0), ("cosine", 1.0)]
 )

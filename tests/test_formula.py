@@ -1,5 +1,5 @@
 """The formula is written four times: in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`. This
-compares all four on the same sums, number by number. The elimination has no CUDA kernel."""
+compares all four on the same sums, number by number."""
 
 import math
 from typing import NamedTuple
@@ -214,7 +214,7 @@ def test_the_four_statements(name: str, emulation: Emulation) -> None:
     expected = by_docstring(case)
     assert_alike(by_rust(case), expected, 1e-12)
     assert_alike(by_composite(case), expected, 1e-12)
-    for weight in (None, 2.5) if case.formulation != "elimination" else ():
+    for weight in (None, 2.5):
         assert_alike(by_cuda(case, emulation, weight), expected.weighed(weight or 1.0), 1e-6)
 
 

@@ -22,7 +22,7 @@ from .reference import (
 
 SETTINGS = [
     Settings(formulation=formulation, threshold=threshold, value=value, temperature=temperature)
-    for formulation in ("importance", "official", "decoupled")
+    for formulation in ("importance", "official", "decoupled", "elimination")
     for threshold, value in [
         ("adaptive", 0.99),
         ("adaptive", 0.8),
@@ -71,7 +71,7 @@ def test_dense_equals_loops(settings: Settings, anchors: int, candidates: int, l
     np.testing.assert_allclose(found.statistics, statistics, rtol=1e-12)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled", "elimination"])
 @pytest.mark.parametrize("views", [2, 3])
 def test_gradient_is_that_of_finite_differences(formulation: str, views: int) -> None:
     z = clustered(6, views, 4, torch.Generator().manual_seed(1)).requires_grad_()

@@ -278,6 +278,6 @@ mod tests {
         assert_eq!(scalars, named);
         assert_eq!(names("Pairing"), ["VIEWS", "INDEXED", "APART"]);
         assert_eq!(names("Threshold"), ["ADAPTIVE", "COSINE", "MINMAX", "LABELS"]);
-        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED", "SUPERVISED"]);
+        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED", "SUPERVISED", "ELIMINATION"]);
     }
 }

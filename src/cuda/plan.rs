@@ -314,11 +314,11 @@ impl<'a> Plan<'a> {
             },
             threshold: threshold_number,
             formulation: match problem.formulation {
-                // No kernel runs `Elimination`.
-                Formulation::Importance { .. } | Formulation::Elimination => 0,
+                Formulation::Importance { .. } => 0,
                 Formulation::Official => 1,
                 Formulation::Decoupled => 2,
                 Formulation::Supervised => 3,
+                Formulation::Elimination => 4,
             },
             mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
             one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),

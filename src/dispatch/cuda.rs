@@ -10,7 +10,7 @@ use crate::border::Array;
 use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::operands::Operands;
-use crate::problem::{Formulation, Pairing, Problem, Threshold, Wanted};
+use crate::problem::{Pairing, Problem, Threshold, Wanted};
 
 /// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -139,14 +139,13 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
         (Some(index), Pairing::Indexed { .. }) => index.shape[1] != 1,
         (index, _) => index.is_some(),
     };
-    if problem.formulation == Formulation::Elimination
-        || matches!(problem.threshold, Threshold::Margin { .. })
+    if matches!(problem.threshold, Threshold::Margin { .. })
         || problem.own_negatives > 0
         || lists_keys_to_ignore
     {
         return Err(Error::value(
-            "no CUDA kernel for this call: the elimination of negatives, margins, lists of keys to ignore and own \
-             negatives are the CPU kernel's alone",
+            "no CUDA kernel for this call: margins, lists of keys to ignore and own negatives are the CPU \
+             kernel's alone",
         ));
     }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)

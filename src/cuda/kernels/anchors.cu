@@ -128,8 +128,11 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     const bool there = lane_of_thread() < count;
     AnchorSums sums = {};
     if (there) sums = anchor_sums(p, index);
+    const double hierarchical = sums.hierarchical;
+    // What remains is InfoNCE over the global negatives.
+    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;
     const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
-    const bool importance = p.formulation == IMPORTANCE, supervised = p.formulation == SUPERVISED;
+    const bool importance = p.formulation == IMPORTANCE || p.formulation == ELIMINATION, supervised = p.formulation == SUPERVISED;
     const double temperature = p.header->temperature;
     Anchor anchor = {};
     anchor.defined = importance || (supervised ? p.positives + sums.hierarchical > 0.0 : !(sums.global <= 0.0));
@@ -157,7 +160,7 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     if (there && supervised && anchor.defined) add_supervised(p, sums, index, weight, anchor);
     if (!there) return;
     totals[0] = anchor.loss * weight;
-    totals[1] = sums.hierarchical;
+    totals[1] = hierarchical;
     totals[2] = positive;
     totals[3] = sums.similarities;
     totals[4] = anchor.at_floor;

@@ -48,7 +48,7 @@
 
 enum Pairing { VIEWS, INDEXED, APART };
 enum Threshold { ADAPTIVE, COSINE, MINMAX, LABELS };
-enum Formulation { IMPORTANCE, OFFICIAL, DECOUPLED, SUPERVISED };
+enum Formulation { IMPORTANCE, OFFICIAL, DECOUPLED, SUPERVISED, ELIMINATION };
 enum Scalar { SCALAR_BF16, SCALAR_F16, SCALAR_F32, SCALAR_F64 };
 
 // A strided matrix of the caller. The strides are in elements.
