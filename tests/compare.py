@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hex_ssl import functional
-from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, SupervisedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold, SupervisedThreshold
 
 from .batches import is_decided
 from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, indexed_layout, views_layout
@@ -28,6 +28,8 @@ def arguments(settings: Settings) -> dict[str, Any]:
             threshold = AdaptiveThreshold(quantile=settings.value)
         case "labels":
             threshold = SupervisedThreshold()
+        case "margin" | "relative_margin":
+            threshold = MarginThreshold(settings.value, relative=settings.threshold == "relative_margin")
         case scale:
             threshold = FixedThreshold(settings.value, scale=scale)
     return {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compute. `value` is the quantile, or the threshold with which similarities are compared."""
+    """What to compute. `value` is the quantile, the threshold with which similarities are compared, or the margin."""
 
     temperature: float = 0.1
     threshold: str = "adaptive"
@@ -30,6 +30,10 @@ class Settings:
     def but(self, **changes: object) -> "Settings":
         """A copy with some settings changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+MARGINS = ("margin", "relative_margin")
+"""The thresholds that are a margin over the closest positive."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,9 @@ def evaluate_by_loops(
                 assert anchor_labels is not None
                 assert candidate_labels is not None
                 above = anchor_labels[i] == candidate_labels[j]
+            elif settings.threshold in MARGINS:
+                closest = max(c[p] for p in anchor.positives)
+                above = c[j] > closest + epsilon * (1.0 if settings.threshold == "margin" else abs(closest))
             elif epsilon >= 1.0:
                 above = False
             elif settings.threshold == "minmax":
@@ -224,7 +231,7 @@ def evaluate(
     row, positive, negative, own = layout.masks
     known = torch.where(own, 1.0, similarity).detach()
     hierarchical, epsilon, threshold_margin = _split(
-        known, row, negative, settings, anchor_labels, candidate_labels, len(layout.anchors)
+        known, row, positive, negative, settings, anchor_labels, candidate_labels
     )
     rest = negative & ~hierarchical
     logits = similarity / t
@@ -283,11 +290,11 @@ def _unit(rows: Tensor) -> Tensor:
 def _split(
     known: Tensor,
     row: Tensor,
+    positive: Tensor,
     negative: Tensor,
     settings: Settings,
     anchor_labels: Tensor | None,
     candidate_labels: Tensor | None,
-    anchors: int,
 ) -> tuple[Tensor, float, float]:
     """Selects the hierarchical pairs. Returns them, the threshold, and the margin of the closest decision."""
     if settings.threshold == "labels":
@@ -296,14 +303,17 @@ def _split(
         return negative & (anchor_labels[:, None] == candidate_labels), math.nan, math.inf
     epsilon = settings.value
     if settings.threshold == "adaptive":
-        rows = known.masked_select(row).view(anchors, -1).sort(1).values
+        rows = known.masked_select(row).view(len(known), -1).sort(1).values
         epsilon = rows[:, round(settings.value * (rows.shape[1] - 1))].mean().item()
-    if epsilon >= 1.0:
+    if epsilon >= 1.0 and settings.threshold not in MARGINS:
         return torch.zeros_like(negative), epsilon, math.inf
     bound = torch.tensor(epsilon, dtype=torch.float64)
     if settings.threshold == "minmax":
         low = known.masked_fill(~row, math.inf).amin(1, keepdim=True)
         high = known.masked_fill(~row, -math.inf).amax(1, keepdim=True)
         bound = low + epsilon * (high - low)
+    if settings.threshold in MARGINS:
+        closest = known.masked_fill(~positive, -math.inf).amax(1, keepdim=True)
+        bound = closest + epsilon * (1.0 if settings.threshold == "margin" else closest.abs())
     margin = (known - bound).abs().masked_fill(~negative, math.inf).min().item()
     return negative & (known > bound), epsilon, margin

@@ -31,6 +31,8 @@ SETTINGS = [
         ("cosine", 1.0),
         ("minmax", 0.7),
         ("labels", 0.0),
+        ("margin", -0.2),
+        ("relative_margin", 0.3),
         ("given", 0.1),
     ]
     for temperature in (0.1, 0.5)

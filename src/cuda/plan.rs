@@ -392,6 +392,10 @@ impl<'a> Plan<'a> {
         if min_max {
             self.run_anchors_pass(executor, "ranges")?;
         }
+        if matches!(self.problem.threshold, Threshold::Margin { .. }) {
+            // 8 anchors for each warp.
+            self.run(executor, "closest_positives", [blocks(anchors, 8 * WARPS), 1, 1], 0, Launch::default())?;
+        }
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
@@ -591,7 +595,10 @@ fn weights(problem: &Problem) -> (f64, f64) {
 pub(super) fn is_general(problem: &Problem) -> bool {
     needs_precise_shifts(problem)
         || weights(problem).0 != 1.0
-        || matches!(comparable(problem.threshold), Threshold::MinMax { .. } | Threshold::Labels)
+        || matches!(
+            comparable(problem.threshold),
+            Threshold::MinMax { .. } | Threshold::Labels | Threshold::Margin { .. }
+        )
 }
 
 /// One pass for the quantiles and the sums. None if it is not used.
@@ -625,8 +632,9 @@ fn threshold_number(threshold: Threshold) -> (i32, f64) {
         // The kernels read the value from the device.
         Threshold::Given => (1, f64::NAN),
         Threshold::MinMax { value } => (2, value),
-        // No kernel runs `Margin`.
-        Threshold::Labels | Threshold::Margin { .. } => (3, f64::NAN),
+        Threshold::Labels => (3, f64::NAN),
+        Threshold::Margin { margin, relative: false } => (4, margin),
+        Threshold::Margin { margin, relative: true } => (5, margin),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::border::Array;
 use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::operands::Operands;
-use crate::problem::{Pairing, Problem, Threshold, Wanted};
+use crate::problem::{Pairing, Problem, Wanted};
 
 /// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -139,13 +139,9 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
         (Some(index), Pairing::Indexed { .. }) => index.shape[1] != 1,
         (index, _) => index.is_some(),
     };
-    if matches!(problem.threshold, Threshold::Margin { .. })
-        || problem.own_negatives > 0
-        || lists_keys_to_ignore
-    {
+    if problem.own_negatives > 0 || lists_keys_to_ignore {
         return Err(Error::value(
-            "no CUDA kernel for this call: margins, lists of keys to ignore and own negatives are the CPU \
-             kernel's alone",
+            "no CUDA kernel for this call: lists of keys to ignore and own negatives are the CPU kernel's alone",
         ));
     }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)

@@ -244,7 +244,9 @@ MUTATIONS |= {
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
-GENERAL = ("ranges", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general")
+GENERAL = (
+    "ranges", "closest_positives", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general",
+)  # fmt: skip
 CORE_UNUSED = (*GENERAL, "sift", "gather", "settle")
 """What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
 

@@ -47,7 +47,7 @@
 #endif
 
 enum Pairing { VIEWS, INDEXED, APART };
-enum Threshold { ADAPTIVE, COSINE, MINMAX, LABELS };
+enum Threshold { ADAPTIVE, COSINE, MINMAX, LABELS, MARGIN, RELATIVE_MARGIN };
 enum Formulation { IMPORTANCE, OFFICIAL, DECOUPLED, SUPERVISED, ELIMINATION };
 enum Scalar { SCALAR_BF16, SCALAR_F16, SCALAR_F32, SCALAR_F64 };
 
@@ -146,7 +146,7 @@ struct Parameters {
     u32* excluded_keys;  // [anchors][excluded] ascending, for INDEXED; ~0 for none
     u32* key_ends;  // [keys] end of each key's pairs in `key_pairs`
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
-    u32* ranges;  // [anchors][2] smallest and largest similarity; later, of global and hierarchical negatives the largest
+    u32* ranges;  // [anchors][2] smallest and largest similarity (MARGIN: of the positives); later, of global and hierarchical negatives the largest
     float* sums;  // [splits][padded anchors][SUMS]
     float* parts;  // [splits of a launch][rows of a launch][2] sums over the global negatives and over all similarities
     float* pending;  // [pending_capacity] similarities in the bracket of the threshold, row by row

@@ -146,6 +146,7 @@ fn a_call_has_the_parts_that_it_launches() {
         Problem { formulation, ..usual },
         Problem { threshold: cosine, ..usual },
         Problem { threshold: Threshold::MinMax { value: 0.5 }, ..usual },
+        Problem { threshold: Threshold::Margin { margin: 0.1, relative: false }, ..usual },
         Problem { temperature: 0.01, ..usual },
         Problem { temperature: f64::NAN, ..usual },
         Problem { pairing: Pairing::Towers, ..usual },
