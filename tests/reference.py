@@ -81,20 +81,26 @@ def views_layout(samples: int, views: int, keys: int | None = None, offset: int 
     return Layout(anchors, len(everyone))
 
 
-def indexed_layout(positive_index: Sequence[Sequence[int]], ignored_index: Sequence[int] | None, keys: int) -> Layout:
-    """Anchors name their positive keys and, with -1 for none, one key to ignore."""
+def indexed_layout(
+    positive_index: Sequence[Sequence[int]], ignored_index: Sequence[Sequence[int]] | None, keys: int
+) -> Layout:
+    """Anchors name their positive keys and, padded with -1, the keys that they ignore."""
     anchors = []
     for i, positives in enumerate(positive_index):
-        ignored = -1 if ignored_index is None else ignored_index[i]
-        negatives = tuple(j for j in range(keys) if j not in positives and j != ignored)
+        others = {*positives, *(() if ignored_index is None else ignored_index[i])}
+        negatives = tuple(j for j in range(keys) if j not in others)
         anchors.append(Anchor(tuple(range(keys)), tuple(positives), negatives))
     return Layout(anchors, keys)
 
 
-def apart_layout(anchors: int, keys: int) -> Layout:
-    """Candidates are the keys, all negatives, and below them each anchor's own positive."""
-    everyone = tuple(range(keys))
-    return Layout([Anchor((*everyone, keys + i), (keys + i,), everyone) for i in range(anchors)], keys + anchors)
+def apart_layout(anchors: int, keys: int, ignored_index: Sequence[Sequence[int]] | None = None) -> Layout:
+    """Candidates are the keys, negatives unless they are ignored, and below them each anchor's own positive."""
+    everyone, found = tuple(range(keys)), []
+    for i in range(anchors):
+        ignored = set(() if ignored_index is None else ignored_index[i])
+        negatives = tuple(j for j in everyone if j not in ignored)
+        found.append(Anchor((*everyone, keys + i), (keys + i,), negatives))
+    return Layout(found, keys + anchors)
 
 
 class Statistics(NamedTuple):

@@ -42,13 +42,14 @@ SETTINGS = [
 def layouts() -> list[tuple[str, int, int, Layout]]:
     """Name, anchors, candidates and layout of each kind of comparison."""
     positive_index = [[(3 * i) % 17, (3 * i + 5) % 17] for i in range(9)]
-    ignored_index = [(3 * i + 1) % 17 if i % 2 else -1 for i in range(9)]
+    ignored_index = [[(3 * i + 1) % 17, i] if i % 2 else [-1, -1] for i in range(9)]
     return [
         ("two views", 62, 62, views_layout(31, 2)),
         ("three views", 24, 24, views_layout(8, 3)),
         ("gathered", 12, 40, views_layout(6, 2, keys=40, offset=10)),
         ("indexed", 9, 17, indexed_layout(positive_index, ignored_index, 17)),
         ("apart", 7, 27, apart_layout(7, 20)),
+        ("apart, with lists", 7, 27, apart_layout(7, 20, [[i, -1, 9] if i % 2 else [-1] for i in range(7)])),
     ]
 
 

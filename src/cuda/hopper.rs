@@ -164,6 +164,7 @@ mod tests {
             square: true,
             pairing: Pairing::Views { views: 2, offset: 0 },
             own_negatives: 0,
+            ignored: 0,
             threshold,
             formulation: BETA_1,
             temperature: 0.1,

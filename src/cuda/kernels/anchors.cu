@@ -31,6 +31,17 @@ struct AnchorSums {
     double global, weighted, weights, hierarchical, similarities, negatives;
 };
 
+// The number of keys that are not negatives of an anchor. A key that is named twice counts once.
+DEVICE int count_excluded(const Parameters& p, int anchor) {
+    if (!are_named(p)) return p.excluded;
+    const PairList keys = excluded_keys_of(p, anchor);
+    int count = 0;
+    for (int at = 0; at < keys.count && keys.list[at] != ~0u; at++) {
+        count += at == 0 || keys.list[at] != keys.list[at - 1];
+    }
+    return count;
+}
+
 // Adds the sums of the splits, in order.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     double all[SUMS] = {};
@@ -40,8 +51,7 @@ DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
         UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
     }
     const Range keys = compared_keys(p, anchor);
-    int negatives = keys.end - keys.first;
-    for (int k = 0; k < p.excluded; k++) negatives -= excluded_key(p, anchor, k) >= 0;
+    const int negatives = keys.end - keys.first - count_excluded(p, anchor);
     const Split* split = p.anchors.splits ? p.anchors.splits + anchor : 0;
     return {split ? split->global_shift : 1.0, split ? split->hierarchical_shift : 1.0, all[0], all[1], all[2], all[3], all[4], (double)negatives};
 }

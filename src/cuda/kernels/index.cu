@@ -1,4 +1,5 @@
-// For INDEXED: sorted lists of the excluded pairs, by anchor and by key. The passes find a tile's pairs by bisection.
+// Where anchors name keys: sorted lists of the excluded pairs, by anchor and by key. The passes find a tile's pairs by
+// bisection.
 
 // Sorts numbers in ascending order, with one warp. A bitonic sort.
 DEVICE void sort(u32* list, int count) {

@@ -143,7 +143,7 @@ struct Parameters {
     u32* inside;  // [anchors] number of similarities in the bracket
     float* survivors;  // [rows of a launch][capacity] the similarities in the bracket
     u32* failed;  // [anchors] the rows whose quantile is not among the survivors
-    u32* excluded_keys;  // [anchors][excluded] ascending, for INDEXED; ~0 for none
+    u32* excluded_keys;  // [anchors][excluded] ascending, if anchors name keys; ~0 for none
     u32* key_ends;  // [keys] end of each key's pairs in `key_pairs`
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
     u32* ranges;  // [anchors][2] smallest and largest similarity (MARGIN: of the positives); later, of global and hierarchical negatives the largest
@@ -223,17 +223,16 @@ DEVICE float from_ordered(u32 key) { return float_of(key & 0x80000000u ? key & 0
 DEVICE float infinity() { return float_of(0x7f800000u); }
 DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 
-// The keys of an anchor that are not negatives, by number `k`: its positives, then itself or the ignored key. -1 for
-// none.
+// The keys of an anchor that are not negatives, by number `k`: its positives among the keys, then itself or the keys
+// that it ignores. -1 for none.
 DEVICE int excluded_key(const Parameters& p, int anchor, int k) {
     if (p.pairing == VIEWS) {
         // The positives, then, shifted by all views, the anchor itself.
         const int place = anchor + (k + 1) * p.view_rows;
         return p.offset + (place < p.anchors.count ? place : place - p.anchors.count);
     }
-    i64 key = -1;
-    if (k < p.positives) key = p.positive_index[(i64)anchor * p.positives + k];
-    else if (p.ignored_index) key = p.ignored_index[anchor];
+    const int named = p.pairing == INDEXED ? p.positives : 0, ignored = p.excluded - named;
+    const i64 key = k < named ? p.positive_index[(i64)anchor * named + k] : p.ignored_index[(i64)anchor * ignored + k - named];
     return key >= 0 && key < p.keys.count ? (int)key : -1;
 }
 
@@ -243,7 +242,8 @@ struct PairList {
     int count;
 };
 
-// For INDEXED: the keys of an anchor that are not negatives, and the pairs of a key that are not.
+// Whether anchors name keys. The next two are for these: the named keys of an anchor, and the pairs of a key.
+DEVICE bool are_named(const Parameters& p) { return p.pairing != VIEWS && p.excluded > 0; }
 DEVICE PairList excluded_keys_of(const Parameters& p, int anchor) {
     return {p.excluded_keys + (i64)anchor * p.excluded, p.excluded};
 }
