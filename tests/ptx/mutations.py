@@ -303,7 +303,7 @@ NEGATIVE_MUTATIONS = {
         ("anchors", "what is eliminated is not counted", "totals[1] = hierarchical", "totals[1] = sums.hierarchical",
          None),
         # Lists of keys to ignore.
-        ("parameters", "the list of another anchor", "(i64)anchor * ignored + k - named", "(i64)anchor + k - named",
+        ("index", "the list of another anchor", "(i64)anchor * ignored + k - positives", "(i64)anchor + k - positives",
          None),
         ("parameters", "queues without lists", "p.pairing != VIEWS && p.excluded > 0", "p.pairing == INDEXED", None),
         ("anchors", "padding counts", "at < keys.count && keys.list[at] != ~0u", "at < keys.count", None),

@@ -60,7 +60,7 @@ DEVICE int first_not_below(const u32* list, int count, u32 least) {
 }
 
 // The columns of a row that are excluded by name, in the tile that starts with `column`.
-template <class S> DEVICE u32 indexed_bits(const Parameters& p, int row, int column, bool rows_are_keys) {
+template <class S> DEVICE u32 named_bits(const Parameters& p, int row, int column, bool rows_are_keys) {
     if (row >= (rows_are_keys ? p.keys : p.anchors).count) return 0;
     const PairList pairs = rows_are_keys ? pairs_of_key(p, row) : excluded_keys_of(p, row);
     const u32 each = rows_are_keys ? p.excluded : 1;  // list entries per column
@@ -91,7 +91,7 @@ DEVICE Mask<S::rows> excluded_pairs(const Parameters& p, const Side& columns, co
         u32 bits = outside;
         if (p.tower) bits |= own_tower_bits<S>(p, own.index[row], second);
         if (p.pairing == VIEWS) bits |= views_bits<S>(p, own.index[row], column, rows_are_keys);
-        if (are_named(p)) bits |= indexed_bits<S>(p, own.index[row], column, rows_are_keys);
+        if (are_named(p)) bits |= named_bits<S>(p, own.index[row], column, rows_are_keys);
         mask.pairs[row / 2] = row % 2 ? mask.pairs[row / 2] | bits << 16 : bits;
     }
     return mask;

@@ -182,7 +182,7 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
             if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
         }
     }
-    if (are_named(p)) return bits | indexed_bits<WarpgroupTile>(p, row, column, rows_are_keys);
+    if (are_named(p)) return bits | named_bits<WarpgroupTile>(p, row, column, rows_are_keys);
     if (p.pairing != VIEWS) return bits;
     const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
     if (anchor < 0 || anchor >= p.anchors.count) return bits;

@@ -223,16 +223,17 @@ DEVICE float from_ordered(u32 key) { return float_of(key & 0x80000000u ? key & 0
 DEVICE float infinity() { return float_of(0x7f800000u); }
 DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 
-// The keys of an anchor that are not negatives, by number `k`: its positives among the keys, then itself or the keys
-// that it ignores. -1 for none.
+// The keys of an anchor that are not negatives, by number `k`: its positives, then itself or, if its list has one place,
+// the key that it ignores. -1 for none. Longer lists are left to `named_key`: with them here, the passes would spill.
 DEVICE int excluded_key(const Parameters& p, int anchor, int k) {
     if (p.pairing == VIEWS) {
         // The positives, then, shifted by all views, the anchor itself.
         const int place = anchor + (k + 1) * p.view_rows;
         return p.offset + (place < p.anchors.count ? place : place - p.anchors.count);
     }
-    const int named = p.pairing == INDEXED ? p.positives : 0, ignored = p.excluded - named;
-    const i64 key = k < named ? p.positive_index[(i64)anchor * named + k] : p.ignored_index[(i64)anchor * ignored + k - named];
+    i64 key = -1;
+    if (k < p.positives) key = p.positive_index[(i64)anchor * p.positives + k];
+    else if (p.ignored_index) key = p.ignored_index[anchor];
     return key >= 0 && key < p.keys.count ? (int)key : -1;
 }
 
