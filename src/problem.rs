@@ -147,6 +147,8 @@ pub struct Problem {
     /// Number of own negatives of each anchor, which are not among the keys and with which no other anchor is compared.
     /// 0 if the problem is square.
     pub own_negatives: usize,
+    /// Number of keys that each anchor may ignore, the length of its list. 0 unless the pairing is `Indexed` or `Apart`.
+    pub ignored: usize,
     /// Which negatives are hierarchical.
     pub threshold: Threshold,
     /// How the denominator is built.

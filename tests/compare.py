@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hex_ssl import functional
-from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, SupervisedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold, SupervisedThreshold
 
 from .batches import is_decided
 from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, indexed_layout, views_layout
@@ -28,6 +28,8 @@ def arguments(settings: Settings) -> dict[str, Any]:
             threshold = AdaptiveThreshold(quantile=settings.value)
         case "labels":
             threshold = SupervisedThreshold()
+        case "margin" | "relative_margin":
+            threshold = MarginThreshold(settings.value, relative=settings.threshold == "relative_margin")
         case scale:
             threshold = FixedThreshold(settings.value, scale=scale)
     return {
@@ -145,7 +147,7 @@ def assert_index_like_reference(
     """`hex_loss_with_keys` on anchors that name their positive keys."""
     layout = indexed_layout(
         positive_index.view(len(anchors), -1).tolist(),
-        None if ignored_index is None else ignored_index.tolist(),
+        None if ignored_index is None else ignored_index.view(len(anchors), -1).tolist(),
         len(keys),
     )
     anchor_labels, key_labels = labels or (None, None)
@@ -175,11 +177,12 @@ def assert_apart_like_reference(
     positives: Tensor,
     settings: Settings,
     *,
+    ignored_index: Tensor | None = None,
     labels: tuple[Tensor, Tensor] | None = None,
     reduction: str = "mean",
 ) -> None:
     """`hex_loss_with_keys` on a queue of negatives, each anchor's positive given apart."""
-    layout = apart_layout(len(anchors), len(keys))
+    layout = apart_layout(len(anchors), len(keys), None if ignored_index is None else ignored_index.tolist())
     anchor_labels, key_labels = labels or (None, None)
     # The positives stand below the keys as candidates; their labels are never read.
     candidate_labels = None if key_labels is None else torch.cat([key_labels, torch.full((len(anchors),), -1)])
@@ -189,6 +192,7 @@ def assert_apart_like_reference(
             anchors,
             keys,
             positives=positives,
+            ignored_index=ignored_index,
             anchor_labels=anchor_labels,
             key_labels=key_labels,
             reduction=reduction,

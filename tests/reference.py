@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compute. `value` is the quantile, or the threshold with which similarities are compared."""
+    """What to compute. `value` is the quantile, the threshold with which similarities are compared, or the margin."""
 
     temperature: float = 0.1
     threshold: str = "adaptive"
@@ -30,6 +30,10 @@ class Settings:
     def but(self, **changes: object) -> "Settings":
         """A copy with some settings changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+MARGINS = ("margin", "relative_margin")
+"""The thresholds that are a margin over the closest positive."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +81,26 @@ def views_layout(samples: int, views: int, keys: int | None = None, offset: int 
     return Layout(anchors, len(everyone))
 
 
-def indexed_layout(positive_index: Sequence[Sequence[int]], ignored_index: Sequence[int] | None, keys: int) -> Layout:
-    """Anchors name their positive keys and, with -1 for none, one key to ignore."""
+def indexed_layout(
+    positive_index: Sequence[Sequence[int]], ignored_index: Sequence[Sequence[int]] | None, keys: int
+) -> Layout:
+    """Anchors name their positive keys and, padded with -1, the keys that they ignore."""
     anchors = []
     for i, positives in enumerate(positive_index):
-        ignored = -1 if ignored_index is None else ignored_index[i]
-        negatives = tuple(j for j in range(keys) if j not in positives and j != ignored)
+        others = {*positives, *(() if ignored_index is None else ignored_index[i])}
+        negatives = tuple(j for j in range(keys) if j not in others)
         anchors.append(Anchor(tuple(range(keys)), tuple(positives), negatives))
     return Layout(anchors, keys)
 
 
-def apart_layout(anchors: int, keys: int) -> Layout:
-    """Candidates are the keys, all negatives, and below them each anchor's own positive."""
-    everyone = tuple(range(keys))
-    return Layout([Anchor((*everyone, keys + i), (keys + i,), everyone) for i in range(anchors)], keys + anchors)
+def apart_layout(anchors: int, keys: int, ignored_index: Sequence[Sequence[int]] | None = None) -> Layout:
+    """Candidates are the keys, negatives unless they are ignored, and below them each anchor's own positive."""
+    everyone, found = tuple(range(keys)), []
+    for i in range(anchors):
+        ignored = set(() if ignored_index is None else ignored_index[i])
+        negatives = tuple(j for j in everyone if j not in ignored)
+        found.append(Anchor((*everyone, keys + i), (keys + i,), negatives))
+    return Layout(found, keys + anchors)
 
 
 class Statistics(NamedTuple):
@@ -162,6 +172,9 @@ def evaluate_by_loops(
                 assert anchor_labels is not None
                 assert candidate_labels is not None
                 above = anchor_labels[i] == candidate_labels[j]
+            elif settings.threshold in MARGINS:
+                closest = max(c[p] for p in anchor.positives)
+                above = c[j] > closest + epsilon * (1.0 if settings.threshold == "margin" else abs(closest))
             elif epsilon >= 1.0:
                 above = False
             elif settings.threshold == "minmax":
@@ -175,7 +188,7 @@ def evaluate_by_loops(
 
         terms = []
         for p in anchor.positives:
-            if settings.formulation == "importance":
+            if settings.formulation in ("importance", "elimination"):
                 q, floored = _reweighted(c, p, hierarchical, settings)
                 floors += floored
                 numerator = math.exp(c[p] / t)
@@ -199,7 +212,7 @@ def evaluate_by_loops(
 
 def _reweighted(c: dict[int, float], p: int, hierarchical: list[int], settings: Settings) -> tuple[float, bool]:
     """Q, the hierarchical negatives' share of the denominator, and whether it is at its floor."""
-    if not hierarchical:
+    if not hierarchical or settings.formulation == "elimination":
         return 0.0, False
     t, m = settings.temperature, len(hierarchical)
     weights = [math.exp(settings.beta * c[h] / t) for h in hierarchical]
@@ -224,7 +237,7 @@ def evaluate(
     row, positive, negative, own = layout.masks
     known = torch.where(own, 1.0, similarity).detach()
     hierarchical, epsilon, threshold_margin = _split(
-        known, row, negative, settings, anchor_labels, candidate_labels, len(layout.anchors)
+        known, row, positive, negative, settings, anchor_labels, candidate_labels
     )
     rest = negative & ~hierarchical
     logits = similarity / t
@@ -249,6 +262,9 @@ def evaluate(
             gap = ((raw - floor).abs() / (r + debias + floor).clamp(min=1e-300)).detach()
             floor_margin = gap[positive & (size > 0)].min().item()
         per_pair = torch.log1p((global_sum[:, None] + q)[positive] / exp[positive])
+    elif settings.formulation == "elimination":
+        defined = torch.ones(len(positives), dtype=torch.bool)
+        per_pair = torch.log1p(global_sum[:, None].expand_as(exp)[positive] / exp[positive])
     else:
         defined = rest.any(1)
         constant = (
@@ -280,11 +296,11 @@ def _unit(rows: Tensor) -> Tensor:
 def _split(
     known: Tensor,
     row: Tensor,
+    positive: Tensor,
     negative: Tensor,
     settings: Settings,
     anchor_labels: Tensor | None,
     candidate_labels: Tensor | None,
-    anchors: int,
 ) -> tuple[Tensor, float, float]:
     """Selects the hierarchical pairs. Returns them, the threshold, and the margin of the closest decision."""
     if settings.threshold == "labels":
@@ -293,14 +309,17 @@ def _split(
         return negative & (anchor_labels[:, None] == candidate_labels), math.nan, math.inf
     epsilon = settings.value
     if settings.threshold == "adaptive":
-        rows = known.masked_select(row).view(anchors, -1).sort(1).values
+        rows = known.masked_select(row).view(len(known), -1).sort(1).values
         epsilon = rows[:, round(settings.value * (rows.shape[1] - 1))].mean().item()
-    if epsilon >= 1.0:
+    if epsilon >= 1.0 and settings.threshold not in MARGINS:
         return torch.zeros_like(negative), epsilon, math.inf
     bound = torch.tensor(epsilon, dtype=torch.float64)
     if settings.threshold == "minmax":
         low = known.masked_fill(~row, math.inf).amin(1, keepdim=True)
         high = known.masked_fill(~row, -math.inf).amax(1, keepdim=True)
         bound = low + epsilon * (high - low)
+    if settings.threshold in MARGINS:
+        closest = known.masked_fill(~positive, -math.inf).amax(1, keepdim=True)
+        bound = closest + epsilon * (1.0 if settings.threshold == "margin" else closest.abs())
     margin = (known - bound).abs().masked_fill(~negative, math.inf).min().item()
     return negative & (known > bound), epsilon, margin

@@ -65,6 +65,7 @@ LOSSES: dict[str, Loss] = {
     "floor": lambda *z, **more: functional.hex_loss(*z, beta=0.0, tau_plus=0.5, threshold=ALL, **more),
     "hex": lambda *z, **more: functional.hex_loss(*z, threshold=COSINE, **more),
     "official": lambda *z, **more: functional.hex_loss(*z, formulation="official", threshold=COSINE, **more),
+    "elimination": lambda *z, **more: functional.hex_loss(*z, formulation="elimination", threshold=COSINE, **more),
     "queue": with_queue,
     "ntxent": functional.ntxent_loss,
     "infonce": functional.infonce_loss,

@@ -44,7 +44,7 @@ VARIANTS = [
     ("SPLIT_TF32", 256),
     ("TF32", 64),
 ]
-FORMULATIONS = ["importance", "official", "decoupled"]
+FORMULATIONS = ["importance", "official", "decoupled", "elimination"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,7 +106,7 @@ def test_one_sample(dtype: torch.dtype, formulation: str, emulate: Emulate) -> N
     assert loss == 0
     assert not any(each.grad.any() for each in z)  # type: ignore[union-attr]
     assert found.negative_similarity.isnan()
-    assert found.undefined_anchors == (0 if formulation == "importance" else 2)
+    assert found.undefined_anchors == (0 if formulation in ("importance", "elimination") else 2)
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -138,7 +138,7 @@ def test_all_negatives_hierarchical(scale: str, emulate: Emulate) -> None:
     assert_views_like_reference(decided(35, 2, 40, settings, F32), 2, settings)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "elimination"])
 @pytest.mark.parametrize("temperature", [0.005, 0.03, 10.0])
 @pytest.mark.parametrize("threshold", ["cosine", "minmax"])
 def test_temperatures(threshold: str, temperature: float, formulation: str, emulate: Emulate) -> None:

@@ -58,7 +58,7 @@ def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) ->
     assert_views_like_reference(decided(samples, 2, dims, COSINE, dtype, draw=gapped), 2, COSINE)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled", "elimination"])
 @pytest.mark.parametrize("value", [0.7, math.inf, -math.inf])
 def test_thresholds(value: float, formulation: str, emulate: Emulate) -> None:
     emulate(BF16, 64, wgmma=True)
@@ -107,6 +107,10 @@ def test_keys_by_index(dtype: torch.dtype, emulate: Emulate) -> None:
     orders = torch.stack([torch.randperm(160, generator=generator) for _ in range(140)])
     ignored = torch.where(torch.arange(140) % 3 == 0, -1, orders[:, 3])
     assert_index_like_reference(anchors, keys, orders[:, :3], ignored, COSINE)
+    lists = torch.where(torch.arange(60) % 4 == 0, -1, orders[:, 3:63])
+    assert_index_like_reference(anchors, keys, orders[:, :3], lists, COSINE)
+    positives = gapped(140, 1, 64, generator).to(dtype)
+    assert_apart_like_reference(anchors, keys, positives, COSINE, ignored_index=lists)
     assert_index_like_reference(anchors, keys, orders[:, :1], None, COSINE)
 
 
@@ -142,10 +146,11 @@ def test_a_row_without_a_direction(value: float, emulate: Emulate) -> None:
     "settings",
     [
         Settings(threshold="minmax", value=0.75),
+        Settings(threshold="margin", value=1.0),
         Settings(threshold="adaptive", value=0.93),
         Settings(threshold="cosine", value=0.7, beta=2.0),
     ],
-    ids=["minmax", "few keys", "beta"],
+    ids=["minmax", "margin", "few keys", "beta"],
 )
 def test_other_calls_take_the_kernels_of_every_chip(
     settings: Settings, emulate: Emulate, monkeypatch: pytest.MonkeyPatch

@@ -194,6 +194,20 @@ def test_keys(name: str, emulate: Emulate, watch: Watch) -> None:
     check(name, watch)
 
 
+@pytest.mark.parametrize("formulation", ["importance", "elimination"])
+def test_lists_of_keys_to_ignore(formulation: str, emulate: Emulate, watch: Watch) -> None:
+    # Some are similar enough to be listed, the others are not.
+    emulate(F32, 64)
+    anchors, keys = (rows.float() for rows in DATA["spread"][0](1))
+    settings, generator = SETTINGS.but(formulation=formulation), torch.Generator().manual_seed(7)
+    orders = torch.stack([torch.randperm(KEYS, generator=generator)[:103] for _ in range(len(anchors))])
+    ignored = torch.where(torch.arange(100) % 3 == 0, -1, orders[:, 3:])
+    positives = anchors + 0.5 * torch.randn(anchors.shape, generator=generator)
+    assert_apart_like_reference(anchors, keys, positives, settings, ignored_index=ignored)
+    assert_index_like_reference(anchors, keys, orders[:, :3], ignored, settings)
+    assert not watch.header("rerun")
+
+
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_16_bits(dtype: torch.dtype, emulate: Emulate, watch: Watch) -> None:
     # Cosines of 0.9 and of at most 0.5, so that no rounding decides. The anchors' quantiles are of either kind, and the

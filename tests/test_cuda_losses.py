@@ -145,9 +145,17 @@ def test_towers(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) -
     assert_towers_like_reference(decided_towers(samples, dims, settings, dtype), settings)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "elimination"])
 @pytest.mark.parametrize(
-    ("threshold", "value"), [("adaptive", 0.93), ("minmax", 0.75), ("labels", 0.0), ("cosine", 1.0)]
+    ("threshold", "value"),
+    [
+        ("adaptive", 0.93),
+        ("minmax", 0.75),
+        ("labels", 0.0),
+        ("cosine", 1.0),
+        ("margin", 0.1),
+        ("relative_margin", -0.3),
+    ],
 )
 def test_thresholds_of_towers(threshold: str, value: float, formulation: str, emulate: Emulate) -> None:
     emulate(F32, 64)

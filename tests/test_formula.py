@@ -1,5 +1,5 @@
 """The formula is written four times: in the docstring, in `src/formula.rs`, in `anchors.cu` and in `composite.py`. This
-compares all four on the same sums, number by number. The elimination has no CUDA kernel."""
+compares all four on the same sums, number by number."""
 
 import math
 from typing import NamedTuple
@@ -158,7 +158,9 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
     cards[:, 0] = 1.0
     splits = torch.zeros(8, **f32)
     splits[3:5] = torch.tensor([global_shift, hierarchical_shift])
-    index, sums_of_anchor = torch.arange(count), torch.tensor([*sums, hierarchical, 0.0], **f32)
+    # The first key is named twice, which counts once, and the list is padded.
+    index, named = torch.arange(count), torch.tensor([0, *range(count), -1], dtype=torch.int32)
+    sums_of_anchor = torch.tensor([*sums, hierarchical, 0.0], **f32)
     loss, statistics, totals = torch.zeros(1, **f32), torch.zeros(6, **f32), torch.zeros(9, **f64)
     header, similarities, slopes = torch.zeros(16, **f64), torch.zeros(count, **f32), torch.zeros(count, **f32)
     header[struct["Header"].temperature.offset // 8] = case.temperature
@@ -168,6 +170,7 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
         cards,
         splits,
         index,
+        named,
         sums_of_anchor,
         loss,
         statistics,
@@ -181,11 +184,12 @@ def by_cuda(case: Case, emulation: Emulation, weight: float | None) -> Found:
     parameters = struct["Parameters"](
         anchors=struct["Side"](rows.data_ptr(), cards.data_ptr(), splits.data_ptr(), None, 1, 1),
         keys=struct["Side"](rows.data_ptr() + side, cards.data_ptr() + card, None, None, int(negatives) + count, count),
-        positive_index=index.data_ptr(), anchor_weights=None if weight is None else weights.data_ptr(),
+        positive_index=index.data_ptr(), excluded_keys=named.data_ptr(),
+        anchor_weights=None if weight is None else weights.data_ptr(),
         loss=loss.data_ptr(), statistics=statistics.data_ptr(), header=header.data_ptr(),
         sums=sums_of_anchor.data_ptr(), positive_similarities=similarities.data_ptr(),
         positive_slopes=slopes.data_ptr(), totals=totals.data_ptr(), beta=case.beta, tau_plus=case.tau_plus,
-        dims=DIMS, pairing=number["INDEXED"], positives=count, excluded=count,
+        dims=DIMS, pairing=number["INDEXED"], positives=count, excluded=count + 2,
         formulation=number[case.formulation.upper()], splits=1,
     )  # fmt: skip
     emulation.interpreter.launch(
@@ -214,7 +218,7 @@ def test_the_four_statements(name: str, emulation: Emulation) -> None:
     expected = by_docstring(case)
     assert_alike(by_rust(case), expected, 1e-12)
     assert_alike(by_composite(case), expected, 1e-12)
-    for weight in (None, 2.5) if case.formulation != "elimination" else ():
+    for weight in (None, 2.5):
         assert_alike(by_cuda(case, emulation, weight), expected.weighed(weight or 1.0), 1e-6)
 
 

@@ -93,11 +93,14 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert all(record["eager_ms"] > 0 and record["graph_ms"] > 0 and record["kernels"] for record in found.of("own"))
     losses = found.of("loss")
     assert {(record["name"], record["dtype"]) for record in losses} == {
-        (name, dtype) for name in ("clip_loss", "supcon_loss", "hex_loss") for dtype in ("bfloat16", "float32")
+        (name, dtype)
+        for name in ("clip_loss", "supcon_loss", "hex_loss", "elimination", "margin", "lists")
+        for dtype in ("bfloat16", "float32")
     }
     assert all(record["agrees"] for record in losses), losses
     assert all(record["eager_ms"] > 0 and record["graph_ms"] > 0 for record in found.of("loss time"))
-    assert len(found.of("loss time")) == len(losses)
+    assert {record["name"] for record in found.of("loss time")} == {"clip_loss", "supcon_loss", "hex_loss"}
+    assert 2 * len(found.of("loss time")) == len(losses)
     peers = found.of("peer")
     assert [record["name"] for record in peers if record["step"] == "peers 8192"] == [
         "HexLoss", "HexLoss, in a graph", "eager, topk, where", "eager, topk", "NTXentLoss",

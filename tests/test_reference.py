@@ -22,7 +22,7 @@ from .reference import (
 
 SETTINGS = [
     Settings(formulation=formulation, threshold=threshold, value=value, temperature=temperature)
-    for formulation in ("importance", "official", "decoupled")
+    for formulation in ("importance", "official", "decoupled", "elimination")
     for threshold, value in [
         ("adaptive", 0.99),
         ("adaptive", 0.8),
@@ -31,6 +31,8 @@ SETTINGS = [
         ("cosine", 1.0),
         ("minmax", 0.7),
         ("labels", 0.0),
+        ("margin", -0.2),
+        ("relative_margin", 0.3),
         ("given", 0.1),
     ]
     for temperature in (0.1, 0.5)
@@ -40,13 +42,14 @@ SETTINGS = [
 def layouts() -> list[tuple[str, int, int, Layout]]:
     """Name, anchors, candidates and layout of each kind of comparison."""
     positive_index = [[(3 * i) % 17, (3 * i + 5) % 17] for i in range(9)]
-    ignored_index = [(3 * i + 1) % 17 if i % 2 else -1 for i in range(9)]
+    ignored_index = [[(3 * i + 1) % 17, i] if i % 2 else [-1, -1] for i in range(9)]
     return [
         ("two views", 62, 62, views_layout(31, 2)),
         ("three views", 24, 24, views_layout(8, 3)),
         ("gathered", 12, 40, views_layout(6, 2, keys=40, offset=10)),
         ("indexed", 9, 17, indexed_layout(positive_index, ignored_index, 17)),
         ("apart", 7, 27, apart_layout(7, 20)),
+        ("apart, with lists", 7, 27, apart_layout(7, 20, [[i, -1, 9] if i % 2 else [-1] for i in range(7)])),
     ]
 
 
@@ -71,7 +74,7 @@ def test_dense_equals_loops(settings: Settings, anchors: int, candidates: int, l
     np.testing.assert_allclose(found.statistics, statistics, rtol=1e-12)
 
 
-@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled"])
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled", "elimination"])
 @pytest.mark.parametrize("views", [2, 3])
 def test_gradient_is_that_of_finite_differences(formulation: str, views: int) -> None:
     z = clustered(6, views, 4, torch.Generator().manual_seed(1)).requires_grad_()

@@ -1,8 +1,9 @@
-"""Step: `python -m gpu.losses ROWS...`: two towers, SupCon, and HEX with a temperature that is a tensor.
+"""Step: `python -m gpu.losses ROWS...`: two towers, SupCon, and HEX with a temperature that is a tensor; and losses
+without some of the negatives.
 
 Each loss with its gradients, that of the temperature too, against torch's operations in float64 on the same rows, by
-the tolerances of `tests/gpu`. Then its time, eager and as a CUDA graph. A graph that reads the temperature on the host
-could not be captured.
+the tolerances of `tests/gpu`. Then the time of the former, eager and as a CUDA graph. A graph that reads the
+temperature on the host could not be captured.
 """
 
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 from gpu.records import REHEARSAL, emit, left
 from gpu.workload import DEVICE, DTYPES, captured, clear, milliseconds, peak_bytes, step, views
 from hex_ssl import functional
-from hex_ssl.thresholds import AdaptiveThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, MarginThreshold
 from peers import QUANTILE, TAU_PLUS, TEMPERATURE
 from tests.gpu.on_device import TOLERANCES
 
@@ -41,7 +42,26 @@ def hex_learned(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
     return functional.hex_loss(z1, z2, temperature=temperature, threshold=threshold, tau_plus=TAU_PLUS)
 
 
-LOSSES: dict[str, Loss] = {"clip_loss": clip, "supcon_loss": supcon, "hex_loss": hex_learned}
+def eliminated(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
+    """Without the negatives above the adaptive threshold."""
+    threshold = AdaptiveThreshold(QUANTILE)
+    return functional.hex_loss(z1, z2, temperature=temperature, threshold=threshold, formulation="elimination")
+
+
+def within_margin(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
+    """Without the negatives that are closer than the positive."""
+    return functional.hex_loss(z1, z2, temperature=temperature, threshold=MarginThreshold(), formulation="elimination")
+
+
+def listed(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
+    """Rows of one view against the other, without 16 that each lists."""
+    rows = torch.arange(len(z1), device=z1.device)
+    ignored = (rows[:, None] + rows[1:17]) % len(z1)
+    return functional.infonce_loss(z1, z2, ignored_index=ignored, temperature=temperature)
+
+
+TIMED: dict[str, Loss] = {"clip_loss": clip, "supcon_loss": supcon, "hex_loss": hex_learned}
+LOSSES = TIMED | {"elimination": eliminated, "margin": within_margin, "lists": listed}
 
 
 def evaluated(loss: Loss, *inputs: Tensor) -> list[Tensor]:
@@ -84,7 +104,8 @@ def main(sizes: list[int]) -> None:
                     continue
                 inputs = (*views(rows, dtype), torch.tensor(TEMPERATURE, device=DEVICE, requires_grad=True))
                 check(name, dtype, *inputs)
-                measure(name, dtype, *inputs)
+                if name in TIMED:
+                    measure(name, dtype, *inputs)
                 clear()
 
 

@@ -218,7 +218,7 @@ class MarginThreshold(Threshold):
     A negative above it may be a positive that nobody labelled. With the formulation "elimination" such negatives are
     left out. No gradient flows through the threshold. With several positives, the most similar one counts: a negative
     has to be closer than all of them. A negative that repeats the positive ties with it, and a margin of 0 keeps it.
-    This is exact on the CPU; in torch's operations rounding may decide. `Statistics.threshold` is the margin.
+    The kernels are exact in this; in torch's operations rounding may decide. `Statistics.threshold` is the margin.
 
     Args:
         margin: The margin, a finite number. Below 0, negatives that are nearly as close as the positive are above, too.

@@ -58,6 +58,7 @@ impl Case {
             square: true,
             pairing: Pairing::Views { views, offset: 0 },
             own_negatives: 0,
+            ignored: 0,
             threshold: Threshold::Adaptive { quantile: 0.9 },
             formulation: IMPORTANCE,
             temperature: 0.2,

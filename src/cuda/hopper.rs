@@ -164,6 +164,7 @@ mod tests {
             square: true,
             pairing: Pairing::Views { views: 2, offset: 0 },
             own_negatives: 0,
+            ignored: 0,
             threshold,
             formulation: BETA_1,
             temperature: 0.1,
@@ -217,6 +218,7 @@ mod tests {
             square(few, Threshold::Given),
             square(many, ADAPTIVE),
             Problem { formulation: Formulation::Official, ..square(many, ADAPTIVE) },
+            Problem { formulation: Formulation::Elimination, ..square(many, ADAPTIVE) },
             Problem { square: false, pairing: Pairing::Apart, anchors: 10, ..square(many, ADAPTIVE) },
             Problem {
                 square: false,
@@ -229,6 +231,7 @@ mod tests {
             square(few, ADAPTIVE),
             square(many, Threshold::MinMax { value: 0.5 }),
             square(many, Threshold::Labels),
+            square(many, Threshold::Margin { margin: 0.1, relative: false }),
             Problem { formulation: Formulation::Importance { beta: 2.0, tau_plus: 0.1 }, ..square(many, ADAPTIVE) },
             Problem { temperature: 0.01, ..square(many, ADAPTIVE) },
             Problem { temperature: f64::NAN, ..square(many, ADAPTIVE) },

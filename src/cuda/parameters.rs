@@ -282,7 +282,7 @@ mod tests {
         let named = ["SCALAR_BF16", "SCALAR_F16", "SCALAR_F32", "SCALAR_F64"].map(|name| number("Scalar", name));
         assert_eq!(scalars, named);
         assert_eq!(names("Pairing"), ["VIEWS", "INDEXED", "APART"]);
-        assert_eq!(names("Threshold"), ["ADAPTIVE", "COSINE", "MINMAX", "LABELS"]);
-        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED", "SUPERVISED"]);
+        assert_eq!(names("Threshold"), ["ADAPTIVE", "COSINE", "MINMAX", "LABELS", "MARGIN", "RELATIVE_MARGIN"]);
+        assert_eq!(names("Formulation"), ["IMPORTANCE", "OFFICIAL", "DECOUPLED", "SUPERVISED", "ELIMINATION"]);
     }
 }

@@ -3,8 +3,8 @@
 //! In the usual case (square, adaptive, beta 1) these are `rows`, `select`, `sums`, `anchors`, `gradient` and `finish`.
 //! With more than 1,024 keys, four kernels find the quantiles: `sample`, `survivors`, `pick`, and `select_failed` for
 //! the rows on which the others failed. Where the quantile is high, `sift`, `gather` and `settle` find quantiles and
-//! sums in one pass (`joint.cu`), in place of `survivors`, `pick` and, unless that pass fails, `sums`. For
-//! `Pairing::Indexed`, `index_*` sort the excluded pairs. Kernels for sm_90a may replace some of these (`hopper.rs`).
+//! sums in one pass (`joint.cu`), in place of `survivors`, `pick` and, unless that pass fails, `sums`. Where
+//! anchors name keys, `index_*` sort the excluded pairs. Kernels for sm_90a may replace some of these (`hopper.rs`).
 
 use std::ffi::c_void;
 use std::ptr::{from_mut, from_ref, null, null_mut};
@@ -47,8 +47,8 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if problem.anchors.max(problem.keys) > 1 << 29 {
         return Err("more than 2^29 rows".into());
     }
-    let pairs = problem.anchors.saturating_mul(problem.positives() + 1);
-    if matches!(problem.pairing, Pairing::Indexed { .. }) && pairs >= 1 << 31 {
+    let pairs = problem.anchors.next_multiple_of(TILE_ROWS).saturating_mul(excluded(problem));
+    if are_named(problem) && pairs >= 1 << 31 {
         return Err("2^31 pairs of anchors and keys that they name, or more".into());
     }
     let shared_bytes = tiles.shared_bytes().max(SELECT_SHARED);
@@ -227,15 +227,9 @@ impl<'a> Plan<'a> {
         let most = SPLITS.min(SUM_PARTS / part_of_sums);
         let compared = problem.compared_keys(0).len();
         let splits = pass_splits(anchors.padded as usize / block_rows, compared, &tiles, hopper, chip, most);
-        let excluded = match problem.pairing {
-            Pairing::Apart => 0,
-            // An anchor is not compared with its own tower, which contains it.
-            Pairing::Towers => problem.positives(),
-            Pairing::Views { .. } | Pairing::Indexed { .. } => problem.positives() + 1,
-        };
-        let is_indexed = matches!(problem.pairing, Pairing::Indexed { .. });
+        let (excluded, are_named) = (excluded(problem), are_named(problem));
         // Only the gradient uses the lists of the keys.
-        let key_wanted = is_indexed && wanted.anchors && (wanted.keys || problem.square);
+        let key_wanted = are_named && wanted.anchors && (wanted.keys || problem.square);
         let pairs = rows * problem.positives();
         let parts = [(true, &anchors), (wanted.keys && !problem.square, &keys)];
         let partials =
@@ -279,7 +273,7 @@ impl<'a> Plan<'a> {
             inside: scratch.take_if(sample.is_some(), rows * 4),
             survivors: null_mut(),
             failed: scratch.take_if(sample.is_some(), rows * 4),
-            excluded_keys: scratch.take_if(is_indexed, rows * excluded * 4),
+            excluded_keys: scratch.take_if(are_named, rows * excluded * 4),
             key_ends: scratch.take_if(key_wanted, problem.keys * 4),
             key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
@@ -314,11 +308,11 @@ impl<'a> Plan<'a> {
             },
             threshold: threshold_number,
             formulation: match problem.formulation {
-                // No kernel runs `Elimination`.
-                Formulation::Importance { .. } | Formulation::Elimination => 0,
+                Formulation::Importance { .. } => 0,
                 Formulation::Official => 1,
                 Formulation::Decoupled => 2,
                 Formulation::Supervised => 3,
+                Formulation::Elimination => 4,
             },
             mean: i32::from(problem.reduction == Reduction::Mean && operands.weights.is_none()),
             one_loss: i32::from(problem.reduction != Reduction::None || operands.weights.is_some()),
@@ -392,6 +386,10 @@ impl<'a> Plan<'a> {
         if min_max {
             self.run_anchors_pass(executor, "ranges")?;
         }
+        if matches!(self.problem.threshold, Threshold::Margin { .. }) {
+            // 8 anchors for each warp.
+            self.run(executor, "closest_positives", [blocks(anchors, 8 * WARPS), 1, 1], 0, Launch::default())?;
+        }
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
         }
@@ -448,7 +446,7 @@ impl<'a> Plan<'a> {
         self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
     }
 
-    /// Sorts the excluded pairs, for `Pairing::Indexed`.
+    /// Sorts the excluded pairs, if the anchors name keys.
     fn index(&self, executor: &dyn Executor) -> Result<()> {
         let p = &self.parameters;
         if p.excluded_keys.is_null() {
@@ -587,11 +585,30 @@ fn weights(problem: &Problem) -> (f64, f64) {
     }
 }
 
+/// Number of keys that are not negatives of an anchor, at most.
+fn excluded(problem: &Problem) -> usize {
+    match problem.pairing {
+        // An anchor is not compared with its own tower, which contains it.
+        Pairing::Towers => problem.positives(),
+        Pairing::Views { .. } => problem.positives() + 1,
+        Pairing::Indexed { positives } => positives + problem.ignored,
+        Pairing::Apart => problem.ignored,
+    }
+}
+
+/// Whether the anchors name keys that are not their negatives.
+fn are_named(problem: &Problem) -> bool {
+    matches!(problem.pairing, Pairing::Indexed { .. } | Pairing::Apart) && excluded(problem) > 0
+}
+
 /// Whether the problem needs the general kernels: thresholds, exponents or shifts are not those of the usual case.
 pub(super) fn is_general(problem: &Problem) -> bool {
     needs_precise_shifts(problem)
         || weights(problem).0 != 1.0
-        || matches!(comparable(problem.threshold), Threshold::MinMax { .. } | Threshold::Labels)
+        || matches!(
+            comparable(problem.threshold),
+            Threshold::MinMax { .. } | Threshold::Labels | Threshold::Margin { .. }
+        )
 }
 
 /// One pass for the quantiles and the sums. None if it is not used.
@@ -625,8 +642,9 @@ fn threshold_number(threshold: Threshold) -> (i32, f64) {
         // The kernels read the value from the device.
         Threshold::Given => (1, f64::NAN),
         Threshold::MinMax { value } => (2, value),
-        // No kernel runs `Margin`.
-        Threshold::Labels | Threshold::Margin { .. } => (3, f64::NAN),
+        Threshold::Labels => (3, f64::NAN),
+        Threshold::Margin { margin, relative: false } => (4, margin),
+        Threshold::Margin { margin, relative: true } => (5, margin),
     }
 }
 

@@ -152,6 +152,7 @@ mod tests {
                 square: true,
                 pairing: Pairing::Views { views: 2, offset: 0 },
                 own_negatives: 0,
+                ignored: 0,
                 threshold: Threshold::Adaptive { quantile },
                 formulation: Formulation::Official,
                 temperature: 0.1,

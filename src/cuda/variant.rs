@@ -47,7 +47,9 @@ impl Part {
             "sift" | "gather" | "settle" => Self::Joint,
             "sums" => Self::Sums,
             "gradient" => Self::Gradient,
-            "ranges" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => Self::GeneralSums,
+            "ranges" | "closest_positives" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => {
+                Self::GeneralSums
+            }
             "gradient_general" => Self::GeneralGradient,
             "tiles" | "note_coefficients" => Self::Hopper,
             name if name.ends_with("_wgmma") => Self::Hopper,

@@ -10,7 +10,7 @@ use crate::border::Array;
 use crate::cuda::{self, Buffers, Chip, Device, DeviceNumber, Emulator, Executor, Matrix, Operand, Variant};
 use crate::error::{Error, Result};
 use crate::operands::Operands;
-use crate::problem::{Formulation, Pairing, Problem, Threshold, Wanted};
+use crate::problem::{Problem, Wanted};
 
 /// The environment variable with the path of the emulator, a library that the tests build.
 const EMULATOR: &str = "HEX_SSL_CUDA_EMULATOR";
@@ -135,19 +135,8 @@ fn on_device(problem: &Problem, operands: &Operands<Array>) -> Problem {
 }
 
 fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf32: bool) -> Result<Variant> {
-    let lists_keys_to_ignore = match (&operands.ignored_index, problem.pairing) {
-        (Some(index), Pairing::Indexed { .. }) => index.shape[1] != 1,
-        (index, _) => index.is_some(),
-    };
-    if problem.formulation == Formulation::Elimination
-        || matches!(problem.threshold, Threshold::Margin { .. })
-        || problem.own_negatives > 0
-        || lists_keys_to_ignore
-    {
-        return Err(Error::value(
-            "no CUDA kernel for this call: the elimination of negatives, margins, lists of keys to ignore and own \
-             negatives are the CPU kernel's alone",
-        ));
+    if problem.own_negatives > 0 {
+        return Err(Error::value("no CUDA kernel for this call: own negatives are the CPU kernel's alone"));
     }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;

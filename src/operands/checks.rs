@@ -50,6 +50,7 @@ impl<T: Described> Operands<T> {
             square: self.keys.is_none(),
             pairing: if towers { self.towers()? } else { self.pairing(offset)? },
             own_negatives: self.own_negatives(anchors),
+            ignored: self.ignored_index.as_ref().map_or(0, |index| *index.shape().get(1).unwrap_or(&0) as usize),
             threshold,
             formulation,
             temperature,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hex_ssl import functional
 from hex_ssl.functional import Statistics
+from hex_ssl.thresholds import MarginThreshold
 
 from .. import batches, compare
 from ..reference import Evaluation, Settings, apart_layout, evaluate, indexed_layout, views_layout
@@ -18,7 +19,7 @@ pytestmark = NEEDS_DEVICE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 THRESHOLDS = [("adaptive", 0.9), ("cosine", 0.3), ("minmax", 0.6), ("labels", 0.0)]
-FORMULATIONS = ["importance", "official", "decoupled"]
+FORMULATIONS = ["importance", "official", "decoupled", "elimination"]
 
 
 def brought_back(found: tuple[Tensor, Statistics]) -> tuple[Tensor, Statistics]:
@@ -82,7 +83,7 @@ def test_temperatures(temperature: float) -> None:
     assert_views(batches.decided(40, 2, 64, settings, torch.float32), 2, settings, None)
 
 
-@pytest.mark.parametrize("threshold", THRESHOLDS[:3], ids=lambda x: str(x[0]))
+@pytest.mark.parametrize("threshold", [*THRESHOLDS[:3], ("margin", 0.1)], ids=lambda x: str(x[0]))
 def test_positives_apart(threshold: tuple[str, float]) -> None:
     settings = Settings(0.3, *threshold)
     for seed in range(100):
@@ -108,13 +109,14 @@ def test_positives_apart(threshold: tuple[str, float]) -> None:
     compare.assert_like_reference(call, reference, [anchors, keys, positives], settings)
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-def test_positives_by_index(ignored: bool) -> None:
+@pytest.mark.parametrize("ignored", [0, 1, 7])
+def test_positives_by_index(ignored: int) -> None:
     settings = Settings(0.3, "adaptive", 0.9)
     generator = torch.Generator().manual_seed(5)
-    positive_index = torch.stack([torch.randperm(45, generator=generator)[:3] for _ in range(20)])
-    ignored_index = (positive_index.amax(1) + 1).clamp(max=44).where(positive_index.amax(1) < 44, -1)
-    layout = indexed_layout(positive_index.tolist(), ignored_index.tolist() if ignored else None, 45)
+    orders = torch.stack([torch.randperm(45, generator=generator) for _ in range(20)])
+    positive_index = orders[:, :3]
+    ignored_index = orders[:, 3 : 3 + ignored].where(torch.arange(20 * ignored).view(20, ignored) % 5 > 0, -1)
+    layout = indexed_layout(positive_index.tolist(), ignored_index.tolist(), 45)
     for seed in range(100):
         anchors, keys = batches.clustered(65, 1, 64, torch.Generator().manual_seed(seed)).float().split([20, 45])
         if batches.is_decided(evaluate(anchors, keys, layout, settings), torch.float32):
@@ -173,6 +175,18 @@ def test_like_the_cpu_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     found = step(z)
     monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
     assert_close(found, step(z.cpu()), dtype)
+
+
+@pytest.mark.parametrize("dims", [40, 128, 256])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_key_that_repeats_the_positive_is_as_similar(dtype: torch.dtype, dims: int) -> None:
+    # Whatever the rounding of tensor cores, and wherever the two rows are in a tile.
+    anchors, keys = batch(300, dims, dtype), batch(2, dims, dtype, seed=1)[:1].repeat(300, 1)
+    for margin, above in ((0.0, 0), (-1e-6, 299)):
+        statistics = functional.infonce_loss(
+            anchors, keys, threshold=MarginThreshold(margin), formulation="elimination", return_statistics=True
+        )[1]
+        assert statistics.hierarchical_negatives == above
 
 
 @pytest.mark.parametrize("rows", [600, 3000] if not REHEARSAL else [600])

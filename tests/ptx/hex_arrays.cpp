@@ -52,7 +52,8 @@ void add_matrices(Collector& to, const Parameters& p, const Inputs& inputs) {
 void add_inputs(Collector& to, const Parameters& p) {
     const i64 anchors = p.anchors.count, keys = p.keys.count;
     to.input(p.positive_index, anchors * p.positives * 8, "positive_index");
-    to.input(p.ignored_index, anchors * 8, "ignored_index");
+    const i64 ignored = p.excluded - (p.pairing == layout::INDEXED ? p.positives : 0);
+    to.input(p.ignored_index, anchors * ignored * 8, "ignored_index");
     to.input(p.anchor_labels, anchors * 8, "anchor_labels");
     to.input(p.key_labels, keys * 8, "key_labels");
     const int scalar_bytes[] = {2, 2, 4, 8};

@@ -20,8 +20,8 @@ OPERANDS = {
 WGMMA = "_WGMMA"
 """Stands behind the operand of variants that have the kernels for sm_90a."""
 UNUSED = (
-    "sums", "sums_general", "survivors", "ranges", "maxima", "settle_shifts", "settle_thresholds", "gradient",
-    "gradient_general", "select", "select_failed", "sift", "gather", "settle",
+    "sums", "sums_general", "survivors", "ranges", "closest_positives", "maxima", "settle_shifts",
+    "settle_thresholds", "gradient", "gradient_general", "select", "select_failed", "sift", "gather", "settle",
 )  # fmt: skip
 """What no call launches beside the kernels for sm_90a."""
 

@@ -244,7 +244,9 @@ MUTATIONS |= {
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
-GENERAL = ("ranges", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general")
+GENERAL = (
+    "ranges", "closest_positives", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general",
+)  # fmt: skip
 CORE_UNUSED = (*GENERAL, "sift", "gather", "settle")
 """What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
 
@@ -281,6 +283,44 @@ LOSS_MUTATIONS = {
 LOSS_UNUSED = (
     "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "ranges", "sample", "survivors", "pick",
     "select_failed", "copy_quantiles", "sift", "gather", "settle",
+)  # fmt: skip
+"""What no call for these launches."""
+
+NEGATIVE_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
+    for file, name, text, replacement, complaint in (
+        # Margins.
+        ("sums_general", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
+         None),
+        ("sums_general", "the first lane of a row", "lane % 4 == lane / 8", "lane % 4 == 0", None),
+        ("sums_general", "the last positive", "closest = fmaxf(closest, similarity(", "closest = (similarity(", None),
+        ("sums_general", "rows past the end", "lane % 4 == lane / 8 && first + lane / 4 < p.anchors.count",
+         "lane % 4 == lane / 8", None),
+        ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
+        # The elimination.
+        ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
+         None),
+        ("anchors", "what is eliminated is not counted", "totals[1] = hierarchical", "totals[1] = sums.hierarchical",
+         None),
+        # Lists of keys to ignore.
+        ("index", "the list of another anchor", "(i64)anchor * ignored + k - positives", "(i64)anchor + k - positives",
+         None),
+        ("parameters", "queues without lists", "p.pairing != VIEWS && p.excluded > 0", "p.pairing == INDEXED", None),
+        ("anchors", "padding counts", "at < keys.count && keys.list[at] != ~0u", "at < keys.count", None),
+        ("finish", "ignored keys pull", "if (k < (u32)p.positives) add_row", "add_row",
+         "outside of all arrays"),
+    )
+} | {
+    "sums_general: another rounding of the closest positive": Mutation(
+        "sums_general.cu",
+        "similarity(c, inverse, side.cards[key].inverse_length)",
+        "product(product(c, inverse), side.cards[key].inverse_length)",
+    ),
+}  # fmt: skip
+"""In what only margins, the elimination and lists of keys to ignore use."""
+NEGATIVE_UNUSED = (
+    "positives", "ranges", "maxima", "settle_shifts", "select", "sample", "survivors", "pick", "select_failed",
+    "copy_quantiles", "sift", "gather", "settle",
 )  # fmt: skip
 """What no call for these launches."""
 
@@ -394,7 +434,7 @@ def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS`, `JOINT_MUTATIONS`, `LOSS_MUTATIONS` or `HOPPER_MUTATIONS`.
+        name: One of `MUTATIONS`, `JOINT_MUTATIONS`, `LOSS_MUTATIONS`, `NEGATIVE_MUTATIONS` or `HOPPER_MUTATIONS`.
 
     Returns:
         The sources in one text, as the extension has them, but for kernels that are not launched.
@@ -402,7 +442,7 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = (MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | HOPPER_MUTATIONS)[name]
+    mutation = (MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | HOPPER_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -410,6 +450,11 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    lists = (MUTATIONS, CORE_UNUSED), (JOINT_MUTATIONS, JOINT_UNUSED), (LOSS_MUTATIONS, LOSS_UNUSED)
+    lists = (
+        (MUTATIONS, CORE_UNUSED),
+        (JOINT_MUTATIONS, JOINT_UNUSED),
+        (LOSS_MUTATIONS, LOSS_UNUSED),
+        (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
+    )
     unused = next((unused for known, unused in lists if name in known), ())
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)

@@ -31,6 +31,17 @@ struct AnchorSums {
     double global, weighted, weights, hierarchical, similarities, negatives;
 };
 
+// The number of keys that are not negatives of an anchor. A key that is named twice counts once.
+DEVICE int count_excluded(const Parameters& p, int anchor) {
+    if (!are_named(p)) return p.excluded;
+    const PairList keys = excluded_keys_of(p, anchor);
+    int count = 0;
+    for (int at = 0; at < keys.count && keys.list[at] != ~0u; at++) {
+        count += at == 0 || keys.list[at] != keys.list[at - 1];
+    }
+    return count;
+}
+
 // Adds the sums of the splits, in order.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     double all[SUMS] = {};
@@ -40,8 +51,7 @@ DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
         UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
     }
     const Range keys = compared_keys(p, anchor);
-    int negatives = keys.end - keys.first;
-    for (int k = 0; k < p.excluded; k++) negatives -= excluded_key(p, anchor, k) >= 0;
+    const int negatives = keys.end - keys.first - count_excluded(p, anchor);
     const Split* split = p.anchors.splits ? p.anchors.splits + anchor : 0;
     return {split ? split->global_shift : 1.0, split ? split->hierarchical_shift : 1.0, all[0], all[1], all[2], all[3], all[4], (double)negatives};
 }
@@ -128,8 +138,11 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     const bool there = lane_of_thread() < count;
     AnchorSums sums = {};
     if (there) sums = anchor_sums(p, index);
+    const double hierarchical = sums.hierarchical;
+    // What remains is InfoNCE over the global negatives.
+    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;
     const double weight = p.anchor_weights && there ? p.anchor_weights[index] : 1.0;
-    const bool importance = p.formulation == IMPORTANCE, supervised = p.formulation == SUPERVISED;
+    const bool importance = p.formulation == IMPORTANCE || p.formulation == ELIMINATION, supervised = p.formulation == SUPERVISED;
     const double temperature = p.header->temperature;
     Anchor anchor = {};
     anchor.defined = importance || (supervised ? p.positives + sums.hierarchical > 0.0 : !(sums.global <= 0.0));
@@ -157,7 +170,7 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     if (there && supervised && anchor.defined) add_supervised(p, sums, index, weight, anchor);
     if (!there) return;
     totals[0] = anchor.loss * weight;
-    totals[1] = sums.hierarchical;
+    totals[1] = hierarchical;
     totals[2] = positive;
     totals[3] = sums.similarities;
     totals[4] = anchor.at_floor;

@@ -5,8 +5,7 @@ template <class S> DEVICE bool may_exclude(const Parameters& p, const Side& colu
     if (column + S::columns > columns.count) return true;
     if (p.tower && (row < p.tower ? column < p.tower : column + S::columns > p.tower)) return true;
     if (p.tower && row + TILE_ROWS > p.tower && column + S::columns > p.tower) return true;
-    if (p.pairing == APART) return false;
-    if (p.pairing == INDEXED) return true;
+    if (p.pairing != VIEWS) return are_named(p);
     // The keys of a sample are a multiple of `view_rows` apart. 32 bits suffice for up to 2^29 rows.
     const int most = column - row + (S::columns - 1) + (rows_are_keys ? p.offset : -p.offset);
     int above = most % p.view_rows;
@@ -60,8 +59,8 @@ DEVICE int first_not_below(const u32* list, int count, u32 least) {
     return from;
 }
 
-// The excluded columns of a row for INDEXED, in the tile that starts with `column`.
-template <class S> DEVICE u32 indexed_bits(const Parameters& p, int row, int column, bool rows_are_keys) {
+// The columns of a row that are excluded by name, in the tile that starts with `column`.
+template <class S> DEVICE u32 named_bits(const Parameters& p, int row, int column, bool rows_are_keys) {
     if (row >= (rows_are_keys ? p.keys : p.anchors).count) return 0;
     const PairList pairs = rows_are_keys ? pairs_of_key(p, row) : excluded_keys_of(p, row);
     const u32 each = rows_are_keys ? p.excluded : 1;  // list entries per column
@@ -92,7 +91,7 @@ DEVICE Mask<S::rows> excluded_pairs(const Parameters& p, const Side& columns, co
         u32 bits = outside;
         if (p.tower) bits |= own_tower_bits<S>(p, own.index[row], second);
         if (p.pairing == VIEWS) bits |= views_bits<S>(p, own.index[row], column, rows_are_keys);
-        if (p.pairing == INDEXED) bits |= indexed_bits<S>(p, own.index[row], column, rows_are_keys);
+        if (are_named(p)) bits |= named_bits<S>(p, own.index[row], column, rows_are_keys);
         mask.pairs[row / 2] = row % 2 ? mask.pairs[row / 2] | bits << 16 : bits;
     }
     return mask;

@@ -154,8 +154,7 @@ DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes)
 // Whether a strip and a tile may have pairs that are not pairs of an anchor and a negative.
 DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
     if (column + WGMMA_COLUMNS > columns.count) return true;
-    if (p.pairing == APART) return false;
-    if (p.pairing == INDEXED) return true;
+    if (p.pairing != VIEWS) return are_named(p);
     // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the WGMMA_COLUMNS + 63 numbers
     // from `least` on. There are at most 2^29 rows.
     const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
@@ -183,8 +182,8 @@ DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, i
             if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
         }
     }
-    if (p.pairing == INDEXED) return bits | indexed_bits<WarpgroupTile>(p, row, column, rows_are_keys);
-    if (p.pairing == APART) return bits;
+    if (are_named(p)) return bits | named_bits<WarpgroupTile>(p, row, column, rows_are_keys);
+    if (p.pairing != VIEWS) return bits;
     const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
     if (anchor < 0 || anchor >= p.anchors.count) return bits;
     ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - offset - column);

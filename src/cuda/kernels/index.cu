@@ -1,4 +1,5 @@
-// For INDEXED: sorted lists of the excluded pairs, by anchor and by key. The passes find a tile's pairs by bisection.
+// Where anchors name keys: sorted lists of the excluded pairs, by anchor and by key. The passes find a tile's pairs by
+// bisection.
 
 // Sorts numbers in ascending order, with one warp. A bitonic sort.
 DEVICE void sort(u32* list, int count) {
@@ -21,6 +22,14 @@ DEVICE void sort(u32* list, int count) {
     }
 }
 
+// The keys that an anchor names, by number `k`: its positives among the keys, then those that it ignores. -1 for none.
+DEVICE int named_key(const Parameters& p, int anchor, int k) {
+    const int positives = p.pairing == INDEXED ? p.positives : 0, ignored = p.excluded - positives;
+    const i64* place = k < positives ? p.positive_index + (i64)anchor * positives + k
+                                     : p.ignored_index + (i64)anchor * ignored + k - positives;
+    return *place >= 0 && *place < p.keys.count ? (int)*place : -1;
+}
+
 // Sorts the keys of each anchor that are not negatives, and counts for each key how often it is one of them. One warp
 // per anchor.
 KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
@@ -28,7 +37,7 @@ KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
     if (anchor >= p.anchors.count) return;
     u32* list = p.excluded_keys + (i64)anchor * p.excluded;
     for (int k = lane_of_thread(); k < p.excluded; k += LANES) {
-        const int key = excluded_key(p, anchor, k);
+        const int key = named_key(p, anchor, k);
         list[k] = key < 0 ? ~0u : (u32)key;
         if (key >= 0 && p.key_ends) atomic_add(&p.key_ends[key], 1);
     }
@@ -59,7 +68,7 @@ KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
 KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
     const u32 pair = blockIdx.x * THREADS + threadIdx.x;
     if (pair >= (u32)p.anchors.count * p.excluded) return;
-    const int key = excluded_key(p, pair / p.excluded, pair % p.excluded);
+    const int key = named_key(p, pair / p.excluded, pair % p.excluded);
     if (key >= 0) p.key_pairs[atomic_add(&p.key_ends[key], 1)] = pair;
 }
 

@@ -46,8 +46,8 @@
 #endif
 
 enum Pairing { VIEWS, INDEXED, APART };
-enum Threshold { ADAPTIVE, COSINE, MINMAX, LABELS };
-enum Formulation { IMPORTANCE, OFFICIAL, DECOUPLED, SUPERVISED };
+enum Threshold { ADAPTIVE, COSINE, MINMAX, LABELS, MARGIN, RELATIVE_MARGIN };
+enum Formulation { IMPORTANCE, OFFICIAL, DECOUPLED, SUPERVISED, ELIMINATION };
 enum Scalar { SCALAR_BF16, SCALAR_F16, SCALAR_F32, SCALAR_F64 };
 
 // A strided matrix of the caller. The strides are in elements.
@@ -142,10 +142,10 @@ struct Parameters {
     u32* inside;  // [anchors] number of similarities in the bracket
     float* survivors;  // [rows of a launch][capacity] the similarities in the bracket
     u32* failed;  // [anchors] the rows whose quantile is not among the survivors
-    u32* excluded_keys;  // [anchors][excluded] ascending, for INDEXED; ~0 for none
+    u32* excluded_keys;  // [anchors][excluded] ascending, if anchors name keys; ~0 for none
     u32* key_ends;  // [keys] end of each key's pairs in `key_pairs`
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
-    u32* ranges;  // [anchors][2] smallest and largest similarity; later, of global and hierarchical negatives the largest
+    u32* ranges;  // [anchors][2] smallest and largest similarity (MARGIN: of the positives); later, of global and hierarchical negatives the largest
     float* sums;  // [splits][padded anchors][SUMS]
     float* parts;  // [splits of a launch][rows of a launch][2] sums over the global negatives and over all similarities
     float* pending;  // [pending_capacity] similarities in the bracket of the threshold, row by row
@@ -233,8 +233,8 @@ DEVICE float from_ordered(u32 key) { return float_of(key & 0x80000000u ? key & 0
 DEVICE float infinity() { return float_of(0x7f800000u); }
 DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 
-// The keys of an anchor that are not negatives, by number `k`: its positives, then itself or the ignored key. -1 for
-// none.
+// The keys of an anchor that are not negatives, by number `k`: its positives, then itself or, if its list has one place,
+// the key that it ignores. -1 for none. Longer lists are left to `named_key`: with them here, the passes would spill.
 DEVICE int excluded_key(const Parameters& p, int anchor, int k) {
     if (p.pairing == VIEWS) {
         // The positives, then, shifted by all views, the anchor itself.
@@ -253,7 +253,8 @@ struct PairList {
     int count;
 };
 
-// For INDEXED: the keys of an anchor that are not negatives, and the pairs of a key that are not.
+// Whether anchors name keys. The next two are for these: the named keys of an anchor, and the pairs of a key.
+DEVICE bool are_named(const Parameters& p) { return p.pairing != VIEWS && p.excluded > 0; }
 DEVICE PairList excluded_keys_of(const Parameters& p, int anchor) {
     return {p.excluded_keys + (i64)anchor * p.excluded, p.excluded};
 }

@@ -20,6 +20,7 @@ fn views(rows: usize, quantile: f64) -> Problem {
         square: true,
         pairing: Pairing::Views { views: 2, offset: 0 },
         own_negatives: 0,
+        ignored: 0,
         threshold: Threshold::Adaptive { quantile },
         formulation: Formulation::Importance { beta: 1.0, tau_plus: 0.1 },
         temperature: 0.1,
@@ -146,6 +147,7 @@ fn a_call_has_the_parts_that_it_launches() {
         Problem { formulation, ..usual },
         Problem { threshold: cosine, ..usual },
         Problem { threshold: Threshold::MinMax { value: 0.5 }, ..usual },
+        Problem { threshold: Threshold::Margin { margin: 0.1, relative: false }, ..usual },
         Problem { temperature: 0.01, ..usual },
         Problem { temperature: f64::NAN, ..usual },
         Problem { pairing: Pairing::Towers, ..usual },
@@ -189,11 +191,37 @@ fn a_tower_is_compared_with_the_other_one() {
 
 #[test]
 fn keys_are_sorted_where_they_are_named() {
-    let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..views(3000, 0.9) };
-    let names = |problem| launches(problem, chip(132), Operand::Bf16).into_iter().map(|(kernel, _)| kernel);
-    let sorting: Vec<_> = names(&indexed).filter(|kernel| kernel.starts_with("index_")).collect();
-    assert_eq!(sorting, ["index_anchors", "index_starts", "index_pairs", "index_keys"]);
-    assert!(!names(&views(3000, 0.9)).any(|kernel| kernel.starts_with("index_")));
+    let others = Problem { square: false, ..views(3000, 0.9) };
+    let sorting = |pairing, ignored| {
+        let kernels = launches(&Problem { pairing, ignored, ..others }, chip(132), Operand::Bf16);
+        kernels.into_iter().map(|(kernel, _)| kernel).filter(|kernel| kernel.starts_with("index_")).collect::<Vec<_>>()
+    };
+    for (pairing, ignored) in
+        [(Pairing::Indexed { positives: 2 }, 0), (Pairing::Indexed { positives: 2 }, 5), (Pairing::Apart, 1)]
+    {
+        assert_eq!(sorting(pairing, ignored), ["index_anchors", "index_starts", "index_pairs", "index_keys"]);
+    }
+    for pairing in [Pairing::Apart, Pairing::Views { views: 2, offset: 0 }] {
+        assert!(sorting(pairing, 0).is_empty());
+    }
+}
+
+#[test]
+fn named_pairs_have_numbers_of_31_bits() {
+    let variant = Variant::new(128, Operand::Bf16);
+    let supported = |anchors, pairing, ignored| {
+        let problem = Problem { square: false, anchors, pairing, ignored, ..views(65_536, 0.9) };
+        supports(&problem, 1, chip(132), variant)
+    };
+    let (rows, indexed) = (1 << 20, Pairing::Indexed { positives: 2 });
+    assert_eq!(supported(rows, indexed, 2045), Ok(()));
+    assert!(supported(rows, indexed, 2046).unwrap_err().contains("2^31 pairs"));
+    assert_eq!(supported(rows, Pairing::Apart, 2047), Ok(()));
+    assert!(supported(rows, Pairing::Apart, 2048).unwrap_err().contains("2^31 pairs"));
+    // Tiles have 128 rows, also those of a single anchor.
+    assert!(supported(1, Pairing::Apart, 1 << 24).is_err());
+    // Without names there is no such limit.
+    assert_eq!(supported(1 << 28, Pairing::Views { views: 16, offset: 0 }, 0), Ok(()));
 }
 
 #[test]

@@ -74,7 +74,7 @@ const COSINE: Threshold = Threshold::Cosine { value: 0.5 };
 fn shapes_make_the_problem() {
     let problem = check(&indexed(), COSINE).unwrap();
     assert_eq!((problem.anchors, problem.keys, problem.dims, problem.square), (2, 3, 4, false));
-    assert_eq!(problem.pairing, Pairing::Indexed { positives: 1 });
+    assert_eq!((problem.pairing, problem.ignored), (Pairing::Indexed { positives: 1 }, 2));
     let views = Operands::of_views(vec![floats(&[5, 4]), floats(&[5, 4])]);
     let problem = check(&views, COSINE).unwrap();
     assert_eq!((problem.anchors, problem.keys, problem.square), (10, 10, true));
