@@ -103,6 +103,15 @@ def apart_layout(anchors: int, keys: int, ignored_index: Sequence[Sequence[int]]
     return Layout(found, keys + anchors)
 
 
+def with_own_negatives(layout: Layout, each: int) -> Layout:
+    """Below the candidates stand `each` further negatives of the first anchor, then those of the second, and so on."""
+    anchors = []
+    for i, anchor in enumerate(layout.anchors):
+        own = tuple(range(layout.candidates + i * each, layout.candidates + (i + 1) * each))
+        anchors.append(Anchor((*anchor.row, *own), anchor.positives, (*anchor.negatives, *own), anchor.own))
+    return Layout(anchors, layout.candidates + each * len(anchors))
+
+
 class Statistics(NamedTuple):
     """The statistics of one evaluation, in the package's order."""
 

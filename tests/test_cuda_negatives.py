@@ -270,13 +270,6 @@ def test_lists_where_the_anchors_are_the_keys(name: str, dtype: torch.dtype, emu
     torch.testing.assert_close(statistics.double(), of_cpu, rtol=1e-6, atol=2e-6, equal_nan=True)
 
 
-def test_own_negatives_have_no_kernel(emulate: Emulate) -> None:
-    emulate(F32, 40)
-    anchors, keys, own = torch.randn(5, 40), torch.randn(5, 40), torch.randn(5, 2, 40)
-    with pytest.raises(ValueError, match="no CUDA kernel for this call: own negatives are the CPU kernel's alone"):
-        functional.infonce_loss(anchors, keys, own_negatives=own)
-
-
 # Planted bugs.
 
 

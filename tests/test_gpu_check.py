@@ -94,7 +94,7 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     losses = found.of("loss")
     assert {(record["name"], record["dtype"]) for record in losses} == {
         (name, dtype)
-        for name in ("clip_loss", "supcon_loss", "hex_loss", "elimination", "margin", "lists")
+        for name in ("clip_loss", "supcon_loss", "hex_loss", "elimination", "margin", "lists", "own negatives")
         for dtype in ("bfloat16", "float32")
     }
     assert all(record["agrees"] for record in losses), losses

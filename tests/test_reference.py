@@ -18,6 +18,7 @@ from .reference import (
     indexed_layout,
     nearest_quantile,
     views_layout,
+    with_own_negatives,
 )
 
 SETTINGS = [
@@ -49,6 +50,8 @@ def layouts() -> list[tuple[str, int, int, Layout]]:
         ("gathered", 12, 40, views_layout(6, 2, keys=40, offset=10)),
         ("indexed", 9, 17, indexed_layout(positive_index, ignored_index, 17)),
         ("apart", 7, 27, apart_layout(7, 20)),
+        ("indexed, own negatives", 9, 35, with_own_negatives(indexed_layout(positive_index, ignored_index, 17), 2)),
+        ("apart, own negatives", 7, 48, with_own_negatives(apart_layout(7, 20), 3)),
         ("apart, with lists", 7, 27, apart_layout(7, 20, [[i, -1, 9] if i % 2 else [-1] for i in range(7)])),
     ]
 

@@ -60,8 +60,14 @@ def listed(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
     return functional.infonce_loss(z1, z2, ignored_index=ignored, temperature=temperature)
 
 
+def with_own(z1: Tensor, z2: Tensor, temperature: Tensor) -> Tensor:
+    """Rows of one view against the other, and against four negatives of their own."""
+    own = torch.stack([z2.roll(shift, 0) for shift in range(1, 5)], 1)
+    return functional.infonce_loss(z1, z2, own_negatives=own, temperature=temperature)
+
+
 TIMED: dict[str, Loss] = {"clip_loss": clip, "supcon_loss": supcon, "hex_loss": hex_learned}
-LOSSES = TIMED | {"elimination": eliminated, "margin": within_margin, "lists": listed}
+LOSSES = TIMED | {"elimination": eliminated, "margin": within_margin, "lists": listed, "own negatives": with_own}
 
 
 def evaluated(loss: Loss, *inputs: Tensor) -> list[Tensor]:

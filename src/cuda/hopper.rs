@@ -125,7 +125,8 @@ impl Hopper {
 
 impl Variant {
     /// This variant with the kernels for sm_90a, if the chip and the problem support them. They compute the usual case
-    /// with one threshold for all pairs, and any reduction, weights of anchors, and pairing except two towers.
+    /// with one threshold for all pairs, and any reduction, weights of anchors, and pairing except two towers. Own
+    /// negatives are compared with the threshold by kernels that use mma.sync.
     #[must_use]
     pub fn on_hopper(self, problem: &Problem, chip: Chip) -> Self {
         let fits = |hopper: &Hopper| hopper.most_shared_bytes() <= chip.shared_bytes;
@@ -139,6 +140,7 @@ fn takes(problem: &Problem) -> bool {
     // The quantiles of few keys are found by `select`, which uses mma.sync.
     !is_general(problem)
         && problem.pairing != Pairing::Towers
+        && problem.own_negatives == 0
         && (!matches!(problem.threshold, Threshold::Adaptive { .. }) || problem.keys > DIRECT)
 }
 
@@ -233,6 +235,7 @@ mod tests {
             square(many, Threshold::Labels),
             square(many, Threshold::Margin { margin: 0.1, relative: false }),
             Problem { formulation: Formulation::Importance { beta: 2.0, tau_plus: 0.1 }, ..square(many, ADAPTIVE) },
+            Problem { square: false, pairing: Pairing::Apart, own_negatives: 1, ..square(many, ADAPTIVE) },
             Problem { temperature: 0.01, ..square(many, ADAPTIVE) },
             Problem { temperature: f64::NAN, ..square(many, ADAPTIVE) },
             Problem { pairing: Pairing::Towers, ..square(2 * many, ADAPTIVE) },

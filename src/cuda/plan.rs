@@ -44,7 +44,8 @@ pub fn supports(problem: &Problem, views: usize, chip: Chip, variant: Variant) -
     if views > MAX_VIEWS {
         return Err(format!("{views} views, more than {MAX_VIEWS}"));
     }
-    if problem.anchors.max(problem.keys) > 1 << 29 {
+    let rows_apart = problem.anchors.saturating_mul(problem.rows_apart());
+    if problem.anchors.max(problem.keys).max(rows_apart) > 1 << 29 {
         return Err("more than 2^29 rows".into());
     }
     let pairs = problem.anchors.next_multiple_of(TILE_ROWS).saturating_mul(excluded(problem));
@@ -122,9 +123,10 @@ pub fn evaluate(
     if wanted.keys && !problem.square {
         plan.gradient(executor, 1, &plan.parameters.keys, buffers.keys_gradient)?;
     }
-    if wanted.positives && problem.pairing == Pairing::Apart {
+    if wanted.positives && problem.rows_apart() > 0 {
         let launch = Launch { gradient: buffers.positives_gradient, side: 2, splits: 0, ..Launch::default() };
-        plan.run(executor, "finish", [blocks(problem.anchors, WARPS), 1, 1], FINISH_SHARED, launch)?;
+        let rows = plan.parameters.apart.count as usize;
+        plan.run(executor, "finish", [blocks(rows, WARPS), 1, 1], FINISH_SHARED, launch)?;
     }
     Ok(())
 }
@@ -214,15 +216,12 @@ impl<'a> Plan<'a> {
         let key_labels = if problem.square { operands.anchor_labels } else { operands.key_labels };
         let mut scratch = Scratch::new(buffers.scratch);
         let header = scratch.take(HEADER_BYTES);
-        let mut side = |count: usize| scratch.side(count, block_rows, tiles.row_bytes, general);
-        let anchors = side(problem.anchors);
-        let keys = if problem.square { anchors } else { side(problem.keys) };
-        let apart = if problem.pairing == Pairing::Apart {
-            side(problem.anchors)
-        } else {
-            Side { count: 0, padded: 0, ..anchors }
-        };
-        let rows = problem.anchors;
+        let mut side = |count: usize, splits| scratch.side(count, block_rows, tiles.row_bytes, splits);
+        let (rows, rows_apart) = (problem.anchors, problem.rows_apart());
+        let anchors = side(rows, general);
+        let keys = if problem.square { anchors } else { side(problem.keys, general) };
+        let apart =
+            if rows_apart > 0 { side(rows * rows_apart, false) } else { Side { count: 0, padded: 0, ..anchors } };
         let part_of_sums = anchors.padded as usize * SUMS * 4;
         let most = SPLITS.min(SUM_PARTS / part_of_sums);
         let compared = problem.compared_keys(0).len();
@@ -284,6 +283,8 @@ impl<'a> Plan<'a> {
             pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
             positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
+            apart_similarities: scratch.take_if(reads_apart(problem), rows * rows_apart * 4),
+            own_slopes: scratch.take_if(problem.own_negatives > 0, rows * problem.own_negatives * 4),
             totals: scratch.take(blocks(rows, anchors_rows) * TOTALS * 8),
             radials: scratch.take_if(problem.temperature.is_nan(), blocks(rows, WARPS) * 8),
             threshold_value,
@@ -301,6 +302,7 @@ impl<'a> Plan<'a> {
                 Pairing::Apart => 2,
             },
             positives: problem.positives() as i32,
+            rows_apart: rows_apart as i32,
             excluded: excluded as i32,
             offset: match problem.pairing {
                 Pairing::Views { offset, .. } => offset as i32,
@@ -376,8 +378,11 @@ impl<'a> Plan<'a> {
         }
         self.index(executor)?;
         let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
-        if self.problem.pairing == Pairing::Apart && (self.search.is_some() || min_max) {
-            self.run(executor, "positives", [blocks(anchors, WARPS), 1, 1], 0, Launch::default())?;
+        // 8 anchors for each warp.
+        let each_eight = blocks(anchors, 8 * WARPS);
+        if reads_apart(self.problem) {
+            let parts = blocks(self.problem.rows_apart(), 4).min(64);
+            self.run(executor, "apart_similarities", [each_eight, parts, 1], 0, Launch::default())?;
         }
         if let Some(search) = self.search {
             self.quantiles(executor, search)?;
@@ -386,9 +391,8 @@ impl<'a> Plan<'a> {
         if min_max {
             self.run_anchors_pass(executor, "ranges")?;
         }
-        if matches!(self.problem.threshold, Threshold::Margin { .. }) {
-            // 8 anchors for each warp.
-            self.run(executor, "closest_positives", [blocks(anchors, 8 * WARPS), 1, 1], 0, Launch::default())?;
+        if matches!(self.problem.threshold, Threshold::Margin { .. }) && self.problem.pairing != Pairing::Apart {
+            self.run(executor, "closest_positives", [each_eight, 1, 1], 0, Launch::default())?;
         }
         if self.general {
             self.run(executor, "settle_thresholds", each_anchor, 0, Launch::default())?;
@@ -599,6 +603,15 @@ fn excluded(problem: &Problem) -> usize {
 /// Whether the anchors name keys that are not their negatives.
 fn are_named(problem: &Problem) -> bool {
     matches!(problem.pairing, Pairing::Indexed { .. } | Pairing::Apart) && excluded(problem) > 0
+}
+
+/// Whether a kernel reads the similarities of the anchors with their rows apart.
+fn reads_apart(problem: &Problem) -> bool {
+    let of_positives = matches!(
+        comparable(problem.threshold),
+        Threshold::Adaptive { .. } | Threshold::MinMax { .. } | Threshold::Margin { .. }
+    );
+    problem.own_negatives > 0 || problem.pairing == Pairing::Apart && of_positives
 }
 
 /// Whether the problem needs the general kernels: thresholds, exponents or shifts are not those of the usual case.

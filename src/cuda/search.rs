@@ -58,11 +58,13 @@ impl SampledColumns {
         let keys = problem.compared_keys(0).len();
         let columns = SAMPLE.min(1 << (keys / 4).ilog2());
         let (sampled, all) = (columns as f64, keys as f64);
-        let share = rank as f64 / all;
         // Four standard deviations of the rank in the sample, on either side.
-        let reach = 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
-        let low = Some((sampled * share + reach).ceil() as usize).filter(|&rank| rank <= columns);
-        let high = Some((sampled * share - reach).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
+        let share = |rank: usize| rank.min(keys) as f64 / all;
+        let reach = |share: f64| 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
+        // All own negatives may be less similar than the quantile, or all more similar.
+        let (below, above) = (share(rank), share(rank.saturating_sub(problem.own_negatives)));
+        let low = Some((sampled * below + reach(below)).ceil() as usize).filter(|&rank| rank <= columns);
+        let high = Some((sampled * above - reach(above)).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
         let window = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64;
         // The expected number of similarities in the bracket, and five standard deviations more.
         let kept = (window + 5.0 * window.sqrt()) * all / sampled;
@@ -111,18 +113,21 @@ impl Joint {
             return None;
         }
         let (sampled, keys) = (sample.columns as f64, problem.compared_keys(0).len() as f64);
-        let center = rank as f64 * (sampled + 1.0) / (length as f64 + 1.0);
+        let place = |rank: usize| rank as f64 * (sampled + 1.0) / (length as f64 + 1.0);
+        let center = place(rank);
+        // All own negatives may be more similar than the threshold.
+        let own = place(problem.own_negatives).ceil();
         // The similarities of all rows for each rank of the sample.
         let each = problem.anchors as f64 * keys / sampled;
         let most = (PENDING / 4) as f64;
-        let window = (most / (1.5 * each)).min(2.0 * center.sqrt() + 2.0).floor();
+        let window = (most / (1.5 * each) - own).min(2.0 * center.sqrt() + 2.0).floor();
         // The mean over the rows deviates less than one row, by the square root of `center`. How much less depends on
         // the data.
         if window < (0.4 * center.sqrt()).max(2.0) {
             return None;
         }
         let floor = (center + window / 2.0).round().min(sampled);
-        let ceiling = (floor - window).max(0.0);
+        let ceiling = (floor - window - own).max(0.0);
         let low = low as f64;
         let kept = (low + 5.0 * low.sqrt()) * keys / sampled;
         // Rows whose quantile is far above the threshold have long lists. docs/kernels.md tells how long.

@@ -135,9 +135,6 @@ fn on_device(problem: &Problem, operands: &Operands<Array>) -> Problem {
 }
 
 fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf32: bool) -> Result<Variant> {
-    if problem.own_negatives > 0 {
-        return Err(Error::value("no CUDA kernel for this call: own negatives are the CPU kernel's alone"));
-    }
     let operand = Operand::of(scalar(&operands.views[0])?, allow_tf32)
         .ok_or_else(|| Error::value("the CUDA kernels compute in float32, bfloat16 and float16, not in float64"))?;
     let variant = Variant::new(problem.dims, operand);

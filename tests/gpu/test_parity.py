@@ -11,7 +11,7 @@ from hex_ssl.functional import Statistics
 from hex_ssl.thresholds import MarginThreshold
 
 from .. import batches, compare
-from ..reference import Evaluation, Settings, apart_layout, evaluate, indexed_layout, views_layout
+from ..reference import Evaluation, Settings, apart_layout, evaluate, indexed_layout, views_layout, with_own_negatives
 from . import DEVICE, NEEDS_DEVICE, REHEARSAL
 from .on_device import assert_close, batch, step
 
@@ -84,29 +84,33 @@ def test_temperatures(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("threshold", [*THRESHOLDS[:3], ("margin", 0.1)], ids=lambda x: str(x[0]))
-def test_positives_apart(threshold: tuple[str, float]) -> None:
+@pytest.mark.parametrize("each", [0, 3])
+def test_positives_apart(each: int, threshold: tuple[str, float]) -> None:
+    """And own negatives, `each` for every anchor."""
     settings = Settings(0.3, *threshold)
+    layout = with_own_negatives(apart_layout(12, 46), each)
     for seed in range(100):
-        z = batches.clustered(70, 1, 64, torch.Generator().manual_seed(seed)).float()
-        anchors, positives, keys = z.split([12, 12, 46])
-        layout = apart_layout(12, 46)
-        if batches.is_decided(evaluate(anchors, torch.cat([keys, positives]), layout, settings), torch.float32):
+        z = batches.clustered(70 + 12 * each, 1, 64, torch.Generator().manual_seed(seed)).float()
+        anchors, positives, keys, own = z.split([12, 12, 46, 12 * each])
+        if batches.is_decided(evaluate(anchors, torch.cat([keys, positives, own]), layout, settings), torch.float32):
             break
 
-    def call(anchors: Tensor, keys: Tensor, positives: Tensor) -> tuple[Tensor, Statistics]:
+    def call(anchors: Tensor, keys: Tensor, positives: Tensor, *own: Tensor) -> tuple[Tensor, Statistics]:
         found = functional.hex_loss_with_keys(
             anchors.to(DEVICE),
             keys.to(DEVICE),
             positives=positives.to(DEVICE),
+            own_negatives=own[0].view(12, each, 64).to(DEVICE) if own else None,
             return_statistics=True,
             **compare.arguments(settings),
         )
         return brought_back(found)
 
-    def reference(anchors: Tensor, keys: Tensor, positives: Tensor) -> Evaluation:
-        return evaluate(anchors, torch.cat([keys, positives]), layout, settings)
+    def reference(anchors: Tensor, *others: Tensor) -> Evaluation:
+        return evaluate(anchors, torch.cat(others), layout, settings)
 
-    compare.assert_like_reference(call, reference, [anchors, keys, positives], settings)
+    inputs = [anchors, keys, positives, *([own] if each else [])]
+    compare.assert_like_reference(call, reference, inputs, settings)
 
 
 @pytest.mark.parametrize("ignored", [0, 1, 7])

@@ -46,7 +46,7 @@ void add_matrices(Collector& to, const Parameters& p, const Inputs& inputs) {
         to.matrix(inputs.views[view], p.view_rows, p.dims, "views[" + std::to_string(view) + "]");
     }
     if (!p.square) to.matrix(inputs.keys, p.keys.count, p.dims, "keys");
-    if (p.pairing == layout::APART) to.matrix(inputs.positives, p.anchors.count, p.dims, "positives");
+    to.matrix(inputs.positives, p.apart.count, p.dims, "positives");
 }
 
 void add_inputs(Collector& to, const Parameters& p) {
@@ -74,7 +74,7 @@ void add_scratch(Collector& to, const Parameters& p) {
     if (p.key_tiles.rows && !p.square) tiles(p.key_tiles, p.keys, "key_tiles");
     to.side(p.anchors, "anchors");
     if (!p.square) to.side(p.keys, "keys");
-    if (p.pairing == layout::APART) to.side(p.apart, "apart");
+    if (p.apart.count > 0) to.side(p.apart, "apart");
     to.output(p.quantiles, anchors * 4, "quantiles");
     to.output(p.lows, anchors * 4, "lows");
     to.output(p.highs, anchors * 4, "highs");
@@ -90,6 +90,8 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.pending_at, anchors * 2 * 4, "pending_at");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
+    to.output(p.apart_similarities, anchors * p.rows_apart * 4, "apart_similarities");
+    to.output(p.own_slopes, anchors * (p.rows_apart - (p.pairing == layout::APART)) * 4, "own_slopes");
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 
@@ -108,7 +110,7 @@ void add_shared_scratch(Collector& to, const std::string& kernel, const Paramete
     if (l.splits > 0 && l.partial != l.gradient) {
         to.output(l.partial, l.splits * l.partial_rows * l.partial_dims * 4, "partial");
     }
-    const i64 rows = l.side == 1 ? p.keys.count : p.anchors.count;
+    const i64 rows = l.side == 2 ? p.apart.count : l.side == 1 ? p.keys.count : p.anchors.count;
     to.output(l.gradient, rows * p.dims * 4, "gradient");
 }
 

@@ -100,8 +100,8 @@ MUTATIONS = {
     ),
     "no barrier between keeping similarities and searching them": Mutation(
         "select.cu",
-        "first + threadIdx.x]);\n    }\n    sync_threads();",
-        "first + threadIdx.x]);\n    }",
+        "shared.keys[row][at] = ordered(c); });\n    sync_threads();",
+        "shared.keys[row][at] = ordered(c); });",
         complaint="race|which nobody wrote",
     ),
     "keys with other digits before are counted": Mutation(
@@ -148,14 +148,14 @@ MUTATIONS = {
     ),
     "survivors that are too many are searched": Mutation(
         "select.cu",
-        "inside > (u32)p.capacity || ",
+        "inside <= (u32)p.capacity && ",
         "",
         complaint="past the end of survivors",
     ),
     "a missed bracket is searched": Mutation(
         "select.cu",
-        "above + inside + extra < rank",
-        "false",
+        "if (found >= low && found <= high) p.quantiles",
+        "if (true) p.quantiles",
     ),
     "blocks of few rows skip some": Mutation(
         "select.cu",
@@ -281,8 +281,8 @@ LOSS_MUTATIONS = {
 }  # fmt: skip
 """In what only two towers, SupCon and a temperature in device memory use."""
 LOSS_UNUSED = (
-    "index_anchors", "index_starts", "index_pairs", "index_keys", "positives", "ranges", "sample", "survivors", "pick",
-    "select_failed", "copy_quantiles", "sift", "gather", "settle",
+    "index_anchors", "index_starts", "index_pairs", "index_keys", "apart_similarities", "ranges", "sample", "survivors",
+    "pick", "select_failed", "copy_quantiles", "sift", "gather", "settle",
 )  # fmt: skip
 """What no call for these launches."""
 
@@ -290,12 +290,13 @@ NEGATIVE_MUTATIONS = {
     f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
     for file, name, text, replacement, complaint in (
         # Margins.
-        ("sums_general", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
+        ("tile", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
          None),
-        ("sums_general", "the first lane of a row", "lane % 4 == lane / 8", "lane % 4 == 0", None),
-        ("sums_general", "the last positive", "closest = fmaxf(closest, similarity(", "closest = (similarity(", None),
-        ("sums_general", "rows past the end", "lane % 4 == lane / 8 && first + lane / 4 < p.anchors.count",
-         "lane % 4 == lane / 8", None),
+        ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
+         None),
+        ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
+        ("sums_general", "rows past the end", "is_on_diagonal() && first + lane / 4 < p.anchors.count",
+         "is_on_diagonal()", None),
         ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
         # The elimination.
         ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
@@ -311,18 +312,54 @@ NEGATIVE_MUTATIONS = {
          "outside of all arrays"),
     )
 } | {
-    "sums_general: another rounding of the closest positive": Mutation(
-        "sums_general.cu",
-        "similarity(c, inverse, side.cards[key].inverse_length)",
-        "product(product(c, inverse), side.cards[key].inverse_length)",
+    "tile: another rounding of the closest positive": Mutation(
+        "tile.cu",
+        "similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length)",
+        "product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse), side.cards[other].inverse_length)",
     ),
 }  # fmt: skip
 """In what only margins, the elimination and lists of keys to ignore use."""
 NEGATIVE_UNUSED = (
-    "positives", "ranges", "maxima", "settle_shifts", "select", "sample", "survivors", "pick", "select_failed",
-    "copy_quantiles", "sift", "gather", "settle",
+    "ranges", "maxima", "settle_shifts", "select", "sample", "survivors", "pick", "select_failed", "copy_quantiles",
+    "sift", "gather", "settle",
 )  # fmt: skip
 """What no call for these launches."""
+
+OWN_MUTATIONS = {
+    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
+    for file, name, text, replacement, complaint in (
+        ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
+         "apart_similarities.*, which nobody wrote"),
+        ("anchors", "the positives of other anchors", "anchor * p.rows_apart)", "anchor)", None),
+        ("anchors", "the positive is an own negative", "const int positives = p.pairing == APART;",
+         "const int positives = 0;", "past the end of own_slopes"),
+        ("anchors", "none in the sums", "    add_own_negatives(p, anchor, sums);\n", "", None),
+        ("anchors", "not counted", "    sums.negatives += own.count;\n", "", None),
+        ("anchors", "not in the mean similarity", "        sums.similarities += own.similarities[i];\n", "", None),
+        ("anchors", "none is hierarchical", "hierarchical = c > own.threshold", "hierarchical = false", None),
+        ("anchors", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor].threshold : p.header->limit",
+         "p.header->limit", None),
+        ("anchors", "slopes without the weights' derivative", " - of.weights * exp(p.beta * term.exponent)", "",
+         None),
+        ("finish", "slopes of another row", "(p.rows_apart - 1) + i - 1]", "(p.rows_apart - 1)]", None),
+        ("finish", "no pull on the anchor", "i < p.rows_apart; i++) add_row", "i < (p.pairing == APART); i++) add_row",
+         None),
+        ("finish", "gradients by another anchor", "p.anchors, row / p.rows_apart)", "p.anchors, 0)", None),
+        ("select", "none among few keys", "l.columns + p.rows_apart, l.rank", "l.columns, l.rank", None),
+        ("select", "none among the survivors", "count = inside + p.rows_apart;", "count = inside;", None),
+        ("select", "one of failed rows", "i < SELECT_ROWS * p.rows_apart", "i < SELECT_ROWS", None),
+        ("select", "a missed bracket is searched", "if (found >= low && found <= high) p.quantiles",
+         "if (found == found) p.quantiles", None),
+        ("joint", "none among the listed", "list[i] : apart_of(p, row)[i - count]", "list[i] : -1.0f", None),
+        ("joint", "below the list", "if (found >= low) p.quantiles", "if (found == found) p.quantiles", None),
+        ("sums_general", "none in the range", "i = 0; i < p.rows_apart", "i = 0; i < (p.pairing == APART)", None),
+        ("sums_general", "none in the shifts", "i = p.pairing == APART; i < p.rows_apart", "i = 0; i < 0", None),
+        ("sums_general", "the margin over an own negative", "apart_of(p, row)[0]", "apart_of(p, row)[1]", None),
+    )
+}  # fmt: skip
+"""In what only own negatives use."""
+OWN_UNUSED = ()
+"""What no call for these launches: all kernels read own negatives, or those that do need them."""
 
 JOINT_MUTATIONS = {
     f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
@@ -434,7 +471,7 @@ def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
     Args:
-        name: One of `MUTATIONS`, `JOINT_MUTATIONS`, `LOSS_MUTATIONS`, `NEGATIVE_MUTATIONS` or `HOPPER_MUTATIONS`.
+        name: One of the bugs above.
 
     Returns:
         The sources in one text, as the extension has them, but for kernels that are not launched.
@@ -442,7 +479,8 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    mutation = (MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | HOPPER_MUTATIONS)[name]
+    known = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS | HOPPER_MUTATIONS
+    mutation = known[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -455,6 +493,7 @@ def mutated(name: str) -> str:
         (JOINT_MUTATIONS, JOINT_UNUSED),
         (LOSS_MUTATIONS, LOSS_UNUSED),
         (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
+        (OWN_MUTATIONS, OWN_UNUSED),
     )
     unused = next((unused for known, unused in lists if name in known), ())
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)

@@ -7,17 +7,19 @@ DEVICE void add_row(float (&g)[DIMS / LANES], double slope, const Side& side, in
     UNROLL for (int k = 0; k < DIMS / LANES; k++) g[k] += factor * operand(from, lane_of_thread() + k * LANES);
 }
 
-// Adds the terms of an anchor's positives to its gradient.
-DEVICE void add_positives(const Parameters& p, float (&g)[DIMS / LANES], int anchor) {
-    for (int k = 0; k < p.positives; k++) {
-        const double slope = p.positive_slopes[(i64)anchor * p.positives + k];
-        if (p.pairing == APART) {
-            add_row(g, slope, p.apart, anchor);
-        } else {
-            const int key = excluded_key(p, anchor, k);
-            if (key >= 0) add_row(g, slope, p.keys, key);
-        }
+// The derivative by the similarity with a row apart: number `i` of an anchor.
+DEVICE double slope_apart(const Parameters& p, int anchor, int i) {
+    if (p.pairing != APART) return p.own_slopes[(i64)anchor * p.rows_apart + i];
+    return i == 0 ? p.positive_slopes[anchor] : p.own_slopes[(i64)anchor * (p.rows_apart - 1) + i - 1];
+}
+
+// Adds the terms of an anchor's positives and own negatives to its gradient.
+DEVICE void add_of_anchor(const Parameters& p, float (&g)[DIMS / LANES], int anchor) {
+    for (int k = 0; p.pairing != APART && k < p.positives; k++) {
+        const int key = excluded_key(p, anchor, k);
+        if (key >= 0) add_row(g, p.positive_slopes[(i64)anchor * p.positives + k], p.keys, key);
     }
+    for (int i = 0; i < p.rows_apart; i++) add_row(g, slope_apart(p, anchor, i), p.apart, anchor * p.rows_apart + i);
 }
 
 // Adds the terms of the anchors whose positive this key is, in the order of the anchors.
@@ -39,8 +41,9 @@ DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int k
     }
 }
 
-// Writes the gradient of one row: g is the sum of the partial sums and of the terms of positives, u the unit row, and
-// the gradient is (g - (g.u) u) / |z|. It saturates at the largest finite number. By one warp. Returns g.u.
+// Writes the gradient of one row: g is the sum of the partial sums and of the terms of positives and own negatives, u
+// the unit row, and the gradient is (g - (g.u) u) / |z|. It saturates at the largest finite number. By one warp.
+// Returns g.u.
 DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side, int row) {
     const int lane = lane_of_thread();
     float g[DIMS / LANES];
@@ -54,9 +57,9 @@ DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side,
         }
         g[k] *= scale;
     }
-    if (l.side == 0) add_positives(p, g, row);
+    if (l.side == 0) add_of_anchor(p, g, row);
     if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive(p, g, row);
-    if (l.side == 2) add_row(g, p.positive_slopes[row], p.anchors, row);
+    if (l.side == 2) add_row(g, slope_apart(p, row / p.rows_apart, row % p.rows_apart), p.anchors, row / p.rows_apart);
     const u8* from = side.rows + (i64)row * ROW_BYTES;
     const double inverse = side.cards[row].inverse_length;
     double along = 0.0;

@@ -168,7 +168,7 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
     if (p.pairing != APART || lane_of_thread() % 4 != 0) return;
     UNROLL for (int half = 0; half < 2; half++) {
         if (index[half] < 0) continue;
-        count_strip_digit(shared, row + half * 8, p.positive_similarities[index[half]], pass, prefix[half]);
+        count_strip_digit(shared, row + half * 8, p.apart_similarities[index[half]], pass, prefix[half]);
     }
 }
 

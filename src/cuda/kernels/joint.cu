@@ -209,17 +209,17 @@ KERNEL(THREADS, 2) gather(const Parameters p, const Launch l) {
     const float low = list_start(p, row), floor = p.header->floor, ceiling = p.header->ceiling;
     const u32 count = p.inside[row], rank = l.rank;
     const bool is_whole = low < infinity() && count <= (u32)p.capacity;
-    // A positive that is not among the keys belongs to the row too.
-    const float positive = p.pairing == APART ? p.positive_similarities[row] : -infinity();
-    const bool extra = positive >= low;
-    if (is_whole && count + extra >= rank) {
-        const u32 key = find_key(counts, count + extra, rank, 4, [&](u32 i) {
-            const float c = i < count ? list[i] : positive;
+    float found = not_a_number();
+    if (is_whole && count + p.rows_apart >= rank) {
+        found = from_ordered(find_key(counts, count + p.rows_apart, rank, 4, [&](u32 i) {
+            const float c = i < count ? list[i] : apart_of(p, row)[i - count];
             return ordered(c > 1.5f ? c * (1.0f / MARK) : c);
-        });
-        if (lane == 0) p.quantiles[row] = from_ordered(key);
-    } else if (lane == 0) {
-        p.failed[atomic_add(&p.header->failed, 1)] = row;
+        }));
+    }
+    // What is found below the list is not the quantile, because the keys are missing.
+    if (lane == 0) {
+        if (found >= low) p.quantiles[row] = found;
+        else p.failed[atomic_add(&p.header->failed, 1)] = row;
     }
     if (!is_whole) {
         if (lane == 0) atomic_max(&p.header->rerun, 1);

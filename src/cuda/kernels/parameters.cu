@@ -152,6 +152,8 @@ struct Parameters {
     u32* pending_at;  // [anchors][2] start and number of a row's similarities in `pending`
     float* positive_similarities;  // [anchors][positives]
     float* positive_slopes;  // [anchors][positives]
+    float* apart_similarities;  // [anchors][rows_apart], null if no kernel reads them
+    float* own_slopes;  // [anchors][own negatives]
     double* totals;  // [blocks][TOTALS]
     double* radials;  // [blocks of `finish`] sums of gradient times row, for the derivative by the temperature
 
@@ -166,6 +168,7 @@ struct Parameters {
     int tower;  // rows of a tower, if anchors are compared only with the other tower; else 0
     int pairing;
     int positives;  // of each anchor
+    int rows_apart;  // of each anchor that are not among the keys: its positive (APART), then its own negatives
     int excluded;  // keys of each anchor that are not negatives, at most
     int offset;  // row of the keys at which the anchors start
     int threshold;
@@ -190,7 +193,7 @@ struct Launch {
     i64 partial_dims;
     float* gradient;  // [count][dims]
     float* output;  // for `copy_quantiles`, [anchors]
-    int side;  // of which the gradient is: 0 anchors, 1 keys, 2 positives that are not among the keys
+    int side;  // of which the gradient is: 0 anchors, 1 keys, 2 rows apart
     int splits;
     int first_row;  // of this launch
     int rows;  // number of rows: of this launch or, for `select`, `sample` and `anchors`, of a block
@@ -277,6 +280,11 @@ struct Range {
 DEVICE Range compared_keys(const Parameters& p, int row) {
     if (!p.tower) return {0, p.keys.count};
     return row < p.tower ? Range{p.tower, 2 * p.tower} : Range{0, p.tower};
+}
+
+// The similarities of an anchor with its rows apart. They belong to its row of similarities.
+DEVICE const float* apart_of(const Parameters& p, int anchor) {
+    return p.apart_similarities + (i64)anchor * p.rows_apart;
 }
 
 // The key that is the anchor itself. -1 if there is none.

@@ -112,8 +112,7 @@ DEVICE void set_temperature(const Parameters& p, Header& header) {
     header.precise_shifts = !(temperature > p.least_temperature);
 }
 
-// One warp per row, including the padding: the anchors, the keys if they are other rows, and the positives if they are
-// not among the keys.
+// One warp per row, including the padding: the anchors, the keys if they are other rows, and the rows apart.
 KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
     const int lane = lane_of_thread();
     if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -156,7 +155,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
         }
         row -= p.keys.padded;
     }
-    if (p.pairing == APART && row < p.apart.padded) prepare_row(p, p.apart, inputs.positives, row, row);
+    if (row < p.apart.padded) prepare_row(p, p.apart, inputs.positives, row, row);
 }
 
 // Copies the quantiles to the output of `row_quantiles`.

@@ -75,13 +75,11 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
     each_similarity(p, rows, l.columns, [&](int at) { return keys.first + at; },
                     [&](int row, int at, float c) { shared.keys[row][at] = ordered(c); });
-    const bool extra = p.pairing == APART;
-    if (extra && threadIdx.x < SELECT_ROWS && first + (int)threadIdx.x < end) {
-        shared.keys[threadIdx.x][l.columns] = ordered(p.positive_similarities[first + threadIdx.x]);
-    }
     sync_threads();
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
-        const u32 key = find_key(shared.counts[warp], l.columns + extra, l.rank, 4, [&](u32 i) { return shared.keys[row][i]; });
+        const u32 key = find_key(shared.counts[warp], l.columns + p.rows_apart, l.rank, 4, [&](u32 i) {
+            return i < (u32)l.columns ? shared.keys[row][i] : ordered(apart_of(p, first + row)[i - l.columns]);
+        });
         if (lane == 0) p.quantiles[first + row] = from_ordered(key);
     }
     if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
@@ -171,10 +169,10 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
             sync_threads();
             each_similarity(p, rows, p.keys.count, [](int at) { return at; },
                             [&](int row, int, float c) { count_digit(shared, row, c, pass); });
-            if (p.pairing == APART && warp == 0 && lane % 4 == 0) {
-                UNROLL for (int half = 0; half < 2; half++) {
-                    if (rows.index[half] >= 0) count_digit(shared, lane / 4 + half * 8, p.positive_similarities[rows.index[half]], pass);
-                }
+            for (int i = threadIdx.x; i < SELECT_ROWS * p.rows_apart; i += THREADS) {
+                const int row = i % SELECT_ROWS;
+                if (first + row >= count) continue;
+                count_digit(shared, row, apart_of(p, p.failed[first + row])[i / SELECT_ROWS], pass);
             }
             sync_threads();
             for (int row = warp * 2; row < warp * 2 + 2; row++) {
@@ -253,23 +251,17 @@ KERNEL(THREADS, 2) pick(const Parameters p, const Launch l) {
     const int row = l.first_row + at;
     if (at >= l.rows) return;
     const float* kept = p.survivors + (i64)at * p.capacity;
-    const u32 inside = p.inside[row];
-    u32 above = p.above[row];
-    // A positive that is not among the keys belongs to the row too.
-    bool extra = false;
-    float positive = 0.0f;
-    if (p.pairing == APART) {
-        positive = p.positive_similarities[row];
-        const bool is_above = l.mode & HIGH && positive > p.highs[row];
-        above += is_above;
-        extra = !is_above && !(l.mode & LOW && positive < p.lows[row]);
+    // All rows apart are searched too, also those out of the bracket. What is found there is not the quantile, because
+    // the keys are missing.
+    const u32 inside = p.inside[row], above = p.above[row], rank = l.rank, count = inside + p.rows_apart;
+    float found = not_a_number();
+    if (inside <= (u32)p.capacity && above < rank && above + count >= rank) {
+        found = from_ordered(find_key(counts, count, rank - above, 4, [&](u32 i) {
+            return ordered(i < inside ? kept[i] : apart_of(p, row)[i - inside]);
+        }));
     }
-    const u32 rank = l.rank;
-    if (inside > (u32)p.capacity || above >= rank || above + inside + extra < rank) {
-        if (lane == 0) p.failed[atomic_add(&p.header->failed, 1)] = row;
-        return;
-    }
-    const u32 key = find_key(counts, inside + extra, rank - above, 4,
-                             [&](u32 i) { return ordered(i < inside ? kept[i] : positive); });
-    if (lane == 0) p.quantiles[row] = from_ordered(key);
+    if (lane != 0) return;
+    const float low = l.mode & LOW ? p.lows[row] : -infinity(), high = l.mode & HIGH ? p.highs[row] : infinity();
+    if (found >= low && found <= high) p.quantiles[row] = found;
+    else p.failed[atomic_add(&p.header->failed, 1)] = row;
 }

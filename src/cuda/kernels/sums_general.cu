@@ -25,13 +25,11 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
     }
 }
 
-// The similarity of each anchor with its most similar positive. It has the bits that a tile has for the same two rows: a
-// key that repeats the positive is as similar as the positive. One warp per 8 anchors. Of the products of 8 rows with
-// 8 positives, those on the diagonal are used.
+// The similarity of each anchor with its most similar positive among the keys. A key that repeats the positive is as
+// similar as the positive. One warp per 8 anchors.
 KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
     const int lane = lane_of_thread(), first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
-    const Side& side = p.pairing == APART ? p.apart : p.keys;
     const u8* left = p.anchors.rows + (i64)(first + lane / 4) * ROW_BYTES;
     Rows<1> rows;
     load_rows(rows.a[0], left, left);
@@ -39,18 +37,11 @@ KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
     const int anchor = first + lane / 4 < p.anchors.count ? first + lane / 4 : p.anchors.count - 1;
     float closest = -infinity();
     for (int k = 0; k < p.positives; k++) {
-        const int key = p.pairing == APART ? anchor : excluded_key(p, anchor, k);
-        const u8* right = side.rows + (i64)(key < 0 ? 0 : key) * ROW_BYTES + lane % 4 * 4;
-        Products<1, 1> s;
-        add_steps(s, [&](Products<1, 1>& part, int step) {
-            multiply(part.c[0][0], rows.a[0][step], word(right + step * STEP), word(right + step * STEP + 16), 0);
-        });
-        const float c = lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0];
-        const float inverse = p.anchors.cards[anchor].inverse_length;
-        if (key >= 0) closest = fmaxf(closest, similarity(c, inverse, side.cards[key].inverse_length));
+        const int key = excluded_key(p, anchor, k);
+        const float c = diagonal_similarity(rows, p.anchors.cards[anchor].inverse_length, p.keys, key < 0 ? 0 : key);
+        if (key >= 0) closest = fmaxf(closest, c);
     }
-    // Lane 4 r + r / 2 has the product of row r with its own positive.
-    if (lane % 4 == lane / 8 && first + lane / 4 < p.anchors.count) p.ranges[2 * anchor + 1] = ordered(closest);
+    if (is_on_diagonal() && first + lane / 4 < p.anchors.count) p.ranges[2 * anchor + 1] = ordered(closest);
 }
 
 // Sets the threshold of each anchor for the general kernels: that of its range or of its positives, or that of all. One
@@ -61,13 +52,13 @@ KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
     float threshold = p.header->limit;
     if (p.threshold == MINMAX) {
         double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
-        if (p.pairing == APART) {
-            low = fmin(low, (double)p.positive_similarities[row]);
-            high = fmax(high, (double)p.positive_similarities[row]);
+        for (int i = 0; i < p.rows_apart; i++) {
+            low = fmin(low, (double)apart_of(p, row)[i]);
+            high = fmax(high, (double)apart_of(p, row)[i]);
         }
         threshold = (float)(low + p.threshold_value * (high - low));
     } else if (p.threshold == MARGIN || p.threshold == RELATIVE_MARGIN) {
-        const double closest = from_ordered(p.ranges[2 * row + 1]);
+        const double closest = p.pairing == APART ? apart_of(p, row)[0] : from_ordered(p.ranges[2 * row + 1]);
         threshold = limit_of(closest + p.threshold_value * (p.threshold == MARGIN ? 1.0 : fabs(closest)));
     }
     p.anchors.splits[row].threshold = threshold;
@@ -134,11 +125,17 @@ KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     }
 }
 
-// Sets the shifts to the maxima. One thread per anchor. An empty set has no terms, so that any shift works.
+// Sets the shifts to the maxima, also over the own negatives. One thread per anchor. An empty set has no terms, so that
+// any shift works.
 KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count || !p.header->precise_shifts) return;
-    const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
+    float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
+    for (int i = p.pairing == APART; i < p.rows_apart; i++) {
+        const float c = apart_of(p, row)[i];
+        if (c > p.anchors.splits[row].threshold) hierarchical = fmaxf(hierarchical, c);
+        else global = fmaxf(global, c);
+    }
     p.anchors.splits[row].global_shift = global > -infinity() ? global : 1.0f;
     p.anchors.splits[row].hierarchical_shift = hierarchical > -infinity() ? hierarchical : 1.0f;
 }

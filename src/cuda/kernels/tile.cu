@@ -138,6 +138,20 @@ DEVICE float similarity(float c, float inverse_row, float inverse_column) {
 #endif
 }
 
+// The similarity of each of 8 rows with one other row, with the bits that a tile has for the same two rows. By one
+// warp. Of the products of 8 rows with 8 others, those on the diagonal are used. A lane passes the other row of row
+// lane / 4, and lane 4 r + r / 2 gets the similarity of row r. `left` has the rows twice.
+DEVICE float diagonal_similarity(const Rows<1>& left, float inverse, const Side& side, int other) {
+    const int lane = lane_of_thread();
+    const u8* right = side.rows + (i64)other * ROW_BYTES + lane % 4 * 4;
+    Products<1, 1> s;
+    add_steps(s, [&](Products<1, 1>& part, int step) {
+        multiply(part.c[0][0], left.a[0][step], word(right + step * STEP), word(right + step * STEP + 16), 0);
+    });
+    return similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length);
+}
+DEVICE bool is_on_diagonal() { return lane_of_thread() % 4 == lane_of_thread() / 8; }
+
 // The rows of a thread, two of each group.
 template <int rows> struct OwnRows {
     int index[rows];

@@ -118,7 +118,7 @@ fn few_rows_take_six_launches_with_few_arguments() {
     let kernels = launches(&views(512, 0.99), chip(132), Operand::Bf16);
     let names: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.as_str()).collect();
     assert_eq!(names, ["rows", "select", "sums", "anchors", "gradient", "finish"]);
-    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [504, 80, 432]);
+    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [528, 80, 432]);
 }
 
 #[test]
@@ -152,6 +152,8 @@ fn a_call_has_the_parts_that_it_launches() {
         Problem { temperature: f64::NAN, ..usual },
         Problem { pairing: Pairing::Towers, ..usual },
         Problem { threshold: Threshold::Labels, formulation: Formulation::Supervised, ..usual },
+        Problem { own_negatives: 3, ..indexed },
+        Problem { own_negatives: 3, threshold: Threshold::Margin { margin: 0.1, relative: true }, ..indexed },
     ];
     for problem in problems {
         let usual = Variant::new(problem.dims, Operand::Bf16);
@@ -220,8 +222,75 @@ fn named_pairs_have_numbers_of_31_bits() {
     assert!(supported(rows, Pairing::Apart, 2048).unwrap_err().contains("2^31 pairs"));
     // Tiles have 128 rows, also those of a single anchor.
     assert!(supported(1, Pairing::Apart, 1 << 24).is_err());
+    // Rows apart are as many as other rows may be.
+    let own = |own_negatives| {
+        let problem = Problem { square: false, own_negatives, pairing: indexed, anchors: rows, ..views(65_536, 0.9) };
+        supports(&problem, 1, chip(132), variant)
+    };
+    assert_eq!(own(512), Ok(()));
+    assert!(own(513).unwrap_err().contains("2^29 rows"));
     // Without names there is no such limit.
     assert_eq!(supported(1 << 28, Pairing::Views { views: 16, offset: 0 }, 0), Ok(()));
+}
+
+#[test]
+fn rows_apart_are_compared_once_if_anything_reads_that() {
+    let queue = Problem { square: false, anchors: 300, pairing: Pairing::Apart, ..views(3000, 0.9) };
+    let indexed = Problem { pairing: Pairing::Indexed { positives: 2 }, ..queue };
+    let cosine = Threshold::Cosine { value: 0.5 };
+    let margin = Threshold::Margin { margin: 0.1, relative: false };
+    let grids = |problem: &Problem| {
+        let kernels = launches(problem, chip(132), Operand::Bf16);
+        let of =
+            |wanted| kernels.iter().filter(|(kernel, _)| kernel == wanted).map(|&(_, grid)| grid).collect::<Vec<_>>();
+        (of("apart_similarities"), of("closest_positives").len(), of("finish").pop())
+    };
+    // The positives alone, and with own negatives. 64 anchors for each block.
+    assert_eq!(grids(&queue), (vec![[5, 1, 1]], 0, Some([38, 1, 1])));
+    assert_eq!(grids(&Problem { own_negatives: 8, ..queue }), (vec![[5, 3, 1]], 0, Some([338, 1, 1])));
+    assert_eq!(grids(&Problem { threshold: cosine, ..queue }), (vec![], 0, Some([38, 1, 1])));
+    assert_eq!(grids(&Problem { threshold: margin, ..queue }), (vec![[5, 1, 1]], 0, Some([38, 1, 1])));
+    // Positives among the keys.
+    assert_eq!(grids(&indexed), (vec![], 0, Some([375, 1, 1])));
+    assert_eq!(grids(&Problem { threshold: margin, ..indexed }), (vec![], 1, Some([375, 1, 1])));
+    let own = Problem { own_negatives: 1000, threshold: margin, ..indexed };
+    assert_eq!(grids(&own), (vec![[5, 64, 1]], 1, Some([37_500, 1, 1])));
+}
+
+#[test]
+fn own_negatives_widen_the_brackets() {
+    let problem = |own_negatives| Problem {
+        square: false,
+        anchors: 300,
+        pairing: Pairing::Apart,
+        own_negatives,
+        ..views(8192, 0.99)
+    };
+    let searched = |own| {
+        let problem = problem(own);
+        let search = Search::new(&problem, 0.99, TILE_ROWS);
+        (search.rank, search.sample.unwrap(), Joint::new(&problem, &search, TILE_ROWS))
+    };
+    let (rank, sample, joint) = searched(0);
+    assert_eq!((rank, sample.columns, sample.low, sample.high), (83, 2048, Some(40), Some(1)));
+    let joint = joint.unwrap();
+    // 40 of them in a row of 8,233 take 10 of the sample's 2,048 places.
+    let (rank, wide, with_own) = searched(40);
+    assert_eq!((rank, wide.low, wide.high), (83, Some(40), None));
+    let with_own = with_own.unwrap();
+    assert_eq!(with_own.floor - with_own.ceiling, joint.floor - joint.ceiling + 10);
+    // The lower end as if all of them were below the quantile, the upper end as if all were above.
+    let sample = Search::new(&problem(40), 0.9, TILE_ROWS).sample.unwrap();
+    assert_eq!((sample.low, sample.high), (Some(262), Some(141)));
+    // More of them than keys: the quantile may be any of the similarities.
+    let (rank, all, _) = searched(20_000);
+    assert_eq!((rank, all.low, all.high), (283, Some(105), None));
+    // Too many similarities would wait for the threshold.
+    let pays = |own| {
+        let problem = Problem { anchors: 8192, ..problem(own) };
+        Joint::new(&problem, &Search::new(&problem, 0.99, TILE_ROWS), TILE_ROWS).is_some()
+    };
+    assert_eq!([0, 100, 1000].map(pays), [true, true, false]);
 }
 
 #[test]
