@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let tiles = TileSizes::of(variant);
         let (beta, tau_plus) = weights(problem);
-        let threshold = comparable(problem.threshold);
+        let threshold = problem.threshold.simplified();
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let (general, hopper) = (is_general(problem), variant.hopper);
         let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
@@ -377,7 +377,7 @@ impl<'a> Plan<'a> {
             self.run(executor, "tiles", [blocks(threads, THREADS), 1, 1], 0, Launch::default())?;
         }
         self.index(executor)?;
-        let min_max = matches!(comparable(self.problem.threshold), Threshold::MinMax { .. });
+        let min_max = matches!(self.problem.threshold.simplified(), Threshold::MinMax { .. });
         // 8 anchors for each warp.
         let each_eight = blocks(anchors, 8 * WARPS);
         if reads_apart(self.problem) {
@@ -608,7 +608,7 @@ fn are_named(problem: &Problem) -> bool {
 /// Whether a kernel reads the similarities of the anchors with their rows apart.
 fn reads_apart(problem: &Problem) -> bool {
     let of_positives = matches!(
-        comparable(problem.threshold),
+        problem.threshold.simplified(),
         Threshold::Adaptive { .. } | Threshold::MinMax { .. } | Threshold::Margin { .. }
     );
     problem.own_negatives > 0 || problem.pairing == Pairing::Apart && of_positives
@@ -619,7 +619,7 @@ pub(super) fn is_general(problem: &Problem) -> bool {
     needs_precise_shifts(problem)
         || weights(problem).0 != 1.0
         || matches!(
-            comparable(problem.threshold),
+            problem.threshold.simplified(),
             Threshold::MinMax { .. } | Threshold::Labels | Threshold::Margin { .. }
         )
 }
@@ -636,15 +636,6 @@ fn part_bytes(problem: &Problem, sample: SampledColumns, tiles: &TileSizes, chip
     let bytes = |rows: usize| rows * pass_splits(blocks(rows, TILE_ROWS), keys, tiles, None, chip, SPLITS) * 8;
     // The last launch may have fewer rows, and then more parts.
     bytes(sample.rows.min(problem.anchors)).max(bytes(problem.anchors % sample.rows))
-}
-
-/// The threshold in the form that the kernels use. On both scales, nothing exceeds 1 and everything exceeds minus
-/// infinity.
-fn comparable(threshold: Threshold) -> Threshold {
-    match threshold {
-        Threshold::MinMax { value } if value >= 1.0 || value.is_infinite() => Threshold::Cosine { value },
-        other => other,
-    }
 }
 
 /// The number of the threshold in the kernels, and its value.
@@ -672,7 +663,7 @@ fn least_temperature(threshold: Threshold, beta: f64) -> f64 {
 /// Whether each anchor may need shifts of its own, its largest similarities. If the host does not know the temperature,
 /// the kernels that find the shifts decide.
 fn needs_precise_shifts(problem: &Problem) -> bool {
-    let least = least_temperature(comparable(problem.threshold), weights(problem).0);
+    let least = least_temperature(problem.threshold.simplified(), weights(problem).0);
     problem.temperature.is_nan() || problem.temperature <= least
 }
 
