@@ -95,8 +95,6 @@ told! {
         pending_at: *mut c_void,
         positive_similarities: *mut c_void,
         positive_slopes: *mut c_void,
-        apart_similarities: *mut c_void,
-        own_slopes: *mut c_void,
         totals: *mut c_void,
         radials: *mut c_void,
 
@@ -111,7 +109,6 @@ told! {
         tower: i32,
         pairing: i32,
         positives: i32,
-        rows_apart: i32,
         excluded: i32,
         offset: i32,
         threshold: i32,
@@ -126,6 +123,9 @@ told! {
         pending_capacity: i32,
         anchor_tiles: Tiles,
         key_tiles: Tiles,
+        apart_similarities: *mut c_void,
+        own_slopes: *mut c_void,
+        rows_apart: i32,
     }
 }
 

@@ -283,8 +283,6 @@ impl<'a> Plan<'a> {
             pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
             positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
-            apart_similarities: scratch.take_if(reads_apart(problem), rows * rows_apart * 4),
-            own_slopes: scratch.take_if(problem.own_negatives > 0, rows * problem.own_negatives * 4),
             totals: scratch.take(blocks(rows, anchors_rows) * TOTALS * 8),
             radials: scratch.take_if(problem.temperature.is_nan(), blocks(rows, WARPS) * 8),
             threshold_value,
@@ -302,7 +300,6 @@ impl<'a> Plan<'a> {
                 Pairing::Apart => 2,
             },
             positives: problem.positives() as i32,
-            rows_apart: rows_apart as i32,
             excluded: excluded as i32,
             offset: match problem.pairing {
                 Pairing::Views { offset, .. } => offset as i32,
@@ -326,6 +323,9 @@ impl<'a> Plan<'a> {
             pending_capacity: joint.map_or(0, |joint| joint.pending) as i32,
             anchor_tiles: Tiles::NONE,
             key_tiles: Tiles::NONE,
+            apart_similarities: scratch.take_if(reads_apart(problem), rows * rows_apart * 4),
+            own_slopes: scratch.take_if(problem.own_negatives > 0, rows * problem.own_negatives * 4),
+            rows_apart: rows_apart as i32,
         };
         if hopper.is_some() {
             let mut tiles_of = |side: &Side| Tiles {

@@ -152,8 +152,6 @@ struct Parameters {
     u32* pending_at;  // [anchors][2] start and number of a row's similarities in `pending`
     float* positive_similarities;  // [anchors][positives]
     float* positive_slopes;  // [anchors][positives]
-    float* apart_similarities;  // [anchors][rows_apart], null if no kernel reads them
-    float* own_slopes;  // [anchors][own negatives]
     double* totals;  // [blocks][TOTALS]
     double* radials;  // [blocks of `finish`] sums of gradient times row, for the derivative by the temperature
 
@@ -168,7 +166,6 @@ struct Parameters {
     int tower;  // rows of a tower, if anchors are compared only with the other tower; else 0
     int pairing;
     int positives;  // of each anchor
-    int rows_apart;  // of each anchor that are not among the keys: its positive (APART), then its own negatives
     int excluded;  // keys of each anchor that are not negatives, at most
     int offset;  // row of the keys at which the anchors start
     int threshold;
@@ -183,6 +180,9 @@ struct Parameters {
     int pending_capacity;
     Tiles anchor_tiles;  // null, except for the kernels for sm_90a
     Tiles key_tiles;  // if the problem is square, `anchor_tiles`
+    float* apart_similarities;  // [anchors][rows_apart], null if no kernel reads them
+    float* own_slopes;  // [anchors][own negatives]
+    int rows_apart;  // of each anchor that are not among the keys: its positive (APART), then its own negatives
 };
 
 // The arguments that differ between launches of a kernel.
