@@ -19,7 +19,7 @@ BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
 from gpu import clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
-from gpu.reproduce import PROGRAM  # noqa: E402
+from gpu.reproduce import PROGRAM, take_over  # noqa: E402
 from gpu.runner import GRACE, Runner, Step  # noqa: E402
 
 Record = dict[str, Any]
@@ -145,6 +145,21 @@ def test_the_training_needs_no_parser_of_options(tmp_path: Path) -> None:
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the time limit is reached: 0 stopped" in done.stdout
+
+
+def test_runs_of_earlier_calls_are_not_run_again(tmp_path: Path) -> None:
+    earlier, folder = tmp_path / "results", tmp_path / "reproduce"
+    for name, call in (("gpu-one", "speed"), ("gpu-two", "again")):
+        (earlier / name / call).mkdir(parents=True)
+        for file in ("results.jsonl", "run/metrics.jsonl"):
+            record = {"step": "reproduce", "kind": "run", "file": file, "content": {"key": f"{name} {file}"}}
+            records.append(earlier / name / call / "results.jsonl", record)
+    take_over(earlier, folder)
+    found = [json.loads(line)["key"] for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert found == ["gpu-one results.jsonl", "gpu-two results.jsonl"]
+    (folder / "results.jsonl").write_text("{}\n")
+    take_over(earlier, folder)
+    assert (folder / "results.jsonl").read_text() == "{}\n", "what is there stays"
 
 
 # Steps that do what a step must not.

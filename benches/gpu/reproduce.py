@@ -1,6 +1,7 @@
 """Step: `python -m gpu.reproduce [DATA]`: `hex-ssl reproduce cifar100 --scale gpu`, for as long as there is time.
 
-DATA is the folder with CIFAR-100. What the runs left is written as results.
+DATA is the folder with CIFAR-100. What the runs left is written as results. Runs that an earlier call finished are not
+run again: those in `runs/gpu/reproduce`, or else those in the results of earlier calls in the checkout.
 """
 
 import json
@@ -11,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gpu.records import REHEARSAL, ROOT, emit, left
+from gpu.records import BENCHES, REHEARSAL, ROOT, emit, left, of, read
 
 KEPT = ROOT / "runs" / "gpu" / "reproduce"
 """Another call on the same machine goes on here."""
+FINISHED = "results.jsonl"
+"""In this folder, a line for each finished run."""
 MARGIN = 15.0
 """Seconds for an interrupted run to end."""
 REST = 45.0
@@ -30,11 +33,25 @@ sys.exit(reproduce(prepare(asked), asked))
 """The command `hex-ssl reproduce`, but for its parser: the machine may not have jsonargparse."""
 
 
+def take_over(earlier: Path, folder: Path) -> None:
+    """Writes the finished runs of earlier calls to the folder, unless it has some.
+
+    Args:
+        earlier: Folder with the results of calls, DEVICE/CALL/results.jsonl.
+        folder: Folder of the experiment.
+    """
+    calls = sorted(earlier.glob("gpu-*/*/results.jsonl"))
+    found = [run["content"] for call in calls for run in of(read(call), "run", file=FINISHED)]
+    if found and not (folder / FINISHED).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FINISHED).write_text("".join(json.dumps(run) + "\n" for run in found))
+
+
 def runs(folder: Path) -> None:
     """What the runs left: finished ones whole, and the last line of metrics of all."""
     for path in sorted(folder.rglob("*.jsonl")):
         lines = path.read_text().splitlines()
-        for line in lines if path.name == "results.jsonl" else lines[-1:]:
+        for line in lines if path.name == FINISHED else lines[-1:]:
             emit("run", file=str(path.relative_to(folder)), content=json.loads(line))
 
 
@@ -62,4 +79,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             train("smoke", Path(folder), 0.0)
     else:
+        take_over(BENCHES / "results", KEPT)
         train("gpu", KEPT, max(0.0, left() - REST - MARGIN) / 60, *sys.argv[1:])
