@@ -534,23 +534,6 @@ def test_errors(call: Callable[[], Any], message: str, backend: str) -> None:
         call()
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"formulation": "elimination", "threshold": FixedThreshold(0.3)},
-        {"threshold": MarginThreshold(0.1)},
-        {"ignored_index": torch.full((6, 2), -1)},
-        {"own_negatives": torch.ones(6, 1, 4)},
-    ],
-    ids=lambda given: next(iter(given)),
-)
-def test_there_is_no_cuda_kernel(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    # The emulated kernels do what those on a GPU do. There, torch's operations compute the call.
-    monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
-    with pytest.raises(ValueError, match="no CUDA kernel for this call: the elimination of negatives, margins, lists"):
-        infonce_loss(Z, Z, **given)
-
-
 def test_a_threshold_that_is_set_later_counts() -> None:
     criterion, labels = CLIPLoss(), torch.arange(6) % 2
     z1, z2 = torch.randn(2, 6, 8)
