@@ -765,4 +765,4 @@ impl Buffers {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -144,25 +144,13 @@ impl Joint {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::plan::tests::views;
     use super::*;
-    use crate::problem::{Formulation, Pairing, Reduction, Threshold};
 
     #[test]
     fn lists_have_room_for_rows_with_quantiles_far_above_the_mean() {
         let capacity = |rows: usize, quantile: f64| {
-            let problem = Problem {
-                anchors: rows,
-                keys: rows,
-                dims: 128,
-                square: true,
-                pairing: Pairing::Views { views: 2, offset: 0 },
-                own_negatives: 0,
-                ignored: 0,
-                threshold: Threshold::Adaptive { quantile },
-                formulation: Formulation::Official,
-                temperature: 0.1,
-                reduction: Reduction::Mean,
-            };
+            let problem = views(rows, quantile);
             let sample = Joint::new(&problem, &Search::new(&problem, quantile, 128), 128).unwrap().sample;
             assert!(sample.rows >= rows.min(1024) && sample.survivor_bytes() <= SURVIVORS);
             sample.capacity

@@ -12,7 +12,7 @@ fn chip(multiprocessors: u32) -> Chip {
 }
 
 /// Two views of `rows` / 2 samples.
-fn views(rows: usize, quantile: f64) -> Problem {
+pub(in crate::cuda) fn views(rows: usize, quantile: f64) -> Problem {
     Problem {
         anchors: rows,
         keys: rows,
