@@ -1,11 +1,14 @@
 """hex_ssl on its interpreted CUDA kernels: the parts of the fixture `emulate`."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from . import kernels
 from .interpreter import Interpreter, build
-from .mutations import mutated
+from .mutations import Mutation, mutated
 
 
 class Emulation:
@@ -30,6 +33,18 @@ class Emulation:
             sources = None if mutation is None else mutated(mutation)
             self._texts[key] = self._pool.submit(kernels.compiled, self._cache, operand, dims, sources)
         return self._texts[key]
+
+    def start_planted(
+        self, mutations: dict[str, Mutation], session: pytest.Session, test: Callable[..., None], kind: str = ""
+    ) -> None:
+        """Begin to compile the mutations, of 64 dimensions, for which the session has chosen this test.
+
+        `kind` stands behind the operands' names: "" or `kernels.WGMMA`.
+        """
+        chosen = {item.name for item in session.items}
+        for name, mutation in mutations.items():
+            if f"{test.__name__}[{name}]" in chosen:
+                self.start(kernels.operand_of(mutation.dtype) + kind, 64, name)
 
     def load(self, operand: str, dims: int, mutation: str | None = None) -> None:
         """Let the interpreter have a variant."""

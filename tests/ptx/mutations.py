@@ -1,8 +1,10 @@
 """Bugs to plant in the kernels' sources. The tests must detect each of them."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 
 from hex_ssl import _core
@@ -22,6 +24,18 @@ class Mutation(NamedTuple):
     """Of the rows that show it."""
     complaint: str | None = None
     """A part of what the interpreter says of it; none where only the numbers are wrong."""
+
+    def seen(self) -> AbstractContextManager[object]:
+        """Expects the mutation to be seen: wrong numbers by the reference, the rest by the interpreter."""
+        return pytest.raises(RuntimeError if self.complaint else AssertionError, match=self.complaint)
+
+
+def planted(dtype: torch.dtype, *rows: tuple[str, str, str, str, str | None]) -> dict[str, Mutation]:
+    """Mutations of files: file, name, text, replacement and complaint of each."""
+    return {
+        f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, dtype, complaint)
+        for file, name, text, replacement, complaint in rows
+    }
 
 
 # In the kernels.
@@ -250,35 +264,33 @@ GENERAL = (
 CORE_UNUSED = (*GENERAL, "sift", "gather", "settle")
 """What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
 
-LOSS_MUTATIONS = {
-    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, complaint=complaint)
-    for file, name, text, replacement, complaint in (
-        # Two towers.
-        ("exclude", "rows of the first tower are compared with it", "row < p.tower ? all & ~second : second", "second",
-         None),
-        ("exclude", "tiles of the second tower are not looked at",
-         "    if (p.tower && row + TILE_ROWS > p.tower && column + S::columns > p.tower) return true;\n", "", None),
-        ("tile", "a block with rows of both towers has the columns of one",
-         "(first < p.tower && first + TILE_ROWS > p.tower)", "false", None),
-        ("parameters", "towers exchanged", "Range{p.tower, 2 * p.tower} : Range{0, p.tower}",
-         "Range{0, p.tower} : Range{p.tower, 2 * p.tower}", None),
-        ("select", "a block goes on into the second tower", "p.tower ? (tower + 1) * p.tower : p.anchors.count",
-         "p.anchors.count", "shared.*, which nobody wrote|race"),
-        # SupCon.
-        ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
-        ("anchors", "no pull on the positives of the label", "attraction = sums.weights", "attraction = 0.0", None),
-        ("anchors", "a share for the named positives alone", "share = 1.0 / count, temperature",
-         "share = 1.0 / fmax(p.positives, 1.0), temperature", None),
-        # The derivative by the temperature.
-        ("finish", "each pair once", "p.square ? 0.5 * sum : sum", "sum", None),
-        ("finish", "the sum before the last block",
-         "    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;\n", "",
-         "radials.*, which nobody wrote|race"),
-        ("anchors", "nothing of the floor", "        anchor.temperature += scale * floor / temperature;\n", "", None),
-        ("anchors", "nothing of the constant", "constant / (temperature * temperature)", "0.0", None),
-        ("rows", "shifts of 1 at any temperature", "!(temperature > p.least_temperature)", "false", None),
-    )
-}  # fmt: skip
+LOSS_MUTATIONS = planted(
+    torch.bfloat16,
+    # Two towers.
+    ("exclude", "rows of the first tower are compared with it", "row < p.tower ? all & ~second : second", "second",
+     None),
+    ("exclude", "tiles of the second tower are not looked at",
+     "    if (p.tower && row + TILE_ROWS > p.tower && column + S::columns > p.tower) return true;\n", "", None),
+    ("tile", "a block with rows of both towers has the columns of one",
+     "(first < p.tower && first + TILE_ROWS > p.tower)", "false", None),
+    ("parameters", "towers exchanged", "Range{p.tower, 2 * p.tower} : Range{0, p.tower}",
+     "Range{0, p.tower} : Range{p.tower, 2 * p.tower}", None),
+    ("select", "a block goes on into the second tower", "p.tower ? (tower + 1) * p.tower : p.anchors.count",
+     "p.anchors.count", "shared.*, which nobody wrote|race"),
+    # SupCon.
+    ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
+    ("anchors", "no pull on the positives of the label", "attraction = sums.weights", "attraction = 0.0", None),
+    ("anchors", "a share for the named positives alone", "share = 1.0 / count, temperature",
+     "share = 1.0 / fmax(p.positives, 1.0), temperature", None),
+    # The derivative by the temperature.
+    ("finish", "each pair once", "p.square ? 0.5 * sum : sum", "sum", None),
+    ("finish", "the sum before the last block",
+     "    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;\n", "",
+     "radials.*, which nobody wrote|race"),
+    ("anchors", "nothing of the floor", "        anchor.temperature += scale * floor / temperature;\n", "", None),
+    ("anchors", "nothing of the constant", "constant / (temperature * temperature)", "0.0", None),
+    ("rows", "shifts of 1 at any temperature", "!(temperature > p.least_temperature)", "false", None),
+)  # fmt: skip
 """In what only two towers, SupCon and a temperature in device memory use."""
 LOSS_UNUSED = (
     "index_anchors", "index_starts", "index_pairs", "index_keys", "apart_similarities", "ranges", "sample", "survivors",
@@ -286,32 +298,30 @@ LOSS_UNUSED = (
 )  # fmt: skip
 """What no call for these launches."""
 
-NEGATIVE_MUTATIONS = {
-    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
-    for file, name, text, replacement, complaint in (
-        # Margins.
-        ("tile", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
-         None),
-        ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
-         None),
-        ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
-        ("sums_general", "rows past the end", "is_on_diagonal() && first + lane / 4 < p.anchors.count",
-         "is_on_diagonal()", None),
-        ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
-        # The elimination.
-        ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
-         None),
-        ("anchors", "what is eliminated is not counted", "totals[1] = hierarchical", "totals[1] = sums.hierarchical",
-         None),
-        # Lists of keys to ignore.
-        ("index", "the list of another anchor", "(i64)anchor * ignored + k - positives", "(i64)anchor + k - positives",
-         None),
-        ("parameters", "queues without lists", "p.pairing != VIEWS && p.excluded > 0", "p.pairing == INDEXED", None),
-        ("anchors", "padding counts", "at < keys.count && keys.list[at] != ~0u", "at < keys.count", None),
-        ("finish", "ignored keys pull", "if (k < (u32)p.positives) add_row", "add_row",
-         "outside of all arrays"),
-    )
-} | {
+NEGATIVE_MUTATIONS = planted(
+    torch.float32,
+    # Margins.
+    ("tile", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
+     None),
+    ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
+     None),
+    ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
+    ("sums_general", "rows past the end", "is_on_diagonal() && first + lane / 4 < p.anchors.count",
+     "is_on_diagonal()", None),
+    ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
+    # The elimination.
+    ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
+     None),
+    ("anchors", "what is eliminated is not counted", "totals[1] = hierarchical", "totals[1] = sums.hierarchical",
+     None),
+    # Lists of keys to ignore.
+    ("index", "the list of another anchor", "(i64)anchor * ignored + k - positives", "(i64)anchor + k - positives",
+     None),
+    ("parameters", "queues without lists", "p.pairing != VIEWS && p.excluded > 0", "p.pairing == INDEXED", None),
+    ("anchors", "padding counts", "at < keys.count && keys.list[at] != ~0u", "at < keys.count", None),
+    ("finish", "ignored keys pull", "if (k < (u32)p.positives) add_row", "add_row",
+     "outside of all arrays"),
+) | {
     "tile: another rounding of the closest positive": Mutation(
         "tile.cu",
         "similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length)",
@@ -325,93 +335,87 @@ NEGATIVE_UNUSED = (
 )  # fmt: skip
 """What no call for these launches."""
 
-OWN_MUTATIONS = {
-    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
-    for file, name, text, replacement, complaint in (
-        ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
-         "apart_similarities.*, which nobody wrote"),
-        ("anchors", "the positives of other anchors", "anchor * p.rows_apart)", "anchor)", None),
-        ("anchors", "the positive is an own negative", "const int positives = p.pairing == APART;",
-         "const int positives = 0;", "past the end of own_slopes"),
-        ("anchors", "none in the sums", "    add_own_negatives(p, anchor, sums);\n", "", None),
-        ("anchors", "not counted", "    sums.negatives += own.count;\n", "", None),
-        ("anchors", "not in the mean similarity", "        sums.similarities += own.similarities[i];\n", "", None),
-        ("anchors", "none is hierarchical", "hierarchical = c > own.threshold", "hierarchical = false", None),
-        ("anchors", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor].threshold : p.header->limit",
-         "p.header->limit", None),
-        ("anchors", "slopes without the weights' derivative", " - of.weights * exp(p.beta * term.exponent)", "",
-         None),
-        ("finish", "slopes of another row", "(p.rows_apart - 1) + i - 1]", "(p.rows_apart - 1)]", None),
-        ("finish", "no pull on the anchor", "i < p.rows_apart; i++) add_row", "i < (p.pairing == APART); i++) add_row",
-         None),
-        ("finish", "gradients by another anchor", "p.anchors, row / p.rows_apart)", "p.anchors, 0)", None),
-        ("select", "none among few keys", "l.columns + p.rows_apart, l.rank", "l.columns, l.rank", None),
-        ("select", "none among the survivors", "count = inside + p.rows_apart;", "count = inside;", None),
-        ("select", "one of failed rows", "i < SELECT_ROWS * p.rows_apart", "i < SELECT_ROWS", None),
-        ("select", "a missed bracket is searched", "if (found >= low && found <= high) p.quantiles",
-         "if (found == found) p.quantiles", None),
-        ("joint", "none among the listed", "list[i] : apart_of(p, row)[i - count]", "list[i] : -1.0f", None),
-        ("joint", "below the list", "if (found >= low) p.quantiles", "if (found == found) p.quantiles", None),
-        ("sums_general", "none in the range", "i = 0; i < p.rows_apart", "i = 0; i < (p.pairing == APART)", None),
-        ("sums_general", "none in the shifts", "i = p.pairing == APART; i < p.rows_apart", "i = 0; i < 0", None),
-        ("sums_general", "the margin over an own negative", "apart_of(p, row)[0]", "apart_of(p, row)[1]", None),
-    )
-}  # fmt: skip
+OWN_MUTATIONS = planted(
+    torch.float32,
+    ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
+     "apart_similarities.*, which nobody wrote"),
+    ("anchors", "the positives of other anchors", "anchor * p.rows_apart)", "anchor)", None),
+    ("anchors", "the positive is an own negative", "const int positives = p.pairing == APART;",
+     "const int positives = 0;", "past the end of own_slopes"),
+    ("anchors", "none in the sums", "    add_own_negatives(p, anchor, sums);\n", "", None),
+    ("anchors", "not counted", "    sums.negatives += own.count;\n", "", None),
+    ("anchors", "not in the mean similarity", "        sums.similarities += own.similarities[i];\n", "", None),
+    ("anchors", "none is hierarchical", "hierarchical = c > own.threshold", "hierarchical = false", None),
+    ("anchors", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor].threshold : p.header->limit",
+     "p.header->limit", None),
+    ("anchors", "slopes without the weights' derivative", " - of.weights * exp(p.beta * term.exponent)", "",
+     None),
+    ("finish", "slopes of another row", "(p.rows_apart - 1) + i - 1]", "(p.rows_apart - 1)]", None),
+    ("finish", "no pull on the anchor", "i < p.rows_apart; i++) add_row", "i < (p.pairing == APART); i++) add_row",
+     None),
+    ("finish", "gradients by another anchor", "p.anchors, row / p.rows_apart)", "p.anchors, 0)", None),
+    ("select", "none among few keys", "l.columns + p.rows_apart, l.rank", "l.columns, l.rank", None),
+    ("select", "none among the survivors", "count = inside + p.rows_apart;", "count = inside;", None),
+    ("select", "one of failed rows", "i < SELECT_ROWS * p.rows_apart", "i < SELECT_ROWS", None),
+    ("select", "a missed bracket is searched", "if (found >= low && found <= high) p.quantiles",
+     "if (found == found) p.quantiles", None),
+    ("joint", "none among the listed", "list[i] : apart_of(p, row)[i - count]", "list[i] : -1.0f", None),
+    ("joint", "below the list", "if (found >= low) p.quantiles", "if (found == found) p.quantiles", None),
+    ("sums_general", "none in the range", "i = 0; i < p.rows_apart", "i = 0; i < (p.pairing == APART)", None),
+    ("sums_general", "none in the shifts", "i = p.pairing == APART; i < p.rows_apart", "i = 0; i < 0", None),
+    ("sums_general", "the margin over an own negative", "apart_of(p, row)[0]", "apart_of(p, row)[1]", None),
+)  # fmt: skip
 """In what only own negatives use."""
-OWN_UNUSED = ()
-"""What no call for these launches: all kernels read own negatives, or those that do need them."""
 
-JOINT_MUTATIONS = {
-    f"{file}: {name}": Mutation(f"{file}.cu", text, replacement, torch.float32, complaint)
-    for file, name, text, replacement, complaint in (
-        ("joint", "the threshold's bracket is not looked at", "fminf(p.lows[row], p.header->floor)", "p.lows[row]",
-         None),
-        ("joint", "excluded pairs are not marked", "member >= low[row] ? member * MARK", "member >= low[row] ? member",
-         None),
-        ("joint", "excluded pairs are not of the row", "member >= low[row] ? member * MARK : ",
-         "false ? member * MARK : ", None),
-        ("joint", "marks stay", "c > 1.5f ? c * (1.0f / MARK) : c", "c", None),
-        ("joint", "a negative lower end", "end >= LEAST_END ? end : infinity()", "end", None),
-        ("joint", "listed and added", "@in add.u32 %0, %0, %5;\\n@!in add.f32", "@in add.u32 %0, %0, %5;\\nadd.f32",
-         None),
-        ("joint", "the others are listed", "setp.ge.f32 in, %1, %2", "setp.lt.f32 in, %1, %2",
-         "which nobody wrote|race|past the end"),
-        ("joint", "the end is not listed", "setp.ge.f32 in, %2, %4", "setp.gt.f32 in, %2, %4", None),
-        ("joint", "the end is not appended", "setp.ge.f32 in, %1, %2", "setp.gt.f32 in, %1, %2",
-         "which nobody wrote"),
-        ("joint", "an excluded pair at the end is not of the row", "member >= low[row] ?", "member > low[row] ?", None),
-        ("joint", "all lanes list from one place on", "byte_of(up_to - listed, row)", "0",
-         "which nobody wrote|race"),
-        ("joint", "places of another row", "(lane & ~3) + row)", "(lane & ~3))",
-         "which nobody wrote|race|past the end"),
-        ("joint", "lists that are too long are written", "count == 0 || at + count > (u32)p.capacity", "count == 0",
-         "past the end of survivors|race|nobody wrote"),
-        ("joint", "lists that are too long are searched", "&& count <= (u32)p.capacity;", ";",
-         "past the end of survivors|nobody wrote"),
-        ("joint", "one part of the columns", "split < l.splits; split += LANES", "split < 1; split += LANES", None),
-        ("joint", "marked numbers are summed", "if (c > 1.5f || (!below && !(c > ceiling))) continue;",
-         "if (!below && !(c > ceiling)) continue;", None),
-        ("joint", "the largest of a lane", "top = fmaxf(top, exchange(top, lanes));", "", None),
-        ("joint", "squares are not scaled", "unit * weighted * largest * largest", "unit * weighted * largest", None),
-        ("joint", "pending similarities over each other", "p.pending + start + up_to - own", "p.pending + start",
-         "pending.*, which nobody wrote|race"),
-        ("joint", "too many are pending", "start + all <= (u32)p.pending_capacity && start + all >= start", "true",
-         "past the end of pending"),
-        ("joint", "pending similarities are forgotten", "if (lane_of_thread() == 0) add_sums(", "if (false) add_sums(",
-         None),
-        ("joint", "pending similarities are all global", "count, limit, limit)", "count, infinity(), infinity())",
-         None),
-        ("digits", "a threshold out of its bracket", "p.header->rerun = 1", "p.header->rerun = 0", None),
-        ("sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
-         "sums.*, which nobody wrote"),
-        ("anchors", "parts that are not there", "p.joint && !p.header->rerun ? 1 : p.splits", "p.splits",
-         "sums.*, which nobody wrote"),
-        ("anchors", "one part after another pass", "p.joint && !p.header->rerun ? 1 : p.splits",
-         "p.joint ? 1 : p.splits", None),
-        ("select", "the bracket before the last block", "if (p.joint && is_last_block(",
-         "if (p.joint && !is_last_block(", "which nobody wrote|race"),
-    )
-}  # fmt: skip
+JOINT_MUTATIONS = planted(
+    torch.float32,
+    ("joint", "the threshold's bracket is not looked at", "fminf(p.lows[row], p.header->floor)", "p.lows[row]",
+     None),
+    ("joint", "excluded pairs are not marked", "member >= low[row] ? member * MARK", "member >= low[row] ? member",
+     None),
+    ("joint", "excluded pairs are not of the row", "member >= low[row] ? member * MARK : ",
+     "false ? member * MARK : ", None),
+    ("joint", "marks stay", "c > 1.5f ? c * (1.0f / MARK) : c", "c", None),
+    ("joint", "a negative lower end", "end >= LEAST_END ? end : infinity()", "end", None),
+    ("joint", "listed and added", "@in add.u32 %0, %0, %5;\\n@!in add.f32", "@in add.u32 %0, %0, %5;\\nadd.f32",
+     None),
+    ("joint", "the others are listed", "setp.ge.f32 in, %1, %2", "setp.lt.f32 in, %1, %2",
+     "which nobody wrote|race|past the end"),
+    ("joint", "the end is not listed", "setp.ge.f32 in, %2, %4", "setp.gt.f32 in, %2, %4", None),
+    ("joint", "the end is not appended", "setp.ge.f32 in, %1, %2", "setp.gt.f32 in, %1, %2",
+     "which nobody wrote"),
+    ("joint", "an excluded pair at the end is not of the row", "member >= low[row] ?", "member > low[row] ?", None),
+    ("joint", "all lanes list from one place on", "byte_of(up_to - listed, row)", "0",
+     "which nobody wrote|race"),
+    ("joint", "places of another row", "(lane & ~3) + row)", "(lane & ~3))",
+     "which nobody wrote|race|past the end"),
+    ("joint", "lists that are too long are written", "count == 0 || at + count > (u32)p.capacity", "count == 0",
+     "past the end of survivors|race|nobody wrote"),
+    ("joint", "lists that are too long are searched", "&& count <= (u32)p.capacity;", ";",
+     "past the end of survivors|nobody wrote"),
+    ("joint", "one part of the columns", "split < l.splits; split += LANES", "split < 1; split += LANES", None),
+    ("joint", "marked numbers are summed", "if (c > 1.5f || (!below && !(c > ceiling))) continue;",
+     "if (!below && !(c > ceiling)) continue;", None),
+    ("joint", "the largest of a lane", "top = fmaxf(top, exchange(top, lanes));", "", None),
+    ("joint", "squares are not scaled", "unit * weighted * largest * largest", "unit * weighted * largest", None),
+    ("joint", "pending similarities over each other", "p.pending + start + up_to - own", "p.pending + start",
+     "pending.*, which nobody wrote|race"),
+    ("joint", "too many are pending", "start + all <= (u32)p.pending_capacity && start + all >= start", "true",
+     "past the end of pending"),
+    ("joint", "pending similarities are forgotten", "if (lane_of_thread() == 0) add_sums(", "if (false) add_sums(",
+     None),
+    ("joint", "pending similarities are all global", "count, limit, limit)", "count, infinity(), infinity())",
+     None),
+    ("digits", "a threshold out of its bracket", "p.header->rerun = 1", "p.header->rerun = 0", None),
+    ("sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
+     "sums.*, which nobody wrote"),
+    ("anchors", "parts that are not there", "p.joint && !p.header->rerun ? 1 : p.splits", "p.splits",
+     "sums.*, which nobody wrote"),
+    ("anchors", "one part after another pass", "p.joint && !p.header->rerun ? 1 : p.splits",
+     "p.joint ? 1 : p.splits", None),
+    ("select", "the bracket before the last block", "if (p.joint && is_last_block(",
+     "if (p.joint && !is_last_block(", "which nobody wrote|race"),
+)  # fmt: skip
 """In the pass that finds quantiles and sums."""
 JOINT_UNUSED = (*GENERAL, "select", "survivors", "pick", "copy_quantiles")
 """What no call for these launches."""
@@ -493,7 +497,6 @@ def mutated(name: str) -> str:
         (JOINT_MUTATIONS, JOINT_UNUSED),
         (LOSS_MUTATIONS, LOSS_UNUSED),
         (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
-        (OWN_MUTATIONS, OWN_UNUSED),
     )
     unused = next((unused for known, unused in lists if name in known), ())
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)
