@@ -54,6 +54,7 @@ pub struct Hopper {
     /// Columns of a tile.
     pub columns: usize,
     strip_stages: usize,
+    sift_stages: usize,
     gradient_stages: usize,
 }
 
@@ -68,6 +69,11 @@ impl Hopper {
             // gradient.
             columns: if variant.dims <= 128 { 128 } else { 64 },
             strip_stages: if variant.dims <= 192 { 4 } else { 3 },
+            sift_stages: match variant.dims {
+                128 => 3,
+                256 => 2,
+                _ => 4,
+            },
             gradient_stages: 4,
         })
     }
@@ -79,6 +85,7 @@ impl Hopper {
             ("COLUMNS", self.columns),
             ("STRIP_ROWS", STRIP_ROWS),
             ("STRIP_STAGES", self.strip_stages),
+            ("SIFT_STAGES", self.sift_stages),
             ("GRADIENT_ROWS", GRADIENT_ROWS),
             ("GRADIENT_STAGES", self.gradient_stages),
             ("SELECT_STAGES", SELECT_STAGES),
@@ -92,6 +99,11 @@ impl Hopper {
         self.shared_bytes(STRIP_ROWS, self.strip_stages, 1)
     }
 
+    /// Shared memory of a block of `sift_wgmma`, which copies its similarities there.
+    pub fn sift_shared_bytes(&self) -> usize {
+        self.shared_bytes(STRIP_ROWS, self.sift_stages, 1) + STRIP_ROWS / 2 * self.columns * NUMBER
+    }
+
     /// Shared memory of a block of the gradient.
     pub fn gradient_shared_bytes(&self) -> usize {
         self.shared_bytes(GRADIENT_ROWS, self.gradient_stages, NOTES)
@@ -103,7 +115,13 @@ impl Hopper {
     }
 
     fn most_shared_bytes(&self) -> usize {
-        self.strip_shared_bytes().max(self.gradient_shared_bytes()).max(self.select_shared_bytes())
+        let sizes = [
+            self.strip_shared_bytes(),
+            self.sift_shared_bytes(),
+            self.gradient_shared_bytes(),
+            self.select_shared_bytes(),
+        ];
+        sizes.into_iter().max().unwrap_or(0)
     }
 
     /// A block's own rows, the ring of stages with `notes` numbers per column, and the mbarriers.

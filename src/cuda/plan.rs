@@ -202,7 +202,7 @@ impl<'a> Plan<'a> {
         let threshold = problem.threshold.simplified();
         let (threshold_number, threshold_value) = threshold_number(threshold);
         let (general, hopper) = (is_general(problem), variant.hopper);
-        let block_rows = if hopper.is_some() { hopper::STRIP_ROWS } else { TILE_ROWS };
+        let block_rows = block_rows(hopper);
         let mut search = match threshold {
             Threshold::Adaptive { quantile } => Some(Search::new(problem, quantile, block_rows)),
             _ => None,
@@ -278,7 +278,7 @@ impl<'a> Plan<'a> {
             ranges: scratch.take_if(general, rows * 8),
             sums: scratch.take(splits * part_of_sums),
             parts: scratch
-                .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, chip))),
+                .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, hopper, chip))),
             pending: scratch.take_if(joint.is_some(), joint.map_or(0, |joint| joint.pending * 4)),
             pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
@@ -353,15 +353,6 @@ impl<'a> Plan<'a> {
             anchors_rows,
             partial,
             scratch_bytes: scratch.used(),
-        }
-    }
-
-    /// Rows of a block of the passes without a gradient.
-    fn block_rows(&self) -> usize {
-        if self.hopper.is_some() {
-            hopper::STRIP_ROWS
-        } else {
-            TILE_ROWS
         }
     }
 
@@ -469,13 +460,14 @@ impl<'a> Plan<'a> {
 
     /// Returns the arguments, with the number of parts of the columns.
     fn survivors(&self, executor: &dyn Executor, rows: usize, launch: Launch) -> Result<Launch> {
-        let blocks = blocks(rows, self.block_rows());
+        let blocks = blocks(rows, block_rows(self.hopper));
         let keys = self.problem.compared_keys(0).len();
         let splits = pass_splits(blocks, keys, &self.tiles, self.hopper, self.chip, SPLITS);
-        let kernel = match self.hopper {
-            Some(_) => "survivors_wgmma",
-            None if self.joint.is_some() => "sift",
-            None => "survivors",
+        let kernel = match (self.hopper, self.joint) {
+            (None, None) => "survivors",
+            (None, Some(_)) => "sift",
+            (Some(_), None) => "survivors_wgmma",
+            (Some(_), Some(_)) => "sift_wgmma",
         };
         let launch = Launch { splits: splits as i32, ..launch };
         self.run_pass(executor, kernel, [blocks, splits, 1], launch)?;
@@ -501,13 +493,14 @@ impl<'a> Plan<'a> {
         self.run_pass(
             executor,
             kernel,
-            [p.anchors.padded as usize / self.block_rows(), p.splits as usize, 1],
+            [p.anchors.padded as usize / block_rows(self.hopper), p.splits as usize, 1],
             Launch::default(),
         )
     }
 
     fn run_pass(&self, executor: &dyn Executor, kernel: &str, grid: [usize; 3], launch: Launch) -> Result<()> {
         let (threads, shared_bytes) = match self.hopper {
+            Some(hopper) if kernel == "sift_wgmma" => (hopper::THREADS, hopper.sift_shared_bytes()),
             Some(hopper) => (hopper::THREADS, hopper.strip_shared_bytes()),
             None => (self.tiles.pass_threads, self.tiles.pass_shared_bytes()),
         };
@@ -626,14 +619,31 @@ pub(super) fn is_general(problem: &Problem) -> bool {
 
 /// One pass for the quantiles and the sums. None if it is not used.
 fn joint(problem: &Problem, quantile: f64, variant: Variant) -> Option<Joint> {
-    let usual = variant.hopper.is_none() && !is_general(problem) && problem.pairing != Pairing::Towers;
-    usual.then(|| Joint::new(problem, &Search::new(problem, quantile, TILE_ROWS), TILE_ROWS)).flatten()
+    let usual = !is_general(problem) && problem.pairing != Pairing::Towers;
+    let block_rows = block_rows(variant.hopper);
+    usual.then(|| Joint::new(problem, &Search::new(problem, quantile, block_rows), block_rows)).flatten()
+}
+
+/// Rows of a block of the passes without a gradient.
+fn block_rows(hopper: Option<Hopper>) -> usize {
+    if hopper.is_some() {
+        hopper::STRIP_ROWS
+    } else {
+        TILE_ROWS
+    }
 }
 
 /// Bytes of the sums of the parts of the columns, in one launch of the pass for the quantiles and the sums.
-fn part_bytes(problem: &Problem, sample: SampledColumns, tiles: &TileSizes, chip: Chip) -> usize {
+fn part_bytes(
+    problem: &Problem,
+    sample: SampledColumns,
+    tiles: &TileSizes,
+    hopper: Option<Hopper>,
+    chip: Chip,
+) -> usize {
     let keys = problem.compared_keys(0).len();
-    let bytes = |rows: usize| rows * pass_splits(blocks(rows, TILE_ROWS), keys, tiles, None, chip, SPLITS) * 8;
+    let bytes =
+        |rows: usize| rows * pass_splits(blocks(rows, block_rows(hopper)), keys, tiles, hopper, chip, SPLITS) * 8;
     // The last launch may have fewer rows, and then more parts.
     bytes(sample.rows.min(problem.anchors)).max(bytes(problem.anchors % sample.rows))
 }

@@ -13,9 +13,9 @@ macro_rules! joined {
 
 /// The sources of all kernels.
 pub const SOURCES: &str = joined!(
-    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "joint" "accumulate" "sums"
-    "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper" "hopper_sums" "hopper_select"
-    "hopper_gradient"
+    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "lists" "joint"
+    "accumulate" "sums" "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper"
+    "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
 );
 
 /// Kernels that are compiled and loaded together. A call needs some of the parts.
@@ -62,14 +62,14 @@ impl Part {
         match self {
             Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
             Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "digits" "select"),
-            Self::Joint => joined!("device" "parameters" "tile" "exclude" "digits" "joint"),
+            Self::Joint => joined!("device" "parameters" "tile" "exclude" "digits" "lists" "joint"),
             Self::Sums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums"),
             Self::Gradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient"),
             Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),
             Self::GeneralGradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient_general"),
             Self::Hopper => joined!(
-                "device" "parameters" "tile" "exclude" "digits" "accumulate" "derivatives" "hopper_device" "hopper"
-                "hopper_sums" "hopper_select" "hopper_gradient"
+                "device" "parameters" "tile" "exclude" "digits" "lists" "accumulate" "derivatives" "hopper_device"
+                "hopper" "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
             ),
         }
     }

@@ -97,7 +97,7 @@ void add_scratch(Collector& to, const Parameters& p) {
 
 // Survivors and partial gradients take turns in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
-    const bool joint = kernel == "sift" || kernel == "gather";
+    const bool joint = kernel.starts_with("sift") || kernel == "gather";
     if (kernel == "anchors") to.output(p.totals, (p.anchors.count + l.rows - 1) / l.rows * TOTALS * 8, "totals");
     if (kernel.starts_with("survivors") || kernel == "pick" || joint) {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");

@@ -21,7 +21,7 @@ WGMMA = "_WGMMA"
 """Stands behind the operand of variants that have the kernels for sm_90a."""
 UNUSED = (
     "sums", "sums_general", "survivors", "ranges", "closest_positives", "maxima", "settle_shifts",
-    "settle_thresholds", "gradient", "gradient_general", "select", "select_failed", "sift", "gather", "settle",
+    "settle_thresholds", "gradient", "gradient_general", "select", "select_failed", "sift",
 )  # fmt: skip
 """What no call launches beside the kernels for sm_90a."""
 

@@ -369,14 +369,14 @@ OWN_MUTATIONS = planted(
 
 JOINT_MUTATIONS = planted(
     torch.float32,
-    ("joint", "the threshold's bracket is not looked at", "fminf(p.lows[row], p.header->floor)", "p.lows[row]",
+    ("lists", "the threshold's bracket is not looked at", "fminf(p.lows[row], p.header->floor)", "p.lows[row]",
      None),
-    ("joint", "excluded pairs are not marked", "member >= low[row] ? member * MARK", "member >= low[row] ? member",
+    ("lists", "excluded pairs are not marked", "member >= low[row] ? member * MARK", "member >= low[row] ? member",
      None),
-    ("joint", "excluded pairs are not of the row", "member >= low[row] ? member * MARK : ",
+    ("lists", "excluded pairs are not of the row", "member >= low[row] ? member * MARK : ",
      "false ? member * MARK : ", None),
     ("joint", "marks stay", "c > 1.5f ? c * (1.0f / MARK) : c", "c", None),
-    ("joint", "a negative lower end", "end >= LEAST_END ? end : infinity()", "end", None),
+    ("lists", "a negative lower end", "end >= LEAST_END ? end : infinity()", "end", None),
     ("joint", "listed and added", "@in add.u32 %0, %0, %5;\\n@!in add.f32", "@in add.u32 %0, %0, %5;\\nadd.f32",
      None),
     ("joint", "the others are listed", "setp.ge.f32 in, %1, %2", "setp.lt.f32 in, %1, %2",
@@ -384,12 +384,10 @@ JOINT_MUTATIONS = planted(
     ("joint", "the end is not listed", "setp.ge.f32 in, %2, %4", "setp.gt.f32 in, %2, %4", None),
     ("joint", "the end is not appended", "setp.ge.f32 in, %1, %2", "setp.gt.f32 in, %1, %2",
      "which nobody wrote"),
-    ("joint", "an excluded pair at the end is not of the row", "member >= low[row] ?", "member > low[row] ?", None),
-    ("joint", "all lanes list from one place on", "byte_of(up_to - listed, row)", "0",
-     "which nobody wrote|race"),
-    ("joint", "places of another row", "(lane & ~3) + row)", "(lane & ~3))",
-     "which nobody wrote|race|past the end"),
-    ("joint", "lists that are too long are written", "count == 0 || at + count > (u32)p.capacity", "count == 0",
+    ("lists", "an excluded pair at the end is not of the row", "member >= low[row] ?", "member > low[row] ?", None),
+    ("lists", "all lanes list from one place on", " + before.of(row); }", "; }", "which nobody wrote|race"),
+    ("lists", "places of another row", "& ~3) + row)", "& ~3))", "which nobody wrote|race|past the end"),
+    ("lists", "lists that are too long are written", "return place + count <= (u32)p.capacity;", "return true;",
      "past the end of survivors|race|nobody wrote"),
     ("joint", "lists that are too long are searched", "&& count <= (u32)p.capacity;", ";",
      "past the end of survivors|nobody wrote"),
@@ -471,6 +469,34 @@ HOPPER_MUTATIONS = {
 """In the kernels for sm_90a."""
 
 
+SIFT_MUTATIONS = planted(
+    torch.bfloat16,
+    ("hopper_joint", "listed and added", "@in or.b32 %0, %0, %5;\\n@!in add.f32", "@in or.b32 %0, %0, %5;\\nadd.f32",
+     None),
+    ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded(p, p.keys, row, column, false, bits)) return;",
+     "return;", None),
+    ("hopper_joint", "excluded pairs of the other row", "marked(p, row + half * 8,", "marked(p, row + 8 - half * 8,",
+     None),
+    ("hopper_joint", "excluded pairs are not taken off", "similarities[half] -= c[i];", "", None),
+    ("hopper_joint", "copies of the other row", "+ half * 8 + bit % 2 * 4", "+ 8 - half * 8 + bit % 2 * 4", None),
+    ("hopper_joint", "copies of the neighbouring column", "+ bit % 2 * 4", "+ (1 - bit % 2) * 4", None),
+    ("hopper_joint", "warps copy to one place", "(threadIdx.x / LANES - 4) * LANES * PAIRS * 4 + ", "",
+     "race|nobody wrote"),
+    ("hopper_joint", "copies are replaced before they are listed", """pending.write(p, l, copies);
+        if (!lists.are_empty()) copies.store(c);""", """if (!lists.are_empty()) copies.store(c);
+        pending.write(p, l, copies);""", None),
+    ("hopper_joint", "the last lists are forgotten", """    });
+    pending.reserve_places(p);
+    pending.write(p, l, copies);""", "    });", None),
+    ("hopper_joint", "places are not reserved", """        pending.reserve_places(p);
+        const int start""", "        const int start", "nobody wrote|race"),
+    ("hopper_joint", "sums of another row", "+ half * 8 - l.first_row;", "+ 8 - half * 8 - l.first_row;", None),
+    ("hopper_sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
+     "sums.*, which nobody wrote"),
+)  # fmt: skip
+"""In that pass by the kernels for sm_90a."""
+
+
 def mutated(name: str) -> str:
     """The kernels' sources with one bug.
 
@@ -483,8 +509,8 @@ def mutated(name: str) -> str:
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    known = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS | HOPPER_MUTATIONS
-    mutation = known[name]
+    of_mma = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS
+    mutation = (of_mma | HOPPER_MUTATIONS | SIFT_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),

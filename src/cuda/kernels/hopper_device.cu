@@ -70,6 +70,20 @@ DEVICE float2 load_shared(u32 address) {
     return x;
 }
 
+DEVICE float load_one_shared(u32 address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+// Stores four numbers.
+DEVICE void store_shared(u32 address, const float* x) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+
+DEVICE u32 count_bits(u32 x) { return __popc(x); }
+DEVICE u32 highest_bit(u32 x) { return 31 - __clz(x); }
+
 // The turns of the consumers. Each waits at its own barrier, at which the other one arrives without waiting.
 DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
 DEVICE void hand_turn_on(int consumer) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - consumer) : "memory"); }

@@ -15,7 +15,7 @@ DEVICE int row_of_strip(int first, int consumer, int strip) {
 }
 
 // The part of the producer.
-DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int first, Part part) {
+template <class Memory> DEVICE void bring_strips(const Parameters& p, const Memory& memory, int first, Part part) {
     give_registers();
     if (threadIdx.x > 0) return;
     Turn turn = {0, 1};
@@ -25,8 +25,8 @@ DEVICE void bring_strips(const Parameters& p, const StripMemory& memory, int fir
 
 // The part of the consumers. Calls `visit(similarities, strip (0 or 1), first column)`. `inverse`: inverse lengths of
 // the thread's rows.
-template <class Visit>
-DEVICE void sweep_strips(const StripMemory& memory, int consumer, Part part, const float (&inverse)[2][2],
+template <class Memory, class Visit>
+DEVICE void sweep_strips(const Memory& memory, int consumer, Part part, const float (&inverse)[2][2],
                          Visit visit) {
     float c0[PAIRS], c1[PAIRS];
     const u64 left0 = rows_at(memory.address + strip_at(consumer * 2));
@@ -84,6 +84,7 @@ DEVICE void add_pair(Sums& sums, float c, float exponential, float limit) {
 
 KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
+    if (p.joint && !p.header->rerun) return;
     const StripMemory memory(shared, 8);
     const int first = blockIdx.x * WGMMA_STRIP_ROWS;
     const Part part = part_of(p.keys, blockIdx.y, gridDim.y);

@@ -8,17 +8,7 @@
 //
 // The order of a list depends on timing, its sums do not: their terms are integers.
 
-// A key of the row that is not a negative is listed times this power of two, so that it exceeds all cosines.
-#define MARK 1048576.0f
-// The least lower end of a list. A marked number below would not exceed all cosines.
-#define LEAST_END 0.0009765625f
 #define FIXED_POINT 274877906944.0f  // 2^38, the factor of the terms
-
-// The lower end of a row's list. Infinity if the row has none.
-DEVICE float list_start(const Parameters& p, int row) {
-    const float end = fminf(p.lows[row], p.header->floor);
-    return end >= LEAST_END ? end : infinity();
-}
 
 // Marks the pairs of a tile that are not pairs of an anchor and a negative. Those below the list become minus infinity.
 DEVICE void mark_excluded(const Parameters& p, const PassRows& own, int first, int column, const float (&low)[PASS_ROWS],
@@ -32,12 +22,11 @@ DEVICE void mark_excluded(const Parameters& p, const PassRows& own, int first, i
         if (!is_set(mask, row, n, e)) return;
         similarities[row] -= c;
         const int key = column + n * 8 + lane_of_thread() % 4 * 2 + e % 2;
-        const float member = key == own_key(p, own.index[row]) ? 1.0f : c;
-        c = key < p.keys.count && member >= low[row] ? member * MARK : -infinity();
+        c = marked(p, own.index[row], key, low[row], c);
     });
 }
 
-// Lists or adds a similarity. With predicates, which take fewer instructions than branches. `one` is 1 in the byte of the
+// Lists or adds a similarity. With predicates, which take fewer instructions than branches. `one` is 1 in the field of the
 // row.
 DEVICE void sift_pair(u32& listed, float& global, float c, float exponential, float low, u32 one) {
     asm("{\n.reg .pred in;\nsetp.ge.f32 in, %2, %4;\n@in add.u32 %0, %0, %5;\n@!in add.f32 %1, %1, %3;\n}"
@@ -52,26 +41,16 @@ DEVICE void append(float*& to, float c, float low) {
                  : "memory");
 }
 
-DEVICE u32 byte_of(u32 bytes, int at) { return bytes >> 8 * at & 255; }
-
-// Lists the similarities of a tile from the lower ends on. `listed`: in each byte their number in a row of the thread.
-DEVICE void list_similarities(const Parameters& p, const Launch& l, int first, u32 listed, const float (&low)[PASS_ROWS],
-                              PassProducts& s) {
-    static_assert(PASS_ROWS <= 4 && PassShape::columns < 256, "a byte for each row");
-    if (!any(listed > 0)) return;
-    const int lane = lane_of_thread();
-    const u32 up_to = prefix_sum<4>(listed);
-    // Of the four lanes of the rows, each reserves places for one row.
-    const int mine = lane % 4;
-    const u32 all = byte_of(from_lane(up_to, lane | 3), mine);
-    u32 start = 0;
-    if (all > 0) start = atomic_add(p.inside + own_row<PassShape>(first, mine), all);
+// Lists the similarities of a tile from the lower ends on. `listed`: their numbers in the rows of the thread.
+DEVICE void list_similarities(const Parameters& p, const Launch& l, int first, Fields<PASS_ROWS> listed,
+                              const float (&low)[PASS_ROWS], PassProducts& s) {
+    if (!any(listed.all > 0)) return;
+    const auto index_of = [&](int row) { return own_row<PassShape>(first, row); };
+    const Places<PASS_ROWS> places = reserve(p, listed, index_of);
     UNROLL for (int row = 0; row < PASS_ROWS; row++) {
-        const u32 count = byte_of(listed, row);
-        const u32 at = from_lane(start, (lane & ~3) + row) + byte_of(up_to - listed, row);
-        // Of a list that is too long, nothing is read.
-        if (count == 0 || at + count > (u32)p.capacity) continue;
-        float* to = p.survivors + (i64)(own_row<PassShape>(first, row) - l.first_row) * p.capacity + at;
+        const u32 count = listed.of(row), place = places.of(row);
+        if (count == 0 || !has_room(p, place, count)) continue;
+        float* to = list_of(p, l, index_of(row)) + place;
         each_pair(s, [&](float c, int of, int, int) {
             if (of == row) append(to, c, low[row]);
         });
@@ -92,23 +71,16 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) sift(const Parameters p, const Launch l) {
         each_pair(s, [&](float c, int row, int, int) { similarities[row] += c; });
         mark_excluded(p, own, first, column, low, similarities, s);
         float tile[PASS_ROWS] = {};
-        u32 listed = 0;
+        Fields<PASS_ROWS> listed = {};
         each_pair(s, [&](float c, int row, int, int) {
-            sift_pair(listed, tile[row], c, exp2_approximate(c * exponent - exponent), low[row], 1u << 8 * row);
+            const float exponential = exp2_approximate(c * exponent - exponent);
+            sift_pair(listed.all, tile[row], c, exponential, low[row], listed.one(row));
         });
         UNROLL for (int row = 0; row < PASS_ROWS; row++) global[row] += tile[row];
         list_similarities(p, l, first, listed, low, s);
     });
     UNROLL for (int row = 0; row < PASS_ROWS; row++) {
-        float sums[2] = {global[row], similarities[row]};
-        UNROLL for (int i = 0; i < 2; i++) {
-            UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) sums[i] += exchange(sums[i], lanes);
-        }
-        const int at = own.index[row] - l.first_row;
-        if (lane_of_thread() % 4 != 0 || at >= l.rows) continue;
-        float* out = p.parts + ((i64)blockIdx.y * l.rows + at) * 2;
-        out[0] = sums[0];
-        out[1] = sums[1];
+        write_parts(p, l, own.index[row] - l.first_row, global[row], similarities[row]);
     }
 }
 
@@ -205,7 +177,7 @@ KERNEL(THREADS, 2) gather(const Parameters p, const Launch l) {
     const int at = blockIdx.x * WARPS + warp_of_thread();
     const int row = l.first_row + at;
     if (at >= l.rows) return;
-    const float* list = p.survivors + (i64)at * p.capacity;
+    const float* list = list_of(p, l, row);
     const float low = list_start(p, row), floor = p.header->floor, ceiling = p.header->ceiling;
     const u32 count = p.inside[row], rank = l.rank;
     const bool is_whole = low < infinity() && count <= (u32)p.capacity;
