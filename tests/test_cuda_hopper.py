@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
@@ -188,8 +189,21 @@ def check_core(dtype: torch.dtype) -> None:
         z = gapped(samples, 2, 64, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
     adaptive = Settings(threshold="adaptive", value=0.997, temperature=0.5)
-    assert_apart_like_reference(*queue(64, dtype, adaptive), adaptive)
+    anchors, keys, positives = queue(64, dtype, adaptive)
+    assert_apart_like_reference(anchors, keys, positives, adaptive)
+    check_quantiles([anchors], keys, positives, 0, 0.9)
     check_ties(dtype)
+
+
+def check_quantiles(views: list[Tensor], keys: Tensor, positives: Tensor | None, offset: int, quantile: float) -> None:
+    """Those of whole rows. They have a pass of their own."""
+    found = row_quantiles(views, keys, positives, offset, quantile)
+    anchors = torch.cat(views).double()
+    rows = normalize(anchors) @ normalize(keys.double()).T
+    if positives is not None:
+        rows = torch.cat([rows, cosine_similarity(anchors, positives.double())[:, None]], 1)
+    expected = torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)
 
 
 def check_ties(dtype: torch.dtype) -> None:
@@ -236,14 +250,7 @@ def test_quantiles(kind: str, quantile: float, emulate: Emulate) -> None:
     positives: Tensor | None = torch.randn(21, 64, generator=generator).to(BF16)
     if kind == "with the anchors":
         views, offset, positives = list(keys[130:152].chunk(2)), 130, None
-    anchors = torch.cat(views)
-    found = row_quantiles(views, keys, positives, offset, quantile)
-    rows = torch.nn.functional.normalize(anchors.double()) @ torch.nn.functional.normalize(keys.double()).T
-    if positives is not None:
-        apart = torch.nn.functional.cosine_similarity(anchors.double(), positives.double())
-        rows = torch.cat([rows, apart[:, None]], 1)
-    expected = torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)
+    check_quantiles(views, keys, positives, offset, quantile)
 
 
 def test_same_bits(emulate: Emulate) -> None:

@@ -12,7 +12,7 @@ from hex_ssl import direct, functional
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
-from .batches import decided
+from .batches import decided, gapped
 from .compare import arguments, assert_apart_like_reference, assert_index_like_reference, assert_views_like_reference
 from .conftest import Emulate
 from .ptx import kernels
@@ -284,17 +284,20 @@ def check_one_pass(name: str, watch: Watch, dtype: torch.dtype = BF16) -> None:
     generator = torch.Generator().manual_seed(7)
     positives = (anchors + 0.5 * torch.randn(anchors.shape, generator=generator)).to(dtype)
     indices, ignored = named(len(anchors), generator)
+
+    def call(
+        threshold: AdaptiveThreshold | FixedThreshold, candidates: dict[str, Tensor]
+    ) -> tuple[Statistics, list[Tensor]]:
+        rows = [anchors.clone().requires_grad_(), keys.clone().requires_grad_()]
+        loss, statistics = functional.hex_loss_with_keys(
+            *rows, **candidates, threshold=threshold, return_statistics=True
+        )
+        loss.backward()
+        gradients = [each.grad for each in rows if each.grad is not None]
+        return statistics, [loss.detach(), *gradients]
+
     for candidates in ({"positives": positives, "ignored_index": ignored}, {"positive_index": indices}):
-
-        def call(threshold: AdaptiveThreshold | FixedThreshold) -> tuple[Statistics, list[Tensor]]:
-            rows = [anchors.clone().requires_grad_(), keys.clone().requires_grad_()]
-            loss, statistics = functional.hex_loss_with_keys(
-                *rows, **candidates, threshold=threshold, return_statistics=True
-            )
-            loss.backward()
-            return statistics, [loss.detach(), *(each.grad for each in rows)]
-
-        statistics, found = call(AdaptiveThreshold(SETTINGS.value))
+        statistics, found = call(AdaptiveThreshold(SETTINGS.value), candidates)
         assert [watch.header("rerun"), watch.header("failed")] == expected
         similarities = normalize(anchors.double()) @ normalize(keys.double()).T
         if "positives" in candidates:
@@ -302,10 +305,11 @@ def check_one_pass(name: str, watch: Watch, dtype: torch.dtype = BF16) -> None:
             similarities = torch.cat([similarities, own[:, None]], 1)
         quantiles = [nearest_quantile(row, SETTINGS.value) for row in similarities.tolist()]
         assert statistics.threshold.item() == pytest.approx(sum(quantiles) / len(quantiles), abs=5e-7)
-        again, by_two_passes = call(FixedThreshold(statistics.threshold.item(), scale="cosine"))
+        again, by_two_passes = call(FixedThreshold(statistics.threshold.item(), scale="cosine"), candidates)
         assert statistics.hierarchical_negatives == again.hierarchical_negatives
         assert statistics.negative_similarity.item() == pytest.approx(again.negative_similarity.item(), abs=2e-6)
         assert found[0].item() == pytest.approx(by_two_passes[0].item(), rel=2e-6)
+        assert len(found) == 3
         for one, other in zip(found[1:], by_two_passes[1:], strict=True):
             assert (one - other).norm() < 1e-4 * other.norm()
 
@@ -314,6 +318,13 @@ def check_one_pass(name: str, watch: Watch, dtype: torch.dtype = BF16) -> None:
 def test_one_pass_for_sm_90a(name: str, emulate: Emulate, watch: Watch) -> None:
     emulate(BF16, 64, wgmma=True)
     check_one_pass(name, watch)
+
+
+def test_views_for_sm_90a(emulate: Emulate, watch: Watch) -> None:
+    emulate(BF16, 64, wgmma=True)
+    settings = Settings(value=0.995)
+    assert_views_like_reference(decided(520, 2, 64, settings, BF16, draw=gapped), 2, settings)
+    assert not watch.header("rerun")
 
 
 @pytest.mark.parametrize("name", SIFT_MUTATIONS)

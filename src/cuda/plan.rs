@@ -279,7 +279,7 @@ impl<'a> Plan<'a> {
             sums: scratch.take(splits * part_of_sums),
             parts: scratch
                 .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, hopper, chip))),
-            pending: scratch.take_if(joint.is_some(), joint.map_or(0, |joint| joint.pending * 4)),
+            pending: null_mut(),
             pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
             positive_slopes: scratch.take_if(pairs > 0, pairs * 4),
@@ -335,11 +335,16 @@ impl<'a> Plan<'a> {
             parameters.anchor_tiles = tiles_of(&anchors);
             parameters.key_tiles = if problem.square { parameters.anchor_tiles } else { tiles_of(&keys) };
         }
-        // Survivors are no longer used when the gradient starts. If they fit, they use the memory of its output.
+        // What finds the threshold is no longer used when the gradient starts. The similarities that wait for it use the
+        // memory of the partial gradients. The survivors use that of the gradient if they fit, else the same.
+        let pending = joint.map_or(0, |joint| joint.pending * 4);
         let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
-        let partial = scratch.take(partials[0].max(partials[1]).max(if in_output { 0 } else { survivors }));
-        parameters.survivors = if in_output { buffers.anchors_gradient.cast() } else { partial };
+        let before = pending + if in_output { 0 } else { survivors };
+        let partial = scratch.take(partials[0].max(partials[1]).max(before));
+        parameters.pending = partial.cast();
+        parameters.survivors =
+            if in_output { buffers.anchors_gradient.cast() } else { partial.wrapping_byte_add(pending).cast() };
         Self {
             problem,
             chip,

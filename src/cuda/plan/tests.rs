@@ -85,7 +85,7 @@ fn one_pass_finds_quantiles_and_sums_where_that_pays() {
         // The lists would.
         (views(8192, 0.9), all, false),
         (views(1024, 0.99), all, false),
-        (views(8192, 0.99), all.on_hopper(&usual, chip(132)), false),
+        (views(8192, 0.99), all.on_hopper(&usual, chip(132)), true),
         (Problem { pairing: Pairing::Towers, ..usual }, all, false),
         (Problem { pairing: Pairing::Apart, square: false, anchors: 512, ..usual }, all, true),
         (Problem { formulation, ..usual }, all, false),
