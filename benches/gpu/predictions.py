@@ -20,7 +20,8 @@ MODEL_KERNELS_MS = {"sums": 3.0, "survivors": 3.0, "gradient": 6.2}
 MODEL_JOINT_MS = {"survivors and sums": 6.9, "sift": 4.0}
 """At 65,536 rows, if instructions bound them: 1,530 and 880 for 32 x 32 pairs, in the compiled code. One pass for
 quantiles and sums is to take 2 to 3 ms off the call, 0.5 to 0.7 at 32,768 rows, 0.03 to 0.05 at 8,192."""
-MODEL_KERNELS_WGMMA_MS = {"sums": 2.0, "gradient": 3.4}
+MODEL_KERNELS_WGMMA_MS = {"sums": 2.0, "gradient": 3.4, "sift": 2.6}
+"""At 65,536 rows. One pass for quantiles and sums is to take 0.9 to 1.5 ms off the call, 0.2 to 0.4 at 32,768 rows."""
 MODEL_RATES = {"bfloat16": 790e12, "tf32": 395e12, "copy": 4.3e12}
 """FLOP/s and bytes/s."""
 

@@ -259,7 +259,7 @@ mod tests {
             Problem { pairing: Pairing::Towers, ..square(2 * many, ADAPTIVE) },
         ];
         let compares = |name: &&String| {
-            ["survivors", "sums", "gradient", "ranges", "maxima"].iter().any(|kernel| name.starts_with(kernel))
+            ["survivors", "sift", "sums", "gradient", "ranges", "maxima"].iter().any(|kernel| name.starts_with(kernel))
         };
         for (problem, with_wgmma) in taken.iter().map(|p| (p, true)).chain(refused.iter().map(|p| (p, false))) {
             let names = launched(problem, H100);
