@@ -86,7 +86,6 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.key_pairs, anchors * p.excluded * 4, "key_pairs");
     to.output(p.ranges, anchors * 2 * 4, "ranges");
     to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
-    to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
     to.output(p.pending_at, anchors * 2 * 4, "pending_at");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
@@ -95,13 +94,14 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 
-// Survivors and partial gradients take turns in the same memory.
+// What finds the threshold takes turns with the partial gradients in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
     const bool joint = kernel.starts_with("sift") || kernel == "gather";
     if (kernel == "anchors") to.output(p.totals, (p.anchors.count + l.rows - 1) / l.rows * TOTALS * 8, "totals");
     if (kernel.starts_with("survivors") || kernel == "pick" || joint) {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
+    if (kernel == "gather" || kernel == "settle") to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
     if (joint) to.output(p.parts, (i64)l.splits * l.rows * 2 * 4, "parts");
     const bool gradient = kernel.starts_with("gradient");
     if (!gradient && kernel != "finish") return;
