@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
-from gpu import clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
+from gpu import bare, clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
 from gpu.runner import GRACE, Runner, Step  # noqa: E402
 
@@ -328,6 +328,93 @@ def test_memory_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="to be filled with NaN"), agreement.poisoned():
         pass
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+# In place of an interpreter of the kernels: it notes their names and computes nothing.
+NOTED = """
+#include <cstdio>
+#include <cstdlib>
+extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsigned*, unsigned, unsigned, void**, char*,
+                           size_t) {
+    std::FILE* file = std::fopen(std::getenv("NOTED"), "a");
+    std::fprintf(file, "%s\\n", kernel);
+    return std::fclose(file);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def noting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that notes which kernels are launched, in the file that the variable NOTED names."""
+    folder = tmp_path_factory.mktemp("noting")
+    (folder / "noting.cpp").write_text(NOTED)
+    command = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", "noting.cpp", "-o", "noting.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder / "noting.so"
+
+
+@pytest.mark.parametrize("with_wgmma", [False, True])
+def test_the_sanitizers_script_launches_every_kernel(with_wgmma: bool, noting: Path, tmp_path: Path) -> None:
+    from gpu import sanitizer
+
+    name = "sm_90a coverage" if with_wgmma else "coverage"
+    (step,) = [step for step in plan.knowledge(False) if step.name == name]
+    _, what, *sizes = step.command
+    assert what == "coverage"
+    told = {"HEX_SSL_BACKEND": "emulated", "HEX_SSL_CUDA_EMULATOR": str(noting), "NOTED": str(tmp_path / "noted")}
+    paths = os.pathsep.join([str(BENCHES), str(ROOT / "python"), str(ROOT)])
+    run = environment() | step.environment | told | {"PYTHONPATH": paths, records.REHEARSE: "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpu.bare", "--every", *sizes], env=run, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    launched = set((tmp_path / "noted").read_text().split())
+    for_wgmma = {kernel for kernel in sanitizer.kernels() if kernel.endswith("_wgmma")} | {"tiles", "note_coefficients"}
+    assert sanitizer.kernels() - launched == (set() if with_wgmma else for_wgmma)
+
+
+HEAD = "========= COMPUTE-SANITIZER\n"
+RACE = "========= Error: Race reported between Write access at sums+0x70\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "clean"),
+    [
+        (0, HEAD + bare.ENDED + "\n========= ERROR SUMMARY: 0 errors\n", True),
+        (0, HEAD + bare.ENDED + "\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", True),
+        (
+            9,
+            HEAD + RACE + bare.ENDED + "\n========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)\n",
+            False,
+        ),
+        # Warnings are no errors to the tool.
+        (0, HEAD + bare.ENDED + "\n========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)\n", False),
+        (9, HEAD + "========= Invalid __global__ read\n========= ERROR SUMMARY: 20 errors\n", False),
+        # The tool has not seen the script, or the card refuses it.
+        (0, HEAD + "========= ERROR SUMMARY: 0 errors\n", None),
+        (1, HEAD + "RuntimeError: CUDA error 999\n========= ERROR SUMMARY: 0 errors\n", None),
+        (0, HEAD + bare.ENDED, None),
+        (124, HEAD, None),
+        (124, HEAD + RACE, False),
+    ],
+)
+def test_what_a_sanitizer_says(code: int, output: str, clean: bool | None) -> None:
+    from gpu import sanitizer
+
+    assert sanitizer.verdict(code, output) is clean
+
+
+def test_tools_are_found_where_the_toolkit_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import toolbox
+
+    for version in ("2024.1", "2025.3.1"):
+        tool = tmp_path / version / "ncu"
+        tool.parent.mkdir()
+        tool.touch(mode=0o755)
+    monkeypatch.setattr(toolbox, "FOLDERS", (str(tmp_path / "none"), str(tmp_path / "*")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert toolbox.find("ncu") == str(tool)
+    assert toolbox.find("nsys") is None
 
 
 def judged(results: list[Record], text: str) -> bool | None:

@@ -26,7 +26,7 @@ def correctness() -> list[Step]:
     steps = [
         *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, together="correctness") for dtype in dtypes),
         Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, together="correctness"),
-        Step("coverage", ("gpu.sanitizer",), 45, together="correctness"),
+        Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, together="correctness"),
         Step("tests", ("gpu.suite", "tests/gpu"), 110, together="correctness"),
         Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
     ]
@@ -39,7 +39,7 @@ def correctness() -> list[Step]:
     return [
         *steps,
         Step("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75, **wanted),  # type: ignore[arg-type]
-        Step("sm_90a coverage", ("gpu.sanitizer",), 45, **wanted),  # type: ignore[arg-type]
+        Step("sm_90a coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **wanted),  # type: ignore[arg-type]
         *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 110, **wanted)  # type: ignore[arg-type]
           for tool in ("memcheck", "racecheck")),
     ]  # fmt: skip
