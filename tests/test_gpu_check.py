@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
-from gpu import bare, clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
+from gpu import bare, clocks, plan, predictions, prepared, records, reproduce, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
-from gpu.runner import GRACE, Runner, Step  # noqa: E402
+from gpu.runner import GRACE, LOGGED, Runner, Step  # noqa: E402
 
 Record = dict[str, Any]
 
@@ -163,6 +163,40 @@ def test_runs_of_earlier_calls_are_not_run_again(tmp_path: Path) -> None:
     assert (folder / "results.jsonl").read_text() == "{}\n", "what is there stays"
 
 
+# A training that finishes one run, and does not end when it is interrupted.
+STUBBORN = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[2])
+signal.signal(signal.SIGINT, lambda *_: (folder / "interrupted").touch())
+(folder / "run").mkdir()
+(folder / "run" / "metrics.jsonl").write_text('{"epoch": 1}\\n{"epoch": 2}\\n{"epo')
+(folder / "results.jsonl").write_text('{"key": "finished"}\\n')
+while True:
+    time.sleep(1000)
+"""
+
+
+def test_a_training_that_does_not_end_leaves_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, folder = tmp_path / "found.jsonl", tmp_path / "runs"
+    folder.mkdir()
+
+    def left() -> float:
+        """Much until a run is finished, then little, and none once it has been interrupted."""
+        if not (folder / "results.jsonl").exists():
+            return 1000.0
+        return 0.0 if (folder / "interrupted").exists() else reproduce.MARGIN - 1
+
+    monkeypatch.setenv(records.RESULTS, str(results))
+    monkeypatch.setattr(reproduce, "PROGRAM", STUBBORN)
+    monkeypatch.setattr(reproduce, "left", left)
+    reproduce.train("gpu", folder, 1.0)
+    finished, note, metrics = records.read(results)
+    assert (finished["file"], finished["content"]) == ("results.jsonl", {"key": "finished"})
+    assert note["text"] == "hex-ssl reproduce cifar100 --scale gpu: exit -9: "
+    assert (metrics["file"], metrics["content"]) == ("run/metrics.jsonl", {"epoch": 2})
+
+
 # Steps that do what a step must not.
 FAULTY = """
 import os, signal, subprocess, sys, time
@@ -180,6 +214,8 @@ elif what == "fail":
     raise RuntimeError("its last words")
 elif what == "work":
     emit("work", text="done")
+elif what == "much":
+    print("the first words", "x" * 1_000_000, "the last words")
 elif what == "half":
     emit("work", text="done")
     with open(os.environ["GPU_CHECK_RESULTS"], "a") as results:
@@ -237,6 +273,14 @@ def test_steps_that_run_together(faulty: Path) -> None:
     log = (faulty / "log.txt").read_text()
     assert log.count("===== work\n") == 3
     assert "===== fail\nTraceback" in log
+
+
+def test_much_that_is_printed_is_cut(faulty: Path) -> None:
+    Runner(faulty, 1000, {}).run([step("much"), step("much")])
+    log = (faulty / "log.txt").read_text()
+    assert 2 * LOGGED < len(log) < 2 * LOGGED + 1000
+    assert log.count("the first words xx") == log.count("xx the last words") == 2
+    assert f"\n[{1_000_000 + 32 - LOGGED} bytes are left out]\n" in log
 
 
 def test_half_a_line_and_a_page_that_cannot_be_written(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,8 +378,8 @@ def test_memory_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 NOTED = """
 #include <cstdio>
 #include <cstdlib>
-extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsigned*, unsigned, unsigned, void**, char*,
-                           size_t) {
+extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsigned*, unsigned, unsigned, void**,
+                           char*, std::size_t) {
     std::FILE* file = std::fopen(std::getenv("NOTED"), "a");
     std::fprintf(file, "%s\\n", kernel);
     return std::fclose(file);
