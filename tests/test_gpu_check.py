@@ -49,6 +49,12 @@ class Rehearsal(NamedTuple):
 def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rehearsal]:
     """Both calls, side by side."""
     folder = tmp_path_factory.mktemp("gpu_check")
+    # What was prepared comes in an archive.
+    cubins = folder / "prepared" / prepared.CUBINS
+    cubins.mkdir(parents=True)
+    (cubins / prepared.MANIFEST).write_text(json.dumps({**prepared.ingredients(), "files": []}))
+    prepared.pack(cubins.parent, [prepared.CUBINS, "variants"])
+    shutil.rmtree(cubins)
     running = {}
     for call in plan.CALLS:
         command = [sys.executable, BENCHES / "gpu_check.py", call, "--rehearse", "--seconds", "1500"]
@@ -84,6 +90,7 @@ def test_a_call_is_rehearsed(call: str, rehearsals: dict[str, Rehearsal]) -> Non
 
 def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     found = rehearsals["knowledge"]
+    assert "- prepared kernels: this extension's" in found.report
     agreement = found.of("agreement")
     assert {(r["dtype"], r["rows"]) for r in agreement} == {
         (dtype, rows) for dtype in ("bfloat16", "float32", "tf32") for rows in (64, 254)
@@ -556,6 +563,41 @@ def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / variants.VARIANTS_FOLDER / other.name / variants.MADE_FROM).unlink()
     variants.prepare(other, tmp_path, tmp_path / "work", ["9.0"])
     assert built[-1] == other.name
+
+
+def test_an_archive_is_unpacked_once(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("cubins/a.cubin", "variants/one/extension", "reproduce/results.jsonl"):
+        (here / name).parent.mkdir(parents=True)
+        (here / name).write_text(name)
+    prepared.unpack(here)
+    prepared.pack(here, ["cubins", "variants", "none"])
+    there.mkdir()
+    shutil.copy(here / prepared.ARCHIVE, there)
+    prepared.unpack(there)
+    files = {str(path.relative_to(there)): path for path in there.rglob("*") if path.is_file()}
+    assert files.keys() == {prepared.ARCHIVE, "cubins/a.cubin", "variants/one/extension"}
+    files["cubins/a.cubin"].write_text("newer")
+    prepared.unpack(there)
+    assert files["cubins/a.cubin"].read_text() == "newer"
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_kernels_for_sm_90a_are_compiled_once(core: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    class Extension:
+        """One that compiles nothing."""
+
+        def cuda_cubin(self, *arguments: object, wgmma: bool = False) -> tuple[bytes, bool]:
+            compiled.append(wgmma)
+            return b"", False
+
+    monkeypatch.setenv("HEX_SSL_CACHE", "")
+    monkeypatch.setattr(prepared, "installed", Extension)
+    monkeypatch.setattr(prepared, "ingredients", dict)
+    prepared.compile_all(tmp_path, ["9.0"], prepared.KERNELS[:1], Extension() if core else None)
+    assert compiled == ([False] if core else [False, True])
 
 
 @pytest.mark.parametrize(("part", "text"), [("sources", "an extension of other sources"), ("nvrtc", "another NVRTC")])
