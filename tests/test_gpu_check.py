@@ -543,6 +543,30 @@ def test_every_variant_is_of_these_sources(tmp_path: Path) -> None:
         variants.apply(unknown, tmp_path)
 
 
+def test_a_variant_and_the_shipped_kernels_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import speed, workload
+    from gpu.extension import Watched
+    from hex_ssl import _core, direct
+
+    watched = []
+
+    def sample(run: workload.Run, calls: int) -> float:
+        watched.append(isinstance(direct._core, Watched))
+        run()
+        return 1.0
+
+    monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
+    monkeypatch.setenv(speed.PREPARED, "")
+    for name, value in (("REHEARSAL", True), ("DEVICE", torch.device("cpu"))):
+        monkeypatch.setattr(workload, name, value)
+    monkeypatch.setattr(speed, "load", lambda path: _core)
+    monkeypatch.setattr(speed, "kernel_times", lambda run: {"loss": run()})
+    monkeypatch.setattr(speed, "sample", sample)
+    found = speed.measure(variants.VARIANTS[0], 64)
+    assert watched == 2 * speed.TURNS * [True]
+    assert (found["ratio"], found["agrees"]) == (1.0, True)
+
+
 def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 

@@ -12,6 +12,8 @@ FEW = ("254", "2050", "8192")
 LOOP = ("tests/train/test_waiting.py", "tests/train/data/test_batched_views.py")
 """Tests of what a step of training waits for."""
 AUTO = {"HEX_SSL_BACKEND": "auto"}
+MACHINE = Step("machine", ("gpu.machine",), 120)
+"""It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
             "peers 32768 and 65536", "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck",
             "sm_90a racecheck", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
@@ -58,7 +60,7 @@ def sm_90a_times() -> list[Step]:
 def knowledge(rehearse: bool) -> list[Step]:
     """Call 1: is it right, how fast is it, and beside whom."""
     steps = [
-        Step("machine", ("gpu.machine",), 60),
+        MACHINE,
         *correctness(),
         Step("own times", ("gpu.own",), 70),
         Step("peers 8192", ("gpu.beside", "8192"), 110),
@@ -79,7 +81,7 @@ def speed(rehearse: bool, data: str | None) -> list[Step]:
     """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
     names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
     return [
-        Step("machine", ("gpu.machine",), 60),
+        MACHINE,
         *(Step(f"variant {name}", ("gpu.speed", name), 25) for name in names),
         Step("winner", ("gpu.speed", "winner"), 40),
         Step("reproduce", ("gpu.reproduce", *([data] if data else [])), sys.maxsize, least=30),
