@@ -111,8 +111,8 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert timed == [(record["name"], record["dtype"]) for record in losses if record["name"] in names]
     peers = found.of("peer")
     assert [record["name"] for record in peers if record["step"] == "peers 8192"] == [
-        "HexLoss", "HexLoss, in a graph", "eager, topk, where", "eager, topk", "NTXentLoss",
-        "lightly NTXentLoss (restated)", "Triton tiled InfoNCE", "chunked torch ops", "compiled, topk, where",
+        "HexLoss", "HexLoss, in a graph", "NTXentLoss", "Triton tiled InfoNCE", "chunked torch ops",
+        "eager, topk, where", "eager, topk", "lightly NTXentLoss (restated)", "compiled, topk, where",
         "compiled in a graph, topk, where", "compiled, topk", "eager, torch.quantile",
     ]  # fmt: skip
     without_triton = [record for record in peers if "Triton" not in record["name"]]

@@ -16,7 +16,7 @@ MACHINE = Step("machine", ("gpu.machine",), 120)
 """It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
             "peers 32768 and 65536", "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck",
-            "sm_90a racecheck", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
+            "sm_90a racecheck", "sm_90a tests", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
@@ -44,6 +44,7 @@ def correctness() -> list[Step]:
         Step("sm_90a coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **wanted),  # type: ignore[arg-type]
         *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 110, **wanted)  # type: ignore[arg-type]
           for tool in ("memcheck", "racecheck")),
+        Step("sm_90a tests", ("gpu.suite", "tests/gpu"), 110, **wanted),  # type: ignore[arg-type]
     ]  # fmt: skip
 
 
