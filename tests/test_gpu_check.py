@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
+import gpu_peers  # noqa: E402
 from gpu import bare, clocks, plan, predictions, prepared, records, reproduce, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
 from gpu.runner import GRACE, LOGGED, Runner, Step  # noqa: E402
@@ -466,6 +467,23 @@ def test_tools_are_found_where_the_toolkit_puts_them(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     assert toolbox.find("ncu") == str(tool)
     assert toolbox.find("nsys") is None
+
+
+def test_a_failed_test_is_told_with_its_step() -> None:
+    told = {"kind": "test", "test": "test_one", "said": "words"}
+    lines = table.suite([{**told, "step": name, "outcome": outcome} for name, outcome in
+                         (("tests", "passed"), ("sm_90a tests", "failed"))])  # fmt: skip
+    assert lines == ["1 passed, 1 failed, 0 skipped.", "- sm_90a tests: test_one: failed: 'words'"]
+
+
+@pytest.mark.parametrize(("precision", "tuned"), [("tf32", 3), (gpu_peers.EXACT, 1)])
+def test_the_triton_peer_compiles_what_fits(precision: str, tuned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(gpu_peers, "INTERPRETED", False)
+    kernels = gpu_peers._Kernels()
+    for kernel in (kernels.sums, kernels.pulls):
+        kernel.nargs = {}
+        assert len(kernel.prune_configs({"rows": 8192, "dims": 128, "splits": 1, "precision": precision})) == tuned
 
 
 def judged(results: list[Record], text: str) -> bool | None:

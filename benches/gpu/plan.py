@@ -69,7 +69,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         *sm_90a_times(),
         Step("losses", ("gpu.losses", "8192", "2050", "32768"), 45),
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
-        Step("other losses", ("gpu.beside", "others"), 40),
+        Step("other losses", ("gpu.beside", "others"), 60),
         Step("counters", ("gpu.counters", "8192"), 60),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
