@@ -19,6 +19,7 @@ BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
 import gpu_peers  # noqa: E402
+import peers  # noqa: E402
 from gpu import bare, clocks, plan, predictions, prepared, records, reproduce, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
 from gpu.runner import GRACE, LOGGED, Runner, Step  # noqa: E402
@@ -474,6 +475,24 @@ def test_a_failed_test_is_told_with_its_step() -> None:
     lines = table.suite([{**told, "step": name, "outcome": outcome} for name, outcome in
                          (("tests", "passed"), ("sm_90a tests", "failed"))])  # fmt: skip
     assert lines == ["1 passed, 1 failed, 0 skipped.", "- sm_90a tests: test_one: failed: 'words'"]
+
+
+def test_a_compiled_peer_tells_of_graphs_that_were_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import beside, workload
+
+    def compiled() -> peers.Loss:
+        beside.counters["inductor"]["cudagraph_skips"] += 2
+        return lambda z1, z2: (z1 * z2).sum()
+
+    for name, value in (("REHEARSAL", True), ("DEVICE", torch.device("cpu"))):
+        monkeypatch.setattr(workload, name, value)
+    told = {"kind": "peer", "rows": 8, "dtype": "float32", "shape": "", "group": "", "agrees": True}
+    found = beside.measure(beside.Peer("compiled", "", compiled), workload.views(8, "float32"))
+    assert found["skipped_graphs"] == 2
+    assert "| compiled (but not captured) |" in table.peers([{**told, **found, "name": "compiled"}])[2]
+    found = beside.measure(beside.Peer("plain", "", lambda: torch.dot), (torch.ones(3), torch.ones(3)))
+    assert found["skipped_graphs"] == 0
+    assert "| plain |" in table.peers([{**told, **found, "name": "plain"}])[2]
 
 
 @pytest.mark.parametrize(("precision", "tuned"), [("tf32", 3), (gpu_peers.EXACT, 1)])

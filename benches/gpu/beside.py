@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 import hex_ssl
 from gpu.records import REHEARSAL, emit, left
@@ -137,7 +138,8 @@ def applies(peer: Peer, rows: int) -> bool:
 
 
 def measure(peer: Peer, inputs: tuple[Tensor, ...]) -> dict[str, object]:
-    """Loss, time, and memory above the inputs."""
+    """Loss, time, and memory above the inputs. And how often the compiler has gone without CUDA graphs."""
+    skipped = counters["inductor"]["cudagraph_skips"]
     loss = peer.make()
     run = captured(loss, *inputs) if peer.graph else partial(step, loss, *inputs)
     found: dict[str, object] = {"loss": run().item()}  # also compiles
@@ -145,7 +147,8 @@ def measure(peer: Peer, inputs: tuple[Tensor, ...]) -> dict[str, object]:
         for each in inputs:
             each.grad = None
         found["bytes"] = peak_bytes(run)
-    return {**found, "ms": milliseconds(run, 0.6)}
+    found["ms"] = milliseconds(run, 0.6)
+    return {**found, "skipped_graphs": counters["inductor"]["cudagraph_skips"] - skipped}
 
 
 def compare(peers: list[Peer], inputs: tuple[Tensor, ...], tolerance: float, **told: object) -> None:

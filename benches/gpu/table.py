@@ -135,7 +135,8 @@ def peers(results: list[Record]) -> Lines:
             continue
         ours = first.setdefault((*shape, r["group"]), r["ms"])
         agrees = "yes" if r["agrees"] else "NO"
-        rows.append([*shape, r["name"], number(r["ms"]), number(r["ms"] / ours), megabytes(r.get("bytes")), agrees])
+        name = r["name"] + (" (but not captured)" if r.get("skipped_graphs") else "")
+        rows.append([*shape, name, number(r["ms"]), number(r["ms"] / ours), megabytes(r.get("bytes")), agrees])
     head = ["rows", "dtype", "shape", "peer", "ms", "x ours", "MB above the inputs", "the same loss"]
     return grid(head, rows)
 
