@@ -100,6 +100,7 @@ def call(asked: argparse.Namespace) -> int:
     def after() -> Path:
         return table.write(results, asked.call, command)
 
+    prepared.unpack(asked.prepared)
     if asked.rehearse and asked.call == "speed":
         asked.prepared = results / "pretended"
         variants.pretend(asked.prepared, plan.REHEARSED_VARIANTS)
@@ -130,7 +131,8 @@ def prepare(asked: argparse.Namespace) -> int:
     """Compiles all kernels that the calls need, and builds the variants; 1 where something is left out."""
     prepared.compile_all(asked.prepared / prepared.CUBINS, asked.capabilities, prepared.KERNELS)
     failed = [] if asked.no_variants else variants.prepare_all(asked.prepared, WORK, asked.capabilities[:1])
-    print("\n".join([*failed, f"prepared: {asked.prepared}"]))
+    prepared.pack(asked.prepared, (prepared.CUBINS, variants.VARIANTS_FOLDER))
+    print("\n".join([*failed, f"prepared: {asked.prepared}, and all of it in {prepared.ARCHIVE}"]))
     return int(bool(failed))
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from peers import TEMPERATURE
 
+EXACT = "tf32x3"
+"""Of products of float32: three of tf32."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's kernels are interpreted on the CPU: for a rehearsal, not for a measurement."""
 
@@ -78,9 +80,14 @@ def _splits(rows: int, device: torch.device) -> int:
 
 def _constants(unit: Tensor, splits: int) -> dict[str, Any]:
     exact = unit.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    precision = "tf32x3" if exact else "tf32"  # not read for 16-bit rows
+    precision = EXACT if exact else "tf32"  # not read for 16-bit rows
     rows, dims = unit.shape
     return {"rows": rows, "dims": dims, "splits": splits, "precision": precision}
+
+
+def fitting(configs: list[Any], _: dict[str, Any], **constants: Any) -> list[Any]:
+    """Those whose tiles fit into shared memory, where float32 takes twice its bytes. To compile one takes seconds."""
+    return configs[-1:] if constants["precision"] == EXACT else configs
 
 
 class _Kernels:
@@ -102,7 +109,8 @@ class _Kernels:
                 triton.Config({"block_rows": m, "block_columns": n}, num_warps=w, num_stages=s) for m, n, w, s in sizes
             ]
             key = ["rows", "dims", "splits", "precision"]
-            self.sums, self.pulls = triton.autotune(configs, key=key)(sums), triton.autotune(configs, key=key)(pulls)
+            tune = triton.autotune(configs, key=key, prune_configs_by={"early_config_prune": fitting})
+            self.sums, self.pulls = tune(sums), tune(pulls)
         self._ceil = triton.cdiv
 
     def grid(self, rows: int, splits: int) -> Any:

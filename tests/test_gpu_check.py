@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[1]
 BENCHES = ROOT / "benches"
 sys.path.append(str(BENCHES))
 
-from gpu import clocks, plan, predictions, prepared, records, table, variants  # noqa: E402
+import gpu_peers  # noqa: E402
+import peers  # noqa: E402
+from gpu import bare, clocks, plan, predictions, prepared, records, reproduce, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
-from gpu.runner import GRACE, Runner, Step  # noqa: E402
+from gpu.runner import GRACE, LOGGED, Runner, Step  # noqa: E402
 
 Record = dict[str, Any]
 
@@ -49,6 +51,12 @@ class Rehearsal(NamedTuple):
 def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rehearsal]:
     """Both calls, side by side."""
     folder = tmp_path_factory.mktemp("gpu_check")
+    # What was prepared comes in an archive.
+    cubins = folder / "prepared" / prepared.CUBINS
+    cubins.mkdir(parents=True)
+    (cubins / prepared.MANIFEST).write_text(json.dumps({**prepared.ingredients(), "files": []}))
+    prepared.pack(cubins.parent, [prepared.CUBINS, "variants"])
+    shutil.rmtree(cubins)
     running = {}
     for call in plan.CALLS:
         command = [sys.executable, BENCHES / "gpu_check.py", call, "--rehearse", "--seconds", "1500"]
@@ -84,6 +92,7 @@ def test_a_call_is_rehearsed(call: str, rehearsals: dict[str, Rehearsal]) -> Non
 
 def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     found = rehearsals["knowledge"]
+    assert "- prepared kernels: this extension's" in found.report
     agreement = found.of("agreement")
     assert {(r["dtype"], r["rows"]) for r in agreement} == {
         (dtype, rows) for dtype in ("bfloat16", "float32", "tf32") for rows in (64, 254)
@@ -104,8 +113,8 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert timed == [(record["name"], record["dtype"]) for record in losses if record["name"] in names]
     peers = found.of("peer")
     assert [record["name"] for record in peers if record["step"] == "peers 8192"] == [
-        "HexLoss", "HexLoss, in a graph", "eager, topk, where", "eager, topk", "NTXentLoss",
-        "lightly NTXentLoss (restated)", "Triton tiled InfoNCE", "chunked torch ops", "compiled, topk, where",
+        "HexLoss", "HexLoss, in a graph", "NTXentLoss", "Triton tiled InfoNCE", "chunked torch ops",
+        "eager, topk, where", "eager, topk", "lightly NTXentLoss (restated)", "compiled, topk, where",
         "compiled in a graph, topk, where", "compiled, topk", "eager, torch.quantile",
     ]  # fmt: skip
     without_triton = [record for record in peers if "Triton" not in record["name"]]
@@ -163,6 +172,40 @@ def test_runs_of_earlier_calls_are_not_run_again(tmp_path: Path) -> None:
     assert (folder / "results.jsonl").read_text() == "{}\n", "what is there stays"
 
 
+# A training that finishes one run, and does not end when it is interrupted.
+STUBBORN = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[2])
+signal.signal(signal.SIGINT, lambda *_: (folder / "interrupted").touch())
+(folder / "run").mkdir()
+(folder / "run" / "metrics.jsonl").write_text('{"epoch": 1}\\n{"epoch": 2}\\n{"epo')
+(folder / "results.jsonl").write_text('{"key": "finished"}\\n')
+while True:
+    time.sleep(1000)
+"""
+
+
+def test_a_training_that_does_not_end_leaves_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, folder = tmp_path / "found.jsonl", tmp_path / "runs"
+    folder.mkdir()
+
+    def left() -> float:
+        """Much until a run is finished, then little, and none once it has been interrupted."""
+        if not (folder / "results.jsonl").exists():
+            return 1000.0
+        return 0.0 if (folder / "interrupted").exists() else reproduce.MARGIN - 1
+
+    monkeypatch.setenv(records.RESULTS, str(results))
+    monkeypatch.setattr(reproduce, "PROGRAM", STUBBORN)
+    monkeypatch.setattr(reproduce, "left", left)
+    reproduce.train("gpu", folder, 1.0)
+    finished, note, metrics = records.read(results)
+    assert (finished["file"], finished["content"]) == ("results.jsonl", {"key": "finished"})
+    assert note["text"] == "hex-ssl reproduce cifar100 --scale gpu: exit -9: "
+    assert (metrics["file"], metrics["content"]) == ("run/metrics.jsonl", {"epoch": 2})
+
+
 # Steps that do what a step must not.
 FAULTY = """
 import os, signal, subprocess, sys, time
@@ -180,6 +223,8 @@ elif what == "fail":
     raise RuntimeError("its last words")
 elif what == "work":
     emit("work", text="done")
+elif what == "much":
+    print("the first words", "x" * 1_000_000, "the last words")
 elif what == "half":
     emit("work", text="done")
     with open(os.environ["GPU_CHECK_RESULTS"], "a") as results:
@@ -237,6 +282,14 @@ def test_steps_that_run_together(faulty: Path) -> None:
     log = (faulty / "log.txt").read_text()
     assert log.count("===== work\n") == 3
     assert "===== fail\nTraceback" in log
+
+
+def test_much_that_is_printed_is_cut(faulty: Path) -> None:
+    Runner(faulty, 1000, {}).run([step("much"), step("much")])
+    log = (faulty / "log.txt").read_text()
+    assert 2 * LOGGED < len(log) < 2 * LOGGED + 1000
+    assert log.count("the first words xx") == log.count("xx the last words") == 2
+    assert f"\n[{1_000_000 + 32 - LOGGED} bytes are left out]\n" in log
 
 
 def test_half_a_line_and_a_page_that_cannot_be_written(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +383,128 @@ def test_memory_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+# In place of an interpreter of the kernels: it notes their names and computes nothing.
+NOTED = """
+#include <cstdio>
+#include <cstdlib>
+extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsigned*, unsigned, unsigned, void**,
+                           char*, std::size_t) {
+    std::FILE* file = std::fopen(std::getenv("NOTED"), "a");
+    std::fprintf(file, "%s\\n", kernel);
+    return std::fclose(file);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def noting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that notes which kernels are launched, in the file that the variable NOTED names."""
+    folder = tmp_path_factory.mktemp("noting")
+    (folder / "noting.cpp").write_text(NOTED)
+    command = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", "noting.cpp", "-o", "noting.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder / "noting.so"
+
+
+@pytest.mark.parametrize("with_wgmma", [False, True])
+def test_the_sanitizers_script_launches_every_kernel(with_wgmma: bool, noting: Path, tmp_path: Path) -> None:
+    from gpu import sanitizer
+
+    name = "sm_90a coverage" if with_wgmma else "coverage"
+    (step,) = [step for step in plan.knowledge(False) if step.name == name]
+    _, what, *sizes = step.command
+    assert what == "coverage"
+    told = {"HEX_SSL_BACKEND": "emulated", "HEX_SSL_CUDA_EMULATOR": str(noting), "NOTED": str(tmp_path / "noted")}
+    paths = os.pathsep.join([str(BENCHES), str(ROOT / "python"), str(ROOT)])
+    run = environment() | step.environment | told | {"PYTHONPATH": paths, records.REHEARSE: "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpu.bare", "--every", *sizes], env=run, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    launched = set((tmp_path / "noted").read_text().split())
+    for_wgmma = {kernel for kernel in sanitizer.kernels() if kernel.endswith("_wgmma")} | {"tiles", "note_coefficients"}
+    assert sanitizer.kernels() - launched == (set() if with_wgmma else for_wgmma)
+
+
+HEAD = "========= COMPUTE-SANITIZER\n"
+RACE = "========= Error: Race reported between Write access at sums+0x70\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "clean"),
+    [
+        (0, HEAD + bare.ENDED + "\n========= ERROR SUMMARY: 0 errors\n", True),
+        (0, HEAD + bare.ENDED + "\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", True),
+        (
+            9,
+            HEAD + RACE + bare.ENDED + "\n========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)\n",
+            False,
+        ),
+        # Warnings are no errors to the tool.
+        (0, HEAD + bare.ENDED + "\n========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)\n", False),
+        (9, HEAD + "========= Invalid __global__ read\n========= ERROR SUMMARY: 20 errors\n", False),
+        # The tool has not seen the script, or the card refuses it.
+        (0, HEAD + "========= ERROR SUMMARY: 0 errors\n", None),
+        (1, HEAD + "RuntimeError: CUDA error 999\n========= ERROR SUMMARY: 0 errors\n", None),
+        (0, HEAD + bare.ENDED, None),
+        (124, HEAD, None),
+        (124, HEAD + RACE, False),
+    ],
+)
+def test_what_a_sanitizer_says(code: int, output: str, clean: bool | None) -> None:
+    from gpu import sanitizer
+
+    assert sanitizer.verdict(code, output) is clean
+
+
+def test_tools_are_found_where_the_toolkit_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import toolbox
+
+    for version in ("2024.1", "2025.3.1"):
+        tool = tmp_path / version / "ncu"
+        tool.parent.mkdir()
+        tool.touch(mode=0o755)
+    monkeypatch.setattr(toolbox, "FOLDERS", (str(tmp_path / "none"), str(tmp_path / "*")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert toolbox.find("ncu") == str(tool)
+    assert toolbox.find("nsys") is None
+
+
+def test_a_failed_test_is_told_with_its_step() -> None:
+    told = {"kind": "test", "test": "test_one", "said": "words"}
+    lines = table.suite([{**told, "step": name, "outcome": outcome} for name, outcome in
+                         (("tests", "passed"), ("sm_90a tests", "failed"))])  # fmt: skip
+    assert lines == ["1 passed, 1 failed, 0 skipped.", "- sm_90a tests: test_one: failed: 'words'"]
+
+
+def test_a_compiled_peer_tells_of_graphs_that_were_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import beside, workload
+
+    def compiled() -> peers.Loss:
+        beside.counters["inductor"]["cudagraph_skips"] += 2
+        return lambda z1, z2: (z1 * z2).sum()
+
+    for name, value in (("REHEARSAL", True), ("DEVICE", torch.device("cpu"))):
+        monkeypatch.setattr(workload, name, value)
+    told = {"kind": "peer", "rows": 8, "dtype": "float32", "shape": "", "group": "", "agrees": True}
+    found = beside.measure(beside.Peer("compiled", "", compiled), workload.views(8, "float32"))
+    assert found["skipped_graphs"] == 2
+    assert "| compiled (but not captured) |" in table.peers([{**told, **found, "name": "compiled"}])[2]
+    found = beside.measure(beside.Peer("plain", "", lambda: torch.dot), (torch.ones(3), torch.ones(3)))
+    assert found["skipped_graphs"] == 0
+    assert "| plain |" in table.peers([{**told, **found, "name": "plain"}])[2]
+
+
+@pytest.mark.parametrize(("precision", "tuned"), [("tf32", 3), (gpu_peers.EXACT, 1)])
+def test_the_triton_peer_compiles_what_fits(precision: str, tuned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(gpu_peers, "INTERPRETED", False)
+    kernels = gpu_peers._Kernels()
+    for kernel in (kernels.sums, kernels.pulls):
+        kernel.nargs = {}
+        assert len(kernel.prune_configs({"rows": 8192, "dims": 128, "splits": 1, "precision": precision})) == tuned
+
+
 def judged(results: list[Record], text: str) -> bool | None:
     """Whether the one target whose text begins so is met."""
     (target,) = [target for target in predictions.targets() if target.text.startswith(text)]
@@ -405,6 +580,30 @@ def test_every_variant_is_of_these_sources(tmp_path: Path) -> None:
         variants.apply(unknown, tmp_path)
 
 
+def test_a_variant_and_the_shipped_kernels_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import speed, workload
+    from gpu.extension import Watched
+    from hex_ssl import _core, direct
+
+    watched = []
+
+    def sample(run: workload.Run, calls: int) -> float:
+        watched.append(isinstance(direct._core, Watched))
+        run()
+        return 1.0
+
+    monkeypatch.setenv("HEX_SSL_BACKEND", "cpu")
+    monkeypatch.setenv(speed.PREPARED, "")
+    for name, value in (("REHEARSAL", True), ("DEVICE", torch.device("cpu"))):
+        monkeypatch.setattr(workload, name, value)
+    monkeypatch.setattr(speed, "load", lambda path: _core)
+    monkeypatch.setattr(speed, "kernel_times", lambda run: {"loss": run()})
+    monkeypatch.setattr(speed, "sample", sample)
+    found = speed.measure(variants.VARIANTS[0], 64)
+    assert watched == 2 * speed.TURNS * [True]
+    assert (found["ratio"], found["agrees"]) == (1.0, True)
+
+
 def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 
@@ -425,6 +624,41 @@ def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / variants.VARIANTS_FOLDER / other.name / variants.MADE_FROM).unlink()
     variants.prepare(other, tmp_path, tmp_path / "work", ["9.0"])
     assert built[-1] == other.name
+
+
+def test_an_archive_is_unpacked_once(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("cubins/a.cubin", "variants/one/extension", "reproduce/results.jsonl"):
+        (here / name).parent.mkdir(parents=True)
+        (here / name).write_text(name)
+    prepared.unpack(here)
+    prepared.pack(here, ["cubins", "variants", "none"])
+    there.mkdir()
+    shutil.copy(here / prepared.ARCHIVE, there)
+    prepared.unpack(there)
+    files = {str(path.relative_to(there)): path for path in there.rglob("*") if path.is_file()}
+    assert files.keys() == {prepared.ARCHIVE, "cubins/a.cubin", "variants/one/extension"}
+    files["cubins/a.cubin"].write_text("newer")
+    prepared.unpack(there)
+    assert files["cubins/a.cubin"].read_text() == "newer"
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_kernels_for_sm_90a_are_compiled_once(core: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    class Extension:
+        """One that compiles nothing."""
+
+        def cuda_cubin(self, *arguments: object, wgmma: bool = False) -> tuple[bytes, bool]:
+            compiled.append(wgmma)
+            return b"", False
+
+    monkeypatch.setenv("HEX_SSL_CACHE", "")
+    monkeypatch.setattr(prepared, "installed", Extension)
+    monkeypatch.setattr(prepared, "ingredients", dict)
+    prepared.compile_all(tmp_path, ["9.0"], prepared.KERNELS[:1], Extension() if core else None)
+    assert compiled == ([False] if core else [False, True])
 
 
 @pytest.mark.parametrize(("part", "text"), [("sources", "an extension of other sources"), ("nvrtc", "another NVRTC")])

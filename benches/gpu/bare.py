@@ -1,6 +1,7 @@
 """`python -m gpu.bare [--every] ROWS...`: forward and backward and little else, for ncu and compute-sanitizer.
 
-With --every: further settings, which launch the kernels that the usual case does not.
+With --every: further settings, which launch the kernels that the usual case does not. The last line says that it ran
+to its end.
 """
 
 import sys
@@ -10,14 +11,17 @@ import torch
 
 from gpu.workload import DEVICE, synchronize, views
 from hex_ssl import functional, ops
-from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
 
+ENDED = "every call has ended"
+"""The last line."""
 SETTINGS: list[dict[str, Any]] = [
     {"threshold": FixedThreshold(0.6)},
     {"threshold": "supervised"},
     {"temperature": 0.02},
     {"beta": 2.0},
     {"formulation": "official"},
+    {"threshold": MarginThreshold(), "formulation": "elimination"},
 ]
 """Of `hex_loss`: thresholds of each row, precise shifts, exponents and formulations besides the usual ones."""
 
@@ -33,6 +37,10 @@ def every_kernel(rows: int) -> None:
     functional.hex_loss_with_keys(z1, keys, positives=z2).backward()
     index = torch.arange(rows // 2, device=DEVICE)[:, None] + rows // 2
     functional.hex_loss_with_keys(z1, keys, positive_index=index).backward()
+    ignored = (index + torch.arange(1, 4, device=DEVICE)) % rows
+    functional.hex_loss_with_keys(z1, keys, positive_index=index, ignored_index=ignored).backward()
+    own = torch.stack([z2.roll(shift, 0) for shift in (1, 2)], 1)
+    functional.hex_loss_with_keys(z1, keys, positives=z2, own_negatives=own).backward()
     temperature = torch.tensor(0.2, device=DEVICE, requires_grad=True)
     functional.clip_loss(z1, z2, temperature=temperature, threshold=AdaptiveThreshold(0.99)).backward()
     functional.supcon_loss(z1, z2, labels=labels, temperature=temperature).backward()
@@ -52,3 +60,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    print(ENDED, flush=True)

@@ -1,15 +1,15 @@
-"""Step: `python -m gpu.counters [ROWS]`: what bounds the five heaviest kernels, by ncu's counters."""
+"""Step: `python -m gpu.counters [ROWS]`: what bounds the heaviest kernels, by ncu's counters."""
 
 import sys
 
 from gpu import toolbox
 from gpu.records import REHEARSAL, emit
 
-KERNELS = "rows|sample|sift|gather|gradient"
+KERNELS = "rows|sample|sift|survivors|gather|pick|sums|gradient"
 METRICS = {
     "gpu__time_duration.sum": "ns",
     "sm__throughput.avg.pct_of_peak_sustained_elapsed": "sm %",
-    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active": "tensor %",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active": "tensor %",
     "sm__inst_executed_pipe_xu.avg.pct_of_peak_sustained_active": "exponentials %",
     "sm__inst_issued.avg.pct_of_peak_sustained_active": "issue %",
     "l1tex__data_pipe_lsu_wavefronts_mem_shared.avg.pct_of_peak_sustained_elapsed": "shared memory %",
@@ -51,6 +51,7 @@ def main(rows: str, **told: object) -> None:
     launches: list[dict[str, object]] = []
     for chosen in (["--metrics", ",".join(METRICS)], SECTIONS):  # the second where one of the names is not known
         code, output = toolbox.run([*command, *chosen, *toolbox.bare(rows)], 300)
+        print(output)
         launches = counters(output)
         if launches:
             break

@@ -12,9 +12,11 @@ FEW = ("254", "2050", "8192")
 LOOP = ("tests/train/test_waiting.py", "tests/train/data/test_batched_views.py")
 """Tests of what a step of training waits for."""
 AUTO = {"HEX_SSL_BACKEND": "auto"}
+MACHINE = Step("machine", ("gpu.machine",), 120)
+"""It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
             "peers 32768 and 65536", "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck",
-            "sm_90a racecheck", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
+            "sm_90a racecheck", "sm_90a tests", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
@@ -26,7 +28,7 @@ def correctness() -> list[Step]:
     steps = [
         *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, together="correctness") for dtype in dtypes),
         Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, together="correctness"),
-        Step("coverage", ("gpu.sanitizer",), 45, together="correctness"),
+        Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, together="correctness"),
         Step("tests", ("gpu.suite", "tests/gpu"), 110, together="correctness"),
         Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
     ]
@@ -39,9 +41,10 @@ def correctness() -> list[Step]:
     return [
         *steps,
         Step("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75, **wanted),  # type: ignore[arg-type]
-        Step("sm_90a coverage", ("gpu.sanitizer",), 45, **wanted),  # type: ignore[arg-type]
+        Step("sm_90a coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **wanted),  # type: ignore[arg-type]
         *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 110, **wanted)  # type: ignore[arg-type]
           for tool in ("memcheck", "racecheck")),
+        Step("sm_90a tests", ("gpu.suite", "tests/gpu"), 110, **wanted),  # type: ignore[arg-type]
     ]  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def sm_90a_times() -> list[Step]:
 def knowledge(rehearse: bool) -> list[Step]:
     """Call 1: is it right, how fast is it, and beside whom."""
     steps = [
-        Step("machine", ("gpu.machine",), 60),
+        MACHINE,
         *correctness(),
         Step("own times", ("gpu.own",), 70),
         Step("peers 8192", ("gpu.beside", "8192"), 110),
@@ -66,7 +69,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         *sm_90a_times(),
         Step("losses", ("gpu.losses", "8192", "2050", "32768"), 45),
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
-        Step("other losses", ("gpu.beside", "others"), 40),
+        Step("other losses", ("gpu.beside", "others"), 60),
         Step("counters", ("gpu.counters", "8192"), 60),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
@@ -79,7 +82,7 @@ def speed(rehearse: bool, data: str | None) -> list[Step]:
     """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
     names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
     return [
-        Step("machine", ("gpu.machine",), 60),
+        MACHINE,
         *(Step(f"variant {name}", ("gpu.speed", name), 25) for name in names),
         Step("winner", ("gpu.speed", "winner"), 40),
         Step("reproduce", ("gpu.reproduce", *([data] if data else [])), sys.maxsize, least=30),

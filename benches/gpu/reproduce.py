@@ -1,7 +1,8 @@
 """Step: `python -m gpu.reproduce [DATA]`: `hex-ssl reproduce cifar100 --scale gpu`, for as long as there is time.
 
-DATA is the folder with CIFAR-100. What the runs left is written as results. Runs that an earlier call finished are not
-run again: those in `runs/gpu/reproduce`, or else those in the results of earlier calls in the checkout.
+DATA is the folder with CIFAR-100. A finished run is written as a result at once, the last metrics of all at the end.
+Runs that an earlier call finished are not run again: those in `runs/gpu/reproduce`, or else those in the results of
+earlier calls in the checkout.
 """
 
 import json
@@ -10,16 +11,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from gpu.records import BENCHES, REHEARSAL, ROOT, emit, left, of, read
+from gpu.records import BENCHES, REHEARSAL, ROOT, Record, emit, left, of, read
 
 KEPT = ROOT / "runs" / "gpu" / "reproduce"
 """Another call on the same machine goes on here."""
 FINISHED = "results.jsonl"
 """In this folder, a line for each finished run."""
-MARGIN = 15.0
-"""Seconds for an interrupted run to end."""
+MARGIN, LAST = 15.0, 3.0
+"""Seconds for an interrupted run to end, which one that compiles may not do, and seconds for what is written then."""
 REST = 45.0
 """Seconds for the start, and for an evaluation that is in progress at the time limit."""
 PROGRAM = """
@@ -47,31 +50,59 @@ def take_over(earlier: Path, folder: Path) -> None:
         (folder / FINISHED).write_text("".join(json.dumps(run) + "\n" for run in found))
 
 
-def runs(folder: Path) -> None:
-    """What the runs left: finished ones whole, and the last line of metrics of all."""
-    for path in sorted(folder.rglob("*.jsonl")):
-        lines = path.read_text().splitlines()
-        for line in lines if path.name == FINISHED else lines[-1:]:
-            emit("run", file=str(path.relative_to(folder)), content=json.loads(line))
+class Runs:
+    """What the runs in a folder left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.written = folder, 0
+
+    def write_finished(self) -> None:
+        """Those that have been finished since the last time, whole."""
+        path = self.folder / FINISHED
+        found = read(path)[self.written :]
+        self.written += len(found)
+        self._write(path, found)
+
+    def write_metrics(self) -> None:
+        """The last line of metrics of all."""
+        for path in sorted(self.folder.rglob("*.jsonl")):
+            if path.name != FINISHED:
+                self._write(path, read(path)[-1:])
+
+    def _write(self, path: Path, found: list[Record]) -> None:
+        for content in found:
+            emit("run", file=str(path.relative_to(self.folder)), content=content)
+
+
+def wait(process: "subprocess.Popen[bytes]", each_second: Callable[[], None]) -> None:
+    """Until it ends: interrupted as by Ctrl-C when time runs out, and killed if it has not ended then."""
+    interrupted = False
+    while process.poll() is None:
+        if left() < LAST:
+            process.kill()
+        elif left() < MARGIN and not interrupted:
+            process.send_signal(signal.SIGINT)
+            interrupted = True
+        each_second()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
 
 
 def train(scale: str, folder: Path, minutes: float, *data: str) -> None:
-    """The experiment until the time limit; interrupted as by Ctrl-C where it has not ended then."""
+    """The experiment until the time limit."""
+    runs = Runs(folder)
     command = [sys.executable, "-c", PROGRAM, scale, str(folder), str(minutes), *data]
     with tempfile.TemporaryFile("w+") as output:
         environment = os.environ | {"HEX_SSL_BACKEND": "auto"}
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            process.wait(max(1.0, left() - MARGIN))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            process.wait(MARGIN)
+        wait(process, runs.write_finished)
         output.seek(0)
         said = output.read()
     print(said)
     last = said.strip().splitlines()[-1:]
     emit("note", text=f"hex-ssl reproduce cifar100 --scale {scale}: exit {process.returncode}: {' '.join(last)[:300]}")
-    runs(folder)
+    runs.write_finished()
+    runs.write_metrics()
 
 
 if __name__ == "__main__":

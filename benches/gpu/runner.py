@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
+from typing import IO
 
 from gpu import records
 from gpu.records import BENCHES, ROOT
@@ -22,6 +23,8 @@ PATHS = (str(BENCHES), str(ROOT / "python"), str(ROOT))
 """Where the steps' modules, the package and its tests are."""
 TAIL = 3000
 """Characters that are kept of what a failed step printed."""
+LOGGED = 400_000
+"""Bytes of what a step printed that are kept in the log: of more, the first half and the last."""
 GRACE = 5.0
 """Seconds for a killed process to go; one that hangs in the driver is left behind."""
 
@@ -127,7 +130,7 @@ class Runner:
             "PYTHONUNBUFFERED": "1",
         }
         command = [sys.executable, "-m", *step.command]
-        with tempfile.TemporaryFile("w+", errors="replace") as output:
+        with tempfile.TemporaryFile() as output:
             # A session of its own: its own children end with it.
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -140,8 +143,7 @@ class Runner:
             finally:
                 _end(process)
                 self._running.discard(process)
-                output.seek(0)
-                said = output.read().strip()
+                said = _printed(output)
                 with self._lock, self.log.open("a") as log:
                     log.write(f"===== {step.name}\n{said}\n")
         said = said[-TAIL:]
@@ -150,6 +152,18 @@ class Runner:
         if code < 0:
             return signal.Signals(-code).name, said
         return ("done", "") if code == 0 else ("failed", said)
+
+
+def _printed(output: IO[bytes]) -> str:
+    """What a step printed, but for the middle of very much."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(0)
+    parts = [output.read(LOGGED // 2)]
+    if size > LOGGED:
+        parts.append(b"\n[%d bytes are left out]\n" % (size - LOGGED))
+        output.seek(size - LOGGED // 2)
+    parts.append(output.read())
+    return b"".join(parts).decode(errors="replace").strip()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

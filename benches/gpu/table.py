@@ -135,7 +135,8 @@ def peers(results: list[Record]) -> Lines:
             continue
         ours = first.setdefault((*shape, r["group"]), r["ms"])
         agrees = "yes" if r["agrees"] else "NO"
-        rows.append([*shape, r["name"], number(r["ms"]), number(r["ms"] / ours), megabytes(r.get("bytes")), agrees])
+        name = r["name"] + (" (but not captured)" if r.get("skipped_graphs") else "")
+        rows.append([*shape, name, number(r["ms"]), number(r["ms"] / ours), megabytes(r.get("bytes")), agrees])
     head = ["rows", "dtype", "shape", "peer", "ms", "x ours", "MB above the inputs", "the same loss"]
     return grid(head, rows)
 
@@ -145,7 +146,8 @@ def suite(results: list[Record]) -> Lines:
     found = list(of(results, "test"))
     counts = {name: sum(r["outcome"] == name for r in found) for name in ("passed", "failed", "skipped")}
     lines = [", ".join(f"{count} {name}" for name, count in counts.items()) + "."]
-    lines += [f"- {r['test']}: {r['outcome']}: {r['said'][-300:]!r}" for r in found if r["outcome"] == "failed"]
+    failed = [r for r in found if r["outcome"] == "failed"]
+    lines += [f"- {r['step']}: {r['test']}: {r['outcome']}: {r['said'][-300:]!r}" for r in failed]
     for r in of(results, "sanitizer"):
         said = "" if r["clean"] else repr(r["said"][:600])
         word = {True: "clean", False: "NOT CLEAN", None: "not ended"}[r["clean"]]

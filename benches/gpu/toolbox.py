@@ -1,6 +1,7 @@
 """NVIDIA's tools, where they are installed: found, run, and read."""
 
 import csv
+import glob
 import io
 import os
 import shutil
@@ -9,16 +10,18 @@ import sys
 
 from gpu.records import left
 
-FOLDERS = os.pathsep.join(["/usr/local/cuda/bin", "/opt/nvidia/nsight-compute"])
+FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda*/bin", "/opt/nvidia/nsight-compute/*")
+TIME_OVER = 124
 
 
 def find(tool: str) -> str | None:
     """Where it is: on the path, or where the toolkit puts it."""
-    return shutil.which(tool) or shutil.which(tool, path=FOLDERS)
+    folders = [folder for pattern in FOLDERS for folder in sorted(glob.glob(pattern), reverse=True)]
+    return shutil.which(tool) or shutil.which(tool, path=os.pathsep.join(folders))
 
 
 def run(command: list[str], seconds: float, **variables: str) -> tuple[int, str]:
-    """Exit status and output; 124 where it took longer."""
+    """Exit status and output; `TIME_OVER` where it took longer."""
     environment = {**os.environ, **variables}
     try:
         done = subprocess.run(
@@ -27,7 +30,7 @@ def run(command: list[str], seconds: float, **variables: str) -> tuple[int, str]
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
-        return 124, said.decode(errors="replace") if isinstance(said, bytes) else said
+        return TIME_OVER, said.decode(errors="replace") if isinstance(said, bytes) else said
     return done.returncode, done.stdout
 
 

@@ -202,9 +202,9 @@ def test_thresholds_of_duplicates_and_clusters(rows: int, monkeypatch: pytest.Mo
     alike = spread[:1].expand(rows, -1) + 1e-3 * spread
     for z in (tied, alike):
         quantiles = [functional.hex_loss(*z.chunk(2), return_statistics=True)[1].threshold]
-        monkeypatch.setenv("HEX_SSL_BACKEND", "composite")
-        quantiles.append(functional.hex_loss(*z.chunk(2), return_statistics=True)[1].threshold)
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setenv("HEX_SSL_BACKEND", "composite")
+            quantiles.append(functional.hex_loss(*z.chunk(2), return_statistics=True)[1].threshold)
         torch.testing.assert_close(quantiles[0], quantiles[1], rtol=0, atol=1e-6)
 
 
