@@ -303,11 +303,9 @@ NEGATIVE_MUTATIONS = planted(
     # Margins.
     ("tile", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
      None),
-    ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
-     None),
+    ("tile", "the first lane of a row", "lane % 4 == lane / 8", "lane % 4 == 0", None),
     ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
-    ("sums_general", "rows past the end", "is_on_diagonal() && first + lane / 4 < p.anchors.count",
-     "is_on_diagonal()", None),
+    ("tile", "rows past the end", "lane / 8 && anchor < p.anchors.count", "lane / 8", "race"),
     ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
     # The elimination.
     ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
@@ -324,8 +322,9 @@ NEGATIVE_MUTATIONS = planted(
 ) | {
     "tile: another rounding of the closest positive": Mutation(
         "tile.cu",
-        "similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length)",
-        "product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse), side.cards[other].inverse_length)",
+        "similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length, side.cards[other].inverse_length)",
+        "product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length), "
+        "side.cards[other].inverse_length)",
     ),
 }  # fmt: skip
 """In what only margins, the elimination and lists of keys to ignore use."""

@@ -20,18 +20,13 @@ DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
 // The similarities of each anchor with its rows apart. One warp per 8 anchors. The second dimension of the grid divides
 // the rows of an anchor.
 KERNEL(THREADS, 1) apart_similarities(const Parameters p, const Launch l) {
-    const int lane = lane_of_thread(), first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
+    const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
-    const u8* left = p.anchors.rows + (i64)(first + lane / 4) * ROW_BYTES;
-    Rows<1> rows;
-    load_rows(rows.a[0], left, left);
-    // Past the end, load the last anchor's rows and do not use them.
-    const int anchor = first + lane / 4 < p.anchors.count ? first + lane / 4 : p.anchors.count - 1;
-    const float inverse = p.anchors.cards[anchor].inverse_length;
+    const EightAnchors eight = load_eight(p, first);
     for (int i = blockIdx.y; i < p.rows_apart; i += gridDim.y) {
-        const i64 at = (i64)anchor * p.rows_apart + i;
-        const float c = diagonal_similarity(rows, inverse, p.apart, (int)at);
-        if (is_on_diagonal() && first + lane / 4 < p.anchors.count) p.apart_similarities[at] = c;
+        const i64 at = (i64)eight.own * p.rows_apart + i;
+        const float c = diagonal_similarity(eight, p.apart, (int)at);
+        if (eight.has_result) p.apart_similarities[at] = c;
     }
 }
 
