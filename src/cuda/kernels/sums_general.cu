@@ -127,7 +127,7 @@ KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count || !p.header->precise_shifts) return;
     float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
-    for (int i = p.pairing == APART; i < p.rows_apart; i++) {
+    for (int i = first_own(p); i < p.rows_apart; i++) {
         const float c = apart_of(p, row)[i];
         if (c > p.anchors.splits[row].threshold) hierarchical = fmaxf(hierarchical, c);
         else global = fmaxf(global, c);
