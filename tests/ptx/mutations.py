@@ -303,9 +303,11 @@ NEGATIVE_MUTATIONS = planted(
     # Margins.
     ("tile", "products beside the diagonal", "lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0]", "s.c[0][0][0]",
      None),
-    ("tile", "the first lane of a row", "lane % 4 == lane / 8", "lane % 4 == 0", None),
+    ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
+     None),
     ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
-    ("tile", "rows past the end", "lane / 8 && anchor < p.anchors.count", "lane / 8", "race"),
+    ("tile", "rows past the end", "anchor < p.anchors.count ? anchor : p.anchors.count - 1", "anchor",
+     "past the end of"),
     ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
     # The elimination.
     ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",

@@ -26,7 +26,7 @@ KERNEL(THREADS, 1) apart_similarities(const Parameters p, const Launch l) {
     for (int i = blockIdx.y; i < p.rows_apart; i += gridDim.y) {
         const i64 at = (i64)eight.own * p.rows_apart + i;
         const float c = diagonal_similarity(eight, p.apart, (int)at);
-        if (eight.has_result) p.apart_similarities[at] = c;
+        if (is_on_diagonal()) p.apart_similarities[at] = c;
     }
 }
 

@@ -37,7 +37,7 @@ KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
         const float c = diagonal_similarity(eight, p.keys, key < 0 ? 0 : key);
         if (key >= 0) closest = fmaxf(closest, c);
     }
-    if (eight.has_result) p.ranges[2 * eight.own + 1] = ordered(closest);
+    if (is_on_diagonal()) p.ranges[2 * eight.own + 1] = ordered(closest);
 }
 
 // Sets the threshold of each anchor for the general kernels: that of its range or of its positives, or that of all. One

@@ -141,24 +141,23 @@ DEVICE float similarity(float c, float inverse_row, float inverse_column) {
 // 8 anchors of a warp. Four lanes share an anchor.
 struct EightAnchors {
     Rows<1> rows;  // each twice
-    int own;  // the lane's anchor. Past the end, the last one of all
+    int own;  // the lane's anchor. Past the end, the last one of all, so that such lanes find what another one finds
     float inverse_length;
-    bool has_result;  // whether the lane gets the similarities of its anchor
 };
 
 DEVICE EightAnchors load_eight(const Parameters& p, int first) {
-    const int lane = lane_of_thread(), anchor = first + lane / 4;
+    const int anchor = first + lane_of_thread() / 4;
     EightAnchors eight;
     eight.own = anchor < p.anchors.count ? anchor : p.anchors.count - 1;
     const u8* from = p.anchors.rows + (i64)eight.own * ROW_BYTES;
     load_rows(eight.rows.a[0], from, from);
     eight.inverse_length = p.anchors.cards[eight.own].inverse_length;
-    eight.has_result = lane % 4 == lane / 8 && anchor < p.anchors.count;
     return eight;
 }
 
 // The similarity of each of 8 anchors with one other row, with the bits that a tile has for the same two rows. Of the
-// products of 8 rows with 8 others, those on the diagonal are used. A lane passes the other row of its anchor.
+// products of 8 rows with 8 others, those on the diagonal are used. A lane passes the other row of its anchor, and gets
+// the similarity if it is on the diagonal.
 DEVICE float diagonal_similarity(const EightAnchors& eight, const Side& side, int other) {
     const int lane = lane_of_thread();
     const u8* right = side.rows + (i64)other * ROW_BYTES + lane % 4 * 4;
@@ -168,6 +167,7 @@ DEVICE float diagonal_similarity(const EightAnchors& eight, const Side& side, in
     });
     return similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length, side.cards[other].inverse_length);
 }
+DEVICE bool is_on_diagonal() { return lane_of_thread() % 4 == lane_of_thread() / 8; }
 
 // The rows of a thread, two of each group.
 template <int rows> struct OwnRows {
