@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss
+from hex_ssl import CLIPLoss, DCLLoss, HCLLoss, HexLoss, InfoNCELoss, NTXentLoss, SupConLoss, _core
 from hex_ssl.gradient_cache import GradientCache
 from hex_ssl.losses import DCLWLoss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
@@ -102,9 +102,12 @@ def step(model: nn.Module, criterion: nn.Module, name: str, views: list[Tensor],
 
 
 def infonce_step(
-    counts: list[int], rank: int | None, threshold: Any, weighted: bool
+    counts: list[int], rank: int | None, threshold: Any, weighted: bool, times: int = 1
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """InfoNCE with own negatives and lists of keys to ignore: loss, statistics, gradients. `rank` None: joined."""
+    """InfoNCE with own negatives and lists of keys to ignore: loss, statistics, gradients. `rank` None: joined.
+
+    The lists name each key `times` times.
+    """
     samples, start = sum(counts), 0 if rank is None else sum(counts[:rank])
     own = slice(start, samples if rank is None else start + counts[rank])
     generator = torch.Generator().manual_seed(samples)
@@ -128,7 +131,7 @@ def infonce_step(
         formulation="importance" if isinstance(threshold, AdaptiveThreshold) else "elimination",
     )  # fmt: skip
     loss = criterion(
-        *inputs[:2], own_negatives=inputs[2], ignored_index=torch.tensor(lists)[own],
+        *inputs[:2], own_negatives=inputs[2], ignored_index=torch.tensor(lists)[own].repeat(1, times),
         weights=torch.arange(samples)[own] % 3 + 0.5 if weighted else None, **given,
     )  # fmt: skip
     loss.backward()
@@ -159,6 +162,11 @@ def worker(rank: int, world: int, folder: str) -> None:
         for name, threshold in THRESHOLDS.items():
             for weighted in (False, True):
                 results[case, name, weighted] = infonce_step(counts, rank, threshold, weighted)
+        with pytest.MonkeyPatch.context() as patch:
+            # As on a GPU, where nobody checks the lists.
+            patch.setenv("HEX_SSL_BACKEND", "composite")
+            patch.setattr(_core, "check", lambda operands: None)
+            results[case, "named twice"] = infonce_step(counts, rank, THRESHOLDS["margin"], False, times=2)
         with torch.no_grad():
             z1, z2 = (model.module(view[own]) for view in views[:2])
             results[case, "none"] = HexLoss(gather_distributed=True, reduction="none")(z1, z2)
@@ -249,6 +257,14 @@ def test_infonce_with_negatives_taken_out_and_added(case: str, name: str, weight
         torch.testing.assert_close(found, statistics, rtol=1e-11, atol=1e-12, equal_nan=True)
     for blocks, expected in zip(zip(*of_inputs, strict=True), gradients, strict=True):
         torch.testing.assert_close(torch.cat(blocks) / world, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["even", "uneven", "one sample"])
+def test_a_key_that_is_named_twice_counts_once(case: str, processes: Results) -> None:
+    world, ranks = processes
+    _, statistics, _ = infonce_step(SAMPLES[world][case], None, THRESHOLDS["margin"], False)
+    for rank in ranks:
+        torch.testing.assert_close(rank[case, "named twice"][1], statistics, rtol=1e-11, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", ["even", "uneven"])

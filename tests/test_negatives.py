@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hex_ssl import CLIPLoss, HexLoss, InfoNCELoss
+from hex_ssl import CLIPLoss, HexLoss, InfoNCELoss, _core
 from hex_ssl.functional import clip_loss, hex_loss, hex_loss_with_keys, infonce_loss, ntxent_loss
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold, StepThreshold
 
@@ -315,6 +315,46 @@ def test_positives_of_different_numbers_are_pairs(backend: str) -> None:
     pairs: dict[str, Any] = {"positive_index": of_key, "ignored_index": others, "weights": 1 / same.sum(1).double()}
     found = infonce_loss(anchors[of_anchor], keys, **pairs, temperature=TEMPERATURE)
     assert_like(found, by_loops(anchors, keys, positives).mean(), anchors, keys)
+
+
+@pytest.mark.parametrize("formulation", ["importance", "official", "decoupled", "elimination"])
+@pytest.mark.parametrize(("positives", "own"), [(0, 2), (1, 0), (1, 2), (3, 2)])
+def test_a_key_that_is_named_twice_counts_once(
+    positives: int, own: int, formulation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU nobody checks the lists. Expected is the CPU kernel, with an anchor and a list for each positive.
+
+    With 0 positives they are apart. A key that is a positive twice counts twice as that, and once as no negative.
+    """
+    count, more, each = 7, 9, max(positives, 1)
+    anchors, keys, block = rows(count, 5, 43), rows(more, 5, 44), rows(count * own, 5, 45)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    inputs = [anchors, keys, temperature, *([block] if own else [])]
+    generator = torch.Generator().manual_seed(positives)
+    index = torch.randint(more, (count, positives), generator=generator)
+    ignored = torch.randint(-2, 4, (count, 7), generator=generator)
+    apart = {} if positives else {"positives": rows(count, 5, 46).detach()}
+
+    def step(times: int, **pairing: Tensor) -> list[Tensor]:
+        apart_of_each = {"own_negatives": block.view(count, own, 5).repeat_interleave(times, 0)} if own else {}
+        loss, statistics = hex_loss_with_keys(
+            anchors.repeat_interleave(times, 0), keys, **pairing, **apart, **apart_of_each, formulation=formulation,
+            threshold=FixedThreshold(0.3, scale="cosine"), temperature=temperature, return_statistics=True,
+        )  # fmt: skip
+        return [loss.detach(), *torch.autograd.grad(loss, inputs), *statistics[:-1]]
+
+    others: list[list[int]] = []
+    for named, out in zip(index.tolist(), ignored.tolist(), strict=True):
+        lists = [{*named, *out} - {-2, -1, positive} for positive in named or [-1]]
+        others += [[*once, *[-1] * (more - len(once))] for once in lists]
+    of_each = {"positive_index": index.view(-1)} if positives else {}
+    expected = step(each, **of_each, ignored_index=torch.tensor(others))
+    monkeypatch.setenv("HEX_SSL_BACKEND", "composite")
+    monkeypatch.setattr(_core, "check", lambda operands: None)
+    of_anchor = {"positive_index": index} if positives else {}
+    found = step(1, **of_anchor, ignored_index=ignored)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

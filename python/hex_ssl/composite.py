@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hex_ssl.operands import Operands
+from hex_ssl.operands import Operands, count_named
 
 # The number of elements of a chunk's [C, N] or [C, H, D] tensors. On the CPU it is small, so that malloc reuses its
 # pages: fresh pages cost more than the arithmetic. On other devices it is large, because each launch costs time.
@@ -115,9 +115,7 @@ class _Columns(NamedTuple):
         count = keys.new_full((operands.anchors, 1), keys.shape[0] + operands.own_negatives)
         positives, ignored = operands.positive_index, operands.ignored_index
         if positives is not None or operands.positives is not None:
-            for each in (positives, ignored):
-                count = count if each is None else count - (each >= 0).sum(1, keepdim=True)
-            return cls(None, positives, positives, ignored, count)
+            return cls(None, positives, positives, ignored, count - count_named(positives, ignored))
         # The views of a sample are n rows apart, cyclically.
         views, anchors = len(operands.views), operands.anchors
         rows = torch.arange(anchors, device=keys.device)[:, None]

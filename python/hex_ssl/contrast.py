@@ -10,7 +10,7 @@ from torch._compile import _disable_dynamo
 
 from hex_ssl.dispatch import join_directions
 from hex_ssl.distributed import gather_counts, gather_rows, join_statistics, mean_over_processes
-from hex_ssl.operands import Operands
+from hex_ssl.operands import Operands, count_named
 from hex_ssl.ops import evaluate_call, row_quantiles
 from hex_ssl.thresholds import Threshold, check_labels_read
 from hex_ssl.validation import check_integers, check_ranges, check_types
@@ -198,11 +198,10 @@ def contrast_with_shared_keys(
         threshold=threshold,
         weights=weights,
     )
-    # The lists of ignored keys differ in length. All else that decides how many negatives there are is the same.
-    ignored = 0.0 if ignored_index is None else (ignored_index >= 0).sum(1).double().mean()
-    each = keys.shape[0] - (0 if positive_index is None else positive_index.shape[1])
     own = 0 if positives is None else positives.shape[0] // anchors.shape[0] - (positive_index is None)
-    return _share(loss, local, settings.reduction, anchors.shape[0], negatives=each + own - ignored)
+    # The processes name different numbers of keys. All else that decides how many negatives there are is the same.
+    named = count_named(positive_index, ignored_index).double().mean()
+    return _share(loss, local, settings.reduction, anchors.shape[0], negatives=keys.shape[0] + own - named)
 
 
 def _share(

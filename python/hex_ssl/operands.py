@@ -98,6 +98,24 @@ class Operands(NamedTuple):
         return self.reduction == "none" and self.weights is None
 
 
+def count_named(*lists: Tensor | None) -> Tensor:
+    """The number of keys that each anchor names.
+
+    Args:
+        lists: Keys that the anchors name, int64 [M, any number], or None. -1 for none.
+
+    Returns:
+        The numbers, [M, 1]. A key that an anchor names twice counts once, as on GPUs nobody checks that keys differ. If
+        there are no lists, 0, 0-d.
+    """
+    given = [each for each in lists if each is not None]
+    if not given:
+        return torch.zeros(())
+    none = given[0].new_full((given[0].shape[0], 1), -1)
+    named = torch.cat([none, *given], 1).clamp(min=-1).sort(1).values
+    return (named.diff(dim=1) > 0).sum(1, keepdim=True)
+
+
 def quantile_operands(
     views: Sequence[Tensor], keys: Tensor | None, positives: Tensor | None, offset: int, quantile: float
 ) -> Operands:

@@ -124,7 +124,7 @@ told! {
         anchor_tiles: Tiles,
         key_tiles: Tiles,
         apart_similarities: *mut c_void,
-        own_slopes: *mut c_void,
+        own_sums: *mut c_void,
         rows_apart: i32,
     }
 }

@@ -110,6 +110,9 @@ pub fn evaluate(
     let plan = Plan::new(problem, buffers, wanted, chip, variant);
     plan.split(executor)?;
     plan.sums(executor)?;
+    if problem.own_negatives > 0 {
+        plan.run(executor, "own_sums", [blocks(problem.anchors, WARPS), 1, 1], 0, Launch::default())?;
+    }
     let launch = Launch { rows: plan.anchors_rows as i32, ..Launch::default() };
     plan.run(executor, "anchors", [blocks(problem.anchors, plan.anchors_rows), 1, 1], ANCHORS_SHARED, launch)?;
     if !wanted.anchors {
@@ -324,7 +327,7 @@ impl<'a> Plan<'a> {
             anchor_tiles: Tiles::NONE,
             key_tiles: Tiles::NONE,
             apart_similarities: scratch.take_if(reads_apart(problem), rows * rows_apart * 4),
-            own_slopes: scratch.take_if(problem.own_negatives > 0, rows * problem.own_negatives * 4),
+            own_sums: scratch.take_if(problem.own_negatives > 0, rows * SUMS * 4),
             rows_apart: rows_apart as i32,
         };
         if hopper.is_some() {

@@ -90,7 +90,7 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
     to.output(p.apart_similarities, anchors * p.rows_apart * 4, "apart_similarities");
-    to.output(p.own_slopes, anchors * (p.rows_apart - (p.pairing == layout::APART)) * 4, "own_slopes");
+    to.output(p.own_sums, anchors * SUMS * 4, "own_sums");
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 

@@ -306,8 +306,8 @@ NEGATIVE_MUTATIONS = planted(
     ("tile", "the first lane of a row", "lane_of_thread() % 4 == lane_of_thread() / 8", "lane_of_thread() % 4 == 0",
      None),
     ("sums_general", "the last positive", "closest = fmaxf(closest, c)", "closest = c", None),
-    ("sums_general", "rows past the end", "is_on_diagonal() && first + lane / 4 < p.anchors.count",
-     "is_on_diagonal()", None),
+    ("tile", "rows past the end", "anchor < p.anchors.count ? anchor : p.anchors.count - 1", "anchor",
+     "past the end of"),
     ("sums_general", "a fraction with a sign", "fabs(closest)", "closest", None),
     # The elimination.
     ("anchors", "nothing is eliminated", "    if (p.formulation == ELIMINATION) sums.hierarchical = 0.0;\n", "",
@@ -324,8 +324,8 @@ NEGATIVE_MUTATIONS = planted(
 ) | {
     "tile: another rounding of the closest positive": Mutation(
         "tile.cu",
-        "similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length)",
-        "product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse), side.cards[other].inverse_length)",
+        "return similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length, ",
+        "return product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length), ",
     ),
 }  # fmt: skip
 """In what only margins, the elimination and lists of keys to ignore use."""
@@ -340,17 +340,21 @@ OWN_MUTATIONS = planted(
     ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
      "apart_similarities.*, which nobody wrote"),
     ("anchors", "the positives of other anchors", "anchor * p.rows_apart)", "anchor)", None),
-    ("anchors", "the positive is an own negative", "const int positives = p.pairing == APART;",
-     "const int positives = 0;", "past the end of own_slopes"),
-    ("anchors", "none in the sums", "    add_own_negatives(p, anchor, sums);\n", "", None),
-    ("anchors", "not counted", "    sums.negatives += own.count;\n", "", None),
-    ("anchors", "not in the mean similarity", "        sums.similarities += own.similarities[i];\n", "", None),
-    ("anchors", "none is hierarchical", "hierarchical = c > own.threshold", "hierarchical = false", None),
-    ("anchors", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor].threshold : p.header->limit",
-     "p.header->limit", None),
-    ("anchors", "slopes without the weights' derivative", " - of.weights * exp(p.beta * term.exponent)", "",
-     None),
-    ("finish", "slopes of another row", "(p.rows_apart - 1) + i - 1]", "(p.rows_apart - 1)]", None),
+    ("parameters", "the positive is an own negative", "return p.pairing == APART; }", "return 0; }", None),
+    ("parameters", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor] : Split{",
+     "p.anchors.splits ? Split{0, p.header->limit, p.anchors.splits[anchor].global_shift, "
+     "p.anchors.splits[anchor].hierarchical_shift} : Split{", None),
+    ("anchors", "none in the sums", "if (p.own_sums) add_part", "if (false) add_part", None),
+    ("anchors", "not counted", " + p.rows_apart - first_own(p);", ";", None),
+    ("anchors", "not in the mean similarity", "        all[4] += c;\n", "", None),
+    ("anchors", "none is hierarchical", "hierarchical = c > split.threshold", "hierarchical = false", None),
+    ("anchors", "lanes add one twice", "p.rows_apart; i += LANES", "p.rows_apart; i += LANES - 1", None),
+    ("anchors", "some are missed", "p.rows_apart; i += LANES", "p.rows_apart / LANES * LANES; i += LANES", None),
+    ("anchors", "the sums of a lane", "warp_sum(all[i])", "all[i]", None),
+    ("anchors", "the sums of another anchor", "(i64)anchor * SUMS + i]", "i]", "race|nobody wrote"),
+    ("finish", "none pulls like a hierarchical one", "c > split.threshold", "false", None),
+    ("exclude", "slopes without the weights' derivative", " - (hierarchical ? card.weights : 0.0f)", "", None),
+    ("finish", "slopes of another row", "apart_of(p, anchor)[i]", "apart_of(p, anchor)[first_own(p)]", None),
     ("finish", "no pull on the anchor", "i < p.rows_apart; i++) add_row", "i < (p.pairing == APART); i++) add_row",
      None),
     ("finish", "gradients by another anchor", "p.anchors, row / p.rows_apart)", "p.anchors, 0)", None),
@@ -362,7 +366,7 @@ OWN_MUTATIONS = planted(
     ("joint", "none among the listed", "list[i] : apart_of(p, row)[i - count]", "list[i] : -1.0f", None),
     ("joint", "below the list", "if (found >= low) p.quantiles", "if (found == found) p.quantiles", None),
     ("sums_general", "none in the range", "i = 0; i < p.rows_apart", "i = 0; i < (p.pairing == APART)", None),
-    ("sums_general", "none in the shifts", "i = p.pairing == APART; i < p.rows_apart", "i = 0; i < 0", None),
+    ("sums_general", "none in the shifts", "i = first_own(p); i < p.rows_apart", "i = 0; i < 0", None),
     ("sums_general", "the margin over an own negative", "apart_of(p, row)[0]", "apart_of(p, row)[1]", None),
 )  # fmt: skip
 """In what only own negatives use."""

@@ -20,18 +20,13 @@ DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
 // The similarities of each anchor with its rows apart. One warp per 8 anchors. The second dimension of the grid divides
 // the rows of an anchor.
 KERNEL(THREADS, 1) apart_similarities(const Parameters p, const Launch l) {
-    const int lane = lane_of_thread(), first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
+    const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
-    const u8* left = p.anchors.rows + (i64)(first + lane / 4) * ROW_BYTES;
-    Rows<1> rows;
-    load_rows(rows.a[0], left, left);
-    // Past the end, load the last anchor's rows and do not use them.
-    const int anchor = first + lane / 4 < p.anchors.count ? first + lane / 4 : p.anchors.count - 1;
-    const float inverse = p.anchors.cards[anchor].inverse_length;
+    const EightAnchors eight = load_eight(p, first);
     for (int i = blockIdx.y; i < p.rows_apart; i += gridDim.y) {
-        const i64 at = (i64)anchor * p.rows_apart + i;
-        const float c = diagonal_similarity(rows, inverse, p.apart, (int)at);
-        if (is_on_diagonal() && first + lane / 4 < p.anchors.count) p.apart_similarities[at] = c;
+        const i64 at = (i64)eight.own * p.rows_apart + i;
+        const float c = diagonal_similarity(eight, p.apart, (int)at);
+        if (is_on_diagonal()) p.apart_similarities[at] = c;
     }
 }
 
@@ -52,63 +47,48 @@ DEVICE int count_excluded(const Parameters& p, int anchor) {
     return count;
 }
 
-// The own negatives of an anchor, and its threshold. For LABELS this is NaN, which nothing is above: they have no
-// label.
-struct OwnNegatives {
-    const float* similarities;
-    int count;
-    float threshold;
-};
-DEVICE OwnNegatives own_negatives(const Parameters& p, int anchor) {
-    const int positives = p.pairing == APART;
-    return {apart_of(p, anchor) + positives, p.rows_apart - positives,
-            p.anchors.splits ? p.anchors.splits[anchor].threshold : p.header->limit};
-}
-
-// An own negative: whether it is hierarchical, and its similarity relative to the shift, divided by the temperature.
-struct OwnTerm {
-    bool hierarchical;
-    double exponent;
-};
-DEVICE OwnTerm own_term(const Parameters& p, const AnchorSums& sums, const OwnNegatives& own, int i) {
-    const float c = own.similarities[i];
-    const bool hierarchical = c > own.threshold;
-    const double shift = hierarchical ? sums.hierarchical_shift : sums.global_shift;
-    return {hierarchical, (c - shift) / p.header->temperature};
-}
-
-// Adds the own negatives of an anchor to its sums.
-DEVICE void add_own_negatives(const Parameters& p, int anchor, AnchorSums& sums) {
-    const OwnNegatives own = own_negatives(p, anchor);
-    for (int i = 0; i < own.count; i++) {
-        const OwnTerm term = own_term(p, sums, own, i);
-        if (term.hierarchical) {
-            sums.weighted += exp((1.0 + p.beta) * term.exponent);
-            sums.weights += exp(p.beta * term.exponent);
-            sums.hierarchical += 1.0;
+// The sums over the own negatives of each anchor, like those of another split. One warp per anchor.
+KERNEL(THREADS, 2) own_sums(const Parameters p, const Launch l) {
+    const int anchor = blockIdx.x * WARPS + warp_of_thread();
+    if (anchor >= p.anchors.count) return;
+    const Exponents by = exponents(p);
+    const Split split = split_of(p, anchor);
+    double all[SUMS] = {};
+    for (int i = first_own(p) + lane_of_thread(); i < p.rows_apart; i += LANES) {
+        const float c = apart_of(p, anchor)[i];
+        const bool hierarchical = c > split.threshold;
+        const float difference = c - (hierarchical ? split.hierarchical_shift : split.global_shift);
+        const float plain = below(difference, by.exponent);
+        if (hierarchical) {
+            const float weight = below(difference, by.concentration);
+            all[1] += weight * plain;
+            all[2] += weight;
+            all[3] += 1.0;
         } else {
-            sums.global += exp(term.exponent);
+            all[0] += plain;
         }
-        sums.similarities += own.similarities[i];
+        all[4] += c;
     }
-    sums.negatives += own.count;
+    UNROLL for (int i = 0; i < SUMS; i++) {
+        const double sum = warp_sum(all[i]);
+        if (lane_of_thread() == 0) p.own_sums[(i64)anchor * SUMS + i] = (float)sum;
+    }
 }
 
-// Adds the sums of the splits, in order, and the own negatives.
+DEVICE void add_part(double (&all)[SUMS], const float* part) {
+    UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
+}
+
+// Adds the sums of the splits, in order, and those of the own negatives.
 DEVICE AnchorSums anchor_sums(const Parameters& p, int anchor) {
     double all[SUMS] = {};
     const int splits = p.joint && !p.header->rerun ? 1 : p.splits;
-    for (int split = 0; split < splits; split++) {
-        const float* part = p.sums + ((i64)split * p.anchors.padded + anchor) * SUMS;
-        UNROLL for (int i = 0; i < SUMS; i++) all[i] += part[i];
-    }
+    for (int split = 0; split < splits; split++) add_part(all, p.sums + ((i64)split * p.anchors.padded + anchor) * SUMS);
+    if (p.own_sums) add_part(all, p.own_sums + (i64)anchor * SUMS);
     const Range keys = compared_keys(p, anchor);
-    const int negatives = keys.end - keys.first - count_excluded(p, anchor);
-    const Split* split = p.anchors.splits ? p.anchors.splits + anchor : 0;
-    AnchorSums sums = {split ? split->global_shift : 1.0, split ? split->hierarchical_shift : 1.0,
-                       all[0], all[1], all[2], all[3], all[4], (double)negatives};
-    add_own_negatives(p, anchor, sums);
-    return sums;
+    const int negatives = keys.end - keys.first - count_excluded(p, anchor) + p.rows_apart - first_own(p);
+    const Split split = split_of(p, anchor);
+    return {split.global_shift, split.hierarchical_shift, all[0], all[1], all[2], all[3], all[4], (double)negatives};
 }
 
 struct Anchor {
@@ -175,19 +155,6 @@ DEVICE void add_supervised(const Parameters& p, const AnchorSums& sums, int inde
     anchor.weights = share / temperature;
 }
 
-// Writes the derivatives by the similarities of the own negatives, times `weight`.
-DEVICE void write_own_slopes(const Parameters& p, int index, const AnchorSums& sums, double weight, const Anchor& of) {
-    const OwnNegatives own = own_negatives(p, index);
-    for (int i = 0; i < own.count; i++) {
-        const OwnTerm term = own_term(p, sums, own, i);
-        double slope = of.global * exp(term.exponent);
-        if (term.hierarchical) {
-            slope = of.weighted * exp((1.0 + p.beta) * term.exponent) - of.weights * exp(p.beta * term.exponent);
-        }
-        p.own_slopes[(i64)index * own.count + i] = (float)(slope * weight);
-    }
-}
-
 // The similarity with positive `k` of the lane's anchor: lane l has anchor `first` + l, if l < `count`. All lanes work
 // on each anchor.
 DEVICE double own_positive_similarity(const Parameters& p, int first, int count, int k) {
@@ -237,7 +204,6 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     }
     if (there && supervised && anchor.defined) add_supervised(p, sums, index, weight, anchor);
     if (!there) return;
-    write_own_slopes(p, index, sums, weight, anchor);
     totals[0] = anchor.loss * weight;
     totals[1] = hierarchical;
     totals[2] = positive;

@@ -166,3 +166,12 @@ DEVICE Exponents exponents(const Parameters& p) { return {p.header->exponent, p.
 DEVICE float below(float difference, float factor) {
     return exp2_approximate(difference > 0.0f ? 0.0f : difference * factor);
 }
+
+// The derivative of an anchor's loss by the similarity with a negative. Without branches, which takes a third less
+// machine code.
+DEVICE float slope(const Exponents& by, float c, bool hierarchical, const Card& card, const Split& split) {
+    const float difference = c - (hierarchical ? split.hierarchical_shift : split.global_shift);
+    const float plain = below(difference, by.exponent);
+    const float weight = below(difference, hierarchical ? by.concentration : 0.0f);
+    return weight * ((hierarchical ? card.weighted : card.global) * plain - (hierarchical ? card.weights : 0.0f));
+}

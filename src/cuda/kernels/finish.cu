@@ -8,9 +8,11 @@ DEVICE void add_row(float (&g)[DIMS / LANES], double slope, const Side& side, in
 }
 
 // The derivative by the similarity with a row apart: number `i` of an anchor.
-DEVICE double slope_apart(const Parameters& p, int anchor, int i) {
-    if (p.pairing != APART) return p.own_slopes[(i64)anchor * p.rows_apart + i];
-    return i == 0 ? p.positive_slopes[anchor] : p.own_slopes[(i64)anchor * (p.rows_apart - 1) + i - 1];
+DEVICE float slope_apart(const Parameters& p, int anchor, int i) {
+    if (i < first_own(p)) return p.positive_slopes[anchor];
+    const float c = apart_of(p, anchor)[i];
+    const Split split = split_of(p, anchor);
+    return slope(exponents(p), c, c > split.threshold, p.anchors.cards[anchor], split);
 }
 
 // Adds the terms of an anchor's positives and own negatives to its gradient.

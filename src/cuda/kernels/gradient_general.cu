@@ -1,13 +1,5 @@
 // The gradient for any thresholds, exponents and shifts.
 
-// The derivative of the loss of one of the two anchors. Without branches, which takes a third less machine code.
-DEVICE float slope(const Exponents& by, float c, bool hierarchical, const Card& card, const Split& split) {
-    const float difference = c - (hierarchical ? split.hierarchical_shift : split.global_shift);
-    const float plain = below(difference, by.exponent);
-    const float weight = below(difference, hierarchical ? by.concentration : 0.0f);
-    return weight * ((hierarchical ? card.weighted : card.global) * plain - (hierarchical ? card.weights : 0.0f));
-}
-
 KERNEL(THREADS, 1) gradient_general(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     const bool by_rows = p.square || l.side == 0, by_columns = p.square || l.side == 1;

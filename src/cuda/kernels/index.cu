@@ -7,11 +7,10 @@ DEVICE void sort(u32* list, int count) {
         for (int distance = length; distance > 1; distance /= 2) {
             // In blocks of `distance` numbers, compare each number with its mirror image first, later with the number
             // half a block away.
+            const int bits = distance == length ? length - 1 : distance / 2;
             for (int i = lane_of_thread(); i < count; i += LANES) {
-                const int in_block = i % distance;
-                if (in_block >= distance / 2) continue;
-                const int other = distance == length ? i - in_block + distance - 1 - in_block : i + distance / 2;
-                if (other >= count) continue;
+                const int other = i ^ bits;
+                if (other < i || other >= count) continue;
                 const u32 low = list[i], high = list[other];
                 if (low <= high) continue;
                 list[i] = high;

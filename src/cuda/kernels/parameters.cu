@@ -181,7 +181,7 @@ struct Parameters {
     Tiles anchor_tiles;  // null, except for the kernels for sm_90a
     Tiles key_tiles;  // if the problem is square, `anchor_tiles`
     float* apart_similarities;  // [anchors][rows_apart], null if no kernel reads them
-    float* own_slopes;  // [anchors][own negatives]
+    float* own_sums;  // [anchors][SUMS] over the own negatives, null if there are none
     int rows_apart;  // of each anchor that are not among the keys: its positive (APART), then its own negatives
 };
 
@@ -285,6 +285,15 @@ DEVICE Range compared_keys(const Parameters& p, int row) {
 // The similarities of an anchor with its rows apart. They belong to its row of similarities.
 DEVICE const float* apart_of(const Parameters& p, int anchor) {
     return p.apart_similarities + (i64)anchor * p.rows_apart;
+}
+
+// The number of the first own negative among these rows: the positive may stand before them.
+DEVICE int first_own(const Parameters& p) { return p.pairing == APART; }
+
+// The threshold and the shifts of an anchor. For LABELS the threshold is NaN, which no own negative is above: they have
+// no label.
+DEVICE Split split_of(const Parameters& p, int anchor) {
+    return p.anchors.splits ? p.anchors.splits[anchor] : Split{0, p.header->limit, 1.0f, 1.0f};
 }
 
 // The key that is the anchor itself. -1 if there is none.

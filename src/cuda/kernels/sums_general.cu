@@ -28,20 +28,16 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
 // The similarity of each anchor with its most similar positive among the keys. A key that repeats the positive is as
 // similar as the positive. One warp per 8 anchors.
 KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
-    const int lane = lane_of_thread(), first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
+    const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
-    const u8* left = p.anchors.rows + (i64)(first + lane / 4) * ROW_BYTES;
-    Rows<1> rows;
-    load_rows(rows.a[0], left, left);
-    // Past the end, load the last anchor's positives and do not use them.
-    const int anchor = first + lane / 4 < p.anchors.count ? first + lane / 4 : p.anchors.count - 1;
+    const EightAnchors eight = load_eight(p, first);
     float closest = -infinity();
     for (int k = 0; k < p.positives; k++) {
-        const int key = excluded_key(p, anchor, k);
-        const float c = diagonal_similarity(rows, p.anchors.cards[anchor].inverse_length, p.keys, key < 0 ? 0 : key);
+        const int key = excluded_key(p, eight.own, k);
+        const float c = diagonal_similarity(eight, p.keys, key < 0 ? 0 : key);
         if (key >= 0) closest = fmaxf(closest, c);
     }
-    if (is_on_diagonal() && first + lane / 4 < p.anchors.count) p.ranges[2 * anchor + 1] = ordered(closest);
+    if (is_on_diagonal()) p.ranges[2 * eight.own + 1] = ordered(closest);
 }
 
 // Sets the threshold of each anchor for the general kernels: that of its range or of its positives, or that of all. One
@@ -131,7 +127,7 @@ KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count || !p.header->precise_shifts) return;
     float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
-    for (int i = p.pairing == APART; i < p.rows_apart; i++) {
+    for (int i = first_own(p); i < p.rows_apart; i++) {
         const float c = apart_of(p, row)[i];
         if (c > p.anchors.splits[row].threshold) hierarchical = fmaxf(hierarchical, c);
         else global = fmaxf(global, c);

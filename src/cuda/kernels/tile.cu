@@ -138,17 +138,34 @@ DEVICE float similarity(float c, float inverse_row, float inverse_column) {
 #endif
 }
 
-// The similarity of each of 8 rows with one other row, with the bits that a tile has for the same two rows. By one
-// warp. Of the products of 8 rows with 8 others, those on the diagonal are used. A lane passes the other row of row
-// lane / 4, and lane 4 r + r / 2 gets the similarity of row r. `left` has the rows twice.
-DEVICE float diagonal_similarity(const Rows<1>& left, float inverse, const Side& side, int other) {
+// 8 anchors of a warp. Four lanes share an anchor.
+struct EightAnchors {
+    Rows<1> rows;  // each twice
+    int own;  // the lane's anchor. Past the end, the last one of all, so that such lanes find what another one finds
+    float inverse_length;
+};
+
+DEVICE EightAnchors load_eight(const Parameters& p, int first) {
+    const int anchor = first + lane_of_thread() / 4;
+    EightAnchors eight;
+    eight.own = anchor < p.anchors.count ? anchor : p.anchors.count - 1;
+    const u8* from = p.anchors.rows + (i64)eight.own * ROW_BYTES;
+    load_rows(eight.rows.a[0], from, from);
+    eight.inverse_length = p.anchors.cards[eight.own].inverse_length;
+    return eight;
+}
+
+// The similarity of each of 8 anchors with one other row, with the bits that a tile has for the same two rows. Of the
+// products of 8 rows with 8 others, those on the diagonal are used. A lane passes the other row of its anchor, and gets
+// the similarity if it is on the diagonal.
+DEVICE float diagonal_similarity(const EightAnchors& eight, const Side& side, int other) {
     const int lane = lane_of_thread();
     const u8* right = side.rows + (i64)other * ROW_BYTES + lane % 4 * 4;
     Products<1, 1> s;
     add_steps(s, [&](Products<1, 1>& part, int step) {
-        multiply(part.c[0][0], left.a[0][step], word(right + step * STEP), word(right + step * STEP + 16), 0);
+        multiply(part.c[0][0], eight.rows.a[0][step], word(right + step * STEP), word(right + step * STEP + 16), 0);
     });
-    return similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse, side.cards[other].inverse_length);
+    return similarity(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], eight.inverse_length, side.cards[other].inverse_length);
 }
 DEVICE bool is_on_diagonal() { return lane_of_thread() % 4 == lane_of_thread() / 8; }
 

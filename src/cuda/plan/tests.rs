@@ -258,6 +258,17 @@ fn rows_apart_are_compared_once_if_anything_reads_that() {
 }
 
 #[test]
+fn own_negatives_are_summed_between_the_keys_and_the_anchors() {
+    let without = Problem { square: false, anchors: 300, pairing: Pairing::Apart, ..views(3000, 0.9) };
+    let with = Problem { own_negatives: 8, ..without };
+    let expected = ("own_sums".to_string(), [38, 1, 1]);
+    assert!(!launches(&without, chip(132), Operand::Bf16).contains(&expected));
+    let kernels = launches(&with, chip(132), Operand::Bf16);
+    let at = kernels.iter().position(|launch| *launch == expected).unwrap();
+    assert_eq!((kernels[at - 1].0.as_str(), kernels[at + 1].0.as_str()), ("sums", "anchors"));
+}
+
+#[test]
 fn own_negatives_widen_the_brackets() {
     let problem = |own_negatives| Problem {
         square: false,
