@@ -319,6 +319,16 @@ NEGATIVE_MUTATIONS = planted(
      None),
     ("parameters", "queues without lists", "p.pairing != VIEWS && p.excluded > 0", "p.pairing == INDEXED", None),
     ("anchors", "padding counts", "at < keys.count && keys.list[at] != ~0u", "at < keys.count", None),
+    # Indices that the host does not check.
+    ("index", "the key behind the last one is ignored", "*place < p.keys.count", "*place <= p.keys.count",
+     "past the end of key_ends"),
+    ("index", "a key below the first one is ignored", "*place >= 0 && ", "", None),
+    ("parameters", "a positive behind the last key", "key < p.keys.count ? (int)key", "key <= p.keys.count ? (int)key",
+     None),
+    ("anchors", "a positive that is no key", "key < 0 ? (double)not_a_number()", "key < 0 ? 0.0", None),
+    ("anchors", "a key that is named twice counts twice", "keys.list[at] != keys.list[at - 1]", "true", None),
+    ("finish", "a pull towards no key", "if (key >= 0) add_row(", "add_row(", "outside of all arrays"),
+    ("sums_general", "the similarity with no key", "key < 0 ? 0 : key", "key", "outside of all arrays"),
     ("finish", "ignored keys pull", "if (k < (u32)p.positives) add_row", "add_row",
      "outside of all arrays"),
 ) | {
@@ -328,7 +338,7 @@ NEGATIVE_MUTATIONS = planted(
         "product(product(lane / 4 % 2 ? s.c[0][0][1] : s.c[0][0][0], inverse), side.cards[other].inverse_length)",
     ),
 }  # fmt: skip
-"""In what only margins, the elimination and lists of keys to ignore use."""
+"""In what only margins, the elimination, lists of keys to ignore and indices that are no rows use."""
 NEGATIVE_UNUSED = (
     "ranges", "maxima", "settle_shifts", "select", "sample", "survivors", "pick", "select_failed", "copy_quantiles",
     "sift", "gather", "settle",
