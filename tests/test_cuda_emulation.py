@@ -15,6 +15,7 @@ from hex_ssl.thresholds import FixedThreshold
 
 from .batches import clustered, decided, gapped, is_decided
 from .compare import (
+    GRADIENT_ERROR,
     arguments,
     assert_apart_like_reference,
     assert_gradient,
@@ -242,6 +243,48 @@ def test_scales_of_rows(sign: int, dtype: torch.dtype, emulate: Emulate) -> None
         assert off.item() < (1e-5 if dtype == F32 else 2e-2)
 
 
+def check_weights(dtype: torch.dtype) -> None:
+    """Weights of anchors that are negative, with float16 derivatives scaled as for positive ones, and all 0."""
+    settings = Settings(threshold="cosine", value=0.7)
+    z = gapped(35, 2, 64, torch.Generator().manual_seed(1)).to(dtype)
+    exact = z.double().requires_grad_()
+    losses = evaluate(exact, exact, views_layout(35, 2), settings).losses
+    for weights in (torch.linspace(-2e-6, -1e-6, 70), torch.zeros(70)):
+        (expected,) = torch.autograd.grad((losses * weights).sum(), exact, retain_graph=True)
+        gradient = evaluate_op(
+            list(z.chunk(2)), None, None, None, None, None, None, None, weights,
+            None, 0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "none", False, True,
+        )[2]  # fmt: skip
+        assert (gradient.double() - expected).norm() <= GRADIENT_ERROR[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
+def test_weights_of_anchors(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    check_weights(dtype)
+
+
+def check_short_row(dtype: torch.dtype) -> None:
+    """A row so short that its gradient is beyond float32: it saturates."""
+    settings = Settings(threshold="cosine", value=0.7)
+    z = gapped(15, 2, 64, torch.Generator().manual_seed(1)).to(dtype)
+    z[3] *= 1e-41
+    inputs, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    functional.hex_loss(*inputs.chunk(2), **arguments(settings)).backward()
+    evaluate(exact, exact, views_layout(15, 2), settings).reduced("mean").backward()
+    assert inputs.grad is not None
+    assert exact.grad is not None
+    largest = torch.finfo(dtype).max
+    beyond = exact.grad.abs() > 1.1 * largest
+    assert beyond.any()
+    assert inputs.grad[beyond].equal(exact.grad.sign()[beyond].to(dtype) * largest)
+
+
+def test_a_gradient_beyond_float32(emulate: Emulate) -> None:
+    emulate(F32, 64)
+    check_short_row(F32)
+
+
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan], ids=str)
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 def test_a_row_without_a_direction(dtype: torch.dtype, value: float, emulate: Emulate) -> None:
@@ -427,11 +470,14 @@ def check_indexed(dtype: torch.dtype, generator: torch.Generator) -> None:
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """A few hundred rows in several tiles and splits, few rows, and brackets that hit, miss and overflow."""
+    """A few hundred rows in several tiles and splits, few rows, weights, and brackets that hit, miss and overflow."""
     settings = Settings(threshold="adaptive", value=0.98, temperature=0.5)
     for samples, dims in ((150, 64), (65, 40), (14, 64)):
         z = gapped(samples, 2, dims, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
+    check_weights(dtype)
+    if dtype == F32:
+        check_short_row(dtype)
     generator = torch.Generator().manual_seed(4)
     check_indexed(dtype, generator)
     anchors, positives = torch.randn(2, 5, 64, generator=generator).to(dtype)
@@ -445,11 +491,18 @@ def check_core(dtype: torch.dtype) -> None:
         for quantile in (0.5, 0.99):
             found = row_quantiles([anchors], keys, positives, 0, quantile).double()
             torch.testing.assert_close(found, expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7)
+    # More anchors than a launch has rows.
+    anchors = torch.randn(140, 64, generator=generator).to(dtype)
+    found = row_quantiles([anchors], spread, anchors, 0, 0.9).double()
+    torch.testing.assert_close(found, expected_quantiles(anchors, spread, anchors, 0.9), rtol=0, atol=5e-7)
 
 
+LAUNCHES = Schedule(seed=4, launch_rows=128)
+"""As where a launch of all rows would take too much memory."""
 SCHEDULES = {
     "in order": Schedule(seed=1, resident_blocks=1),
     "lanes at random": Schedule(seed=2, random_lanes=True, resident_blocks=3),
+    "launches of some rows": LAUNCHES,
 }
 
 
@@ -463,6 +516,6 @@ def test_the_core_is_right(dtype: torch.dtype, schedule: str, emulate: Emulate) 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_planted_bug_is_seen(name: str, emulate: Emulate) -> None:
     mutation = MUTATIONS[name]
-    emulate(mutation.dtype, 64, mutation=name)
+    emulate(mutation.dtype, 64, mutation=name, schedule=LAUNCHES)
     with mutation.seen():
         check_core(mutation.dtype)
