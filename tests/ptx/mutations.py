@@ -323,6 +323,7 @@ LOSS_MUTATIONS = planted(
     ("finish", "the sum before the last block",
      "    if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;\n", "",
      "radials.*, which nobody wrote|race"),
+    ("finish", "the first 256 blocks alone", "block += THREADS) sum", "block += gridDim.x) sum", None),
     ("anchors", "nothing of the floor", "        anchor.temperature += scale * floor / temperature;\n", "", None),
     ("anchors", "nothing of the constant", "constant / (temperature * temperature)", "0.0", None),
     ("rows", "shifts of 1 at any temperature", "!(temperature > p.least_temperature)", "false", None),
