@@ -23,6 +23,8 @@ from .reference import Settings
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 KEYS = 1300
 """More than `select` takes by itself. The sample has 256 of them."""
+CAPACITY = 288
+"""Of a list at quantile 0.95."""
 HEADER = structures()["Header"]
 
 
@@ -139,6 +141,16 @@ def at_the_ends(seed: int) -> tuple[Tensor, Tensor]:
     return anchors, keys
 
 
+def full_lists(seed: int) -> tuple[Tensor, Tensor]:
+    """Half of the anchors have a list of as many similarities as a list has room for, the others a shorter one."""
+    keys = 0.1 * normalize(spread(KEYS, seed))
+    order = torch.randperm(KEYS, generator=torch.Generator().manual_seed(seed + 1))
+    keys[order[:CAPACITY], 0], keys[order[CAPACITY : CAPACITY + 200], 1] = 0.8, 0.6
+    keys[:, 2] = (1 - keys.square().sum(1) + keys[:, 2] ** 2).sqrt()
+    anchors = torch.eye(64, dtype=torch.float64)[[0] * 70 + [1] * 70]
+    return anchors, keys
+
+
 DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] = {
     "spread": (lambda seed: (spread(140, seed), spread(KEYS, seed + 1)), 1, False, 0),
     "two kinds": (two_kinds, 1, False, 0),
@@ -147,6 +159,7 @@ DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] =
     "opposite": (opposite, 3, True, 1),
     "biased": (biased, 2, True, 40),
     "at the ends": (at_the_ends, 1, False, 0),
+    "full lists": (full_lists, 1, False, 0),
 }
 """Anchors and keys, a seed for which rounding decides nothing, whether the sums need another pass, and how many rows
 are searched among all keys."""
@@ -165,6 +178,7 @@ SHOWS = {
     "joint: the end is not listed": "at the ends",
     "joint: the end is not appended": "at the ends",
     "joint: an excluded pair at the end is not of the row": "at the ends",
+    "joint: a full list is not written": "full lists",
 }
 """The data that show a planted bug, where those of other bugs do not."""
 

@@ -438,6 +438,8 @@ JOINT_MUTATIONS = planted(
      "which nobody wrote|race|past the end"),
     ("joint", "lists that are too long are written", "count == 0 || at + count > (u32)p.capacity", "count == 0",
      "past the end of survivors|race|nobody wrote"),
+    ("joint", "a full list is not written", "at + count > (u32)p.capacity", "at + count >= (u32)p.capacity",
+     "survivors.*, which nobody wrote"),
     ("joint", "lists that are too long are searched", "&& count <= (u32)p.capacity;", ";",
      "past the end of survivors|nobody wrote"),
     ("joint", "each launch has the first rows", "first = l.first_row + blockIdx.x * TILE_ROWS",
