@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -120,8 +121,19 @@ def biased(seed: int) -> tuple[Tensor, Tensor]:
     return anchors, keys
 
 
-def at_the_ends(seed: int) -> tuple[Tensor, Tensor]:
-    """Many keys are exactly at the lower end of an anchor's list, and its quantile is too. They are equal rows."""
+def unseen(seed: int) -> tuple[Tensor, Tensor]:
+    """The sample looks at none of the keys that are closest to the anchors: the threshold is above its bracket."""
+    axis, keys = torch.ones(64, dtype=torch.float64), spread(KEYS, seed)
+    others = sorted(set(range(KEYS)) - set(kernels.sampled_columns(256, KEYS)))
+    keys[others[:80]] = towards(axis, 0.8, 80, seed + 1)
+    return towards(axis, 0.97, 40, seed + 2), keys
+
+
+def at_the_ends(seed: int, *, of_threshold: bool = False) -> tuple[Tensor, Tensor]:
+    """Many keys are exactly at the lower end of an anchor's list, and its quantile is too. They are equal rows.
+
+    Or at the ends of the threshold's bracket: this end is the lower one of all anchors, and some keys are at the upper.
+    """
     end = 0.5 + 1.5 * 2.0**-15  # a number of `bracket_end`, and the sum of two tf32 numbers
     looked_at = kernels.sampled_columns(256, KEYS)
     others = sorted(set(range(KEYS)) - set(looked_at))
@@ -130,7 +142,16 @@ def at_the_ends(seed: int) -> tuple[Tensor, Tensor]:
     # `sample_key` above it, and there are 66 of the list's keys, the rank of the quantile.
     first, second = torch.full((KEYS,), 0.1, dtype=torch.float64), torch.full((KEYS,), 0.1, dtype=torch.float64)
     first[high], first[sampled], first[equal] = 0.9, end + 4.5e-5, end
-    second[of_others] = 0.7
+    if of_threshold:
+        ceiling = 0.75 + 1.75 * 2.0**-15
+        first[high], first[others[56:61]] = ceiling - 4.5e-5, ceiling
+        second[looked_at[80:90]], second[looked_at[90:120]], second[others[61:117]] = (
+            ceiling - 4.5e-5,
+            end + 4.5e-5,
+            0.6,
+        )
+    else:
+        second[of_others] = 0.7
     keys = spread(KEYS, seed)
     keys[equal] = keys[equal[0]].clone()
     keys = 0.9 * normalize(keys) * (1 - first**2 - second**2).sqrt()[:, None]
@@ -158,7 +179,9 @@ DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] =
     "many pending": (many_pending, 76, True, 0),
     "opposite": (opposite, 3, True, 1),
     "biased": (biased, 2, True, 40),
+    "unseen": (unseen, 1, True, 0),
     "at the ends": (at_the_ends, 1, False, 0),
+    "at the threshold's ends": (partial(at_the_ends, of_threshold=True), 1, False, 0),
     "full lists": (full_lists, 1, False, 0),
 }
 """Anchors and keys, a seed for which rounding decides nothing, whether the sums need another pass, and how many rows
@@ -173,12 +196,17 @@ SHOWS = {
     "joint: lists that are too long are searched": "long lists",
     "joint: too many are pending": "many pending",
     "digits: a threshold out of its bracket": "biased",
+    "digits: a threshold above its bracket": "unseen",
     "sums: no other pass": "many pending",
     "anchors: one part after another pass": "many pending",
     "joint: the end is not listed": "at the ends",
     "joint: the end is not appended": "at the ends",
     "joint: an excluded pair at the end is not of the row": "at the ends",
     "joint: a full list is not written": "full lists",
+    "joint: none at the lower end": "at the threshold's ends",
+    "joint: pending at the lower end": "at the threshold's ends",
+    "joint: none at the upper end": "at the threshold's ends",
+    "joint: the anchor's own similarity is rounded": "the anchors themselves",
 }
 """The data that show a planted bug, where those of other bugs do not."""
 
@@ -189,8 +217,18 @@ def named(anchors: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return orders[:, :3], torch.where(torch.arange(anchors) % 3 == 0, -1, orders[:, 3])
 
 
+def check_themselves(watch: Watch) -> None:
+    """The largest similarity of each row is that of the anchor with itself, which is exactly 1."""
+    settings = arguments(Settings(value=1.0))
+    found = functional.hex_loss(*spread(1040, 1).float().chunk(2), return_statistics=True, **settings)[1]
+    assert (found.threshold, found.hierarchical_negatives) == (1.0, 0.0)
+    assert not watch.header("rerun")
+
+
 def check(name: str, watch: Watch, dtype: torch.dtype = F32) -> None:
     """Positives apart, and keys that anchors name."""
+    if name not in DATA:
+        return check_themselves(watch)
     make, seed, *expected = DATA[name]
     anchors, keys = (rows.to(dtype) for rows in make(seed))
     generator = torch.Generator().manual_seed(7)
@@ -199,9 +237,10 @@ def check(name: str, watch: Watch, dtype: torch.dtype = F32) -> None:
     assert [watch.header("rerun"), watch.header("failed")] == expected
     assert_index_like_reference(anchors, keys, *named(len(anchors), generator), SETTINGS)
     assert [watch.header("rerun"), watch.header("failed")] == expected
+    return None
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [*DATA, "the anchors themselves"])
 def test_keys(name: str, emulate: Emulate, watch: Watch) -> None:
     emulate(F32, 64)
     check(name, watch)
