@@ -29,9 +29,10 @@ from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate,
 
 BF16, F16 = torch.bfloat16, torch.float16
 COSINE = Settings(threshold="cosine", value=0.7)
-TRUNCATING = Schedule(seed=5, extra_bits=1, launch_rows=256)
-"""As real tensor cores are reported to round: mma.sync and wgmma give similarities of other bits then. And as where a
-launch of all rows would take too much memory."""
+TRUNCATING = Schedule(seed=5, extra_bits=1)
+"""As real tensor cores are reported to round: mma.sync and wgmma give similarities of other bits then."""
+LAUNCH_ROWS = 256
+"""As where a launch of all rows would take too much memory."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -233,7 +234,7 @@ def check_ties(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_the_core_is_right(dtype: torch.dtype, schedule: str, emulate: Emulate) -> None:
-    emulate(dtype, 64, wgmma=True, schedule=SCHEDULES[schedule])
+    emulate(dtype, 64, wgmma=True, schedule=SCHEDULES[schedule], launch_rows=LAUNCH_ROWS)
     check_core(dtype)
 
 
@@ -271,6 +272,6 @@ def test_same_bits(emulate: Emulate) -> None:
 @pytest.mark.parametrize("name", HOPPER_MUTATIONS)
 def test_a_planted_bug_is_seen(name: str, emulate: Emulate) -> None:
     mutation = HOPPER_MUTATIONS[name]
-    emulate(mutation.dtype, 64, wgmma=True, mutation=name, schedule=TRUNCATING)
+    emulate(mutation.dtype, 64, wgmma=True, mutation=name, schedule=TRUNCATING, launch_rows=LAUNCH_ROWS)
     with mutation.seen():
         check_core(mutation.dtype)

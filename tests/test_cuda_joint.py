@@ -187,8 +187,6 @@ DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] =
 """Anchors and keys, a seed for which rounding decides nothing, whether the sums need another pass, and how many rows
 are searched among all keys."""
 SETTINGS = Settings(value=0.95)
-LAUNCHES = Schedule(seed=4, launch_rows=128)
-"""The 140 anchors take two launches."""
 SHOWS = {
     "joint: the threshold's bracket is not looked at": "two kinds",
     "joint: a negative lower end": "opposite",
@@ -248,8 +246,8 @@ def test_keys(name: str, emulate: Emulate, watch: Watch) -> None:
 
 @pytest.mark.parametrize("name", ["two kinds", "long lists"])
 def test_launches_of_some_rows(name: str, emulate: Emulate, watch: Watch) -> None:
-    # As where a launch of all rows would take too much memory.
-    emulate(F32, 64, schedule=LAUNCHES)
+    # As where a launch of all rows would take too much memory. The 140 anchors take two.
+    emulate(F32, 64, launch_rows=128)
     check(name, watch)
 
 
@@ -326,6 +324,6 @@ def test_a_row_without_a_direction(of: str, emulate: Emulate) -> None:
 @pytest.mark.parametrize("name", JOINT_MUTATIONS)
 def test_a_planted_bug_is_seen(name: str, emulate: Emulate, watch: Watch) -> None:
     mutation = JOINT_MUTATIONS[name]
-    emulate(mutation.dtype, 64, mutation=name, schedule=LAUNCHES)
+    emulate(mutation.dtype, 64, mutation=name, launch_rows=128 if "launch" in name else 0)
     with mutation.seen():
         check(SHOWS.get(name, "spread"), watch)
