@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl import _core, dispatch, functional
-from hex_ssl.operands import quantile_operands
+from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 from hex_ssl.thresholds import FixedThreshold
@@ -24,6 +23,7 @@ from .compare import (
     assert_loss,
     assert_statistics,
     assert_views_like_reference,
+    quantiles_and_misses,
 )
 from .conftest import Emulate
 from .ptx import kernels
@@ -399,20 +399,6 @@ def test_quantiles_of_many_keys(dtype: torch.dtype, kind: str, quantile: float, 
     torch.testing.assert_close(
         found.double(), expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7
     )
-
-
-def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> tuple[Tensor, int]:
-    """As `row_quantiles` on interpreted kernels, and the number of rows whose quantile the sample's bracket missed."""
-    given = quantile_operands([anchors], keys, positives, 0, quantile)
-    found, memory = dispatch.allocate_quantiles(given), []
-
-    def scratch(size: int) -> Tensor:
-        memory.append(torch.empty(size, dtype=torch.uint8))
-        return memory[-1]
-
-    assert _core.row_quantiles(given, found, scratch, dispatch.EMULATED, False, 1) is None
-    at = _core.cuda_failed_rows_at()
-    return found, int(memory[0][at : at + 4].view(torch.int32))
 
 
 @pytest.mark.parametrize("order", ["periodic", "blocks", "shuffled"])

@@ -19,6 +19,7 @@ from .compare import (
     assert_like_reference,
     assert_loss,
     assert_views_like_reference,
+    quantiles_and_misses,
 )
 from .conftest import Emulate
 from .ptx import kernels
@@ -192,9 +193,11 @@ def check_core(dtype: torch.dtype) -> None:
     adaptive = Settings(threshold="adaptive", value=0.997, temperature=0.5)
     assert_apart_like_reference(*queue(64, dtype, adaptive), adaptive)
     check_ties(dtype)
-    # More anchors than a launch has rows.
+    # More anchors than a launch has rows. Most brackets of the sample hit: few rows are searched among all keys.
     anchors, keys = torch.randn(1400, 64, generator=torch.Generator().manual_seed(9)).to(dtype).split([300, 1100])
-    assert_quantiles(row_quantiles([anchors], keys, anchors, 0, 0.9), anchors, keys, anchors, 0.9)
+    found, misses = quantiles_and_misses(anchors, keys, anchors, 0.9)
+    assert_quantiles(found, anchors, keys, anchors, 0.9)
+    assert misses <= 3
 
 
 def assert_quantiles(found: Tensor, anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> None:
