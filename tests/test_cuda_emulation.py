@@ -285,14 +285,20 @@ def test_a_gradient_beyond_float32(emulate: Emulate) -> None:
     check_short_row(F32)
 
 
+def check_nan(dtype: torch.dtype, value: float) -> None:
+    """NaN is the loss of every anchor, not 0 as where it has no global negatives."""
+    z = torch.randn(80, 64).to(dtype)
+    z[5] = value
+    for formulation in FORMULATIONS:
+        assert functional.hex_loss(*z.chunk(2), formulation=formulation, reduction="none").isnan().all()
+
+
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan], ids=str)
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 def test_a_row_without_a_direction(dtype: torch.dtype, value: float, emulate: Emulate) -> None:
     # No error, as nobody waits for the device: the loss is NaN.
     emulate(dtype, 64)
-    z = torch.randn(80, 64).to(dtype)
-    z[5] = value
-    assert math.isnan(functional.hex_loss(*z.chunk(2)).item())
+    check_nan(dtype, value)
 
 
 @pytest.mark.parametrize(
@@ -462,6 +468,7 @@ def check_core(dtype: torch.dtype) -> None:
         z = gapped(samples, 2, dims, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
     check_weights(dtype)
+    check_nan(dtype, 0.0)
     if dtype == F32:
         check_short_row(dtype)
     generator = torch.Generator().manual_seed(4)

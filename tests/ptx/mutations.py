@@ -237,6 +237,11 @@ MUTATIONS = {
         "weight",
         torch.float16,
     ),
+    "an anchor with NaN has no loss": Mutation(
+        "anchors.cu",
+        "!(sums.global <= 0.0)",
+        "sums.global > 0.0",
+    ),
     "a scale for weights of 0": Mutation(
         "anchors.cu",
         "largest > 0.0 && ",
