@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hex_ssl import functional
+from hex_ssl import _core, dispatch, functional
+from hex_ssl.operands import quantile_operands
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold, SupervisedThreshold
 
 from .batches import is_decided
@@ -204,3 +205,17 @@ def assert_apart_like_reference(
         return evaluate(anchors, torch.cat([keys, positives]), layout, settings, anchor_labels, candidate_labels)
 
     assert_like_reference(call, reference, [anchors, keys, positives], settings, reduction)
+
+
+def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> tuple[Tensor, int]:
+    """As `row_quantiles` on interpreted kernels, and the number of rows whose quantile the sample's bracket missed."""
+    given = quantile_operands([anchors], keys, positives, 0, quantile)
+    found, memory = dispatch.allocate_quantiles(given), []
+
+    def scratch(size: int) -> Tensor:
+        memory.append(torch.empty(size, dtype=torch.uint8))
+        return memory[-1]
+
+    assert _core.row_quantiles(given, found, scratch, dispatch.EMULATED, False, 1) is None
+    at = _core.cuda_failed_rows_at()
+    return found, int(memory[0][at : at + 4].view(torch.int32))

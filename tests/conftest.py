@@ -68,10 +68,11 @@ def emulate(emulation: Emulation, request: pytest.FixtureRequest, monkeypatch: p
         wgmma: bool = False,
         mutation: str | None = None,
         schedule: Schedule = own_schedule,
+        launch_rows: int = 0,
     ) -> None:
         operand = operand or kernels.operand_of(dtype)
         emulation.load(operand + kernels.WGMMA if wgmma else operand, kernels.padded(dims), mutation)
-        emulation.interpreter.schedule(schedule)
+        emulation.interpreter.schedule(schedule._replace(launch_rows=launch_rows))
         monkeypatch.setenv("HEX_SSL_BACKEND", "emulated")
         monkeypatch.setenv("HEX_SSL_CUDA_WGMMA", str(int(wgmma)))
         monkeypatch.setenv("HEX_SSL_CUDA_EMULATOR", str(emulation.interpreter.path))

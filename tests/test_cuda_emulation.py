@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hex_ssl import _core, dispatch, functional
-from hex_ssl.operands import quantile_operands
+from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 from hex_ssl.thresholds import FixedThreshold
 
 from .batches import clustered, decided, gapped, is_decided
 from .compare import (
+    GRADIENT_ERROR,
     arguments,
     assert_apart_like_reference,
     assert_gradient,
@@ -23,6 +23,7 @@ from .compare import (
     assert_loss,
     assert_statistics,
     assert_views_like_reference,
+    quantiles_and_misses,
 )
 from .conftest import Emulate
 from .ptx import kernels
@@ -242,14 +243,62 @@ def test_scales_of_rows(sign: int, dtype: torch.dtype, emulate: Emulate) -> None
         assert off.item() < (1e-5 if dtype == F32 else 2e-2)
 
 
+def check_weights(dtype: torch.dtype) -> None:
+    """Weights of anchors that are negative, with float16 derivatives scaled as for positive ones, and all 0."""
+    settings = Settings(threshold="cosine", value=0.7)
+    z = gapped(35, 2, 64, torch.Generator().manual_seed(1)).to(dtype)
+    exact = z.double().requires_grad_()
+    losses = evaluate(exact, exact, views_layout(35, 2), settings).losses
+    for weights in (torch.linspace(-2e-6, -1e-6, 70), torch.zeros(70)):
+        (expected,) = torch.autograd.grad((losses * weights).sum(), exact, retain_graph=True)
+        gradient = evaluate_op(
+            list(z.chunk(2)), None, None, None, None, None, None, None, weights,
+            None, 0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "none", False, True,
+        )[2]  # fmt: skip
+        assert (gradient.double() - expected).norm() <= GRADIENT_ERROR[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
+def test_weights_of_anchors(dtype: torch.dtype, emulate: Emulate) -> None:
+    emulate(dtype, 64)
+    check_weights(dtype)
+
+
+def check_short_row(dtype: torch.dtype) -> None:
+    """A row so short that its gradient is beyond float32: it saturates."""
+    settings = Settings(threshold="cosine", value=0.7)
+    z = gapped(15, 2, 64, torch.Generator().manual_seed(1)).to(dtype)
+    z[3] *= 1e-41
+    inputs, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    functional.hex_loss(*inputs.chunk(2), **arguments(settings)).backward()
+    evaluate(exact, exact, views_layout(15, 2), settings).reduced("mean").backward()
+    assert inputs.grad is not None
+    assert exact.grad is not None
+    largest = torch.finfo(dtype).max
+    beyond = exact.grad.abs() > 1.1 * largest
+    assert beyond.any()
+    assert inputs.grad[beyond].equal(exact.grad.sign()[beyond].to(dtype) * largest)
+
+
+def test_a_gradient_beyond_float32(emulate: Emulate) -> None:
+    emulate(F32, 64)
+    check_short_row(F32)
+
+
+def check_nan(dtype: torch.dtype, value: float) -> None:
+    """NaN is the loss of every anchor, not 0 as where it has no global negatives."""
+    z = torch.randn(80, 64).to(dtype)
+    z[5] = value
+    for formulation in FORMULATIONS:
+        assert functional.hex_loss(*z.chunk(2), formulation=formulation, reduction="none").isnan().all()
+
+
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan], ids=str)
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
 def test_a_row_without_a_direction(dtype: torch.dtype, value: float, emulate: Emulate) -> None:
     # No error, as nobody waits for the device: the loss is NaN.
     emulate(dtype, 64)
-    z = torch.randn(80, 64).to(dtype)
-    z[5] = value
-    assert math.isnan(functional.hex_loss(*z.chunk(2)).item())
+    check_nan(dtype, value)
 
 
 @pytest.mark.parametrize(
@@ -358,20 +407,6 @@ def test_quantiles_of_many_keys(dtype: torch.dtype, kind: str, quantile: float, 
     )
 
 
-def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> tuple[Tensor, int]:
-    """As `row_quantiles` on interpreted kernels, and the number of rows whose quantile the sample's bracket missed."""
-    given = quantile_operands([anchors], keys, positives, 0, quantile)
-    found, memory = dispatch.allocate_quantiles(given), []
-
-    def scratch(size: int) -> Tensor:
-        memory.append(torch.empty(size, dtype=torch.uint8))
-        return memory[-1]
-
-    assert _core.row_quantiles(given, found, scratch, dispatch.EMULATED, False, 1) is None
-    at = _core.cuda_failed_rows_at()
-    return found, int(memory[0][at : at + 4].view(torch.int32))
-
-
 @pytest.mark.parametrize("order", ["periodic", "blocks", "shuffled"])
 def test_the_order_of_classes_makes_few_brackets_miss(order: str, emulate: Emulate) -> None:
     # 16 keys of each class, which are a row's largest similarities. A sample of every fourth key has either all of a
@@ -427,11 +462,15 @@ def check_indexed(dtype: torch.dtype, generator: torch.Generator) -> None:
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """A few hundred rows in several tiles and splits, few rows, and brackets that hit, miss and overflow."""
+    """A few hundred rows in several tiles and splits, few rows, weights, and brackets that hit, miss and overflow."""
     settings = Settings(threshold="adaptive", value=0.98, temperature=0.5)
     for samples, dims in ((150, 64), (65, 40), (14, 64)):
         z = gapped(samples, 2, dims, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
+    check_weights(dtype)
+    check_nan(dtype, 0.0)
+    if dtype == F32:
+        check_short_row(dtype)
     generator = torch.Generator().manual_seed(4)
     check_indexed(dtype, generator)
     anchors, positives = torch.randn(2, 5, 64, generator=generator).to(dtype)
@@ -445,8 +484,14 @@ def check_core(dtype: torch.dtype) -> None:
         for quantile in (0.5, 0.99):
             found = row_quantiles([anchors], keys, positives, 0, quantile).double()
             torch.testing.assert_close(found, expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7)
+    # More anchors than a launch has rows.
+    anchors = torch.randn(140, 64, generator=generator).to(dtype)
+    found = row_quantiles([anchors], spread, anchors, 0, 0.9).double()
+    torch.testing.assert_close(found, expected_quantiles(anchors, spread, anchors, 0.9), rtol=0, atol=5e-7)
 
 
+LAUNCH_ROWS = 128
+"""As where a launch of all rows would take too much memory."""
 SCHEDULES = {
     "in order": Schedule(seed=1, resident_blocks=1),
     "lanes at random": Schedule(seed=2, random_lanes=True, resident_blocks=3),
@@ -456,13 +501,13 @@ SCHEDULES = {
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
 def test_the_core_is_right(dtype: torch.dtype, schedule: str, emulate: Emulate) -> None:
-    emulate(dtype, 64, schedule=SCHEDULES[schedule])
+    emulate(dtype, 64, schedule=SCHEDULES[schedule], launch_rows=LAUNCH_ROWS)
     check_core(dtype)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_planted_bug_is_seen(name: str, emulate: Emulate) -> None:
     mutation = MUTATIONS[name]
-    emulate(mutation.dtype, 64, mutation=name)
+    emulate(mutation.dtype, 64, mutation=name, launch_rows=LAUNCH_ROWS)
     with mutation.seen():
         check_core(mutation.dtype)

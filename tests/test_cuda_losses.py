@@ -3,6 +3,7 @@
 `test_cuda_emulation.py` has the tests of all other calls.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -256,6 +257,17 @@ def check_losses(dtype: torch.dtype) -> None:
     for name, temperature in (("supcon", 0.5), ("floor", 0.5), ("official", 0.5), ("ntxent", 0.005)):
         given = torch.tensor(temperature)
         assert_close(step(LOSSES[name], z, given), exact(LOSSES[name], z, given), temperature, dtype)
+    # So sharp that exponentials are finite only relative to the largest one, of the positives or of negatives.
+    draw, given = partial(torch.randn, generator=torch.Generator().manual_seed(5)), torch.tensor(0.0005)
+    first, noise, others = draw(3, 36, 64)
+    near = first + 0.1 * noise
+    for z in (torch.cat([first, near]).to(dtype), torch.cat([first[:18], near[:18], others]).to(dtype)):
+        for name in ("supcon", "hex"):
+            assert_close(step(LOSSES[name], z, given), exact(LOSSES[name], z, given), 0.0005, dtype)
+    # The anchors that count are in blocks behind as many as the last one has threads.
+    z, given = gapped(2060, 2, 64, torch.Generator().manual_seed(3)).to(dtype), torch.tensor(0.5)
+    weights, each = (torch.arange(2060) >= 2048).float(), partial(LOSSES["queue"], reduction="none")
+    assert_close(step(each, z, given, weights), exact(each, z, given, weights), 0.5, dtype)
 
 
 @pytest.mark.parametrize("random_lanes", [False, True])

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
-from hex_ssl.thresholds import MarginThreshold
+from hex_ssl.thresholds import FixedThreshold, MarginThreshold, Threshold
 
 from .batches import clustered, decided
 from .compare import (
@@ -240,6 +240,50 @@ def test_lists_of_everything(emulate: Emulate) -> None:
     assert not any(each.any() for each in torch.autograd.grad(loss, [anchors, keys]))
 
 
+def check_unchecked_indices(dtype: torch.dtype) -> None:
+    """Indices that the host does not check, as those on a GPU.
+
+    A positive that is no key gives NaN. A number that is no key ignores nothing. A key that is named twice counts once.
+    """
+    generator = torch.Generator().manual_seed(31)
+    anchors, keys = torch.randn(60, 64, generator=generator).to(dtype).split([20, 40])
+    positives, ignored = (torch.arange(60).view(20, 3) % 40).split([2, 1], 1)
+
+    def call(positives: Tensor, ignored: Tensor, threshold: Threshold) -> list[Tensor]:
+        inputs = [rows.clone().requires_grad_() for rows in (anchors, keys)]
+        given = [torch.arange(20)[:, None].repeat(1, 2), torch.full(ignored.shape, -1)]
+        make = torch.empty
+
+        def late(*sizes: Any, **options: Any) -> Tensor:
+            if options.get("dtype") == torch.uint8:  # the scratch memory, after the host's checks
+                for each, index in zip(given, (positives, ignored), strict=True):
+                    each.copy_(index)
+            return make(*sizes, **options)
+
+        given[0][:, 1] += 20
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "empty", late)
+            loss, statistics = functional.hex_loss_with_keys(
+                *inputs, positive_index=given[0], ignored_index=given[1], threshold=threshold, return_statistics=True
+            )
+        return [loss.detach(), *torch.autograd.grad(loss, inputs), torch.stack(list(statistics))]
+
+    for threshold in (FixedThreshold(0.1, scale="cosine"), MarginThreshold(-0.1)):
+        none = [torch.full((20, 1), index) for index in (-1, 40, 2**40, 39 - 2**32)]
+        for beyond in none:
+            assert call(torch.cat([positives[:, :1], beyond], 1), ignored, threshold)[0].isnan()
+        plain, *found = [
+            call(positives, torch.cat([ignored, other], 1), threshold) for other in (*none, ignored, positives[:, :1])
+        ]
+        assert not plain[0].isnan()
+        assert all(ours.equal(theirs) for each in found for ours, theirs in zip(each, plain, strict=True))
+
+
+def test_indices_that_the_host_does_not_check(emulate: Emulate) -> None:
+    emulate(F32, 64)
+    check_unchecked_indices(F32)
+
+
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("name", ["cosine", "labels", "margin"])
 def test_lists_where_the_anchors_are_the_keys(name: str, dtype: torch.dtype, emulate: Emulate) -> None:
@@ -279,11 +323,12 @@ def _compile_ahead(emulation: Emulation, request: pytest.FixtureRequest) -> None
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """Margins with several positives, and with a negative similarity; ties; the elimination; lists."""
+    """Margins with several positives, and with a negative similarity; ties; the elimination; lists; no rows."""
     check_margin(dtype, "margin", "elimination", 13, 64, views=3)
     check_margin(dtype, "relative margin of a negative cosine", "elimination", 35, 64)
     check_ties(dtype, 64)
     check_lists(Settings(0.5, threshold="cosine", value=1.0, formulation="official"), 35, 64, dtype)
+    check_unchecked_indices(dtype)
 
 
 @pytest.mark.parametrize("random_lanes", [False, True])

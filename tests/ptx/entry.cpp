@@ -1,9 +1,11 @@
 // The library's functions: what hex_ssl's emulator and the tests call. Each returns 0, or 1 with a message.
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <mutex>
 
 #include "hex_arrays.hpp"
+#include "layout.hpp"
 #include "scheduler.hpp"
 
 namespace ptx {
@@ -26,6 +28,8 @@ struct Interpreter {
     std::map<std::string, Loaded> modules;
     HexArrays arrays;
     Schedule schedule;
+    std::string pass;  // that waits for the search of what it keeps
+    Grid pass_grid;
 
     Loaded& module(const std::string& name) {
         const auto found = modules.find(name);
@@ -72,12 +76,14 @@ extern "C" int ptx_decode(const char* name, char* message, size_t room) {
 }
 
 // How the next launches are scheduled, and how tensor cores round: exactly where `extra_bits` is negative.
-extern "C" void ptx_schedule(u64 seed, int random_lanes, u32 resident_blocks, int extra_bits, int blocks) {
+extern "C" void ptx_schedule(u64 seed, int random_lanes, u32 resident_blocks, int extra_bits, int blocks,
+                             u32 launch_rows) {
     Schedule& schedule = interpreter().schedule;
     schedule.random.seed(seed);
     schedule.random_lanes = random_lanes;
     schedule.resident_blocks = resident_blocks;
     schedule.rounding = {.truncates = extra_bits >= 0, .extra_bits = extra_bits, .blocks = blocks};
+    schedule.launch_rows = launch_rows;
 }
 
 struct PtxArray {
@@ -103,13 +109,34 @@ extern "C" int ptx_launch(const char* name, const char* kernel, const u32* block
     });
 }
 
-// Launches one of hex_ssl's kernels: src/cuda/emulator.rs.
+// Launches one of hex_ssl's kernels: src/cuda/emulator.rs. Where launches have at most `launch_rows` rows, a pass that
+// keeps similarities waits for the kernel that searches them, and both are launched for some rows after the other.
 extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, const u32* blocks, u32 threads,
                            u32 shared_bytes, void* const* arguments, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {
-        const std::string name = std::string(operand) + "_" + std::to_string(dims);
-        const Program& program = one.module(name).program(kernel);
-        GlobalMemory memory = one.arrays.of(program, operand, dims, arguments);
-        run(program, memory, {{blocks[0], blocks[1], blocks[2]}, threads, shared_bytes}, arguments, one.schedule);
+        Loaded& loaded = one.module(std::string(operand) + "_" + std::to_string(dims));
+        const auto launch = [&](const std::string& name, const Grid& grid, void* const* arguments) {
+            const Program& program = loaded.program(name);
+            GlobalMemory memory = one.arrays.of(program, operand, dims, arguments);
+            run(program, memory, grid, arguments, one.schedule);
+        };
+        const std::string name = kernel;
+        Grid grid = {{blocks[0], blocks[1], blocks[2]}, threads, shared_bytes};
+        const i64 most = one.schedule.launch_rows;
+        if (most > 0 && (name.starts_with("sift") || name.starts_with("survivors"))) {
+            one.pass = name, one.pass_grid = grid;
+            return;
+        }
+        if (most == 0 || (name != "gather" && name != "pick")) return launch(name, grid, arguments);
+        layout::Launch part = *(const layout::Launch*)arguments[1];
+        const i64 end = part.first_row + part.rows, block_rows = one.pass.ends_with("_wgmma") ? 256 : 128;
+        for (; part.first_row < end; part.first_row += part.rows) {
+            part.rows = (int)std::min(most, end - part.first_row);
+            void* const own[] = {arguments[0], &part};
+            one.pass_grid.blocks[0] = (u32)((part.rows + block_rows - 1) / block_rows);
+            launch(one.pass, one.pass_grid, own);
+            grid.blocks[0] = (u32)((part.rows + WARPS - 1) / WARPS);
+            launch(name, grid, own);
+        }
     });
 }

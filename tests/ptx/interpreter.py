@@ -40,6 +40,8 @@ class Schedule(NamedTuple):
     """Tensor cores cut sums off, this many bits below float32's precision; -1: they round each once."""
     blocks: int = 1
     """Of the hardware's blocks of terms, added up at once; where sums are cut off."""
+    launch_rows: int = 0
+    """At most, of launches that keep similarities of each row, a multiple of 256; 0: as many as memory has room for."""
 
 
 class _Array(ctypes.Structure):
@@ -59,7 +61,7 @@ class Interpreter:
         self._library = ctypes.CDLL(str(path))
         self._library.ptx_schedule.restype = None
         self._library.ptx_schedule.argtypes = (
-            ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32, ctypes.c_int, ctypes.c_int,
+            ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32, ctypes.c_int, ctypes.c_int, ctypes.c_uint32,
         )  # fmt: skip
 
     def _call(self, function: str, *arguments: object) -> None:

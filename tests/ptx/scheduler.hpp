@@ -15,6 +15,7 @@ struct Schedule {
     bool random_lanes = false;  // which of a diverged warp's lanes go on; else those that are furthest behind
     u32 resident_blocks = 2;    // that take turns
     Rounding rounding;
+    u32 launch_rows = 0;  // at most, of launches that keep similarities of each row; 0: as many as memory has room for
 };
 
 struct Grid {
