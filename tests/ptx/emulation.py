@@ -19,7 +19,7 @@ class Emulation:
         self._pool = ThreadPoolExecutor(2)
         self._interpreter: Future[Interpreter] = self._pool.submit(lambda: Interpreter(build(cache)))
         self._texts: dict[tuple[str, int, str | None], Future[str]] = {}
-        self._loaded: dict[str, str] = {}
+        self._loaded: dict[str, tuple[str, str | None]] = {}
 
     @property
     def interpreter(self) -> Interpreter:
@@ -27,7 +27,7 @@ class Emulation:
         return self._interpreter.result()
 
     def start(self, operand: str, dims: int, mutation: str | None = None) -> Future[str]:
-        """Begin to compile a variant, unless that has begun: with one of `MUTATIONS`, or as it is."""
+        """Begin to compile a variant, unless that has begun; or the kernels that one of the mutations changes."""
         key = (operand, dims, mutation)
         if key not in self._texts:
             sources = None if mutation is None else mutated(mutation)
@@ -49,10 +49,14 @@ class Emulation:
     def load(self, operand: str, dims: int, mutation: str | None = None) -> None:
         """Let the interpreter have a variant."""
         name = f"{operand}_{dims}"
-        text = self.start(operand, dims, mutation).result()
-        if self._loaded.get(name) is not text:
-            self.interpreter.load(name, text)
-            self._loaded[name] = text
+        text = self.start(operand, dims).result()
+        changed = None if mutation is None else self.start(operand, dims, mutation).result()
+        if self._loaded.get(name) == (text, changed):
+            return
+        self.interpreter.load(name, text)
+        if changed is not None:
+            self.interpreter.replace(name, changed)
+        self._loaded[name] = (text, changed)
 
     def close(self) -> None:
         """Compile no more."""

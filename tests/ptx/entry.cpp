@@ -67,6 +67,19 @@ extern "C" int ptx_load(const char* name, const char* text, char* message, size_
     });
 }
 
+// Takes the kernels of a text in place of those of the same names.
+extern "C" int ptx_replace(const char* name, const char* text, char* message, size_t room) {
+    return guarded(message, room, [&](Interpreter& one) {
+        Loaded& loaded = one.module(name);
+        Module part = parse(text);
+        loaded.module.shared.insert(loaded.module.shared.end(), part.shared.begin(), part.shared.end());
+        for (auto& [kernel, its] : part.kernels) {
+            loaded.programs.erase(kernel);
+            loaded.module.kernels[kernel] = std::move(its);
+        }
+    });
+}
+
 // Decodes every kernel of it.
 extern "C" int ptx_decode(const char* name, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {

@@ -73,6 +73,10 @@ class Interpreter:
         """Take PTX under a name, such as "BF16_64", in place of what had it."""
         self._call("ptx_load", name.encode(), text.encode())
 
+    def replace(self, name: str, text: str) -> None:
+        """Take the kernels of a text in place of those of the same names."""
+        self._call("ptx_replace", name.encode(), text.encode())
+
     def decode(self, name: str) -> None:
         """Decode all of its kernels, which launches do one by one."""
         self._call("ptx_decode", name.encode())

@@ -36,6 +36,11 @@ def padded(dims: int) -> int:
     return -(-dims // 32) * 32
 
 
+def names(sources: str) -> list[str]:
+    """The kernels of sources."""
+    return re.findall(r"^KERNEL\([^)]+\) (\w+)\(", sources, re.MULTILINE)
+
+
 def without(sources: str, names: Iterable[str]) -> str:
     """The sources with these kernels as templates that nobody uses. They are not compiled, which saves the time."""
     chosen = "|".join(names) or "(?!)"

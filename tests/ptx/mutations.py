@@ -9,7 +9,7 @@ import torch
 
 from hex_ssl import _core
 
-from .kernels import without
+from .kernels import names, without
 
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
@@ -576,13 +576,14 @@ SIFT_MUTATIONS = planted(
 
 
 def mutated(name: str) -> str:
-    """The kernels' sources with one bug.
+    """The sources of the kernels that one bug changes.
 
     Args:
         name: One of the bugs above.
 
     Returns:
-        The sources in one text, as the extension has them, but for kernels that are not launched.
+        The sources in one text, as the extension has them, with the kernels of the file that has the bug. If it has none,
+        with all kernels, but for those that are not launched.
 
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
@@ -602,5 +603,7 @@ def mutated(name: str) -> str:
         (LOSS_MUTATIONS, LOSS_UNUSED),
         (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
     )
-    unused = next((unused for known, unused in lists if name in known), ())
+    unused: set[str] = set(next((unused for known, unused in lists if name in known), ()))
+    if own := set(names(part)):
+        unused = set(names(whole)) - own
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)

@@ -12,10 +12,10 @@ DEVICE float list_start(const Parameters& p, int row) {
 }
 
 // What the row of an anchor has in place of the similarity with a key that is not a negative. Minus infinity if it is
-// not listed.
+// not listed, as is the padding: its similarities are 0.
 DEVICE float marked(const Parameters& p, int anchor, int key, float low, float c) {
     const float member = key == own_key(p, anchor) ? 1.0f : c;
-    return key < p.keys.count && member >= low ? member * MARK : -infinity();
+    return member >= low ? member * MARK : -infinity();
 }
 
 // Numbers of the thread's rows, in fields of 32 / `rows` bits of one number.
