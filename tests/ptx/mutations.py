@@ -574,6 +574,9 @@ SIFT_MUTATIONS = planted(
 )  # fmt: skip
 """In that pass by the kernels for sm_90a."""
 
+USED_BY_OTHERS = ("rows.cu", "hopper.cu", "hopper_sums.cu")
+"""Files with kernels, and with functions that kernels of other files call."""
+
 
 def mutated(name: str) -> str:
     """The sources of the kernels that one bug changes.
@@ -582,8 +585,8 @@ def mutated(name: str) -> str:
         name: One of the bugs above.
 
     Returns:
-        The sources in one text, as the extension has them, with the kernels of the file that has the bug. If it has none,
-        with all kernels, but for those that are not launched.
+        The sources in one text, as the extension has them, with the kernels of the file that has the bug. If others use
+        its functions, with all kernels, but for those that are not launched.
 
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
@@ -604,6 +607,7 @@ def mutated(name: str) -> str:
         (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
     )
     unused: set[str] = set(next((unused for known, unused in lists if name in known), ()))
-    if own := set(names(part)):
+    own = set(names(part))
+    if own and mutation.file not in USED_BY_OTHERS:
         unused = set(names(whole)) - own
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)
