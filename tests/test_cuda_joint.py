@@ -343,40 +343,35 @@ DATA_90A[MANY] = (lambda seed: (spread(300, seed), spread(KEYS, seed + 1)), 1, F
 
 
 def check_one_pass(name: str, watch: Watch) -> None:
-    """Positives apart and keys to ignore, and keys that anchors name."""
+    """Positives apart, and keys to ignore."""
     make, seed, *expected = DATA_90A[name]
     anchors, keys = (rows.to(BF16) for rows in make(seed))
     generator = torch.Generator().manual_seed(7)
     positives = (anchors + 0.5 * torch.randn(anchors.shape, generator=generator)).to(BF16)
-    indices, ignored = named(len(anchors), generator)
+    _, ignored = named(len(anchors), generator)
 
-    def call(
-        threshold: AdaptiveThreshold | FixedThreshold, candidates: dict[str, Tensor]
-    ) -> tuple[Statistics, list[Tensor]]:
+    def call(threshold: AdaptiveThreshold | FixedThreshold) -> tuple[Statistics, list[Tensor]]:
         rows = [anchors.clone().requires_grad_(), keys.clone().requires_grad_()]
         loss, statistics = functional.hex_loss_with_keys(
-            *rows, **candidates, threshold=threshold, return_statistics=True
+            *rows, positives=positives, ignored_index=ignored, threshold=threshold, return_statistics=True
         )
         loss.backward()
         gradients = [each.grad for each in rows if each.grad is not None]
         return statistics, [loss.detach(), *gradients]
 
-    for candidates in ({"positives": positives, "ignored_index": ignored}, {"positive_index": indices}):
-        statistics, found = call(AdaptiveThreshold(SETTINGS.value), candidates)
-        assert [watch.header("rerun"), watch.header("failed")] == expected
-        similarities = normalize(anchors.double()) @ normalize(keys.double()).T
-        if "positives" in candidates:
-            own = cosine_similarity(anchors.double(), positives.double())
-            similarities = torch.cat([similarities, own[:, None]], 1)
-        quantiles = [nearest_quantile(row, SETTINGS.value) for row in similarities.tolist()]
-        assert statistics.threshold.item() == pytest.approx(sum(quantiles) / len(quantiles), abs=5e-7)
-        again, by_two_passes = call(FixedThreshold(statistics.threshold.item(), scale="cosine"), candidates)
-        assert statistics.hierarchical_negatives == again.hierarchical_negatives
-        assert statistics.negative_similarity.item() == pytest.approx(again.negative_similarity.item(), abs=2e-6)
-        assert found[0].item() == pytest.approx(by_two_passes[0].item(), rel=2e-6)
-        assert len(found) == 3
-        for one, other in zip(found[1:], by_two_passes[1:], strict=True):
-            assert (one - other).norm() < 1e-4 * other.norm()
+    statistics, found = call(AdaptiveThreshold(SETTINGS.value))
+    assert [watch.header("rerun"), watch.header("failed")] == expected
+    own = cosine_similarity(anchors.double(), positives.double())
+    similarities = torch.cat([normalize(anchors.double()) @ normalize(keys.double()).T, own[:, None]], 1)
+    quantiles = [nearest_quantile(row, SETTINGS.value) for row in similarities.tolist()]
+    assert statistics.threshold.item() == pytest.approx(sum(quantiles) / len(quantiles), abs=5e-7)
+    again, by_two_passes = call(FixedThreshold(statistics.threshold.item(), scale="cosine"))
+    assert statistics.hierarchical_negatives == again.hierarchical_negatives
+    assert statistics.negative_similarity.item() == pytest.approx(again.negative_similarity.item(), abs=2e-6)
+    assert found[0].item() == pytest.approx(by_two_passes[0].item(), rel=2e-6)
+    assert len(found) == 3
+    for one, other in zip(found[1:], by_two_passes[1:], strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
 
 
 @pytest.mark.parametrize("name", DATA_90A)

@@ -20,7 +20,7 @@ from torch import Tensor
 SOURCES = Path(__file__).parent
 PARAMETERS = SOURCES.parents[1] / "src" / "cuda" / "kernels" / "parameters.cu"
 # Not -ffast-math, and no contraction: what PTX spells out as a product is one.
-FLAGS = ("-std=c++20", "-O2", "-march=native", "-fwrapv", "-ffp-contract=off", "-fPIC", "-Wall", "-Wextra", "-Werror",
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fwrapv", "-ffp-contract=off", "-fPIC", "-Wall", "-Wextra", "-Werror",
          "-Wno-missing-field-initializers")  # fmt: skip
 
 
