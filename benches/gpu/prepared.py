@@ -4,7 +4,7 @@ A file's name in the cache is the digest of the kernels' sources, NVRTC's major 
 options (architecture, dimensions, operand): `src/cuda/binary.rs`. So a machine finds them that has the same extension
 and the same NVRTC; its Python, torch, driver and paths play no part. `prepared.json` beside them tells both.
 
-`prepared.tar.xz` has all that was prepared, in a fifth of the size.
+`prepared.tar.xz` has all that was prepared, in less than a tenth of the size.
 """
 
 import hashlib
