@@ -12,7 +12,16 @@ from hex_ssl.operands import quantile_operands
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold, SupervisedThreshold
 
 from .batches import is_decided
-from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, indexed_layout, views_layout
+from .reference import (
+    Evaluation,
+    Settings,
+    Statistics,
+    apart_layout,
+    evaluate,
+    indexed_layout,
+    nearest_quantile,
+    views_layout,
+)
 
 # Relative error at temperature 0.1 of the loss and of the gradient. Cosines carry about 1e-7 in float32, logits
 # 1 / temperature times that. float64 is bounded by the reference's own rounding. A bfloat16 result is rounded to
@@ -219,3 +228,19 @@ def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quant
     assert _core.row_quantiles(given, found, scratch, dispatch.EMULATED, False, 1) is None
     at = _core.cuda_failed_rows_at()
     return found, int(memory[0][at : at + 4].view(torch.int32))
+
+
+def expected_quantiles(anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> Tensor:
+    """By sorting, in float64; positives given apart are of their anchors' rows."""
+    anchors, keys = (torch.nn.functional.normalize(rows.double()) for rows in (anchors, keys))
+    rows = anchors @ keys.T
+    if positives is not None:
+        apart = (anchors * torch.nn.functional.normalize(positives.double())).sum(1, keepdim=True)
+        rows = torch.cat([rows, apart], 1)
+    return torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
+
+
+def assert_quantiles(found: Tensor, anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> None:
+    """Asserts that the quantiles of kernels are right up to rounding."""
+    expected = expected_quantiles(anchors, keys, positives, quantile)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)

@@ -21,6 +21,7 @@ from .compare import (
     assert_index_like_reference,
     assert_like_reference,
     assert_loss,
+    assert_quantiles,
     assert_statistics,
     assert_views_like_reference,
     quantiles_and_misses,
@@ -30,7 +31,7 @@ from .ptx import kernels
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.mutations import MUTATIONS
-from .reference import Evaluation, Settings, Statistics, evaluate, nearest_quantile, views_layout
+from .reference import Evaluation, Settings, Statistics, evaluate, views_layout
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 VARIANTS = [
@@ -376,16 +377,6 @@ def test_tensor_cores_that_cut_sums_off(dtype: torch.dtype, dims: int, extra_bit
 # Quantiles.
 
 
-def expected_quantiles(anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> Tensor:
-    """By sorting, in float64; positives given apart are of their anchors' rows."""
-    anchors, keys = (torch.nn.functional.normalize(rows.double()) for rows in (anchors, keys))
-    rows = anchors @ keys.T
-    if positives is not None:
-        apart = (anchors * torch.nn.functional.normalize(positives.double())).sum(1, keepdim=True)
-        rows = torch.cat([rows, apart], 1)
-    return torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
-
-
 @pytest.mark.parametrize("quantile", [0.0, 0.02, 0.5, 0.99, 0.999, 1.0])
 @pytest.mark.parametrize("kind", ["spread", "ties", "clusters"])
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
@@ -402,9 +393,7 @@ def test_quantiles_of_many_keys(dtype: torch.dtype, kind: str, quantile: float, 
         keys[::4] = anchors[0].float() + 0.1 * keys[::4]
     keys = keys.to(dtype)
     found = row_quantiles([anchors], keys, positives, 0, quantile)
-    torch.testing.assert_close(
-        found.double(), expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7
-    )
+    assert_quantiles(found, anchors, keys, positives, quantile)
 
 
 @pytest.mark.parametrize("order", ["periodic", "blocks", "shuffled"])
@@ -422,7 +411,7 @@ def test_the_order_of_classes_makes_few_brackets_miss(order: str, emulate: Emula
     keys = (centres[classes] + 0.3 * torch.randn(1600, 64, generator=generator)).to(BF16)
     anchors, positives = (centres + 0.3 * torch.randn(2, 100, 64, generator=generator)).to(BF16)
     found, misses = quantiles_and_misses(anchors, keys, positives, 0.99)
-    torch.testing.assert_close(found.double(), expected_quantiles(anchors, keys, positives, 0.99), rtol=0, atol=5e-7)
+    assert_quantiles(found, anchors, keys, positives, 0.99)
     assert misses <= 2
 
 
@@ -434,7 +423,7 @@ def test_quantiles_count_the_anchor_itself(keys: int, emulate: Emulate) -> None:
     found = row_quantiles(list(anchors.chunk(2)), rows, None, 1, 1.0)
     assert found.equal(torch.ones(len(anchors)))
     found = row_quantiles(list(anchors.chunk(2)), rows, None, 1, 0.9)
-    torch.testing.assert_close(found.double(), expected_quantiles(anchors, rows, None, 0.9), rtol=0, atol=5e-7)
+    assert_quantiles(found, anchors, rows, None, 0.9)
 
 
 def test_loss_of_many_rows(emulate: Emulate) -> None:
@@ -482,12 +471,12 @@ def check_core(dtype: torch.dtype) -> None:
     close = anchors[0] + spread / 16
     for keys in (spread, ties, torch.where(looked_at, close, spread), torch.where(looked_at, spread, close)):
         for quantile in (0.5, 0.99):
-            found = row_quantiles([anchors], keys, positives, 0, quantile).double()
-            torch.testing.assert_close(found, expected_quantiles(anchors, keys, positives, quantile), rtol=0, atol=5e-7)
+            found = row_quantiles([anchors], keys, positives, 0, quantile)
+            assert_quantiles(found, anchors, keys, positives, quantile)
     # More anchors than a launch has rows.
     anchors = torch.randn(140, 64, generator=generator).to(dtype)
-    found = row_quantiles([anchors], spread, anchors, 0, 0.9).double()
-    torch.testing.assert_close(found, expected_quantiles(anchors, spread, anchors, 0.9), rtol=0, atol=5e-7)
+    found = row_quantiles([anchors], spread, anchors, 0, 0.9)
+    assert_quantiles(found, anchors, spread, anchors, 0.9)
 
 
 LAUNCH_ROWS = 128

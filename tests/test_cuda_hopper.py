@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
 
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
@@ -19,6 +18,7 @@ from .compare import (
     assert_index_like_reference,
     assert_like_reference,
     assert_loss,
+    assert_quantiles,
     assert_views_like_reference,
     quantiles_and_misses,
 )
@@ -27,7 +27,7 @@ from .ptx import kernels
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.mutations import HOPPER_MUTATIONS
-from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, nearest_quantile, views_layout
+from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, views_layout
 
 BF16, F16 = torch.bfloat16, torch.float16
 COSINE = Settings(threshold="cosine", value=0.7)
@@ -199,16 +199,6 @@ def check_core(dtype: torch.dtype) -> None:
     found, misses = quantiles_and_misses(anchors, keys, anchors, 0.9)
     assert_quantiles(found, anchors, keys, anchors, 0.9)
     assert misses <= 3
-
-
-def assert_quantiles(found: Tensor, anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> None:
-    """By sorting, in float64; positives given apart are of their anchors' rows."""
-    rows = normalize(anchors.double()) @ normalize(keys.double()).T
-    if positives is not None:
-        apart = cosine_similarity(anchors.double(), positives.double())
-        rows = torch.cat([rows, apart[:, None]], 1)
-    expected = torch.tensor([nearest_quantile(row, quantile) for row in rows.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)
 
 
 def check_ties(dtype: torch.dtype) -> None:

@@ -7,21 +7,27 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from hex_ssl import direct, functional
 from hex_ssl.statistics import Statistics
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 from .batches import decided, gapped
-from .compare import arguments, assert_apart_like_reference, assert_index_like_reference, assert_views_like_reference
+from .compare import (
+    arguments,
+    assert_apart_like_reference,
+    assert_index_like_reference,
+    assert_views_like_reference,
+    expected_quantiles,
+)
 from .conftest import Emulate
 from .ptx import kernels
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.mutations import JOINT_MUTATIONS, SIFT_MUTATIONS
 from .ptx.structures import structures
-from .reference import Settings, nearest_quantile
+from .reference import Settings
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 KEYS = 1300
@@ -361,10 +367,8 @@ def check_one_pass(name: str, watch: Watch) -> None:
 
     statistics, found = call(AdaptiveThreshold(SETTINGS.value))
     assert [watch.header("rerun"), watch.header("failed")] == expected
-    own = cosine_similarity(anchors.double(), positives.double())
-    similarities = torch.cat([normalize(anchors.double()) @ normalize(keys.double()).T, own[:, None]], 1)
-    quantiles = [nearest_quantile(row, SETTINGS.value) for row in similarities.tolist()]
-    assert statistics.threshold.item() == pytest.approx(sum(quantiles) / len(quantiles), abs=5e-7)
+    quantiles = expected_quantiles(anchors, keys, positives, SETTINGS.value)
+    assert statistics.threshold.item() == pytest.approx(quantiles.mean().item(), abs=5e-7)
     again, by_two_passes = call(FixedThreshold(statistics.threshold.item(), scale="cosine"))
     assert statistics.hierarchical_negatives == again.hierarchical_negatives
     assert statistics.negative_similarity.item() == pytest.approx(again.negative_similarity.item(), abs=2e-6)

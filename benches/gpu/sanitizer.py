@@ -11,11 +11,12 @@ from gpu.records import REHEARSAL, emit
 from gpu.toolbox import TIME_OVER
 from gpu.workload import kernel_times
 from hex_ssl import _core
+from tests.ptx.kernels import kernel_names
 
 
 def kernels() -> set[str]:
     """The names of all kernels, from their sources."""
-    return set(re.findall(r"^KERNEL\([^)]*\) (\w+)", _core.cuda_sources(), re.MULTILINE))
+    return set(kernel_names(_core.cuda_sources()))
 
 
 def check_coverage(sizes: list[str]) -> None:

@@ -36,7 +36,7 @@ def padded(dims: int) -> int:
     return -(-dims // 32) * 32
 
 
-def names(sources: str) -> list[str]:
+def kernel_names(sources: str) -> list[str]:
     """The kernels of sources."""
     return re.findall(r"^KERNEL\([^)]+\) (\w+)\(", sources, re.MULTILINE)
 

@@ -9,7 +9,7 @@ import torch
 
 from hex_ssl import _core
 
-from .kernels import names, without
+from .kernels import kernel_names, without
 
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
@@ -607,7 +607,7 @@ def mutated(name: str) -> str:
         (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
     )
     unused: set[str] = set(next((unused for known, unused in lists if name in known), ()))
-    own = set(names(part))
+    own = set(kernel_names(part))
     if own and mutation.file not in USED_BY_OTHERS:
-        unused = set(names(whole)) - own
+        unused = set(kernel_names(whole)) - own
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)
