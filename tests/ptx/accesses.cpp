@@ -29,7 +29,7 @@ struct Access {
         if (d.skip("v2")) count = 2;
         if (d.skip("v4")) count = 4;
         type = d.type();
-        if (type == PREDICATE) d.unknown("the type");
+        if (type == PREDICATE || (space == 's' && type.bytes < CELL)) d.unknown("the type");
         d.end(2);
         const size_t values = load ? 0 : 1;
         count == 1 ? (void)d.use(values, type) : d.use_vector(values, type, count);
@@ -124,7 +124,7 @@ void decode_copy(Decoding& d) {
             copy.to = block.shared.place(warp.lanes(one.registers[0])[lane] + to, 16, "cp.async");
             const u64 source = warp.lanes(one.registers[1])[lane] + from;
             block.global.read(block.thread(warp, lane), source, 16, copy.data.data());
-            block.shared.claim(warp, lane, copy.to, 16, Byte::COPYING);
+            block.shared.claim(warp, lane, copy.to, 16, Cell::COPYING);
             memset(block.shared.data(copy.to), 0xff, 16);
             warp.copies.push_back(copy);
         });
@@ -134,11 +134,11 @@ void decode_copy(Decoding& d) {
 void land(Warp& warp, const AsyncCopy& copy) {
     SharedMemory& shared = warp.block.shared;
     memcpy(shared.data(copy.to), copy.data.data(), 16);
-    for (size_t k = copy.to; k < copy.to + 16; k++) {
-        Byte& byte = shared.byte(k);
-        byte.state = Byte::WRITTEN;
-        byte.write_time = warp.clock[warp.index];
-        byte.write_epoch = warp.epoch;
+    for (size_t k = copy.to; k < copy.to + 16; k += CELL) {
+        Cell& cell = shared.cell(k);
+        cell.state = Cell::WRITTEN;
+        cell.write_time = warp.clock[warp.index];
+        cell.write_epoch = warp.epoch;
     }
 }
 

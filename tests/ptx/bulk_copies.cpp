@@ -11,8 +11,8 @@ Mbarrier& mbarrier_at(Warp& warp, u64 at) {
     const size_t place = warp.block.shared.place(at, 8, "mbarrier");
     const auto found = warp.block.async.mbarriers.find((u32)at);
     if (found == warp.block.async.mbarriers.end()) fault("no mbarrier is at shared+", place);
-    const Byte& byte = warp.block.shared.byte(place);
-    if (warp.clock[byte.writer / LANES] < byte.write_time) fault("race: an mbarrier is used before its initialisation");
+    const Cell& cell = warp.block.shared.cell(place);
+    if (warp.clock[cell.writer / LANES] < cell.write_time) fault("race: an mbarrier is used before its initialisation");
     return found->second;
 }
 
@@ -32,7 +32,7 @@ void settle(Block& block, Mbarrier& mbarrier) {
 void initialise(Warp& warp, int lane, u64 at, u32 count) {
     Block& block = warp.block;
     if (!count || count >= 1u << 20) fault("an mbarrier for ", count, " arrivals");
-    block.shared.claim(warp, lane, block.shared.place(at, 8, "mbarrier"), 8, Byte::MBARRIER);
+    block.shared.claim(warp, lane, block.shared.place(at, 8, "mbarrier"), 8, Cell::MBARRIER);
     Mbarrier mbarrier{.count = count, .pending = count, .initialised_by = warp.index};
     mbarrier.clock = (int)block.warps.size() + block.async.clocks++;
     if (mbarrier.clock >= CLOCKS) fault("more mbarriers than this interpreter has clocks for");
@@ -159,7 +159,7 @@ void start_bulk_copy(Warp& warp, int lane, u64 to, u64 from, u32 bytes, u32 at) 
     copy.data.resize(bytes);
     for (u32 k = 0; k < bytes; k += 16) {
         block.global.read(block.thread(warp, lane), from + k, 16, &copy.data[k]);
-        block.shared.claim(warp, lane, block.shared.place(to + k, 16, "bulk copy"), 16, Byte::BULK_COPYING);
+        block.shared.claim(warp, lane, block.shared.place(to + k, 16, "bulk copy"), 16, Cell::BULK_COPYING);
     }
     memset(block.shared.data(copy.to), 0xff, bytes);
     block.async.copies.push_back(std::move(copy));
@@ -195,12 +195,12 @@ void land_bulk_copy(Block& block) {
     Mbarrier& mbarrier = block.async.mbarriers.at(copy.mbarrier);
     const size_t bytes = std::min<size_t>(copy.data.size(), 4096);
     memcpy(block.shared.data(copy.to), copy.data.data(), bytes);
-    for (size_t k = copy.to; k < copy.to + bytes; k++) {
-        Byte& byte = block.shared.byte(k);
-        byte.state = Byte::WRITTEN;
-        byte.by_async_proxy = true;
-        byte.writer = Byte::BY_MBARRIER | (u16)mbarrier.clock;
-        byte.write_time = mbarrier.phases + 1;
+    for (size_t k = copy.to; k < copy.to + bytes; k += CELL) {
+        Cell& cell = block.shared.cell(k);
+        cell.state = Cell::WRITTEN;
+        cell.by_async_proxy = true;
+        cell.writer = Cell::BY_MBARRIER | (u16)mbarrier.clock;
+        cell.write_time = mbarrier.phases + 1;
     }
     copy.to += bytes;
     copy.data.erase(copy.data.begin(), copy.data.begin() + (i64)bytes);

@@ -176,6 +176,14 @@ void mark_products(Program& program) {
     }
 }
 
+// What nobody wrote is no zero.
+void fill_registers(Program& program) {
+    for (const int width : program.widths) {
+        program.initial.insert(program.initial.end(), LANES, width == 1 ? 1 : low_bytes(0xdeadbeefdeadbeef, width));
+    }
+    for (const auto& [at, value] : program.constants) std::fill_n(&program.initial[(size_t)at * LANES], LANES, value);
+}
+
 }  // namespace
 
 Program decode(const Kernel& kernel, const Module& module) {
@@ -216,6 +224,7 @@ Program decode(const Kernel& kernel, const Module& module) {
         one.target = found->second;
     }
     mark_products(program);
+    fill_registers(program);
     return program;
 }
 

@@ -114,7 +114,7 @@ extern "C" int ptx_launch(const char* name, const char* kernel, const u32* block
         for (int k = 0; k < count; k++) {
             const PtxArray& array = arrays[k];
             const std::string number = "array " + std::to_string(k);
-            const auto written = std::make_shared<std::vector<bool>>(array.bytes, array.written != 0);
+            const auto written = std::make_shared<std::vector<u8>>(array.bytes, array.written != 0);
             if (array.writable) memory.add_output(array.at, array.bytes, number, written);
             else memory.add_input(array.at, array.bytes, number);
         }

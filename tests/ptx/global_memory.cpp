@@ -3,7 +3,7 @@
 namespace ptx {
 
 void GlobalMemory::add_input(const void* at, i64 bytes, const std::string& name) {
-    if (at && bytes > 0) inputs_.push_back({(u64)at, (u64)at + bytes, name, nullptr});
+    if (at && bytes > 0) inputs_.push_back({(u64)at, (u64)at + bytes, name});
 }
 
 void GlobalMemory::add_output(const void* at, i64 bytes, const std::string& name, Written written) {
@@ -21,19 +21,20 @@ void GlobalMemory::add_output(const void* at, i64 bytes, const std::string& name
 void GlobalMemory::read(Thread by, u64 at, int bytes, void* to) {
     const Array& array = find(at, bytes, "read");
     if (array.written) {
-        check_order(by, at, bytes, false);
+        check_order(array, by, at, bytes, false);
         check_written(array, at, bytes);
     }
     memcpy(to, (const void*)at, bytes);
 }
 
 void GlobalMemory::write(Thread by, u64 at, int bytes, const void* from) {
-    const Array& array = find(at, bytes, "write");
+    Array& array = find(at, bytes, "write");
     if (!array.written) fault("write to the input ", array.name, "+", at - array.begin);
-    check_order(by, at, bytes, true);
-    const Stamp stamp{by, fences_[key(by)]};
-    for (u64 word = at / 4; word <= (at + bytes - 1) / 4; word++) stamps_[word] = stamp;
-    for (int k = 0; k < bytes; k++) (*array.written)[at - array.begin + k] = true;
+    check_order(array, by, at, bytes, true);
+    if (array.stamps.empty()) array.stamps.resize(array.word(array.end - 1) + 1);
+    const Stamp stamp{by, fences(by)};
+    for (u64 word = array.word(at); word <= array.word(at + bytes - 1); word++) array.stamps[word] = stamp;
+    memset(&(*array.written)[at - array.begin], 1, bytes);
     memcpy((void*)at, from, bytes);
 }
 
@@ -43,13 +44,13 @@ void GlobalMemory::check_atomic(u64 at, int bytes) {
     check_written(array, at, bytes);
 }
 
-const Array& GlobalMemory::find(u64 at, int bytes, const char* what) {
+Array& GlobalMemory::find(u64 at, int bytes, const char* what) {
     if (at % bytes) fault("misaligned ", what, " of ", bytes, " bytes at ", hex(at));
     const auto has = [&](const Array& array) { return at >= array.begin && at + bytes <= array.end; };
     if (last_ && has(*last_)) return *last_;
     auto next = outputs_.upper_bound(at);
     if (next != outputs_.begin() && has(std::prev(next)->second)) return *(last_ = &std::prev(next)->second);
-    for (const Array& array : inputs_) {
+    for (Array& array : inputs_) {
         if (has(array)) return *(last_ = &array);
     }
     outside(at, bytes, what);
@@ -77,16 +78,15 @@ void GlobalMemory::check_written(const Array& array, u64 at, int bytes) const {
 }
 
 // Blocks run in any order: what one writes, another may read only behind a fence of both, and not write at all.
-void GlobalMemory::check_order(Thread by, u64 at, int bytes, bool write) {
-    if (stamps_.empty()) return;
-    for (u64 word = at / 4; word <= (at + bytes - 1) / 4; word++) {
-        const auto found = stamps_.find(word);
-        if (found == stamps_.end() || found->second.thread.block == by.block) continue;
-        const Stamp& stamp = found->second;
-        const std::string name = find(at, bytes, "access").name;
-        if (write) fault("race: blocks ", stamp.thread.block, " and ", by.block, " write the same word of ", name);
-        if (fences_[key(stamp.thread)] == stamp.fences || !fences_[key(by)]) {
-            fault("race: block ", by.block, " reads what block ", stamp.thread.block, " wrote of ", name,
+void GlobalMemory::check_order(const Array& array, Thread by, u64 at, int bytes, bool write) {
+    if (array.stamps.empty()) return;
+    for (u64 word = array.word(at); word <= array.word(at + bytes - 1); word++) {
+        const Stamp& stamp = array.stamps[word];
+        const u32 block = stamp.thread.block;
+        if (block == Stamp::NOBODY || block == by.block) continue;
+        if (write) fault("race: blocks ", block, " and ", by.block, " write the same word of ", array.name);
+        if (fences(stamp.thread) == stamp.fences || !fences(by)) {
+            fault("race: block ", by.block, " reads what block ", block, " wrote of ", array.name,
                   " without a fence of both");
         }
     }

@@ -20,7 +20,7 @@ struct Collector {
     void input(const void* at, i64 bytes, const std::string& name) { memory.add_input(at, bytes, name); }
     void output(const void* at, i64 bytes, const std::string& name) {
         Written& history = written[(u64)at];
-        if (!history) history = std::make_shared<std::vector<bool>>();
+        if (!history) history = std::make_shared<std::vector<u8>>();
         memory.add_output(at, bytes, name, history);
     }
     void matrix(const Matrix& m, i64 rows, i64 dims, const std::string& name) {
@@ -130,7 +130,7 @@ GlobalMemory HexArrays::of(const Program& program, const std::string& operand, u
     add_scratch(to, p);
     if (first) add_matrices(to, p, *(const Inputs*)arguments[1]);
     else add_shared_scratch(to, program.name, p, *(const Launch*)arguments[1]);
-    return to.memory;
+    return std::move(to.memory);
 }
 
 }  // namespace ptx

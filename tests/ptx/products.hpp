@@ -15,7 +15,11 @@ struct Rounding {
     int blocks = 1;  // of the hardware's blocks of terms, added up at once
 };
 
-// c + a . b, of `count` terms in the hardware's blocks of `block`.
-float dot(const Rounding& rounding, float c, const float* a, const float* b, int count, int block);
+constexpr int PRODUCT_COLUMNS = 8;
+
+// c += a b^T of 16 rows and 8 columns, in the hardware's blocks of `block` dimensions. For K = 8 and 16.
+template <int K>
+void add_product(const Rounding& rounding, int block, const float (&a)[16][K], const float (&b)[PRODUCT_COLUMNS][K],
+                 float (&c)[16][PRODUCT_COLUMNS]);
 
 }  // namespace ptx

@@ -56,6 +56,7 @@ struct Program {
     std::vector<Instruction> instructions;
     std::vector<int> widths;                       // bytes of each register
     std::vector<std::pair<int, u64>> constants;    // registers that nobody writes
+    std::vector<u64> initial;                      // [register][lane], as a warp begins
     std::vector<SpecialRegister> special;
     std::vector<ParameterPlace> parameters;
     u32 parameter_bytes = 0, most_threads = 0;

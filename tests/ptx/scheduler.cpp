@@ -8,6 +8,8 @@
 namespace ptx {
 namespace {
 
+constexpr size_t MOST_WARPS = 32;
+
 u64 special_value(const std::string& name, const Block& block, const Warp& warp, int lane) {
     const int axis = name.back() - 'x';
     if (name == "%laneid") return lane;
@@ -57,14 +59,15 @@ bool has_ended(const Block& block) {
 
 // Lets one warp of a block take a few steps. False where the block has ended.
 bool run_some(Block& block, const Schedule& schedule) {
-    std::vector<Warp*> ready;
+    std::array<Warp*, MOST_WARPS> ready;
+    size_t count = 0;
     for (const auto& warp : block.warps) {
-        if (warp->alive && !warp->at_barrier) ready.push_back(warp.get());
+        if (warp->alive && !warp->at_barrier) ready[count++] = warp.get();
     }
     const bool has_copies = !block.async.copies.empty() && block.live_threads;
-    if (has_copies && (ready.empty() || block.random() % 2)) land_bulk_copy(block);
-    if (ready.empty()) return has_copies || !has_ended(block);
-    Warp& warp = *ready[block.random() % ready.size()];
+    if (has_copies && (!count || block.random() % 2)) land_bulk_copy(block);
+    if (!count) return has_copies || !has_ended(block);
+    Warp& warp = *ready[block.random() % count];
     for (u64 steps = 1 + block.random() % 256; steps > 0 && warp.alive; steps--) {
         if (!step(warp, schedule.random_lanes)) break;
     }
@@ -74,17 +77,11 @@ bool run_some(Block& block, const Schedule& schedule) {
 }  // namespace
 
 Warp::Warp(Block& block, int index, const Program& program)
-    : block(block), index(index), registers(program.widths.size() * LANES) {
+    : block(block), index(index), registers(program.initial) {
     clock[index] = 1;
     products.touched.resize(program.widths.size());
     products.accumulating.resize(program.widths.size());
     products.feeding.resize(program.widths.size());
-    // What nobody wrote is no zero.
-    for (size_t k = 0; k < program.widths.size(); k++) {
-        const u64 garbage = program.widths[k] == 1 ? 1 : low_bytes(0xdeadbeefdeadbeef, program.widths[k]);
-        std::fill_n(lanes((int)k), LANES, garbage);
-    }
-    for (const auto& [at, value] : program.constants) std::fill_n(lanes(at), LANES, value);
     for (const SpecialRegister& special : program.special) {
         for (int lane = 0; lane < LANES; lane++) {
             lanes(special.index)[lane] = special_value(special.name, block, *this, lane);
@@ -94,9 +91,10 @@ Warp::Warp(Block& block, int index, const Program& program)
 
 void run(const Program& program, GlobalMemory& global, const Grid& grid, void* const* arguments, Schedule& schedule) {
     if (program.most_threads && grid.threads > program.most_threads) fault("more threads than .maxntid says");
-    if (grid.threads % LANES || grid.threads / LANES > 32) fault("a block of ", grid.threads, " threads");
+    if (grid.threads % LANES || grid.threads / LANES > MOST_WARPS) fault("a block of ", grid.threads, " threads");
     std::vector<u32> order(grid.blocks[0] * grid.blocks[1] * grid.blocks[2]);
     for (u32 k = 0; k < order.size(); k++) order[k] = k;
+    global.start((u32)order.size(), grid.threads);
     std::ranges::shuffle(order, schedule.random);
     std::vector<std::unique_ptr<Block>> live;
     for (size_t next = 0; next < order.size() || !live.empty();) {

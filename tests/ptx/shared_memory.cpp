@@ -8,14 +8,14 @@ namespace {
 const char* const STATES[] = {"which nobody wrote", "", "which cp.async has in flight", "which a bulk copy has in flight",
                               "which is an mbarrier"};
 
-bool is_before(const Byte& byte, const Warp& warp) {
-    if (byte.writer == Byte::NOBODY) return true;
-    const int whose = byte.writer & Byte::BY_MBARRIER ? byte.writer & ~Byte::BY_MBARRIER : byte.writer / LANES;
-    return warp.clock[whose] >= byte.write_time;
+bool is_before(const Cell& cell, const Warp& warp) {
+    if (cell.writer == Cell::NOBODY) return true;
+    const int whose = cell.writer & Cell::BY_MBARRIER ? cell.writer & ~Cell::BY_MBARRIER : cell.writer / LANES;
+    return warp.clock[whose] >= cell.write_time;
 }
 
 std::string name_of(u16 writer) {
-    if (writer & Byte::BY_MBARRIER) return "a bulk copy";
+    if (writer & Cell::BY_MBARRIER) return "a bulk copy";
     return "thread " + std::to_string(writer);
 }
 
@@ -23,7 +23,11 @@ std::string name_of(u16 writer) {
 
 SharedMemory::SharedMemory(u32 bytes, u32 warps)
     // Bytes of which any four are a NaN.
-    : data_(bytes, 0xff), bytes_(bytes), read_times_((size_t)bytes * warps), products_(bytes / 16 + 1), warps_(warps) {}
+    : data_(bytes, 0xff),
+      cells_((bytes + CELL - 1) / CELL),
+      read_times_(cells_.size() * warps),
+      products_(bytes / 16 + 1),
+      warps_(warps) {}
 
 size_t SharedMemory::place(u64 at, int bytes, const char* what) const {
     if (at % bytes) fault("misaligned ", what, " of ", bytes, " bytes of shared memory at ", hex(at));
@@ -34,35 +38,35 @@ size_t SharedMemory::place(u64 at, int bytes, const char* what) const {
 }
 
 void SharedMemory::check_readable(const Warp& warp, size_t place, const char* reader) const {
-    const Byte& byte = bytes_[place];
-    if (byte.state != Byte::WRITTEN) fault(reader, " reads shared+", place, ", ", STATES[byte.state]);
-    if (!is_before(byte, warp)) {
-        fault("race: ", reader, " reads shared+", place, ", written by ", name_of(byte.writer),
+    const Cell& cell = cells_[place / CELL];
+    if (cell.state != Cell::WRITTEN) fault(reader, " reads shared+", place, ", ", STATES[cell.state]);
+    if (!is_before(cell, warp)) {
+        fault("race: ", reader, " reads shared+", place, ", written by ", name_of(cell.writer),
               " without a barrier between");
     }
 }
 
 // Of the warp's own lanes another one may have written since the last bar.warp.sync.
 void SharedMemory::check_lanes(const Warp& warp, int lane, size_t place, const char* what) const {
-    const Byte& byte = bytes_[place];
-    if (byte.writer == warp.thread(lane) || byte.writer / LANES != warp.index) return;
-    if (byte.write_epoch != warp.epoch) return;
-    fault("race in a warp: thread ", warp.thread(lane), " ", what, " shared+", place, ", written by thread ", byte.writer,
+    const Cell& cell = cells_[place / CELL];
+    if (cell.writer == warp.thread(lane) || cell.writer / LANES != warp.index) return;
+    if (cell.write_epoch != warp.epoch) return;
+    fault("race in a warp: thread ", warp.thread(lane), " ", what, " shared+", place, ", written by thread ", cell.writer,
           " without bar.warp.sync between");
 }
 
 void SharedMemory::read(Warp& warp, int lane, u64 at, int bytes, void* to) {
     const size_t first = place(at, bytes, "read");
-    for (size_t k = first; k < first + bytes; k++) {
+    for (size_t k = first; k < first + bytes; k += CELL) {
         check_readable(warp, k, "a thread");
         check_lanes(warp, lane, k, "reads");
-        Byte& byte = bytes_[k];
-        if (byte.reading_warp != warp.index || byte.read_epoch != warp.epoch) {
-            byte.reading_warp = (u16)warp.index;
-            byte.read_epoch = warp.epoch;
-            byte.readers = 0;
+        Cell& cell = cells_[k / CELL];
+        if (cell.reading_warp != warp.index || cell.read_epoch != warp.epoch) {
+            cell.reading_warp = (u8)warp.index;
+            cell.read_epoch = warp.epoch;
+            cell.readers = 0;
         }
-        byte.readers |= 1u << lane;
+        cell.readers |= 1u << lane;
         read_time(k, warp.index) = warp.clock[warp.index];
     }
     memcpy(to, &data_[first], bytes);
@@ -70,28 +74,28 @@ void SharedMemory::read(Warp& warp, int lane, u64 at, int bytes, void* to) {
 
 void SharedMemory::write(Warp& warp, int lane, u64 at, int bytes, const void* from) {
     const size_t first = place(at, bytes, "write");
-    claim(warp, lane, first, bytes, Byte::WRITTEN);
+    claim(warp, lane, first, bytes, Cell::WRITTEN);
     memcpy(&data_[first], from, bytes);
 }
 
 size_t SharedMemory::begin_update(Warp& warp, int lane, u64 at) {
     const size_t first = place(at, 4, "atomic");
-    for (size_t k = first; k < first + 4; k++) {
-        if (bytes_[k].state == Byte::WRITTEN && bytes_[k].by_atomic) continue;
+    for (size_t k = first; k < first + 4; k += CELL) {
+        if (cell(k).state == Cell::WRITTEN && cell(k).by_atomic) continue;
         check_readable(warp, k, "an atomic");
         check_lanes(warp, lane, k, "updates");
     }
     return first;
 }
 
-void SharedMemory::claim(Warp& warp, int lane, size_t first, int bytes, Byte::State state, bool atomic) {
-    for (size_t k = first; k < first + bytes; k++) {
-        Byte& byte = bytes_[k];
-        if (byte.state > Byte::WRITTEN) fault("write of shared+", k, ", ", STATES[byte.state]);
+void SharedMemory::claim(Warp& warp, int lane, size_t first, int bytes, Cell::State state, bool atomic) {
+    for (size_t k = first; k < first + bytes; k += CELL) {
+        Cell& cell = cells_[k / CELL];
+        if (cell.state > Cell::WRITTEN) fault("write of shared+", k, ", ", STATES[cell.state]);
         if (products(k)) fault("write of shared+", k, ", which an asynchronous product may read");
-        if (!(atomic && byte.by_atomic)) {
-            if (!is_before(byte, warp)) {
-                fault("race: thread ", warp.thread(lane), " writes shared+", k, ", written by ", name_of(byte.writer),
+        if (!(atomic && cell.by_atomic)) {
+            if (!is_before(cell, warp)) {
+                fault("race: thread ", warp.thread(lane), " writes shared+", k, ", written by ", name_of(cell.writer),
                       " without a barrier between");
             }
             check_lanes(warp, lane, k, "writes");
@@ -100,18 +104,18 @@ void SharedMemory::claim(Warp& warp, int lane, size_t first, int bytes, Byte::St
                 fault("race: thread ", warp.thread(lane), " writes shared+", k, ", read by warp ", other,
                       " without a barrier between");
             }
-            const bool read_now = byte.reading_warp == warp.index && byte.read_epoch == warp.epoch;
-            if (read_now && byte.readers & ~(1u << lane)) {
+            const bool read_now = cell.reading_warp == warp.index && cell.read_epoch == warp.epoch;
+            if (read_now && cell.readers & ~(1u << lane)) {
                 fault("race in a warp: thread ", warp.thread(lane), " writes shared+", k,
                       ", read by another lane without bar.warp.sync between");
             }
         }
-        byte.state = state;
-        byte.by_atomic = atomic;
-        byte.by_async_proxy = false;
-        byte.writer = (u16)warp.thread(lane);
-        byte.write_time = warp.clock[warp.index];
-        byte.write_epoch = warp.epoch;
+        cell.state = state;
+        cell.by_atomic = atomic;
+        cell.by_async_proxy = false;
+        cell.writer = (u16)warp.thread(lane);
+        cell.write_time = warp.clock[warp.index];
+        cell.write_epoch = warp.epoch;
     }
 }
 

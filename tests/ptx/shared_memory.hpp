@@ -1,4 +1,4 @@
-// Shared memory of a block, with the history of every byte.
+// Shared memory of a block, with the history of every cell.
 #pragma once
 
 #include <array>
@@ -20,15 +20,18 @@ struct Clock : std::array<u32, CLOCKS> {
     }
 };
 
-struct Byte {
+// Two bytes, which are read and written together: nothing smaller is accessed.
+constexpr int CELL = 2;
+struct Cell {
     enum State : u8 { UNWRITTEN, WRITTEN, COPYING, BULK_COPYING, MBARRIER };
     static constexpr u16 NOBODY = 0xffff, BY_MBARRIER = 0x8000;
+    static constexpr u8 NO_WARP = 0xff;
 
-    State state = UNWRITTEN;
-    bool by_atomic = false;
-    bool by_async_proxy = false;
+    State state : 4 = UNWRITTEN;
+    bool by_atomic : 1 = false;
+    bool by_async_proxy : 1 = false;
+    u8 reading_warp = NO_WARP;
     u16 writer = NOBODY;  // a thread, or BY_MBARRIER | the clock of the mbarrier whose phase brought it
-    u16 reading_warp = NOBODY;
     u32 write_time = 0, write_epoch = 0;
     u32 readers = 0, read_epoch = 0;  // lanes of the warp that read last, in that epoch of it
 };
@@ -48,7 +51,7 @@ public:
         u32 old;
         memcpy(&old, data(place), 4);
         const u32 now = f(old);
-        claim(warp, lane, place, 4, Byte::WRITTEN, true);
+        claim(warp, lane, place, 4, Cell::WRITTEN, true);
         memcpy(data(place), &now, 4);
         return old;
     }
@@ -56,19 +59,19 @@ public:
     // The place of an address; a fault where it is outside or misaligned.
     size_t place(u64 at, int bytes, const char* what) const;
     // The bytes are `warp`'s from now on: a fault where others may still use them.
-    void claim(Warp& warp, int lane, size_t place, int bytes, Byte::State state, bool atomic = false);
-    // A fault where a byte cannot be read, or was written by another warp (or an mbarrier's phase) without order.
+    void claim(Warp& warp, int lane, size_t place, int bytes, Cell::State state, bool atomic = false);
+    // A fault where a cell cannot be read, or was written by another warp (or an mbarrier's phase) without order.
     void check_readable(const Warp& warp, size_t place, const char* reader) const;
     u8* data(size_t place) { return &data_[place]; }
-    Byte& byte(size_t place) { return bytes_[place]; }
-    // When a warp last read a byte, by its own clock.
-    u32& read_time(size_t place, int warp) { return read_times_[place * warps_ + warp]; }
+    Cell& cell(size_t place) { return cells_[place / CELL]; }
+    // When a warp last read a cell, by its own clock.
+    u32& read_time(size_t place, int warp) { return read_times_[place / CELL * warps_ + warp]; }
     // Asynchronous products that read these 16 bytes and are not waited for.
     u32& products(size_t place) { return products_[place / 16]; }
 
 private:
     std::vector<u8> data_;
-    std::vector<Byte> bytes_;
+    std::vector<Cell> cells_;
     std::vector<u32> read_times_;
     std::vector<u32> products_;
     u32 warps_;

@@ -56,12 +56,12 @@ u64 same_in_all_lanes(Warp& warp, int at) {
 void check_proxy(Warp& warp, size_t place) {
     SharedMemory& shared = warp.block.shared;
     shared.check_readable(warp, place, "wgmma");
-    const Byte& byte = shared.byte(place);
-    if (byte.by_async_proxy) return;
-    const auto& fences = warp.block.warps[byte.writer / LANES]->products.proxy_fences[byte.writer % LANES];
-    const auto after = std::upper_bound(fences.begin(), fences.end(), byte.write_time);
-    if (after != fences.end() && *after <= warp.clock[byte.writer / LANES]) return;
-    fault("wgmma reads shared+", place, ", stored by thread ", byte.writer, " without fence.proxy.async after it");
+    const Cell& cell = shared.cell(place);
+    if (cell.by_async_proxy) return;
+    const auto& fences = warp.block.warps[cell.writer / LANES]->products.proxy_fences[cell.writer % LANES];
+    const auto after = std::upper_bound(fences.begin(), fences.end(), cell.write_time);
+    if (after != fences.end() && *after <= warp.clock[cell.writer / LANES]) return;
+    fault("wgmma reads shared+", place, ", stored by thread ", cell.writer, " without fence.proxy.async after it");
 }
 
 void touch(Warp& warp, const SharedMatrix& matrix, u32 from, u32 to, AsyncProduct& product) {
@@ -71,7 +71,7 @@ void touch(Warp& warp, const SharedMatrix& matrix, u32 from, u32 to, AsyncProduc
             const u32 chunk = matrix.at(row, k) & ~15u;
             if (!seen.insert(chunk).second) continue;
             const size_t place = warp.block.shared.place(chunk, 16, "wgmma");
-            for (size_t byte = place; byte < place + 16; byte++) check_proxy(warp, byte);
+            for (size_t k = place; k < place + 16; k += CELL) check_proxy(warp, k);
             product.places.push_back(place);
         }
     }
@@ -133,27 +133,34 @@ void retire(Warp& warp, const AsyncProduct& product, const Shape& shape) {
             a[lane / 4 + r % 2 * 8][lane % 4 * 2 + half + r / 2 * 8] = shape.number(x);
         }
     }
-    std::vector<std::array<float, K>> b(shape.columns);
     const SharedMatrix right = shape.right(product.right);
-    for (int column = 0; column < shape.columns; column++) {
-        for (int k = 0; k < K; k++) b[column][k] = element(right.at(column, k));
-    }
-    for (size_t k = 0; k < shape.accumulators(); k++) {
-        const int at = product.instruction->registers[k];
-        for (int lane = 0; lane < LANES; lane++) {
-            const float before = product.accumulates ? warp.value<float>(at, lane) : 0.0f;
-            const float* column = b[k / 4 * 8 + lane % 4 * 2 + k % 2].data();
-            const float sum = dot(warp.block.rounding, before, a[lane / 4 + k / 2 % 2 * 8], column, K, K);
-            warp.lanes(at)[lane] = bits_of(sum);
+    for (int first = 0; first < shape.columns; first += PRODUCT_COLUMNS) {
+        // The four accumulators of these columns, of which each lane has two neighbours of two rows.
+        const int* accumulators = &product.instruction->registers[first / 2];
+        const auto of_lane = [&](auto f) {
+            for (int k = 0; k < 4; k++) {
+                for (int lane = 0; lane < LANES; lane++) f(k, lane, lane / 4 + k / 2 * 8, lane % 4 * 2 + k % 2);
+            }
+        };
+        float b[PRODUCT_COLUMNS][K], c[16][PRODUCT_COLUMNS];
+        for (int column = 0; column < PRODUCT_COLUMNS; column++) {
+            for (int k = 0; k < K; k++) b[column][k] = element(right.at(first + column, k));
         }
-        part.accumulating[at]--;
+        of_lane([&](int k, int lane, int row, int column) {
+            c[row][column] = product.accumulates ? warp.value<float>(accumulators[k], lane) : 0.0f;
+        });
+        add_product<K>(warp.block.rounding, K, a, b, c);
+        of_lane([&](int k, int lane, int row, int column) {
+            warp.lanes(accumulators[k])[lane] = bits_of(c[row][column]);
+        });
+        for (int k = 0; k < 4; k++) part.accumulating[accumulators[k]]--;
     }
     for (int k = 0; k < 4 && !shape.left_is_shared; k++) {
         part.feeding[product.instruction->registers[shape.accumulators() + k]]--;
     }
     for (size_t place : product.places) {
         shared.products(place)--;
-        for (size_t k = place; k < place + 16; k++) shared.read_time(k, warp.index) = warp.clock[warp.index];
+        for (size_t k = place; k < place + 16; k += CELL) shared.read_time(k, warp.index) = warp.clock[warp.index];
     }
 }
 
