@@ -42,11 +42,27 @@ struct Access {
     }
 };
 
+u64 bits_at(const u8* from, int bytes) {
+    u64 bits = 0;
+    switch (bytes) {
+        case 1: return *from;
+        case 2: memcpy(&bits, from, 2); return bits;
+        case 4: memcpy(&bits, from, 4); return bits;
+        default: memcpy(&bits, from, 8); return bits;
+    }
+}
+
 void decode_ld(Decoding& d) {
     const Access access(d, true);
     d.out.results = access.count;
     d.out.execute = [access](Warp& warp, const Instruction& one, u32 lanes) {
+        const Type type = access.type;
         const int bytes = access.bytes();
+        u64* to[4];
+        int widths[4];
+        for (size_t k = 0; k < access.count; k++) {
+            to[k] = warp.lanes(one.registers[k]), widths[k] = warp.block.program.widths[one.registers[k]];
+        }
         each_lane(lanes, [&](int lane) {
             const u64 at = access.address(warp, one, lane);
             u8 data[32];
@@ -54,10 +70,7 @@ void decode_ld(Decoding& d) {
             else if (access.space == 'g') warp.block.global.read(warp.block.thread(warp, lane), at, bytes, data);
             else warp.block.shared.read(warp, lane, at, bytes, data);
             for (size_t k = 0; k < access.count; k++) {
-                u64 bits = 0;
-                memcpy(&bits, data + k * access.type.bytes, access.type.bytes);
-                const int to = one.registers[k];
-                warp.lanes(to)[lane] = extended(access.type, bits, warp.block.program.widths[to]);
+                to[k][lane] = extended(type, bits_at(data + k * type.bytes, type.bytes), widths[k]);
             }
         });
     };
@@ -67,12 +80,13 @@ void decode_st(Decoding& d) {
     const Access access(d, false);
     d.out.results = 0;
     d.out.execute = [access](Warp& warp, const Instruction& one, u32 lanes) {
+        const u64* from[4];
+        for (size_t k = 0; k < access.count; k++) from[k] = warp.lanes(one.registers[k]);
         each_lane(lanes, [&](int lane) {
             const u64 at = access.address(warp, one, lane);
-            u8 data[32];
-            for (size_t k = 0; k < access.count; k++) {
-                memcpy(data + k * access.type.bytes, &warp.lanes(one.registers[k])[lane], access.type.bytes);
-            }
+            // Whole registers are copied: behind each number the next one replaces what is too much.
+            u8 data[32 + 8];
+            for (size_t k = 0; k < access.count; k++) memcpy(data + k * access.type.bytes, &from[k][lane], 8);
             if (access.space == 's') warp.block.shared.write(warp, lane, at, access.bytes(), data);
             else warp.block.global.write(warp.block.thread(warp, lane), at, access.bytes(), data);
         });

@@ -224,6 +224,7 @@ Program decode(const Kernel& kernel, const Module& module) {
         one.target = found->second;
     }
     mark_products(program);
+    share_registers(program);
     fill_registers(program);
     return program;
 }

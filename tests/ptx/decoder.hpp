@@ -76,6 +76,9 @@ private:
     int find(const std::string& name, Type type);
 };
 
+// Gives registers that have no value at the same time one place.
+void share_registers(Program& program);
+
 // By opcode.
 using Decoder = void (*)(Decoding&);
 const std::map<std::string, Decoder>& arithmetic_decoders();

@@ -20,8 +20,8 @@ from torch import Tensor
 SOURCES = Path(__file__).parent
 PARAMETERS = SOURCES.parents[1] / "src" / "cuda" / "kernels" / "parameters.cu"
 # Not -ffast-math, and no contraction: what PTX spells out as a product is one.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fwrapv", "-ffp-contract=off", "-fPIC", "-Wall", "-Wextra", "-Werror",
-         "-Wno-missing-field-initializers")  # fmt: skip
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fwrapv", "-ffp-contract=off", "-fPIC", "-fno-semantic-interposition",
+         "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers")  # fmt: skip
 
 
 class PtxError(RuntimeError):
@@ -172,7 +172,7 @@ def build(cache: Path) -> Path:
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, [name for name in texts if name.endswith(".cpp")]))
-    subprocess.run([compiler, "-shared", *objects, "-o", folder / "built.so"], check=True)
+    subprocess.run([compiler, "-shared", "-Wl,-Bsymbolic", *objects, "-o", folder / "built.so"], check=True)
     (folder / "built.so").replace(library)
     shutil.rmtree(folder)
     return library

@@ -253,3 +253,48 @@ def test_ldmatrix(transposed: bool, interpreter: Interpreter) -> None:
     sources = matrices.mT if transposed else matrices
     # Lane l has of each matrix row l / 4, columns l % 4 * 2 and the next.
     assert out.view(8, 4, 4, 2).permute(2, 0, 1, 3).reshape(4, 8, 8).equal(sources)
+
+
+GARBAGE = 0xDEADBEEF
+"""What a register of 32 bits has before anyone writes it."""
+SPENT = "add.s32 %r20, %r0, 1; add.s32 %r21, %r20, 1; add.s32 %r22, %r21, 1;"
+"""Values that nobody reads any more."""
+REGISTERS_KEPT = {
+    "read where nobody wrote": (f"{SPENT} mov.u32 %r9, %r30;", lambda lane: GARBAGE),
+    "written in some lanes": (
+        f"{SPENT} setp.lt.u32 %p0, %r0, 16; @%p0 mov.u32 %r30, 7; mov.u32 %r9, %r30;",
+        lambda lane: 7 if lane < 16 else GARBAGE,
+    ),
+    "written in another block": (
+        f"setp.lt.u32 %p0, %r0, 16; mov.u32 %r30, 5; @%p0 bra $read; mov.u32 %r30, 6; {SPENT} $read: {SPENT}"
+        "mov.u32 %r9, %r30;",
+        lambda lane: 5 if lane < 16 else 6,
+    ),
+    "carried by a loop": (
+        f"mov.u32 %r31, 0; mov.u32 %r30, 0; $again: {SPENT} add.s32 %r30, %r30, %r22; add.s32 %r31, %r31, 1; {SPENT}"
+        "setp.lt.u32 %p0, %r31, 4; @%p0 bra $again; mov.u32 %r9, %r30;",
+        lambda lane: 4 * (lane + 3),
+    ),
+    "read by the next round": (
+        f"mov.u32 %r31, 0; $again: mov.u32 %r9, %r30; mov.u32 %r30, %r0; {SPENT} add.s32 %r31, %r31, 1;"
+        "setp.lt.u32 %p0, %r31, 2; @%p0 bra $again;",
+        lambda lane: lane,
+    ),
+    "read and written at once": (
+        f"{SPENT} add.s32 %r30, %r30, 1; mov.u32 %r9, %r30;",
+        lambda lane: GARBAGE + 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("random_lanes", [False, True])
+@pytest.mark.parametrize("name", REGISTERS_KEPT)
+def test_registers_that_share_a_place_keep_their_values(
+    name: str, random_lanes: bool, interpreter: Interpreter
+) -> None:
+    body, expected = REGISTERS_KEPT[name]
+    interpreter.schedule(Schedule(1, random_lanes))
+    out = torch.zeros(32, dtype=torch.uint32)
+    stored = "add.s64 %q3, %q1, %q2; st.global.u32 [%q3], %r9;"
+    interpreter.launch(kernel(f"{body} {stored}"), [torch.zeros(1), out, 0], threads=32, outputs=(1,), unwritten=(1,))
+    assert out.tolist() == [expected(lane) for lane in range(32)]

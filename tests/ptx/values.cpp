@@ -14,14 +14,11 @@ Type type_named(const std::string& name) {
     return {};
 }
 
-float from_bf16(u16 x) { return number<float>((u64)x << 16); }
-
 float from_f16(u16 x) {
-    const int exponent = x >> 10 & 31, fraction = x & 1023;
-    float y;
-    if (exponent == 31) y = fraction ? NAN : INFINITY;
-    else if (exponent == 0) y = std::ldexp((float)fraction, -24);
-    else y = std::ldexp((float)(fraction | 1024), exponent - 25);
+    const u32 size = x & 0x7fff;
+    // The exponent's bias goes from 15 to 127, and its largest value, of infinities and NaN, from 31 to 255.
+    const float y = size < 0x400 ? (float)size * 0x1p-24f
+                                 : number<float>((size << 13) + ((size < 0x7c00 ? 127 - 15 : 255 - 31) << 23));
     return x >> 15 ? -y : y;
 }
 

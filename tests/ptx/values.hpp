@@ -83,7 +83,7 @@ inline u64 extended(Type type, u64 bits, int width) {
 }
 
 // 16-bit floating point, rounded to nearest even.
-float from_bf16(u16 x);
+inline float from_bf16(u16 x) { return number<float>((u64)x << 16); }
 float from_f16(u16 x);
 u16 to_bf16(float x);
 u16 to_f16(float x);

@@ -158,9 +158,9 @@ bool step(Warp& warp, bool random_lanes) {
     u32 on = group.lanes;
     if (one.guard >= 0) {
         const u64* guard = warp.lanes(one.guard);
-        each_lane(group.lanes, [&](int lane) {
-            if ((guard[lane] != 0) == one.guard_negated) on &= ~(1u << lane);
-        });
+        u32 holds = 0;
+        for (int lane = 0; lane < LANES; lane++) holds |= (u32)(guard[lane] != 0) << lane;
+        on &= one.guard_negated ? ~holds : holds;
     }
     try {
         return execute(warp, one, group, on, random_lanes);

@@ -1,6 +1,5 @@
 // wgmma: products of four warps, from shared memory, that run on by themselves.
 #include <algorithm>
-#include <set>
 
 #include "decoder.hpp"
 #include "machine.hpp"
@@ -65,13 +64,12 @@ void check_proxy(Warp& warp, size_t place) {
 }
 
 void touch(Warp& warp, const SharedMatrix& matrix, u32 from, u32 to, AsyncProduct& product) {
-    std::set<u32> seen;
-    for (u32 row = from; row < to; row++) {
-        for (u32 k = 0; k < K; k++) {
-            const u32 chunk = matrix.at(row, k) & ~15u;
-            if (!seen.insert(chunk).second) continue;
-            const size_t place = warp.block.shared.place(chunk, 16, "wgmma");
-            for (size_t k = place; k < place + 16; k += CELL) check_proxy(warp, k);
+    // 16 bytes have 8 neighbours, of one row or of one dimension.
+    const u32 rows = matrix.k_major ? 1 : 8, dims = matrix.k_major ? 8 : 1;
+    for (u32 row = from; row < to; row += rows) {
+        for (u32 k = 0; k < K; k += dims) {
+            const size_t place = warp.block.shared.place(matrix.at(row, k), 16, "wgmma");
+            for (size_t cell = place; cell < place + 16; cell += CELL) check_proxy(warp, cell);
             product.places.push_back(place);
         }
     }
