@@ -275,6 +275,11 @@ REGISTERS_KEPT = {
         "setp.lt.u32 %p0, %r31, 4; @%p0 bra $again; mov.u32 %r9, %r30;",
         lambda lane: 4 * (lane + 3),
     ),
+    "kept while earlier lines are executed": (
+        f"bra.uni $start; $earlier: {SPENT} bra.uni $read; $start: mov.u32 %r30, %r0; bra.uni $earlier;"
+        "$read: mov.u32 %r9, %r30;",
+        lambda lane: lane,
+    ),
     "read by the next round": (
         f"mov.u32 %r31, 0; $again: mov.u32 %r9, %r30; mov.u32 %r30, %r0; {SPENT} add.s32 %r31, %r31, 1;"
         "setp.lt.u32 %p0, %r31, 2; @%p0 bra $again;",
