@@ -299,12 +299,6 @@ MUTATIONS |= {
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
     }.items()
 }
-GENERAL = (
-    "ranges", "closest_positives", "settle_thresholds", "maxima", "settle_shifts", "sums_general", "gradient_general",
-)  # fmt: skip
-CORE_UNUSED = (*GENERAL, "sift", "gather", "settle")
-"""What no call for `MUTATIONS` launches. Not compiling these kernels halves the time."""
-
 LOSS_MUTATIONS = planted(
     torch.bfloat16,
     # Two towers.
@@ -340,12 +334,6 @@ LOSS_MUTATIONS = planted(
     ("rows", "shifts of 1 at any temperature", "!(temperature > p.least_temperature)", "false", None),
 )  # fmt: skip
 """In what only two towers, SupCon and a temperature in device memory use."""
-LOSS_UNUSED = (
-    "index_anchors", "index_starts", "index_pairs", "index_keys", "apart_similarities", "ranges", "sample", "survivors",
-    "pick", "select_failed", "copy_quantiles", "sift", "gather", "settle",
-)  # fmt: skip
-"""What no call for these launches."""
-
 NEGATIVE_MUTATIONS = planted(
     torch.float32,
     # Margins.
@@ -387,12 +375,6 @@ NEGATIVE_MUTATIONS = planted(
     ),
 }  # fmt: skip
 """In what only margins, the elimination, lists of keys to ignore and indices that are no rows use."""
-NEGATIVE_UNUSED = (
-    "ranges", "maxima", "settle_shifts", "select", "sample", "survivors", "pick", "select_failed", "copy_quantiles",
-    "sift", "gather", "settle",
-)  # fmt: skip
-"""What no call for these launches."""
-
 OWN_MUTATIONS = planted(
     torch.float32,
     ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
@@ -489,9 +471,6 @@ JOINT_MUTATIONS = planted(
      "if (p.joint && !is_last_block(", "which nobody wrote|race"),
 )  # fmt: skip
 """In the pass that finds quantiles and sums."""
-JOINT_UNUSED = (*GENERAL, "select", "survivors", "pick", "copy_quantiles")
-"""What no call for these launches."""
-
 IN_FLIGHT = "in flight|which nobody wrote|race"
 EARLY = f"{IN_FLIGHT}|product may read|an arrival more|a hang"
 HOPPER_MUTATIONS = {
@@ -574,7 +553,17 @@ SIFT_MUTATIONS = planted(
 )  # fmt: skip
 """In that pass by the kernels for sm_90a."""
 
-USED_BY_OTHERS = ("rows.cu", "hopper.cu", "hopper_sums.cu")
+CALLERS = (
+    (MUTATIONS, ("select", "sums", "gradient", "finish")),
+    (LOSS_MUTATIONS, ("sums", "gradient", "sums_general", "gradient_general")),
+    (NEGATIVE_MUTATIONS, ("anchors", "closest_positives", "sums", "sums_general", "gradient_general", "finish")),
+    (OWN_MUTATIONS, ("anchors", "own_sums", "sums_general", "finish")),
+    (JOINT_MUTATIONS, ("select_failed", "sift", "gather")),
+    (HOPPER_MUTATIONS, ("select_wgmma", "sums_wgmma", "gradient_wgmma")),
+    (SIFT_MUTATIONS, ("sift_wgmma",)),
+)
+"""The kernels that show bugs in functions which they call from other files. Compiling only these saves minutes."""
+CALLED_BY_OTHERS = ("rows.cu", "hopper.cu", "hopper_sums.cu")
 """Files with kernels, and with functions that kernels of other files call."""
 
 
@@ -585,14 +574,13 @@ def mutated(name: str) -> str:
         name: One of the bugs above.
 
     Returns:
-        The sources in one text, as the extension has them, with the kernels of the file that has the bug. If others use
-        its functions, with all kernels, but for those that are not launched.
+        The sources in one text, as the extension has them, with the kernels of the file that has the bug, and with
+        those of `CALLERS` where others use its functions.
 
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
     """
-    of_mma = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS
-    mutation = (of_mma | HOPPER_MUTATIONS | SIFT_MUTATIONS)[name]
+    mutation, callers = next((bugs[name], callers) for bugs, callers in CALLERS if name in bugs)
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -600,14 +588,8 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    lists = (
-        (MUTATIONS, CORE_UNUSED),
-        (JOINT_MUTATIONS, JOINT_UNUSED),
-        (LOSS_MUTATIONS, LOSS_UNUSED),
-        (NEGATIVE_MUTATIONS, NEGATIVE_UNUSED),
-    )
-    unused: set[str] = set(next((unused for known, unused in lists if name in known), ()))
-    own = set(kernel_names(part))
-    if own and mutation.file not in USED_BY_OTHERS:
-        unused = set(kernel_names(whole)) - own
+    shown = set(kernel_names(part))
+    if not shown or mutation.file in CALLED_BY_OTHERS:
+        shown.update(callers)
+    unused = set(kernel_names(whole)) - shown
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)
