@@ -45,11 +45,7 @@ impl Device {
     fn find(ordinal: usize) -> Result<Self> {
         let torch = TorchCuda::get()?;
         let driver = Driver::get()?;
-        let device = driver.device(ordinal)?;
-        let name = driver.name(device)?;
-        let chip = chip(driver, device)?;
-        let compiler = binary::check(chip.capability)?;
-        let context = driver.primary_context(device)?;
+        let (name, chip, compiler, context) = found(driver, ordinal, binary::check)?;
         Ok(Self { driver, torch, compiler, ordinal, name, chip, context, modules: Memo::new() })
     }
 
@@ -113,6 +109,21 @@ impl Device {
         // SAFETY: the device's primary context, retained for good.
         unsafe { self.driver.enter(self.context) }
     }
+}
+
+/// What the driver tells of a GPU, and its context, unless `check` refuses its compute capability.
+fn found<T>(
+    driver: &Driver,
+    ordinal: usize,
+    check: impl FnOnce((u32, u32)) -> Result<T>,
+) -> Result<(String, Chip, T, Handle)> {
+    // The first call of a process may be in a stream capture. Where this is refused, what follows decides.
+    let _relaxed = driver.relax();
+    let device = driver.device(ordinal)?;
+    let name = driver.name(device)?;
+    let chip = chip(driver, device)?;
+    let checked = check(chip.capability)?;
+    Ok((name, chip, checked, driver.primary_context(device)?))
 }
 
 fn chip(driver: &Driver, device: c_int) -> Result<Chip> {
@@ -204,6 +215,21 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cuda::driver::fake;
+
+    #[test]
+    fn a_gpu_is_found_in_a_capture() {
+        let driver = fake::driver();
+        let (_, chip, checked, context) = found(&driver, 1, Ok).unwrap();
+        assert_eq!((checked, context), (chip.capability, 7 as Handle));
+        let asked = ["mode 2", "device 1", "name 1", "attribute 75", "attribute 76", "attribute 16", "attribute 97"];
+        assert_eq!(fake::log(), [&asked[..], &["retain 1", "mode 1"]].concat());
+        let refused = found(&driver, 1, |_| Err::<(), _>(Error::runtime("too old"))).err();
+        assert_eq!(refused, Some(Error::runtime("too old")));
+        assert_eq!(fake::log(), [&asked[..], &["mode 1"]].concat());
+        fake::refuse("mode");
+        assert!(found(&driver, 1, Ok).is_ok());
+        assert_eq!(fake::log(), [&asked[..], &["retain 1"]].concat());
+    }
 
     #[test]
     fn a_kernel_is_looked_up_once_and_gets_the_most_shared_memory_asked_for() {

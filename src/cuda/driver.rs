@@ -80,10 +80,15 @@ impl Driver {
     fn load() -> Result<Self> {
         let missing = |error: Error| Error::runtime(format!("no CUDA driver ({error})"));
         let library = open(LIBRARY).map_err(missing)?;
-        let driver = Self { functions: DriverFunctions::of(&library).map_err(missing)?, _library: library };
+        Self { functions: DriverFunctions::of(&library).map_err(missing)?, _library: library }.initialised()
+    }
+
+    fn initialised(self) -> Result<Self> {
+        let relaxed = self.relax();
         // SAFETY: may be called any number of times from any thread.
-        driver.check("cuInit", unsafe { (driver.functions.init)(0) })?;
-        Ok(driver)
+        let done = self.check("cuInit", unsafe { (self.functions.init)(0) });
+        drop(relaxed);
+        done.map(|()| self)
     }
 
     fn check(&self, what: &str, status: c_int) -> Result<()> {
@@ -149,9 +154,24 @@ impl Driver {
     pub unsafe fn enter(&self, context: Handle) -> Result<Entered<'_>> {
         // SAFETY: by the caller.
         self.check("cuCtxPushCurrent", unsafe { (self.functions.context_push)(context) })?;
-        let mut entered = Entered { driver: self, capture_mode: CAPTURE_RELAXED };
-        entered.exchange_capture_mode()?;
-        Ok(entered)
+        let context = Pushed(self);
+        Ok(Entered { _relaxed: self.relax()?, _context: context })
+    }
+
+    /// Until the result is dropped, a stream capture does not forbid the thread any call.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if nothing in the process has initialised the driver yet. There is no capture then.
+    pub fn relax(&self) -> Result<Relaxed<'_>> {
+        let mut mode = CAPTURE_RELAXED;
+        self.exchange_capture_mode(&mut mode)?;
+        Ok(Relaxed { driver: self, mode })
+    }
+
+    fn exchange_capture_mode(&self, mode: &mut c_int) -> Result<()> {
+        // SAFETY: exchanges one int of this thread.
+        let status = unsafe { (self.functions.exchange_capture_mode)(mode) };
+        self.check("cuThreadExchangeStreamCaptureMode", status)
     }
 
     /// Loads a cubin into the current context. It is kept until the process ends.
@@ -224,26 +244,33 @@ impl Driver {
 
 /// A context that is current on this thread. Dropping this restores the previous one.
 pub struct Entered<'a> {
-    driver: &'a Driver,
-    /// The capture mode that the thread had before.
-    capture_mode: c_int,
+    // Dropped in this order.
+    _relaxed: Relaxed<'a>,
+    _context: Pushed<'a>,
 }
 
-impl Entered<'_> {
-    fn exchange_capture_mode(&mut self) -> Result<()> {
-        // SAFETY: exchanges one int of this thread.
-        let status = unsafe { (self.driver.functions.exchange_capture_mode)(&raw mut self.capture_mode) };
-        self.driver.check("cuThreadExchangeStreamCaptureMode", status)
+/// A thread to which a stream capture forbids nothing. Dropping this restores its capture mode.
+pub struct Relaxed<'a> {
+    driver: &'a Driver,
+    /// What the thread had before.
+    mode: c_int,
+}
+
+impl Drop for Relaxed<'_> {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the next call of the driver reports it.
+        let _ = self.driver.exchange_capture_mode(&mut self.mode);
     }
 }
 
-impl Drop for Entered<'_> {
+/// A context on the thread's stack of contexts.
+struct Pushed<'a>(&'a Driver);
+
+impl Drop for Pushed<'_> {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here; the next call of the driver reports it.
-        let _ = self.exchange_capture_mode();
         let mut context = null_mut();
         // SAFETY: takes off what `Driver::enter` pushed, on the same thread: a launcher never leaves its call.
-        unsafe { (self.driver.functions.context_pop)(&raw mut context) };
+        unsafe { (self.0.functions.context_pop)(&raw mut context) };
     }
 }
 
@@ -261,6 +288,30 @@ mod tests {
             assert_eq!(fake::log(), ["push 7", "mode 2"]);
         }
         assert_eq!(fake::log(), ["mode 1", "pop"], "the thread's own mode and context come back");
+    }
+
+    #[test]
+    fn a_context_that_cannot_be_entered_is_left() {
+        let driver = fake::driver();
+        fake::refuse("mode");
+        // SAFETY: the fake driver follows no handle.
+        let refused = unsafe { driver.enter(7 as Handle) }.err();
+        let text = "CUDA: cuThreadExchangeStreamCaptureMode failed: unknown error (3)";
+        assert_eq!(refused, Some(Error::runtime(text)));
+        assert_eq!(fake::log(), ["push 7", "mode 2", "pop"]);
+    }
+
+    #[test]
+    fn the_driver_is_initialised_in_a_capture_and_before_any() {
+        assert!(fake::driver().initialised().is_ok());
+        assert_eq!(fake::log(), ["mode 2", "init", "mode 1"]);
+        fake::refuse("mode");
+        assert!(fake::driver().initialised().is_ok());
+        assert_eq!(fake::log(), ["mode 2", "init"]);
+        fake::refuse("init");
+        let text = "CUDA: cuInit failed: unknown error (3)";
+        assert_eq!(fake::driver().initialised().err(), Some(Error::runtime(text)));
+        assert_eq!(fake::log(), ["mode 2", "init", "mode 1"]);
     }
 
     #[test]

@@ -7,11 +7,18 @@ use super::*;
 thread_local! {
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static STATUS: Cell<c_int> = const { Cell::new(0) };
+    static REFUSED: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// What was asked since the last time.
+/// What was asked since the last time. From then on, nothing is refused.
 pub fn log() -> Vec<String> {
+    REFUSED.set("");
     LOG.take()
+}
+
+/// The call that gets CUDA_ERROR_NOT_INITIALIZED, by its word in the log.
+pub fn refuse(call: &'static str) {
+    REFUSED.set(call);
 }
 
 /// What the driver answers from now on.
@@ -20,32 +27,41 @@ pub fn answer(status: c_int) {
 }
 
 fn note(text: String) -> c_int {
+    let is_refused = text.split(' ').next() == Some(REFUSED.get());
     LOG.with_borrow_mut(|log| log.push(text));
-    STATUS.get()
+    if is_refused {
+        3
+    } else {
+        STATUS.get()
+    }
 }
 
 pub fn driver() -> Driver {
     unsafe extern "C" fn init(_: c_uint) -> c_int {
-        0
+        note("init".into())
     }
     unsafe extern "C" fn error_string(status: c_int, text: *mut *const c_char) -> c_int {
         // SAFETY: the caller's variable.
         unsafe { *text = if status == 2 { c"out of memory".as_ptr() } else { null() } };
         0
     }
-    unsafe extern "C" fn device_get(_: *mut c_int, _: c_int) -> c_int {
-        0
+    unsafe extern "C" fn device_get(device: *mut c_int, ordinal: c_int) -> c_int {
+        // SAFETY: the caller's variable.
+        unsafe { *device = ordinal };
+        note(format!("device {ordinal}"))
     }
-    unsafe extern "C" fn device_get_name(_: *mut c_char, _: c_int, _: c_int) -> c_int {
-        0
+    unsafe extern "C" fn device_get_name(_: *mut c_char, _: c_int, device: c_int) -> c_int {
+        note(format!("name {device}"))
     }
     unsafe extern "C" fn device_get_attribute(value: *mut c_int, attribute: c_int, _: c_int) -> c_int {
         // SAFETY: the caller's variable.
         unsafe { *value = attribute };
-        0
+        note(format!("attribute {attribute}"))
     }
-    unsafe extern "C" fn primary_context_retain(_: *mut Handle, _: c_int) -> c_int {
-        0
+    unsafe extern "C" fn primary_context_retain(context: *mut Handle, device: c_int) -> c_int {
+        // SAFETY: the caller's variable.
+        unsafe { *context = 7 as Handle };
+        note(format!("retain {device}"))
     }
     unsafe extern "C" fn context_push(context: Handle) -> c_int {
         note(format!("push {}", context as usize))
@@ -55,8 +71,8 @@ pub fn driver() -> Driver {
     }
     unsafe extern "C" fn exchange_capture_mode(mode: *mut c_int) -> c_int {
         // SAFETY: the caller's variable. The thread's mode was 1.
-        let before = unsafe { std::mem::replace(&mut *mode, 1) };
-        note(format!("mode {before}"))
+        let asked = unsafe { std::mem::replace(&mut *mode, 1) };
+        note(format!("mode {asked}"))
     }
     unsafe extern "C" fn module_load_data(module: *mut Handle, _: *const c_void) -> c_int {
         // SAFETY: the caller's variable.
