@@ -125,6 +125,7 @@ class WatchedByTorch(L.Callback):
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize(
     "accelerator",
     [

@@ -297,6 +297,7 @@ def test_batches_of_views_wait_for_nothing() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_batches_of_views_on_a_gpu_wait_for_nothing_and_are_those_on_the_cpu() -> None:
     make, epoch, indices = device_views(), torch.tensor(3).cuda(), torch.arange(24).cuda()
