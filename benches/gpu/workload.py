@@ -17,6 +17,7 @@ from torch import Tensor  # noqa: E402
 
 import hex_ssl  # noqa: E402
 from peers import QUANTILE, TAU_PLUS, TEMPERATURE, Loss  # noqa: E402
+from tests.gpu.on_device import requested_bytes  # noqa: E402
 
 DEVICE = torch.device("cpu" if REHEARSAL else "cuda")
 SIZES = (8192, 512, 32768, 65536, 2048, 16384, 1024, 4096) if not REHEARSAL else (64, 32)
@@ -143,15 +144,8 @@ def milliseconds(run: Run, seconds: float = 0.5) -> float:
 
 
 def peak_bytes(run: Run) -> int | None:
-    """Device memory above what is there before a call; None on the CPU."""
-    if REHEARSAL:
-        return None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    """The most device memory that a call requests, above what is there before it; None on the CPU."""
+    return None if REHEARSAL else requested_bytes(run)
 
 
 def kernel_times(run: Run, calls: int = 5) -> dict[str, dict[str, float]]:

@@ -1,5 +1,6 @@
 """Batches on the device, one step of the loss on them, and the difference of two steps."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,20 @@ def step(z: Tensor, **settings: Any) -> Step:
     loss, statistics = functional.hex_loss(*leaf.chunk(2), return_statistics=True, **settings)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     return Step(loss.detach(), statistics.threshold, gradient)
+
+
+def requested_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of device memory that a call requests at once, above those before it.
+
+    Not what torch's allocator gives: that may be up to 1 MiB more for each large block.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before: int = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    run()
+    torch.cuda.synchronize()
+    peak: int = torch.cuda.memory_stats()["requested_bytes.all.peak"]
+    return peak - before
 
 
 def assert_same_bits(found: Step, expected: Step) -> None:
