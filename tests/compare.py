@@ -216,6 +216,30 @@ def assert_apart_like_reference(
     assert_like_reference(call, reference, [anchors, keys, positives], settings, reduction)
 
 
+def assert_ties(dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """One threshold for all anchors, which is a similarity: no pass has that pair above it."""
+    generator = torch.Generator().manual_seed(8)
+    keys = torch.randn(1300, 64, generator=generator).to(device, dtype)
+    row = torch.randn(64, generator=generator).to(device, dtype)
+    # Few keys at the threshold; and all of them, too many to keep.
+    for rows, value, above in ((keys, 0.99, 13), (keys[:1].repeat(1300, 1), 0.5, 0)):
+        anchors, positives = row.repeat(5, 1).requires_grad_(), -row.repeat(5, 1)
+        loss, found = functional.hex_loss_with_keys(
+            anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
+        )
+        assert found.hierarchical_negatives == above
+        loss.backward()
+        assert anchors.grad is not None
+        exact = anchors.detach().double().cpu().requires_grad_()
+        settings = Settings(threshold="cosine", value=found.threshold.item() + 1e-4)
+        candidates = torch.cat([rows, positives]).double().cpu()
+        expected = evaluate(exact, candidates, apart_layout(5, 1300), settings).reduced("mean")
+        expected.backward()
+        assert exact.grad is not None
+        assert_loss(loss.cpu(), expected, settings, dtype)
+        assert (anchors.grad.double().cpu() - exact.grad).norm() < 1e-2 * exact.grad.norm()
+
+
 def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> tuple[Tensor, int]:
     """As `row_quantiles` on interpreted kernels, and the number of rows whose quantile the sample's bracket missed."""
     given = quantile_operands([anchors], keys, positives, 0, quantile)

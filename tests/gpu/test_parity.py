@@ -8,12 +8,12 @@ from torch import Tensor
 
 from hex_ssl import functional
 from hex_ssl.functional import Statistics
-from hex_ssl.thresholds import MarginThreshold
+from hex_ssl.thresholds import FixedThreshold, MarginThreshold
 
 from .. import batches, compare
 from ..reference import Evaluation, Settings, apart_layout, evaluate, indexed_layout, views_layout, with_own_negatives
 from . import DEVICE, NEEDS_DEVICE, REHEARSAL
-from .on_device import assert_close, batch, step
+from .on_device import TOLERANCES, assert_close, batch, step
 
 pytestmark = NEEDS_DEVICE
 
@@ -153,10 +153,17 @@ def test_core_like_the_composite_path(dtype: torch.dtype, rows: int, monkeypatch
     assert_close(found, step(z), dtype)
 
 
-LARGE = [(4098, 128), (8192, 128), (16384, 128), (5000, 256), (3000, 96)] if not REHEARSAL else [(600, 96)]
+LARGE = [(4098, 128), (8192, 128), (16384, 128), (5000, 256), (3000, 96)]
+if REHEARSAL:
+    LARGE = [(600, dims) for dims in sorted({dims for _, dims in LARGE})]
+FIXED = FixedThreshold(0.3, scale="cosine")
 
 
-@pytest.mark.parametrize("settings", [{}, {"formulation": "official"}, {"threshold": "supervised"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"formulation": "official"}, {"threshold": "supervised"}, {"threshold": FIXED}],
+    ids=["adaptive", "official", "supervised", "fixed"],
+)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize(("rows", "dims"), LARGE)
 def test_large_batches_like_the_composite_path(
@@ -193,10 +200,16 @@ def test_a_key_that_repeats_the_positive_is_as_similar(dtype: torch.dtype, dims:
         assert statistics.hierarchical_negatives == above
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_ties(dtype: torch.dtype) -> None:
+    compare.assert_ties(dtype, DEVICE)
+
+
 @pytest.mark.parametrize("rows", [600, 3000] if not REHEARSAL else [600])
-def test_thresholds_of_duplicates_and_clusters(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_thresholds_of_duplicates_and_clusters(dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Ties at the quantile, rows all alike, and one cluster that fills the bracket of a sampled search.
-    spread = batch(rows, 64)
+    spread = batch(rows, 64, dtype)
     tied = spread.clone()
     tied[: rows // 3] = tied[0]
     alike = spread[:1].expand(rows, -1) + 1e-3 * spread
@@ -205,7 +218,7 @@ def test_thresholds_of_duplicates_and_clusters(rows: int, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setenv("HEX_SSL_BACKEND", "composite")
             quantiles.append(functional.hex_loss(*z.chunk(2), return_statistics=True)[1].threshold)
-        torch.testing.assert_close(quantiles[0], quantiles[1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(quantiles[0], quantiles[1], rtol=0, atol=TOLERANCES[dtype][1])
 
 
 def test_views_of_any_strides() -> None:
