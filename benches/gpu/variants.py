@@ -20,7 +20,8 @@ from gpu.records import ROOT
 
 EXTENSION, MADE_FROM, VARIANTS_FOLDER = "_core.abi3.so", "made_from.json", "variants"
 INSTALLED = ROOT / "python" / "hex_ssl" / EXTENSION
-SOURCES = ("src", "Cargo.toml", "Cargo.lock", ".cargo")
+SOURCES = ("src", "Cargo.toml", "Cargo.lock", ".cargo/config.toml")
+"""What an extension is built from."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Variant:
     Attributes:
         name: Of its folder.
         expected: What it should bring, written before it was measured.
-        changes: Of the sources.
+        changes: Of the sources. Without any, it is the installed extension that runs.
         same: Whether it computes the same; else it leaves a stage out and is timed alone.
         environment: Variables while it runs, for what is chosen so.
     """
@@ -68,25 +69,26 @@ class Variant:
 
 
 NOTHING = "return;"
+# In the order in which they are measured: other defaults, then what bounds the kernels, then what is expected to lose.
 VARIANTS = [
-    Variant("columns-32", "gradient slower by a tenth: twice the barriers", (size("COLUMNS", 32),)),
-    Variant("few-columns-64", "sums 0.9, if registers hold: half the barriers", (size("FEW_COLUMNS", 64),)),
-    Variant("resident-1", "sums slower by a third: nothing hides a barrier", (size("SHORT_ROW_RESIDENT", 1),)),
-    Variant("chunk-64", "gradient 1.5 of its time: similarities twice", (size("MAX_CHUNK", 64),)),
-    Variant("sample-512", "sample a quarter, survivors twice", (constant("SAMPLE", "512"),)),
-    Variant("sample-1024", "sample half, survivors 1.4 times: faster below 16,384 rows", (constant("SAMPLE", "1024"),)),
-    Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),)),
+    Variant("wgmma", "gradient 3.0 to 3.7 ms, sift 2.3 to 2.9 ms at 65,536 rows", environment={wgmma.SETTING: "1"}),
     Variant("apart", "2 to 3 ms more at 65,536 rows, 0.03 to 0.05 at 8,192: quantiles and sums in passes of their own",
             (constant("LEAST_SHARE", "1 << 40"),)),
-    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),)),
-    Variant("no-exponentials", "sums 0.9 of its time", (empty("exp2_approximate", "return x;"),), same=False),
-    Variant("no-products", "little: shared memory bounds", (empty("multiply_bf16", NOTHING),), same=False),
-    Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",
-            (empty("load_matrices", "r[0] = r[1] = r[2] = r[3] = shared_address(row);"),), same=False),
-    Variant("no-copies", "sums 0.9 of its time", (empty("copy_async", NOTHING),), same=False),
-    Variant("wgmma", "gradient 3.0 to 3.7 ms, sift 2.3 to 2.9 ms at 65,536 rows", environment={wgmma.SETTING: "1"}),
     Variant("wgmma-apart", "0.9 to 1.5 ms more at 65,536 rows than wgmma", (constant("LEAST_SHARE", "1 << 40"),),
             environment={wgmma.SETTING: "1"}),
+    Variant("few-columns-64", "sums 0.9, if registers hold: half the barriers", (size("FEW_COLUMNS", 64),)),
+    Variant("sample-1024", "sample half, survivors 1.4 times: faster below 16,384 rows", (constant("SAMPLE", "1024"),)),
+    Variant("sample-512", "sample a quarter, survivors twice", (constant("SAMPLE", "512"),)),
+    Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),)),
+    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),)),
+    Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",
+            (empty("load_matrices", "r[0] = r[1] = r[2] = r[3] = shared_address(row);"),), same=False),
+    Variant("no-products", "little: shared memory bounds", (empty("multiply_bf16", NOTHING),), same=False),
+    Variant("no-exponentials", "sums 0.9 of its time", (empty("exp2_approximate", "return x;"),), same=False),
+    Variant("no-copies", "sums 0.9 of its time", (empty("copy_async", NOTHING),), same=False),
+    Variant("columns-32", "gradient slower by a tenth: twice the barriers", (size("COLUMNS", 32),)),
+    Variant("resident-1", "sums slower by a third: nothing hides a barrier", (size("SHORT_ROW_RESIDENT", 1),)),
+    Variant("chunk-64", "gradient 1.5 of its time: similarities twice", (size("MAX_CHUNK", 64),)),
 ]  # fmt: skip
 
 
@@ -108,18 +110,17 @@ def apply(variant: Variant, root: Path) -> None:
 
 
 def extension(variant: Variant, work: Path) -> Path:
-    """Builds its extension, where there is anything to build.
+    """Builds its extension.
 
     Raises:
         ValueError: The sources have changed.
         subprocess.CalledProcessError: It does not compile.
     """
-    if not variant.changes:
-        return INSTALLED
     tree = work / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
     for name in SOURCES:
+        (tree / name).parent.mkdir(exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tree / name)
     apply(variant, tree)
@@ -131,13 +132,20 @@ def extension(variant: Variant, work: Path) -> Path:
     return work / "target" / "release" / "libhex_ssl.so"
 
 
-def made_from(variant: Variant) -> dict[str, str]:
-    """What a variant is made from: the extension, which is built anew with any change of its sources, and changes."""
-    return {"extension": hashlib.sha256(INSTALLED.read_bytes()).hexdigest(), "changes": repr(variant.changes)}
+def made_from(variant: Variant, root: Path = ROOT) -> dict[str, str]:
+    """What a variant is built from: the sources, the same in every copy of a checkout, and its changes."""
+    found = hashlib.sha256()
+    given = [root / name for name in SOURCES]
+    for path in sorted(path for each in given for path in (each, *each.rglob("*")) if path.is_file()):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return {"sources": found.hexdigest(), "changes": repr(variant.changes)}
 
 
 def prepare(variant: Variant, folder: Path, work: Path, capabilities: Sequence[str]) -> None:
     """Builds its extension where `speed` looks for it, unless it is there, and compiles its kernels."""
+    if not variant.changes:
+        return
     to = folder / VARIANTS_FOLDER / variant.name
     if problem(variant, folder):
         shutil.rmtree(to, ignore_errors=True)
@@ -160,13 +168,15 @@ def pretend(folder: Path, names: Sequence[str]) -> None:
 
 def problem(variant: Variant, folder: Path) -> str:
     """Why a variant cannot be measured; empty where it can."""
+    if variant.environment and not wgmma.is_there():
+        return f"this extension does not read {', '.join(variant.environment)}"
     path = folder / VARIANTS_FOLDER / variant.name / MADE_FROM
+    if not variant.changes:
+        return ""
     if not path.exists():
         return "not prepared"
     if json.loads(path.read_text()) != made_from(variant):
-        return "prepared for another extension than the installed one, or in another form: prepare it again"
-    if variant.environment and not wgmma.is_there():
-        return f"this extension does not read {', '.join(variant.environment)}"
+        return "prepared of other sources than the checkout's, or in another form: prepare it again"
     return ""
 
 
