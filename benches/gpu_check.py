@@ -1,4 +1,4 @@
-"""Everything that only a GPU can tell, in two calls of at most 9 minutes each. How to: GPU.md beside this file.
+"""Everything that only a GPU can tell, in two calls of 12 minutes together. How to: GPU.md beside this file.
 
     python benches/gpu_check.py prepare                # without a GPU: compiles kernels and variants
     python benches/gpu_check.py knowledge              # call 1: right? how fast? beside whom?
@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -93,6 +94,7 @@ def environment(asked: argparse.Namespace) -> dict[str, str]:
 
 def call(asked: argparse.Namespace) -> int:
     """Runs the steps of a call; 0 where all were done."""
+    end = time.monotonic() + asked.seconds
     steps = plan.knowledge(asked.rehearse) if asked.call == "knowledge" else plan.speed(asked.rehearse, asked.data)
     chosen, results = chosen_of(steps, asked.only), folder(asked)
     command = " ".join(["python", "benches/gpu_check.py", *sys.argv[1:]]).replace(str(ROOT), ".")
@@ -104,7 +106,7 @@ def call(asked: argparse.Namespace) -> int:
     if asked.rehearse and asked.call == "speed":
         asked.prepared = results / "pretended"
         variants.pretend(asked.prepared, plan.REHEARSED_VARIANTS)
-    runner = Runner(results, asked.seconds, environment(asked), after)
+    runner = Runner(results, end - time.monotonic(), environment(asked), after)
     if asked.rehearse:  # on however slow and busy a machine
         chosen = [replace(step, limit=asked.seconds) for step in chosen]
 
@@ -141,10 +143,10 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     commands = made.add_subparsers(dest="call", required=True)
-    for name in plan.CALLS:
+    for name, seconds in plan.CALLS.items():
         each = commands.add_parser(name)
         each.add_argument("--out", type=Path, help="folder for the results; default: benches/results/gpu-DEVICE-DATE")
-        each.add_argument("--seconds", type=float, default=540.0, help="for all of it")
+        each.add_argument("--seconds", type=float, default=seconds, help="for all of it; default: %(default)s")
         each.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps alone")
         each.add_argument("--rehearse", action="store_true", help="on the CPU, tiny: no figure means anything")
         each.add_argument("--prepared", type=Path, default=PREPARED, help="the folder that `prepare` filled")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ import peers  # noqa: E402
 from gpu import bare, clocks, plan, predictions, prepared, records, reproduce, table, variants  # noqa: E402
 from gpu.reproduce import PROGRAM, take_over  # noqa: E402
 from gpu.runner import GRACE, LOGGED, Runner, Step  # noqa: E402
+
+from .conftest import Emulate  # noqa: E402
+from .ptx.kernels import OPERANDS  # noqa: E402
 
 Record = dict[str, Any]
 
@@ -142,10 +146,11 @@ def test_what_the_second_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert [(record["name"], record["agrees"]) for record in variants_found] == [
         ("columns-32", True),
         ("no-products", None),
+        ("wgmma", True),
     ]
     assert all(record["ratio"] > 0 and record["kernels"] and record["shipped_kernels"] for record in variants_found)
-    assert {record["variant"] for record in found.of("counters")} == {"columns-32"}
-    assert "variant wgmma: not prepared" in found.report
+    (winner,) = {record["variant"] for record in found.of("counters")}
+    assert winner in ("columns-32", "wgmma")
     assert "hex-ssl reproduce cifar100 --scale smoke: exit 0" in found.report
 
 
@@ -383,14 +388,14 @@ def test_memory_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-# In place of an interpreter of the kernels: it notes their names and computes nothing.
+# In place of an interpreter of the kernels: it notes their names and variants and computes nothing.
 NOTED = """
 #include <cstdio>
 #include <cstdlib>
-extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsigned*, unsigned, unsigned, void**,
-                           char*, std::size_t) {
+extern "C" int hex_emulate(const char* operand, unsigned dims, const char* kernel, const unsigned*, unsigned, unsigned,
+                           void**, char*, std::size_t) {
     std::FILE* file = std::fopen(std::getenv("NOTED"), "a");
-    std::fprintf(file, "%s\\n", kernel);
+    std::fprintf(file, "%s %s %u\\n", kernel, operand, dims);
     return std::fclose(file);
 }
 """
@@ -398,7 +403,7 @@ extern "C" int hex_emulate(const char*, unsigned, const char* kernel, const unsi
 
 @pytest.fixture(scope="module")
 def noting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that notes which kernels are launched, in the file that the variable NOTED names."""
+    """A library that notes which kernels of which variant are launched, in the file that the variable NOTED names."""
     folder = tmp_path_factory.mktemp("noting")
     (folder / "noting.cpp").write_text(NOTED)
     command = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", "noting.cpp", "-o", "noting.so"]
@@ -421,9 +426,78 @@ def test_the_sanitizers_script_launches_every_kernel(with_wgmma: bool, noting: P
         [sys.executable, "-m", "gpu.bare", "--every", *sizes], env=run, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    launched = set((tmp_path / "noted").read_text().split())
+    launched = {line.split()[0] for line in (tmp_path / "noted").read_text().splitlines()}
     for_wgmma = {kernel for kernel in sanitizer.kernels() if kernel.endswith("_wgmma")} | {"tiles", "note_coefficients"}
     assert sanitizer.kernels() - launched == (set() if with_wgmma else for_wgmma)
+
+
+@pytest.mark.parametrize("with_wgmma", [False, True])
+def test_the_sanitizers_script_gives_work_to_every_kernel(
+    with_wgmma: bool, emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu import missed, workload
+
+    for module in (bare, workload):
+        monkeypatch.setattr(module, "DEVICE", torch.device("cpu"))
+    emulate(torch.bfloat16, workload.DIMS, wgmma=with_wgmma)
+    assert missed.ever(lambda: bare.repeated(1026)) == (True, True)
+
+
+def test_the_kernels_of_the_tests_on_a_gpu_are_prepared(noting: Path, tmp_path: Path) -> None:
+    # Those that can be rehearsed. They fail, as nothing is computed.
+    told = {"HEX_SSL_GPU_REHEARSAL": "emulated", "HEX_SSL_CUDA_EMULATOR": str(noting), "NOTED": str(tmp_path / "noted")}
+    run = environment() | told | {"PYTHONPATH": str(ROOT / "python")}
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-k", "not compile", "-q", "--tb=no"]
+    subprocess.run([*command, "-p", "no:cacheprovider"], env=run, cwd=ROOT, capture_output=True, check=False)
+    used = {tuple(line.split()[1:]) for line in (tmp_path / "noted").read_text().splitlines()}
+    names = {(dtype, tf32): operand for operand, (dtype, tf32) in OPERANDS.items()}
+    there = {(names[getattr(torch, dtype), tf32], str(dims)) for dtype, tf32, dims in prepared.KERNELS}
+    assert {("BF16", "256"), ("F16", "256"), ("SPLIT_TF32", "32")} < used
+    assert used <= there
+
+
+def test_what_a_script_gives_no_work_is_not_covered() -> None:
+    from gpu import sanitizer
+
+    assert sanitizer.idle(missed_any=True, reran_any=True) == set()
+    assert sanitizer.idle(missed_any=False, reran_any=True) == {"select_failed", "select_wgmma"}
+    assert sanitizer.idle(missed_any=True, reran_any=False) == {"sums", "sums_wgmma"}
+    assert sanitizer.kernels() >= sanitizer.SEARCH_ALL | sanitizer.SUM_AGAIN
+
+
+def test_racecheck_leaves_the_cpu_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import sanitizer
+
+    commands: list[list[str]] = []
+
+    def run(command: list[str], *_: object, **__: object) -> tuple[int, str]:
+        commands.append(command)
+        return 1, ""
+
+    monkeypatch.setattr(sanitizer.toolbox, "find", lambda name: name)
+    monkeypatch.setattr(sanitizer.toolbox, "run", run)
+    for tool in ("memcheck", "racecheck"):
+        sanitizer.check(tool, ["64"])
+    option = "--racecheck-num-workers"
+    assert [command[command.index(option) + 1] if option in command else None for command in commands] == [None, "2"]
+
+
+def test_what_is_worth_most_fits_into_a_call() -> None:
+    # A quarter of an hour has both calls, two minutes of a start, and copies.
+    assert sum(plan.CALLS.values()) <= 900 - 120 - 60
+    left, last = plan.CALLS["knowledge"] - GRACE, "sm_90a=0 times"
+    steps = plan.knowledge(rehearse=False)
+    names = [step.name for step in steps]
+    for together, group in groupby(steps[: names.index(last) + 1], lambda step: step.together):
+        limits = [step.limit for step in group]
+        left -= max(limits) if together else sum(limits)
+    assert left > 0, "even if each of these takes as long as it may"
+
+
+def test_the_tests_that_need_a_gpu_come_first() -> None:
+    first, *_ = plan.TESTS
+    assert first == "tests/gpu/test_runtime.py"
+    assert sorted(plan.TESTS) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/gpu").glob("test_*.py"))
 
 
 HEAD = "========= COMPUTE-SANITIZER\n"
@@ -580,12 +654,24 @@ def test_every_variant_is_of_these_sources(tmp_path: Path) -> None:
         variants.apply(unknown, tmp_path)
 
 
-def test_a_variant_and_the_shipped_kernels_are_timed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+CHANGED = [variant for variant in variants.VARIANTS if variant.changes]
+UNCHANGED = [variant for variant in variants.VARIANTS if not variant.changes]
+
+
+@pytest.mark.parametrize("variant", [CHANGED[0], UNCHANGED[0]], ids=lambda variant: variant.name)
+def test_a_variant_and_the_shipped_kernels_are_timed_alike(
+    variant: variants.Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gpu import speed, workload
     from gpu.extension import Watched
     from hex_ssl import _core, direct
 
+    loaded: list[Path] = []
     watched = []
+
+    def load(path: Path) -> object:
+        loaded.append(path)
+        return _core
 
     def sample(run: workload.Run, calls: int) -> float:
         watched.append(isinstance(direct._core, Watched))
@@ -596,10 +682,11 @@ def test_a_variant_and_the_shipped_kernels_are_timed_alike(monkeypatch: pytest.M
     monkeypatch.setenv(speed.PREPARED, "")
     for name, value in (("REHEARSAL", True), ("DEVICE", torch.device("cpu"))):
         monkeypatch.setattr(workload, name, value)
-    monkeypatch.setattr(speed, "load", lambda path: _core)
+    monkeypatch.setattr(speed, "load", load)
     monkeypatch.setattr(speed, "kernel_times", lambda run: {"loss": run()})
     monkeypatch.setattr(speed, "sample", sample)
-    found = speed.measure(variants.VARIANTS[0], 64)
+    found = speed.measure(variant, 64)
+    assert loaded == ([speed.extension(variant)] if variant.changes else []), "the installed one is there already"
     assert watched == 2 * speed.TURNS * [True]
     assert (found["ratio"], found["agrees"]) == (1.0, True)
 
@@ -613,10 +700,14 @@ def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(variants, "extension", extension)
     monkeypatch.setattr(prepared, "compile_all", lambda *arguments: None)
-    one, other = variants.VARIANTS[:2]
-    for variant in (one, other, one, replace(one, changes=other.changes)):
+    monkeypatch.setattr(variants, "INSTALLED", Path(shutil.copy(variants.INSTALLED, tmp_path)))
+    one, other = (variant for variant in CHANGED if variant.name in ("columns-32", "chunk-64"))
+    assert variants.problem(one, tmp_path) == "not prepared"
+    for variant in (one, other, one, replace(one, changes=other.changes), UNCHANGED[0]):
         variants.prepare(variant, tmp_path, tmp_path / "work", ["9.0"])
         assert variants.problem(variant, tmp_path) == ""
+        with variants.INSTALLED.open("ab") as installed:  # as another build of the same sources may be
+            installed.write(b" ")
     assert built == [one.name, other.name, one.name]
     assert variants.problem(one, tmp_path).endswith("in another form: prepare it again")
 
@@ -624,6 +715,27 @@ def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / variants.VARIANTS_FOLDER / other.name / variants.MADE_FROM).unlink()
     variants.prepare(other, tmp_path, tmp_path / "work", ["9.0"])
     assert built[-1] == other.name
+
+
+def test_what_a_variant_is_built_from(tmp_path: Path) -> None:
+    root = tmp_path / "elsewhere"
+    for name in variants.SOURCES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    variant = CHANGED[0]
+    expected = variants.made_from(variant)
+    assert variants.made_from(variant, root) == expected
+    (root / "README.md").touch()
+    assert variants.made_from(variant, root) == expected
+    for name in ("src/lib.rs", "src/cuda/kernels/sums.cu", "Cargo.lock", ".cargo/config.toml"):
+        with (root / name).open("a") as source:
+            source.write(" ")
+        found = variants.made_from(variant, root)
+        assert found != expected, name
+        expected = found
+    (root / "src" / "more.rs").touch()
+    assert variants.made_from(variant, root) != expected
 
 
 def test_an_archive_is_unpacked_once(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ ENDED = "every call has ended"
 """The last line."""
 SETTINGS: list[dict[str, Any]] = [
     {"threshold": FixedThreshold(0.6)},
+    {"threshold": FixedThreshold(0.5, scale="cosine")},
     {"threshold": "supervised"},
     {"temperature": 0.02},
     {"beta": 2.0},
     {"formulation": "official"},
     {"threshold": MarginThreshold(), "formulation": "elimination"},
 ]
-"""Of `hex_loss`: thresholds of each row, precise shifts, exponents and formulations besides the usual ones."""
+"""Of `hex_loss`: thresholds of each row and of all, precise shifts, exponents and formulations besides the usual."""
 
 
 def every_kernel(rows: int) -> None:
@@ -39,12 +40,19 @@ def every_kernel(rows: int) -> None:
     functional.hex_loss_with_keys(z1, keys, positive_index=index).backward()
     ignored = (index + torch.arange(1, 4, device=DEVICE)) % rows
     functional.hex_loss_with_keys(z1, keys, positive_index=index, ignored_index=ignored).backward()
+    repeated(rows)
     own = torch.stack([z2.roll(shift, 0) for shift in (1, 2)], 1)
     functional.hex_loss_with_keys(z1, keys, positives=z2, own_negatives=own).backward()
     temperature = torch.tensor(0.2, device=DEVICE, requires_grad=True)
     functional.clip_loss(z1, z2, temperature=temperature, threshold=AdaptiveThreshold(0.99)).backward()
     functional.supcon_loss(z1, z2, labels=labels, temperature=temperature).backward()
     ops.row_quantiles([z1.detach(), z2.detach()], None, None, 0, 0.9)
+
+
+def repeated(rows: int) -> None:
+    """40 anchors and the same key over and over: the sampled search misses all anchors, one pass does not suffice."""
+    anchors, positives = views(80)
+    functional.hex_loss_with_keys(anchors, anchors[:1].expand(rows, -1), positives=positives).backward()
 
 
 def main(arguments: list[str]) -> None:

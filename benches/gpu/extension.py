@@ -35,11 +35,20 @@ def take_the_place() -> None:
         sys.modules[NAME] = load(Path(path))
 
 
-class Watched:
-    """An extension whose evaluations are counted, and whose last scratch memory is kept."""
+def nothing(scratch: Any) -> None:
+    """Looks at no scratch memory."""
 
-    def __init__(self, core: ModuleType) -> None:
-        self.core, self.calls = core, 0
+
+class Watched:
+    """An extension whose evaluations are counted, and whose last scratch memory is kept.
+
+    Args:
+        core: The extension.
+        after: Called after each evaluation, with its scratch memory.
+    """
+
+    def __init__(self, core: ModuleType, after: Callable[[Any], None] = nothing) -> None:
+        self.core, self.after, self.calls = core, after, 0
         self.scratch: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -53,19 +62,25 @@ class Watched:
             return self.scratch
 
         self.calls += 1
-        return self.core.evaluate(call, outputs, kept, *others)
+        found = self.core.evaluate(call, outputs, kept, *others)
+        self.after(self.scratch)
+        return found
 
 
 @contextmanager
-def used(core: ModuleType, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Watched]:
-    """hex_ssl computes by `core` for a while, with these variables set.
+def used(
+    core: ModuleType,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    after: Callable[[Any], None] = nothing,
+) -> Iterator[Watched]:
+    """hex_ssl computes by `core` for a while, with these variables set. `after` is called as of `Watched`.
 
     Raises:
         RuntimeError: It did not.
     """
     from hex_ssl import direct, dispatch
 
-    watched = Watched(core)
+    watched = Watched(core, after)
     modules = [patch.object(module, "_core", watched) for module in (direct, dispatch)]
     with modules[0], modules[1], patch.dict(os.environ, environment):
         yield watched

@@ -153,7 +153,8 @@ def suite(results: list[Record]) -> Lines:
         word = {True: "clean", False: "NOT CLEAN", None: "not ended"}[r["clean"]]
         lines.append(f"- {r['step']}: {r['tool']} at {', '.join(r['rows'])} rows: {word} {said}")
     for r in of(results, "coverage"):
-        lines.append(f"- kernels that the sanitizer's script does not launch: {', '.join(r['missing']) or 'none'}")
+        missing = ", ".join(r["missing"]) or "none"
+        lines.append(f"- kernels that the sanitizer's script does not launch, or gives no work: {missing}")
     return lines
 
 
