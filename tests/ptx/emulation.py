@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from . import kernels
 from .interpreter import Interpreter, build
@@ -31,8 +33,13 @@ class Emulation:
         key = (operand, dims, mutation)
         if key not in self._texts:
             sources = None if mutation is None else mutated(mutation)
-            self._texts[key] = self._pool.submit(kernels.compiled, self._cache, operand, dims, sources)
+            self._texts[key] = self._pool.submit(self._compiled, operand, dims, sources)
         return self._texts[key]
+
+    def _compiled(self, operand: str, dims: int, sources: str | None) -> str:
+        # What another process compiles is waited for. Mutations are compiled by one.
+        with FileLock(self._cache / f"{operand}_{dims}.lock") if sources is None else nullcontext():
+            return kernels.compiled(self._cache, operand, dims, sources)
 
     def start_planted(
         self, mutations: dict[str, Mutation], session: pytest.Session, test: Callable[..., None], kind: str = ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 SOURCES = Path(__file__).parent
@@ -158,10 +159,16 @@ def build(cache: Path) -> Path:
     texts["parameters.hpp"] = PARAMETERS.read_text().partition("\nDEVICE")[0]
     key = hashlib.sha256(repr((version, FLAGS, cpu(), sorted(texts.items()))).encode()).hexdigest()[:32]
     library = cache / f"interpreter_{key}.so"
-    if library.exists():
-        return library
-    folder = cache / f"{key}.{os.getpid()}"
-    folder.mkdir(parents=True)
+    # Of several processes, one builds, and the others wait.
+    with FileLock(library.with_suffix(".lock")):
+        if not library.exists():
+            _compile(compiler, texts, library)
+    return library
+
+
+def _compile(compiler: str, texts: dict[str, str], library: Path) -> None:
+    folder = library.with_suffix(f".{os.getpid()}")
+    folder.mkdir()
     for name, text in texts.items():
         (folder / name).write_text(text)
 
@@ -175,7 +182,6 @@ def build(cache: Path) -> Path:
     subprocess.run([compiler, "-shared", "-Wl,-Bsymbolic", *objects, "-o", folder / "built.so"], check=True)
     (folder / "built.so").replace(library)
     shutil.rmtree(folder)
-    return library
 
 
 def cpu() -> str:
