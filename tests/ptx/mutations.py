@@ -505,11 +505,10 @@ HOPPER_MUTATIONS = {
         memory.release(turn.stage);""", """memory.release(turn.stage);
         wait_for_products<0>(c1);
         scale_strip(c1, inverse[1], memory.notes_of(turn.stage));""", EARLY),
-        ("sums", "strips exchanged", "(consumer * 2 + strip) * 64 + row_in_strip();\n}",
-         "(consumer + strip * 2) * 64 + row_in_strip();\n}", None),
+        ("sums", "strips exchanged", "(consumer * 2 + strip) * 64", "(consumer + strip * 2) * 64", None),
         ("select", "all lanes keep from one place on", " + up_to - inside;", ";", "which nobody wrote"),
         ("select", "nothing is kept", "s, own[strip].low[half], own", "s, own[strip].high[half], own", None),
-        ("select", "each launch has the first rows", "first = l.first_row + blockIdx.x", "first = blockIdx.x", None),
+        ("select", "each launch has the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)", None),
         ("select", "survivors behind those of a launch", "(i64)(anchor - l.first_row)", "(i64)anchor",
          "past the end of survivors"),
         ("select", "failed rows stay failed", "= p.header->failed,", "= 0 * p.header->failed,",
@@ -546,7 +545,7 @@ SIFT_MUTATIONS = planted(
         const int start""", "        const int start", "nobody wrote|race"),
     ("hopper_joint", "sums of another row", "+ half * 8 - l.first_row;", "+ 8 - half * 8 - l.first_row;", None),
     ("hopper_joint", "sums behind those of a launch", "+ half * 8 - l.first_row;", "+ half * 8;", None),
-    ("hopper_joint", "each launch takes the first rows", "first = l.first_row + blockIdx.x", "first = blockIdx.x",
+    ("hopper_joint", "each launch takes the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)",
      "outside of all arrays"),
     ("hopper_sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
      "sums.*, which nobody wrote"),

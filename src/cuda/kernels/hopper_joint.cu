@@ -73,31 +73,23 @@ struct PendingLists {
 
 KERNEL(WGMMA_THREADS, 1) sift_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
-    const SiftMemory memory(shared, 8);
-    const int first = l.first_row + blockIdx.x * WGMMA_STRIP_ROWS;
-    const Part part = part_of(p.keys, blockIdx.y, gridDim.y);
-    const int warpgroup = warpgroup_of_thread();
-    if (warpgroup == 0) {
-        bring_strips(p, memory, first, part);
-        return;
-    }
+    const StripBlock<SiftMemory> block(p, shared, l.first_row);
+    if (block.is_producer()) return block.bring_strips(p);
     take_registers();
-    const int consumer = warpgroup - 1;
-    const Copies copies = {memory.address + SiftMemory::END_AT +
+    const Copies copies = {block.memory.address + SiftMemory::END_AT +
                            (threadIdx.x / LANES - 4) * LANES * PAIRS * 4 + lane_of_thread() * 16};
     const float exponent = p.header->exponent;
-    float inverse[2][2], low[2][2], global[2][2] = {}, similarities[2][2] = {};
-    load_inverses(p, first, consumer, inverse);
+    float low[2][2], global[2][2] = {}, similarities[2][2] = {};
     UNROLL for (int strip = 0; strip < 2; strip++) {
         UNROLL for (int half = 0; half < 2; half++) {
-            const int row = row_of_strip(first, consumer, strip) + half * 8;
+            const int row = block.row_of(strip) + half * 8;
             low[strip][half] = row < p.anchors.count ? list_start(p, row) : infinity();
         }
     }
     PendingLists pending = {};
-    sweep_strips(memory, consumer, part, inverse, [&](float (&c)[PAIRS], int strip, int column) {
+    sweep_strips(p, block, [&](float (&c)[PAIRS], int strip, int column) {
         pending.reserve_places(p);
-        const int start = first + (consumer * 2 + strip) * 64;
+        const int start = block.start_of(strip);
         float tile[2] = {}, all[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { all[half] += s; });
         if (strip_may_exclude(p, p.keys, start, column, false)) {
@@ -122,7 +114,7 @@ KERNEL(WGMMA_THREADS, 1) sift_wgmma(const Parameters p, const Launch l) {
     pending.write(p, l, copies);
     UNROLL for (int strip = 0; strip < 2; strip++) {
         UNROLL for (int half = 0; half < 2; half++) {
-            const int at = row_of_strip(first, consumer, strip) + half * 8 - l.first_row;
+            const int at = block.row_of(strip) + half * 8 - l.first_row;
             write_parts(p, l, at, global[strip][half], similarities[strip][half]);
         }
     }

@@ -15,8 +15,7 @@ DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[
     }
     if (p.pairing != VIEWS) return;
     UNROLL for (int half = 0; half < 2; half++) {
-        const int anchor = row + half * 8;
-        const u32 bit = anchor < p.anchors.count ? bit_of_lane(own_key(p, anchor) - column) : 0;
+        const u32 bit = bit_of_lane(own_key(p, row + half * 8) - column);
         if (!bit) continue;
         UNROLL for (int i = 0; i < PAIRS; i++) {
             if (i / 2 % 2 == half && bit >> (i / 4 * 2 + i % 2) & 1) c[i] = 1.0f;
@@ -70,22 +69,13 @@ DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int ha
 // The kernel `survivors` for sm_90a.
 KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
-    const StripMemory memory(shared, 8);
-    const int first = l.first_row + blockIdx.x * WGMMA_STRIP_ROWS;
-    const Part part = part_of(p.keys, blockIdx.y, gridDim.y);
-    const int warpgroup = warpgroup_of_thread();
-    if (warpgroup == 0) {
-        bring_strips(p, memory, first, part);
-        return;
-    }
+    const StripBlock<StripMemory> block(p, shared, l.first_row);
+    if (block.is_producer()) return block.bring_strips(p);
     take_registers();
-    const int consumer = warpgroup - 1;
-    float inverse[2][2];
-    load_inverses(p, first, consumer, inverse);
     Brackets own[2];
-    UNROLL for (int strip = 0; strip < 2; strip++) own[strip] = brackets_of(p, l, row_of_strip(first, consumer, strip));
-    sweep_strips(memory, consumer, part, inverse, [&](float (&c)[PAIRS], int strip, int column) {
-        const int row = row_of_strip(first, consumer, strip);
+    UNROLL for (int strip = 0; strip < 2; strip++) own[strip] = brackets_of(p, l, block.row_of(strip));
+    sweep_strips(p, block, [&](float (&c)[PAIRS], int strip, int column) {
+        const int row = block.row_of(strip);
         keep_row_pairs(p, row, column, c);
         u32 above[2] = {0, 0}, not_below[2] = {0, 0};
         each_of_strip(c, [&](float& s, int half, int) {
@@ -102,7 +92,7 @@ KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
         UNROLL for (int half = 0; half < 2; half++) {
             u32 above = own[strip].above[half];
             UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above += exchange(above, lanes);
-            const int row = row_of_strip(first, consumer, strip) + half * 8;
+            const int row = block.row_of(strip) + half * 8;
             if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row], above);
         }
     }

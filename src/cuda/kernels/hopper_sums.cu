@@ -9,25 +9,43 @@
 
 using StripMemory = BlockMemory<WGMMA_STRIP_ROWS, WGMMA_STRIP_STAGES, 1>;
 
-// The first row of a thread in strip 0 or 1 of its consumer.
-DEVICE int row_of_strip(int first, int consumer, int strip) {
-    return first + (consumer * 2 + strip) * 64 + row_in_strip();
-}
+// A block of such a kernel.
+template <class Memory> struct StripBlock {
+    Memory memory;
+    int first;  // row
+    Part part;  // of the columns
+    int consumer;  // 0 or 1, that of the thread. -1 for the producer
 
-// The part of the producer.
-template <class Memory> DEVICE void bring_strips(const Parameters& p, const Memory& memory, int first, Part part) {
-    give_registers();
-    if (threadIdx.x > 0) return;
-    Turn turn = {0, 1};
-    memory.bring_rows(p.anchor_tiles, first);
-    memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
-}
+    DEVICE StripBlock(const Parameters& p, u8* shared, int first_row)
+        : memory(shared, 8), first(first_row + blockIdx.x * WGMMA_STRIP_ROWS),
+          part(part_of(p.keys, blockIdx.y, gridDim.y)), consumer(warpgroup_of_thread() - 1) {}
 
-// The part of the consumers. Calls `visit(similarities, strip (0 or 1), first column)`. `inverse`: inverse lengths of
-// the thread's rows.
+    DEVICE bool is_producer() const { return consumer < 0; }
+    // The part of the producer.
+    DEVICE void bring_strips(const Parameters& p) const {
+        give_registers();
+        if (threadIdx.x > 0) return;
+        Turn turn = {0, 1};
+        memory.bring_rows(p.anchor_tiles, first);
+        memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
+    }
+
+    // The first row of strip 0 or 1 of the consumer, and the first row that a thread has of it.
+    DEVICE int start_of(int strip) const { return first + (consumer * 2 + strip) * 64; }
+    DEVICE int row_of(int strip) const { return start_of(strip) + row_in_strip(); }
+};
+
+// The part of the consumers, after `take_registers`. Calls `visit(similarities, strip (0 or 1), first column)`.
 template <class Memory, class Visit>
-DEVICE void sweep_strips(const Memory& memory, int consumer, Part part, const float (&inverse)[2][2],
-                         Visit visit) {
+DEVICE void sweep_strips(const Parameters& p, const StripBlock<Memory>& block, Visit visit) {
+    const Memory& memory = block.memory;
+    const int consumer = block.consumer;
+    float inverse[2][2];
+    UNROLL for (int strip = 0; strip < 2; strip++) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            inverse[strip][half] = p.anchors.cards[block.row_of(strip) + half * 8].inverse_length;
+        }
+    }
     float c0[PAIRS], c1[PAIRS];
     const u64 left0 = rows_at(memory.address + strip_at(consumer * 2));
     const u64 left1 = rows_at(memory.address + strip_at(consumer * 2 + 1));
@@ -35,7 +53,7 @@ DEVICE void sweep_strips(const Memory& memory, int consumer, Part part, const fl
     Turn turn = {0, 0};
     barrier_wait(memory.own(), 0);
     if (consumer == 1) hand_turn_on(1);
-    for (int tile = part.from; tile < part.to; tile++) {
+    for (int tile = block.part.from; tile < block.part.to; tile++) {
         memory.wait_for(turn);
         wait_for_turn(consumer);
         multiply_rows(c0, left0, right + further(turn.stage * TILE_BYTES));
@@ -52,14 +70,6 @@ DEVICE void sweep_strips(const Memory& memory, int consumer, Part part, const fl
     }
     // Takes the last turn that the other consumer passed on.
     if (consumer == 0) wait_for_turn(0);
-}
-
-DEVICE void load_inverses(const Parameters& p, int first, int consumer, float (&inverse)[2][2]) {
-    UNROLL for (int strip = 0; strip < 2; strip++) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            inverse[strip][half] = p.anchors.cards[row_of_strip(first, consumer, strip) + half * 8].inverse_length;
-        }
-    }
 }
 
 // Subtracts the similarities of pairs that are not pairs of an anchor and a negative, and sets them to minus infinity.
@@ -85,24 +95,15 @@ DEVICE void add_pair(Sums& sums, float c, float exponential, float limit) {
 KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
     if (p.joint && !p.header->rerun) return;
-    const StripMemory memory(shared, 8);
-    const int first = blockIdx.x * WGMMA_STRIP_ROWS;
-    const Part part = part_of(p.keys, blockIdx.y, gridDim.y);
-    const int warpgroup = warpgroup_of_thread();
-    if (warpgroup == 0) {
-        bring_strips(p, memory, first, part);
-        return;
-    }
+    const StripBlock<StripMemory> block(p, shared, 0);
+    if (block.is_producer()) return block.bring_strips(p);
     take_registers();
-    const int consumer = warpgroup - 1;
     const float exponent = p.header->exponent, limit = p.header->limit;
-    float inverse[2][2];
-    load_inverses(p, first, consumer, inverse);
     Sums all[2][2] = {};
-    sweep_strips(memory, consumer, part, inverse, [&](float (&c)[PAIRS], int strip, int column) {
+    sweep_strips(p, block, [&](float (&c)[PAIRS], int strip, int column) {
         Sums tile[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { tile[half].similarities += s; });
-        const int start = first + (consumer * 2 + strip) * 64;
+        const int start = block.start_of(strip);
         if (strip_may_exclude(p, p.keys, start, column, false)) {
             drop_excluded_pairs(p, start + row_in_strip(), column, tile, c);
         }
@@ -119,7 +120,7 @@ KERNEL(WGMMA_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
         }
     });
     UNROLL for (int strip = 0; strip < 2; strip++) {
-        const int row = row_of_strip(first, consumer, strip);
+        const int row = block.row_of(strip);
         UNROLL for (int half = 0; half < 2; half++) write_row_sums(p, row + half * 8, all[strip][half]);
     }
 }
