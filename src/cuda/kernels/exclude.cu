@@ -140,8 +140,7 @@ DEVICE void keep_rows(const Parameters& p, const OwnRows<S::rows>& own, int colu
         return;
     }
     UNROLL for (int own_row = 0; own_row < S::rows; own_row++) {
-        const int key = own.index[own_row] < p.anchors.count ? own_key(p, own.index[own_row]) - column : -1;
-        const u32 bit = bit_of_column<S>(key);
+        const u32 bit = bit_of_column<S>(own_key(p, own.index[own_row]) - column);
         if (!bit) continue;
         each_pair(s, [&](float& c, int row, int n, int e) {
             if (row == own_row && bit >> (n * 2 + e % 2) & 1) c = 1.0f;

@@ -64,7 +64,7 @@ DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& mat
 #if ELEMENT == 4
         if (row < side.count) scaled /= length;
 #endif
-        store_operand(side.rows + (i64)row * DIMS * ELEMENT, lane + k * LANES, sound || row >= side.count || ELEMENT == 4 ? (float)scaled : 0.0f);
+        store_operand(side.rows + (i64)row * DIMS * ELEMENT, lane + k * LANES, (float)scaled);
     }
     if (lane != 0) return;
     Card card = {0.0f, 0.0f, 0.0f, 0.0f};

@@ -224,10 +224,10 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
             // The four lanes of a row reserve places for all of their similarities at once.
             const u32 up_to = prefix_sum<4>(inside);
             u32 start = 0;
-            const bool reserves = lane % 4 == 3 && up_to > 0 && own.index[mine] < p.anchors.count;
-            if (reserves) start = atomic_add(&p.inside[own.index[mine]], up_to);
+            // Rows that are not anchors have none in the bracket, and none above it.
+            if (lane % 4 == 3 && up_to > 0) start = atomic_add(&p.inside[own.index[mine]], up_to);
             start = from_lane(start, lane | 3) + up_to - inside;
-            if (inside == 0 || own.index[mine] >= p.anchors.count) continue;
+            if (inside == 0) continue;
             float* kept = p.survivors + (i64)(own.index[mine] - l.first_row) * p.capacity;
             each_pair(s, [&](float c, int row, int, int) {
                 if (row != mine || !(c >= low[mine] && c <= high[mine])) return;
@@ -238,7 +238,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
     });
     UNROLL for (int row = 0; row < PASS_ROWS; row++) {
         UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above[row] += exchange(above[row], lanes);
-        if (lane % 4 == 0 && own.index[row] < p.anchors.count && above[row] > 0) atomic_add(&p.above[own.index[row]], above[row]);
+        if (lane % 4 == 0 && above[row] > 0) atomic_add(&p.above[own.index[row]], above[row]);
     }
 }
 

@@ -34,8 +34,8 @@ KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
     float closest = -infinity();
     for (int k = 0; k < p.positives; k++) {
         const int key = excluded_key(p, eight.own, k);
-        const float c = diagonal_similarity(eight, p.keys, key < 0 ? 0 : key);
-        if (key >= 0) closest = fmaxf(closest, c);
+        // In place of a positive that is no key, any will do: the loss is NaN.
+        closest = fmaxf(closest, diagonal_similarity(eight, p.keys, key < 0 ? 0 : key));
     }
     if (is_on_diagonal()) p.ranges[2 * eight.own + 1] = ordered(closest);
 }
