@@ -17,17 +17,23 @@ DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
     return key < 0 ? (double)not_a_number() : similarity_of(p.anchors, anchor, p.keys, key);
 }
 
-// The similarities of each anchor with its rows apart. One warp per 8 anchors. The second dimension of the grid divides
-// the rows of an anchor.
+// The similarities of each anchor with its rows apart. For MINMAX, these are in the range of the anchor. One warp per 8
+// anchors. The second dimension of the grid divides the rows of an anchor.
 KERNEL(THREADS, 1) apart_similarities(const Parameters p, const Launch l) {
     const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
     const EightAnchors eight = load_eight(p, first);
+    float low = infinity(), high = -infinity();
     for (int i = blockIdx.y; i < p.rows_apart; i += gridDim.y) {
         const i64 at = (i64)eight.own * p.rows_apart + i;
         const float c = diagonal_similarity(eight, p.apart, (int)at);
         if (is_on_diagonal()) p.apart_similarities[at] = c;
+        low = fminf(low, c);
+        high = fmaxf(high, c);
     }
+    if (p.threshold != MINMAX || !is_on_diagonal()) return;
+    atomic_min(&p.ranges[2 * eight.own], ordered(low));
+    atomic_max(&p.ranges[2 * eight.own + 1], ordered(high));
 }
 
 // For SUPERVISED, `weights` is the sum of the similarities of the hierarchical negatives.

@@ -21,7 +21,14 @@ DEVICE void add_of_anchor(const Parameters& p, float (&g)[DIMS / LANES], int anc
         const int key = excluded_key(p, anchor, k);
         if (key >= 0) add_row(g, p.positive_slopes[(i64)anchor * p.positives + k], p.keys, key);
     }
-    for (int i = 0; i < p.rows_apart; i++) add_row(g, slope_apart(p, anchor, i), p.apart, anchor * p.rows_apart + i);
+    // Each lane finds the derivative by another row apart.
+    for (int first = 0; first < p.rows_apart; first += LANES) {
+        const int own = first + lane_of_thread(), count = p.rows_apart - first < LANES ? p.rows_apart - first : LANES;
+        const float slope = own < p.rows_apart ? slope_apart(p, anchor, own) : 0.0f;
+        _Pragma("unroll 4") for (int i = 0; i < count; i++) {
+            add_row(g, from_lane(slope, i), p.apart, anchor * p.rows_apart + first + i);
+        }
+    }
 }
 
 // Adds the terms of the anchors whose positive this key is, in the order of the anchors.

@@ -47,11 +47,7 @@ KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
     if (row >= p.anchors.count) return;
     float threshold = p.header->limit;
     if (p.threshold == MINMAX) {
-        double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
-        for (int i = 0; i < p.rows_apart; i++) {
-            low = fmin(low, (double)apart_of(p, row)[i]);
-            high = fmax(high, (double)apart_of(p, row)[i]);
-        }
+        const double low = from_ordered(p.ranges[2 * row]), high = from_ordered(p.ranges[2 * row + 1]);
         threshold = (float)(low + p.threshold_value * (high - low));
     } else if (p.threshold == MARGIN || p.threshold == RELATIVE_MARGIN) {
         const double closest = p.pairing == APART ? apart_of(p, row)[0] : from_ordered(p.ranges[2 * row + 1]);
@@ -92,25 +88,33 @@ KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
     write_sums(p, own, all);
 }
 
-// The largest similarities of the global and of the hierarchical negatives of each anchor.
+// The largest similarities of the global and of the hierarchical negatives of each anchor, its own negatives among them.
 KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     SHARED_MEMORY(stages);
     if (!p.header->precise_shifts) return;
     const int first = blockIdx.x * TILE_ROWS;
     float largest[PASS_ROWS][2];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) largest[row][0] = largest[row][1] = -infinity();
+    const auto add = [&](float c, int row, bool hierarchical) {
+        largest[row][0] = fmaxf(largest[row][0], hierarchical ? -infinity() : c);
+        largest[row][1] = fmaxf(largest[row][1], hierarchical ? c : -infinity());
+    };
     PassRows own;
     Split split[PASS_ROWS];
     UNROLL for (int row = 0; row < PASS_ROWS; row++) split[row] = p.anchors.splits[own_row<PassShape>(first, row)];
     sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8* stage) {
         keep_negatives<PassShape>(p, p.keys, own, first, column, false, s);
         each_pair(s, [&](float c, int row, int n, int e) {
-            const bool hierarchical = is_hierarchical(p, c, split[row], split_of_column<PassShape>(stage, n, e));
-            largest[row][0] = fmaxf(largest[row][0], hierarchical ? -infinity() : c);
-            largest[row][1] = fmaxf(largest[row][1], hierarchical ? c : -infinity());
+            add(c, row, is_hierarchical(p, c, split[row], split_of_column<PassShape>(stage, n, e)));
         });
     });
     UNROLL for (int row = 0; row < PASS_ROWS; row++) {
+        // Each part of the columns has a share of the own negatives, and each of the four lanes a share of that.
+        const int end = own.index[row] < p.anchors.count ? p.rows_apart : 0;
+        for (int i = first_own(p) + blockIdx.y * 4 + lane_of_thread() % 4; i < end; i += gridDim.y * 4) {
+            const float c = apart_of(p, own.index[row])[i];
+            add(c, row, c > split[row].threshold);
+        }
         UNROLL for (int set = 0; set < 2; set++) {
             float found = largest[row][set];
             UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) found = fmaxf(found, exchange(found, lanes));
@@ -121,17 +125,11 @@ KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
     }
 }
 
-// Sets the shifts to the maxima, also over the own negatives. One thread per anchor. An empty set has no terms, so that
-// any shift works.
+// Sets the shifts to the maxima. One thread per anchor. An empty set has no terms, so that any shift works.
 KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count || !p.header->precise_shifts) return;
-    float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
-    for (int i = first_own(p); i < p.rows_apart; i++) {
-        const float c = apart_of(p, row)[i];
-        if (c > p.anchors.splits[row].threshold) hierarchical = fmaxf(hierarchical, c);
-        else global = fmaxf(global, c);
-    }
+    const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);
     p.anchors.splits[row].global_shift = global > -infinity() ? global : 1.0f;
     p.anchors.splits[row].hierarchical_shift = hierarchical > -infinity() ? hierarchical : 1.0f;
 }
