@@ -10,7 +10,7 @@ from torch import Tensor
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
-from hex_ssl.thresholds import FixedThreshold
+from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
 from .batches import clustered, decided, gapped, is_decided
 from .compare import (
@@ -31,7 +31,7 @@ from .ptx import kernels
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.mutations import MUTATIONS
-from .reference import Evaluation, Settings, Statistics, evaluate, views_layout
+from .reference import Evaluation, Settings, Statistics, apart_layout, evaluate, views_layout
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 VARIANTS = [
@@ -39,7 +39,7 @@ VARIANTS = [
     ("BF16", 64),
     ("BF16", 128),
     ("F16", 64),
-    ("BF16", 96),
+    ("BF16", 160),
     ("SPLIT_TF32", 96),
     ("SPLIT_TF32", 128),
     ("BF16", 256),
@@ -75,7 +75,7 @@ def test_floats_are_split_without_the_conversion_that_is_emulated(emulation: Emu
     [
         (BF16, 33, 64),
         (BF16, 150, 64),
-        (BF16, 75, 96),
+        (BF16, 75, 160),
         (BF16, 65, 128),
         (BF16, 33, 250),
         (F16, 75, 64),
@@ -245,24 +245,49 @@ def test_scales_of_rows(sign: int, dtype: torch.dtype, emulate: Emulate) -> None
 
 
 def check_weights(dtype: torch.dtype) -> None:
-    """Weights of anchors that are negative, with float16 derivatives scaled as for positive ones, and all 0."""
+    """Weights of anchors that are negative, with float16 derivatives scaled as for positive ones, and all 0.
+
+    And so small or large that float16 derivatives are not scaled: what is beyond its range is its largest number.
+    """
     settings = Settings(threshold="cosine", value=0.7)
     z = gapped(35, 2, 64, torch.Generator().manual_seed(1)).to(dtype)
     exact = z.double().requires_grad_()
     losses = evaluate(exact, exact, views_layout(35, 2), settings).losses
-    for weights in (torch.linspace(-2e-6, -1e-6, 70), torch.zeros(70)):
-        (expected,) = torch.autograd.grad((losses * weights).sum(), exact, retain_graph=True)
-        gradient = evaluate_op(
+
+    def gradient(weights: Tensor) -> Tensor:
+        return evaluate_op(
             list(z.chunk(2)), None, None, None, None, None, None, None, weights,
             None, 0, "cosine", 0.7, "importance", 1.0, 0.1, 0.1, "none", False, True,
         )[2]  # fmt: skip
-        assert (gradient.double() - expected).norm() <= GRADIENT_ERROR[dtype] * expected.norm()
+
+    for weights in (torch.linspace(-2e-6, -1e-6, 70), torch.zeros(70)):
+        (expected,) = torch.autograd.grad((losses * weights).sum(), exact, retain_graph=True)
+        assert (gradient(weights).double() - expected).norm() <= GRADIENT_ERROR[dtype] * expected.norm()
+    for weight in (1e-40, 1e31, -1e31) if dtype == F16 else ():
+        assert gradient(torch.full((70,), weight)).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
 def test_weights_of_anchors(dtype: torch.dtype, emulate: Emulate) -> None:
     emulate(dtype, 64)
     check_weights(dtype)
+
+
+def check_ties(dtype: torch.dtype) -> None:
+    """All similarities with keys are equal, and so the threshold. None is above it."""
+    one, other = torch.randn(2, 64, generator=torch.Generator().manual_seed(8)).to(dtype)
+    anchors, keys = one.repeat(5, 1).requires_grad_(), other.repeat(70, 1)
+    loss, found = functional.hex_loss_with_keys(
+        anchors, keys, positives=-one.repeat(5, 1), threshold=AdaptiveThreshold(0.5), return_statistics=True
+    )
+    assert found.hierarchical_negatives == 0
+    loss.backward()
+    assert anchors.grad is not None
+    exact, settings = anchors.detach().double().requires_grad_(), Settings(threshold="cosine", value=math.inf)
+    candidates = torch.cat([keys, -one.repeat(5, 1)]).double()
+    evaluate(exact, candidates, apart_layout(5, 70), settings).reduced("mean").backward()
+    assert exact.grad is not None
+    assert_gradient(anchors.grad, exact.grad, exact.detach(), settings, 0.2)
 
 
 def check_short_row(dtype: torch.dtype) -> None:
@@ -457,6 +482,7 @@ def check_core(dtype: torch.dtype) -> None:
         z = gapped(samples, 2, dims, torch.Generator().manual_seed(2)).to(dtype)
         assert_views_like_reference(z, 2, settings)
     check_weights(dtype)
+    check_ties(dtype)
     check_nan(dtype, 0.0)
     if dtype == F32:
         check_short_row(dtype)

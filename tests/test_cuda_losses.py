@@ -16,9 +16,11 @@ from hex_ssl.thresholds import AdaptiveThreshold
 from .batches import clustered, gapped, is_decided
 from .compare import GRADIENT_ERROR, LOSS_ERROR, arguments, assert_like_reference
 from .conftest import Emulate
+from .ptx import kernels
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.mutations import LOSS_MUTATIONS
+from .ptx.structures import enumerators, structures
 from .reference import Anchor, Evaluation, Layout, Settings, Statistics, evaluate
 from .temperatures import COSINE, LOSSES, assert_close, exact, step
 
@@ -270,16 +272,43 @@ def check_losses(dtype: torch.dtype) -> None:
     assert_close(step(each, z, given, weights), exact(each, z, given, weights), 0.5, dtype)
 
 
+def check_totals(emulation: Emulation, dtype: torch.dtype, mutation: str | None = None) -> None:
+    """The kernel `anchors` adds the totals of more blocks than a block has threads, here of 8 anchors each."""
+    struct, number, count = structures(), enumerators(), 8 * 257
+    sums, cards, losses = torch.ones(count, 5), torch.zeros(count, 4), torch.zeros(count)
+    sums[:, 3] = torch.arange(count)
+    header, totals = torch.zeros(16, dtype=torch.float64), torch.zeros(257, 9, dtype=torch.float64)
+    header[struct["Header"].temperature.offset // 8] = 1.0
+    statistics = torch.zeros(6)
+    parameters = struct["Parameters"](
+        anchors=struct["Side"](cards=cards.data_ptr(), count=count, padded=count), loss=losses.data_ptr(),
+        statistics=statistics.data_ptr(), header=header.data_ptr(), sums=sums.data_ptr(), totals=totals.data_ptr(),
+        pairing=number["INDEXED"], formulation=number["IMPORTANCE"], splits=1,
+    )  # fmt: skip
+    emulation.interpreter.launch(
+        emulation.start(kernels.operand_of(dtype), 64, mutation).result(),
+        [bytes(parameters), bytes(struct["Launch"](rows=8))],
+        kernel="anchors",
+        blocks=(257, 1, 1),
+        threads=256,
+        shared_bytes=584,
+        memory=(sums, cards, losses, header, totals, statistics),
+    )
+    assert statistics[1] == (count - 1) / 2
+
+
 @pytest.mark.parametrize("random_lanes", [False, True])
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
-def test_the_losses_are_right(dtype: torch.dtype, random_lanes: bool, emulate: Emulate) -> None:
+def test_the_losses_are_right(dtype: torch.dtype, random_lanes: bool, emulate: Emulate, emulation: Emulation) -> None:
     emulate(dtype, 64, schedule=Schedule(seed=2, random_lanes=random_lanes, resident_blocks=3))
     check_losses(dtype)
+    check_totals(emulation, dtype)
 
 
 @pytest.mark.parametrize("name", LOSS_MUTATIONS)
-def test_a_planted_bug_is_seen(name: str, emulate: Emulate) -> None:
+def test_a_planted_bug_is_seen(name: str, emulate: Emulate, emulation: Emulation) -> None:
     mutation = LOSS_MUTATIONS[name]
     emulate(mutation.dtype, 64, mutation=name)
     with mutation.seen():
         check_losses(mutation.dtype)
+        check_totals(emulation, mutation.dtype, name)

@@ -143,6 +143,18 @@ def check_ties(dtype: torch.dtype, dims: int) -> None:
         assert found.hierarchical_negatives == 39 / 4
 
 
+def check_largest(dtype: torch.dtype) -> None:
+    """No key is above a threshold of 1, also if it repeats the anchor and their cosine is rounded up."""
+    anchors, positives = torch.zeros(2, 120, 64, dtype=dtype)
+    anchors[:, :32] = torch.randn(120, 32, generator=torch.Generator().manual_seed(0))
+    positives[:, 32:] = 1.0
+    for threshold in (MarginThreshold(1.0), FixedThreshold(1.0, scale="cosine")):
+        found = functional.hex_loss_with_keys(
+            anchors, anchors, positives=positives, threshold=threshold, return_statistics=True
+        )[1]
+        assert found.hierarchical_negatives == 0
+
+
 @pytest.mark.parametrize("schedule", [Schedule(seed=5), TRUNCATING], ids=["rounding", "truncating"])
 @pytest.mark.parametrize(
     ("dtype", "operand", "dims"),
@@ -323,10 +335,11 @@ def _compile_ahead(emulation: Emulation, request: pytest.FixtureRequest) -> None
 
 
 def check_core(dtype: torch.dtype) -> None:
-    """Margins with several positives, and with a negative similarity; ties; the elimination; lists; no rows."""
+    """Margins with several positives, with a negative similarity, of 1; ties; the elimination; lists; no rows."""
     check_margin(dtype, "margin", "elimination", 13, 64, views=3)
     check_margin(dtype, "relative margin of a negative cosine", "elimination", 35, 64)
     check_ties(dtype, 64)
+    check_largest(dtype)
     check_lists(Settings(0.5, threshold="cosine", value=1.0, formulation="official"), 35, 64, dtype)
     check_unchecked_indices(dtype)
 

@@ -240,7 +240,7 @@ DEVICE void write_results(const Parameters& p, const double (&totals)[TOTALS]) {
     // far smaller. The scale makes this bound about 2^5, so that float16 represents 20 binary orders below it.
     const double steepness = p.formulation == IMPORTANCE ? (1.0 + p.beta) / (1.0 - p.tau_plus) : 1.0;
     const double largest = totals[8] * steepness / p.header->temperature;
-    if (largest > 0.0 && largest < 1e30) p.header->gradient_scale = (float)power_of_two(5 - ((int)(bits_of(largest) >> 52) - 1023));
+    if (largest > 1e-30 && largest < 1e30) p.header->gradient_scale = (float)power_of_two(5 - ((int)(bits_of(largest) >> 52) - 1023));
     p.statistics[0] = (float)p.header->epsilon;
     p.statistics[1] = (float)(totals[1] / anchors);
     // For SUPERVISED, the hierarchical negatives are positives too.
