@@ -54,6 +54,18 @@ def gapped(samples: int, views: int, dims: int, generator: torch.Generator) -> T
     return torch.cat(views_of_samples)
 
 
+def gathered(offset: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two views of samples, and keys that have them from `offset` on.
+
+    The other keys are near the anchors of which they would be the next view if the samples went on before and after.
+    """
+    generator = torch.Generator().manual_seed(3)
+    z = gapped(samples, 2, 64, generator)
+    others = torch.cat([z[samples - offset : samples], z[samples : samples + 35]])
+    others += 0.02 * torch.randn(others.shape, generator=generator)
+    return z.to(dtype), torch.cat([others[:offset], z, others[offset:]]).to(dtype)
+
+
 def decided(
     samples: int,
     views: int,

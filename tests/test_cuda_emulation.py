@@ -12,7 +12,7 @@ from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
-from .batches import clustered, decided, gapped, is_decided
+from .batches import clustered, decided, gapped, gathered, is_decided
 from .compare import (
     GRADIENT_ERROR,
     arguments,
@@ -39,7 +39,7 @@ VARIANTS = [
     ("BF16", 64),
     ("BF16", 128),
     ("F16", 64),
-    ("BF16", 160),
+    ("BF16", 288),
     ("SPLIT_TF32", 96),
     ("SPLIT_TF32", 128),
     ("BF16", 256),
@@ -75,7 +75,7 @@ def test_floats_are_split_without_the_conversion_that_is_emulated(emulation: Emu
     [
         (BF16, 33, 64),
         (BF16, 150, 64),
-        (BF16, 75, 160),
+        (BF16, 33, 270),
         (BF16, 65, 128),
         (BF16, 33, 250),
         (F16, 75, 64),
@@ -198,13 +198,13 @@ def test_other_keys(threshold: str, value: float, emulate: Emulate) -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-@pytest.mark.parametrize("offset", [0, 37])
-def test_gathered_keys(offset: int, dtype: torch.dtype, emulate: Emulate) -> None:
-    # As a process of several calls the operator: its anchors stand in all keys, from its offset on.
+@pytest.mark.parametrize(("offset", "samples"), [(0, 65), (13, 200)])
+def test_gathered_keys(offset: int, samples: int, dtype: torch.dtype, emulate: Emulate) -> None:
+    # As a process of several calls the operator: its anchors stand in all keys, from its offset on. There are tiles
+    # without a pair of two views of a sample.
     emulate(dtype, 64)
     settings = Settings(threshold="cosine", value=0.7)
-    keys = gapped(101, 2, 64, torch.Generator().manual_seed(3)).to(dtype)
-    anchors = keys[offset : offset + 130].clone()
+    anchors, keys = gathered(offset, samples, dtype)
 
     def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
         loss, statistics, *_ = evaluate_op(
@@ -214,7 +214,7 @@ def test_gathered_keys(offset: int, dtype: torch.dtype, emulate: Emulate) -> Non
         return loss, Statistics(*statistics.tolist())
 
     def reference(anchors: Tensor, keys: Tensor) -> Evaluation:
-        return evaluate(anchors, keys, views_layout(65, 2, len(keys), offset), settings)
+        return evaluate(anchors, keys, views_layout(samples, 2, len(keys), offset), settings)
 
     assert_like_reference(call, reference, [anchors, keys], settings)
 
@@ -281,6 +281,7 @@ def check_ties(dtype: torch.dtype) -> None:
         anchors, keys, positives=-one.repeat(5, 1), threshold=AdaptiveThreshold(0.5), return_statistics=True
     )
     assert found.hierarchical_negatives == 0
+    assert not found.threshold.isnan()
     loss.backward()
     assert anchors.grad is not None
     exact, settings = anchors.detach().double().requires_grad_(), Settings(threshold="cosine", value=math.inf)

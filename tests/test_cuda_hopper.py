@@ -11,7 +11,7 @@ from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 from hex_ssl.thresholds import AdaptiveThreshold
 
-from .batches import decided, gapped, is_decided
+from .batches import decided, gapped, gathered, is_decided
 from .compare import (
     arguments,
     assert_apart_like_reference,
@@ -20,6 +20,7 @@ from .compare import (
     assert_loss,
     assert_quantiles,
     assert_views_like_reference,
+    expected_quantiles,
     quantiles_and_misses,
 )
 from .conftest import Emulate
@@ -115,12 +116,11 @@ def test_keys_by_index(dtype: torch.dtype, emulate: Emulate) -> None:
     assert_index_like_reference(anchors, keys, orders[:, :1], None, COSINE)
 
 
-@pytest.mark.parametrize("offset", [0, 37])
-def test_gathered_keys(offset: int, emulate: Emulate) -> None:
-    # As a process of several calls the operator: its anchors stand in all keys, from its offset on.
+@pytest.mark.parametrize(("offset", "samples"), [(0, 35), (13, 200)])
+def test_gathered_keys(offset: int, samples: int, emulate: Emulate) -> None:
+    # As in `test_cuda_emulation.py`.
     emulate(BF16, 64, wgmma=True)
-    keys = gapped(151, 2, 64, torch.Generator().manual_seed(3)).to(BF16)
-    anchors = keys[offset : offset + 70].clone()
+    anchors, keys = gathered(offset, samples, BF16)
 
     def call(anchors: Tensor, keys: Tensor) -> tuple[Tensor, Statistics]:
         loss, statistics, *_ = evaluate_op(
@@ -130,7 +130,7 @@ def test_gathered_keys(offset: int, emulate: Emulate) -> None:
         return loss, Statistics(*statistics.tolist())
 
     def reference(anchors: Tensor, keys: Tensor) -> Evaluation:
-        return evaluate(anchors, keys, views_layout(35, 2, len(keys), offset), COSINE)
+        return evaluate(anchors, keys, views_layout(samples, 2, len(keys), offset), COSINE)
 
     assert_like_reference(call, reference, [anchors, keys], COSINE)
 
@@ -199,6 +199,13 @@ def check_core(dtype: torch.dtype) -> None:
     found, misses = quantiles_and_misses(anchors, keys, anchors, 0.9)
     assert_quantiles(found, anchors, keys, anchors, 0.9)
     assert misses <= 3
+    # The sample looks at other keys: most brackets miss.
+    spread, looked_at = keys.repeat(2, 1)[:1300], torch.zeros(1300, 1, dtype=torch.bool)
+    looked_at[kernels.sampled_columns(256, 1300)] = True
+    keys, positives = torch.where(looked_at, anchors[0] + spread / 16, spread), anchors[5:10]
+    found, misses = quantiles_and_misses(anchors[:5], keys, positives, 0.5)
+    assert_quantiles(found, anchors[:5], keys, positives, 0.5)
+    assert misses > 0
 
 
 def check_ties(dtype: torch.dtype) -> None:
@@ -213,6 +220,8 @@ def check_ties(dtype: torch.dtype) -> None:
             anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
         )
         assert found.hierarchical_negatives == above
+        expected_threshold = expected_quantiles(anchors.detach(), rows, positives, value).mean()
+        torch.testing.assert_close(found.threshold.double(), expected_threshold, rtol=0, atol=5e-7)
         loss.backward()
         assert anchors.grad is not None
         exact = anchors.detach().double().requires_grad_()

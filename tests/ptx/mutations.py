@@ -335,6 +335,7 @@ LOSS_MUTATIONS = planted(
     ("select", "a block goes on into the second tower", "p.tower ? (tower + 1) * p.tower : p.anchors.count",
      "p.anchors.count", "shared.*, which nobody wrote|race"),
     # SupCon.
+    ("tile", "the pointer to the labels stands still", "from.split += S::columns * sizeof(Split);", ";", None),
     ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
     ("anchors", "no pull on the positives of the label", "attraction = sums.weights", "attraction = 0.0", None),
     ("anchors", "a share for the named positives alone", "share = 1.0 / count, temperature",
@@ -542,6 +543,8 @@ HOPPER_MUTATIONS = {
          "past the end of survivors"),
         ("select", "failed rows stay failed", "= p.header->failed,", "= 0 * p.header->failed,",
          "read of quantiles.*, which nobody wrote"),
+        ("select", "a positive apart counts four times", "p.pairing != APART || lane_of_thread() % 4 != 0",
+         "p.pairing != APART", None),
         ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], inverse)",
          "product(product(c, own.inverse[half]), inverse)", None),
         ("gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
