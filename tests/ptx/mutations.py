@@ -314,8 +314,8 @@ MUTATIONS |= {
         "ex2: a logarithm": ("ex2.approx.ftz.f32", "lg2.approx.ftz.f32"),
         "the upper half of a float keeps 8 bits": ("%0, -8192;", "%0, -65536;", torch.float32),
         "shfl: from the own half of the warp": (
-            "return __shfl_sync(~0u, x, lane);",
-            "return __shfl_sync(~0u, x, lane, 16);",
+            "DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane); }",
+            "DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane, 16); }",
         ),
         "the fence does nothing": ("{ __threadfence(); }", "{}", torch.bfloat16, "without a fence of both"),
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
@@ -587,7 +587,10 @@ SIFT_MUTATIONS = planted(
 CALLERS = (
     (MUTATIONS, ("select", "sums", "gradient", "finish")),
     (LOSS_MUTATIONS, ("sums", "gradient", "sums_general", "gradient_general")),
-    (NEGATIVE_MUTATIONS, ("anchors", "closest_positives", "sums", "sums_general", "gradient_general", "finish")),
+    (
+        NEGATIVE_MUTATIONS,
+        ("closest_positives", "settle_thresholds", "sums", "sums_general", "gradient_general", "anchors", "finish"),
+    ),
     (OWN_MUTATIONS, ("anchors", "own_sums", "sums_general", "finish")),
     (JOINT_MUTATIONS, ("select_failed", "sift", "gather")),
     (HOPPER_MUTATIONS, ("select_wgmma", "sums_wgmma", "gradient_wgmma")),
