@@ -1,5 +1,6 @@
 """Seeds, threads and backends for every test."""
 
+import gc
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("hex_ssl")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported until now stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

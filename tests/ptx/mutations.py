@@ -584,19 +584,119 @@ SIFT_MUTATIONS = planted(
 )  # fmt: skip
 """In that pass by the kernels for sm_90a."""
 
-CALLERS = (
-    (MUTATIONS, ("select", "sums", "gradient", "finish")),
-    (LOSS_MUTATIONS, ("sums", "gradient", "sums_general", "gradient_general")),
-    (
-        NEGATIVE_MUTATIONS,
-        ("closest_positives", "settle_thresholds", "sums", "sums_general", "gradient_general", "anchors", "finish"),
+SHOWN_BY = {
+    "rows": ("rows: shifts of 1 at any temperature",),
+    "select": (
+        "a fragment from the wrong row",
+        "a fragment from the wrong half of a step",
+        "steps that are not added up",
+        "keys with other digits before are counted",
+        "a digit too early",
+        "the mean before the last block",
+        "mma: second and third register of the left factor exchanged",
+        "mma: registers of the right factor exchanged",
+        "mma: of the other 16-bit type",
+        "mma: accumulators exchanged",
+        "the upper half of a float keeps 8 bits",
+        "shfl: from the own half of the warp",
+        "the fence does nothing",
+        "the warp's barrier does nothing",
     ),
-    (OWN_MUTATIONS, ("anchors", "own_sums", "sums_general", "finish")),
-    (JOINT_MUTATIONS, ("select_failed", "sift", "gather")),
-    (HOPPER_MUTATIONS, ("select_wgmma", "sums_wgmma", "gradient_wgmma")),
-    (SIFT_MUTATIONS, ("sift_wgmma",)),
-)
-"""The kernels that show bugs in functions which they call from other files. Compiling only these saves minutes."""
+    "select_failed": (
+        "digits: a threshold above its bracket",
+        "digits: a threshold out of its bracket",
+    ),
+    "closest_positives": (
+        "tile: products beside the diagonal",
+        "tile: the first lane of a row",
+        "tile: rows past the end",
+        "tile: another rounding of the closest positive",
+    ),
+    "settle_thresholds": ("parameters: a threshold of 1 is a number",),
+    "anchors": (
+        "parameters: queues without lists",
+        "parameters: a positive behind the last key",
+    ),
+    "own_sums": (
+        "parameters: the positive is an own negative",
+        "parameters: the threshold of all",
+    ),
+    "sift": (
+        "lists: the threshold's bracket is not looked at",
+        "lists: excluded pairs are not marked",
+        "lists: excluded pairs are not of the row",
+        "lists: an excluded pair at the end is not of the row",
+        "lists: all lanes list from one place on",
+        "lists: places of another row",
+        "lists: lists that are too long are written",
+        "lists: the anchor's own similarity is rounded",
+        "lists: a full list is not written",
+    ),
+    "gather": (
+        "lists: a negative lower end",
+        "lists: lists behind those of a launch",
+    ),
+    "sums": (
+        "the second group has the first one's rows",
+        "a column too many",
+        "own pairs at the edge of a tile",
+        "exclude: tiles of the second tower are not looked at",
+    ),
+    "gradient": (
+        "matrices of the right factor exchanged",
+        "rows not transposed",
+        "accumulators in the wrong order",
+        "a gradient stored in the wrong row",
+        "no barrier after the copies",
+        "the next copies before the barrier",
+        "no wait for the copies",
+        "the pointer to the columns stands still",
+        "the last tile is not looked at",
+        "derivatives beyond float16",
+        "ldmatrix: without .trans",
+        "ldmatrix: registers exchanged",
+        "cp.async: a group too few is waited for",
+        "cp.async: groups are not closed",
+        "cvt: halves exchanged",
+        "ex2: a logarithm",
+        "exclude: rows of the first tower are compared with it",
+        "tile: a block with rows of both towers has the columns of one",
+        "parameters: towers exchanged",
+    ),
+    "gradient_general": ("tile: the pointer to the labels stands still",),
+    "finish": (
+        "a key's last pair is not its own",
+        "exclude: slopes without the weights' derivative",
+    ),
+    "select_wgmma": (
+        "device: no fence",
+        "device: open groups",
+        "device: a group too few is waited for",
+        "device: stores are not published",
+        "ring: a stride of half the rows",
+        "ring: a row's chunks in their own order",
+        "ring: a copy's bytes are not expected",
+        "ring: a stage is filled early",
+        "ring: a stage is read early",
+        "ring: the parity stays",
+        "ring: every lane releases a stage",
+    ),
+    "sums_wgmma": (
+        "ring: a column too many",
+        "hopper_sums: no other pass",
+        "sums: own rows are not waited for",
+        "sums: a stage is released while it is read",
+        "sums: strips exchanged",
+    ),
+    "gradient_wgmma": (
+        "device: rows not transposed",
+        "device: barriers are not published",
+        "device: too many registers",
+        "device: turns are not handed on",
+        "ring: pairs of the other row are excluded",
+    ),
+}
+"""The kernel that shows a bug in a function which kernels of other files call. Compiling it alone saves minutes."""
 CALLED_BY_OTHERS = ("rows.cu", "hopper.cu", "hopper_sums.cu")
 """Files with kernels, and with functions that kernels of other files call."""
 
@@ -608,13 +708,15 @@ def mutated(name: str) -> str:
         name: One of the bugs above.
 
     Returns:
-        The sources in one text, as the extension has them, with the kernels of the file that has the bug, and with
-        those of `CALLERS` where others use its functions.
+        The sources in one text, as the extension has them, with the kernels of the file that has the bug, or the one
+        that shows it.
 
     Raises:
-        ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension.
+        ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension. Or
+            `SHOWN_BY` lacks a bug that is in no kernel.
     """
-    mutation, callers = next((bugs[name], callers) for bugs, callers in CALLERS if name in bugs)
+    of_mma = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS
+    mutation = (of_mma | HOPPER_MUTATIONS | SIFT_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),
@@ -624,6 +726,10 @@ def mutated(name: str) -> str:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
     shown = set(kernel_names(part))
     if not shown or mutation.file in CALLED_BY_OTHERS:
-        shown.update(callers)
+        shown = {kernel for kernel, names in SHOWN_BY.items() if name in names}
+        if not shown:
+            raise ValueError(
+                f"expected {name!r} in SHOWN_BY, as kernels of other files call functions of {mutation.file}"
+            )
     unused = set(kernel_names(whole)) - shown
     return without(whole.replace(part, part.replace(mutation.text, mutation.replacement)), unused)
