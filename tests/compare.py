@@ -228,10 +228,13 @@ def assert_ties(dtype: torch.dtype, device: torch.device | None = None) -> None:
             anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
         )
         assert found.hierarchical_negatives == above
+        threshold = found.threshold.double().cpu()
+        quantiles = expected_quantiles(anchors.detach().cpu(), rows.cpu(), positives.cpu(), value)
+        torch.testing.assert_close(threshold, quantiles.mean(), rtol=0, atol=5e-7)
         loss.backward()
         assert anchors.grad is not None
         exact = anchors.detach().double().cpu().requires_grad_()
-        settings = Settings(threshold="cosine", value=found.threshold.item() + 1e-4)
+        settings = Settings(threshold="cosine", value=threshold.item() + 1e-4)
         candidates = torch.cat([rows, positives]).double().cpu()
         expected = evaluate(exact, candidates, apart_layout(5, 1300), settings).reduced("mean")
         expected.backward()

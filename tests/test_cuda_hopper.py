@@ -9,7 +9,6 @@ from torch import Tensor
 from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
-from hex_ssl.thresholds import AdaptiveThreshold
 
 from .batches import decided, gapped, gathered, is_decided
 from .compare import (
@@ -19,8 +18,8 @@ from .compare import (
     assert_like_reference,
     assert_loss,
     assert_quantiles,
+    assert_ties,
     assert_views_like_reference,
-    expected_quantiles,
     quantiles_and_misses,
 )
 from .conftest import Emulate
@@ -193,7 +192,7 @@ def check_core(dtype: torch.dtype) -> None:
         assert_views_like_reference(z, 2, settings)
     adaptive = Settings(threshold="adaptive", value=0.997, temperature=0.5)
     assert_apart_like_reference(*queue(64, dtype, adaptive), adaptive)
-    check_ties(dtype)
+    assert_ties(dtype)
     # More anchors than a launch has rows. Most brackets of the sample hit: few rows are searched among all keys.
     anchors, keys = torch.randn(1400, 64, generator=torch.Generator().manual_seed(9)).to(dtype).split([300, 1100])
     found, misses = quantiles_and_misses(anchors, keys, anchors, 0.9)
@@ -206,32 +205,6 @@ def check_core(dtype: torch.dtype) -> None:
     found, misses = quantiles_and_misses(anchors[:5], keys, positives, 0.5)
     assert_quantiles(found, anchors[:5], keys, positives, 0.5)
     assert misses > 0
-
-
-def check_ties(dtype: torch.dtype) -> None:
-    """One threshold for all anchors, which is a similarity: no pass has that pair above it."""
-    generator = torch.Generator().manual_seed(8)
-    keys = torch.randn(1300, 64, generator=generator).to(dtype)
-    row = torch.randn(64, generator=generator).to(dtype)
-    # Few keys at the threshold; and all of them, too many to keep.
-    for rows, value, above in ((keys, 0.99, 13), (keys[:1].repeat(1300, 1), 0.5, 0)):
-        anchors, positives = row.repeat(5, 1).requires_grad_(), -row.repeat(5, 1)
-        loss, found = functional.hex_loss_with_keys(
-            anchors, rows, positives=positives, threshold=AdaptiveThreshold(value), return_statistics=True
-        )
-        assert found.hierarchical_negatives == above
-        expected_threshold = expected_quantiles(anchors.detach(), rows, positives, value).mean()
-        torch.testing.assert_close(found.threshold.double(), expected_threshold, rtol=0, atol=5e-7)
-        loss.backward()
-        assert anchors.grad is not None
-        exact = anchors.detach().double().requires_grad_()
-        settings = Settings(threshold="cosine", value=found.threshold.item() + 1e-4)
-        candidates = torch.cat([rows, positives]).double()
-        expected = evaluate(exact, candidates, apart_layout(5, 1300), settings).reduced("mean")
-        expected.backward()
-        assert exact.grad is not None
-        assert_loss(loss, expected, settings, dtype)
-        assert (anchors.grad.double() - exact.grad).norm() < 1e-2 * exact.grad.norm()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
