@@ -131,6 +131,7 @@ def call(asked: argparse.Namespace) -> int:
 
 def prepare(asked: argparse.Namespace) -> int:
     """Compiles all kernels that the calls need, and builds the variants; 1 where something is left out."""
+    prepared.clear(asked.prepared / prepared.CUBINS)
     prepared.compile_all(asked.prepared / prepared.CUBINS, asked.capabilities, prepared.KERNELS)
     failed = [] if asked.no_variants else variants.prepare_all(asked.prepared, WORK, asked.capabilities[:1])
     prepared.pack(asked.prepared, (prepared.CUBINS, variants.VARIANTS_FOLDER))

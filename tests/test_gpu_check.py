@@ -738,6 +738,30 @@ def test_what_a_variant_is_built_from(tmp_path: Path) -> None:
     assert variants.made_from(variant, root) != expected
 
 
+@pytest.mark.parametrize("name", ["sources", "nvrtc", None])
+def test_kernels_of_other_sources_are_removed(name: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "cubins"
+    prepared.clear(folder)
+    folder.mkdir()
+    (folder / "a.cubin").touch()
+    prepared.clear(folder)  # an interrupted preparation
+    manifest = {**prepared.ingredients(), "files": ["a.cubin"]}
+    (folder / prepared.MANIFEST).write_text(json.dumps(manifest if name is None else {**manifest, name: "another"}))
+    assert (folder / "a.cubin").exists()
+    prepared.clear(folder)
+    assert (folder / "a.cubin").exists() == (name is None)
+
+
+def test_other_variants_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = []
+    monkeypatch.setattr(variants, "prepare", lambda variant, *others: ready.append(variant.name))
+    for name in (CHANGED[0].name, UNCHANGED[0].name, "renamed"):
+        (tmp_path / variants.VARIANTS_FOLDER / name).mkdir(parents=True)
+    assert variants.prepare_all(tmp_path, tmp_path / "work", ["9.0"]) == []
+    assert ready == [variant.name for variant in variants.VARIANTS]
+    assert [path.name for path in (tmp_path / variants.VARIANTS_FOLDER).iterdir()] == [CHANGED[0].name]
+
+
 def test_an_archive_is_unpacked_once(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for name in ("cubins/a.cubin", "variants/one/extension", "reproduce/results.jsonl"):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tarfile
 import time
 from collections.abc import Iterable
@@ -52,6 +53,13 @@ def nvrtc() -> str:
 def ingredients() -> dict[str, str]:
     """What the names of the cache's files depend on, beside the options."""
     return {"sources": hashlib.sha256(installed().cuda_sources().encode()).hexdigest(), "nvrtc": nvrtc()}
+
+
+def clear(folder: Path) -> None:
+    """Removes kernels of other sources, or that another NVRTC compiled."""
+    manifest = folder / MANIFEST
+    if manifest.exists() and not ingredients().items() <= json.loads(manifest.read_text()).items():
+        shutil.rmtree(folder)
 
 
 def compile_all(

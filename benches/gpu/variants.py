@@ -181,8 +181,11 @@ def problem(variant: Variant, folder: Path) -> str:
 
 
 def prepare_all(folder: Path, work: Path, capabilities: Sequence[str]) -> list[str]:
-    """Builds and compiles all; what went wrong, of those that are left out."""
+    """Builds and compiles all, and removes others; what went wrong, of those that are left out."""
     failed = []
+    for path in folder.glob(f"{VARIANTS_FOLDER}/*"):
+        if path.name not in {variant.name for variant in VARIANTS if variant.changes}:
+            shutil.rmtree(path)
     for variant in VARIANTS:
         if variant.environment and not wgmma.is_there():
             continue
