@@ -719,10 +719,7 @@ def test_a_variant_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_variant_is_built_from(tmp_path: Path) -> None:
     root = tmp_path / "elsewhere"
-    for name in variants.SOURCES:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, root / name)
+    variants.copy_sources(root)
     variant = CHANGED[0]
     expected = variants.made_from(variant)
     assert variants.made_from(variant, root) == expected

@@ -109,6 +109,14 @@ def apply(variant: Variant, root: Path) -> None:
             raise ValueError(f"{variant.name}: expected {change.pattern!r} once in {change.files}, but found {found}")
 
 
+def copy_sources(root: Path) -> None:
+    """Copies what an extension is built from to another root."""
+    for name in SOURCES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+
+
 def extension(variant: Variant, work: Path) -> Path:
     """Builds its extension.
 
@@ -118,11 +126,7 @@ def extension(variant: Variant, work: Path) -> Path:
     """
     tree = work / "tree"
     shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir(parents=True)
-    for name in SOURCES:
-        (tree / name).parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tree / name)
+    copy_sources(tree)
     apply(variant, tree)
     # Quick to build: only kernels and launches matter here.
     profile = {"LTO": "off", "OPT_LEVEL": "1", "CODEGEN_UNITS": "8", "STRIP": "symbols"}
