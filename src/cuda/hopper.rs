@@ -14,22 +14,28 @@ use crate::problem::{Pairing, Problem, Threshold};
 
 /// 1 allows these kernels, 0 forbids them. Read in each call.
 const SWITCH: &str = "HEX_SSL_CUDA_WGMMA";
-/// The default. No GPU has run these kernels yet.
-const BY_DEFAULT: bool = false;
+/// The default.
+const BY_DEFAULT: bool = true;
 /// The only compute capability that runs code for sm_90a.
 pub const CAPABILITY: (u32, u32) = (9, 0);
-/// Threads of a block: one warpgroup that copies and two that multiply.
-pub const THREADS: usize = 384;
-/// Rows of a block of the kernels without a gradient: two strips of 64 for each warpgroup that multiplies.
-pub const STRIP_ROWS: usize = 256;
-/// Rows of a block of the gradient: one strip of 64 for each warpgroup that multiplies.
-pub const GRADIENT_ROWS: usize = 128;
+/// Rows of a warpgroup that multiplies.
+const STRIP: usize = 64;
+/// Warpgroups of a block that multiply, in the kernels without a gradient and in the gradient, whose sums need registers.
+const STRIP_CONSUMERS: usize = 4;
+const GRADIENT_CONSUMERS: usize = 2;
+/// Threads of a block: of these warpgroups, and of one that copies.
+pub const STRIP_THREADS: usize = 128 + 128 * STRIP_CONSUMERS;
+pub const GRADIENT_THREADS: usize = 128 + 128 * GRADIENT_CONSUMERS;
+/// Rows of a block.
+pub const STRIP_ROWS: usize = STRIP * STRIP_CONSUMERS;
+pub const GRADIENT_ROWS: usize = STRIP * GRADIENT_CONSUMERS;
 /// Rows of a block of `select_wgmma`, and its shared memory for counting digits.
-pub const SELECT_ROWS: usize = 64;
+pub const SELECT_ROWS: usize = STRIP;
 const SELECTION_BYTES: usize = SELECT_ROWS * 257 * 4 + SELECT_ROWS * 8 + 72;
 const SELECT_STAGES: usize = 2;
-/// Numbers per column besides its row, for the gradient. The other kernels read only the first one.
-const NOTES: usize = 4;
+/// Numbers per column besides its row: its inverse length and, for the gradient, that and its coefficients.
+const COEFFICIENTS: usize = 4;
+const NOTES: usize = 1 + COEFFICIENTS;
 /// Tiles start at multiples of this. Shared memory may start anywhere.
 const ALIGNMENT: usize = 1024;
 const NUMBER: usize = size_of::<f32>();
@@ -81,12 +87,11 @@ impl Hopper {
     /// The sizes as options of the compiler.
     pub fn options(&self) -> Vec<String> {
         let sizes = [
-            ("THREADS", THREADS),
             ("COLUMNS", self.columns),
-            ("STRIP_ROWS", STRIP_ROWS),
+            ("STRIP_CONSUMERS", STRIP_CONSUMERS),
             ("STRIP_STAGES", self.strip_stages),
             ("SIFT_STAGES", self.sift_stages),
-            ("GRADIENT_ROWS", GRADIENT_ROWS),
+            ("GRADIENT_CONSUMERS", GRADIENT_CONSUMERS),
             ("GRADIENT_STAGES", self.gradient_stages),
             ("SELECT_STAGES", SELECT_STAGES),
             ("SELECTION_BYTES", SELECTION_BYTES),
@@ -99,14 +104,15 @@ impl Hopper {
         self.shared_bytes(STRIP_ROWS, self.strip_stages, 1)
     }
 
-    /// Shared memory of a block of `sift_wgmma`, which copies its similarities there.
+    /// Shared memory of a block of `sift_wgmma`, where each thread has slots for similarities of two rows.
     pub fn sift_shared_bytes(&self) -> usize {
-        self.shared_bytes(STRIP_ROWS, self.sift_stages, 1) + STRIP_ROWS / 2 * self.columns * NUMBER
+        let slots = self.columns / 8;
+        self.shared_bytes(STRIP_ROWS, self.sift_stages, 1) + 128 * STRIP_CONSUMERS * 2 * slots * NUMBER
     }
 
     /// Shared memory of a block of the gradient.
     pub fn gradient_shared_bytes(&self) -> usize {
-        self.shared_bytes(GRADIENT_ROWS, self.gradient_stages, NOTES)
+        self.shared_bytes(GRADIENT_ROWS, self.gradient_stages, COEFFICIENTS)
     }
 
     /// Shared memory of a block of the selection.

@@ -508,8 +508,8 @@ impl<'a> Plan<'a> {
 
     fn run_pass(&self, executor: &dyn Executor, kernel: &str, grid: [usize; 3], launch: Launch) -> Result<()> {
         let (threads, shared_bytes) = match self.hopper {
-            Some(hopper) if kernel == "sift_wgmma" => (hopper::THREADS, hopper.sift_shared_bytes()),
-            Some(hopper) => (hopper::THREADS, hopper.strip_shared_bytes()),
+            Some(hopper) if kernel == "sift_wgmma" => (hopper::STRIP_THREADS, hopper.sift_shared_bytes()),
+            Some(hopper) => (hopper::STRIP_THREADS, hopper.strip_shared_bytes()),
             None => (self.tiles.pass_threads, self.tiles.pass_shared_bytes()),
         };
         self.launch(executor, kernel, grid, threads, shared_bytes, launch)
@@ -533,7 +533,7 @@ impl<'a> Plan<'a> {
         if let Some(hopper) = self.hopper {
             let grid = [blocks(side.count as usize, hopper::GRADIENT_ROWS), splits, 1];
             let shared_bytes = hopper.gradient_shared_bytes();
-            self.launch(executor, "gradient_wgmma", grid, hopper::THREADS, shared_bytes, launch)?;
+            self.launch(executor, "gradient_wgmma", grid, hopper::GRADIENT_THREADS, shared_bytes, launch)?;
         } else {
             let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
             self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;

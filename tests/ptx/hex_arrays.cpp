@@ -59,7 +59,7 @@ void add_scratch(Collector& to, const Parameters& p) {
     const i64 anchors = p.anchors.count, keys = p.keys.count, pairs = anchors * p.positives;
     to.output(p.header, sizeof(layout::Header), "header");
     const auto tiles = [&](const layout::Tiles& t, const Side& s, const std::string& name) {
-        constexpr i64 NOTES = 4;
+        constexpr i64 NOTES = 5;
         to.output(t.rows, s.padded * to.padded_dims * to.element, name + ".rows");
         to.output(t.notes, s.padded * NOTES * 4, name + ".notes");
     };

@@ -58,7 +58,7 @@ struct WarpgroupPart {
     std::vector<AsyncProduct> pending;
     u32 groups = 0, issued = 0;
     u64 steps = 1, fence_step = 0;   // instructions until now, and until the last wgmma.fence
-    u32 registers = 168;             // as the kernels are launched with
+    u32 registers = 0;               // of each thread
     std::vector<u64> touched;        // the step at which an ordinary instruction last had a register
     std::vector<u16> accumulating, feeding;  // uses of a register by products in flight
     std::array<std::vector<u32>, LANES> proxy_fences;  // the times of a lane's fence.proxy.async

@@ -510,13 +510,13 @@ HOPPER_MUTATIONS = {
         ("device", "rows not transposed", '", adds, 1, 1, 1;', '", adds, 1, 1, 0;', IN_FLIGHT),
         ("device", "no fence", 'asm volatile("wgmma.fence.sync.aligned;" ::: "memory");', "", "wgmma.fence"),
         ("device", "open groups", 'asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");', "", "in flight"),
-        ("device", "a group too few is waited for", 'OPERANDS_64(c) : "n"(pending)',
-         'OPERANDS_64(c) : "n"(pending + 1)', "in flight"),
+        ("device", "a group too few is waited for", "wait_group.sync.aligned 0;", "wait_group.sync.aligned 1;",
+         "in flight"),
         ("device", "barriers are not published", """asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");""", "", "before a fence of its mbarrier"),
         ("device", "stores are not published", '{ asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }', "{}",
          "without fence.proxy.async after it"),
-        ("device", "too many registers", "aligned.u32 240", "aligned.u32 248", "a hang"),
+        ("device", "too many registers", "2 ? 240 : 112", "2 ? 248 : 120", "a hang"),
         ("device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
         # Tiles and ring.
         ("ring", "a stride of half the rows", "descriptor(address, 16, 1024)", "descriptor(address, 16, 512)", None),
@@ -530,14 +530,14 @@ HOPPER_MUTATIONS = {
         ("ring", "a column too many", "(bit) >= columns.count", "(bit) > columns.count", None),
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
-        ("sums", "a stage is released while it is read", """wait_for_products<0>(c1);
-        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));
+        ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
+        ("sums", "a stage is released while it is read", """scale_strip(c, inverse, memory.notes_of(turn.stage));
         memory.release(turn.stage);""", """memory.release(turn.stage);
-        wait_for_products<0>(c1);
-        scale_strip(c1, inverse[1], memory.notes_of(turn.stage));""", EARLY),
-        ("sums", "strips exchanged", "(consumer * 2 + strip) * 64", "(consumer + strip * 2) * 64", None),
+        scale_strip(c, inverse, memory.notes_of(turn.stage));""", EARLY),
+        ("sums", "strips exchanged", "first + consumer * STRIP;", "first + (consumer ^ 1) * STRIP;", None),
+        ("sums", "the last turn is kept", "if (consumer == 0) wait_for_turn(0);", "", "a hang|deadlock|arriv|barrier"),
         ("select", "all lanes keep from one place on", " + up_to - inside;", ";", "which nobody wrote"),
-        ("select", "nothing is kept", "s, own[strip].low[half], own", "s, own[strip].high[half], own", None),
+        ("select", "nothing is kept", "s, own.low[half], own", "s, own.high[half], own", None),
         ("select", "each launch has the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)", None),
         ("select", "survivors behind those of a launch", "(i64)(anchor - l.first_row)", "(i64)anchor",
          "past the end of survivors"),
@@ -545,13 +545,23 @@ HOPPER_MUTATIONS = {
          "read of quantiles.*, which nobody wrote"),
         ("select", "a positive apart counts four times", "p.pairing != APART || lane_of_thread() % 4 != 0",
          "p.pairing != APART", None),
-        ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], inverse)",
-         "product(product(c, own.inverse[half]), inverse)", None),
-        ("gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
+        ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], column.x)",
+         "product(product(c, own.inverse[half]), column.x)", None),
+        ("gradient", "columns exchanged", "pack(c[half][2 * i], c[half][2 * i + 1])",
+         "pack(c[half][2 * i + 1], c[half][2 * i])", None),
+        ("gradient", "rows of the other half", "half_tile(half == 0 ? last : stage, 1 - half)",
+         "half_tile(half == 0 ? last : stage, half)", None),
+        ("gradient", "rows of another tile", "half_tile(half == 0 ? last : stage, 1 - half)",
+         "half_tile(stage, 1 - half)", None),
+        ("gradient", "coefficients of the other half", "+ half * HALF_COLUMNS * COEFFICIENTS * 4", "", None),
+        ("gradient", "pairs of the other half are dropped", "tile * WGMMA_COLUMNS + half * HALF_COLUMNS",
+         "tile * WGMMA_COLUMNS", None),
+        ("gradient", "a tile is not waited for", """                memory.next(turn);
+                memory.wait_for(turn);""", "                memory.next(turn);", EARLY),
         ("gradient", "another stage is released", "memory.release(last);", "memory.release(turn.stage);", EARLY),
-        ("gradient", "derivatives replaced while they are multiplied", """wait_for_products<0>(sum);
-        memory.release(last);""", "memory.release(last);", "in flight"),
-        ("gradient", "the last turn is kept", "if (consumer == 0) hand_turn_on(0);", "", "deadlock|a hang"),
+        ("gradient", "products are not waited for", """            wait_for_products(c[1 - half]);
+            wait_for_products(sum);
+            if""", "            if", "in flight"),
     )
 }  # fmt: skip
 """In the kernels for sm_90a."""
@@ -559,24 +569,22 @@ HOPPER_MUTATIONS = {
 
 SIFT_MUTATIONS = planted(
     torch.bfloat16,
-    ("hopper_joint", "listed and added", "@in or.b32 %0, %0, %5;\\n@!in add.f32", "@in or.b32 %0, %0, %5;\\nadd.f32",
-     None),
-    ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded(p,", "if (true || !find_excluded(p,", None),
+    ("hopper_joint", "listed and added", '"@!in add.f32', '"add.f32', None),
+    ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded<", "if (true || !find_excluded<", None),
     ("hopper_joint", "excluded pairs are not taken off", "similarities[half] -= c[i];", "", None),
-    ("hopper_joint", "copies of the other row", "+ half * 8 + bit % 2 * 4", "+ 8 - half * 8 + bit % 2 * 4", None),
-    ("hopper_joint", "copies of the neighbouring column", "+ bit % 2 * 4", "+ (1 - bit % 2) * 4", None),
-    ("hopper_joint", "warps copy to one place", "(threadIdx.x / LANES - 4) * LANES * PAIRS * 4 + ", "",
-     "race|nobody wrote"),
-    ("hopper_joint", "copies are replaced before they are listed", """pending.write(p, l, copies);
-        if (!lists.are_empty()) copies.store(c);""", """if (!lists.are_empty()) copies.store(c);
-        pending.write(p, l, copies);""", None),
+    ("hopper_joint", "rows share slots", "((warp * 2 + half) * SLOTS", "(warp * 2 * SLOTS", None),
+    ("hopper_joint", "warps share slots", "const int warp = threadIdx.x / LANES - 4;",
+     "const int warp = threadIdx.x / LANES / 4 * 4 - 4;", "race|nobody wrote"),
+    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(memory, 1) > SLOTS / 2", "> SLOTS || count(memory, 1) > SLOTS",
+     None),
+    ("hopper_joint", "slots are not cleared", """        clear(memory);
+    }
+};""", """    }
+};""", None),
     ("hopper_joint", "the last lists are forgotten", """    });
-    pending.reserve_places(p);
-    pending.write(p, l, copies);""", "    });", None),
-    ("hopper_joint", "places are not reserved", """        pending.reserve_places(p);
-        const int start""", "        const int start", "nobody wrote|race"),
-    ("hopper_joint", "sums of another row", "+ half * 8 - l.first_row;", "+ 8 - half * 8 - l.first_row;", None),
-    ("hopper_joint", "sums behind those of a launch", "+ half * 8 - l.first_row;", "+ half * 8;", None),
+    staged.write(p, l, block.memory, row);""", "    });", None),
+    ("hopper_joint", "sums of another row", "row + half * 8 - l.first_row,", "row + 8 - half * 8 - l.first_row,", None),
+    ("hopper_joint", "sums behind those of a launch", "row + half * 8 - l.first_row,", "row + half * 8,", None),
     ("hopper_joint", "each launch takes the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)",
      "outside of all arrays"),
     ("hopper_sums", "no other pass", "if (p.joint && !p.header->rerun) return;", "if (p.joint) return;",
@@ -687,12 +695,14 @@ SHOWN_BY = {
         "sums: own rows are not waited for",
         "sums: a stage is released while it is read",
         "sums: strips exchanged",
+        "sums: the last turn is kept",
+        "ring: notes of other columns",
+        "device: turns are not handed on",
     ),
     "gradient_wgmma": (
         "device: rows not transposed",
         "device: barriers are not published",
         "device: too many registers",
-        "device: turns are not handed on",
         "ring: pairs of the other row are excluded",
     ),
 }

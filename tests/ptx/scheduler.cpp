@@ -82,6 +82,7 @@ Warp::Warp(Block& block, int index, const Program& program)
     products.touched.resize(program.widths.size());
     products.accumulating.resize(program.widths.size());
     products.feeding.resize(program.widths.size());
+    products.registers = 65536 / (program.most_threads ? program.most_threads : 384) / 8 * 8;
     for (const SpecialRegister& special : program.special) {
         for (int lane = 0; lane < LANES; lane++) {
             lanes(special.index)[lane] = special_value(special.name, block, *this, lane);

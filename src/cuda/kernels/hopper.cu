@@ -1,13 +1,13 @@
 // The common parts of the kernels for sm_90a: tiles that are copied by bulk copies, and products of warpgroups (wgmma).
 //
-// A block has three warpgroups of 128 threads. The first one, the producer, copies tiles of columns to a ring of
-// stages. The other two, the consumers, multiply their own rows by the tiles. They are synchronised by:
+// A block has several warpgroups of 128 threads. The first one, the producer, copies tiles of columns to a ring of
+// stages. The others, the consumers, each multiply a strip of 64 rows of their own by the tiles. They are synchronised by:
 //   full[stage]   an mbarrier that completes when the copies of a stage have arrived. Consumers wait for it.
-//   empty[stage]  an mbarrier that completes when all eight consumer warps have finished with a stage. The producer
-//                 waits for it.
+//   empty[stage]  an mbarrier that completes when all consumer warps have finished with a stage. The producer waits for
+//                 it.
 //   own           an mbarrier that completes when the block's own rows have arrived.
-//   turns         the named barriers 1 and 2. The consumers issue their products alternately, so that the exponentials
-//                 of one overlap with the products of the other.
+//   turns         the named barriers from 1 on, one for each consumer, but for the gradient. The consumers multiply in
+//                 turn, so that the exponentials of one overlap with the products of another.
 // A wait on a parity returns when the phase before the current one has this parity. So consumers start with 0, the
 // producer with 1 because all stages are empty, and each flips its parity after every round of the ring.
 //
@@ -15,12 +15,9 @@
 // loop waits for all of its products. If one is in flight across the end of an iteration, ptxas serialises all
 // products.
 //
-// `../hopper.rs` has the sizes: WGMMA_THREADS, WGMMA_COLUMNS of a tile, WGMMA_STRIP_ROWS and WGMMA_GRADIENT_ROWS of a
-// block, and the number of stages of each kernel.
+// `../hopper.rs` has the sizes: WGMMA_COLUMNS of a tile, and of each kernel the consumers of a block and the stages.
 
 #ifdef WGMMA_COLUMNS
-
-enum Note { INVERSE_LENGTH, GLOBAL, WEIGHTED, WEIGHTS };
 
 // A descriptor with the dimensions as inner index: 1,024 bytes from 8 rows to the next. The leading offset is not used.
 DEVICE u64 rows_at(u32 address) { return descriptor(address, 16, 1024); }
@@ -29,9 +26,9 @@ DEVICE u64 columns_at(u32 address) { return descriptor(address, PANEL_BYTES, 102
 // An offset that can be added to a descriptor.
 DEVICE u64 further(u32 bytes) { return bytes >> 4; }
 
-// c = the products of 64 rows with the rows of a tile, as one group. They add the dimensions in order, 16 at a time, so
-// that all of these kernels get the same bits.
-DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
+// c = the products of 64 rows with the rows of a tile, or a part of it, as one group. They add the dimensions in order, 16
+// at a time, so that all of these kernels get the same bits.
+template <int pairs> DEVICE void multiply_rows(float (&c)[pairs], u64 a, u64 b) {
     begin_products();
     multiply_tiles<0>(c, a, b);
     UNROLL for (int k = 1; k < DIMS / 16; k++) {
@@ -41,8 +38,10 @@ DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
     commit_products();
 }
 
-// The offset of a strip of 64 rows in consecutive tiles.
-DEVICE u32 strip_at(int strip) { return strip * 64 / WGMMA_COLUMNS * TILE_BYTES + strip * 64 % WGMMA_COLUMNS * 128; }
+#define STRIP 64  // rows of a consumer
+
+// The offset of a strip in consecutive tiles.
+DEVICE u32 strip_at(int strip) { return strip * STRIP / WGMMA_COLUMNS * TILE_BYTES + strip * STRIP % WGMMA_COLUMNS * 128; }
 
 DEVICE int warpgroup_of_thread() { return (int)from_lane(threadIdx.x / 128, 0); }
 // The first row of a thread in its strip. Its other row is 8 further.
@@ -53,11 +52,16 @@ struct Turn {
     u32 stage, parity;
 };
 
-// The shared memory of a block: its own `rows`, the ring, `notes` arrays for each stage, and the mbarriers.
-template <int rows, int stages, int notes> struct BlockMemory {
+// The shared memory of a block: the rows of its consumers, the ring with `notes` numbers for each column, and the
+// mbarriers.
+template <int consumers, int stages, int notes> struct BlockMemory {
     enum : u32 {
-        OWN_BYTES = rows * ROW_BYTES,
+        BLOCK_THREADS = 128 + consumers * 128,
+        ROWS = consumers * STRIP,
+        // A strip takes the memory of a whole tile.
+        OWN_BYTES = (ROWS < WGMMA_COLUMNS ? WGMMA_COLUMNS : ROWS) * ROW_BYTES,
         NOTE_BYTES = notes * WGMMA_COLUMNS * 4,
+        FIRST_NOTE = notes == COEFFICIENTS ? WGMMA_COLUMNS : 0,
         NOTES_AT = OWN_BYTES + stages * TILE_BYTES,
         BARRIERS_AT = NOTES_AT + stages * NOTE_BYTES,
         END_AT = BARRIERS_AT + (2 * stages + 2) * 8
@@ -71,12 +75,12 @@ template <int rows, int stages, int notes> struct BlockMemory {
     DEVICE u32 notes_of(u32 stage) const { return address + NOTES_AT + stage * NOTE_BYTES; }
 
     // Starts at the first multiple of 1,024. Called by all threads.
-    DEVICE BlockMemory(u8* memory, int consumer_warps) {
+    DEVICE explicit BlockMemory(u8* memory) {
         address = (shared_address(memory) + 1023) & ~1023u;
         if (threadIdx.x == 0) {
             for (int stage = 0; stage < stages; stage++) {
                 barrier_init(full(stage), 1);
-                barrier_init(empty(stage), consumer_warps);
+                barrier_init(empty(stage), consumers * 4);
             }
             barrier_init(own(), 1);
             publish_barriers();
@@ -101,8 +105,8 @@ template <int rows, int stages, int notes> struct BlockMemory {
             barrier_wait(empty(turn.stage), turn.parity);
             barrier_expect(full(turn.stage), TILE_BYTES + NOTE_BYTES);
             copy_bulk(tile(turn.stage), columns.rows + (i64)tile_index * TILE_BYTES, TILE_BYTES, full(turn.stage));
-            copy_bulk(notes_of(turn.stage), columns.notes + (i64)tile_index * NOTES * WGMMA_COLUMNS, NOTE_BYTES,
-                      full(turn.stage));
+            copy_bulk(notes_of(turn.stage), columns.notes + (i64)tile_index * NOTES * WGMMA_COLUMNS + FIRST_NOTE,
+                      NOTE_BYTES, full(turn.stage));
             next(turn);
         }
     }
@@ -133,70 +137,70 @@ template <class F> DEVICE void each_of_strip(float (&c)[PAIRS], F f) {
     UNROLL for (int i = 0; i < PAIRS; i++) f(c[i], i / 2 % 2, i / 4 * 8 + first + i % 2);
 }
 
-// Loads the notes of two neighbouring columns. A thread has two of each 8 columns.
-DEVICE float2 two_notes(u32 notes, int note, int block) {
-    return load_shared(notes + (note * WGMMA_COLUMNS + block * 8 + lane_of_thread() % 4 * 2) * 4);
+// The place of the inverse length of a column. Of each 16 columns a thread has four, which are side by side.
+DEVICE int place_of_length(int column) {
+    return column / 16 * 16 + column % 8 / 2 * 4 + column / 8 % 2 * 2 + column % 2;
 }
 
 // Turns products into similarities, like `similarity`.
 DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes) {
-    UNROLL for (int block = 0; block < WGMMA_COLUMNS / 8; block++) {
-        const float2 other = two_notes(notes, INVERSE_LENGTH, block);
+    UNROLL for (int block = 0; block < WGMMA_COLUMNS / 16; block++) {
+        const float4 other = load_shared(notes + (block * 16 + lane_of_thread() % 4 * 4) * 4);
         UNROLL for (int half = 0; half < 2; half++) {
-            float& first = c[block * 4 + half * 2];
-            float& second = c[block * 4 + half * 2 + 1];
-            first = similarity(first, inverse[half], other.x);
-            second = similarity(second, inverse[half], other.y);
+            float* pair = c + block * 8 + half * 2;
+            pair[0] = similarity(pair[0], inverse[half], other.x);
+            pair[1] = similarity(pair[1], inverse[half], other.y);
+            pair[4] = similarity(pair[4], inverse[half], other.z);
+            pair[5] = similarity(pair[5], inverse[half], other.w);
         }
     }
 }
 
-// Whether a strip and a tile may have pairs that are not pairs of an anchor and a negative.
-DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
-    if (column + WGMMA_COLUMNS > columns.count) return true;
+// Whether a strip and columns from `column` on may have pairs that are not pairs of an anchor and a negative.
+template <int wide> DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+    if (column + wide > columns.count) return true;
     if (p.pairing != VIEWS) return are_named(p);
-    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the WGMMA_COLUMNS + 63 numbers
-    // from `least` on. There are at most 2^29 rows.
+    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the `wide` + 63 numbers from
+    // `least` on. There are at most 2^29 rows.
     const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
     const int above = least % p.view_rows;  // 0, or with the sign of `least`
-    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
+    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= wide + 62;
 }
 
 // The shape for `bit_of_column` and the functions that use it.
-struct WarpgroupTile {
-    enum : int { columns = WGMMA_COLUMNS };
+template <int wide> struct StripShape {
+    enum : int { columns = wide };
 };
 
-// Bits of the thread's columns, 2 of each 8. 0 if another lane has the column.
-DEVICE u32 bit_of_lane(int column) {
-    const bool is_own = (u32)column < WGMMA_COLUMNS && column / 2 % 4 == lane_of_thread() % 4;
-    return is_own ? 1u << (column / 8 * 2 + column % 2) : 0;
-}
+// Bits of the thread's columns, 2 of each 8.
 DEVICE int column_of_bit(int bit) { return bit / 2 * 8 + lane_of_thread() % 4 * 2 + bit % 2; }
 
-// The columns of a tile that are not negatives of a row.
-DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+// The columns from `column` on that are not negatives of a row.
+template <int wide> DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
     u32 bits = 0;
-    if (column + WGMMA_COLUMNS > columns.count) {
-        UNROLL for (int bit = 0; bit < PAIRS / 2; bit++) {
+    if (column + wide > columns.count) {
+        UNROLL for (int bit = 0; bit < wide / 4; bit++) {
             if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
         }
     }
-    if (are_named(p)) return bits | named_bits<WarpgroupTile>(p, row, column, rows_are_keys);
+    if (are_named(p)) return bits | named_bits<StripShape<wide>>(p, row, column, rows_are_keys);
     if (p.pairing != VIEWS) return bits;
     const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
     if (anchor < 0 || anchor >= p.anchors.count) return bits;
-    ROLLED for (int k = 0; k < p.excluded; k++) bits |= bit_of_lane(excluded_key(p, anchor, k) - offset - column);
+    ROLLED for (int k = 0; k < p.excluded; k++) {
+        bits |= bit_of_column<StripShape<wide>>(excluded_key(p, anchor, k) - offset - column);
+    }
     return bits;
 }
 
 // Finds the pairs of the thread's two rows that are not pairs of an anchor and a negative. Returns whether the warp has
 // any.
+template <int wide>
 DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
                           u32 (&bits)[2]) {
     row = anew(row);
     UNROLL for (int half = 0; half < 2; half++) {
-        bits[half] = excluded_columns(p, columns, row + half * 8, column, rows_are_keys);
+        bits[half] = excluded_columns<wide>(p, columns, row + half * 8, column, rows_are_keys);
     }
     return any((bits[0] | bits[1]) != 0);
 }
@@ -220,8 +224,7 @@ KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_in_tile(place, chunk)) =
         *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
     if (chunk > 0) return;
-    float* notes = to.notes + (i64)tile * NOTES * WGMMA_COLUMNS;
-    notes[INVERSE_LENGTH * WGMMA_COLUMNS + place] = side.cards[row].inverse_length;
+    to.notes[(i64)tile * NOTES * WGMMA_COLUMNS + place_of_length(place)] = side.cards[row].inverse_length;
 }
 
 #endif

@@ -17,8 +17,10 @@
 #define PANEL_BYTES (WGMMA_COLUMNS * 128)
 #define TILE_BYTES (DIMS / 64 * PANEL_BYTES)
 #define ROW_CHUNKS (ROW_BYTES / 16)
-// The numbers of the columns of a tile, one array after the other: the inverse length, and the coefficients times it.
-#define NOTES 4
+// The numbers of the columns of a tile: the inverse lengths and then, for the gradient, the inverse length of each column
+// and its coefficients times it.
+#define COEFFICIENTS 4
+#define NOTES (1 + COEFFICIENTS)
 #define PAIRS (WGMMA_COLUMNS / 2)  // pairs of a strip of 64 rows and a tile that a thread has
 
 // Mbarriers and copies.
@@ -64,9 +66,12 @@ DEVICE int anew(int x) {
 }
 
 // Loads by the 32-bit address, which takes one register instead of two.
-DEVICE float2 load_shared(u32 address) {
-    float2 x;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+DEVICE float4 load_shared(u32 address) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
     return x;
 }
 
@@ -75,28 +80,25 @@ DEVICE float load_one_shared(u32 address) {
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
     return x;
 }
-// Stores four numbers.
-DEVICE void store_shared(u32 address, const float* x) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
-                 : "memory");
+
+// The turns of the consumers. Each waits at its own barrier, at which the one before it arrives without waiting.
+DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
+DEVICE void hand_turn_on(int consumer) {
+    asm volatile("bar.arrive %0, 256;" ::"r"((consumer + 1) % WGMMA_STRIP_CONSUMERS + 1) : "memory");
 }
 
-DEVICE u32 count_bits(u32 x) { return __popc(x); }
-DEVICE u32 highest_bit(u32 x) { return 31 - __clz(x); }
-
-// The turns of the consumers. Each waits at its own barrier, at which the other one arrives without waiting.
-DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
-DEVICE void hand_turn_on(int consumer) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - consumer) : "memory"); }
-
-// Registers per thread. A launch has 168 for each of 384 threads, which is 24 for 128 threads and 240 for 256.
+// Registers per thread. A launch with two consumers has 168 for each of 384 threads, and one with four 96 for each of 640.
+// Consumers can only take what the producer gives.
 DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
-DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
+template <int consumers> DEVICE void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumers == 2 ? 240 : 112));
+}
 
 // Products.
 
+#define REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define REGISTERS_32 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+    REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define REGISTERS_64 \
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -108,29 +110,29 @@ DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define EIGHT(d, i) FOUR(d, i), FOUR(d, i + 4)
-#define OPERANDS_32(d, i) EIGHT(d, i), EIGHT(d, i + 8), EIGHT(d, i + 16), EIGHT(d, i + 24)
+#define OPERANDS_16(d, i) EIGHT(d, i), EIGHT(d, i + 8)
+#define OPERANDS_32(d, i) OPERANDS_16(d, i), OPERANDS_16(d, i + 16)
 #define OPERANDS_64(d) OPERANDS_32(d, 0), OPERANDS_32(d, 32)
 #define OPERANDS_96(d) OPERANDS_64(d), OPERANDS_32(d, 64)
 #define OPERANDS_128(d) OPERANDS_96(d), OPERANDS_32(d, 96)
 #define MULTIPLY(columns, registers) \
     "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." WGMMA_TYPE "." WGMMA_TYPE " {" registers "}, "
 
-// c = a b, or c += a b, for descriptors of 64 rows and of WGMMA_COLUMNS rows, with 16 dimensions. Accumulator i of lane
-// l in warp w belongs to row 16 w + l / 4 + 8 (i / 2 % 2) and column 8 (i / 4) + 2 (l % 4) + i % 2.
-template <int accumulates> DEVICE void multiply_tiles(float (&c)[PAIRS], u64 a, u64 b) {
-#if WGMMA_COLUMNS == 128
-    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %66, 0;\n" MULTIPLY("128", REGISTERS_64)
-                 "%64, %65, adds, 1, 1, 0, 0;\n}"
-                 : OPERANDS_64(c)
-                 : "l"(a), "l"(b), "n"(accumulates)
-                 : "memory");
-#else
-    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, %34, 0;\n" MULTIPLY("64", REGISTERS_32)
-                 "%32, %33, adds, 1, 1, 0, 0;\n}"
-                 : OPERANDS_32(c, 0)
-                 : "l"(a), "l"(b), "n"(accumulates)
-                 : "memory");
-#endif
+// c = a b, or c += a b, for descriptors of 64 rows and of twice as many rows as c has numbers, with 16 dimensions.
+// Accumulator i of lane l in warp w belongs to row 16 w + l / 4 + 8 (i / 2 % 2) and column 8 (i / 4) + 2 (l % 4) + i % 2.
+#define MULTIPLY_TILES(columns, registers, operands, flag, factors)                                                 \
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, " flag ", 0;\n" MULTIPLY(columns, registers) factors ", adds, 1, 1, 0, 0;\n}" \
+                 : operands                                                                                         \
+                 : "l"(a), "l"(b), "n"(accumulates)                                                                 \
+                 : "memory")
+template <int accumulates> DEVICE void multiply_tiles(float (&c)[16], u64 a, u64 b) {
+    MULTIPLY_TILES("32", REGISTERS_16, OPERANDS_16(c, 0), "%18", "%16, %17");
+}
+template <int accumulates> DEVICE void multiply_tiles(float (&c)[32], u64 a, u64 b) {
+    MULTIPLY_TILES("64", REGISTERS_32, OPERANDS_32(c, 0), "%34", "%32, %33");
+}
+template <int accumulates> DEVICE void multiply_tiles(float (&c)[64], u64 a, u64 b) {
+    MULTIPLY_TILES("128", REGISTERS_64, OPERANDS_64(c), "%66", "%64, %65");
 }
 
 // c += a b, where a is 64x16 in registers, and b is the descriptor of 16 rows. Their dimensions are the columns of c.
@@ -154,19 +156,13 @@ DEVICE void add_product(float (&c)[DIMS / 2], const u32* a, u64 b) {
 
 DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most `pending` groups are in flight. The results are operands, so that nothing reads them earlier.
-template <int pending> DEVICE void wait_for_products(float (&c)[32]) {
-    asm volatile("wgmma.wait_group.sync.aligned %32;" : OPERANDS_32(c, 0) : "n"(pending) : "memory");
-}
-template <int pending> DEVICE void wait_for_products(float (&c)[64]) {
-    asm volatile("wgmma.wait_group.sync.aligned %64;" : OPERANDS_64(c) : "n"(pending) : "memory");
-}
-template <int pending> DEVICE void wait_for_products(float (&c)[96]) {
-    asm volatile("wgmma.wait_group.sync.aligned %96;" : OPERANDS_96(c) : "n"(pending) : "memory");
-}
-template <int pending> DEVICE void wait_for_products(float (&c)[128]) {
-    asm volatile("wgmma.wait_group.sync.aligned %128;" : OPERANDS_128(c) : "n"(pending) : "memory");
-}
+// Waits for all groups. The results are operands, so that nothing reads them earlier.
+#define WAIT(operands) asm volatile("wgmma.wait_group.sync.aligned 0;" : operands : : "memory")
+DEVICE void wait_for_products(float (&c)[16]) { WAIT(OPERANDS_16(c, 0)); }
+DEVICE void wait_for_products(float (&c)[32]) { WAIT(OPERANDS_32(c, 0)); }
+DEVICE void wait_for_products(float (&c)[64]) { WAIT(OPERANDS_64(c)); }
+DEVICE void wait_for_products(float (&c)[96]) { WAIT(OPERANDS_96(c)); }
+DEVICE void wait_for_products(float (&c)[128]) { WAIT(OPERANDS_128(c)); }
 
 // The descriptor of a matrix in shared memory, from offsets in bytes. Bits 0-13 are its start, 16-29 the leading offset
 // and 32-45 the stride offset, all in units of 16 bytes. Bits 62-63 are 1 for the 128-byte swizzle.

@@ -1,17 +1,18 @@
 // The kernel `gradient` for sm_90a.
 //
-// A block has WGMMA_GRADIENT_ROWS = 128 rows and a part of the columns. Each consumer has a strip of 64 rows. For tile
-// j, a consumer
-//   1. waits for tile j and for its turn, and starts two products: the similarities with tile j, and the derivatives of
-//      tile j - 1 times tile j - 1;
-//   2. passes the turn on when the similarities are done;
-//   3. computes the derivatives, while its other product and then the products of the other consumer run;
-//   4. waits for its other product, which frees stage j - 1 and the registers for the new derivatives, and rounds these
-//      to 16 bits. The accumulators of 16 columns have the layout of a left factor.
+// A block has two consumers and a part of the columns. A consumer takes half a tile at a time. For each half, it
+//   1. starts two products: the similarities with the next half, and the derivatives of the previous half times its rows;
+//   2. computes the derivatives of this half, while the products run;
+//   3. waits for the products, and rounds the derivatives to 16 bits in the registers of the previous ones. The
+//      accumulators of 16 columns have the layout of a left factor.
+// So no warp waits for a product that it has just started, and the consumers need no turns.
 
 #ifdef WGMMA_COLUMNS
 
-using GradientMemory = BlockMemory<WGMMA_GRADIENT_ROWS, WGMMA_GRADIENT_STAGES, NOTES>;
+using GradientMemory = BlockMemory<WGMMA_GRADIENT_CONSUMERS, WGMMA_GRADIENT_STAGES, COEFFICIENTS>;
+
+#define HALF_COLUMNS (WGMMA_COLUMNS / 2)
+#define HALF_PAIRS (HALF_COLUMNS / 2)
 
 // Writes the notes that are coefficients, times the inverse length and, for float16, the scale of the derivatives. One
 // thread per row, first the anchors, then the keys.
@@ -24,10 +25,8 @@ KERNEL(THREADS, 2) note_coefficients(const Parameters p, const Launch l) {
     const Card card = side.cards[row];
     const float factor = card.inverse_length * (OPERAND == F16 ? p.header->gradient_scale : 1.0f);
     float* notes = (of_keys ? p.key_tiles : p.anchor_tiles).notes + (i64)(row / WGMMA_COLUMNS) * NOTES * WGMMA_COLUMNS;
-    const int place = row % WGMMA_COLUMNS;
-    notes[GLOBAL * WGMMA_COLUMNS + place] = card.global * factor;
-    notes[WEIGHTED * WGMMA_COLUMNS + place] = card.weighted * factor;
-    notes[WEIGHTS * WGMMA_COLUMNS + place] = card.weights * factor;
+    *(float4*)(notes + WGMMA_COLUMNS + row % WGMMA_COLUMNS * COEFFICIENTS) =
+        {card.inverse_length, card.global * factor, card.weighted * factor, card.weights * factor};
 }
 
 // The two rows of a thread. The coefficients include the scale of the derivatives.
@@ -48,46 +47,41 @@ DEVICE StripRows strip_rows(const Parameters& p, const Side& rows, int first) {
     return own;
 }
 
-// Replaces a product by the derivative of the kernel `gradient`, times the inverse length of the column.
-DEVICE void derive(float& c, const StripRows& own, int half, float exponent, float limit, float inverse, float global,
-                   float weighted, float weights) {
-    c = similarity(c, own.inverse[half], inverse);
+// Replaces a product by the derivative of the kernel `gradient`, times the inverse length of the column. `column`: its
+// inverse length and coefficients.
+DEVICE void derive(float& c, const StripRows& own, int half, float exponent, float limit, float4 column) {
+    c = similarity(c, own.inverse[half], column.x);
     const float exponential = exp2_approximate(c * exponent - exponent);
-    const float outside = own.global[half] * inverse + global;
-    const float steeper = own.weighted[half] * inverse + weighted;
-    const float inside = exponential * steeper - (own.weights[half] * inverse + weights);
+    const float outside = own.global[half] * column.x + column.y;
+    const float steeper = own.weighted[half] * column.x + column.z;
+    const float inside = exponential * steeper - (own.weights[half] * column.x + column.w);
     c = exponential * (c > limit ? inside : outside);
 }
 
-DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
-    UNROLL for (int block = 0; block < WGMMA_COLUMNS / 8; block++) {
-        const float2 inverse = two_notes(notes, INVERSE_LENGTH, block), global = two_notes(notes, GLOBAL, block);
-        const float2 weighted = two_notes(notes, WEIGHTED, block), weights = two_notes(notes, WEIGHTS, block);
-        UNROLL for (int half = 0; half < 2; half++) {
-            float* pair = c + block * 4 + half * 2;
-            derive(pair[0], own, half, exponent, limit, inverse.x, global.x, weighted.x, weights.x);
-            derive(pair[1], own, half, exponent, limit, inverse.y, global.y, weighted.y, weights.y);
+// `notes`: those of the first column.
+DEVICE void derive_half(float (&c)[HALF_PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
+    UNROLL for (int i = 0; i < HALF_PAIRS; i += 4) {
+        UNROLL for (int e = 0; e < 2; e++) {
+            const float4 column = load_shared(notes + (i / 4 * 8 + lane_of_thread() % 4 * 2 + e) * COEFFICIENTS * 4);
+            derive(c[i + e], own, 0, exponent, limit, column);
+            derive(c[i + 2 + e], own, 1, exponent, limit, column);
         }
     }
 }
 
 // Sets the derivatives of pairs that are not pairs of an anchor and a negative to 0.
 DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
-                                      float (&c)[PAIRS]) {
+                                      float (&c)[HALF_PAIRS]) {
     u32 bits[2];
-    if (!find_excluded(p, columns, row, column, rows_are_keys, bits)) return;
-    UNROLL for (int i = 0; i < PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
+    if (!find_excluded<HALF_COLUMNS>(p, columns, row, column, rows_are_keys, bits)) return;
+    UNROLL for (int i = 0; i < HALF_PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
 }
 
-DEVICE void round_strip(u32 (&rounded)[PAIRS / 2], const float (&c)[PAIRS]) {
-    UNROLL for (int i = 0; i < PAIRS / 2; i++) rounded[i] = pack(c[2 * i], c[2 * i + 1]);
-}
-
-// sum += the derivatives times the rows of a tile, as one group.
-DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[PAIRS / 2], u64 tile) {
+// sum += the derivatives times the rows of half a tile, as one group.
+DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[HALF_PAIRS / 2], u32 half_tile) {
     begin_products();
-    UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) {
-        add_product(sum, derivatives + 4 * k, tile + further(k * 16 * 128));
+    UNROLL for (int k = 0; k < HALF_COLUMNS / 16; k++) {
+        add_product(sum, derivatives + 4 * k, columns_at(half_tile) + further(k * 16 * 128));
     }
     commit_products();
 }
@@ -105,14 +99,14 @@ DEVICE void write_strip(const Launch& l, const Side& rows, int first, const floa
     }
 }
 
-KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
+KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
-    const GradientMemory memory(shared, 8);
+    const GradientMemory memory(shared);
     const bool of_keys = l.side == 1;
     const Side& rows = of_keys ? p.keys : p.anchors;
     const Side& columns = of_keys ? p.anchors : p.keys;
     const Tiles& column_tiles = of_keys ? p.anchor_tiles : p.key_tiles;
-    const int first = blockIdx.x * WGMMA_GRADIENT_ROWS;
+    const int first = blockIdx.x * GradientMemory::ROWS;
     const Part part = part_of(columns, blockIdx.y, gridDim.y);
     const int warpgroup = warpgroup_of_thread();
     if (warpgroup == 0) {
@@ -123,50 +117,47 @@ KERNEL(WGMMA_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
         memory.bring_tiles(column_tiles, part.from, part.to, turn);
         return;
     }
-    take_registers();
-    const int consumer = warpgroup - 1, strip = first + consumer * 64;
+    take_registers<WGMMA_GRADIENT_CONSUMERS>();
+    const int consumer = warpgroup - 1, strip = first + consumer * STRIP;
     const StripRows own = strip_rows(p, rows, strip);
     const float exponent = p.header->exponent, limit = p.header->limit;
-    float sum[DIMS / 2], c[PAIRS];
-    u32 derivatives[PAIRS / 2];
+    const u64 left = rows_at(memory.address + strip_at(consumer));
+    const auto half_tile = [&](u32 stage, int half) { return memory.tile(stage) + half * HALF_COLUMNS * 128; };
+    float sum[DIMS / 2], c[2][HALF_PAIRS];
+    u32 derivatives[HALF_PAIRS / 2];
+    // There are no derivatives before the first half. No part is empty.
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
+    UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = 0;
     Turn turn = {0, 0};
+    u32 last = 0;
     barrier_wait(memory.own(), 0);
-    if (consumer == 1) hand_turn_on(1);
-    // Called when registers are free: after the previous derivatives have been multiplied.
-    const auto finish_derivatives = [&](int tile) {
-        const int column = tile * WGMMA_COLUMNS;
-        if (strip_may_exclude(p, columns, strip, column, of_keys)) {
-            drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
-        }
-        round_strip(derivatives, c);
-    };
-    // For the first tile there are no derivatives yet. No part is empty.
     memory.wait_for(turn);
-    wait_for_turn(consumer);
-    multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(0)));
-    wait_for_products<0>(c);
-    hand_turn_on(consumer);
-    derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
-    finish_derivatives(part.from);
-    for (int tile = part.from + 1; tile < part.to; tile++) {
-        const u32 last = turn.stage;
-        memory.next(turn);
-        memory.wait_for(turn);
-        wait_for_turn(consumer);
-        multiply_rows(c, rows_at(memory.address + strip_at(consumer)), rows_at(memory.tile(turn.stage)));
-        multiply_derivatives(sum, derivatives, columns_at(memory.tile(last)));
-        wait_for_products<1>(c);
-        hand_turn_on(consumer);
-        derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
-        wait_for_products<0>(sum);
-        memory.release(last);
-        finish_derivatives(tile);
+    multiply_rows(c[0], left, rows_at(half_tile(0, 0)));
+    wait_for_products(c[0]);
+    for (int tile = part.from; tile < part.to; tile++) {
+        const u32 stage = turn.stage;
+        UNROLL for (int half = 0; half < 2; half++) {
+            if (half == 1 && tile + 1 < part.to) {
+                memory.next(turn);
+                memory.wait_for(turn);
+            }
+            // After the last tile, some similarities are computed again.
+            multiply_rows(c[1 - half], left, rows_at(half_tile(turn.stage, 1 - half)));
+            multiply_derivatives(sum, derivatives, half_tile(half == 0 ? last : stage, 1 - half));
+            derive_half(c[half], own, exponent, limit, memory.notes_of(stage) + half * HALF_COLUMNS * COEFFICIENTS * 4);
+            wait_for_products(c[1 - half]);
+            wait_for_products(sum);
+            if (half == 0 && tile > part.from) memory.release(last);
+            const int column = tile * WGMMA_COLUMNS + half * HALF_COLUMNS;
+            if (strip_may_exclude<HALF_COLUMNS>(p, columns, strip, column, of_keys)) {
+                drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c[half]);
+            }
+            UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = pack(c[half][2 * i], c[half][2 * i + 1]);
+        }
+        last = stage;
     }
-    wait_for_turn(consumer);
-    multiply_derivatives(sum, derivatives, columns_at(memory.tile(turn.stage)));
-    if (consumer == 0) hand_turn_on(0);
-    wait_for_products<0>(sum);
+    multiply_derivatives(sum, derivatives, half_tile(last, 1));
+    wait_for_products(sum);
     write_strip(l, rows, strip, sum);
 }
 

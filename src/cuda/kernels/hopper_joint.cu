@@ -1,19 +1,21 @@
 // The kernel `sift` of `joint.cu`, for sm_90a.
 //
-// It lists about one similarity in fifty. A thread has them in registers, which cannot be read by number. So it writes all
-// of them to shared memory and reads those that it lists. That takes fewer instructions than to look at each one again.
-// The lists of a strip are written after the next strip has been computed. Their places are reserved before it, so that
-// no warp waits for them.
+// It lists about one similarity in fifty. A thread stages those in slots of its own in shared memory, one after the
+// other, which takes two predicated instructions. When a row of the warp has used half of its slots, the warp reserves
+// places in the lists and writes the staged ones.
 
 #ifdef WGMMA_COLUMNS
 
-using SiftMemory = BlockMemory<WGMMA_STRIP_ROWS, WGMMA_SIFT_STAGES, 1>;
+using SiftMemory = BlockMemory<WGMMA_STRIP_CONSUMERS, WGMMA_SIFT_STAGES, 1>;
+
+#define SLOTS (WGMMA_COLUMNS / 8)  // of each of a thread's two rows
+#define SLOT_BYTES (LANES * 4)  // from a slot of a thread to its next one
 
 // Marks the pairs of a strip that are not pairs of an anchor and a negative, like `mark_excluded`.
 DEVICE void mark_excluded_pairs(const Parameters& p, int row, int column, const float (&low)[2],
                                 float (&similarities)[2], float (&c)[PAIRS]) {
     u32 bits[2];
-    if (!find_excluded(p, p.keys, row, column, false, bits)) return;
+    if (!find_excluded<WGMMA_COLUMNS>(p, p.keys, row, column, false, bits)) return;
     UNROLL for (int i = 0; i < PAIRS; i++) {
         if (!is_excluded(bits, i)) continue;
         const int half = i / 2 % 2;
@@ -22,101 +24,82 @@ DEVICE void mark_excluded_pairs(const Parameters& p, int row, int column, const 
     }
 }
 
-// Lists or adds a similarity, like `sift_pair`. `bit`: that of the pair.
-DEVICE void sift_pair_of_strip(u32& listed, float& global, float c, float exponential, float low, u32 bit) {
-    asm("{\n.reg .pred in;\nsetp.ge.f32 in, %2, %4;\n@in or.b32 %0, %0, %5;\n@!in add.f32 %1, %1, %3;\n}"
-        : "+r"(listed), "+f"(global)
-        : "f"(c), "f"(exponential), "f"(low), "r"(bit));
+// Stages or adds a similarity, like `sift_pair`. `next`: the address of the next free slot.
+DEVICE void stage_pair(u32& next, float& global, float c, float exponential, float low) {
+    asm volatile("{\n.reg .pred in;\nsetp.ge.f32 in, %2, %4;\n@in st.shared.f32 [%0], %2;\n@in add.u32 %0, %0, %5;\n"
+                 "@!in add.f32 %1, %1, %3;\n}"
+                 : "+r"(next), "+f"(global)
+                 : "f"(c), "f"(exponential), "f"(low), "n"(SLOT_BYTES)
+                 : "memory");
 }
 
-// The similarities of a thread in shared memory: 16 bytes of each thread of the warp by turns.
-struct Copies {
-    u32 address;
+// The staged similarities of the thread's rows `row` and `row` + 8.
+struct Staged {
+    u32 next[2];
 
-    DEVICE void store(const float (&c)[PAIRS]) const {
-        UNROLL for (int i = 0; i < PAIRS; i += 4) store_shared(address + i / 4 * LANES * 16, c + i);
+    // The first slot of the thread. By turns, the threads of a warp have a number each.
+    DEVICE static u32 slots(const SiftMemory& memory, int half) {
+        const int warp = threadIdx.x / LANES - 4;
+        return memory.address + SiftMemory::END_AT + ((warp * 2 + half) * SLOTS * LANES + lane_of_thread()) * 4;
     }
-    // The one of row `half` with a bit of `is_excluded`.
-    DEVICE float load(u32 half, u32 bit) const {
-        return load_one_shared(address + bit / 2 * LANES * 16 + half * 8 + bit % 2 * 4);
+    // Starts again with the first slots.
+    DEVICE void clear(const SiftMemory& memory) {
+        UNROLL for (int half = 0; half < 2; half++) next[half] = slots(memory, half);
     }
-};
+    DEVICE u32 count(const SiftMemory& memory, int half) const { return (next[half] - slots(memory, half)) / SLOT_BYTES; }
 
-// The similarities of a strip that are still to be listed: those of the thread's rows `row` and `row` + 8 that have a bit
-// in `listed`.
-struct PendingLists {
-    u32 listed[2];
-    int row;
-    Places<2> places;
-
-    DEVICE bool are_empty() const { return !any((listed[0] | listed[1]) != 0); }
-    DEVICE Fields<2> counts() const { return {count_bits(listed[0]) | count_bits(listed[1]) << 16}; }
-
-    DEVICE void reserve_places(const Parameters& p) {
-        if (!are_empty()) places = reserve(p, counts(), [&](int half) { return row + half * 8; });
+    // Whether a row of the warp may have no slots for SLOTS / 2 more.
+    DEVICE bool are_full(const SiftMemory& memory) const {
+        return any(count(memory, 0) > SLOTS / 2 || count(memory, 1) > SLOTS / 2);
     }
-    // After `reserve_places`. Before the copies are overwritten.
-    DEVICE void write(const Parameters& p, const Launch& l, const Copies& copies) const {
-        if (are_empty()) return;
+    DEVICE void write(const Parameters& p, const Launch& l, const SiftMemory& memory, int row) {
+        const Fields<2> listed = {count(memory, 0) | count(memory, 1) << 16};
+        const Places<2> places = reserve(p, listed, [&](int half) { return row + half * 8; });
         UNROLL for (int half = 0; half < 2; half++) {
             const u32 place = places.of(half);
-            if (!has_room(p, place, counts().of(half))) continue;
+            if (!has_room(p, place, listed.of(half))) continue;
             float* to = list_of(p, l, row + half * 8) + place;
-            ROLLED for (u32 left = listed[half]; left != 0;) {
-                const u32 bit = highest_bit(left);
-                left ^= 1u << bit;
-                *to++ = copies.load(half, bit);
-            }
+            ROLLED for (u32 slot = slots(memory, half); slot != next[half]; slot += SLOT_BYTES) *to++ = load_one_shared(slot);
         }
+        clear(memory);
     }
 };
 
-KERNEL(WGMMA_THREADS, 1) sift_wgmma(const Parameters p, const Launch l) {
+KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
     const StripBlock<SiftMemory> block(p, shared, l.first_row);
     if (block.is_producer()) return block.bring_strips(p);
-    take_registers();
-    const Copies copies = {block.memory.address + SiftMemory::END_AT +
-                           (threadIdx.x / LANES - 4) * LANES * PAIRS * 4 + lane_of_thread() * 16};
+    take_registers<WGMMA_STRIP_CONSUMERS>();
     const float exponent = p.header->exponent;
-    float low[2][2], global[2][2] = {}, similarities[2][2] = {};
-    UNROLL for (int strip = 0; strip < 2; strip++) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            const int row = block.row_of(strip) + half * 8;
-            low[strip][half] = row < p.anchors.count ? list_start(p, row) : infinity();
-        }
+    const int row = block.row();
+    float low[2], global[2] = {}, similarities[2] = {};
+    UNROLL for (int half = 0; half < 2; half++) {
+        low[half] = row + half * 8 < p.anchors.count ? list_start(p, row + half * 8) : infinity();
     }
-    PendingLists pending = {};
-    sweep_strips(p, block, [&](float (&c)[PAIRS], int strip, int column) {
-        pending.reserve_places(p);
-        const int start = block.start_of(strip);
+    Staged staged;
+    staged.clear(block.memory);
+    sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         float tile[2] = {}, all[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { all[half] += s; });
-        if (strip_may_exclude(p, p.keys, start, column, false)) {
-            mark_excluded_pairs(p, start + row_in_strip(), column, low[strip], all, c);
+        if (strip_may_exclude<WGMMA_COLUMNS>(p, p.keys, block.start(), column, false)) {
+            mark_excluded_pairs(p, row, column, low, all, c);
         }
-        PendingLists lists = {{0, 0}, start + row_in_strip()};
-        UNROLL for (int i = 0; i < PAIRS; i++) {
-            const int half = i / 2 % 2;
-            const float exponential = exp2_approximate(c[i] * exponent - exponent);
-            sift_pair_of_strip(lists.listed[half], tile[half], c[i], exponential, low[strip][half],
-                               1u << (i / 4 * 2 + i % 2));
+        // Of SLOTS pairs, each row has a half.
+        UNROLL for (int first = 0; first < PAIRS; first += SLOTS) {
+            UNROLL for (int i = first; i < first + SLOTS; i++) {
+                const int half = i / 2 % 2;
+                stage_pair(staged.next[half], tile[half], c[i], exp2_approximate(c[i] * exponent - exponent), low[half]);
+            }
+            if (staged.are_full(block.memory)) staged.write(p, l, block.memory, row);
         }
         UNROLL for (int half = 0; half < 2; half++) {
-            global[strip][half] += tile[half];
-            similarities[strip][half] += all[half];
+            global[half] += tile[half];
+            similarities[half] += all[half];
         }
-        pending.write(p, l, copies);
-        if (!lists.are_empty()) copies.store(c);
-        pending = lists;
     });
-    pending.reserve_places(p);
-    pending.write(p, l, copies);
-    UNROLL for (int strip = 0; strip < 2; strip++) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            const int at = block.row_of(strip) + half * 8 - l.first_row;
-            write_parts(p, l, at, global[strip][half], similarities[strip][half]);
-        }
+    staged.write(p, l, block.memory, row);
+    UNROLL for (int half = 0; half < 2; half++) {
+        write_parts(p, l, row + half * 8 - l.first_row, global[half], similarities[half]);
     }
 }
 

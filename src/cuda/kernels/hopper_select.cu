@@ -15,7 +15,7 @@ DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[
     }
     if (p.pairing != VIEWS) return;
     UNROLL for (int half = 0; half < 2; half++) {
-        const u32 bit = bit_of_lane(own_key(p, row + half * 8) - column);
+        const u32 bit = bit_of_column<StripShape<WGMMA_COLUMNS>>(own_key(p, row + half * 8) - column);
         if (!bit) continue;
         UNROLL for (int i = 0; i < PAIRS; i++) {
             if (i / 2 % 2 == half && bit >> (i / 4 * 2 + i % 2) & 1) c[i] = 1.0f;
@@ -67,47 +67,41 @@ DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int ha
 }
 
 // The kernel `survivors` for sm_90a.
-KERNEL(WGMMA_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
+KERNEL(StripMemory::BLOCK_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(shared);
     const StripBlock<StripMemory> block(p, shared, l.first_row);
     if (block.is_producer()) return block.bring_strips(p);
-    take_registers();
-    Brackets own[2];
-    UNROLL for (int strip = 0; strip < 2; strip++) own[strip] = brackets_of(p, l, block.row_of(strip));
-    sweep_strips(p, block, [&](float (&c)[PAIRS], int strip, int column) {
-        const int row = block.row_of(strip);
+    take_registers<WGMMA_STRIP_CONSUMERS>();
+    const int row = block.row();
+    Brackets own = brackets_of(p, l, row);
+    sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         keep_row_pairs(p, row, column, c);
         u32 above[2] = {0, 0}, not_below[2] = {0, 0};
         each_of_strip(c, [&](float& s, int half, int) {
-            count_pair(above[half], not_below[half], s, own[strip].low[half], own[strip].high[half]);
+            count_pair(above[half], not_below[half], s, own.low[half], own.high[half]);
         });
         UNROLL for (int half = 0; half < 2; half++) {
-            own[strip].above[half] += above[half];
+            own.above[half] += above[half];
             // Rows that are not anchors have none in the bracket.
             const u32 inside = not_below[half] - above[half];
-            if (any(inside != 0)) keep_inside(p, l, row + half * 8, half, inside, own[strip], c);
+            if (any(inside != 0)) keep_inside(p, l, row + half * 8, half, inside, own, c);
         }
     });
-    UNROLL for (int strip = 0; strip < 2; strip++) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            u32 above = own[strip].above[half];
-            UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above += exchange(above, lanes);
-            const int row = block.row_of(strip) + half * 8;
-            if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row], above);
-        }
+    UNROLL for (int half = 0; half < 2; half++) {
+        u32 above = own.above[half];
+        UNROLL for (int lanes = 1; lanes < 4; lanes *= 2) above += exchange(above, lanes);
+        if (lane_of_thread() % 4 == 0 && above > 0) atomic_add(&p.above[row + half * 8], above);
     }
 }
 
-// The kernel `select_failed` for sm_90a, with 64 rows per block. One warpgroup copies tiles and one multiplies. All
+// The kernel `select_failed` for sm_90a, with a strip per block. One warpgroup copies tiles and one multiplies. All
 // threads load the rows and search the digits.
-#define SELECT_STRIP 64
-
-using SelectMemory = BlockMemory<WGMMA_COLUMNS, WGMMA_SELECT_STAGES, 1>;
+using SelectMemory = BlockMemory<1, WGMMA_SELECT_STAGES, 1>;
 
 struct StripSelection {
-    u32 counts[SELECT_STRIP * HISTOGRAM];
-    u32 prefix[SELECT_STRIP];
-    u32 rank[SELECT_STRIP];
+    u32 counts[STRIP * HISTOGRAM];
+    u32 prefix[STRIP];
+    u32 rank[STRIP];
     double sums[WARPS];
     u32 last;
 };
@@ -115,7 +109,7 @@ static_assert(sizeof(StripSelection) <= WGMMA_SELECTION_BYTES, "sizes");
 
 // Copies rows from the scratch memory to a strip in shared memory. Past the last row, it repeats the first one.
 DEVICE void gather_rows(const Parameters& p, u8* strip, int first, int count) {
-    for (int i = threadIdx.x; i < SELECT_STRIP * ROW_CHUNKS; i += THREADS) {
+    for (int i = threadIdx.x; i < STRIP * ROW_CHUNKS; i += THREADS) {
         const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
         const u32 index = p.failed[first + row < count ? first + row : first];
         const u8* from = p.anchors.rows + (i64)index * ROW_BYTES + chunk * 16;
@@ -145,7 +139,7 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
         float c[PAIRS];
         memory.wait_for(turn);
         multiply_rows(c, left, right + further(turn.stage * TILE_BYTES));
-        wait_for_products<0>(c);
+        wait_for_products(c);
         scale_strip(c, inverse, memory.notes_of(turn.stage));
         memory.release(turn.stage);
         memory.next(turn);
@@ -164,25 +158,25 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
 
 KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory_start);
-    const SelectMemory memory(memory_start, 4);
+    const SelectMemory memory(memory_start);
     u8* const strip = memory_start + (memory.address - shared_address(memory_start));
     StripSelection& shared = *(StripSelection*)(strip + SelectMemory::END_AT);
     const int count = p.header->failed, warp = warp_of_thread();
     const bool multiplies = warpgroup_of_thread() == 1;
     Turn turn = {0, multiplies ? 0u : 1u};
-    for (int first = blockIdx.x * SELECT_STRIP; first < count; first += gridDim.x * SELECT_STRIP) {
+    for (int first = blockIdx.x * STRIP; first < count; first += gridDim.x * STRIP) {
         int index[2];
         UNROLL for (int half = 0; half < 2; half++) {
             const int at = first + row_in_strip() + half * 8;
             index[half] = at < count ? (int)p.failed[at] : -1;
         }
         gather_rows(p, strip, first, count);
-        if (threadIdx.x < SELECT_STRIP) {
+        if (threadIdx.x < STRIP) {
             shared.prefix[threadIdx.x] = 0;
             shared.rank[threadIdx.x] = l.rank;
         }
         for (int pass = 0; pass < 4; pass++) {
-            for (int i = threadIdx.x; i < SELECT_STRIP * HISTOGRAM; i += THREADS) shared.counts[i] = 0;
+            for (int i = threadIdx.x; i < STRIP * HISTOGRAM; i += THREADS) shared.counts[i] = 0;
             sync_threads();
             if (multiplies) {
                 count_strip(p, memory, shared, index, pass, turn);
@@ -190,7 +184,7 @@ KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
                 memory.bring_tiles(p.key_tiles, 0, (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, turn);
             }
             sync_threads();
-            for (int row = warp * (SELECT_STRIP / WARPS); row < (warp + 1) * (SELECT_STRIP / WARPS); row++) {
+            for (int row = warp * (STRIP / WARPS); row < (warp + 1) * (STRIP / WARPS); row++) {
                 u32 digit, rest;
                 find_digit(shared.counts + row * HISTOGRAM, shared.rank[row], digit, rest);
                 sync_warp();
