@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import lars
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -111,6 +112,22 @@ def test_lars_goes_over_all_parameters_at_once() -> None:
     assert operators.count <= 40
     for found, expected in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_lars_of_an_older_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 1.0.31 it did not take `foreach`."""
+
+    class Older(lars.Lars):
+        def __init__(self, params: Any, lr: float, momentum: float, trust_coeff: float, trust_clip: bool) -> None:
+            super().__init__(params, lr, momentum, trust_coeff=trust_coeff, trust_clip=trust_clip)
+
+    module = network()
+    config = OptimizerConfig("lars", 0.3)
+    expected = build_optimizer([{"params": module.parameters()}], config)
+    monkeypatch.setattr(lars, "Lars", Older)
+    found = build_optimizer([{"params": module.parameters()}], config)
+    assert type(found) is Older
+    assert found.param_groups == expected.param_groups
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -65,12 +65,13 @@ def build_optimizer(
     with train_extra():
         from timm.optim.lars import Lars  # imported here because timm takes over a second to import
     return Lars(
-        split,
+        # timm's default is False on a CPU and for a learning rate that is a tensor. Releases before 1.0.31 have no such
+        # argument. They do not read it from the groups either, and go over the parameters one by one.
+        [{**part, "foreach": True} for part in split],
         lr=rate,
         momentum=config.momentum,
         trust_coeff=config.trust_coefficient,
         trust_clip=config.clip_trust,
-        foreach=True,  # timm's default is False on a CPU and for a learning rate that is a tensor
     )
 
 
