@@ -124,6 +124,14 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     without_triton = [record for record in peers if "Triton" not in record["name"]]
     assert all(record.get("agrees") for record in without_triton), without_triton
     assert {"hex", "ntxent", "hcl", "moco"} == {record["group"] for record in without_triton}
+    hosts = found.of("host")
+    assert {record["part"].partition(":")[0] for record in hosts} == {
+        "HexLoss", "a function that does nothing", "an operator that does nothing", "one kernel of torch's",
+        "compiled, topk, where",
+    }  # fmt: skip
+    assert len(hosts) == 3 * 4 + 2
+    assert all(record["host_us"] > 0 and record["whole_us"] > 0 for record in hosts)
+    assert "| 64 | HexLoss: step, autograd in the calling thread |" in found.report
     tests = found.of("test")
     assert len(tests) >= 3
     assert {record["outcome"] for record in tests} == {"passed"}

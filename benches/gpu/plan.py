@@ -79,6 +79,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("peers 8192", ("gpu.beside", "8192"), 110),
         Step("losses", ("gpu.losses", "8192", "2050", "32768"), 45),
         Step("peers 512", ("gpu.beside", "512"), 80),
+        Step("host", ("gpu.host", "512", "2048"), 30),
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
         Step("counters", ("gpu.counters", "8192"), 60),
         Step("other losses", ("gpu.beside", "others"), 60),

@@ -141,6 +141,12 @@ def peers(results: list[Record]) -> Lines:
     return grid(head, rows)
 
 
+def host(results: list[Record]) -> Lines:
+    """Where the host's time goes, for few rows."""
+    rows = [[r["rows"], r["part"], number(r["host_us"]), number(r["whole_us"])] for r in of(results, "host")]
+    return grid(["rows", "part", "host us", "until the device is done, us"], rows)
+
+
 def suite(results: list[Record]) -> Lines:
     """Tests that did not pass, and what the sanitizer said."""
     found = list(of(results, "test"))
@@ -195,6 +201,7 @@ SECTIONS: dict[str, tuple[str, Callable[[list[Record]], Lines]]] = {
     "own": ("HexLoss", own),
     "loss": ("Two towers, SupCon, a temperature that is a tensor", losses),
     "peer": ("Beside others", peers),
+    "host": ("The host's part, for few rows", host),
     "variant": ("Variants", variants),
     "test": ("Tests and compute-sanitizer", suite),
     "counters": ("Counters", counters),
