@@ -1,20 +1,40 @@
 // The loss and the coefficients of each anchor, in double precision, like `formula.rs`; and the totals over all
 // anchors.
 
-// The similarity of two rows, in double precision. By one warp. Every lane gets the result.
-DEVICE double similarity_of(const Side& left, int row, const Side& right, int key) {
-    const u8* a = left.rows + (i64)row * ROW_BYTES;
-    const u8* b = right.rows + (i64)key * ROW_BYTES;
-    double sum = 0.0;
-    for (int dim = lane_of_thread(); dim < DIMS; dim += LANES) sum += (double)operand(a, dim) * (double)operand(b, dim);
-    return warp_sum(sum) * left.cards[row].inverse_length * right.cards[key].inverse_length;
+// Adds the products of the elements in 4 bytes of two rows. In single precision, those of 16-bit numbers are exact.
+DEVICE void add_products(double& sum, u32 a, u32 b) {
+    float x[ELEMENTS_OF_WORD], y[ELEMENTS_OF_WORD];
+    elements_of(x, a);
+    elements_of(y, b);
+    UNROLL for (int i = 0; i < ELEMENTS_OF_WORD; i++) sum += ELEMENT == 2 ? (double)(x[i] * y[i]) : (double)x[i] * y[i];
 }
 
-// The similarity of an anchor with its positive `k`. NaN if the index is not a row of the keys.
+// The similarities of four pairs of rows, in double precision. Eight lanes have one pair, and all of them get its
+// similarity.
+DEVICE double similarity_of(const Side& left, int row, const Side& right, int key) {
+    const int first = lane_of_thread() % 8 * 16;
+    const u8* a = left.rows + (i64)row * ROW_BYTES + first;
+    const u8* b = right.rows + (i64)key * ROW_BYTES + first;
+    const double inverse = (double)left.cards[row].inverse_length * right.cards[key].inverse_length;
+    double sum = 0.0;
+    _Pragma("unroll 4") for (int at = 0; at < ROW_BYTES; at += 8 * 16) {
+        if (first + at >= ROW_BYTES) continue;
+        const uint4 x = *(const uint4*)(a + at), y = *(const uint4*)(b + at);
+        add_products(sum, x.x, y.x);
+        add_products(sum, x.y, y.y);
+        add_products(sum, x.z, y.z);
+        add_products(sum, x.w, y.w);
+    }
+    UNROLL for (int lanes = 4; lanes > 0; lanes /= 2) sum += exchange(sum, lanes);
+    return sum * inverse;
+}
+
+// The similarity of an anchor with its positive `k`, as `similarity_of`. NaN if the index is not a row of the keys.
 DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
     if (p.pairing == APART) return similarity_of(p.anchors, anchor, p.apart, anchor * p.rows_apart);
     const int key = excluded_key(p, anchor, k);
-    return key < 0 ? (double)not_a_number() : similarity_of(p.anchors, anchor, p.keys, key);
+    const double found = similarity_of(p.anchors, anchor, p.keys, key < 0 ? 0 : key);
+    return key < 0 ? (double)not_a_number() : found;
 }
 
 // The similarities of each anchor with its rows apart. For MINMAX, these are in the range of the anchor. One warp per 8
@@ -107,30 +127,31 @@ struct Anchor {
 // Adds the terms of one positive. Returns the derivative by its similarity.
 DEVICE double add_importance(const Parameters& p, const AnchorSums& sums, double similarity, Anchor& anchor) {
     const double share = 1.0 / p.positives, count = sums.hierarchical, temperature = p.header->temperature;
-    const double global = sums.global_shift / temperature + log(sums.global);
-    const double local = count == 0.0 ? -(double)infinity()
-                                      : sums.hierarchical_shift / temperature + log(count * sums.weighted / sums.weights);
-    const double logit = similarity / temperature;
-    // All terms are relative to the largest one.
+    const double steepness = 1.0 / temperature, unbiased = 1.0 / (1.0 - p.tau_plus);
+    const double logit = similarity * steepness;
+    const double global = sums.global > 0.0 ? sums.global_shift * steepness : -(double)infinity();
+    const double local = count > 0.0 ? sums.hierarchical_shift * steepness : -(double)infinity();
+    // All exponentials are relative to the largest one. The sums contain those relative to the shifts.
     const double top = fmax(logit, fmax(global, local));
-    const double positive = exp(logit - top);
-    const double floor = count * exp(-1.0 / temperature - top);
-    const double debiased = (exp(local - top) - p.tau_plus * count * positive) / (1.0 - p.tau_plus);
+    const double positive = exp(logit - top), global_scale = exp(global - top), per_weight = 1.0 / sums.weights;
+    const double mean = sums.weighted * per_weight, exponential = count * exp(local - top);
+    const double floor = count * exp(-steepness - top);
+    const double debiased = (exponential * mean - p.tau_plus * count * positive) * unbiased;
     const bool at_floor = count > 0.0 && debiased <= floor;
     const double reweighted = count == 0.0 ? 0.0 : at_floor ? floor : debiased;
-    const double denominator = positive + exp(global - top) + reweighted;
-    double scale = share / (temperature * denominator);
+    const double denominator = positive + global_scale * sums.global + reweighted;
+    double scale = share * steepness / denominator;
     anchor.loss += share * (top + log(denominator) - logit);
-    if (sums.global > 0.0) anchor.global += scale * exp(sums.global_shift / temperature - top);
-    double derivative = scale * positive - share / temperature;
+    if (sums.global > 0.0) anchor.global += scale * global_scale;
+    double derivative = scale * positive - share * steepness;
     if (at_floor) {
         anchor.at_floor += 1;
         anchor.temperature += scale * floor / temperature;
     } else if (count > 0.0) {
-        scale /= 1.0 - p.tau_plus;
-        const double local_scale = scale * count * exp(sums.hierarchical_shift / temperature - top) / sums.weights;
+        scale *= unbiased;
+        const double local_scale = scale * exponential * per_weight;
         anchor.weighted += local_scale * (1.0 + p.beta);
-        anchor.weights += local_scale * p.beta * sums.weighted / sums.weights;
+        anchor.weights += local_scale * p.beta * mean;
         derivative -= scale * p.tau_plus * count * positive;
     }
     return derivative;
@@ -162,12 +183,14 @@ DEVICE void add_supervised(const Parameters& p, const AnchorSums& sums, int inde
 }
 
 // The similarity with positive `k` of the lane's anchor: lane l has anchor `first` + l, if l < `count`. All lanes work
-// on each anchor.
+// on four anchors at a time.
 DEVICE double own_positive_similarity(const Parameters& p, int first, int count, int k) {
+    const int lane = lane_of_thread();
     double own = 0.0;
-    _Pragma("unroll 4") for (int lane = 0; lane < count; lane++) {
-        const double found = positive_similarity(p, first + lane, k);
-        if (lane == lane_of_thread()) own = found;
+    _Pragma("unroll 2") for (int four = 0; four < count; four += 4) {
+        const int here = four + lane / 8;
+        const double found = from_lane(positive_similarity(p, first + (here < count ? here : 0), k), lane % 4 * 8);
+        if (lane / 4 == four / 4) own = found;
     }
     return own;
 }
@@ -226,12 +249,10 @@ DEVICE void evaluate_anchors(const Parameters& p, int first, int count, double (
     if (!p.one_loss) p.loss[index] = (float)anchor.loss;
 }
 
-DEVICE void add_totals(double (&totals)[TOTALS], const double* other) {
-    UNROLL for (int i = 0; i < TOTALS - 1; i++) totals[i] += other[i];
-    totals[TOTALS - 1] = fmax(totals[TOTALS - 1], other[TOTALS - 1]);
-}
+// Total number `i` of two parts.
+DEVICE double total(int i, double one, double other) { return i == TOTALS - 1 ? fmax(one, other) : one + other; }
 
-DEVICE void write_results(const Parameters& p, const double (&totals)[TOTALS]) {
+DEVICE void write_results(const Parameters& p, const double* totals) {
     const double anchors = p.anchors.count;
     p.header->factor = p.mean ? 1.0 / fmax(totals[5], 1.0) : 1.0;
     p.header->temperature_slope = totals[7];
@@ -258,15 +279,6 @@ struct AnchorsMemory {
 };
 static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
-// Adds the totals of all lanes, in a fixed order.
-DEVICE void add_lanes(double (&totals)[TOTALS]) {
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        double other[TOTALS];
-        UNROLL for (int i = 0; i < TOTALS; i++) other[i] = exchange(totals[i], lanes);
-        add_totals(totals, other);
-    }
-}
-
 // A lane for each anchor. For few anchors, some lanes have none, because a warp finds the similarities with positives one
 // after the other.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
@@ -276,20 +288,24 @@ KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     double totals[TOTALS] = {};
     const int each = l.rows / WARPS, first = (blockIdx.x * WARPS + warp) * each;
     if (first < p.anchors.count) evaluate_anchors(p, first, p.anchors.count - first < each ? p.anchors.count - first : each, totals);
-    add_lanes(totals);
+    // All totals are in a fixed order. Here they are those of the lanes that have anchors.
+    for (int lanes = each / 2; lanes > 0; lanes /= 2) {
+        UNROLL for (int i = 0; i < TOTALS; i++) totals[i] = total(i, totals[i], exchange(totals[i], lanes));
+    }
     if (lane == 0) UNROLL for (int i = 0; i < TOTALS; i++) shared.totals[warp][i] = totals[i];
     sync_threads();
-    if (threadIdx.x == 0) {
-        for (int other = 1; other < WARPS; other++) add_totals(totals, shared.totals[other]);
-        UNROLL for (int i = 0; i < TOTALS; i++) p.totals[(i64)blockIdx.x * TOTALS + i] = totals[i];
+    if (threadIdx.x < TOTALS) {
+        double sum = shared.totals[0][threadIdx.x];
+        UNROLL for (int other = 1; other < WARPS; other++) sum = total(threadIdx.x, sum, shared.totals[other][threadIdx.x]);
+        p.totals[(i64)blockIdx.x * TOTALS + threadIdx.x] = sum;
     }
     if (!is_last_block(&p.header->done[1], gridDim.x, &shared.last)) return;
-    UNROLL for (int i = 0; i < TOTALS; i++) totals[i] = 0.0;
-    for (u32 block = threadIdx.x; block < gridDim.x; block += THREADS) add_totals(totals, p.totals + (i64)block * TOTALS);
-    add_lanes(totals);
-    if (lane == 0) UNROLL for (int i = 0; i < TOTALS; i++) shared.totals[warp][i] = totals[i];
+    for (int i = warp; i < TOTALS; i += WARPS) {
+        double sum = 0.0;
+        for (u32 block = lane; block < gridDim.x; block += LANES) sum = total(i, sum, p.totals[(i64)block * TOTALS + i]);
+        for (int lanes = 16; lanes > 0; lanes /= 2) sum = total(i, sum, exchange(sum, lanes));
+        if (lane == 0) shared.totals[0][i] = sum;
+    }
     sync_threads();
-    if (threadIdx.x != 0) return;
-    for (int other = 1; other < WARPS; other++) add_totals(totals, shared.totals[other]);
-    write_results(p, totals);
+    if (threadIdx.x == 0) write_results(p, shared.totals[0]);
 }

@@ -37,6 +37,7 @@ DEVICE u32 exchange(u32 x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
 DEVICE u64 exchange(u64 x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
 DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane); }
 DEVICE float from_lane(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+DEVICE double from_lane(double x, int lane) { return __shfl_sync(~0u, x, lane); }
 DEVICE bool any(bool x) { return __any_sync(~0u, x); }
 DEVICE u32 ballot(bool x) { return __ballot_sync(~0u, x); }
 

@@ -1,10 +1,50 @@
 // Turns the partial sums into gradients for the input's rows.
 
-// Adds `slope` times a unit row to a gradient. Each lane has some of the dimensions.
-DEVICE void add_row(float (&g)[DIMS / LANES], double slope, const Side& side, int row) {
+// Each lane has some of the dimensions of a row, four neighbours at a time.
+#define FOURS ((DIMS + 4 * LANES - 1) / (4 * LANES))
+
+// The first of four dimensions of this lane, by number `k`.
+DEVICE int first_of_four(int k) { return (lane_of_thread() + k * LANES) * 4; }
+
+// Four of `count` numbers, from number `at` on. Zeros beyond them. 16 bytes at a time, if every row starts at such.
+DEVICE void read_four(float (&x)[4], const float* from, int at, int count) {
+    if (count % 4 == 0) {
+        const float4 read = at < count ? *(const float4*)(from + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        x[0] = read.x, x[1] = read.y, x[2] = read.z, x[3] = read.w;
+    } else {
+        UNROLL for (int i = 0; i < 4; i++) x[i] = at + i < count ? from[at + i] : 0.0f;
+    }
+}
+
+DEVICE void write_four(float* to, int at, int count, const float (&x)[4]) {
+    if (count % 4 == 0) {
+        if (at < count) *(float4*)(to + at) = float4{x[0], x[1], x[2], x[3]};
+    } else {
+        UNROLL for (int i = 0; i < 4; i++) if (at + i < count) to[at + i] = x[i];
+    }
+}
+
+// Adds the partial sums of four dimensions of a row, in order. Four of them are read at a time.
+DEVICE void add_partial(float (&g)[4], const Launch& l, int row, int dim, int dims) {
+    for (int first = 0; first < l.splits; first += 4) {
+        float part[4][4] = {};
+        UNROLL for (int i = 0; i < 4; i++) {
+            if (first + i >= l.splits) break;
+            read_four(part[i], l.partial + ((i64)(first + i) * l.partial_rows + row) * dims, dim, dims);
+        }
+        UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 0; j < 4; j++) g[j] += part[i][j];
+    }
+}
+
+// Adds `slope` times a unit row to a gradient.
+DEVICE void add_row(float (&g)[FOURS][4], double slope, const Side& side, int row) {
     const float factor = (float)(slope * side.cards[row].inverse_length);
     const u8* from = side.rows + (i64)row * ROW_BYTES;
-    UNROLL for (int k = 0; k < DIMS / LANES; k++) g[k] += factor * operand(from, lane_of_thread() + k * LANES);
+    UNROLL for (int k = 0; k < FOURS; k++) {
+        float x[4];
+        four_elements(x, from, first_of_four(k));
+        UNROLL for (int i = 0; i < 4; i++) g[k][i] += factor * x[i];
+    }
 }
 
 // The derivative by the similarity with a row apart: number `i` of an anchor.
@@ -16,7 +56,7 @@ DEVICE float slope_apart(const Parameters& p, int anchor, int i) {
 }
 
 // Adds the terms of an anchor's positives and own negatives to its gradient.
-DEVICE void add_of_anchor(const Parameters& p, float (&g)[DIMS / LANES], int anchor) {
+DEVICE void add_of_anchor(const Parameters& p, float (&g)[FOURS][4], int anchor) {
     for (int k = 0; p.pairing != APART && k < p.positives; k++) {
         const int key = excluded_key(p, anchor, k);
         if (key >= 0) add_row(g, p.positive_slopes[(i64)anchor * p.positives + k], p.keys, key);
@@ -32,7 +72,7 @@ DEVICE void add_of_anchor(const Parameters& p, float (&g)[DIMS / LANES], int anc
 }
 
 // Adds the terms of the anchors whose positive this key is, in the order of the anchors.
-DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int key) {
+DEVICE void add_as_positive(const Parameters& p, float (&g)[FOURS][4], int key) {
     if (p.pairing == VIEWS) {
         const int place = key - p.offset;
         if (place < 0 || place >= p.anchors.count) return;
@@ -54,32 +94,31 @@ DEVICE void add_as_positive(const Parameters& p, float (&g)[DIMS / LANES], int k
 // the unit row, and the gradient is (g - (g.u) u) / |z|. It saturates at the largest finite number. By one warp.
 // Returns g.u.
 DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side, int row) {
-    const int lane = lane_of_thread();
-    float g[DIMS / LANES];
-    const float scale = OPERAND == F16 ? 1.0f / p.header->gradient_scale : 1.0f;
-    UNROLL for (int k = 0; k < DIMS / LANES; k++) {
-        const int dim = lane + k * LANES;
-        g[k] = 0.0f;
-        if (dim >= l.partial_dims) continue;
-        for (int split = 0; split < l.splits; split++) {
-            g[k] += l.partial[((i64)split * l.partial_rows + row) * l.partial_dims + dim];
-        }
-        g[k] *= scale;
+    const u8* from = side.rows + (i64)row * ROW_BYTES;
+    float g[FOURS][4] = {}, own[FOURS][4];
+    UNROLL for (int k = 0; k < FOURS; k++) {
+        four_elements(own[k], from, first_of_four(k));
+        add_partial(g[k], l, row, first_of_four(k), p.dims);
+    }
+    const double inverse = side.cards[row].inverse_length, factor = p.header->factor / side.lengths[row];
+    if (OPERAND == F16) {
+        const float scale = 1.0f / p.header->gradient_scale;
+        UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) g[k][i] *= scale;
     }
     if (l.side == 0) add_of_anchor(p, g, row);
     if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive(p, g, row);
     if (l.side == 2) add_row(g, slope_apart(p, row / p.rows_apart, row % p.rows_apart), p.anchors, row / p.rows_apart);
-    const u8* from = side.rows + (i64)row * ROW_BYTES;
-    const double inverse = side.cards[row].inverse_length;
     double along = 0.0;
-    UNROLL for (int k = 0; k < DIMS / LANES; k++) along += g[k] * (operand(from, lane + k * LANES) * inverse);
+    UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) along += g[k][i] * (own[k][i] * inverse);
     along = warp_sum(along);
-    const double factor = p.header->factor, length = side.lengths[row], largest = 3.402823466e38;
-    UNROLL for (int k = 0; k < DIMS / LANES; k++) {
-        const int dim = lane + k * LANES;
-        if (dim >= p.dims) continue;
-        const double across = factor * (g[k] - along * (operand(from, dim) * inverse)) / length;
-        l.gradient[(i64)row * p.dims + dim] = (float)(across > largest ? largest : across < -largest ? -largest : across);
+    const double largest = 3.402823466e38;
+    UNROLL for (int k = 0; k < FOURS; k++) {
+        float found[4];
+        UNROLL for (int i = 0; i < 4; i++) {
+            const double across = factor * (g[k][i] - along * (own[k][i] * inverse));
+            found[i] = (float)(across > largest ? largest : across < -largest ? -largest : across);
+        }
+        write_four(l.gradient + (i64)row * p.dims, first_of_four(k), p.dims, found);
     }
     return along;
 }
@@ -116,7 +155,7 @@ DEVICE void add_radial(const Parameters& p, FinishMemory& shared, double along) 
 }
 
 // One warp per row of a side.
-KERNEL(THREADS, 2) finish(const Parameters p, const Launch l) {
+KERNEL(THREADS, 4) finish(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     const int row = blockIdx.x * WARPS + warp_of_thread();
     const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;
