@@ -114,8 +114,8 @@ MUTATIONS = {
     ),
     "no barrier between keeping similarities and searching them": Mutation(
         "select.cu",
-        "shared.keys[row][at] = ordered(c); });\n    sync_threads();",
-        "shared.keys[row][at] = ordered(c); });",
+        "= ordered(c); });\n    sync_threads();",
+        "= ordered(c); });",
         complaint="race|which nobody wrote",
     ),
     "keys with other digits before are counted": Mutation(
@@ -157,8 +157,8 @@ MUTATIONS = {
     ),
     "a digit too early": Mutation(
         "digits.cu",
-        "ballot(up_to >= rank)",
-        "ballot(up_to > rank)",
+        "ballot(sums.up_to[7] >= rank)",
+        "ballot(sums.up_to[7] > rank)",
     ),
     "survivors that are too many are searched": Mutation(
         "select.cu",

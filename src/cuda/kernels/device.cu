@@ -41,6 +41,10 @@ DEVICE double from_lane(double x, int lane) { return __shfl_sync(~0u, x, lane); 
 DEVICE bool any(bool x) { return __any_sync(~0u, x); }
 DEVICE u32 ballot(bool x) { return __ballot_sync(~0u, x); }
 
+// -1 if no bit is set.
+DEVICE int highest_set_bit(u32 x) { return 31 - __clz(x); }
+DEVICE int lowest_set_bit(u32 x) { return highest_set_bit(x & (0 - x)); }
+
 DEVICE u32 atomic_add(u32* to, u32 x) { return atomicAdd(to, x); }
 DEVICE u32 atomic_max(u32* to, u32 x) { return atomicMax(to, x); }
 DEVICE u32 atomic_min(u32* to, u32 x) { return atomicMin(to, x); }

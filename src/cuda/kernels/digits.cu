@@ -2,40 +2,81 @@
 
 #define HISTOGRAM (DIGITS + 1)  // so that the counts of different rows are in different banks
 
-// Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. By one warp.
-DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
+// How many numbers have a digit or a larger one. Lane l has the digits 255 - 8 l down to 248 - 8 l.
+struct DigitSums {
+    u32 before;  // with the digits of lower lanes
+    u32 up_to[8];
+};
+
+// By one warp.
+DEVICE DigitSums add_counts(const u32* counts) {
     const int lane = lane_of_thread();
-    // Lane l has the digits 255 - 8 l down to 248 - 8 l.
+    DigitSums sums;
     u32 own = 0;
-    for (int i = 0; i < 8; i++) own += counts[DIGITS - 1 - (lane * 8 + i)];
-    const u32 up_to = prefix_sum<LANES>(own);
-    const u32 found = ballot(up_to >= rank);
-    int owner = 0;
-    while (owner < LANES - 1 && !(found >> owner & 1)) owner++;
-    u32 before = up_to - own, at = 0;
-    if (lane == owner) {
-        while (at < 7 && before + counts[DIGITS - 1 - (lane * 8 + at)] < rank) before += counts[DIGITS - 1 - (lane * 8 + at++)];
+    UNROLL for (int i = 0; i < 8; i++) sums.up_to[i] = own += counts[DIGITS - 1 - (lane * 8 + i)];
+    sums.before = prefix_sum<LANES>(own) - own;
+    UNROLL for (int i = 0; i < 8; i++) sums.up_to[i] += sums.before;
+    return sums;
+}
+
+// Whether a lane's digits, or larger ones, are those of the `rank` largest numbers, as a bit of each lane.
+DEVICE u32 lanes_from(const DigitSums& sums, u32 rank) { return ballot(sums.up_to[7] >= rank); }
+
+// Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. Lane `owner` has it.
+// Each lane may have a rank of its own.
+DEVICE void find_digit(const DigitSums& sums, int owner, u32 rank, u32& digit, u32& rest) {
+    u32 before = from_lane(sums.before, owner);
+    digit = DIGITS - 1 - owner * 8;
+    UNROLL for (int i = 0; i < 7; i++) {
+        const u32 up_to = from_lane(sums.up_to[i], owner);
+        if (up_to >= rank) continue;
+        before = up_to;
+        digit--;
     }
-    digit = from_lane(DIGITS - 1 - (lane * 8 + at), owner);
-    rest = rank - from_lane(before, owner);
+    rest = rank - before;
+}
+
+// The same from the counts. By one warp.
+DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
+    const DigitSums sums = add_counts(counts);
+    find_digit(sums, lowest_set_bit(lanes_from(sums, rank)), rank, digit, rest);
+}
+
+// Sets the counts of a warp to 0. They start at a multiple of 16 bytes.
+DEVICE void clear_counts(u32* counts) {
+    UNROLL for (int i = 0; i < DIGITS; i += 4 * LANES) *(uint4*)(counts + i + lane_of_thread() * 4) = uint4{0, 0, 0, 0};
+    sync_warp();
+}
+
+// Calls `visit(key)` for the keys `key_at(i)`, which a lane loads four at a time. By one warp.
+template <class KeyAt, class Visit> DEVICE void each_key(u32 count, KeyAt key_at, Visit visit) {
+    for (u32 first = lane_of_thread(); first < count; first += 4 * LANES) {
+        u32 keys[4];
+        UNROLL for (int i = 0; i < 4; i++) keys[i] = first + i * LANES < count ? key_at(first + i * LANES) : 0;
+        UNROLL for (int i = 0; i < 4; i++) if (first + i * LANES < count) visit(keys[i]);
+    }
 }
 
 // The `rank`-th largest of the `count` keys `key_at(i)`, which have `digits` digits. By one warp, with its own counts.
 template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int digits, KeyAt key_at) {
-    const int lane = lane_of_thread();
     u32 prefix = 0;
     for (int shift = 8 * (digits - 1); shift >= 0; shift -= 8) {
-        for (int i = lane; i < DIGITS; i += LANES) counts[i] = 0;
-        sync_warp();
-        for (u32 i = lane; i < count; i += LANES) {
-            const u32 leading = key_at(i) >> shift;
+        clear_counts(counts);
+        each_key(count, key_at, [&](u32 key) {
+            const u32 leading = key >> shift;
             if (leading >> 8 == prefix) atomic_add(&counts[leading & (DIGITS - 1)], 1);
-        }
+        });
         sync_warp();
         u32 digit;
         find_digit(counts, rank, digit, rank);
         prefix = prefix << 8 | digit;
+        const bool is_alone = counts[digit] == 1;
         sync_warp();
+        if (!is_alone || shift == 0) continue;
+        // No other key starts with these digits.
+        u32 found = 0;
+        each_key(count, key_at, [&](u32 key) { found = key >> shift == prefix ? key : found; });
+        return from_lane(found, highest_set_bit(ballot(found > 0)));
     }
     return prefix;
 }
@@ -43,7 +84,13 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
 // The mean of a number of each row. By one block. Every thread gets the result.
 DEVICE double mean_of_rows(const Parameters& p, const float* numbers, double* shared) {
     double sum = 0.0;
-    for (int row = threadIdx.x; row < p.anchors.count; row += THREADS) sum += numbers[row];
+    const int whole = p.anchors.count / 4;
+    _Pragma("unroll 8") for (int i = threadIdx.x; i < whole; i += THREADS) {
+        const float4 four = ((const float4*)numbers)[i];
+        sum += ((double)four.x + four.y) + ((double)four.z + four.w);
+    }
+    const int last = whole * 4 + threadIdx.x;
+    if (last < p.anchors.count) sum += numbers[last];
     sum = warp_sum(sum);
     sync_threads();
     if (lane_of_thread() == 0) shared[warp_of_thread()] = sum;

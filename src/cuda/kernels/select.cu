@@ -11,39 +11,51 @@
 // The 16 rows of a block. All warps have the same rows, and each has its own columns.
 struct Sixteen {
     int index[2];  // of the thread's two rows, -1 for none
+    int own[2];  // the keys that they are themselves, -1 for none
     float inverse[2];
-    Rows<1> left;
+    const u8* from[2];
 };
 
 // `row_at(i)` is the index of row i, -1 for none.
-template <class RowAt> DEVICE void load_sixteen(const Parameters& p, Sixteen& rows, RowAt row_at) {
+template <class RowAt> DEVICE Sixteen sixteen_rows(const Parameters& p, RowAt row_at) {
+    Sixteen rows;
     UNROLL for (int half = 0; half < 2; half++) {
-        rows.index[half] = row_at(lane_of_thread() / 4 + half * 8);
-        rows.inverse[half] = rows.index[half] < 0 ? 0.0f : p.anchors.cards[rows.index[half]].inverse_length;
+        const int index = row_at(lane_of_thread() / 4 + half * 8);
+        rows.index[half] = index;
+        rows.own[half] = index < 0 ? -1 : own_key(p, index);
+        rows.inverse[half] = index < 0 ? 0.0f : p.anchors.cards[index].inverse_length;
+        rows.from[half] = p.anchors.rows + (i64)(index < 0 ? 0 : index) * ROW_BYTES;
     }
-    load_rows(rows.left.a[0], p.anchors.rows + (i64)(rows.index[0] < 0 ? 0 : rows.index[0]) * ROW_BYTES,
-              p.anchors.rows + (i64)(rows.index[1] < 0 ? 0 : rows.index[1]) * ROW_BYTES);
+    return rows;
 }
 
-// Calls `visit(row, at, similarity)` for each of the rows and each column `column(at)` that it is compared with.
-template <class Column, class Visit>
-DEVICE void each_similarity(const Parameters& p, const Sixteen& rows, int columns, Column column, Visit visit) {
+// Calls `visit(row, key, similarity)` for each of the rows and each of the keys. A warp has 16 keys at a time.
+template <class Visit> DEVICE void each_similarity(const Parameters& p, const Sixteen& rows, Range keys, Visit visit) {
     const int lane = lane_of_thread();
-    for (int block = warp_of_thread() * 8; block < columns; block += WARPS * 8) {
-        // Past the end, load the last column and do not visit it.
-        const int mine = block + lane / 4 < columns ? block + lane / 4 : columns - 1;
-        const u8* right = p.keys.rows + (i64)column(mine) * ROW_BYTES + lane % 4 * 4;
-        Products<1, 1> s;
-        add_steps(s, [&](Products<1, 1>& part, int k) {
-            multiply(part.c[0][0], rows.left.a[0][k], word(right + k * STEP), word(right + k * STEP + 16), 0);
+    Rows<1> left;
+    load_rows(left.a[0], rows.from[0], rows.from[1]);
+    for (int first = keys.first + warp_of_thread() * 16; first < keys.end; first += WARPS * 16) {
+        // Past the end, load the last key and do not visit it.
+        const auto to_key = [&](int place) { return first + place < keys.end ? first + place : keys.end - 1; };
+        const u8* right[2];
+        float inverse[2][2];
+        UNROLL for (int n = 0; n < 2; n++) {
+            right[n] = p.keys.rows + (i64)to_key(n * 8 + lane / 4) * ROW_BYTES + lane % 4 * 4;
+            UNROLL for (int e = 0; e < 2; e++) {
+                inverse[n][e] = p.keys.cards[to_key(n * 8 + lane % 4 * 2 + e)].inverse_length;
+            }
+        }
+        Products<1, 2> s;
+        add_steps(s, [&](Products<1, 2>& part, int k) {
+            UNROLL for (int n = 0; n < 2; n++) {
+                multiply(part.c[0][n], left.a[0][k], word(right[n] + k * STEP), word(right[n] + k * STEP + 16), 0);
+            }
         });
-        each_pair(s, [&](float c, int row, int, int e) {
-            const int at = block + lane % 4 * 2 + e % 2;
-            if (at >= columns || rows.index[row] < 0) return;
-            const int key = column(at);
-            if (!is_compared(p, rows.index[row], key)) return;
-            c = similarity(c, rows.inverse[row], p.keys.cards[key].inverse_length);
-            visit(lane / 4 + row * 8, at, key == own_key(p, rows.index[row]) ? 1.0f : c);
+        each_pair(s, [&](float c, int row, int n, int e) {
+            const int key = first + n * 8 + lane % 4 * 2 + e % 2;
+            if (key >= keys.end || rows.index[row] < 0) return;
+            c = similarity(c, rows.inverse[row], inverse[n][e % 2]);
+            visit(lane / 4 + row * 8, key, key == rows.own[row] ? 1.0f : c);
         });
     }
 }
@@ -71,10 +83,8 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     const int lane = lane_of_thread(), warp = warp_of_thread();
     const Range block = rows_of_block(p, l), keys = compared_keys(p, block.first);
     const int first = block.first, end = block.end, each = (l.rows + WARPS - 1) / WARPS;
-    Sixteen rows;
-    load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
-    each_similarity(p, rows, l.columns, [&](int at) { return keys.first + at; },
-                    [&](int row, int at, float c) { shared.keys[row][at] = ordered(c); });
+    const Sixteen rows = sixteen_rows(p, [&](int row) { return first + row < end ? first + row : -1; });
+    each_similarity(p, rows, keys, [&](int row, int key, float c) { shared.keys[row][key - keys.first] = ordered(c); });
     sync_threads();
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
         const u32 key = find_key(shared.counts[warp], l.columns + p.rows_apart, l.rank, 4, [&](u32 i) {
@@ -97,10 +107,70 @@ DEVICE int sampled_column(int at, int columns, int keys) {
     return (int)multiply_high(at * part + hash % part, keys);
 }
 
-// Similarities as 16-bit integers, since a bracket need not be exact. Its ends are moved outwards by the rounding
-// error.
-DEVICE u16 sample_key(float c) { return (u16)(u32)(fmaxf(c + 1.0f, 0.0f) * 32767.0f); }
-DEVICE float bracket_end(u32 key, float further) { return ((float)key + further) * (1.0f / 32767.0f) - 1.0f; }
+// Similarities as numbers of 15 bits, since a bracket need not be exact. Its ends are moved outwards by more than the
+// rounding error. The last bits of a float of this size are an integer. With the bit above, two keys of a word are
+// compared at once. NaN is the least key.
+#define KEY_SCALE 16383.0f
+#define KEY_ZERO 16384.0f
+#define KEY_BIT 0x8000u
+DEVICE u32 sample_key(float c) {
+    return bits_of(fmaxf(c, -1.0f) * KEY_SCALE + (8388608.0f + KEY_BIT + KEY_ZERO)) & 0xffff;
+}
+DEVICE float bracket_end(u32 key, float further) { return ((float)key + further - KEY_ZERO) * (1.0f / KEY_SCALE); }
+
+DEVICE void load_words(u32 (&words)[4], const void* from) {
+    const uint4 four = *(const uint4*)from;
+    words[0] = four.x;
+    words[1] = four.y;
+    words[2] = four.z;
+    words[3] = four.w;
+}
+
+// Four lanes share a row. Each loads 16 bytes of it at a time, for two steps. So all rows have their dimensions in
+// another order than in the other kernels.
+DEVICE void load_steps(u32 (&words)[4], const u8* row, int step) {
+    load_words(words, row + step * STEP + lane_of_thread() % 4 * 16);
+}
+
+// Writes the keys of the rows and the sampled columns. A warp has 32 columns at a time.
+DEVICE void sample_keys(const Parameters& p, const Launch& l, const Sixteen& rows, Range keys, Strip<u16>& shared) {
+    const int lane = lane_of_thread();
+    Rows<1> left;
+    UNROLL for (int k = 0; k < STEPS; k += 2) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            u32 words[4];
+            load_steps(words, rows.from[half], k);
+            UNROLL for (int i = 0; i < 4; i++) left.a[0][k + i / 2][i % 2 * 2 + half] = words[i];
+        }
+    }
+    for (int first = warp_of_thread() * LANES; first < l.columns; first += THREADS) {
+        const u32 column = keys.first + sampled_column(first + lane, l.columns, keys.end - keys.first);
+        const float inverse = p.keys.cards[column].inverse_length;
+        UNROLL for (int block = 0; block < LANES; block += 16) {
+            const u8* right[2];
+            UNROLL for (int n = 0; n < 2; n++) {
+                right[n] = p.keys.rows + (i64)from_lane(column, block + n * 8 + lane / 4) * ROW_BYTES;
+            }
+            Products<1, 2> s;
+            u32 words[2][4];
+            add_steps(s, [&](Products<1, 2>& part, int k) {
+                UNROLL for (int n = 0; n < 2; n++) {
+                    if (k % 2 == 0) load_steps(words[n], right[n], k);
+                    multiply(part.c[0][n], left.a[0][k], words[n][k % 2 * 2], words[n][k % 2 * 2 + 1], 0);
+                }
+            });
+            UNROLL for (int n = 0; n < 2; n++) {
+                const int at = block + n * 8 + lane % 4 * 2;
+                const float even = from_lane(inverse, at), odd = from_lane(inverse, at + 1);
+                UNROLL for (int half = 0; half < 2; half++) {
+                    const u32 low = sample_key(similarity(s.c[0][n][half * 2], rows.inverse[half], even));
+                    const u32 high = sample_key(similarity(s.c[0][n][half * 2 + 1], rows.inverse[half], odd));
+                    *(u32*)&shared.keys[lane / 4 + half * 8][first + at] = low | high << 16;
+                }
+            }
+        }
+    }
+}
 
 // Sets the bracket of the threshold to the means of its ends in all rows. By the last block.
 DEVICE void bracket_threshold(const Parameters& p, const Launch& l, double* shared) {
@@ -111,27 +181,108 @@ DEVICE void bracket_threshold(const Parameters& p, const Launch& l, double* shar
     p.header->ceiling = (float)ceiling;
 }
 
+// The leading 8 bits of a key, and the others.
+#define LAST_BITS 7
+DEVICE u32 leading_digit(u32 key) { return key >> LAST_BITS & (DIGITS - 1); }
+DEVICE u32 last_digit(u32 key) { return key & (1 << LAST_BITS) - 1; }
+
+#define RANKS 4  // of a sample
+#define RANK_LANES (LANES / RANKS)
+#define LANE_COUNTS ((1 << LAST_BITS) / RANK_LANES)
+
+// Counts the last digits of the keys with one of the leading digits, for each of these. A word has two counts.
+DEVICE void count_last_digit(u32* counts, u32 key, const u32 (&leading)[RANKS]) {
+    const u32 last = last_digit(key);
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        if (leading_digit(key) != leading[i]) continue;
+        atomic_add(&counts[(i << LAST_BITS | last) / 2], last % 2 ? 1 << 16 : 1);
+    }
+}
+
+// Finds the keys of the four ranks in a row of a sample, each by eight lanes. One of these gets the key, and the others
+// 0. By one warp, with its own counts.
+DEVICE u32 find_sample_keys(u32* counts, const u16* row, int columns, const Launch& l) {
+    const int lane = lane_of_thread(), mine = lane / RANK_LANES;
+    const auto rank_of = [&](int i) { return i == 0 ? l.rank : i == 1 ? l.high_rank : i == 2 ? l.floor_rank : l.ceiling_rank; };
+    clear_counts(counts);
+    // Eight keys at a time.
+    constexpr int each = 8 * LANES, most = STRIP_BYTES / 2 / each;
+    u32 words[most][4];
+    UNROLL for (int i = 0; i < most; i++) {
+        if (i * each < columns) load_words(words[i], row + i * each + lane * 8);
+    }
+    UNROLL for (int i = 0; i < most; i++) {
+        if (i * each >= columns) continue;
+        UNROLL for (int k = 0; k < 4; k++) {
+            atomic_add(&counts[leading_digit(words[i][k])], 1);
+            atomic_add(&counts[leading_digit(words[i][k] >> 16)], 1);
+        }
+    }
+    sync_warp();
+    const DigitSums sums = add_counts(counts);
+    sync_warp();
+    u32 rank = 0, lanes = 0, leading, rest;
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        const u32 found = lanes_from(sums, rank_of(i));
+        if (mine == i) {
+            rank = rank_of(i);
+            lanes = found;
+        }
+    }
+    find_digit(sums, lowest_set_bit(lanes), rank, leading, rest);
+    u32 digits[RANKS], least = DIGITS - 1;
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        digits[i] = from_lane(leading, i * RANK_LANES);
+        least = digits[i] < least ? digits[i] : least;
+    }
+    clear_counts(counts);
+    // Few keys are not below the least of these digits.
+    const u32 bound = (least << LAST_BITS) * 0x10001;
+    UNROLL for (int first = 0; first < most; first += 4) {
+        // Bit 15 - k or 31 - k is for the lower or upper key of word k.
+        u32 found = 0;
+        UNROLL for (int k = 0; k < 16; k++) {
+            if ((first + k / 4) * each < columns) found |= (words[first + k / 4][k % 4] - bound & KEY_BIT * 0x10001) >> k;
+        }
+        while (found) {
+            const int bit = highest_set_bit(found), k = 15 - bit % 16;
+            found ^= 1u << bit;
+            count_last_digit(counts, row[(first + k / 4) * each + lane * 8 + k % 4 * 2 + bit / 16], digits);
+        }
+    }
+    sync_warp();
+    // Each of the lanes has 16 digits, the first one the largest.
+    u32 pairs[LANE_COUNTS / 2], own = 0;
+    UNROLL for (int i = 0; i < LANE_COUNTS / 2; i++) {
+        pairs[i] = counts[(mine + 1 << LAST_BITS - 1) - 1 - (lane % RANK_LANES * (LANE_COUNTS / 2) + i)];
+        own += pairs[i];
+    }
+    own = (own & 0xffff) + (own >> 16);
+    sync_warp();
+    const u32 up_to = prefix_sum<RANK_LANES>(own);
+    const u32 found = ballot(up_to >= rest) >> mine * RANK_LANES & (1 << RANK_LANES) - 1;
+    u32 sum = up_to - own, last = (1 << LAST_BITS) - 1 - lane % RANK_LANES * LANE_COUNTS;
+    UNROLL for (int i = 0; i < LANE_COUNTS - 1; i++) {
+        sum += i % 2 ? pairs[i / 2] & 0xffff : pairs[i / 2] >> 16;
+        last -= sum < rest;
+    }
+    return rank > 0 && lowest_set_bit(found) == lane % RANK_LANES ? leading << LAST_BITS | last : 0;
+}
+
 KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
-    const int lane = lane_of_thread(), warp = warp_of_thread();
+    const int lane = lane_of_thread(), warp = warp_of_thread(), mine = lane / RANK_LANES;
     const Range block = rows_of_block(p, l), keys = compared_keys(p, block.first);
     const int first = block.first, end = block.end, each = (l.rows + WARPS - 1) / WARPS;
-    Sixteen rows;
-    load_sixteen(p, rows, [&](int row) { return first + row < end ? first + row : -1; });
-    const auto column = [&](int at) { return keys.first + sampled_column(at, l.columns, keys.end - keys.first); };
-    each_similarity(p, rows, l.columns, column,
-                    [&](int row, int at, float c) { shared.keys[row][at] = sample_key(c); });
+    const Sixteen rows = sixteen_rows(p, [&](int row) { return first + row < end ? first + row : -1; });
+    sample_keys(p, l, rows, keys, shared);
     sync_threads();
+    // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
+    float* const ends = mine == 0 ? p.lows : mine == 2 ? p.quantiles : p.highs;
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
-        const auto key_at = [&](u32 i) { return (u32)shared.keys[row][i]; };
-        // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
-        for (int i = 0; i < 4; i++) {
-            const u32 rank = i == 0 ? l.rank : i == 1 ? l.high_rank : i == 2 ? l.floor_rank : l.ceiling_rank;
-            if (rank == 0) continue;
-            const float end = bracket_end(find_key(shared.counts[warp], l.columns, rank, 2, key_at), i % 2 ? 2.0f : -1.0f);
-            if (lane == 0) (i == 0 ? p.lows : i == 2 ? p.quantiles : p.highs)[first + row] = end;
-        }
+        const u32 key = find_sample_keys(shared.counts[warp], shared.keys[row], l.columns, l);
+        if (key > 0) ends[first + row] = bracket_end(key, mine % 2 ? 1.0f : -1.0f);
     }
     if (p.joint && is_last_block(&p.header->done[3], gridDim.x, &shared.last)) bracket_threshold(p, l, shared.sums);
 }
@@ -158,8 +309,7 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
     const int lane = lane_of_thread(), warp = warp_of_thread();
     const int count = (int)p.header->failed;
     for (int first = blockIdx.x * SELECT_ROWS; first < count; first += gridDim.x * SELECT_ROWS) {
-        Sixteen rows;
-        load_sixteen(p, rows, [&](int row) { return first + row < count ? (int)p.failed[first + row] : -1; });
+        const Sixteen rows = sixteen_rows(p, [&](int row) { return first + row < count ? (int)p.failed[first + row] : -1; });
         if (threadIdx.x < SELECT_ROWS) {
             shared.prefix[threadIdx.x] = 0;
             shared.rank[threadIdx.x] = l.rank;
@@ -167,8 +317,9 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
         for (int pass = 0; pass < 4; pass++) {
             for (int i = threadIdx.x; i < SELECT_ROWS * HISTOGRAM; i += THREADS) shared.counts[i] = 0;
             sync_threads();
-            each_similarity(p, rows, p.keys.count, [](int at) { return at; },
-                            [&](int row, int, float c) { count_digit(shared, row, c, pass); });
+            each_similarity(p, rows, {0, p.keys.count}, [&](int row, int key, float c) {
+                if (is_compared(p, p.failed[first + row], key)) count_digit(shared, row, c, pass);
+            });
             for (int i = threadIdx.x; i < SELECT_ROWS * p.rows_apart; i += THREADS) {
                 const int row = i % SELECT_ROWS;
                 if (first + row >= count) continue;
