@@ -435,9 +435,14 @@ impl<'a> Plan<'a> {
                 rank: search.rank as i32,
                 ..Launch::default()
             };
-            let kernel = if self.joint.is_some() { "gather" } else { "pick" };
             let launch = self.survivors(executor, rows, launch)?;
-            self.run(executor, kernel, [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?;
+            match self.joint {
+                Some(joint) => {
+                    let threads = joint.warps * (THREADS / WARPS);
+                    self.launch(executor, "gather", [rows, 1, 1], threads, GATHER_SHARED, launch)?;
+                }
+                None => self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?,
+            }
         }
         // It is always launched. If no row failed, it only computes the mean.
         let launch = Launch { rank: search.rank as i32, ..Launch::default() };

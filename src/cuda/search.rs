@@ -1,6 +1,6 @@
 //! How the quantiles of the rows are found: directly for few keys, with a sample for many.
 
-use super::sizes::STRIP_BYTES;
+use super::sizes::{STRIP_BYTES, WARPS};
 use crate::problem::{quantile_rank, Problem};
 
 /// Up to this many keys, quantiles are found without a sample. Their similarities fit into shared memory as 32-bit
@@ -17,6 +17,9 @@ const PENDING: usize = 24 << 20;
 const LIST: usize = 3072;
 /// One pass for quantiles and sums lists more than one similarity in this many. It pays only if these are few.
 const LEAST_SHARE: usize = 16;
+
+/// The similarities of a list for which a warp more is worth it.
+const LISTED_BY_WARP: f64 = 400.0;
 
 /// `Bracket` of the kernels.
 pub(super) mod bracket {
@@ -100,8 +103,10 @@ pub(super) struct Joint {
     pub(super) floor: usize,
     /// The same for the upper end. 0 if there is none.
     pub(super) ceiling: usize,
-    /// The number of similarities in this bracket that are kept for all rows together.
+    /// The number of similarities in this bracket that are kept for all rows together. Even.
     pub(super) pending: usize,
+    /// Warps of the block that searches the list of a row.
+    pub(super) warps: usize,
 }
 
 impl Joint {
@@ -129,14 +134,16 @@ impl Joint {
         let floor = (center + window / 2.0).round().min(sampled);
         let ceiling = (floor - window - own).max(0.0);
         let low = low as f64;
-        let kept = (low + 5.0 * low.sqrt()) * keys / sampled;
+        let listed = low * keys / sampled;
+        let kept = listed + 5.0 * low.sqrt() * keys / sampled;
         // Rows whose quantile is far above the threshold have long lists. docs/kernels.md tells how long.
         let list = (kept as usize).max(LIST.min(keys as usize / 10) + 9 * rank / 4);
         Some(Self {
             sample: SampledColumns { high: None, ..sample }.keeping(list, problem, block_rows),
             floor: floor as usize,
             ceiling: ceiling as usize,
-            pending: (4.0 * (floor - ceiling) * each).min(most) as usize,
+            pending: ((4.0 * (floor - ceiling) * each).min(most) as usize).next_multiple_of(2),
+            warps: ((listed / LISTED_BY_WARP).round() as usize).clamp(1, WARPS),
         })
     }
 }

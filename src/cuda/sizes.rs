@@ -20,6 +20,8 @@ pub const SELECT_SHARED: usize = defined("SELECT_SHARED");
 /// As above.
 pub const PICK_SHARED: usize = WARPS * defined("DIGITS") * 4;
 /// As above.
+pub const GATHER_SHARED: usize = defined("GATHER_SHARED");
+/// As above.
 pub const SELECT_FAILED_SHARED: usize = defined("SELECT_FAILED_SHARED");
 /// As above.
 pub const INDEX_SHARED: usize = defined("INDEX_SHARED");

@@ -148,7 +148,7 @@ extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, co
             void* const own[] = {arguments[0], &part};
             one.pass_grid.blocks[0] = (u32)((part.rows + block_rows - 1) / block_rows);
             launch(one.pass, one.pass_grid, own);
-            grid.blocks[0] = (u32)((part.rows + WARPS - 1) / WARPS);
+            grid.blocks[0] = name == "gather" ? (u32)part.rows : (u32)((part.rows + WARPS - 1) / WARPS);
             launch(name, grid, own);
         }
     });

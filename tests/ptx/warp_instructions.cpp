@@ -63,6 +63,24 @@ void decode_vote(Decoding& d) {
     };
 }
 
+void decode_redux(Decoding& d) {
+    d.expect({"sync"});
+    const std::string how = d.one_of({"add", "min", "max"});
+    const Type type = d.type();
+    if (type != Type{'u', 4} && (type != Type{'s', 4} || how != "add")) d.unknown("the type");
+    d.end(3);
+    d.use(0, type), d.use(1, type);
+    d.out.members = d.use(2, B32);
+    d.out.execute = [how](Warp& warp, const Instruction& one, u32 lanes) {
+        u32 result = how == "min" ? ~0u : 0;
+        each_lane(lanes, [&](int lane) {
+            const u32 x = warp.value<u32>(one.registers[1], lane);
+            result = how == "add" ? result + x : how == "min" ? std::min(result, x) : std::max(result, x);
+        });
+        each_lane(lanes, [&](int lane) { warp.lanes(one.registers[0])[lane] = result; });
+    };
+}
+
 // Four 8x8 matrices of 16 bits; lane l gives the address of row l % 8 of matrix l / 8, and gets of each matrix two
 // neighbours of row l / 4 (of column l / 4 where transposed).
 void decode_ldmatrix(Decoding& d) {
@@ -135,7 +153,7 @@ void decode_ret(Decoding& d) {
 
 const std::map<std::string, Decoder>& warp_decoders() {
     static const std::map<std::string, Decoder> all = {
-        {"shfl", decode_shfl}, {"vote", decode_vote}, {"ldmatrix", decode_ldmatrix}, {"mma", decode_mma},
+        {"shfl", decode_shfl}, {"vote", decode_vote}, {"redux", decode_redux}, {"ldmatrix", decode_ldmatrix}, {"mma", decode_mma},
         {"bar", decode_bar},   {"membar", decode_membar}, {"bra", decode_bra},       {"ret", decode_ret},
         {"exit", decode_ret},
     };

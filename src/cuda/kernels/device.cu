@@ -10,6 +10,7 @@ typedef long long i64;
 #define KERNEL(threads, resident) extern "C" __global__ void __launch_bounds__(threads, resident)
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) u8 name[]
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 DEVICE void sync_threads() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
@@ -23,6 +24,7 @@ DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
 // A product that the compiler does not fuse into an FMA, so that a similarity has the same bits in every kernel.
 DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 
+DEVICE u32 highest_bit(u32 x) { return 31 - __clz(x); }
 DEVICE u32 multiply_high(u32 a, u32 b) { return __umulhi(a, b); }
 
 DEVICE float exp2_approximate(float x) {
@@ -30,6 +32,9 @@ DEVICE float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+// To the nearest integer.
+DEVICE u32 rounded(float x) { return __float2uint_rn(x); }
 
 DEVICE float exchange(float x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
 DEVICE double exchange(double x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
@@ -44,6 +49,9 @@ DEVICE u32 ballot(bool x) { return __ballot_sync(~0u, x); }
 // -1 if no bit is set.
 DEVICE int highest_set_bit(u32 x) { return 31 - __clz(x); }
 DEVICE int lowest_set_bit(u32 x) { return highest_set_bit(x & (0 - x)); }
+
+DEVICE u32 warp_sum(u32 x) { return __reduce_add_sync(~0u, x); }
+DEVICE u32 warp_max(u32 x) { return __reduce_max_sync(~0u, x); }
 
 DEVICE u32 atomic_add(u32* to, u32 x) { return atomicAdd(to, x); }
 DEVICE u32 atomic_max(u32* to, u32 x) { return atomicMax(to, x); }

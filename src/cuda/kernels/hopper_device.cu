@@ -3,7 +3,6 @@
 
 #ifdef WGMMA_COLUMNS
 
-#define ROLLED _Pragma("unroll 1")
 
 #if OPERAND == BF16
 #define WGMMA_TYPE "bf16"

@@ -8,7 +8,9 @@
 //
 // The order of a list depends on timing, its sums do not: their terms are integers.
 
-#define FIXED_POINT 274877906944.0f  // 2^38, the factor of the terms
+#define FIXED_POINT 2147483520.0f  // the factor of the terms: the largest below 2^31, so that two fit into 32 bits
+#define LARGEST 1.5f  // no similarity reaches it, and no marked one is less
+#define CANDIDATES 64  // for a quantile: among so many, each is compared with the others
 
 // Marks the pairs of a tile that are not pairs of an anchor and a negative. Those below the list become minus infinity.
 DEVICE void mark_excluded(const Parameters& p, const PassRows& own, int first, int column, const float (&low)[PASS_ROWS],
@@ -84,144 +86,282 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) sift(const Parameters p, const Launch l) {
     }
 }
 
-// The sum of exp((c - 1) / t) for c up to `floor`, the same for c above `ceiling`, the sum of the squares of the
-// latter, and their number.
+// The sums over the negatives of a list: of the exponentials of those up to `floor`, which are global, of those above
+// `ceiling`, which are hierarchical, and of the squares of the latter. Each relative to the largest one.
 struct Listed {
-    double global, weights, weighted;
-    u32 hierarchical;
+    u64 global, weights, weighted;
+    u32 hierarchical, unused;
+
+    // By all lanes of a warp. The sums are below 2^54.
+    DEVICE void add_lanes() {
+        const auto add = [](u64& x) { x = ((u64)warp_sum((u32)(x >> 27)) << 27) + warp_sum((u32)x & 0x7ffffff); };
+        add(global), add(weights), add(weighted);
+        hierarchical = warp_sum(hierarchical);
+    }
 };
 
-// The sums over some similarities, by one warp. Every lane gets the result. The terms are relative to the largest one.
-DEVICE Listed sum_list(const Parameters& p, const float* list, u32 count, float floor, float ceiling) {
-    const int lane = lane_of_thread();
-    float top_global = -infinity(), top = -infinity();
-    for (u32 i = lane; i < count; i += LANES) {
-        const float c = list[i];
-        if (c > 1.5f) continue;  // marked
-        if (c <= floor) top_global = fmaxf(top_global, c);
-        else if (c > ceiling) top = fmaxf(top, c);
+// A listed number as a similarity of the row, and as one with a negative. The exponential of minus infinity is 0.
+DEVICE float without_mark(float c) { return c > LARGEST ? c * (1.0f / MARK) : c; }
+DEVICE float negative(float c) { return c > LARGEST ? -infinity() : c; }
+
+// Where the sets of a list's negatives end, and what their terms are relative to: the largest global negative, and the
+// largest of all. Negatives that are listed are positive. 0 if there are none.
+struct Sets {
+    float floor, ceiling;
+    float top_global, top;
+
+    DEVICE void add_top(float c) {
+        top_global = fmaxf(top_global, c <= floor ? c : 0.0f);
+        top = fmaxf(top, c);
     }
-    UNROLL for (int lanes = 16; lanes > 0; lanes /= 2) {
-        top_global = fmaxf(top_global, exchange(top_global, lanes));
-        top = fmaxf(top, exchange(top, lanes));
-    }
-    const float exponent = p.header->exponent;
-    u64 global = 0, weights = 0, weighted = 0;
-    u32 hierarchical = 0;
-    for (u32 i = lane; i < count; i += LANES) {
-        const float c = list[i];
-        const bool below = c <= floor;
-        if (c > 1.5f || (!below && !(c > ceiling))) continue;
-        const float e = exp2_approximate((c - (below ? top_global : top)) * exponent);
-        if (below) {
-            global += (u64)(e * FIXED_POINT);
-        } else {
-            weights += (u64)(e * FIXED_POINT);
-            weighted += (u64)(e * e * FIXED_POINT);
-            hierarchical++;
+    DEVICE bool is_pending(float c) const { return !(c <= floor) && !(c > ceiling); }
+    DEVICE void add_terms(Listed& sums, float2 two, float exponent) const {
+        u32 global = 0, weights = 0, weighted = 0;
+        UNROLL for (int i = 0; i < 2; i++) {
+            const float c = negative(i ? two.y : two.x);
+            const bool below = c <= floor;
+            const float e = exp2_approximate((c - (below ? top_global : top)) * exponent);
+            const u32 term = rounded(e * FIXED_POINT);
+            if (below) global += term;
+            if (c > ceiling) {
+                weights += term;
+                weighted += rounded(e * FIXED_POINT * e);
+                sums.hierarchical++;
+            }
         }
+        sums.global += global;
+        sums.weights += weights;
+        sums.weighted += weighted;
     }
-    UNROLL for (int lanes = 16; lanes > 0; lanes /= 2) {
-        global += exchange(global, lanes);
-        weights += exchange(weights, lanes);
-        weighted += exchange(weighted, lanes);
-        hierarchical += exchange(hierarchical, lanes);
-    }
-    Listed sums = {0.0, 0.0, 0.0, hierarchical};
-    const double unit = 1.0 / FIXED_POINT, temperature = p.header->temperature;
-    if (top_global > -infinity()) sums.global = unit * global * exp((top_global - 1.0) / temperature);
-    if (hierarchical > 0) {
-        const double largest = exp((top - 1.0) / temperature);
-        sums.weights = unit * weights * largest;
-        sums.weighted = unit * weighted * largest * largest;
-    }
-    return sums;
+};
+
+// Calls `visit` for each two numbers of a list, whose number is even.
+template <class Visit> DEVICE void each_two(const float* list, u32 count, u32 thread, u32 threads, Visit visit) {
+    for (u32 i = 2 * thread; i < count; i += 2 * threads) visit(*(const float2*)(list + i));
 }
 
-// Adds to the sums of a row. By one thread.
-DEVICE void add_sums(float* sums, const Listed& listed) {
-    sums[0] = (float)(sums[0] + listed.global);
-    sums[1] = (float)(sums[1] + listed.weighted);
-    sums[2] = (float)(sums[2] + listed.weights);
-    sums[3] += (float)listed.hierarchical;
-}
-
-// Copies the similarities of a list that are in the bracket of the threshold, by one warp.
-DEVICE void keep_pending(const Parameters& p, int row, const float* list, u32 count, float floor, float ceiling) {
+// Adds what is listed to the sums of a row: the first lane the global ones to `before[0]`, the second one the others.
+DEVICE void add_listed(const Parameters& p, float* sums, const Listed& listed, const Sets& sets,
+                       const double (&before)[3]) {
     const int lane = lane_of_thread();
-    const auto is_pending = [&](u32 i) { return i < count && list[i] > floor && list[i] <= ceiling && list[i] <= 1.5f; };
-    u32 own = 0;
-    for (u32 i = lane; i < count; i += LANES) own += is_pending(i);
-    const u32 up_to = prefix_sum<LANES>(own), all = from_lane(up_to, LANES - 1);
-    u32 start = 0;
-    if (lane == 0 && all > 0) start = atomic_add(&p.header->pending, all);
-    start = from_lane(start, 0);
-    const bool fits = start + all <= (u32)p.pending_capacity && start + all >= start;
+    if (lane > 1) return;
+    const double unit = 1.0 / FIXED_POINT, top = lane ? sets.top : sets.top_global;
+    const double largest = exp((top - 1.0) / p.header->temperature);
     if (lane == 0) {
+        sums[0] = (float)(before[0] + unit * listed.global * largest);
+        return;
+    }
+    sums[1] = (float)(before[0] + unit * listed.weighted * largest * largest);
+    sums[2] = (float)(before[1] + unit * listed.weights * largest);
+    sums[3] = (float)(before[2] + listed.hierarchical);
+}
+
+// What the threads of a row share.
+struct Gathering {
+    u32 counts[DIGITS];  // of the digits; then the candidates for the quantile
+    u32 top_global, top;  // the bits of floats
+    u32 pending;  // number of pending similarities
+    u32 listed;  // number of candidates that have been listed
+    u32 start, fits;  // place of the first pending similarity, and whether there is room for all
+    u32 digit, rank, candidates;  // found: a digit, the quantile's rank among the numbers with it, and their number
+    Listed sums[WARPS];
+
+    // Makes the first numbers 0, the counts or as many as are told, four at a time.
+    DEVICE void clear(u32 numbers) {
+        for (u32 i = 4 * threadIdx.x; i < numbers; i += 4 * blockDim.x) *(uint4*)(counts + i) = {};
+    }
+};
+static_assert(sizeof(Gathering) <= GATHER_SHARED && CANDIDATES <= DIGITS, "sizes");
+
+// Positive numbers as integers in their order, from the bits `base` on. All smaller numbers are 0.
+DEVICE u32 key_of(float c, int base) {
+    const int bits = (int)bits_of(c);
+    return (u32)((bits > base ? bits : base) - base);
+}
+
+// Calls `visit` for the keys of a row's similarities with its rows apart. NaN is above or below all.
+template <class Visit> DEVICE void each_apart(const Parameters& p, int row, int base, Visit visit) {
+    const u32 largest = key_of(LARGEST, base);
+    ROLLED for (int i = threadIdx.x; i < p.rows_apart; i += blockDim.x) {
+        const u32 key = key_of(apart_of(p, row)[i], base);
+        visit(key < largest ? key : largest);
+    }
+}
+
+// The quantile of a row and its sums, but for the pending similarities. One block per row, of few warps.
+KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
+    SHARED_MEMORY(memory);
+    Gathering& shared = *(Gathering*)memory;
+    const int lane = lane_of_thread(), warp = warp_of_thread(), warps = blockDim.x / LANES;
+    const u32 thread = threadIdx.x, threads = blockDim.x;
+    const int at = blockIdx.x, row = l.first_row + at;
+    float* list = list_of(p, l, row);
+    // The sums of the parts: of the global negatives in the first lane, of the similarities in the second one.
+    double part = 0.0;
+    if (warp == 0) {
+        ROLLED for (int i = lane; i < 2 * l.splits; i += LANES) part += p.parts[((i64)(i / 2) * l.rows + at) * 2 + i % 2];
+        UNROLL for (int lanes = 16; lanes > 1; lanes /= 2) part += exchange(part, lanes);
+    }
+    const float low = list_start(p, row);
+    const u32 inside = p.inside[row];
+    const bool is_whole = low < infinity() && inside <= (u32)p.capacity;
+    if (!is_whole) {
+        if (thread == 0) {
+            p.failed[atomic_add(&p.header->failed, 1)] = row;
+            atomic_max(&p.header->rerun, 1);
+        }
+        return;
+    }
+    const u32 count = inside + inside % 2;
+    shared.clear(DIGITS + 4);
+    if (thread == 0 && count > inside) list[inside] = -infinity();
+    sync_threads();
+
+    // The largest numbers, how many are pending, and how often each first digit occurs.
+    const int base = (int)bits_of(low) - 1;
+    u32 shift = highest_bit(key_of(LARGEST, base)) - 7;
+    Sets sets = {p.header->floor, p.header->ceiling, 0.0f, 0.0f};
+    u32 pending = 0;
+    each_two(list, count, thread, threads, [&](float2 two) {
+        UNROLL for (int i = 0; i < 2; i++) {
+            const float c = i ? two.y : two.x;
+            atomic_add(&shared.counts[key_of(without_mark(c), base) >> shift], 1);
+            sets.add_top(negative(c));
+            pending += sets.is_pending(negative(c));
+        }
+    });
+    each_apart(p, row, base, [&](u32 key) { atomic_add(&shared.counts[key >> shift], 1); });
+    const u32 up_to = prefix_sum<LANES>(pending);
+    u32 place = 0;
+    if (lane == LANES - 1) place = atomic_add(&shared.pending, up_to);
+    place = from_lane(place, LANES - 1) + up_to - pending;
+    const u32 top_global = warp_max(bits_of(sets.top_global)), top = warp_max(bits_of(sets.top));
+    if (lane == 0) {
+        atomic_max(&shared.top_global, top_global);
+        atomic_max(&shared.top, top);
+    }
+    sync_threads();
+    sets.top_global = float_of(shared.top_global);
+    sets.top = float_of(shared.top);
+
+    // The candidates for the quantile: the keys from `first` on that are less than `width` larger. Few, or all equal.
+    const u32 all = shared.pending + shared.pending % 2;
+    u32 start = 0, first = 0, width = 0, rank = l.rank;
+    if (thread == 0 && all > 0) start = atomic_add(&p.header->pending, all);
+    const bool is_found = inside + p.rows_apart >= rank;
+    while (is_found) {
+        if (warp == 0) {
+            u32 digit, rest;
+            find_digit(shared.counts, rank, digit, rest);
+            if (lane == 0) {
+                shared.digit = digit;
+                shared.rank = rest;
+                shared.candidates = shared.counts[digit];
+            }
+        }
+        sync_threads();
+        first += shared.digit << shift;
+        width = 1u << shift;
+        rank = shared.rank;
+        if (shared.candidates <= CANDIDATES || shift == 0) break;
+        shared.clear(DIGITS);
+        sync_threads();
+        shift = shift > 8 ? shift - 8 : 0;
+        const auto count_digit = [&](u32 key) {
+            if (key - first < width) atomic_add(&shared.counts[key - first >> shift], 1);
+        };
+        each_two(list, count, thread, threads, [&](float2 two) {
+            count_digit(key_of(without_mark(two.x), base));
+            count_digit(key_of(without_mark(two.y), base));
+        });
+        each_apart(p, row, base, count_digit);
+        sync_threads();
+    }
+
+    // The sums. The candidates are listed in place of the counts, the pending similarities where they have room.
+    if (thread == 0) {
+        const bool fits = start + all <= (u32)p.pending_capacity && start + all >= start;
+        shared.start = start;
+        shared.fits = fits;
+        if (fits && all > shared.pending) p.pending[start + shared.pending] = -infinity();
         p.pending_at[2 * row] = start;
         p.pending_at[2 * row + 1] = fits ? all : 0;
         if (!fits) atomic_max(&p.header->rerun, 1);
     }
-    if (!fits) return;
-    float* to = p.pending + start + up_to - own;
-    for (u32 i = lane; i < count; i += LANES) {
-        if (is_pending(i)) *to++ = list[i];
+    sync_threads();
+    place += shared.start;
+    if (!shared.fits) sets.floor = infinity();
+    if (shift == 0) width = 0;
+    const auto list_candidate = [&](u32 key) {
+        if (key - first < width) shared.counts[atomic_add(&shared.listed, 1)] = key - first;
+    };
+    Listed sums = {};
+    const float exponent = p.header->exponent;
+    each_two(list, count, thread, threads, [&](float2 two) {
+        sets.add_terms(sums, two, exponent);
+        UNROLL for (int i = 0; i < 2; i++) {
+            const float c = i ? two.y : two.x;
+            if (sets.is_pending(negative(c))) p.pending[place++] = c;
+            list_candidate(bits_of(without_mark(c)) - base);
+        }
+    });
+    each_apart(p, row, base, list_candidate);
+    sums.add_lanes();
+    if (lane == 0) shared.sums[warp] = sums;
+    sync_threads();
+    // The quantile is the largest candidate than which no fewer than its rank are not less.
+    if (warp == warps - 1) {
+        const u32 candidates = shared.listed;
+        u32 found = 0;
+        ROLLED for (u32 i = lane; i < candidates; i += LANES) {
+            const u32 mine = shared.counts[i];
+            u32 not_less = 0;
+            _Pragma("unroll 4") for (u32 other = 0; other < candidates; other++) not_less += shared.counts[other] >= mine;
+            if (not_less >= rank && mine > found) found = mine;
+        }
+        const float quantile = float_of(base + first + warp_max(found));
+        // What is found below the list is not the quantile, because the keys are missing.
+        if (lane == 0) {
+            if (is_found && quantile >= low && quantile < LARGEST) p.quantiles[row] = quantile;
+            else p.failed[atomic_add(&p.header->failed, 1)] = row;
+        }
     }
-}
-
-// The quantile of a row and its sums, but for the pending similarities. One warp per row.
-KERNEL(THREADS, 2) gather(const Parameters p, const Launch l) {
-    SHARED_MEMORY(memory);
-    u32* counts = (u32*)memory + warp_of_thread() * DIGITS;
-    const int lane = lane_of_thread();
-    const int at = blockIdx.x * WARPS + warp_of_thread();
-    const int row = l.first_row + at;
-    if (at >= l.rows) return;
-    const float* list = list_of(p, l, row);
-    const float low = list_start(p, row), floor = p.header->floor, ceiling = p.header->ceiling;
-    const u32 count = p.inside[row], rank = l.rank;
-    const bool is_whole = low < infinity() && count <= (u32)p.capacity;
-    float found = not_a_number();
-    if (is_whole && count + p.rows_apart >= rank) {
-        found = from_ordered(find_key(counts, count + p.rows_apart, rank, 4, [&](u32 i) {
-            const float c = i < count ? list[i] : apart_of(p, row)[i - count];
-            return ordered(c > 1.5f ? c * (1.0f / MARK) : c);
-        }));
+    if (warp > 0) return;
+    ROLLED for (int other = 1; other < warps; other++) {
+        sums.global += shared.sums[other].global;
+        sums.weights += shared.sums[other].weights;
+        sums.weighted += shared.sums[other].weighted;
+        sums.hierarchical += shared.sums[other].hierarchical;
     }
-    // What is found below the list is not the quantile, because the keys are missing.
-    if (lane == 0) {
-        if (found >= low) p.quantiles[row] = found;
-        else p.failed[atomic_add(&p.header->failed, 1)] = row;
-    }
-    if (!is_whole) {
-        if (lane == 0) atomic_max(&p.header->rerun, 1);
-        return;
-    }
-    double global = 0.0, similarities = 0.0;
-    for (int split = lane; split < l.splits; split += LANES) {
-        global += p.parts[((i64)split * l.rows + at) * 2];
-        similarities += p.parts[((i64)split * l.rows + at) * 2 + 1];
-    }
-    global = warp_sum(global);
-    similarities = warp_sum(similarities);
-    const Listed listed = sum_list(p, list, count, floor, ceiling);
-    keep_pending(p, row, list, count, floor, ceiling);
-    if (lane != 0) return;
-    float* sums = p.sums + (i64)row * SUMS;
-    sums[0] = (float)(global + listed.global);
-    sums[1] = (float)listed.weighted;
-    sums[2] = (float)listed.weights;
-    sums[3] = (float)listed.hierarchical;
-    sums[4] = (float)similarities;
+    float* to_sums = p.sums + (i64)row * SUMS;
+    if (lane == 1) to_sums[4] = (float)part;
+    const double before[3] = {lane == 0 ? part : 0.0};
+    add_listed(p, to_sums, sums, sets, before);
 }
 
 // Adds the pending similarities to the sums, now that the threshold is known. One warp per row.
-KERNEL(THREADS, 2) settle(const Parameters p, const Launch l) {
-    const int row = blockIdx.x * WARPS + warp_of_thread();
+KERNEL(THREADS, 6) settle(const Parameters p, const Launch l) {
+    const int row = blockIdx.x * WARPS + warp_of_thread(), lane = lane_of_thread();
     if (row >= p.anchors.count || p.header->rerun) return;
-    const float limit = p.header->limit;
     const u32 count = p.pending_at[2 * row + 1];
     if (count == 0) return;
-    const Listed listed = sum_list(p, p.pending + p.pending_at[2 * row], count, limit, limit);
-    if (lane_of_thread() == 0) add_sums(p.sums + (i64)row * SUMS, listed);
+    const float* list = p.pending + p.pending_at[2 * row];
+    Sets sets = {p.header->limit, p.header->limit, 0.0f, 0.0f};
+    each_two(list, count, lane, LANES, [&](float2 two) {
+        sets.add_top(two.x);
+        sets.add_top(two.y);
+    });
+    sets.top_global = float_of(warp_max(bits_of(sets.top_global)));
+    sets.top = float_of(warp_max(bits_of(sets.top)));
+    Listed sums = {};
+    const float exponent = p.header->exponent;
+    each_two(list, count, lane, LANES, [&](float2 two) { sets.add_terms(sums, two, exponent); });
+    sums.add_lanes();
+    float* to = p.sums + (i64)row * SUMS;
+    double before[3] = {};
+    if (lane == 0) before[0] = to[0];
+    if (lane == 1) {
+        UNROLL for (int i = 0; i < 3; i++) before[i] = to[1 + i];
+    }
+    add_listed(p, to, sums, sets, before);
 }

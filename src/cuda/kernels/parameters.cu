@@ -26,6 +26,7 @@
 #define ANCHORS_SHARED 584
 #define FINISH_SHARED 72
 #define INDEX_SHARED 1024
+#define GATHER_SHARED 1328
 // Sizes of tiles, by the bytes of a row: the columns of a tile, and how many blocks of a pass without a gradient fit on
 // a multiprocessor with their registers.
 #define SHORT_ROW 256
