@@ -6,8 +6,8 @@
 //   empty[stage]  an mbarrier that completes when all consumer warps have finished with a stage. The producer waits for
 //                 it.
 //   own           an mbarrier that completes when the block's own rows have arrived.
-//   turns         the named barriers from 1 on, one for each consumer, but for the gradient. The consumers multiply in
-//                 turn, so that the exponentials of one overlap with the products of another.
+// The exponentials of a consumer overlap with the products of the others: they need no turns.
+//
 // A wait on a parity returns when the phase before the current one has this parity. So consumers start with 0, the
 // producer with 1 because all stages are empty, and each flips its parity after every round of the ring.
 //
@@ -19,6 +19,10 @@
 
 #ifdef WGMMA_COLUMNS
 
+// A strip is the rows of a consumer, in panels like those of a tile.
+#define STRIP 64
+#define STRIP_PANEL_BYTES (STRIP * 128)
+
 // A descriptor with the dimensions as inner index: 1,024 bytes from 8 rows to the next. The leading offset is not used.
 DEVICE u64 rows_at(u32 address) { return descriptor(address, 16, 1024); }
 // A descriptor of the same bytes with the rows as inner index: the next 64 dimensions are in the next panel.
@@ -26,26 +30,24 @@ DEVICE u64 columns_at(u32 address) { return descriptor(address, PANEL_BYTES, 102
 // An offset that can be added to a descriptor.
 DEVICE u64 further(u32 bytes) { return bytes >> 4; }
 
-// c = the products of 64 rows with the rows of a tile, or a part of it, as one group. They add the dimensions in order, 16
+// c = the products of a strip with the rows of a tile, or a part of it, as one group. They add the dimensions in order, 16
 // at a time, so that all of these kernels get the same bits.
 template <int pairs> DEVICE void multiply_rows(float (&c)[pairs], u64 a, u64 b) {
     begin_products();
     multiply_tiles<0>(c, a, b);
     UNROLL for (int k = 1; k < DIMS / 16; k++) {
-        const u64 step = further(k / 4 * PANEL_BYTES + k % 4 * 32);
-        multiply_tiles<1>(c, a + step, b + step);
+        const int panel = k / 4, step = k % 4 * 32;
+        multiply_tiles<1>(c, a + further(panel * STRIP_PANEL_BYTES + step), b + further(panel * PANEL_BYTES + step));
     }
     commit_products();
 }
 
-#define STRIP 64  // rows of a consumer
-
-// The offset of a strip in consecutive tiles.
-DEVICE u32 strip_at(int strip) { return strip * STRIP / WGMMA_COLUMNS * TILE_BYTES + strip * STRIP % WGMMA_COLUMNS * 128; }
-
 DEVICE int warpgroup_of_thread() { return (int)from_lane(threadIdx.x / 128, 0); }
 // The first row of a thread in its strip. Its other row is 8 further.
 DEVICE int row_in_strip() { return threadIdx.x / LANES % 4 * 16 + lane_of_thread() / 4; }
+
+// The first row of a strip, or of the last strip.
+DEVICE int strip_inside(const Side& side, int row) { return row < side.padded ? row : side.padded - STRIP; }
 
 // A stage of the ring, and the parity of its phase.
 struct Turn {
@@ -58,8 +60,7 @@ template <int consumers, int stages, int notes> struct BlockMemory {
     enum : u32 {
         BLOCK_THREADS = 128 + consumers * 128,
         ROWS = consumers * STRIP,
-        // A strip takes the memory of a whole tile.
-        OWN_BYTES = (ROWS < WGMMA_COLUMNS ? WGMMA_COLUMNS : ROWS) * ROW_BYTES,
+        OWN_BYTES = ROWS * ROW_BYTES,
         NOTE_BYTES = notes * WGMMA_COLUMNS * 4,
         FIRST_NOTE = notes == COEFFICIENTS ? WGMMA_COLUMNS : 0,
         NOTES_AT = OWN_BYTES + stages * TILE_BYTES,
@@ -71,6 +72,7 @@ template <int consumers, int stages, int notes> struct BlockMemory {
     DEVICE u32 full(u32 stage) const { return address + BARRIERS_AT + stage * 8; }
     DEVICE u32 empty(u32 stage) const { return address + BARRIERS_AT + (stages + stage) * 8; }
     DEVICE u32 own() const { return address + BARRIERS_AT + 2 * stages * 8; }
+    DEVICE u32 strip(int consumer) const { return address + consumer * STRIP * ROW_BYTES; }
     DEVICE u32 tile(u32 stage) const { return address + OWN_BYTES + stage * TILE_BYTES; }
     DEVICE u32 notes_of(u32 stage) const { return address + NOTES_AT + stage * NOTE_BYTES; }
 
@@ -94,10 +96,16 @@ template <int consumers, int stages, int notes> struct BlockMemory {
         turn.parity ^= 1;
     }
 
-    // For the producer, by one thread: copies the block's own rows.
-    DEVICE void bring_rows(const Tiles& from, int first) const {
+    // For the producer, by one thread: copies the block's own rows. A strip past the last one is the last one again.
+    DEVICE void bring_rows(const Side& side, const Tiles& from, int first) const {
         barrier_expect(own(), OWN_BYTES);
-        copy_bulk(address, from.rows + (i64)first * ROW_BYTES, OWN_BYTES, own());
+        for (int consumer = 0; consumer < consumers; consumer++) {
+            const int row = strip_inside(side, first + consumer * STRIP);
+            const u8* tile = from.rows + (i64)(row / WGMMA_COLUMNS) * TILE_BYTES + row % WGMMA_COLUMNS * 128;
+            for (int panel = 0; panel < DIMS / 64; panel++) {
+                copy_bulk(strip(consumer) + panel * STRIP_PANEL_BYTES, tile + panel * PANEL_BYTES, STRIP_PANEL_BYTES, own());
+            }
+        }
     }
     // Copies the tiles `from` to `to` with their notes, each as soon as its stage is empty.
     DEVICE void bring_tiles(const Tiles& columns, int from, int to, Turn& turn) const {
@@ -206,8 +214,10 @@ DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int
 }
 DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
 
-// The offset of a 16-byte chunk of a row in a tile.
-DEVICE int place_in_tile(int row, int chunk) { return chunk / 8 * PANEL_BYTES + row * 128 + ((chunk ^ row) & 7) * 16; }
+// The offset of a 16-byte chunk of a row in a tile or a strip.
+template <int panel_bytes> DEVICE int place_of_chunk(int row, int chunk) {
+    return chunk / 8 * panel_bytes + row * 128 + ((chunk ^ row) & 7) * 16;
+}
 
 // Copies the rows of the sides to tiles, and writes the notes that are known before the coefficients. One thread per 16
 // bytes.
@@ -221,7 +231,7 @@ KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
     const Tiles& to = of_keys ? p.key_tiles : p.anchor_tiles;
     if ((of_keys && p.square) || row >= side.padded) return;
     const int tile = row / WGMMA_COLUMNS, place = row % WGMMA_COLUMNS;
-    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_in_tile(place, chunk)) =
+    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_of_chunk<PANEL_BYTES>(place, chunk)) =
         *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
     if (chunk > 0) return;
     to.notes[(i64)tile * NOTES * WGMMA_COLUMNS + place_of_length(place)] = side.cards[row].inverse_length;

@@ -80,17 +80,11 @@ DEVICE float load_one_shared(u32 address) {
     return x;
 }
 
-// The turns of the consumers. Each waits at its own barrier, at which the one before it arrives without waiting.
-DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
-DEVICE void hand_turn_on(int consumer) {
-    asm volatile("bar.arrive %0, 256;" ::"r"((consumer + 1) % WGMMA_STRIP_CONSUMERS + 1) : "memory");
-}
-
-// Registers per thread. A launch with two consumers has 168 for each of 384 threads, and one with four 96 for each of 640.
-// Consumers can only take what the producer gives.
+// Registers per thread. A launch has 168 for each thread with two consumers, 128 with three and 96 with four. Consumers
+// can only take what the producer gives.
 DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
 template <int consumers> DEVICE void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumers == 2 ? 240 : 112));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumers == 2 ? 240 : consumers == 3 ? 160 : 112));
 }
 
 // Products.
@@ -155,13 +149,13 @@ DEVICE void add_product(float (&c)[DIMS / 2], const u32* a, u64 b) {
 
 DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits for all groups. The results are operands, so that nothing reads them earlier.
-#define WAIT(operands) asm volatile("wgmma.wait_group.sync.aligned 0;" : operands : : "memory")
-DEVICE void wait_for_products(float (&c)[16]) { WAIT(OPERANDS_16(c, 0)); }
-DEVICE void wait_for_products(float (&c)[32]) { WAIT(OPERANDS_32(c, 0)); }
-DEVICE void wait_for_products(float (&c)[64]) { WAIT(OPERANDS_64(c)); }
-DEVICE void wait_for_products(float (&c)[96]) { WAIT(OPERANDS_96(c)); }
-DEVICE void wait_for_products(float (&c)[128]) { WAIT(OPERANDS_128(c)); }
+// Waits until at most `pending` groups are in flight. The results are operands, so that nothing reads them earlier.
+#define WAIT(count, operands) asm volatile("wgmma.wait_group.sync.aligned " count ";" : operands : "n"(pending) : "memory")
+template <int pending> DEVICE void wait_for_products(float (&c)[16]) { WAIT("%16", OPERANDS_16(c, 0)); }
+template <int pending> DEVICE void wait_for_products(float (&c)[32]) { WAIT("%32", OPERANDS_32(c, 0)); }
+template <int pending> DEVICE void wait_for_products(float (&c)[64]) { WAIT("%64", OPERANDS_64(c)); }
+template <int pending> DEVICE void wait_for_products(float (&c)[96]) { WAIT("%96", OPERANDS_96(c)); }
+template <int pending> DEVICE void wait_for_products(float (&c)[128]) { WAIT("%128", OPERANDS_128(c)); }
 
 // The descriptor of a matrix in shared memory, from offsets in bytes. Bits 0-13 are its start, 16-29 the leading offset
 // and 32-45 the stride offset, all in units of 16 bytes. Bits 62-63 are 1 for the 128-byte swizzle.

@@ -1,11 +1,11 @@
 // The kernel `gradient` for sm_90a.
 //
-// A block has two consumers and a part of the columns. A consumer takes half a tile at a time. For each half, it
-//   1. starts two products: the similarities with the next half, and the derivatives of the previous half times its rows;
-//   2. computes the derivatives of this half, while the products run;
-//   3. waits for the products, and rounds the derivatives to 16 bits in the registers of the previous ones. The
+// A block has two or three consumers and a part of the columns. A consumer takes half a tile at a time, so that its
+// registers suffice. For each half, it
+//   1. starts two products: the similarities with this half, and the derivatives of the previous half times its rows;
+//   2. waits for the similarities, and computes the derivatives, while the other product runs;
+//   3. waits for the other product, which frees the registers for the new derivatives, and rounds these to 16 bits. The
 //      accumulators of 16 columns have the layout of a left factor.
-// So no warp waits for a product that it has just started, and the consumers need no turns.
 
 #ifdef WGMMA_COLUMNS
 
@@ -113,17 +113,17 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
         give_registers();
         if (threadIdx.x > 0) return;
         Turn turn = {0, 1};
-        memory.bring_rows(of_keys ? p.key_tiles : p.anchor_tiles, first);
+        memory.bring_rows(rows, of_keys ? p.key_tiles : p.anchor_tiles, first);
         memory.bring_tiles(column_tiles, part.from, part.to, turn);
         return;
     }
     take_registers<WGMMA_GRADIENT_CONSUMERS>();
-    const int consumer = warpgroup - 1, strip = first + consumer * STRIP;
+    const int consumer = warpgroup - 1, strip = strip_inside(rows, first + consumer * STRIP);
     const StripRows own = strip_rows(p, rows, strip);
     const float exponent = p.header->exponent, limit = p.header->limit;
-    const u64 left = rows_at(memory.address + strip_at(consumer));
+    const u64 left = rows_at(memory.strip(consumer));
     const auto half_tile = [&](u32 stage, int half) { return memory.tile(stage) + half * HALF_COLUMNS * 128; };
-    float sum[DIMS / 2], c[2][HALF_PAIRS];
+    float sum[DIMS / 2], c[HALF_PAIRS];
     u32 derivatives[HALF_PAIRS / 2];
     // There are no derivatives before the first half. No part is empty.
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
@@ -131,34 +131,27 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
     Turn turn = {0, 0};
     u32 last = 0;
     barrier_wait(memory.own(), 0);
-    memory.wait_for(turn);
-    multiply_rows(c[0], left, rows_at(half_tile(0, 0)));
-    wait_for_products(c[0]);
     for (int tile = part.from; tile < part.to; tile++) {
-        const u32 stage = turn.stage;
+        memory.wait_for(turn);
         UNROLL for (int half = 0; half < 2; half++) {
-            if (half == 1 && tile + 1 < part.to) {
-                memory.next(turn);
-                memory.wait_for(turn);
-            }
-            // After the last tile, some similarities are computed again.
-            multiply_rows(c[1 - half], left, rows_at(half_tile(turn.stage, 1 - half)));
-            multiply_derivatives(sum, derivatives, half_tile(half == 0 ? last : stage, 1 - half));
-            derive_half(c[half], own, exponent, limit, memory.notes_of(stage) + half * HALF_COLUMNS * COEFFICIENTS * 4);
-            wait_for_products(c[1 - half]);
-            wait_for_products(sum);
+            multiply_rows(c, left, rows_at(half_tile(turn.stage, half)));
+            multiply_derivatives(sum, derivatives, half_tile(half == 0 ? last : turn.stage, 1 - half));
+            wait_for_products<1>(c);
+            derive_half(c, own, exponent, limit, memory.notes_of(turn.stage) + half * HALF_COLUMNS * COEFFICIENTS * 4);
+            wait_for_products<0>(sum);
             if (half == 0 && tile > part.from) memory.release(last);
             const int column = tile * WGMMA_COLUMNS + half * HALF_COLUMNS;
             if (strip_may_exclude<HALF_COLUMNS>(p, columns, strip, column, of_keys)) {
-                drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c[half]);
+                drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
             }
-            UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = pack(c[half][2 * i], c[half][2 * i + 1]);
+            UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = pack(c[2 * i], c[2 * i + 1]);
         }
-        last = stage;
+        last = turn.stage;
+        memory.next(turn);
     }
     multiply_derivatives(sum, derivatives, half_tile(last, 1));
-    wait_for_products(sum);
-    write_strip(l, rows, strip, sum);
+    wait_for_products<0>(sum);
+    write_strip(l, rows, first + consumer * STRIP, sum);
 }
 
 #endif

@@ -113,7 +113,7 @@ DEVICE void gather_rows(const Parameters& p, u8* strip, int first, int count) {
         const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
         const u32 index = p.failed[first + row < count ? first + row : first];
         const u8* from = p.anchors.rows + (i64)index * ROW_BYTES + chunk * 16;
-        *(uint4*)(strip + place_in_tile(row, chunk)) = *(const uint4*)from;
+        *(uint4*)(strip + place_of_chunk<STRIP_PANEL_BYTES>(row, chunk)) = *(const uint4*)from;
     }
     publish_stores();
 }
@@ -139,7 +139,7 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
         float c[PAIRS];
         memory.wait_for(turn);
         multiply_rows(c, left, right + further(turn.stage * TILE_BYTES));
-        wait_for_products(c);
+        wait_for_products<0>(c);
         scale_strip(c, inverse, memory.notes_of(turn.stage));
         memory.release(turn.stage);
         memory.next(turn);

@@ -1,8 +1,7 @@
 // The kernel `sums` for sm_90a.
 //
-// A block has four consumers and a part of the columns. For each tile, a consumer waits for the tile and for its turn,
-// multiplies its strip, and passes the turn on. So its exponentials overlap with the products of the others. Four warps
-// of a scheduler hide each other's latencies, which two warps with two strips each do not.
+// A block has four consumers and a part of the columns. Four warps of a scheduler hide each other's latencies, which two
+// warps with two strips each do not.
 
 #ifdef WGMMA_COLUMNS
 
@@ -25,7 +24,7 @@ template <class Memory> struct StripBlock {
         give_registers();
         if (threadIdx.x > 0) return;
         Turn turn = {0, 1};
-        memory.bring_rows(p.anchor_tiles, first);
+        memory.bring_rows(p.anchors, p.anchor_tiles, first);
         memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
     }
 
@@ -38,26 +37,20 @@ template <class Memory> struct StripBlock {
 template <class Memory, class Visit>
 DEVICE void sweep_strip(const Parameters& p, const StripBlock<Memory>& block, Visit visit) {
     const Memory& memory = block.memory;
-    const int consumer = block.consumer;
     float inverse[2], c[PAIRS];
     UNROLL for (int half = 0; half < 2; half++) inverse[half] = p.anchors.cards[block.row() + half * 8].inverse_length;
-    const u64 left = rows_at(memory.address + strip_at(consumer)), right = rows_at(memory.tile(0));
+    const u64 left = rows_at(memory.strip(block.consumer)), right = rows_at(memory.tile(0));
     Turn turn = {0, 0};
     barrier_wait(memory.own(), 0);
-    if (consumer == WGMMA_STRIP_CONSUMERS - 1) hand_turn_on(consumer);
     for (int tile = block.part.from; tile < block.part.to; tile++) {
         memory.wait_for(turn);
-        wait_for_turn(consumer);
         multiply_rows(c, left, right + further(turn.stage * TILE_BYTES));
-        wait_for_products(c);
-        hand_turn_on(consumer);
+        wait_for_products<0>(c);
         scale_strip(c, inverse, memory.notes_of(turn.stage));
         memory.release(turn.stage);
         visit(c, tile * WGMMA_COLUMNS);
         memory.next(turn);
     }
-    // Takes the last turn that the last consumer passed on.
-    if (consumer == 0) wait_for_turn(0);
 }
 
 // Subtracts the similarities of pairs that are not pairs of an anchor and a negative, and sets them to minus infinity.
