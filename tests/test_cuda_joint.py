@@ -138,25 +138,34 @@ def unseen(seed: int) -> tuple[Tensor, Tensor]:
     return towards(axis, 0.97, 40, seed + 2), keys
 
 
+STEP = 1 / 16352
+"""Of `sample_key`."""
+
+
+def bracket_end(least: float) -> float:
+    """The next number of the kernels' `bracket_end` that is the sum of two tf32 numbers."""
+    ends = torch.arange(int(least / STEP), int(1 / STEP)).float() * torch.tensor(STEP)
+    return float(ends[(ends >= least) & (ends.view(torch.int32) % 4 == 0)][0])
+
+
 def at_the_ends(seed: int, *, of_threshold: bool = False) -> tuple[Tensor, Tensor]:
     """Many keys are exactly at the lower end of an anchor's list, and its quantile is too. They are equal rows.
 
     Or at the ends of the threshold's bracket: this end is the lower one of all anchors, and some keys are at the upper.
     """
-    end = 0.5 + 1.5 * 2.0**-15  # a number of `bracket_end`, and the sum of two tf32 numbers
+    end, ceiling = bracket_end(0.5), bracket_end(0.75)
     looked_at = kernels.sampled_columns(256, KEYS)
     others = sorted(set(range(KEYS)) - set(looked_at))
     high, sampled, equal, of_others = looked_at[:10], looked_at[10:40], others[:26], looked_at[40:80] + others[26:56]
-    # The cosines with the two directions that the anchors have. The sampled keys above the end are less than a step of
-    # `sample_key` above it, and there are 66 of the list's keys, the rank of the quantile.
+    # The cosines with the two directions that the anchors have. The sampled keys above the end are a step of `sample_key`
+    # above it, and there are 66 of the list's keys, the rank of the quantile.
     first, second = torch.full((KEYS,), 0.1, dtype=torch.float64), torch.full((KEYS,), 0.1, dtype=torch.float64)
-    first[high], first[sampled], first[equal] = 0.9, end + 4.5e-5, end
+    first[high], first[sampled], first[equal] = 0.9, end + STEP, end
     if of_threshold:
-        ceiling = 0.75 + 1.75 * 2.0**-15
-        first[high], first[others[56:61]] = ceiling - 4.5e-5, ceiling
+        first[high], first[others[56:61]] = ceiling - STEP, ceiling
         second[looked_at[80:90]], second[looked_at[90:120]], second[others[61:117]] = (
-            ceiling - 4.5e-5,
-            end + 4.5e-5,
+            ceiling - STEP,
+            end + STEP,
             0.6,
         )
     else:

@@ -120,8 +120,8 @@ MUTATIONS = {
     ),
     "keys with other digits before are counted": Mutation(
         "digits.cu",
-        "if (leading >> 8 == prefix) ",
-        "",
+        "is_there ? leading >> 8 : ~0u",
+        "is_there ? prefix : ~0u",
     ),
     "keys of an anchor that are not sorted": Mutation(
         "index.cu",

@@ -19,12 +19,9 @@ DEVICE DigitSums add_counts(const u32* counts) {
     return sums;
 }
 
-// Whether a lane's digits, or larger ones, are those of the `rank` largest numbers, as a bit of each lane.
-DEVICE u32 lanes_from(const DigitSums& sums, u32 rank) { return ballot(sums.up_to[7] >= rank); }
-
-// Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. Lane `owner` has it.
-// Each lane may have a rank of its own.
-DEVICE void find_digit(const DigitSums& sums, int owner, u32 rank, u32& digit, u32& rest) {
+// Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. By one warp.
+DEVICE void find_digit(const DigitSums& sums, u32 rank, u32& digit, u32& rest) {
+    const int owner = lowest_set_bit(ballot(sums.up_to[7] >= rank));
     u32 before = from_lane(sums.before, owner);
     digit = DIGITS - 1 - owner * 8;
     UNROLL for (int i = 0; i < 7; i++) {
@@ -35,11 +32,8 @@ DEVICE void find_digit(const DigitSums& sums, int owner, u32 rank, u32& digit, u
     }
     rest = rank - before;
 }
-
-// The same from the counts. By one warp.
 DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
-    const DigitSums sums = add_counts(counts);
-    find_digit(sums, lowest_set_bit(lanes_from(sums, rank)), rank, digit, rest);
+    find_digit(add_counts(counts), rank, digit, rest);
 }
 
 // Sets the counts of a warp to 0. They start at a multiple of 16 bytes.
@@ -48,12 +42,12 @@ DEVICE void clear_counts(u32* counts) {
     sync_warp();
 }
 
-// Calls `visit(key)` for the keys `key_at(i)`, which a lane loads four at a time. By one warp.
+// Calls `visit(key, is_there)` for the keys `key_at(i)`, which a lane loads four at a time. By one warp.
 template <class KeyAt, class Visit> DEVICE void each_key(u32 count, KeyAt key_at, Visit visit) {
     for (u32 first = lane_of_thread(); first < count; first += 4 * LANES) {
         u32 keys[4];
         UNROLL for (int i = 0; i < 4; i++) keys[i] = first + i * LANES < count ? key_at(first + i * LANES) : 0;
-        UNROLL for (int i = 0; i < 4; i++) if (first + i * LANES < count) visit(keys[i]);
+        UNROLL for (int i = 0; i < 4; i++) visit(keys[i], first + i * LANES < count);
     }
 }
 
@@ -62,9 +56,10 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
     u32 prefix = 0;
     for (int shift = 8 * (digits - 1); shift >= 0; shift -= 8) {
         clear_counts(counts);
-        each_key(count, key_at, [&](u32 key) {
+        each_key(count, key_at, [&](u32 key, bool is_there) {
             const u32 leading = key >> shift;
-            if (leading >> 8 == prefix) atomic_add(&counts[leading & (DIGITS - 1)], 1);
+            // One branch in place of two.
+            if ((is_there ? leading >> 8 : ~0u) == prefix) atomic_add(&counts[leading & (DIGITS - 1)], 1);
         });
         sync_warp();
         u32 digit;
@@ -75,7 +70,9 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
         if (!is_alone || shift == 0) continue;
         // No other key starts with these digits.
         u32 found = 0;
-        each_key(count, key_at, [&](u32 key) { found = key >> shift == prefix ? key : found; });
+        each_key(count, key_at, [&](u32 key, bool is_there) {
+            if (is_there && key >> shift == prefix) found = key;
+        });
         return from_lane(found, highest_set_bit(ballot(found > 0)));
     }
     return prefix;

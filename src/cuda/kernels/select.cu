@@ -87,9 +87,13 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
     each_similarity(p, rows, keys, [&](int row, int key, float c) { shared.keys[row][key - keys.first] = ordered(c); });
     sync_threads();
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
-        const u32 key = find_key(shared.counts[warp], l.columns + p.rows_apart, l.rank, 4, [&](u32 i) {
+        const auto with_apart = [&](u32 i) {
             return i < (u32)l.columns ? shared.keys[row][i] : ordered(apart_of(p, first + row)[i - l.columns]);
-        });
+        };
+        // Without branches, if there are no rows apart.
+        const u32 key = p.rows_apart > 0
+                            ? find_key(shared.counts[warp], l.columns + p.rows_apart, l.rank, 4, with_apart)
+                            : find_key(shared.counts[warp], l.columns, l.rank, 4, [&](u32 i) { return shared.keys[row][i]; });
         if (lane == 0) p.quantiles[first + row] = from_ordered(key);
     }
     if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
@@ -108,15 +112,16 @@ DEVICE int sampled_column(int at, int columns, int keys) {
 }
 
 // Similarities as numbers of 15 bits, since a bracket need not be exact. Its ends are moved outwards by more than the
-// rounding error. The last bits of a float of this size are an integer. With the bit above, two keys of a word are
-// compared at once. NaN is the least key.
-#define KEY_SCALE 16383.0f
+// rounding error. Rounded cosines that exceed 1 fit too, and NaN is one of the least numbers. With the bit above, two keys
+// of a word are compared at once.
+#define KEY_SCALE 16352.0f
 #define KEY_ZERO 16384.0f
 #define KEY_BIT 0x8000u
 DEVICE u32 sample_key(float c) {
-    return bits_of(fmaxf(c, -1.0f) * KEY_SCALE + (8388608.0f + KEY_BIT + KEY_ZERO)) & 0xffff;
+    const float integers = 8388608.0f;  // from here on
+    return bits_of(fmaxf(c, -1.0f) * KEY_SCALE + (integers + KEY_BIT + KEY_ZERO)) - bits_of(integers);
 }
-DEVICE float bracket_end(u32 key, float further) { return ((float)key + further - KEY_ZERO) * (1.0f / KEY_SCALE); }
+DEVICE float bracket_end(u32 key) { return ((float)key - KEY_ZERO) * (1.0f / KEY_SCALE); }
 
 DEVICE void load_words(u32 (&words)[4], const void* from) {
     const uint4 four = *(const uint4*)from;
@@ -165,7 +170,7 @@ DEVICE void sample_keys(const Parameters& p, const Launch& l, const Sixteen& row
                 UNROLL for (int half = 0; half < 2; half++) {
                     const u32 low = sample_key(similarity(s.c[0][n][half * 2], rows.inverse[half], even));
                     const u32 high = sample_key(similarity(s.c[0][n][half * 2 + 1], rows.inverse[half], odd));
-                    *(u32*)&shared.keys[lane / 4 + half * 8][first + at] = low | high << 16;
+                    *(u32*)&shared.keys[lane / 4 + half * 8][first + at] = low + (high << 16);
                 }
             }
         }
@@ -181,37 +186,32 @@ DEVICE void bracket_threshold(const Parameters& p, const Launch& l, double* shar
     p.header->ceiling = (float)ceiling;
 }
 
-// The leading 8 bits of a key, and the others.
-#define LAST_BITS 7
-DEVICE u32 leading_digit(u32 key) { return key >> LAST_BITS & (DIGITS - 1); }
-DEVICE u32 last_digit(u32 key) { return key & (1 << LAST_BITS) - 1; }
+// The upper byte of a key in the lower half of a word.
+DEVICE u32 leading_digit(u32 key) { return key >> 8 & (DIGITS - 1); }
 
 #define RANKS 4  // of a sample
 #define RANK_LANES (LANES / RANKS)
-#define LANE_COUNTS ((1 << LAST_BITS) / RANK_LANES)
+#define PARTS (2 * DIGITS)  // a word of the counts has two
+#define LANE_PARTS (PARTS / LANES)
 
-// Counts the last digits of the keys with one of the leading digits, for each of these. A word has two counts.
-DEVICE void count_last_digit(u32* counts, u32 key, const u32 (&leading)[RANKS]) {
-    const u32 last = last_digit(key);
-    UNROLL for (int i = 0; i < RANKS; i++) {
-        if (leading_digit(key) != leading[i]) continue;
-        atomic_add(&counts[(i << LAST_BITS | last) / 2], last % 2 ? 1 << 16 : 1);
-    }
-}
+// An end of a bracket. Nothing if `is_there` is false.
+struct End {
+    float at;
+    bool is_there;
+};
 
-// Finds the keys of the four ranks in a row of a sample, each by eight lanes. One of these gets the key, and the others
-// 0. By one warp, with its own counts.
-DEVICE u32 find_sample_keys(u32* counts, const u16* row, int columns, const Launch& l) {
-    const int lane = lane_of_thread(), mine = lane / RANK_LANES;
-    const auto rank_of = [&](int i) { return i == 0 ? l.rank : i == 1 ? l.high_rank : i == 2 ? l.floor_rank : l.ceiling_rank; };
-    clear_counts(counts);
+// Finds ends of brackets in a row of a sample: upper ones for odd numbers of `ranks`. Eight lanes have the same number,
+// and one of these gets the end. By one warp, with its own counts.
+DEVICE End find_end(u32* counts, const u16* row, int columns, const u32 (&ranks)[RANKS]) {
+    const u32 lane = lane_of_thread(), mine = lane / RANK_LANES;
     // Eight keys at a time.
-    constexpr int each = 8 * LANES, most = STRIP_BYTES / 2 / each;
-    u32 words[most][4];
-    UNROLL for (int i = 0; i < most; i++) {
+    constexpr int each = 8 * LANES, all = STRIP_BYTES / 2 / each;
+    u32 words[all][4] = {};
+    UNROLL for (int i = 0; i < all; i++) {
         if (i * each < columns) load_words(words[i], row + i * each + lane * 8);
     }
-    UNROLL for (int i = 0; i < most; i++) {
+    clear_counts(counts);
+    UNROLL for (int i = 0; i < all; i++) {
         if (i * each >= columns) continue;
         UNROLL for (int k = 0; k < 4; k++) {
             atomic_add(&counts[leading_digit(words[i][k])], 1);
@@ -219,54 +219,62 @@ DEVICE u32 find_sample_keys(u32* counts, const u16* row, int columns, const Laun
         }
     }
     sync_warp();
+    u32 least_rank = ~0u, largest_rank = 0, rank = 0;
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        if (mine == i) rank = ranks[i];
+        if (ranks[i] == 0) continue;
+        least_rank = ranks[i] < least_rank ? ranks[i] : least_rank;
+        largest_rank = ranks[i] > largest_rank ? ranks[i] : largest_rank;
+    }
     const DigitSums sums = add_counts(counts);
+    u32 least, largest, rest;
+    find_digit(sums, largest_rank, least, rest);
+    find_digit(sums, least_rank, largest, rest);
     sync_warp();
-    u32 rank = 0, lanes = 0, leading, rest;
-    UNROLL for (int i = 0; i < RANKS; i++) {
-        const u32 found = lanes_from(sums, rank_of(i));
-        if (mine == i) {
-            rank = rank_of(i);
-            lanes = found;
-        }
-    }
-    find_digit(sums, lowest_set_bit(lanes), rank, leading, rest);
-    u32 digits[RANKS], least = DIGITS - 1;
-    UNROLL for (int i = 0; i < RANKS; i++) {
-        digits[i] = from_lane(leading, i * RANK_LANES);
-        least = digits[i] < least ? digits[i] : least;
-    }
     clear_counts(counts);
-    // Few keys are not below the least of these digits.
-    const u32 bound = (least << LAST_BITS) * 0x10001;
-    UNROLL for (int first = 0; first < most; first += 4) {
+    // All that is wanted has one of these digits. Divide them into parts of 2^`shift` keys. Usually, few keys are not
+    // below them. Those above them are in the last part, or past it.
+    const u32 bound = least * DIGITS & ~KEY_BIT, range = (largest - least + 1) * DIGITS;
+    const int shift = range > PARTS ? highest_set_bit((range - 1) / PARTS) + 1 : 0;
+    UNROLL for (int first = 0; first < all; first += 4) {
         // Bit 15 - k or 31 - k is for the lower or upper key of word k.
         u32 found = 0;
-        UNROLL for (int k = 0; k < 16; k++) {
-            if ((first + k / 4) * each < columns) found |= (words[first + k / 4][k % 4] - bound & KEY_BIT * 0x10001) >> k;
+        UNROLL for (u32 k = 0; k < 16; k++) {
+            found |= (words[first + k / 4][k % 4] - bound * 0x10001 & KEY_BIT * 0x10001) >> k;
         }
+        const int there = columns / each - first;
+        found &= there >= 4 ? ~0u : there > 0 ? (0xffffu << 16 - 4 * there & 0xffff) * 0x10001 : 0;
         while (found) {
-            const int bit = highest_set_bit(found), k = 15 - bit % 16;
+            const u32 bit = highest_set_bit(found), k = 15 - bit % 16;
             found ^= 1u << bit;
-            count_last_digit(counts, row[(first + k / 4) * each + lane * 8 + k % 4 * 2 + bit / 16], digits);
+            const u32 key = row[(first + k / 4) * each + lane * 8 + k % 4 * 2 + bit / 16];
+            const u32 part = (key - (KEY_BIT | bound)) >> shift, last = PARTS - 1, place = part < last ? part : last;
+            atomic_add(&counts[place / 2], place % 2 ? 1 << 16 : 1);
         }
     }
     sync_warp();
-    // Each of the lanes has 16 digits, the first one the largest.
-    u32 pairs[LANE_COUNTS / 2], own = 0;
-    UNROLL for (int i = 0; i < LANE_COUNTS / 2; i++) {
-        pairs[i] = counts[(mine + 1 << LAST_BITS - 1) - 1 - (lane % RANK_LANES * (LANE_COUNTS / 2) + i)];
+    // Lane l has the parts from 511 - 16 l down.
+    u32 pairs[LANE_PARTS / 2], own = 0;
+    UNROLL for (int i = 0; i < LANE_PARTS / 2; i++) {
+        pairs[i] = counts[PARTS / 2 - 1 - (lane * (LANE_PARTS / 2) + i)];
         own += pairs[i];
     }
-    own = (own & 0xffff) + (own >> 16);
     sync_warp();
-    const u32 up_to = prefix_sum<RANK_LANES>(own);
-    const u32 found = ballot(up_to >= rest) >> mine * RANK_LANES & (1 << RANK_LANES) - 1;
-    u32 sum = up_to - own, last = (1 << LAST_BITS) - 1 - lane % RANK_LANES * LANE_COUNTS;
-    UNROLL for (int i = 0; i < LANE_COUNTS - 1; i++) {
-        sum += i % 2 ? pairs[i / 2] & 0xffff : pairs[i / 2] >> 16;
-        last -= sum < rest;
+    own = (own & 0xffff) + (own >> 16);
+    const u32 up_to = prefix_sum<LANES>(own);
+    u32 owner = 0;
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        const u32 lanes = ballot(up_to >= ranks[i]);
+        if (mine == i) owner = lowest_set_bit(lanes);
     }
-    return rank > 0 && lowest_set_bit(found) == lane % RANK_LANES ? leading << LAST_BITS | last : 0;
+    u32 sum = from_lane(up_to - own, owner), part = PARTS - 1 - owner * LANE_PARTS;
+    UNROLL for (int i = 0; i < LANE_PARTS - 1; i++) {
+        const u32 pair = from_lane(pairs[i / 2], owner);
+        sum += i % 2 ? pair & 0xffff : pair >> 16;
+        part -= sum < rank;
+    }
+    const u32 key = bound + (part << shift);
+    return {mine % 2 ? bracket_end(key + (1 << shift)) : bracket_end(key - 1), rank > 0 && lane % RANK_LANES == 0};
 }
 
 KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
@@ -280,9 +288,10 @@ KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     sync_threads();
     // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
     float* const ends = mine == 0 ? p.lows : mine == 2 ? p.quantiles : p.highs;
+    const u32 ranks[RANKS] = {(u32)l.rank, (u32)l.high_rank, (u32)l.floor_rank, (u32)l.ceiling_rank};
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
-        const u32 key = find_sample_keys(shared.counts[warp], shared.keys[row], l.columns, l);
-        if (key > 0) ends[first + row] = bracket_end(key, mine % 2 ? 1.0f : -1.0f);
+        const End found = find_end(shared.counts[warp], shared.keys[row], l.columns, ranks);
+        if (found.is_there) ends[first + row] = found.at;
     }
     if (p.joint && is_last_block(&p.header->done[3], gridDim.x, &shared.last)) bracket_threshold(p, l, shared.sums);
 }
