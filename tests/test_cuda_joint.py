@@ -153,20 +153,20 @@ def at_the_ends(seed: int, *, of_threshold: bool = False) -> tuple[Tensor, Tenso
 
     Or at the ends of the threshold's bracket: this end is the lower one of all anchors, and some keys are at the upper.
     """
-    end, ceiling = bracket_end(0.5), bracket_end(0.75)
+    end, ceiling = bracket_end(0.4975), bracket_end(0.4985)  # so close that the sample's parts are single keys
     looked_at = kernels.sampled_columns(256, KEYS)
     others = sorted(set(range(KEYS)) - set(looked_at))
     high, sampled, equal, of_others = looked_at[:10], looked_at[10:40], others[:26], looked_at[40:80] + others[26:56]
     # The cosines with the two directions that the anchors have. The sampled keys above the end are a step of `sample_key`
     # above it, and there are 66 of the list's keys, the rank of the quantile.
     first, second = torch.full((KEYS,), 0.1, dtype=torch.float64), torch.full((KEYS,), 0.1, dtype=torch.float64)
-    first[high], first[sampled], first[equal] = 0.9, end + STEP, end
+    first[high], first[sampled], first[equal] = 0.51, end + STEP, end
     if of_threshold:
         first[high], first[others[56:61]] = ceiling - STEP, ceiling
         second[looked_at[80:90]], second[looked_at[90:120]], second[others[61:117]] = (
             ceiling - STEP,
             end + STEP,
-            0.6,
+            0.498,
         )
     else:
         second[of_others] = 0.7

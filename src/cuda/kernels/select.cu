@@ -45,10 +45,11 @@ template <class Visit> DEVICE void each_similarity(const Parameters& p, const Si
                 inverse[n][e] = p.keys.cards[to_key(n * 8 + lane % 4 * 2 + e)].inverse_length;
             }
         }
+        const u32 zero = bits_of(inverse[0][0]) >> 31;  // as no length is negative
         Products<1, 2> s;
         add_steps(s, [&](Products<1, 2>& part, int k) {
             UNROLL for (int n = 0; n < 2; n++) {
-                multiply(part.c[0][n], left.a[0][k], word(right[n] + k * STEP), word(right[n] + k * STEP + 16), 0);
+                multiply(part.c[0][n], left.a[0][k], word(right[n] + k * STEP), word(right[n] + k * STEP + 16), zero);
             }
         });
         each_pair(s, [&](float c, int row, int n, int e) {
@@ -151,17 +152,22 @@ DEVICE void sample_keys(const Parameters& p, const Launch& l, const Sixteen& row
     for (int first = warp_of_thread() * LANES; first < l.columns; first += THREADS) {
         const u32 column = keys.first + sampled_column(first + lane, l.columns, keys.end - keys.first);
         const float inverse = p.keys.cards[column].inverse_length;
-        UNROLL for (int block = 0; block < LANES; block += 16) {
+        // Split rows take all registers.
+        constexpr int at_once = IS_SPLIT ? 1 : 2;
+        _Pragma("unroll at_once") for (int block = 0; block < LANES; block += 16) {
             const u8* right[2];
+            u32 zero = 0;
             UNROLL for (int n = 0; n < 2; n++) {
-                right[n] = p.keys.rows + (i64)from_lane(column, block + n * 8 + lane / 4) * ROW_BYTES;
+                const u32 key = from_lane(column, block + n * 8 + lane / 4);
+                right[n] = p.keys.rows + (i64)key * ROW_BYTES;
+                zero = key >> 31;  // as there are not so many keys
             }
             Products<1, 2> s;
             u32 words[2][4];
             add_steps(s, [&](Products<1, 2>& part, int k) {
                 UNROLL for (int n = 0; n < 2; n++) {
                     if (k % 2 == 0) load_steps(words[n], right[n], k);
-                    multiply(part.c[0][n], left.a[0][k], words[n][k % 2 * 2], words[n][k % 2 * 2 + 1], 0);
+                    multiply(part.c[0][n], left.a[0][k], words[n][k % 2 * 2], words[n][k % 2 * 2 + 1], zero);
                 }
             });
             UNROLL for (int n = 0; n < 2; n++) {
