@@ -275,6 +275,7 @@ KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
             count_digit(key_of(without_mark(two.y), base));
         });
         each_apart(p, row, base, count_digit);
+        sync_warp();
         sync_threads();
     }
 
