@@ -215,6 +215,7 @@ SHOWS = {
     "digits: a threshold above its bracket": "unseen",
     "sums: no other pass": "many pending",
     "anchors: one part after another pass": "many pending",
+    "joint: candidates with another digit": "at the ends",
     "hopper_sums: no other pass": "many pending",
     "joint: the end is not listed": "at the ends",
     "joint: the end is not appended": "at the ends",

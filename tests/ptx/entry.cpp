@@ -123,7 +123,8 @@ extern "C" int ptx_launch(const char* name, const char* kernel, const u32* block
 }
 
 // Launches one of hex_ssl's kernels: src/cuda/emulator.rs. Where launches have at most `launch_rows` rows, a pass that
-// keeps similarities waits for the kernel that searches them, and both are launched for some rows after the other.
+// keeps similarities waits for the kernel that searches them, and both are launched for some rows after the other. Then
+// `gather` has several warps for each row, as for long lists.
 extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, const u32* blocks, u32 threads,
                            u32 shared_bytes, void* const* arguments, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {
@@ -148,7 +149,8 @@ extern "C" int hex_emulate(const char* operand, u32 dims, const char* kernel, co
             void* const own[] = {arguments[0], &part};
             one.pass_grid.blocks[0] = (u32)((part.rows + block_rows - 1) / block_rows);
             launch(one.pass, one.pass_grid, own);
-            grid.blocks[0] = name == "gather" ? (u32)part.rows : (u32)((part.rows + WARPS - 1) / WARPS);
+            grid.blocks[0] = (u32)((part.rows + WARPS - 1) / WARPS);
+            if (name == "gather") grid.blocks[0] = (u32)part.rows, grid.threads = 3 * LANES;
             launch(name, grid, own);
         }
     });

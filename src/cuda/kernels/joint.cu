@@ -137,7 +137,7 @@ struct Sets {
 
 // Calls `visit` for each two numbers of a list, whose number is even.
 template <class Visit> DEVICE void each_two(const float* list, u32 count, u32 thread, u32 threads, Visit visit) {
-    for (u32 i = 2 * thread; i < count; i += 2 * threads) visit(*(const float2*)(list + i));
+    ROLLED for (u32 i = 2 * thread; i < count; i += 2 * threads) visit(*(const float2*)(list + i));
 }
 
 // Adds what is listed to the sums of a row: the first lane the global ones to `before[0]`, the second one the others.
@@ -173,19 +173,16 @@ struct Gathering {
 };
 static_assert(sizeof(Gathering) <= GATHER_SHARED && CANDIDATES <= DIGITS, "sizes");
 
-// Positive numbers as integers in their order, from the bits `base` on. All smaller numbers are 0.
+// Numbers from the bits `base` up to LARGEST as integers in their order. Smaller and larger ones are like these. NaN is
+// above or below all.
 DEVICE u32 key_of(float c, int base) {
-    const int bits = (int)bits_of(c);
-    return (u32)((bits > base ? bits : base) - base);
+    const int bits = (int)bits_of(c), most = (int)bits_of(LARGEST), least = bits > base ? bits : base;
+    return (u32)((least < most ? least : most) - base);
 }
 
-// Calls `visit` for the keys of a row's similarities with its rows apart. NaN is above or below all.
+// Calls `visit` for the keys of a row's similarities with its rows apart.
 template <class Visit> DEVICE void each_apart(const Parameters& p, int row, int base, Visit visit) {
-    const u32 largest = key_of(LARGEST, base);
-    ROLLED for (int i = threadIdx.x; i < p.rows_apart; i += blockDim.x) {
-        const u32 key = key_of(apart_of(p, row)[i], base);
-        visit(key < largest ? key : largest);
-    }
+    ROLLED for (int i = threadIdx.x; i < p.rows_apart; i += blockDim.x) visit(key_of(apart_of(p, row)[i], base));
 }
 
 // The quantile of a row and its sums, but for the pending similarities. One block per row, of few warps.
@@ -344,9 +341,9 @@ KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
 KERNEL(THREADS, 6) settle(const Parameters p, const Launch l) {
     const int row = blockIdx.x * WARPS + warp_of_thread(), lane = lane_of_thread();
     if (row >= p.anchors.count || p.header->rerun) return;
-    const u32 count = p.pending_at[2 * row + 1];
+    const u32 start = p.pending_at[2 * row], count = p.pending_at[2 * row + 1];
     if (count == 0) return;
-    const float* list = p.pending + p.pending_at[2 * row];
+    const float* list = p.pending + start;
     Sets sets = {p.header->limit, p.header->limit, 0.0f, 0.0f};
     each_two(list, count, lane, LANES, [&](float2 two) {
         sets.add_top(two.x);
