@@ -31,9 +31,9 @@ DEVICE double similarity_of(const Side& left, int row, const Side& right, int ke
 
 // The similarity of an anchor with its positive `k`, as `similarity_of`. NaN if the index is not a row of the keys.
 DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
-    if (p.pairing == APART) return similarity_of(p.anchors, anchor, p.apart, anchor * p.rows_apart);
-    const int key = excluded_key(p, anchor, k);
-    const double found = similarity_of(p.anchors, anchor, p.keys, key < 0 ? 0 : key);
+    const bool is_apart = p.pairing == APART;
+    const int key = is_apart ? anchor * p.rows_apart : excluded_key(p, anchor, k);
+    const double found = similarity_of(p.anchors, anchor, is_apart ? p.apart : p.keys, key < 0 ? 0 : key);
     return key < 0 ? (double)not_a_number() : found;
 }
 
@@ -187,7 +187,7 @@ DEVICE void add_supervised(const Parameters& p, const AnchorSums& sums, int inde
 DEVICE double own_positive_similarity(const Parameters& p, int first, int count, int k) {
     const int lane = lane_of_thread();
     double own = 0.0;
-    _Pragma("unroll 2") for (int four = 0; four < count; four += 4) {
+    _Pragma("unroll 1") for (int four = 0; four < count; four += 4) {
         const int here = four + lane / 8;
         const double found = from_lane(positive_similarity(p, first + (here < count ? here : 0), k), lane % 4 * 8);
         if (lane / 4 == four / 4) own = found;
