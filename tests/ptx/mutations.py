@@ -215,8 +215,8 @@ MUTATIONS = {
     ),
     "one split's partial gradient": Mutation(
         "finish.cu",
-        "if (first + i >= l.splits) break;",
-        "if (first + i >= 1) break;",
+        "= first + i < l.splits ?",
+        "= first + i < 1 ?",
     ),
     "a dimension too many": Mutation(
         "finish.cu",

@@ -6,16 +6,6 @@
 // The first of four dimensions of this lane, by number `k`.
 DEVICE int first_of_four(int k) { return (lane_of_thread() + k * LANES) * 4; }
 
-// Four of `count` numbers, from number `at` on. Zeros beyond them. 16 bytes at a time, if every row starts at such.
-DEVICE void read_four(float (&x)[4], const float* from, int at, int count) {
-    if (count % 4 == 0) {
-        const float4 read = at < count ? *(const float4*)(from + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-        x[0] = read.x, x[1] = read.y, x[2] = read.z, x[3] = read.w;
-    } else {
-        UNROLL for (int i = 0; i < 4; i++) x[i] = at + i < count ? from[at + i] : 0.0f;
-    }
-}
-
 DEVICE void write_four(float* to, int at, int count, const float (&x)[4]) {
     if (count % 4 == 0) {
         if (at < count) *(float4*)(to + at) = float4{x[0], x[1], x[2], x[3]};
@@ -24,15 +14,26 @@ DEVICE void write_four(float* to, int at, int count, const float (&x)[4]) {
     }
 }
 
-// Adds the partial sums of four dimensions of a row, in order. Four of them are read at a time.
+// Adds the partial sums of four dimensions of a row, in order. Those of four splits are read at a time, 16 bytes each if
+// every row starts at a multiple of that.
 DEVICE void add_partial(float (&g)[4], const Launch& l, int row, int dim, int dims) {
-    for (int first = 0; first < l.splits; first += 4) {
-        float part[4][4] = {};
-        UNROLL for (int i = 0; i < 4; i++) {
-            if (first + i >= l.splits) break;
-            read_four(part[i], l.partial + ((i64)(first + i) * l.partial_rows + row) * dims, dim, dims);
+    const float* from = l.partial + (i64)row * dims + dim;
+    const i64 step = l.partial_rows * dims;
+    if (dims % 4 == 0) {
+        if (dim >= dims) return;
+        for (int first = 0; first < l.splits; first += 4) {
+            float4 part[4];
+            UNROLL for (int i = 0; i < 4; i++) {
+                part[i] = first + i < l.splits ? *(const float4*)(from + (first + i) * step) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+            }
+            UNROLL for (int i = 0; i < 4; i++) {
+                g[0] += part[i].x, g[1] += part[i].y, g[2] += part[i].z, g[3] += part[i].w;
+            }
         }
-        UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 0; j < 4; j++) g[j] += part[i][j];
+    } else {
+        for (int split = 0; split < l.splits; split++, from += step) {
+            UNROLL for (int i = 0; i < 4; i++) if (dim + i < dims) g[i] += from[i];
+        }
     }
 }
 
@@ -94,13 +95,12 @@ DEVICE void add_as_positive(const Parameters& p, float (&g)[FOURS][4], int key) 
 // the unit row, and the gradient is (g - (g.u) u) / |z|. It saturates at the largest finite number. By one warp.
 // Returns g.u.
 DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side, int row) {
-    const u8* from = side.rows + (i64)row * ROW_BYTES;
+    const double inverse = side.cards[row].inverse_length, length = side.lengths[row], all = p.header->factor;
     float g[FOURS][4] = {}, own[FOURS][4];
     UNROLL for (int k = 0; k < FOURS; k++) {
-        four_elements(own[k], from, first_of_four(k));
+        four_elements(own[k], side.rows + (i64)row * ROW_BYTES, first_of_four(k));
         add_partial(g[k], l, row, first_of_four(k), p.dims);
     }
-    const double inverse = side.cards[row].inverse_length, factor = p.header->factor / side.lengths[row];
     if (OPERAND == F16) {
         const float scale = 1.0f / p.header->gradient_scale;
         UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) g[k][i] *= scale;
@@ -111,7 +111,7 @@ DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side,
     double along = 0.0;
     UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) along += g[k][i] * (own[k][i] * inverse);
     along = warp_sum(along);
-    const double largest = 3.402823466e38;
+    const double factor = all / length, largest = 3.402823466e38;
     UNROLL for (int k = 0; k < FOURS; k++) {
         float found[4];
         UNROLL for (int i = 0; i < 4; i++) {
