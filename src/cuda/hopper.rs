@@ -22,10 +22,14 @@ pub const CAPABILITY: (u32, u32) = (9, 0);
 const STRIP: usize = 64;
 /// Warpgroups of a block that multiply, in the kernels without a gradient.
 const STRIP_CONSUMERS: usize = 4;
-/// Threads of such a block: of these warpgroups, and of one that copies.
+/// The same in the gradient, whose sums need registers.
+const GRADIENT_CONSUMERS: usize = 2;
+/// Threads of a block: of these warpgroups, and of one that copies.
 pub const STRIP_THREADS: usize = 128 + 128 * STRIP_CONSUMERS;
-/// Rows of such a block.
+pub const GRADIENT_THREADS: usize = 128 + 128 * GRADIENT_CONSUMERS;
+/// Rows of a block.
 pub const STRIP_ROWS: usize = STRIP * STRIP_CONSUMERS;
+pub const GRADIENT_ROWS: usize = STRIP * GRADIENT_CONSUMERS;
 /// Rows of a block of `select_wgmma`, and its shared memory for counting digits.
 pub const SELECT_ROWS: usize = STRIP;
 const SELECTION_BYTES: usize = SELECT_ROWS * 257 * 4 + SELECT_ROWS * 8 + 72;
@@ -58,8 +62,6 @@ pub struct Hopper {
     pub columns: usize,
     strip_stages: usize,
     sift_stages: usize,
-    /// Warpgroups of a block of the gradient that multiply. Its sums need registers.
-    gradient_consumers: usize,
     gradient_stages: usize,
 }
 
@@ -79,7 +81,6 @@ impl Hopper {
                 256 => 2,
                 _ => 4,
             },
-            gradient_consumers: if variant.dims <= 128 { 3 } else { 2 },
             gradient_stages: 4,
         })
     }
@@ -91,7 +92,7 @@ impl Hopper {
             ("STRIP_CONSUMERS", STRIP_CONSUMERS),
             ("STRIP_STAGES", self.strip_stages),
             ("SIFT_STAGES", self.sift_stages),
-            ("GRADIENT_CONSUMERS", self.gradient_consumers),
+            ("GRADIENT_CONSUMERS", GRADIENT_CONSUMERS),
             ("GRADIENT_STAGES", self.gradient_stages),
             ("SELECT_STAGES", SELECT_STAGES),
             ("SELECTION_BYTES", SELECTION_BYTES),
@@ -110,19 +111,9 @@ impl Hopper {
         self.shared_bytes(STRIP_ROWS, self.sift_stages, 1) + 128 * STRIP_CONSUMERS * 2 * slots * NUMBER
     }
 
-    /// Rows of a block of the gradient.
-    pub fn gradient_rows(&self) -> usize {
-        STRIP * self.gradient_consumers
-    }
-
-    /// Threads of a block of the gradient.
-    pub fn gradient_threads(&self) -> usize {
-        128 + 128 * self.gradient_consumers
-    }
-
     /// Shared memory of a block of the gradient.
     pub fn gradient_shared_bytes(&self) -> usize {
-        self.shared_bytes(self.gradient_rows(), self.gradient_stages, COEFFICIENTS)
+        self.shared_bytes(GRADIENT_ROWS, self.gradient_stages, COEFFICIENTS)
     }
 
     /// Shared memory of a block of the selection.

@@ -536,9 +536,9 @@ impl<'a> Plan<'a> {
             ..Launch::default()
         };
         if let Some(hopper) = self.hopper {
-            let grid = [blocks(side.count as usize, hopper.gradient_rows()), splits, 1];
+            let grid = [blocks(side.count as usize, hopper::GRADIENT_ROWS), splits, 1];
             let shared_bytes = hopper.gradient_shared_bytes();
-            self.launch(executor, "gradient_wgmma", grid, hopper.gradient_threads(), shared_bytes, launch)?;
+            self.launch(executor, "gradient_wgmma", grid, hopper::GRADIENT_THREADS, shared_bytes, launch)?;
         } else {
             let grid = [side.padded as usize / TILE_ROWS, splits, chunks(self.problem, &self.tiles)];
             self.run(executor, kernel, grid, self.tiles.shared_bytes(), launch)?;
@@ -736,7 +736,7 @@ fn gradient_splits(problem: &Problem, side: &Side, tiles: &TileSizes, hopper: Op
     let most = SPLITS.min(PARTIALS / (side.count as usize * problem.dims * 4));
     match hopper {
         Some(hopper) => {
-            splits(blocks(side.count as usize, hopper.gradient_rows()), blocks(other, hopper.columns), 1, chip, most)
+            splits(blocks(side.count as usize, hopper::GRADIENT_ROWS), blocks(other, hopper.columns), 1, chip, most)
         }
         None => splits(
             side.padded as usize / TILE_ROWS * chunks(problem, tiles),

@@ -6,7 +6,8 @@
 //   empty[stage]  an mbarrier that completes when all consumer warps have finished with a stage. The producer waits for
 //                 it.
 //   own           an mbarrier that completes when the block's own rows have arrived.
-// The exponentials of a consumer overlap with the products of the others: they need no turns.
+// The exponentials of a consumer overlap with the products of the others. The two consumers of the gradient multiply in
+// turn, by the named barriers 1 and 2.
 //
 // A wait on a parity returns when the phase before the current one has this parity. So consumers start with 0, the
 // producer with 1 because all stages are empty, and each flips its parity after every round of the ring.
@@ -30,9 +31,9 @@ DEVICE u64 columns_at(u32 address) { return descriptor(address, PANEL_BYTES, 102
 // An offset that can be added to a descriptor.
 DEVICE u64 further(u32 bytes) { return bytes >> 4; }
 
-// c = the products of a strip with the rows of a tile, or a part of it, as one group. They add the dimensions in order, 16
-// at a time, so that all of these kernels get the same bits.
-template <int pairs> DEVICE void multiply_rows(float (&c)[pairs], u64 a, u64 b) {
+// c = the products of a strip with the rows of a tile, as one group. They add the dimensions in order, 16 at a time, so
+// that all of these kernels get the same bits.
+DEVICE void multiply_rows(float (&c)[PAIRS], u64 a, u64 b) {
     begin_products();
     multiply_tiles<0>(c, a, b);
     UNROLL for (int k = 1; k < DIMS / 16; k++) {
@@ -45,9 +46,6 @@ template <int pairs> DEVICE void multiply_rows(float (&c)[pairs], u64 a, u64 b) 
 DEVICE int warpgroup_of_thread() { return (int)from_lane(threadIdx.x / 128, 0); }
 // The first row of a thread in its strip. Its other row is 8 further.
 DEVICE int row_in_strip() { return threadIdx.x / LANES % 4 * 16 + lane_of_thread() / 4; }
-
-// The first row of a strip, or of the last strip.
-DEVICE int strip_inside(const Side& side, int row) { return row < side.padded ? row : side.padded - STRIP; }
 
 // A stage of the ring, and the parity of its phase.
 struct Turn {
@@ -96,11 +94,11 @@ template <int consumers, int stages, int notes> struct BlockMemory {
         turn.parity ^= 1;
     }
 
-    // For the producer, by one thread: copies the block's own rows. A strip past the last one is the last one again.
-    DEVICE void bring_rows(const Side& side, const Tiles& from, int first) const {
+    // For the producer, by one thread: copies the block's own rows.
+    DEVICE void bring_rows(const Tiles& from, int first) const {
         barrier_expect(own(), OWN_BYTES);
         for (int consumer = 0; consumer < consumers; consumer++) {
-            const int row = strip_inside(side, first + consumer * STRIP);
+            const int row = first + consumer * STRIP;
             const u8* tile = from.rows + (i64)(row / WGMMA_COLUMNS) * TILE_BYTES + row % WGMMA_COLUMNS * 128;
             for (int panel = 0; panel < DIMS / 64; panel++) {
                 copy_bulk(strip(consumer) + panel * STRIP_PANEL_BYTES, tile + panel * PANEL_BYTES, STRIP_PANEL_BYTES, own());
@@ -164,51 +162,50 @@ DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes)
     }
 }
 
-// Whether a strip and columns from `column` on may have pairs that are not pairs of an anchor and a negative.
-template <int wide> DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
-    if (column + wide > columns.count) return true;
+// Whether a strip and a tile may have pairs that are not pairs of an anchor and a negative.
+DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+    if (column + WGMMA_COLUMNS > columns.count) return true;
     if (p.pairing != VIEWS) return are_named(p);
-    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the `wide` + 63 numbers from
-    // `least` on. There are at most 2^29 rows.
+    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the WGMMA_COLUMNS + 63 numbers
+    // from `least` on. There are at most 2^29 rows.
     const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
     const int above = least % p.view_rows;  // 0, or with the sign of `least`
-    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= wide + 62;
+    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
 }
 
 // The shape for `bit_of_column` and the functions that use it.
-template <int wide> struct StripShape {
-    enum : int { columns = wide };
+struct StripShape {
+    enum : int { columns = WGMMA_COLUMNS };
 };
 
 // Bits of the thread's columns, 2 of each 8.
 DEVICE int column_of_bit(int bit) { return bit / 2 * 8 + lane_of_thread() % 4 * 2 + bit % 2; }
 
-// The columns from `column` on that are not negatives of a row.
-template <int wide> DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+// The columns of a tile that are not negatives of a row.
+DEVICE u32 excluded_columns(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
     u32 bits = 0;
-    if (column + wide > columns.count) {
-        UNROLL for (int bit = 0; bit < wide / 4; bit++) {
+    if (column + WGMMA_COLUMNS > columns.count) {
+        UNROLL for (int bit = 0; bit < PAIRS / 2; bit++) {
             if (column + column_of_bit(bit) >= columns.count) bits |= 1u << bit;
         }
     }
-    if (are_named(p)) return bits | named_bits<StripShape<wide>>(p, row, column, rows_are_keys);
+    if (are_named(p)) return bits | named_bits<StripShape>(p, row, column, rows_are_keys);
     if (p.pairing != VIEWS) return bits;
     const int offset = rows_are_keys ? p.offset : 0, anchor = row - offset;
     if (anchor < 0 || anchor >= p.anchors.count) return bits;
     ROLLED for (int k = 0; k < p.excluded; k++) {
-        bits |= bit_of_column<StripShape<wide>>(excluded_key(p, anchor, k) - offset - column);
+        bits |= bit_of_column<StripShape>(excluded_key(p, anchor, k) - offset - column);
     }
     return bits;
 }
 
 // Finds the pairs of the thread's two rows that are not pairs of an anchor and a negative. Returns whether the warp has
 // any.
-template <int wide>
 DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
                           u32 (&bits)[2]) {
     row = anew(row);
     UNROLL for (int half = 0; half < 2; half++) {
-        bits[half] = excluded_columns<wide>(p, columns, row + half * 8, column, rows_are_keys);
+        bits[half] = excluded_columns(p, columns, row + half * 8, column, rows_are_keys);
     }
     return any((bits[0] | bits[1]) != 0);
 }

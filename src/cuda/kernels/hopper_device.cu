@@ -80,18 +80,22 @@ DEVICE float load_one_shared(u32 address) {
     return x;
 }
 
-// Registers per thread. A launch has 168 for each thread with two consumers, 128 with three and 96 with four. Consumers
-// can only take what the producer gives.
+// The turns of two consumers. Each waits at its own barrier, at which the other one arrives without waiting.
+DEVICE void wait_for_turn(int consumer) { asm volatile("bar.sync %0, 256;" ::"r"(consumer + 1) : "memory"); }
+DEVICE void hand_turn_on(int consumer) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - consumer) : "memory"); }
+
+// Registers per thread. A launch has 168 for each thread with two consumers, and 96 with four. Consumers can only take
+// what the producer gives.
 DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
 template <int consumers> DEVICE void take_registers() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumers == 2 ? 240 : consumers == 3 ? 160 : 112));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumers == 2 ? 240 : 112));
 }
 
 // Products.
 
-#define REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define REGISTERS_32 \
-    REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define REGISTERS_64 \
     REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -103,29 +107,26 @@ template <int consumers> DEVICE void take_registers() {
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define EIGHT(d, i) FOUR(d, i), FOUR(d, i + 4)
-#define OPERANDS_16(d, i) EIGHT(d, i), EIGHT(d, i + 8)
-#define OPERANDS_32(d, i) OPERANDS_16(d, i), OPERANDS_16(d, i + 16)
+#define OPERANDS_32(d, i) EIGHT(d, i), EIGHT(d, i + 8), EIGHT(d, i + 16), EIGHT(d, i + 24)
 #define OPERANDS_64(d) OPERANDS_32(d, 0), OPERANDS_32(d, 32)
 #define OPERANDS_96(d) OPERANDS_64(d), OPERANDS_32(d, 64)
 #define OPERANDS_128(d) OPERANDS_96(d), OPERANDS_32(d, 96)
 #define MULTIPLY(columns, registers) \
     "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." WGMMA_TYPE "." WGMMA_TYPE " {" registers "}, "
 
-// c = a b, or c += a b, for descriptors of 64 rows and of twice as many rows as c has numbers, with 16 dimensions.
-// Accumulator i of lane l in warp w belongs to row 16 w + l / 4 + 8 (i / 2 % 2) and column 8 (i / 4) + 2 (l % 4) + i % 2.
+// c = a b, or c += a b, for descriptors of 64 rows and of WGMMA_COLUMNS rows, with 16 dimensions. Accumulator i of lane
+// l in warp w belongs to row 16 w + l / 4 + 8 (i / 2 % 2) and column 8 (i / 4) + 2 (l % 4) + i % 2.
 #define MULTIPLY_TILES(columns, registers, operands, flag, factors)                                                 \
     asm volatile("{\n.reg .pred adds;\nsetp.ne.s32 adds, " flag ", 0;\n" MULTIPLY(columns, registers) factors ", adds, 1, 1, 0, 0;\n}" \
                  : operands                                                                                         \
                  : "l"(a), "l"(b), "n"(accumulates)                                                                 \
                  : "memory")
-template <int accumulates> DEVICE void multiply_tiles(float (&c)[16], u64 a, u64 b) {
-    MULTIPLY_TILES("32", REGISTERS_16, OPERANDS_16(c, 0), "%18", "%16, %17");
-}
-template <int accumulates> DEVICE void multiply_tiles(float (&c)[32], u64 a, u64 b) {
-    MULTIPLY_TILES("64", REGISTERS_32, OPERANDS_32(c, 0), "%34", "%32, %33");
-}
-template <int accumulates> DEVICE void multiply_tiles(float (&c)[64], u64 a, u64 b) {
+template <int accumulates> DEVICE void multiply_tiles(float (&c)[PAIRS], u64 a, u64 b) {
+#if WGMMA_COLUMNS == 128
     MULTIPLY_TILES("128", REGISTERS_64, OPERANDS_64(c), "%66", "%64, %65");
+#else
+    MULTIPLY_TILES("64", REGISTERS_32, OPERANDS_32(c, 0), "%34", "%32, %33");
+#endif
 }
 
 // c += a b, where a is 64x16 in registers, and b is the descriptor of 16 rows. Their dimensions are the columns of c.
@@ -151,7 +152,6 @@ DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "mem
 DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `pending` groups are in flight. The results are operands, so that nothing reads them earlier.
 #define WAIT(count, operands) asm volatile("wgmma.wait_group.sync.aligned " count ";" : operands : "n"(pending) : "memory")
-template <int pending> DEVICE void wait_for_products(float (&c)[16]) { WAIT("%16", OPERANDS_16(c, 0)); }
 template <int pending> DEVICE void wait_for_products(float (&c)[32]) { WAIT("%32", OPERANDS_32(c, 0)); }
 template <int pending> DEVICE void wait_for_products(float (&c)[64]) { WAIT("%64", OPERANDS_64(c)); }
 template <int pending> DEVICE void wait_for_products(float (&c)[96]) { WAIT("%96", OPERANDS_96(c)); }

@@ -1,18 +1,17 @@
 // The kernel `gradient` for sm_90a.
 //
-// A block has two or three consumers and a part of the columns. A consumer takes half a tile at a time, so that its
-// registers suffice. For each half, it
-//   1. starts two products: the similarities with this half, and the derivatives of the previous half times its rows;
-//   2. waits for the similarities, and computes the derivatives, while the other product runs;
-//   3. waits for the other product, which frees the registers for the new derivatives, and rounds these to 16 bits. The
-//      accumulators of 16 columns have the layout of a left factor.
+// A block has two consumers and a part of the columns. For tile j, a consumer
+//   1. waits for tile j and for its turn, and starts two products: the similarities with tile j, and the derivatives of
+//      tile j - 1 times tile j - 1;
+//   2. passes the turn on when the similarities are done;
+//   3. computes the derivatives, while its other product and then the products of the other consumer run;
+//   4. waits for its other product, which frees stage j - 1 and the registers for the new derivatives, and rounds these
+//      to 16 bits. The accumulators of 16 columns have the layout of a left factor.
+// More consumers with half a tile each, and products that are started a half tile ahead, were both slower on an H200.
 
 #ifdef WGMMA_COLUMNS
 
 using GradientMemory = BlockMemory<WGMMA_GRADIENT_CONSUMERS, WGMMA_GRADIENT_STAGES, COEFFICIENTS>;
-
-#define HALF_COLUMNS (WGMMA_COLUMNS / 2)
-#define HALF_PAIRS (HALF_COLUMNS / 2)
 
 // Writes the notes that are coefficients, times the inverse length and, for float16, the scale of the derivatives. One
 // thread per row, first the anchors, then the keys.
@@ -48,19 +47,21 @@ DEVICE StripRows strip_rows(const Parameters& p, const Side& rows, int first) {
 }
 
 // Replaces a product by the derivative of the kernel `gradient`, times the inverse length of the column. `column`: its
-// inverse length and coefficients.
+// inverse length and coefficients. With a predicate, which takes an instruction less than to choose one of two numbers.
 DEVICE void derive(float& c, const StripRows& own, int half, float exponent, float limit, float4 column) {
     c = similarity(c, own.inverse[half], column.x);
     const float exponential = exp2_approximate(c * exponent - exponent);
-    const float outside = own.global[half] * column.x + column.y;
     const float steeper = own.weighted[half] * column.x + column.z;
-    const float inside = exponential * steeper - (own.weights[half] * column.x + column.w);
-    c = exponential * (c > limit ? inside : outside);
+    const float weights = own.weights[half] * column.x + column.w;
+    float slope = own.global[half] * column.x + column.y;
+    asm("{\n.reg .pred above;\nsetp.gt.f32 above, %1, %2;\n@above fma.rn.f32 %0, %3, %4, %5;\n}"
+        : "+f"(slope)
+        : "f"(c), "f"(limit), "f"(exponential), "f"(steeper), "f"(-weights));
+    c = exponential * slope;
 }
 
-// `notes`: those of the first column.
-DEVICE void derive_half(float (&c)[HALF_PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
-    UNROLL for (int i = 0; i < HALF_PAIRS; i += 4) {
+DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
+    UNROLL for (int i = 0; i < PAIRS; i += 4) {
         UNROLL for (int e = 0; e < 2; e++) {
             const float4 column = load_shared(notes + (i / 4 * 8 + lane_of_thread() % 4 * 2 + e) * COEFFICIENTS * 4);
             derive(c[i + e], own, 0, exponent, limit, column);
@@ -71,17 +72,21 @@ DEVICE void derive_half(float (&c)[HALF_PAIRS], const StripRows& own, float expo
 
 // Sets the derivatives of pairs that are not pairs of an anchor and a negative to 0.
 DEVICE void drop_excluded_derivatives(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys,
-                                      float (&c)[HALF_PAIRS]) {
+                                      float (&c)[PAIRS]) {
     u32 bits[2];
-    if (!find_excluded<HALF_COLUMNS>(p, columns, row, column, rows_are_keys, bits)) return;
-    UNROLL for (int i = 0; i < HALF_PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
+    if (!find_excluded(p, columns, row, column, rows_are_keys, bits)) return;
+    UNROLL for (int i = 0; i < PAIRS; i++) c[i] = is_excluded(bits, i) ? 0.0f : c[i];
 }
 
-// sum += the derivatives times the rows of half a tile, as one group.
-DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[HALF_PAIRS / 2], u32 half_tile) {
+DEVICE void round_strip(u32 (&rounded)[PAIRS / 2], const float (&c)[PAIRS]) {
+    UNROLL for (int i = 0; i < PAIRS / 2; i++) rounded[i] = pack(c[2 * i], c[2 * i + 1]);
+}
+
+// sum += the derivatives times the rows of a tile, as one group.
+DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives)[PAIRS / 2], u64 tile) {
     begin_products();
-    UNROLL for (int k = 0; k < HALF_COLUMNS / 16; k++) {
-        add_product(sum, derivatives + 4 * k, columns_at(half_tile) + further(k * 16 * 128));
+    UNROLL for (int k = 0; k < WGMMA_COLUMNS / 16; k++) {
+        add_product(sum, derivatives + 4 * k, tile + further(k * 16 * 128));
     }
     commit_products();
 }
@@ -113,45 +118,56 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
         give_registers();
         if (threadIdx.x > 0) return;
         Turn turn = {0, 1};
-        memory.bring_rows(rows, of_keys ? p.key_tiles : p.anchor_tiles, first);
+        memory.bring_rows(of_keys ? p.key_tiles : p.anchor_tiles, first);
         memory.bring_tiles(column_tiles, part.from, part.to, turn);
         return;
     }
     take_registers<WGMMA_GRADIENT_CONSUMERS>();
-    const int consumer = warpgroup - 1, strip = strip_inside(rows, first + consumer * STRIP);
+    const int consumer = warpgroup - 1, strip = first + consumer * STRIP;
     const StripRows own = strip_rows(p, rows, strip);
     const float exponent = p.header->exponent, limit = p.header->limit;
     const u64 left = rows_at(memory.strip(consumer));
-    const auto half_tile = [&](u32 stage, int half) { return memory.tile(stage) + half * HALF_COLUMNS * 128; };
-    float sum[DIMS / 2], c[HALF_PAIRS];
-    u32 derivatives[HALF_PAIRS / 2];
-    // There are no derivatives before the first half. No part is empty.
+    float sum[DIMS / 2], c[PAIRS];
+    u32 derivatives[PAIRS / 2];
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
-    UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = 0;
     Turn turn = {0, 0};
-    u32 last = 0;
     barrier_wait(memory.own(), 0);
-    for (int tile = part.from; tile < part.to; tile++) {
-        memory.wait_for(turn);
-        UNROLL for (int half = 0; half < 2; half++) {
-            multiply_rows(c, left, rows_at(half_tile(turn.stage, half)));
-            multiply_derivatives(sum, derivatives, half_tile(half == 0 ? last : turn.stage, 1 - half));
-            wait_for_products<1>(c);
-            derive_half(c, own, exponent, limit, memory.notes_of(turn.stage) + half * HALF_COLUMNS * COEFFICIENTS * 4);
-            wait_for_products<0>(sum);
-            if (half == 0 && tile > part.from) memory.release(last);
-            const int column = tile * WGMMA_COLUMNS + half * HALF_COLUMNS;
-            if (strip_may_exclude<HALF_COLUMNS>(p, columns, strip, column, of_keys)) {
-                drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
-            }
-            UNROLL for (int i = 0; i < HALF_PAIRS / 2; i++) derivatives[i] = pack(c[2 * i], c[2 * i + 1]);
+    if (consumer == 1) hand_turn_on(1);
+    // Called when registers are free: after the previous derivatives have been multiplied.
+    const auto finish_derivatives = [&](int tile) {
+        const int column = tile * WGMMA_COLUMNS;
+        if (strip_may_exclude(p, columns, strip, column, of_keys)) {
+            drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
         }
-        last = turn.stage;
+        round_strip(derivatives, c);
+    };
+    // For the first tile there are no derivatives yet. No part is empty.
+    memory.wait_for(turn);
+    wait_for_turn(consumer);
+    multiply_rows(c, left, rows_at(memory.tile(0)));
+    wait_for_products<0>(c);
+    hand_turn_on(consumer);
+    derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+    finish_derivatives(part.from);
+    for (int tile = part.from + 1; tile < part.to; tile++) {
+        const u32 last = turn.stage;
         memory.next(turn);
+        memory.wait_for(turn);
+        wait_for_turn(consumer);
+        multiply_rows(c, left, rows_at(memory.tile(turn.stage)));
+        multiply_derivatives(sum, derivatives, columns_at(memory.tile(last)));
+        wait_for_products<1>(c);
+        hand_turn_on(consumer);
+        derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+        wait_for_products<0>(sum);
+        memory.release(last);
+        finish_derivatives(tile);
     }
-    multiply_derivatives(sum, derivatives, half_tile(last, 1));
+    wait_for_turn(consumer);
+    multiply_derivatives(sum, derivatives, columns_at(memory.tile(turn.stage)));
+    if (consumer == 0) hand_turn_on(0);
     wait_for_products<0>(sum);
-    write_strip(l, rows, first + consumer * STRIP, sum);
+    write_strip(l, rows, strip, sum);
 }
 
 #endif

@@ -10,12 +10,13 @@ using SiftMemory = BlockMemory<WGMMA_STRIP_CONSUMERS, WGMMA_SIFT_STAGES, 1>;
 
 #define SLOTS (WGMMA_COLUMNS / 8)  // of each of a thread's two rows
 #define SLOT_BYTES (LANES * 4)  // from a slot of a thread to its next one
+#define TOGETHER 4  // slots that are read before the first of them is written to the list
 
 // Marks the pairs of a strip that are not pairs of an anchor and a negative, like `mark_excluded`.
 DEVICE void mark_excluded_pairs(const Parameters& p, int row, int column, const float (&low)[2],
                                 float (&similarities)[2], float (&c)[PAIRS]) {
     u32 bits[2];
-    if (!find_excluded<WGMMA_COLUMNS>(p, p.keys, row, column, false, bits)) return;
+    if (!find_excluded(p, p.keys, row, column, false, bits)) return;
     UNROLL for (int i = 0; i < PAIRS; i++) {
         if (!is_excluded(bits, i)) continue;
         const int half = i / 2 % 2;
@@ -56,10 +57,17 @@ struct Staged {
         const Fields<2> listed = {count(memory, 0) | count(memory, 1) << 16};
         const Places<2> places = reserve(p, listed, [&](int half) { return row + half * 8; });
         UNROLL for (int half = 0; half < 2; half++) {
-            const u32 place = places.of(half);
-            if (!has_room(p, place, listed.of(half))) continue;
+            const u32 place = places.of(half), count = has_room(p, place, listed.of(half)) ? listed.of(half) : 0;
             float* to = list_of(p, l, row + half * 8) + place;
-            ROLLED for (u32 slot = slots(memory, half); slot != next[half]; slot += SLOT_BYTES) *to++ = load_one_shared(slot);
+            ROLLED for (u32 first = 0; any(first < count); first += TOGETHER) {
+                float c[TOGETHER];
+                UNROLL for (u32 i = 0; i < TOGETHER; i++) {
+                    if (first + i < count) c[i] = load_one_shared(slots(memory, half) + (first + i) * SLOT_BYTES);
+                }
+                UNROLL for (u32 i = 0; i < TOGETHER; i++) {
+                    if (first + i < count) to[first + i] = c[i];
+                }
+            }
         }
         clear(memory);
     }
@@ -81,7 +89,7 @@ KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch
     sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         float tile[2] = {}, all[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { all[half] += s; });
-        if (strip_may_exclude<WGMMA_COLUMNS>(p, p.keys, block.start(), column, false)) {
+        if (strip_may_exclude(p, p.keys, block.start(), column, false)) {
             mark_excluded_pairs(p, row, column, low, all, c);
         }
         // Of SLOTS pairs, each row has a half.

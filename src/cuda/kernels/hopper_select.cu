@@ -15,7 +15,7 @@ DEVICE void keep_row_pairs(const Parameters& p, int row, int column, float (&c)[
     }
     if (p.pairing != VIEWS) return;
     UNROLL for (int half = 0; half < 2; half++) {
-        const u32 bit = bit_of_column<StripShape<WGMMA_COLUMNS>>(own_key(p, row + half * 8) - column);
+        const u32 bit = bit_of_column<StripShape>(own_key(p, row + half * 8) - column);
         if (!bit) continue;
         UNROLL for (int i = 0; i < PAIRS; i++) {
             if (i / 2 % 2 == half && bit >> (i / 4 * 2 + i % 2) & 1) c[i] = 1.0f;

@@ -24,7 +24,7 @@ template <class Memory> struct StripBlock {
         give_registers();
         if (threadIdx.x > 0) return;
         Turn turn = {0, 1};
-        memory.bring_rows(p.anchors, p.anchor_tiles, first);
+        memory.bring_rows(p.anchor_tiles, first);
         memory.bring_tiles(p.key_tiles, part.from, part.to, turn);
     }
 
@@ -56,7 +56,7 @@ DEVICE void sweep_strip(const Parameters& p, const StripBlock<Memory>& block, Vi
 // Subtracts the similarities of pairs that are not pairs of an anchor and a negative, and sets them to minus infinity.
 DEVICE void drop_excluded_pairs(const Parameters& p, int row, int column, Sums (&sums)[2], float (&c)[PAIRS]) {
     u32 bits[2];
-    if (!find_excluded<WGMMA_COLUMNS>(p, p.keys, row, column, false, bits)) return;
+    if (!find_excluded(p, p.keys, row, column, false, bits)) return;
     UNROLL for (int i = 0; i < PAIRS; i++) {
         if (!is_excluded(bits, i)) continue;
         sums[i / 2 % 2].similarities -= c[i];
@@ -84,7 +84,7 @@ KERNEL(StripMemory::BLOCK_THREADS, 1) sums_wgmma(const Parameters p, const Launc
     sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         Sums tile[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { tile[half].similarities += s; });
-        if (strip_may_exclude<WGMMA_COLUMNS>(p, p.keys, block.start(), column, false)) {
+        if (strip_may_exclude(p, p.keys, block.start(), column, false)) {
             drop_excluded_pairs(p, block.row(), column, tile, c);
         }
         each_of_strip(c, [&](float& s, int half, int) {
