@@ -94,12 +94,13 @@ void decode_st(Decoding& d) {
 }
 
 u32 updated(const std::string& how, u32 a, u32 b) {
+    if (how == "inc") return a >= b ? 0 : a + 1;
     return how == "add" ? a + b : how == "max" ? std::max(a, b) : std::min(a, b);
 }
 
 void decode_atom(Decoding& d) {
     const bool shared = d.one_of({"shared", "global"}) == "shared";
-    const std::string how = d.one_of({"add", "max", "min"});
+    const std::string how = d.one_of({"add", "inc", "max", "min"});
     d.expect({"u32"});
     d.end(3);
     d.use(0, U32);

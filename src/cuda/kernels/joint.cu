@@ -291,7 +291,7 @@ KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
     if (!shared.fits) sets.floor = infinity();
     if (shift == 0) width = 0;
     const auto list_candidate = [&](u32 key) {
-        if (key - first < width) shared.counts[atomic_add(&shared.listed, 1)] = key - first;
+        if (key - first < width) shared.counts[atomic_count(&shared.listed, DIGITS - 1)] = key - first;
     };
     Listed sums = {};
     const float exponent = p.header->exponent;
