@@ -24,7 +24,6 @@ DEVICE u64 bits_of(double x) { return (u64)__double_as_longlong(x); }
 // A product that the compiler does not fuse into an FMA, so that a similarity has the same bits in every kernel.
 DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 
-DEVICE u32 highest_bit(u32 x) { return 31 - __clz(x); }
 DEVICE u32 multiply_high(u32 a, u32 b) { return __umulhi(a, b); }
 
 DEVICE float exp2_approximate(float x) {

@@ -216,7 +216,7 @@ KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
 
     // The largest numbers, how many are pending, and how often each first digit occurs.
     const int base = (int)bits_of(low) - 1;
-    u32 shift = highest_bit(key_of(LARGEST, base)) - 7;
+    u32 shift = highest_set_bit(key_of(LARGEST, base)) - 7;
     Sets sets = {p.header->floor, p.header->ceiling, 0.0f, 0.0f};
     u32 pending = 0;
     each_two(list, count, thread, threads, [&](float2 two) {
