@@ -6,8 +6,11 @@ use crate::problem::{quantile_rank, Problem};
 /// Up to this many keys, quantiles are found without a sample. Their similarities fit into shared memory as 32-bit
 /// numbers.
 pub(super) const DIRECT: usize = STRIP_BYTES / 4;
-/// The largest sample, of 16-bit numbers. All sizes are powers of two.
+/// The largest sample, of 16-bit numbers. All sizes are powers of two, and multiples of the threads of a block.
 const SAMPLE: usize = STRIP_BYTES / 2;
+/// For N keys, a sample has about this many times N^(2/3) of them. Each takes time, and the survivors beyond the rank,
+/// which take some ten times as much, are proportional to N divided by the root of their number.
+const SAMPLE_SHARE: f64 = 2.6;
 /// The survivors of one launch take at most this many bytes, unless those of a single block take more.
 const SURVIVORS: usize = 32 << 20;
 /// The similarities that wait for the threshold take at most this many bytes.
@@ -59,8 +62,9 @@ impl Search {
 impl SampledColumns {
     fn new(problem: &Problem, rank: usize, block_rows: usize) -> Self {
         let keys = problem.compared_keys(0).len();
-        let columns = SAMPLE.min(1 << (keys / 4).ilog2());
-        let (sampled, all) = (columns as f64, keys as f64);
+        let all = keys as f64;
+        let columns = SAMPLE.min(1 << ((SAMPLE_SHARE * all.cbrt().powi(2)) as usize).ilog2());
+        let sampled = columns as f64;
         // Four standard deviations of the rank in the sample, on either side.
         let share = |rank: usize| rank.min(keys) as f64 / all;
         let reach = |share: f64| 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
@@ -153,6 +157,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::plan::tests::views;
     use super::*;
+
+    #[test]
+    fn samples_grow_with_the_keys() {
+        let columns = |rows: usize| {
+            let problem = views(rows, 0.99);
+            Search::new(&problem, 0.99, 128).sample.unwrap().columns
+        };
+        assert_eq!([1026, 2048, 4096, 8192, 16384, 32768, 65536].map(columns), [256, 256, 512, 1024, 1024, 2048, 2048]);
+    }
 
     #[test]
     fn lists_have_room_for_rows_with_quantiles_far_above_the_mean() {

@@ -275,7 +275,7 @@ fn own_negatives_widen_the_brackets() {
         anchors: 300,
         pairing: Pairing::Apart,
         own_negatives,
-        ..views(8192, 0.99)
+        ..views(32768, 0.99)
     };
     let searched = |own| {
         let problem = problem(own);
@@ -283,25 +283,25 @@ fn own_negatives_widen_the_brackets() {
         (search.rank, search.sample.unwrap(), Joint::new(&problem, &search, TILE_ROWS))
     };
     let (rank, sample, joint) = searched(0);
-    assert_eq!((rank, sample.columns, sample.low, sample.high), (83, 2048, Some(40), Some(1)));
+    assert_eq!((rank, sample.columns, sample.low, sample.high), (329, 2048, Some(40), Some(1)));
     let joint = joint.unwrap();
-    // 40 of them in a row of 8,233 take 10 of the sample's 2,048 places.
-    let (rank, wide, with_own) = searched(40);
-    assert_eq!((rank, wide.low, wide.high), (83, Some(40), None));
+    // 160 of them in a row of 32,929 take 10 of the sample's 2,048 places.
+    let (rank, wide, with_own) = searched(160);
+    assert_eq!((rank, wide.low, wide.high), (330, Some(40), None));
     let with_own = with_own.unwrap();
     assert_eq!(with_own.floor - with_own.ceiling, joint.floor - joint.ceiling + 10);
     // The lower end as if all of them were below the quantile, the upper end as if all were above.
-    let sample = Search::new(&problem(40), 0.9, TILE_ROWS).sample.unwrap();
+    let sample = Search::new(&problem(160), 0.9, TILE_ROWS).sample.unwrap();
     assert_eq!((sample.low, sample.high), (Some(262), Some(141)));
     // More of them than keys: the quantile may be any of the similarities.
-    let (rank, all, _) = searched(20_000);
-    assert_eq!((rank, all.low, all.high), (283, Some(105), None));
+    let (rank, all, _) = searched(80_000);
+    assert_eq!((rank, all.low, all.high), (1129, Some(105), None));
     // Too many similarities would wait for the threshold.
     let pays = |own| {
-        let problem = Problem { anchors: 8192, ..problem(own) };
+        let problem = Problem { anchors: 2048, ..problem(own) };
         Joint::new(&problem, &Search::new(&problem, 0.99, TILE_ROWS), TILE_ROWS).is_some()
     };
-    assert_eq!([0, 100, 1000].map(pays), [true, true, false]);
+    assert_eq!([0, 400, 4000].map(pays), [true, true, false]);
 }
 
 #[test]
