@@ -159,6 +159,7 @@ MUTATIONS = {
         "digits.cu",
         "ballot(sums.up_to[7] >= rank)",
         "ballot(sums.up_to[7] > rank)",
+        complaint="race|nobody wrote|outside of all arrays",
     ),
     "survivors that are too many are searched": Mutation(
         "select.cu",
