@@ -157,8 +157,8 @@ def at_the_ends(seed: int, *, of_threshold: bool = False) -> tuple[Tensor, Tenso
     looked_at = kernels.sampled_columns(256, KEYS)
     others = sorted(set(range(KEYS)) - set(looked_at))
     high, sampled, equal, of_others = looked_at[:10], looked_at[10:40], others[:26], looked_at[40:80] + others[26:56]
-    # The cosines with the two directions that the anchors have. The sampled keys above the end are a step of `sample_key`
-    # above it, and there are 66 of the list's keys, the rank of the quantile.
+    # The cosines with the two directions that the anchors have. The sampled keys above the end are a step of
+    # `sample_key` above it, and there are 66 of the list's keys, the rank of the quantile.
     first, second = torch.full((KEYS,), 0.1, dtype=torch.float64), torch.full((KEYS,), 0.1, dtype=torch.float64)
     first[high], first[sampled], first[equal] = 0.51, end + STEP, end
     if of_threshold:

@@ -91,10 +91,11 @@ KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
         const auto with_apart = [&](u32 i) {
             return i < (u32)l.columns ? shared.keys[row][i] : ordered(apart_of(p, first + row)[i - l.columns]);
         };
+        const auto without = [&](u32 i) { return shared.keys[row][i]; };
         // Without branches, if there are no rows apart.
-        const u32 key = p.rows_apart > 0
-                            ? find_key(shared.counts[warp], l.columns + p.rows_apart, l.rank, 4, with_apart)
-                            : find_key(shared.counts[warp], l.columns, l.rank, 4, [&](u32 i) { return shared.keys[row][i]; });
+        u32* const counts = shared.counts[warp];
+        const u32 key = p.rows_apart > 0 ? find_key(counts, l.columns + p.rows_apart, l.rank, 4, with_apart)
+                                         : find_key(counts, l.columns, l.rank, 4, without);
         if (lane == 0) p.quantiles[first + row] = from_ordered(key);
     }
     if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
