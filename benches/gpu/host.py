@@ -1,7 +1,7 @@
 """Step: `python -m gpu.host ROWS...`: where the host's time of a step goes, for few rows.
 
-Each part as the host has it, without waiting for the device in between, and until the device is done. Beside HexLoss: an
-autograd function and an operator that do nothing, and the plain form by torch's compiler.
+Each part as the host has it, without waiting for the device in between, and until the device is done. Beside HexLoss:
+an autograd function and an operator that do nothing, and the plain form by torch's compiler.
 """
 
 import statistics

@@ -406,7 +406,7 @@ OWN_MUTATIONS = planted(
     torch.float32,
     ("anchors", "some are not compared", "i += gridDim.y", "i += gridDim.y + 1",
      "apart_similarities.*, which nobody wrote"),
-    ("anchors", "the positives of other anchors", "anchor * p.rows_apart : excluded_key", "anchor : excluded_key", None),
+    ("anchors", "the positives of other anchors", "? anchor * p.rows_apart : e", "? anchor : e", None),
     ("parameters", "the positive is an own negative", "return p.pairing == APART; }", "return 0; }", None),
     ("parameters", "the threshold of all", "p.anchors.splits ? p.anchors.splits[anchor] : Split{",
      "p.anchors.splits ? Split{0, p.header->limit, p.anchors.splits[anchor].global_shift, "

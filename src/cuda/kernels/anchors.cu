@@ -279,8 +279,8 @@ struct AnchorsMemory {
 };
 static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 
-// A lane for each anchor. For few anchors, some lanes have none, because a warp finds the similarities with positives four
-// at a time.
+// A lane for each anchor. For few anchors, some lanes have none, because a warp finds the similarities with positives
+// four at a time.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;

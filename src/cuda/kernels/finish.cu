@@ -14,8 +14,8 @@ DEVICE void write_four(float* to, int at, int count, const float (&x)[4]) {
     }
 }
 
-// Adds the partial sums of four dimensions of a row, in order. Those of four splits are read at a time, 16 bytes each if
-// every row starts at a multiple of that.
+// Adds the partial sums of four dimensions of a row, in order. Those of four splits are read at a time, 16 bytes each
+// if every row starts at a multiple of that.
 DEVICE void add_partial(float (&g)[4], const Launch& l, int row, int dim, int dims) {
     const float* from = l.partial + (i64)row * dims + dim;
     const i64 step = l.partial_rows * dims;
