@@ -154,11 +154,11 @@ def test_what_the_second_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert [(record["name"], record["agrees"]) for record in variants_found] == [
         ("columns-32", True),
         ("no-products", None),
-        ("wgmma", True),
+        ("mma", True),
     ]
     assert all(record["ratio"] > 0 and record["kernels"] and record["shipped_kernels"] for record in variants_found)
     (winner,) = {record["variant"] for record in found.of("counters")}
-    assert winner in ("columns-32", "wgmma")
+    assert winner in ("columns-32", "mma")
     assert "hex-ssl reproduce cifar100 --scale smoke: exit 0" in found.report
 
 
@@ -493,7 +493,7 @@ def test_racecheck_leaves_the_cpu_to_others(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_worth_most_fits_into_a_call() -> None:
     # A quarter of an hour has both calls, two minutes of a start, and copies.
     assert sum(plan.CALLS.values()) <= 900 - 120 - 60
-    left, last = plan.CALLS["knowledge"] - GRACE, "sm_90a=0 times"
+    left, last = plan.CALLS["knowledge"] - GRACE, "own times, mma.sync"
     steps = plan.knowledge(rehearse=False)
     names = [step.name for step in steps]
     for together, group in groupby(steps[: names.index(last) + 1], lambda step: step.together):

@@ -26,8 +26,8 @@ AUTO = {"HEX_SSL_BACKEND": "auto"}
 MACHINE = Step("machine", ("gpu.machine",), 120)
 """It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
-            "peers 32768 and 65536", "own times, other dtypes", "sm_90a coverage", "sm_90a memcheck",
-            "sm_90a racecheck", "sm_90a tests", "sm_90a=1 times", "sm_90a=0 times"}  # fmt: skip
+            "peers 32768 and 65536", "own times, other dtypes", "own times, periodic data", "own times, mma.sync",
+            "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a tests"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
@@ -36,16 +36,17 @@ REHEARSED_VARIANTS = ("columns-32", "no-products")
 def correctness() -> list[Step]:
     """What measures no time, all at once."""
     dtypes = ("bfloat16", "float32", "tf32", "float16")
+    every = {"environment": {wgmma.SETTING: "0"}, "together": "correctness"}  # the kernels of every chip
     steps = [
-        *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, together="correctness") for dtype in dtypes),
-        Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, together="correctness"),
-        Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, together="correctness"),
-        Step("tests", ("gpu.suite", *TESTS), 110, together="correctness"),
+        *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, **every)  # type: ignore[arg-type]
+          for dtype in dtypes),
+        Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, **every),  # type: ignore[arg-type]
+        Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **every),  # type: ignore[arg-type]
+        Step("tests", ("gpu.suite", *TESTS), 110, **every),  # type: ignore[arg-type]
         Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
-    ]
-    steps += [
-        Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 110, together="correctness") for tool in ("memcheck", "racecheck")
-    ]
+        *(Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 110, **every)  # type: ignore[arg-type]
+          for tool in ("memcheck", "racecheck")),
+    ]  # fmt: skip
     if not wgmma.is_there():
         return [*steps, Step("sm_90a", ("gpu.wgmma",), 10, least=2, together="correctness")]
     wanted = {"environment": {wgmma.SETTING: "1"}, "together": "correctness"}
@@ -59,23 +60,14 @@ def correctness() -> list[Step]:
     ]  # fmt: skip
 
 
-def sm_90a_times() -> list[Step]:
-    """HexLoss by the kernels for sm_90a, and by those of mma.sync in the same call."""
-    rows = ("--rows", "8192", "65536", "32768", "512", "--data", "shuffled")
-    return [
-        Step(f"sm_90a={value} times", ("gpu.own", *rows), 20, environment={wgmma.SETTING: value})
-        for value in ("1", "0")
-        if wgmma.is_there()
-    ]
-
-
 def knowledge(rehearse: bool) -> list[Step]:
     """Call 1: is it right, how fast is it, and beside whom."""
     steps = [
         MACHINE,
         *correctness(),
-        Step("own times", ("gpu.own",), 70),
-        *sm_90a_times(),
+        Step("own times", ("gpu.own", "--data", "shuffled"), 45),
+        Step("own times, mma.sync", ("gpu.own", "--rows", "8192", "65536", "32768", "512", "--data", "shuffled"), 20,
+             environment={wgmma.SETTING: "0"}),
         Step("peers 8192", ("gpu.beside", "8192"), 110),
         Step("losses", ("gpu.losses", "8192", "2050", "32768"), 45),
         Step("peers 512", ("gpu.beside", "512"), 80),
@@ -85,6 +77,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("other losses", ("gpu.beside", "others"), 60),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
+        Step("own times, periodic data", ("gpu.own", "--rows", "8192", "65536", "--data", "periodic"), 20),
         Step("training", ("gpu.training",), 150, environment=AUTO),
     ]  # fmt: skip
     return [step for step in steps if not (rehearse and step.name in REPEATED)]
@@ -92,7 +85,7 @@ def knowledge(rehearse: bool) -> list[Step]:
 
 def speed(rehearse: bool, data: str | None) -> list[Step]:
     """Call 2: variants, what bounds the best of them, and a training with the time that is left."""
-    names = [*REHEARSED_VARIANTS, "wgmma"] if rehearse else [variant.name for variant in VARIANTS]
+    names = [*REHEARSED_VARIANTS, "mma"] if rehearse else [variant.name for variant in VARIANTS]
     return [
         MACHINE,
         *(Step(f"variant {name}", ("gpu.speed", name), 25) for name in names),

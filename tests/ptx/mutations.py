@@ -484,8 +484,10 @@ JOINT_MUTATIONS = planted(
     ("joint", "pending similarities' end is not filled up", "p.pending[start + shared.pending] = -infinity();", ";",
      "pending.*, which nobody wrote"),
     ("joint", "the candidate behind the quantile", "not_less >= rank", "not_less > rank", None),
-    ("joint", "candidates with another digit", "first += shared.digit << shift;", "first = shared.digit << shift;", None),
-    ("joint", "a launch with more warps has the first one's sums", "other < warps; other++", "other < 1; other++", None),
+    ("joint", "candidates with another digit", "first += shared.digit << shift;", "first = shared.digit << shift;",
+     None),
+    ("joint", "a launch with more warps has the first one's sums", "other < warps; other++", "other < 1; other++",
+     None),
     ("joint", "pending similarities over each other", " + up_to - pending;", ";",
      "pending.*, which nobody wrote|race"),
     ("joint", "too many are pending", "start + all <= (u32)p.pending_capacity && start + all >= start", "true",
@@ -536,9 +538,8 @@ HOPPER_MUTATIONS = {
         ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
         ("ring", "panels of the left factor as far apart as those of a tile", "panel * STRIP_PANEL_BYTES + step), b",
          "panel * PANEL_BYTES + step), b", None),
-        ("ring", "the strips of a block are one", "const int row = strip_inside(side, first + consumer * STRIP);",
-         "const int row = strip_inside(side, first);", None),
-        ("ring", "strips past the last one", "row < side.padded ? row : side.padded - STRIP", "row", "outside of all arrays"),
+        ("ring", "the strips of a block are one", "const int row = first + consumer * STRIP;",
+         "const int row = first;", None),
         ("sums", "a stage is released while it is read", """scale_strip(c, inverse, memory.notes_of(turn.stage));
         memory.release(turn.stage);""", """memory.release(turn.stage);
         scale_strip(c, inverse, memory.notes_of(turn.stage));""", EARLY),
@@ -555,17 +556,13 @@ HOPPER_MUTATIONS = {
         ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], column.x)",
          "product(product(c, own.inverse[half]), column.x)", None),
         ("gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
-        ("gradient", "rows of the other half", "half_tile(half == 0 ? last : turn.stage, 1 - half)",
-         "half_tile(half == 0 ? last : turn.stage, half)", None),
-        ("gradient", "rows of another tile", "half_tile(half == 0 ? last : turn.stage, 1 - half)",
-         "half_tile(turn.stage, 1 - half)", None),
-        ("gradient", "coefficients of the other half", "+ half * HALF_COLUMNS * COEFFICIENTS * 4", "", None),
-        ("gradient", "pairs of the other half are dropped", "tile * WGMMA_COLUMNS + half * HALF_COLUMNS",
-         "tile * WGMMA_COLUMNS", None),
-        ("gradient", "a tile is not waited for", "memory.wait_for(turn);", "", EARLY),
         ("gradient", "another stage is released", "memory.release(last);", "memory.release(turn.stage);", EARLY),
-        ("gradient", "derivatives replaced while they are multiplied", "wait_for_products<0>(sum);\n            if",
-         "if", "in flight"),
+        ("gradient", "derivatives replaced while they are multiplied", """wait_for_products<0>(sum);
+        memory.release(last);""", "memory.release(last);", "in flight"),
+        ("gradient", "the last turn is kept", "if (consumer == 0) hand_turn_on(0);", "", "deadlock|a hang"),
+        ("gradient", "the number beside is not written", "{sum[i], sum[i + 1]}", "{sum[i], sum[i]}", None),
+        ("gradient", "odd rows by two", "l.partial_dims % 2 == 0", "true", "misaligned|outside of|race"),
+        ("device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
     )
 }  # fmt: skip
 """In the kernels for sm_90a."""
@@ -579,8 +576,8 @@ SIFT_MUTATIONS = planted(
     ("hopper_joint", "rows share slots", "((warp * 2 + half) * SLOTS", "(warp * 2 * SLOTS", None),
     ("hopper_joint", "warps share slots", "const int warp = threadIdx.x / LANES - 4;",
      "const int warp = threadIdx.x / LANES / 4 * 4 - 4;", "race|nobody wrote"),
-    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(memory, 1) > SLOTS / 2", "> SLOTS || count(memory, 1) > SLOTS",
-     None),
+    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(memory, 1) > SLOTS / 2",
+     "> SLOTS || count(memory, 1) > SLOTS", None),
     ("hopper_joint", "slots are not cleared", """        clear(memory);
     }
 };""", """    }
@@ -706,8 +703,8 @@ SHOWN_BY = {
     "gradient_wgmma": (
         "device: rows not transposed",
         "device: barriers are not published",
+        "device: turns are not handed on",
         "ring: pairs of the other row are excluded",
-        "ring: strips past the last one",
         "ring: the strips of a block are one",
     ),
 }

@@ -91,15 +91,19 @@ DEVICE void multiply_derivatives(float (&sum)[DIMS / 2], const u32 (&derivatives
     commit_products();
 }
 
-// Writes the sums to the partial sums of this part of the columns.
+// Writes the sums to the partial sums of this part of the columns, two at a time where all rows start at multiples of 8
+// bytes.
 DEVICE void write_strip(const Launch& l, const Side& rows, int first, const float (&sum)[DIMS / 2]) {
+    const bool by_two = l.partial_dims % 2 == 0;
     UNROLL for (int half = 0; half < 2; half++) {
         const int row = anew(first) + row_in_strip() + half * 8;
         if (row >= rows.count) continue;
         float* out = l.partial + ((i64)blockIdx.y * l.partial_rows + row) * l.partial_dims;
-        UNROLL for (int i = 0; i < DIMS / 2; i++) {
-            const int dim = i / 4 * 8 + lane_of_thread() % 4 * 2 + i % 2;
-            if (i / 2 % 2 == half && dim < l.partial_dims) out[dim] = sum[i];
+        UNROLL for (int i = half * 2; i < DIMS / 2; i += 4) {
+            const int dim = i / 4 * 8 + lane_of_thread() % 4 * 2;
+            if (by_two && dim < l.partial_dims) *(float2*)(out + dim) = {sum[i], sum[i + 1]};
+            if (!by_two && dim < l.partial_dims) out[dim] = sum[i];
+            if (!by_two && dim + 1 < l.partial_dims) out[dim + 1] = sum[i + 1];
         }
     }
 }
