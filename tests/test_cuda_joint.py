@@ -217,6 +217,8 @@ SHOWS = {
     "anchors: one part after another pass": "many pending",
     "joint: candidates with another digit": "at the ends",
     "hopper_sums: no other pass": "many pending",
+    "hopper_joint: slots are never full": "two kinds",
+    "hopper_joint: slots are not cleared": "two kinds",
     "joint: the end is not listed": "at the ends",
     "joint: the end is not appended": "at the ends",
     "lists: an excluded pair at the end is not of the row": "at the ends",

@@ -26,7 +26,7 @@ AUTO = {"HEX_SSL_BACKEND": "auto"}
 MACHINE = Step("machine", ("gpu.machine",), 120)
 """It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
-            "peers 32768 and 65536", "own times, other dtypes", "own times, periodic data", "own times, mma.sync",
+            "peers 32768 and 65536", "own times, other dtypes", "own times, mma.sync",
             "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a tests"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
@@ -44,7 +44,7 @@ def correctness() -> list[Step]:
         Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **every),  # type: ignore[arg-type]
         Step("tests", ("gpu.suite", *TESTS), 110, **every),  # type: ignore[arg-type]
         Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
-        *(Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 110, **every)  # type: ignore[arg-type]
+        *(Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 70, **every)  # type: ignore[arg-type]
           for tool in ("memcheck", "racecheck")),
     ]  # fmt: skip
     if not wgmma.is_there():
@@ -54,7 +54,7 @@ def correctness() -> list[Step]:
         *steps,
         Step("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75, **wanted),  # type: ignore[arg-type]
         Step("sm_90a coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **wanted),  # type: ignore[arg-type]
-        *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 110, **wanted)  # type: ignore[arg-type]
+        *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 70, **wanted)  # type: ignore[arg-type]
           for tool in ("memcheck", "racecheck")),
         Step("sm_90a tests", ("gpu.suite", *TESTS), 110, **wanted),  # type: ignore[arg-type]
     ]  # fmt: skip
@@ -69,14 +69,14 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("own times, mma.sync", ("gpu.own", "--rows", "8192", "65536", "32768", "512", "--data", "shuffled"), 20,
              environment={wgmma.SETTING: "0"}),
         Step("peers 8192", ("gpu.beside", "8192"), 110),
-        Step("losses", ("gpu.losses", "8192", "2050", "32768"), 45),
         Step("peers 512", ("gpu.beside", "512"), 80),
-        Step("host", ("gpu.host", "512", "2048"), 30),
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),
+        Step("losses", ("gpu.losses", "8192", "2050", "32768"), 30),
         Step("counters", ("gpu.counters", "8192"), 60),
         Step("other losses", ("gpu.beside", "others"), 60),
         Step("own times, other dtypes", ("gpu.own", "--rows", "8192", "65536", "--dtypes", "float32", "tf32", "float16",
                                          "--data", "shuffled"), 25),
+        Step("host", ("gpu.host", "512", "2048"), 30),
         Step("own times, periodic data", ("gpu.own", "--rows", "8192", "65536", "--data", "periodic"), 20),
         Step("training", ("gpu.training",), 150, environment=AUTO),
     ]  # fmt: skip

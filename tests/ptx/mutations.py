@@ -571,17 +571,17 @@ HOPPER_MUTATIONS = {
 SIFT_MUTATIONS = planted(
     torch.bfloat16,
     ("hopper_joint", "listed and added", '"@!in add.f32', '"add.f32', None),
-    ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded<", "if (true || !find_excluded<", None),
+    ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded(", "if (true || !find_excluded(", None),
     ("hopper_joint", "excluded pairs are not taken off", "similarities[half] -= c[i];", "", None),
     ("hopper_joint", "rows share slots", "((warp * 2 + half) * SLOTS", "(warp * 2 * SLOTS", None),
     ("hopper_joint", "warps share slots", "const int warp = threadIdx.x / LANES - 4;",
      "const int warp = threadIdx.x / LANES / 4 * 4 - 4;", "race|nobody wrote"),
     ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(memory, 1) > SLOTS / 2",
-     "> SLOTS || count(memory, 1) > SLOTS", None),
+     "> SLOTS || count(memory, 1) > SLOTS", "race"),
     ("hopper_joint", "slots are not cleared", """        clear(memory);
     }
 };""", """    }
-};""", None),
+};""", "race"),
     ("hopper_joint", "the last lists are forgotten", """    });
     staged.write(p, l, block.memory, row);""", "    });", None),
     ("hopper_joint", "sums of another row", "row + half * 8 - l.first_row,", "row + 8 - half * 8 - l.first_row,", None),
