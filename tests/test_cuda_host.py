@@ -181,7 +181,7 @@ def fake_drivers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {"FAKE_MAJOR": "9"},
             "cuda",
             "cuda",
-            r"^the fused kernels run on Fake GPU \(9\.0, without wgmma\), compiled by NVRTC",
+            r"^the fused kernels run on Fake GPU \(9\.0, with wgmma\), compiled by NVRTC",
         ),
         (
             "whole",

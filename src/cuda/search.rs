@@ -8,9 +8,12 @@ use crate::problem::{quantile_rank, Problem};
 pub(super) const DIRECT: usize = STRIP_BYTES / 4;
 /// The largest sample, of 16-bit numbers. All sizes are powers of two, and multiples of the threads of a block.
 const SAMPLE: usize = STRIP_BYTES / 2;
-/// For N keys, a sample has about this many times N^(2/3) of them. Each takes time, and the survivors beyond the rank,
-/// which take some ten times as much, are proportional to N divided by the root of their number.
-const SAMPLE_SHARE: f64 = 2.6;
+/// For N keys, a sample has about this many times N^(1/2) of them. Each takes time, and so do the survivors beyond the
+/// rank, which are proportional to N divided by the root of their number, and more where a sample has few above the rank.
+const SAMPLE_SHARE: f64 = 12.0;
+/// The rank of a quantile in the sample is in its bracket up to so many standard deviations. With the skewness, less than
+/// two rows in a million are missed: all keys are searched for it, which takes as long as some hundred thousand rows.
+const DEVIATIONS: f64 = 4.5;
 /// The survivors of one launch take at most this many bytes, unless those of a single block take more.
 const SURVIVORS: usize = 32 << 20;
 /// The similarities that wait for the threshold take at most this many bytes.
@@ -63,15 +66,18 @@ impl SampledColumns {
     fn new(problem: &Problem, rank: usize, block_rows: usize) -> Self {
         let keys = problem.compared_keys(0).len();
         let all = keys as f64;
-        let columns = SAMPLE.min(1 << ((SAMPLE_SHARE * all.cbrt().powi(2)) as usize).ilog2());
+        let columns = SAMPLE.min(1 << ((SAMPLE_SHARE * all.sqrt()) as usize).ilog2());
         let sampled = columns as f64;
-        // Four standard deviations of the rank in the sample, on either side.
         let share = |rank: usize| rank.min(keys) as f64 / all;
-        let reach = |share: f64| 4.0 * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
+        // Of a binomial distribution with this share, by the expansion of Cornish and Fisher.
+        let reach = |share: f64| DEVIATIONS * (sampled * share * (1.0 - share)).max(1.0).sqrt() + 1.0;
+        let skew = |share: f64| (DEVIATIONS.powi(2) - 1.0) / 6.0 * (1.0 - 2.0 * share);
         // All own negatives may be less similar than the quantile, or all more similar.
         let (below, above) = (share(rank), share(rank.saturating_sub(problem.own_negatives)));
-        let low = Some((sampled * below + reach(below)).ceil() as usize).filter(|&rank| rank <= columns);
-        let high = Some((sampled * above - reach(above)).floor()).filter(|&rank| rank >= 1.0).map(|rank| rank as usize);
+        let low = Some((sampled * below + skew(below) + reach(below)).ceil() as usize).filter(|&rank| rank <= columns);
+        let high = Some((sampled * above + skew(above) - reach(above)).floor())
+            .filter(|&rank| rank >= 1.0)
+            .map(|rank| rank as usize);
         let window = (low.unwrap_or(columns + 1) - high.unwrap_or(0)) as f64;
         // The expected number of similarities in the bracket, and five standard deviations more.
         let kept = (window + 5.0 * window.sqrt()) * all / sampled;
@@ -164,7 +170,7 @@ mod tests {
             let problem = views(rows, 0.99);
             Search::new(&problem, 0.99, 128).sample.unwrap().columns
         };
-        assert_eq!([1026, 2048, 4096, 8192, 16384, 32768, 65536].map(columns), [256, 256, 512, 1024, 1024, 2048, 2048]);
+        assert_eq!([1026, 2048, 4096, 8192, 16384, 32768, 65536].map(columns), [256, 512, 512, 1024, 1024, 2048, 2048]);
     }
 
     #[test]

@@ -224,7 +224,7 @@ MUTATIONS = {
         "if (at < count) *(float4*)",
         "if (at <= count) *(float4*)",
         torch.float32,
-        complaint="race: block .* of gradient|past the end of gradient",
+        complaint="race: blocks? .* of gradient|past the end of gradient",
     ),
     "a gradient beyond the largest number": Mutation(
         "finish.cu",
@@ -317,6 +317,8 @@ MUTATIONS |= {
         "shfl: from the own half of the warp": (
             "DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane); }",
             "DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane, 16); }",
+            torch.bfloat16,
+            "not all lanes come to a collective",
         ),
         "the fence does nothing": ("{ __threadfence(); }", "{}", torch.bfloat16, "without a fence of both"),
         "the warp's barrier does nothing": ("{ __syncwarp(); }", "{}", torch.bfloat16, "race in a warp"),
@@ -475,7 +477,8 @@ JOINT_MUTATIONS = planted(
      "first = blockIdx.x * TILE_ROWS", "outside of all arrays"),
     ("lists", "lists behind those of a launch", "(i64)(row - l.first_row)", "(i64)row", "past the end of survivors"),
     ("joint", "sums behind those of a launch", "own.index[row] - l.first_row", "own.index[row]", None),
-    ("joint", "each launch searches the first rows", "row = l.first_row + at", "row = at", "outside of"),
+    ("joint", "each launch searches the first rows", "row = l.first_row + at", "row = at",
+     "outside of|pending_at.*, which nobody wrote"),
     ("joint", "one part of the columns", "i < 2 * l.splits; i += LANES", "i < 2; i += LANES", None),
     ("joint", "marked numbers are summed", "c > LARGEST ? -infinity() : c", "c", None),
     ("joint", "the largest of a lane", "top = warp_max(bits_of(sets.top));", "top = bits_of(sets.top);", None),

@@ -186,7 +186,7 @@ template <class Visit> DEVICE void each_apart(const Parameters& p, int row, int 
 }
 
 // The quantile of a row and its sums, but for the pending similarities. One block per row, of few warps.
-KERNEL(THREADS, 6) gather(const Parameters p, const Launch l) {
+KERNEL(THREADS, 5) gather(const Parameters p, const Launch l) {
     SHARED_MEMORY(memory);
     Gathering& shared = *(Gathering*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread(), warps = blockDim.x / LANES;
