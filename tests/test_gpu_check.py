@@ -117,9 +117,9 @@ def test_what_the_first_call_finds(rehearsals: dict[str, Rehearsal]) -> None:
     assert timed == [(record["name"], record["dtype"]) for record in losses if record["name"] in names]
     peers = found.of("peer")
     assert [record["name"] for record in peers if record["step"] == "peers 8192"] == [
-        "HexLoss", "HexLoss, in a graph", "NTXentLoss", "Triton tiled InfoNCE", "chunked torch ops",
-        "eager, topk, where", "eager, topk", "lightly NTXentLoss (restated)", "compiled, topk, where",
-        "compiled in a graph, topk, where", "compiled, topk", "eager, torch.quantile",
+        "HexLoss", "HexLoss, in a graph", "NTXentLoss", "Triton tiled InfoNCE", "eager, topk, where",
+        "compiled, topk, where", "compiled in a graph, topk, where", "chunked torch ops", "eager, topk",
+        "lightly NTXentLoss (restated)", "compiled, topk", "eager, torch.quantile",
     ]  # fmt: skip
     without_triton = [record for record in peers if "Triton" not in record["name"]]
     assert all(record.get("agrees") for record in without_triton), without_triton
@@ -608,8 +608,9 @@ def peer(name: str, rows: int, ms: float) -> Record:
 
 def test_targets() -> None:
     assert all(target.judge([])[1] is None for target in predictions.targets())
-    assert judged([own(8192, 0.58)], "8192 rows, mma.sync") is True
-    assert judged([own(8192, 0.59)], "8192 rows, mma.sync") is False
+    well, badly = (own(8192, ms, step=predictions.MMA_STEP) for ms in (0.58, 0.59))
+    assert judged([well], "8192 rows, mma.sync") is True
+    assert judged([badly], "8192 rows, mma.sync") is False
     rate = {"kind": "rate", "what": "bfloat16", "per_second": 800e12}  # the floor is 4.12 ms
     fast, slow = (own(65536, ms, step=predictions.WGMMA_STEP) for ms in (8.2, 8.3))
     assert judged([rate, fast], "65536 rows, wgmma") is True
