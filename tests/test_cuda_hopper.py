@@ -48,10 +48,10 @@ def test_every_instruction_is_known(emulation: Emulation) -> None:
     emulation.interpreter.decode("BF16_WGMMA_64")
 
 
-# Rows of a whole and of half a tile, padded dimensions, every number of panels.
+# Rows of a whole and of half a tile, padded and odd dimensions, every number of panels.
 @pytest.mark.parametrize(
     ("dtype", "samples", "dims"),
-    [(BF16, 5, 64), (BF16, 129, 40), (BF16, 64, 128), (BF16, 75, 100), (F16, 75, 64), (BF16, 33, 192), (F16, 33, 250)],
+    [(BF16, 5, 64), (BF16, 129, 41), (BF16, 64, 128), (BF16, 75, 100), (F16, 75, 64), (BF16, 33, 192), (F16, 33, 250)],
     ids=str,
 )
 def test_sizes(dtype: torch.dtype, samples: int, dims: int, emulate: Emulate) -> None:

@@ -188,7 +188,7 @@ MUTATIONS = {
         "select.cu",
         "first = l.first_row + blockIdx.x * TILE_ROWS",
         "first = blockIdx.x * TILE_ROWS",
-        complaint="outside of all arrays",
+        complaint="outside of all arrays|race: block .* of keys.rows",
     ),
     "survivors behind those of a launch": Mutation(
         "select.cu",
@@ -539,8 +539,6 @@ HOPPER_MUTATIONS = {
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
         ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
-        ("ring", "panels of the left factor as far apart as those of a tile", "panel * STRIP_PANEL_BYTES + step), b",
-         "panel * PANEL_BYTES + step), b", None),
         ("ring", "the strips of a block are one", "const int row = first + consumer * STRIP;",
          "const int row = first;", None),
         ("sums", "a stage is released while it is read", """scale_strip(c, inverse, memory.notes_of(turn.stage));
@@ -549,7 +547,8 @@ HOPPER_MUTATIONS = {
         ("sums", "strips exchanged", "first + consumer * STRIP;", "first + (consumer ^ 1) * STRIP;", None),
         ("select", "all lanes keep from one place on", " + up_to - inside;", ";", "which nobody wrote"),
         ("select", "nothing is kept", "s, own.low[half], own", "s, own.high[half], own", None),
-        ("select", "each launch has the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)", None),
+        ("select", "each launch has the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)",
+         "outside of all arrays"),
         ("select", "survivors behind those of a launch", "(i64)(anchor - l.first_row)", "(i64)anchor",
          "past the end of survivors"),
         ("select", "failed rows stay failed", "= p.header->failed,", "= 0 * p.header->failed,",
@@ -564,7 +563,6 @@ HOPPER_MUTATIONS = {
         memory.release(last);""", "memory.release(last);", "in flight"),
         ("gradient", "the last turn is kept", "if (consumer == 0) hand_turn_on(0);", "", "deadlock|a hang"),
         ("gradient", "the number beside is not written", "{sum[i], sum[i + 1]}", "{sum[i], sum[i]}", None),
-        ("gradient", "odd rows by two", "l.partial_dims % 2 == 0", "true", "misaligned|outside of|race"),
         ("device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
     )
 }  # fmt: skip
@@ -693,14 +691,13 @@ SHOWN_BY = {
         "ring: the parity stays",
         "ring: every lane releases a stage",
     ),
+    "tiles": ("ring: notes of other columns",),
     "sums_wgmma": (
         "ring: a column too many",
         "hopper_sums: no other pass",
         "sums: own rows are not waited for",
         "sums: a stage is released while it is read",
         "sums: strips exchanged",
-        "ring: notes of other columns",
-        "ring: panels of the left factor as far apart as those of a tile",
         "device: too many registers",
     ),
     "gradient_wgmma": (
