@@ -4,6 +4,8 @@ Their limits are for a step that hangs, or that a cold disk delays. Together the
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 
 from gpu import wgmma
 from gpu.records import ROOT
@@ -35,29 +37,28 @@ REHEARSED_VARIANTS = ("columns-32", "no-products")
 
 def correctness() -> list[Step]:
     """What measures no time, all at once."""
-    dtypes = ("bfloat16", "float32", "tf32", "float16")
-    every = {"environment": {wgmma.SETTING: "0"}, "together": "correctness"}  # the kernels of every chip
+    step = partial(Step, together="correctness")
+    by_mma, by_wgmma = (partial(step, environment={wgmma.SETTING: setting}) for setting in ("0", "1"))
+
+    def checks(by: Callable[..., Step], name: str = "") -> list[Step]:
+        """What both kinds of kernels have."""
+        return [
+            by(f"{name}coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45),
+            by(f"{name}tests", ("gpu.suite", *TESTS), 110),
+            *(by(f"{name}{tool}", ("gpu.sanitizer", tool, *FEW[:2]), 70) for tool in ("memcheck", "racecheck")),
+        ]
+
     steps = [
-        *(Step(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75, **every)  # type: ignore[arg-type]
-          for dtype in dtypes),
-        Step("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75, **every),  # type: ignore[arg-type]
-        Step("coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **every),  # type: ignore[arg-type]
-        Step("tests", ("gpu.suite", *TESTS), 110, **every),  # type: ignore[arg-type]
-        Step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO, together="correctness"),
-        *(Step(tool, ("gpu.sanitizer", tool, *FEW[:2]), 70, **every)  # type: ignore[arg-type]
-          for tool in ("memcheck", "racecheck")),
+        *(by_mma(f"agreement {dtype}", ("gpu.agreement", dtype, *FEW), 75)
+          for dtype in ("bfloat16", "float32", "tf32", "float16")),
+        by_mma("agreement, all sizes", ("gpu.agreement", "bfloat16", *SIZES), 75),
+        *checks(by_mma),
+        step("tests of the loop", ("gpu.suite", *LOOP), 60, environment=AUTO),
     ]  # fmt: skip
     if not wgmma.is_there():
-        return [*steps, Step("sm_90a", ("gpu.wgmma",), 10, least=2, together="correctness")]
-    wanted = {"environment": {wgmma.SETTING: "1"}, "together": "correctness"}
-    return [
-        *steps,
-        Step("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75, **wanted),  # type: ignore[arg-type]
-        Step("sm_90a coverage", ("gpu.sanitizer", "coverage", *FEW[:2]), 45, **wanted),  # type: ignore[arg-type]
-        *(Step(f"sm_90a {tool}", ("gpu.sanitizer", tool, *FEW[:2]), 70, **wanted)  # type: ignore[arg-type]
-          for tool in ("memcheck", "racecheck")),
-        Step("sm_90a tests", ("gpu.suite", *TESTS), 110, **wanted),  # type: ignore[arg-type]
-    ]  # fmt: skip
+        return [*steps, step("sm_90a", ("gpu.wgmma",), 10, least=2)]
+    return [*steps, by_wgmma("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75),
+            *checks(by_wgmma, "sm_90a ")]  # fmt: skip
 
 
 def knowledge(rehearse: bool) -> list[Step]:
