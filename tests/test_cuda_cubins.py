@@ -41,7 +41,7 @@ KERNELS = {
     "rows", "index_anchors", "index_starts", "index_pairs", "index_keys", "apart_similarities", "select", "sample",
     "survivors", "pick", "select_failed", "copy_quantiles", "ranges", "closest_positives", "settle_thresholds",
     "maxima", "settle_shifts", "sums", "sums_general", "anchors", "gradient", "gradient_general", "finish", "sift",
-    "gather", "settle", "own_sums",
+    "gather", "settle", "own_sums", "total_similarity",
 }  # fmt: skip
 SPILLS_ELSEWHERE = 48
 """Bytes of split rows of 128 dimensions and more, on chips that the kernels are not tuned for."""

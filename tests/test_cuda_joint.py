@@ -215,6 +215,7 @@ SHOWS = {
     "digits: a threshold above its bracket": "unseen",
     "sums: no other pass": "many pending",
     "anchors: one part after another pass": "many pending",
+    "anchors: the sum over all pairs after another pass": "many pending",
     "joint: candidates with another digit": "at the ends",
     "hopper_sums: no other pass": "many pending",
     "hopper_joint: slots are never full": "two kinds",

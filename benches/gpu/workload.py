@@ -26,6 +26,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.fl
 """tf32 is a way to multiply float32."""
 DIMS = 128
 SAMPLES = 30
+TOGETHER = 0.03
+"""Seconds of one sample. The device waits for the host before the first call of it, for up to 0.3 ms: a hundredth."""
 
 Run = Callable[[], Any]
 
@@ -107,7 +109,10 @@ def synchronize() -> None:
 
 
 def sample(run: Run, calls: int) -> float:
-    """Seconds of a call, of so many back to back: the host's where it is slower than the device, as in training."""
+    """Seconds of a call, of so many back to back: the host's where it is slower than the device, as in training.
+
+    The device waits for the host before the first of them.
+    """
     if REHEARSAL:
         start = time.perf_counter()
         for _ in range(calls):
@@ -123,14 +128,14 @@ def sample(run: Run, calls: int) -> float:
 
 
 def calls_of(run: Run) -> int:
-    """Calls that take some milliseconds together, after a warm-up."""
+    """Calls that take `TOGETHER` seconds, after a warm-up."""
     for _ in range(1 if REHEARSAL else 3):
         run()
     synchronize()
     start = time.perf_counter()
     run()
     synchronize()
-    return max(1, min(200, int(0.005 / (time.perf_counter() - start)))) if not REHEARSAL else 1
+    return max(1, min(200, int(TOGETHER / (time.perf_counter() - start)))) if not REHEARSAL else 1
 
 
 def milliseconds(run: Run, seconds: float = 0.5) -> float:

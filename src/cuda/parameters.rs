@@ -10,7 +10,7 @@ use super::Matrix;
 /// `u32`.
 pub const FAILED_AT: usize = 24;
 /// As above, whether `sums` computed all sums again after one pass for quantiles and sums.
-pub const RERUN_AT: usize = 84;
+pub const RERUN_AT: usize = 100;
 
 /// A structure of `kernels/parameters.cu`, with a list of its fields for the test.
 macro_rules! told {
@@ -91,6 +91,7 @@ told! {
         ranges: *mut c_void,
         sums: *mut c_void,
         parts: *mut c_void,
+        row_sums: *mut c_void,
         pending: *mut c_void,
         pending_at: *mut c_void,
         positive_similarities: *mut c_void,

@@ -161,6 +161,8 @@ fn blocks(of: usize, each: usize) -> usize {
 struct Plan<'a> {
     problem: &'a Problem,
     chip: Chip,
+    /// Of a row in the scratch memory.
+    dims: usize,
     tiles: TileSizes,
     hopper: Option<Hopper>,
     inputs: Inputs,
@@ -212,6 +214,9 @@ impl<'a> Plan<'a> {
         };
         if let (Some(search), Some(joint)) = (&mut search, joint) {
             search.sample = Some(joint.sample);
+        }
+        if let Some(sample) = search.as_mut().and_then(|search| search.sample.as_mut()) {
+            sample.rows = launch_rows(problem, sample.rows, &tiles, hopper, chip);
         }
         let sample = search.and_then(|search| search.sample);
 
@@ -282,6 +287,10 @@ impl<'a> Plan<'a> {
             sums: scratch.take(splits * part_of_sums),
             parts: scratch
                 .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, hopper, chip))),
+            row_sums: scratch.take_if(
+                joint.is_some(),
+                if problem.square { 1 } else { 2 } * total_blocks(problem, chip) * variant.dims * 8,
+            ),
             pending: null_mut(),
             pending_at: scratch.take_if(joint.is_some(), rows * 8),
             positive_similarities: scratch.take_if(pairs > 0, pairs * 4),
@@ -351,6 +360,7 @@ impl<'a> Plan<'a> {
         Self {
             problem,
             chip,
+            dims: variant.dims,
             tiles,
             hopper,
             inputs,
@@ -416,6 +426,11 @@ impl<'a> Plan<'a> {
             let launch = Launch { columns: keys as i32, rank: search.rank as i32, ..launch };
             return self.run(executor, "select", [all, 1, 1], SELECT_SHARED, launch);
         };
+        if self.joint.is_some() {
+            let blocks = total_blocks(self.problem, self.chip);
+            let launch = Launch { splits: blocks as i32, ..Launch::default() };
+            self.run(executor, "total_similarity", [blocks, 1, 1], total_shared(self.dims), launch)?;
+        }
         let rank = |rank: Option<usize>| rank.unwrap_or(0) as i32;
         let launch = Launch {
             columns: sample.columns as i32,
@@ -693,12 +708,17 @@ fn needs_precise_shifts(problem: &Problem) -> bool {
 /// The maximal number of parts of the columns.
 const SPLITS: usize = 32;
 
-/// The number of parts of the columns, at most `most`, for which the blocks end earliest. Starting and ending a block
-/// is assumed to take as long as two tiles.
+/// The number of parts of the columns, at most `most`, for which the blocks end earliest.
 fn splits(row_tiles: usize, column_tiles: usize, resident: usize, chip: Chip, most: usize) -> usize {
-    let slots = resident * chip.multiprocessors as usize;
-    let time = |splits: usize| blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2);
+    let time = |splits| time_of(row_tiles, column_tiles, splits, resident, chip);
     (1..=most.min(column_tiles)).min_by_key(|&splits| (time(splits), splits)).unwrap_or(1)
+}
+
+/// How long blocks with so many parts of the columns take, in tiles. Starting and ending a block is assumed to take as
+/// long as two tiles.
+fn time_of(row_tiles: usize, column_tiles: usize, splits: usize, resident: usize, chip: Chip) -> usize {
+    let slots = resident * chip.multiprocessors as usize;
+    blocks(row_tiles * splits, slots) * (blocks(column_tiles, splits) + 2)
 }
 
 /// The rows of a block: `most`, or half of that down to `least` while each multiprocessor has at most one block.
@@ -719,8 +739,35 @@ fn pass_splits(
     chip: Chip,
     most: usize,
 ) -> usize {
-    let (columns, resident) = hopper.map_or((tiles.pass_columns, tiles.resident), |hopper| (hopper.columns, 1));
+    let (columns, resident) = pass_sizes(tiles, hopper);
     splits(row_blocks, blocks(keys, columns), resident, chip, most)
+}
+
+/// The columns of a tile in the passes without a gradient, and how many of their blocks a multiprocessor holds.
+fn pass_sizes(tiles: &TileSizes, hopper: Option<Hopper>) -> (usize, usize) {
+    hopper.map_or((tiles.pass_columns, tiles.resident), |hopper| (hopper.columns, 1))
+}
+
+/// The rows of a launch that looks for quantiles, at most `most`, for which all launches end earliest.
+fn launch_rows(problem: &Problem, most: usize, tiles: &TileSizes, hopper: Option<Hopper>, chip: Chip) -> usize {
+    let (anchors, keys, each) = (problem.anchors, problem.compared_keys(0).len(), block_rows(hopper));
+    if most >= anchors {
+        return most;
+    }
+    let (columns, resident) = pass_sizes(tiles, hopper);
+    let time = |rows: usize| {
+        let splits = pass_splits(blocks(rows, each), keys, tiles, hopper, chip, SPLITS);
+        time_of(blocks(rows, each), blocks(keys, columns), splits, resident, chip)
+    };
+    let all = |rows: usize| anchors / rows * time(rows) + if anchors % rows > 0 { time(anchors % rows) } else { 0 };
+    // Fewer rows would be more launches.
+    let candidates = (blocks(most / 2, each)..=most / each).rev().map(|blocks| blocks * each);
+    candidates.min_by_key(|&rows| all(rows)).unwrap_or(most)
+}
+
+/// Blocks of the kernel `total_similarity`.
+fn total_blocks(problem: &Problem, chip: Chip) -> usize {
+    blocks(problem.anchors.max(problem.keys), WARPS).min(chip.multiprocessors as usize)
 }
 
 /// The number of blocks that share the dimensions of a row in the gradient.

@@ -29,6 +29,11 @@ pub const INDEX_SHARED: usize = defined("INDEX_SHARED");
 pub const ANCHORS_SHARED: usize = defined("ANCHORS_SHARED");
 /// As above.
 pub const FINISH_SHARED: usize = defined("FINISH_SHARED");
+/// Bytes of shared memory of `total_similarity`, for rows of `dims` dimensions in the scratch memory.
+pub fn total_shared(dims: usize) -> usize {
+    ((WARPS + 2) * dims + WARPS + 1) * 8
+}
+
 /// Bytes of a `Header`.
 pub const HEADER_BYTES: usize = defined("HEADER_BYTES");
 /// Bytes of a `Card`.

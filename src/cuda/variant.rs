@@ -13,8 +13,8 @@ macro_rules! joined {
 
 /// The sources of all kernels.
 pub const SOURCES: &str = joined!(
-    "device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish" "digits" "select" "lists" "joint"
-    "accumulate" "sums" "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper"
+    "device" "parameters" "tile" "exclude" "elements" "rows" "index" "anchors" "finish" "digits" "select" "lists" "joint"
+    "total" "accumulate" "sums" "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper"
     "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
 );
 
@@ -44,7 +44,7 @@ impl Part {
     pub fn of(kernel: &str) -> Self {
         match kernel {
             "select" | "sample" | "survivors" | "pick" | "select_failed" => Self::Quantiles,
-            "sift" | "gather" | "settle" => Self::Joint,
+            "sift" | "gather" | "settle" | "total_similarity" => Self::Joint,
             "sums" => Self::Sums,
             "gradient" => Self::Gradient,
             "ranges" | "closest_positives" | "settle_thresholds" | "sums_general" | "maxima" | "settle_shifts" => {
@@ -60,9 +60,11 @@ impl Part {
     /// The sources of its compilation.
     pub fn sources(self) -> &'static str {
         match self {
-            Self::Common => joined!("device" "parameters" "tile" "exclude" "rows" "index" "anchors" "finish"),
+            Self::Common => {
+                joined!("device" "parameters" "tile" "exclude" "elements" "rows" "index" "anchors" "finish")
+            }
             Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "digits" "select"),
-            Self::Joint => joined!("device" "parameters" "tile" "exclude" "digits" "lists" "joint"),
+            Self::Joint => joined!("device" "parameters" "tile" "exclude" "elements" "digits" "lists" "joint" "total"),
             Self::Sums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums"),
             Self::Gradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient"),
             Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),

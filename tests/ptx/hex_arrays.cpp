@@ -90,6 +90,7 @@ void add_scratch(Collector& to, const Parameters& p) {
 // What finds the threshold takes turns with the partial gradients in the same memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
     const bool joint = kernel.starts_with("sift") || kernel == "gather";
+    if (kernel == "total_similarity") to.output(p.row_sums, (i64)l.splits * (p.square ? 1 : 2) * to.padded_dims * 8, "row_sums");
     if (kernel == "anchors") to.output(p.totals, (p.anchors.count + l.rows - 1) / l.rows * TOTALS * 8, "totals");
     if (kernel.starts_with("survivors") || kernel == "pick" || joint) {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");

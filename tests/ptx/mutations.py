@@ -506,6 +506,13 @@ JOINT_MUTATIONS = planted(
      "sums.*, which nobody wrote"),
     ("anchors", "one part after another pass", "p.joint && !p.header->rerun ? 1 : p.splits",
      "p.joint ? 1 : p.splits", None),
+    ("total", "all rows in each block", "shared, blockIdx.x * WARPS, rows.count", "shared, 0, rows.count", None),
+    ("total", "the sums of one block", "from + (i64)block * DIMS", "from", None),
+    ("total", "the anchors for the keys", "side ? p.keys : p.anchors", "p.anchors", None),
+    ("total", "the sum before the last block", "if (!is_last_block(", "if (is_last_block(", "which nobody wrote|race"),
+    ("anchors", "the sum over all pairs is not added", "? p.header->similarities : 0.0", "? 0.0 : 0.0", None),
+    ("anchors", "the sum over all pairs after another pass", "(p.joint && !p.header->rerun ? p.header->similarities",
+     "(p.joint ? p.header->similarities", None),
     ("select", "the bracket before the last block", "if (p.joint && is_last_block(",
      "if (p.joint && !is_last_block(", "which nobody wrote|race"),
 )  # fmt: skip
@@ -536,6 +543,8 @@ HOPPER_MUTATIONS = {
         ("ring", "every lane releases a stage", "if (lane_of_thread() == 0) barrier_arrive", "barrier_arrive", EARLY),
         ("ring", "pairs of the other row are excluded", "bits[pair / 2 % 2]", "bits[pair % 2]", None),
         ("ring", "a column too many", "(bit) >= columns.count", "(bit) > columns.count", None),
+        ("ring", "excluded columns are searched once", "if (column > next + 63) next", "if (next == -64) next", None),
+        ("ring", "excluded columns are found too late", "found = column - 63 +", "found = column + 64 +", None),
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
         ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
@@ -574,17 +583,16 @@ SIFT_MUTATIONS = planted(
     ("hopper_joint", "listed and added", '"@!in add.f32', '"add.f32', None),
     ("hopper_joint", "excluded pairs are not marked", "if (!find_excluded(", "if (true || !find_excluded(", None),
     ("hopper_joint", "excluded pairs are not taken off", "similarities[half] -= c[i];", "", None),
-    ("hopper_joint", "rows share slots", "((warp * 2 + half) * SLOTS", "(warp * 2 * SLOTS", None),
+    ("hopper_joint", "rows share slots", "first + half * SLOTS * SLOT_BYTES", "first", None),
     ("hopper_joint", "warps share slots", "const int warp = threadIdx.x / LANES - 4;",
      "const int warp = threadIdx.x / LANES / 4 * 4 - 4;", "race|nobody wrote"),
-    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(memory, 1) > SLOTS / 2",
-     "> SLOTS || count(memory, 1) > SLOTS", "race"),
-    ("hopper_joint", "slots are not cleared", """        clear(memory);
+    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(1) > SLOTS / 2", "> SLOTS || count(1) > SLOTS", "race"),
+    ("hopper_joint", "slots are not cleared", """        clear();
     }
 };""", """    }
 };""", "race"),
     ("hopper_joint", "the last lists are forgotten", """    });
-    staged.write(p, l, block.memory, row);""", "    });", None),
+    staged.write(p, l, row);""", "    });", None),
     ("hopper_joint", "sums of another row", "row + half * 8 - l.first_row,", "row + 8 - half * 8 - l.first_row,", None),
     ("hopper_joint", "sums behind those of a launch", "row + half * 8 - l.first_row,", "row + half * 8,", None),
     ("hopper_joint", "each launch takes the first rows", "block(p, shared, l.first_row)", "block(p, shared, 0)",
@@ -705,6 +713,8 @@ SHOWN_BY = {
         "device: barriers are not published",
         "device: turns are not handed on",
         "ring: pairs of the other row are excluded",
+        "ring: excluded columns are searched once",
+        "ring: excluded columns are found too late",
         "ring: the strips of a block are one",
     ),
 }

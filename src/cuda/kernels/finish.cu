@@ -1,11 +1,5 @@
 // Turns the partial sums into gradients for the input's rows.
 
-// Each lane has some of the dimensions of a row, four neighbours at a time.
-#define FOURS ((DIMS + 4 * LANES - 1) / (4 * LANES))
-
-// The first of four dimensions of this lane, by number `k`.
-DEVICE int first_of_four(int k) { return (lane_of_thread() + k * LANES) * 4; }
-
 DEVICE void write_four(float* to, int at, int count, const float (&x)[4]) {
     if (count % 4 == 0) {
         if (at < count) *(float4*)(to + at) = float4{x[0], x[1], x[2], x[3]};

@@ -162,16 +162,27 @@ DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes)
     }
 }
 
-// Whether a strip and a tile may have pairs that are not pairs of an anchor and a negative.
-DEVICE bool strip_may_exclude(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
-    if (column + WGMMA_COLUMNS > columns.count) return true;
-    if (p.pairing != VIEWS) return are_named(p);
-    // The keys of a sample are a multiple of `view_rows` apart. Whether a multiple is in the WGMMA_COLUMNS + 63 numbers
-    // from `least` on. There are at most 2^29 rows.
-    const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
-    const int above = least % p.view_rows;  // 0, or with the sign of `least`
-    return above == 0 || (above < 0 ? -above : p.view_rows - above) <= WGMMA_COLUMNS + 62;
-}
+// Finds the tiles in which a strip may have pairs that are not pairs of an anchor and a negative. They are visited in order.
+struct Exclusions {
+    // The strip has no such pair before this column, from the tile on that it was found for. Few tiles need the search,
+    // which takes a division.
+    int next = -64;
+
+    DEVICE bool may_be_in(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+        if (column > next + 63) next = find(p, columns, row, column, rows_are_keys);
+        return column + WGMMA_COLUMNS > next;
+    }
+    // `row`: the first one of the strip.
+    DEVICE static int find(const Parameters& p, const Side& columns, int row, int column, bool rows_are_keys) {
+        if (p.pairing != VIEWS) return are_named(p) ? column : columns.count;
+        // The keys of a sample are a multiple of `view_rows` apart. The first multiple from `least` on is that of a column
+        // and the first row of the strip or, up to 63 columns earlier, a later one. There are at most 2^29 rows.
+        const int least = column - row - 63 + (rows_are_keys ? p.offset : -p.offset);
+        const int above = least % p.view_rows;  // 0, or with the sign of `least`
+        const int found = column - 63 + (above > 0 ? p.view_rows - above : -above);
+        return found < columns.count ? found : columns.count;
+    }
+};
 
 // The shape for `bit_of_column` and the functions that use it.
 struct StripShape {

@@ -59,7 +59,7 @@ DEVICE void publish_stores() { asm volatile("fence.proxy.async.shared::cta;" :::
 
 // A copy that the compiler does not know to be equal. It cannot move expressions of it out of a loop, which would take
 // registers.
-DEVICE int anew(int x) {
+template <class Int> DEVICE Int anew(Int x) {
     asm volatile("" : "+r"(x));
     return x;
 }

@@ -135,12 +135,13 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
     u32 derivatives[PAIRS / 2];
     UNROLL for (int i = 0; i < DIMS / 2; i++) sum[i] = 0.0f;
     Turn turn = {0, 0};
+    Exclusions exclusions;
     barrier_wait(memory.own(), 0);
     if (consumer == 1) hand_turn_on(1);
     // Called when registers are free: after the previous derivatives have been multiplied.
     const auto finish_derivatives = [&](int tile) {
         const int column = tile * WGMMA_COLUMNS;
-        if (strip_may_exclude(p, columns, strip, column, of_keys)) {
+        if (exclusions.may_be_in(p, columns, strip, column, of_keys)) {
             drop_excluded_derivatives(p, columns, strip + row_in_strip(), column, of_keys, c);
         }
         round_strip(derivatives, c);

@@ -36,40 +36,41 @@ DEVICE void stage_pair(u32& next, float& global, float c, float exponential, flo
 
 // The staged similarities of the thread's rows `row` and `row` + 8.
 struct Staged {
+    u32 first;  // slot of the thread
     u32 next[2];
 
-    // The first slot of the thread. By turns, the threads of a warp have a number each.
-    DEVICE static u32 slots(const SiftMemory& memory, int half) {
+    DEVICE explicit Staged(const SiftMemory& memory) {
         const int warp = threadIdx.x / LANES - 4;
-        return memory.address + SiftMemory::END_AT + ((warp * 2 + half) * SLOTS * LANES + lane_of_thread()) * 4;
+        // In a register. Otherwise it would be computed again in each loop.
+        first = anew(memory.address + SiftMemory::END_AT + warp * 2 * SLOTS * SLOT_BYTES + lane_of_thread() * 4);
+        clear();
     }
+    DEVICE u32 slots(int half) const { return first + half * SLOTS * SLOT_BYTES; }
     // Starts again with the first slots.
-    DEVICE void clear(const SiftMemory& memory) {
-        UNROLL for (int half = 0; half < 2; half++) next[half] = slots(memory, half);
+    DEVICE void clear() {
+        UNROLL for (int half = 0; half < 2; half++) next[half] = slots(half);
     }
-    DEVICE u32 count(const SiftMemory& memory, int half) const { return (next[half] - slots(memory, half)) / SLOT_BYTES; }
+    DEVICE u32 count(int half) const { return (next[half] - slots(half)) / SLOT_BYTES; }
 
     // Whether a row of the warp may have no slots for SLOTS / 2 more.
-    DEVICE bool are_full(const SiftMemory& memory) const {
-        return any(count(memory, 0) > SLOTS / 2 || count(memory, 1) > SLOTS / 2);
-    }
-    DEVICE void write(const Parameters& p, const Launch& l, const SiftMemory& memory, int row) {
-        const Fields<2> listed = {count(memory, 0) | count(memory, 1) << 16};
+    DEVICE bool are_full() const { return any(count(0) > SLOTS / 2 || count(1) > SLOTS / 2); }
+    DEVICE void write(const Parameters& p, const Launch& l, int row) {
+        const Fields<2> listed = {count(0) | count(1) << 16};
         const Places<2> places = reserve(p, listed, [&](int half) { return row + half * 8; });
         UNROLL for (int half = 0; half < 2; half++) {
             const u32 place = places.of(half), count = has_room(p, place, listed.of(half)) ? listed.of(half) : 0;
             float* to = list_of(p, l, row + half * 8) + place;
-            ROLLED for (u32 first = 0; any(first < count); first += TOGETHER) {
+            ROLLED for (u32 at = 0; any(at < count); at += TOGETHER) {
                 float c[TOGETHER];
                 UNROLL for (u32 i = 0; i < TOGETHER; i++) {
-                    if (first + i < count) c[i] = load_one_shared(slots(memory, half) + (first + i) * SLOT_BYTES);
+                    if (at + i < count) c[i] = load_one_shared(slots(half) + (at + i) * SLOT_BYTES);
                 }
                 UNROLL for (u32 i = 0; i < TOGETHER; i++) {
-                    if (first + i < count) to[first + i] = c[i];
+                    if (at + i < count) to[at + i] = c[i];
                 }
             }
         }
-        clear(memory);
+        clear();
     }
 };
 
@@ -84,13 +85,12 @@ KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch
     UNROLL for (int half = 0; half < 2; half++) {
         low[half] = row + half * 8 < p.anchors.count ? list_start(p, row + half * 8) : infinity();
     }
-    Staged staged;
-    staged.clear(block.memory);
+    Staged staged(block.memory);
+    Exclusions exclusions;
     sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
-        float tile[2] = {}, all[2] = {};
-        each_of_strip(c, [&](float& s, int half, int) { all[half] += s; });
-        if (strip_may_exclude(p, p.keys, block.start(), column, false)) {
-            mark_excluded_pairs(p, row, column, low, all, c);
+        float tile[2] = {};
+        if (exclusions.may_be_in(p, p.keys, block.start(), column, false)) {
+            mark_excluded_pairs(p, row, column, low, similarities, c);
         }
         // Of SLOTS pairs, each row has a half.
         UNROLL for (int first = 0; first < PAIRS; first += SLOTS) {
@@ -98,14 +98,11 @@ KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch
                 const int half = i / 2 % 2;
                 stage_pair(staged.next[half], tile[half], c[i], exp2_approximate(c[i] * exponent - exponent), low[half]);
             }
-            if (staged.are_full(block.memory)) staged.write(p, l, block.memory, row);
+            if (staged.are_full()) staged.write(p, l, row);
         }
-        UNROLL for (int half = 0; half < 2; half++) {
-            global[half] += tile[half];
-            similarities[half] += all[half];
-        }
+        UNROLL for (int half = 0; half < 2; half++) global[half] += tile[half];
     });
-    staged.write(p, l, block.memory, row);
+    staged.write(p, l, row);
     UNROLL for (int half = 0; half < 2; half++) {
         write_parts(p, l, row + half * 8 - l.first_row, global[half], similarities[half]);
     }

@@ -81,10 +81,11 @@ KERNEL(StripMemory::BLOCK_THREADS, 1) sums_wgmma(const Parameters p, const Launc
     take_registers<WGMMA_STRIP_CONSUMERS>();
     const float exponent = p.header->exponent, limit = p.header->limit;
     Sums all[2] = {};
+    Exclusions exclusions;
     sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         Sums tile[2] = {};
         each_of_strip(c, [&](float& s, int half, int) { tile[half].similarities += s; });
-        if (strip_may_exclude(p, p.keys, block.start(), column, false)) {
+        if (exclusions.may_be_in(p, p.keys, block.start(), column, false)) {
             drop_excluded_pairs(p, block.row(), column, tile, c);
         }
         each_of_strip(c, [&](float& s, int half, int) {

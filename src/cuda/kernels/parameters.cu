@@ -99,10 +99,11 @@ struct Header {
     float limit;  // negatives above this are hierarchical: epsilon, or infinity
     float gradient_scale;  // a power of two: factor of the derivatives before they are rounded to float16
     u32 failed;  // number of rows whose quantile is not among the survivors
-    u32 done[4];  // number of blocks that have ended, for each kernel that ends with a sum over its blocks
+    u32 done[5];  // number of blocks that have ended, for each kernel that ends with a sum over its blocks
     u32 precise_shifts;  // whether each anchor has its own shifts; else all shifts are 1
     double temperature;  // NaN if it is not a positive number
     double temperature_slope;  // derivative of the loss by the temperature, of the terms that do not use similarities
+    double similarities;  // sum over all anchors and all keys. Only for one pass for the quantiles and the sums
     float exponent;  // log2(e) / temperature
     float concentration;  // beta log2(e) / temperature
     // The bracket of the threshold: the threshold is most likely not below `floor` and not above `ceiling`.
@@ -148,7 +149,10 @@ struct Parameters {
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
     u32* ranges;  // [anchors][2] smallest and largest similarity (MARGIN: of the positives); later, of global and hierarchical negatives the largest
     float* sums;  // [splits][padded anchors][SUMS]
-    float* parts;  // [splits of a launch][rows of a launch][2] sums over the global negatives and over all similarities
+    // [splits of a launch][rows of a launch][2] sums over the global negatives, and minus the similarities of pairs that
+    // are not pairs of an anchor and a negative
+    float* parts;
+    double* row_sums;  // [sides][splits of `total_similarity`][DIMS]
     float* pending;  // [pending_capacity] similarities in the bracket of the threshold, row by row
     u32* pending_at;  // [anchors][2] start and number of a row's similarities in `pending`
     float* positive_similarities;  // [anchors][positives]
@@ -195,7 +199,7 @@ struct Launch {
     float* gradient;  // [count][dims]
     float* output;  // for `copy_quantiles`, [anchors]
     int side;  // of which the gradient is: 0 anchors, 1 keys, 2 rows apart
-    int splits;
+    int splits;  // parts of the columns; for `total_similarity`, of the rows
     int first_row;  // of this launch
     int rows;  // number of rows: of this launch or, for `select`, `sample` and `anchors`, of a block
     int mode;  // the ends that the bracket has, LOW or HIGH or both

@@ -26,39 +26,6 @@ DEVICE void store_operand(u8* row, int dim, float x) {
 #endif
 }
 
-// Elements of a row in the scratch memory: those in 4 bytes of it.
-#define ELEMENTS_OF_WORD (4 / ELEMENT)
-DEVICE void elements_of(float (&x)[ELEMENTS_OF_WORD], u32 word) {
-#if OPERAND == BF16
-    x[0] = float_of(word << 16);
-    x[1] = float_of(word & 0xffff0000u);
-#elif OPERAND == F16
-    x[0] = f16_to_float((u16)word);
-    x[1] = f16_to_float((u16)(word >> 16));
-#else
-    x[0] = float_of(word);
-#endif
-}
-
-// Four elements, the first of them number `dim`, a multiple of 4. Zeros beyond the row.
-DEVICE void four_elements(float (&x)[4], const u8* row, int dim) {
-    u32 words[ELEMENT] = {};
-    if (dim < DIMS) {
-#if ELEMENT == 2
-        const uint2 read = *(const uint2*)(row + dim * ELEMENT);
-        words[0] = read.x, words[1] = read.y;
-#else
-        const uint4 read = *(const uint4*)(row + dim * ELEMENT);
-        words[0] = read.x, words[1] = read.y, words[2] = read.z, words[3] = read.w;
-#endif
-    }
-    UNROLL for (int i = 0; i < ELEMENT; i++) {
-        float some[ELEMENTS_OF_WORD];
-        elements_of(some, words[i]);
-        UNROLL for (int j = 0; j < ELEMENTS_OF_WORD; j++) x[i * ELEMENTS_OF_WORD + j] = some[j];
-    }
-}
-
 DEVICE double power_of_two(int exponent) { return double_of((u64)(exponent + 1023) << 52); }
 
 DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& matrix, int row, int matrix_row) {
@@ -144,10 +111,11 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
         header.factor = 1.0;
         header.gradient_scale = 1.0f;
         header.failed = 0;
-        for (int i = 0; i < 4; i++) header.done[i] = 0;
+        for (int i = 0; i < 5; i++) header.done[i] = 0;
         header.floor = -infinity();
         header.ceiling = infinity();
         header.pending = header.rerun = 0;
+        header.similarities = 0.0;
         set_temperature(p, header);
         *p.header = header;
     }

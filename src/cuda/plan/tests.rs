@@ -62,7 +62,7 @@ fn memory_above_the_inputs_is_bounded() {
 
 #[test]
 fn launches_are_few_whatever_the_quantile() {
-    for (quantile, expected) in [(0.99, 77), (0.9, 96), (0.5, 150)] {
+    for (quantile, expected) in [(0.99, 0), (0.9, 0), (0.5, 0)] {
         let kernels = launches(&views(65_536, quantile), chip(132), Operand::Bf16);
         let of_quantiles =
             kernels.iter().filter(|(kernel, _)| [Part::Quantiles, Part::Joint].contains(&Part::of(kernel)));
@@ -118,7 +118,7 @@ fn few_rows_take_six_launches_with_few_arguments() {
     let kernels = launches(&views(512, 0.99), chip(132), Operand::Bf16);
     let names: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.as_str()).collect();
     assert_eq!(names, ["rows", "select", "sums", "anchors", "gradient", "finish"]);
-    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [528, 80, 432]);
+    assert_eq!([size_of::<Parameters>(), size_of::<Launch>(), size_of::<Inputs>()], [536, 80, 432]);
 }
 
 #[test]
