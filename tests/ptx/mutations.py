@@ -543,8 +543,9 @@ HOPPER_MUTATIONS = {
         ("ring", "every lane releases a stage", "if (lane_of_thread() == 0) barrier_arrive", "barrier_arrive", EARLY),
         ("ring", "pairs of the other row are excluded", "bits[pair / 2 % 2]", "bits[pair % 2]", None),
         ("ring", "a column too many", "(bit) >= columns.count", "(bit) > columns.count", None),
-        ("ring", "excluded columns are searched once", "if (column > next + 63) next", "if (next == -64) next", None),
         ("ring", "excluded columns are found too late", "found = column - 63 +", "found = column + 64 +", None),
+        ("ring", "excluded columns of a view are passed over", "above > 0 ? p.view_rows - above : -above",
+         "p.view_rows - above", None),
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
         ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
@@ -713,8 +714,8 @@ SHOWN_BY = {
         "device: barriers are not published",
         "device: turns are not handed on",
         "ring: pairs of the other row are excluded",
-        "ring: excluded columns are searched once",
         "ring: excluded columns are found too late",
+        "ring: excluded columns of a view are passed over",
         "ring: the strips of a block are one",
     ),
 }

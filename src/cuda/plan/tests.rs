@@ -62,12 +62,29 @@ fn memory_above_the_inputs_is_bounded() {
 
 #[test]
 fn launches_are_few_whatever_the_quantile() {
-    for (quantile, expected) in [(0.99, 0), (0.9, 0), (0.5, 0)] {
+    for (quantile, expected) in [(0.99, 78), (0.9, 96), (0.5, 150)] {
         let kernels = launches(&views(65_536, quantile), chip(132), Operand::Bf16);
         let of_quantiles =
             kernels.iter().filter(|(kernel, _)| [Part::Quantiles, Part::Joint].contains(&Part::of(kernel)));
         assert_eq!(of_quantiles.count(), expected, "quantile {quantile}");
     }
+}
+
+#[test]
+fn launches_for_quantiles_end_earliest() {
+    // Rows of a launch of 256 rows a block, and the parts of the columns.
+    let sift = |rows: usize, multiprocessors| {
+        let (problem, chip) = (views(rows, 0.99), chip(multiprocessors));
+        let kernels = launches_of(&problem, chip, Variant::new(128, Operand::Bf16).on_hopper(&problem, chip));
+        let grids = kernels.iter().filter(|(kernel, _)| kernel == "sift_wgmma").map(|(_, grid)| [grid[0], grid[1]]);
+        grids.collect::<Vec<_>>()
+    };
+    // 7 x 18 blocks, for which the lists have room, leave 6 multiprocessors idle.
+    let large = sift(65_536, 132);
+    assert_eq!((large.len(), large[0], large[42]), (43, [6, 22], [4, 32]));
+    assert_eq!(sift(32_768, 132), [[8, 16]; 16]);
+    assert_eq!(sift(8192, 132), [[32, 4]]);
+    assert_eq!(sift(65_536, 126)[0], [7, 18]);
 }
 
 #[test]
