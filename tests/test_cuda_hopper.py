@@ -116,7 +116,7 @@ def test_keys_by_index(dtype: torch.dtype, emulate: Emulate) -> None:
 
 
 def check_gathered(offset: int, samples: int) -> None:
-    """As in `test_cuda_emulation.py`. At this temperature a pair that is no negative is felt among hundreds that are."""
+    """As in `test_cuda_emulation.py`. At this temperature a pair that is no negative is felt among hundreds of others."""
     anchors, keys = gathered(offset, samples, BF16)
     settings = COSINE.but(temperature=0.05)
 

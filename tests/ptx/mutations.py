@@ -587,7 +587,8 @@ SIFT_MUTATIONS = planted(
     ("hopper_joint", "rows share slots", "first + half * SLOTS * SLOT_BYTES", "first", None),
     ("hopper_joint", "warps share slots", "const int warp = threadIdx.x / LANES - 4;",
      "const int warp = threadIdx.x / LANES / 4 * 4 - 4;", "race|nobody wrote"),
-    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(1) > SLOTS / 2", "> SLOTS || count(1) > SLOTS", "race"),
+    ("hopper_joint", "slots are never full", "> SLOTS / 2 || count(1) > SLOTS / 2", "> SLOTS || count(1) > SLOTS",
+     "race"),
     ("hopper_joint", "slots are not cleared", """        clear();
     }
 };""", """    }

@@ -4,12 +4,16 @@
 //   1. waits for tile j and for its turn, and starts two products: the similarities with tile j, and the derivatives of
 //      tile j - 1 times tile j - 1;
 //   2. passes the turn on when the similarities are done;
-//   3. computes the derivatives, while its other product and then the products of the other consumer run;
-//   4. waits for its other product, which frees stage j - 1 and the registers for the new derivatives, and rounds these
-//      to 16 bits. The accumulators of 16 columns have the layout of a left factor.
+//   3. computes most of the derivatives, while its other product and then the products of the other consumer run;
+//   4. waits for its other product, which frees stage j - 1 and the registers for the new derivatives, computes the
+//      others, and rounds all to 16 bits. The accumulators of 16 columns have the layout of a left factor.
 // More consumers with half a tile each, and products that are started a half tile ahead, were both slower on an H200.
 
 #ifdef WGMMA_COLUMNS
+
+// Pairs of a strip and a tile that a thread derives while the products of the tile before are still running. With all of
+// them, registers would spill.
+#define PAIRS_MEANWHILE (PAIRS * 5 / 8)
 
 using GradientMemory = BlockMemory<WGMMA_GRADIENT_CONSUMERS, WGMMA_GRADIENT_STAGES, COEFFICIENTS>;
 
@@ -60,8 +64,9 @@ DEVICE void derive(float& c, const StripRows& own, int half, float exponent, flo
     c = exponential * slope;
 }
 
-DEVICE void derive_strip(float (&c)[PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
-    UNROLL for (int i = 0; i < PAIRS; i += 4) {
+template <int from, int to>
+DEVICE void derive_pairs(float (&c)[PAIRS], const StripRows& own, float exponent, float limit, u32 notes) {
+    UNROLL for (int i = from; i < to; i += 4) {
         UNROLL for (int e = 0; e < 2; e++) {
             const float4 column = load_shared(notes + (i / 4 * 8 + lane_of_thread() % 4 * 2 + e) * COEFFICIENTS * 4);
             derive(c[i + e], own, 0, exponent, limit, column);
@@ -152,7 +157,7 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
     multiply_rows(c, left, rows_at(memory.tile(0)));
     wait_for_products<0>(c);
     hand_turn_on(consumer);
-    derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+    derive_pairs<0, PAIRS>(c, own, exponent, limit, memory.notes_of(turn.stage));
     finish_derivatives(part.from);
     for (int tile = part.from + 1; tile < part.to; tile++) {
         const u32 last = turn.stage;
@@ -163,9 +168,10 @@ KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, cons
         multiply_derivatives(sum, derivatives, columns_at(memory.tile(last)));
         wait_for_products<1>(c);
         hand_turn_on(consumer);
-        derive_strip(c, own, exponent, limit, memory.notes_of(turn.stage));
+        derive_pairs<0, PAIRS_MEANWHILE>(c, own, exponent, limit, memory.notes_of(turn.stage));
         wait_for_products<0>(sum);
         memory.release(last);
+        derive_pairs<PAIRS_MEANWHILE, PAIRS>(c, own, exponent, limit, memory.notes_of(turn.stage));
         finish_derivatives(tile);
     }
     wait_for_turn(consumer);
