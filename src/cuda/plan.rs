@@ -349,7 +349,7 @@ impl<'a> Plan<'a> {
         }
         // What finds the threshold is no longer used when the gradient starts. The similarities that wait for it use the
         // memory of the partial gradients. The survivors use that of the gradient if they fit, else the same.
-        let pending = joint.map_or(0, |joint| joint.pending * 4);
+        let pending = joint.map_or(0, |joint| (joint.pending * 4).next_multiple_of(16));
         let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let before = pending + if in_output { 0 } else { survivors };
@@ -459,14 +459,17 @@ impl<'a> Plan<'a> {
                 None => self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?,
             }
         }
-        // It is always launched. If no row failed, it only computes the mean.
-        let launch = Launch { rank: search.rank as i32, ..Launch::default() };
+        // It is always launched. If no row failed, it only computes the mean. If as many did as a block has rows, or fewer,
+        // all blocks search them together, in the memory of the survivors.
+        let fitting = sample.survivor_bytes() / (4 * self.problem.row_length().next_multiple_of(4));
+        let launch = |most: usize| Launch { rank: search.rank as i32, rows: fitting.min(most) as i32, ..Launch::default() };
+        let multiprocessors = self.chip.multiprocessors as usize;
         if let Some(hopper) = self.hopper {
-            let blocks = blocks(anchors, hopper::SELECT_ROWS).min(self.chip.multiprocessors as usize);
-            return self.run(executor, "select_wgmma", [blocks, 1, 1], hopper.select_shared_bytes(), launch);
+            let (launch, shared_bytes) = (launch(hopper::SELECT_ROWS), hopper.select_shared_bytes());
+            return self.run(executor, "select_wgmma", [multiprocessors, 1, 1], shared_bytes, launch);
         }
-        let blocks = blocks(anchors, SELECT_ROWS).min(2 * self.chip.multiprocessors as usize);
-        self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch)
+        let blocks = blocks(anchors, SELECT_ROWS).clamp(multiprocessors, 2 * multiprocessors);
+        self.run(executor, "select_failed", [blocks, 1, 1], SELECT_FAILED_SHARED, launch(SELECT_ROWS))
     }
 
     /// Sorts the excluded pairs, if the anchors name keys.

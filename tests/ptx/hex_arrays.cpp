@@ -95,6 +95,12 @@ void add_shared_scratch(Collector& to, const std::string& kernel, const Paramete
     if (kernel.starts_with("survivors") || kernel == "pick" || joint) {
         to.output(p.survivors, (i64)l.rows * p.capacity * 4, "survivors");
     }
+    if (kernel == "select_failed" || kernel == "select_wgmma") {
+        // What was in the brackets is of no use any more.
+        to.written.erase((u64)p.survivors);
+        const i64 groups = ((p.tower ? p.tower : p.keys.count) + p.rows_apart + 3) / 4;
+        to.output(p.survivors, l.rows * groups * 16, "survivors");
+    }
     if (kernel == "gather" || kernel == "settle") to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
     if (joint) to.output(p.parts, (i64)l.splits * l.rows * 2 * 4, "parts");
     const bool gradient = kernel.starts_with("gradient");

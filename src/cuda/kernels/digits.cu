@@ -78,6 +78,61 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
     return prefix;
 }
 
+// The same by one block, for keys of four digits in memory, as groups of four. So many that there may be keys of 0 beside
+// them.
+DEVICE u32 find_key_of_block(u32* counts, const uint4* groups, int count, u32 rank) {
+    static_assert(THREADS >= DIGITS, "a count for each thread");
+    constexpr int at_once = 8;
+    u32 prefix = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        if (threadIdx.x < DIGITS) counts[threadIdx.x] = 0;
+        sync_threads();
+        const auto count_key = [&](u32 key) {
+            const u32 leading = key >> shift;
+            if (leading >> 8 == prefix) atomic_add(&counts[leading & (DIGITS - 1)], 1);
+        };
+        for (int first = threadIdx.x; first < count; first += at_once * THREADS) {
+            uint4 some[at_once] = {};
+            UNROLL for (int i = 0; i < at_once; i++) {
+                if (first + i * THREADS < count) some[i] = groups[first + i * THREADS];
+            }
+            UNROLL for (int i = 0; i < at_once; i++) {
+                count_key(some[i].x), count_key(some[i].y), count_key(some[i].z), count_key(some[i].w);
+            }
+        }
+        sync_threads();
+        u32 digit;
+        find_digit(counts, rank, digit, rank);
+        prefix = prefix << 8 | digit;
+        sync_threads();
+    }
+    return prefix;
+}
+
+// Where few rows failed, each block compares them with a part of the keys, and keeps the similarities in place of the
+// survivors. The last block searches these.
+
+// The keys that a row is compared with, and groups of four of its similarities.
+DEVICE int keys_of_row(const Parameters& p) { return p.tower ? p.tower : p.keys.count; }
+DEVICE int groups_of_row(const Parameters& p) { return (keys_of_row(p) + p.rows_apart + 3) / 4; }
+
+// The similarities of row number `at` of those that failed, as integers in their order.
+DEVICE u32* kept_of(const Parameters& p, int at) { return (u32*)p.survivors + (i64)at * groups_of_row(p) * 4; }
+
+DEVICE void search_kept(const Parameters& p, const Launch& l, int failed, u32* counts) {
+    const int keys = keys_of_row(p), groups = groups_of_row(p);
+    for (int at = 0; at < failed; at++) {
+        const int row = p.failed[at];
+        u32* kept = kept_of(p, at);
+        for (int i = threadIdx.x; i < groups * 4 - keys; i += THREADS) {
+            kept[keys + i] = i < p.rows_apart ? ordered(apart_of(p, row)[i]) : 0;
+        }
+        const u32 key = find_key_of_block(counts, (const uint4*)kept, groups, l.rank);
+        if (threadIdx.x == 0) p.quantiles[row] = from_ordered(key);
+    }
+    sync_threads();
+}
+
 // The mean of a number of each row. By one block. Every thread gets the result.
 DEVICE double mean_of_rows(const Parameters& p, const float* numbers, double* shared) {
     double sum = 0.0;

@@ -124,18 +124,21 @@ DEVICE void count_strip_digit(StripSelection& shared, int row, float c, int pass
     atomic_add(&shared.counts[row * HISTOGRAM + (key >> (24 - 8 * pass) & (DIGITS - 1))], 1);
 }
 
-// Counts the digits in all columns, by the warpgroup that multiplies. `index`: the thread's two rows, -1 for none.
-DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSelection& shared, const int (&index)[2],
-                        int pass, Turn& turn) {
-    const int tiles = (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, row = row_in_strip();
+// Calls `visit(half, key, similarity)` for the thread's two rows and the keys of some tiles, which one warpgroup copies
+// and the other one multiplies. `index`: the two rows, -1 for none.
+template <class Visit>
+DEVICE void each_of_tiles(const Parameters& p, const SelectMemory& memory, const int (&index)[2], Part tiles, Turn& turn,
+                          Visit visit) {
+    if (warpgroup_of_thread() == 0) {
+        if (threadIdx.x == 0) memory.bring_tiles(p.key_tiles, tiles.from, tiles.to, turn);
+        return;
+    }
     float inverse[2];
-    u32 prefix[2];
     UNROLL for (int half = 0; half < 2; half++) {
         inverse[half] = index[half] < 0 ? 0.0f : p.anchors.cards[index[half]].inverse_length;
-        prefix[half] = shared.prefix[row + half * 8];
     }
     const u64 left = rows_at(memory.address), right = rows_at(memory.tile(0));
-    for (int tile = 0; tile < tiles; tile++) {
+    for (int tile = tiles.from; tile < tiles.to; tile++) {
         float c[PAIRS];
         memory.wait_for(turn);
         multiply_rows(c, left, right + further(turn.stage * TILE_BYTES));
@@ -146,13 +149,8 @@ DEVICE void count_strip(const Parameters& p, const SelectMemory& memory, StripSe
         each_of_strip(c, [&](float& s, int half, int at) {
             const int key = tile * WGMMA_COLUMNS + at;
             if (index[half] < 0 || key >= p.keys.count) return;
-            count_strip_digit(shared, row + half * 8, key == own_key(p, index[half]) ? 1.0f : s, pass, prefix[half]);
+            visit(half, key, key == own_key(p, index[half]) ? 1.0f : s);
         });
-    }
-    if (p.pairing != APART || lane_of_thread() % 4 != 0) return;
-    UNROLL for (int half = 0; half < 2; half++) {
-        if (index[half] < 0) continue;
-        count_strip_digit(shared, row + half * 8, p.apart_similarities[index[half]], pass, prefix[half]);
     }
 }
 
@@ -161,16 +159,26 @@ KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
     const SelectMemory memory(memory_start);
     u8* const strip = memory_start + (memory.address - shared_address(memory_start));
     StripSelection& shared = *(StripSelection*)(strip + SelectMemory::END_AT);
-    const int count = p.header->failed, warp = warp_of_thread();
-    const bool multiplies = warpgroup_of_thread() == 1;
+    const int count = p.header->failed, warp = warp_of_thread(), own = row_in_strip();
+    const bool are_few = count > 0 && count <= l.rows, multiplies = warpgroup_of_thread() == 1;
     Turn turn = {0, multiplies ? 0u : 1u};
-    for (int first = blockIdx.x * STRIP; first < count; first += gridDim.x * STRIP) {
-        int index[2];
+    int index[2];
+    const auto take_rows = [&](int first) {
         UNROLL for (int half = 0; half < 2; half++) {
-            const int at = first + row_in_strip() + half * 8;
+            const int at = first + own + half * 8;
             index[half] = at < count ? (int)p.failed[at] : -1;
         }
         gather_rows(p, strip, first, count);
+    };
+    if (are_few) {
+        take_rows(0);
+        sync_threads();
+        each_of_tiles(p, memory, index, part_of(p.keys, blockIdx.x, gridDim.x), turn, [&](int half, int key, float c) {
+            kept_of(p, own + half * 8)[key] = ordered(c);
+        });
+    }
+    for (int first = blockIdx.x * STRIP; !are_few && first < count; first += gridDim.x * STRIP) {
+        take_rows(first);
         if (threadIdx.x < STRIP) {
             shared.prefix[threadIdx.x] = 0;
             shared.rank[threadIdx.x] = l.rank;
@@ -178,10 +186,15 @@ KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
         for (int pass = 0; pass < 4; pass++) {
             for (int i = threadIdx.x; i < STRIP * HISTOGRAM; i += THREADS) shared.counts[i] = 0;
             sync_threads();
-            if (multiplies) {
-                count_strip(p, memory, shared, index, pass, turn);
-            } else if (threadIdx.x == 0) {
-                memory.bring_tiles(p.key_tiles, 0, (p.keys.count + WGMMA_COLUMNS - 1) / WGMMA_COLUMNS, turn);
+            const u32 prefix[2] = {shared.prefix[own], shared.prefix[own + 8]};
+            const auto count_one = [&](int half, float c) {
+                count_strip_digit(shared, own + half * 8, c, pass, prefix[half]);
+            };
+            each_of_tiles(p, memory, index, part_of(p.keys, 0, 1), turn, [&](int half, int, float c) { count_one(half, c); });
+            if (multiplies && p.pairing == APART && lane_of_thread() % 4 == 0) {
+                UNROLL for (int half = 0; half < 2; half++) {
+                    if (index[half] >= 0) count_one(half, p.apart_similarities[index[half]]);
+                }
             }
             sync_threads();
             for (int row = warp * (STRIP / WARPS); row < (warp + 1) * (STRIP / WARPS); row++) {
@@ -197,12 +210,14 @@ KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
         }
         if (multiplies && lane_of_thread() % 4 == 0) {
             UNROLL for (int half = 0; half < 2; half++) {
-                if (index[half] >= 0) p.quantiles[index[half]] = from_ordered(shared.prefix[row_in_strip() + half * 8]);
+                if (index[half] >= 0) p.quantiles[index[half]] = from_ordered(shared.prefix[own + half * 8]);
             }
         }
         sync_threads();
     }
-    if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
+    if (!is_last_block(&p.header->done[0], gridDim.x, &shared.last)) return;
+    if (are_few) search_kept(p, l, count, shared.counts);
+    average_quantiles(p, shared.sums);
 }
 
 #endif

@@ -142,7 +142,7 @@ struct Parameters {
     float* highs;  // [anchors] upper ends
     u32* above;  // [anchors] number of similarities above the bracket
     u32* inside;  // [anchors] number of similarities in the bracket
-    float* survivors;  // [rows of a launch][capacity] the similarities in the bracket
+    float* survivors;  // [rows of a launch][capacity] the similarities in the bracket; later of failed rows all (`kept_of`)
     u32* failed;  // [anchors] the rows whose quantile is not among the survivors
     u32* excluded_keys;  // [anchors][excluded] ascending, if anchors name keys; ~0 for none
     u32* key_ends;  // [keys] end of each key's pairs in `key_pairs`
@@ -201,7 +201,9 @@ struct Launch {
     int side;  // of which the gradient is: 0 anchors, 1 keys, 2 rows apart
     int splits;  // parts of the columns; for `total_similarity`, of the rows
     int first_row;  // of this launch
-    int rows;  // number of rows: of this launch or, for `select`, `sample` and `anchors`, of a block
+    // Number of rows: of this launch or, for `select`, `sample` and `anchors`, of a block. For `select_failed`, of failed
+    // rows whose similarities fit into the memory of the survivors, at most.
+    int rows;
     int mode;  // the ends that the bracket has, LOW or HIGH or both
     int columns;  // for `select` and `sample`: number of columns
     int rank;

@@ -4,7 +4,8 @@
 // columns there are four kernels. `sample` does the same for a sample of the columns, which gives a bracket for the
 // quantile of each row. `survivors` counts the similarities above the bracket and keeps those in it. `pick` searches
 // these. It lists the rows whose quantile is not in the bracket, or whose survivors were too many to keep.
-// `select_failed` searches these rows among all columns, and computes the similarities again for each digit.
+// `select_failed` searches these rows among all columns. It keeps the similarities of few rows, and computes those of
+// many again for each digit.
 
 #define SELECT_RESIDENT (ROW_BYTES <= (IS_SPLIT ? SHORT_ROW : LONG_ROW) ? 2 : 1)
 
@@ -324,8 +325,19 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
     Selection& shared = *(Selection*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
     const int count = (int)p.header->failed;
-    for (int first = blockIdx.x * SELECT_ROWS; first < count; first += gridDim.x * SELECT_ROWS) {
-        const Sixteen rows = sixteen_rows(p, [&](int row) { return first + row < count ? (int)p.failed[first + row] : -1; });
+    const bool are_few = count > 0 && count <= l.rows;
+    const auto rows_from = [&](int first) {
+        return sixteen_rows(p, [&](int row) { return first + row < count ? (int)p.failed[first + row] : -1; });
+    };
+    if (are_few) {
+        const auto start = [&](int part) { return (int)((i64)p.keys.count * part / gridDim.x); };
+        each_similarity(p, rows_from(0), {start(blockIdx.x), start(blockIdx.x + 1)}, [&](int at, int key, float c) {
+            const int row = p.failed[at];
+            if (is_compared(p, row, key)) kept_of(p, at)[key - compared_keys(p, row).first] = ordered(c);
+        });
+    }
+    for (int first = blockIdx.x * SELECT_ROWS; !are_few && first < count; first += gridDim.x * SELECT_ROWS) {
+        const Sixteen rows = rows_from(first);
         if (threadIdx.x < SELECT_ROWS) {
             shared.prefix[threadIdx.x] = 0;
             shared.rank[threadIdx.x] = l.rank;
@@ -360,7 +372,9 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
         }
         sync_threads();
     }
-    if (is_last_block(&p.header->done[0], gridDim.x, &shared.last)) average_quantiles(p, shared.sums);
+    if (!is_last_block(&p.header->done[0], gridDim.x, &shared.last)) return;
+    if (are_few) search_kept(p, l, count, shared.counts);
+    average_quantiles(p, shared.sums);
 }
 
 // Counts the similarities of each row above its bracket, and keeps those in the bracket.
