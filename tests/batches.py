@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .ptx import kernels
 from .reference import Evaluation, Settings, evaluate, views_layout
 
 # (similarity to threshold, reweighted sum to floor); several roundings of a cosine in each dtype.
@@ -64,6 +65,21 @@ def gathered(offset: int, samples: int, dtype: torch.dtype) -> tuple[Tensor, Ten
     others = torch.cat([z[samples - offset : samples], z[samples : samples + 35]])
     others += 0.02 * torch.randn(others.shape, generator=generator)
     return z.to(dtype), torch.cat([others[:offset], z, others[offset:]]).to(dtype)
+
+
+def misled(missed: int, others: int, keys: int, sampled: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors of which some have a quantile that the sample's bracket misses, the keys, and the anchors' positives.
+
+    The keys that the sample looks at, as many as `sampled`, are close to the anchors of the one kind, and as the other
+    keys to those of the other kind.
+    """
+    generator = torch.Generator().manual_seed(6)
+    anchors, rows, positives = torch.randn(2 * (missed + others) + keys, 64, generator=generator).split(
+        [missed + others, keys, missed + others]
+    )
+    anchors[missed:, 0], rows[:, 0] = 0.0, 0.0
+    anchors[:missed, 0], rows[sorted(kernels.sampled_columns(sampled, keys)), 0] = 10.0, 6.0
+    return anchors, rows, positives
 
 
 def decided(

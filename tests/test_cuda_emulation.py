@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold
 
-from .batches import clustered, decided, gapped, gathered, is_decided
+from .batches import clustered, decided, gapped, gathered, is_decided, misled
 from .compare import (
     GRADIENT_ERROR,
     arguments,
@@ -441,6 +442,45 @@ def test_the_order_of_classes_makes_few_brackets_miss(order: str, emulate: Emula
     assert misses <= 2
 
 
+@pytest.mark.parametrize(
+    ("missed", "others", "keys", "sampled", "quantile", "by_all_blocks"),
+    [
+        (1, 5, 1300, 256, 0.5, True),
+        (3, 5, 1302, 256, 0.5, True),
+        (16, 5, 1279, 256, 0.5, True),
+        (17, 5, 1301, 256, 0.5, False),
+        # The memory has room for the similarities of ten rows.
+        (10, 0, 5000, 512, 0.99, True),
+        (11, 0, 5000, 512, 0.99, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_all_blocks_search_few_rows(
+    dtype: torch.dtype,
+    missed: int,
+    others: int,
+    keys: int,
+    sampled: int,
+    quantile: float,
+    by_all_blocks: bool,
+    emulate: Emulate,
+) -> None:
+    anchors, rows, positives = (each.to(dtype) for each in misled(missed, others, keys, sampled))
+
+    def search() -> None:
+        found, misses = quantiles_and_misses(anchors, rows, positives, quantile)
+        assert_quantiles(found, anchors, rows, positives, quantile)
+        assert misses == missed
+
+    emulate(dtype, 64)
+    search()
+    # It is wrong only there.
+    bug = "each block compares failed rows with the first keys"
+    emulate(dtype, 64, mutation=bug)
+    with MUTATIONS[bug].seen() if by_all_blocks else nullcontext():
+        search()
+
+
 @pytest.mark.parametrize("keys", [3, 130, 1024, 1025, 2500])
 def test_quantiles_count_the_anchor_itself(keys: int, emulate: Emulate) -> None:
     emulate(BF16, 64)
@@ -504,6 +544,10 @@ def check_core(dtype: torch.dtype) -> None:
     anchors = torch.randn(140, 64, generator=generator).to(dtype)
     found = row_quantiles([anchors], spread, anchors, 0, 0.9)
     assert_quantiles(found, anchors, spread, anchors, 0.9)
+    # Brackets that miss so many rows that blocks search a part of them each.
+    anchors, keys, positives = (each.to(dtype) for each in misled(20, 0, 1300, 256))
+    found = row_quantiles([anchors], keys, positives, 0, 0.5)
+    assert_quantiles(found, anchors, keys, positives, 0.5)
 
 
 LAUNCH_ROWS = 128

@@ -1,6 +1,7 @@
 """The CUDA kernels for sm_90a, their PTX executed on the CPU, against the reference."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hex_ssl import functional
 from hex_ssl.ops import evaluate as evaluate_op
 from hex_ssl.ops import row_quantiles
 
-from .batches import decided, gapped, gathered, is_decided
+from .batches import decided, gapped, gathered, is_decided, misled
 from .compare import (
     arguments,
     assert_apart_like_reference,
@@ -210,6 +211,11 @@ def check_core(dtype: torch.dtype) -> None:
     found, misses = quantiles_and_misses(anchors[:5], keys, positives, 0.5)
     assert_quantiles(found, anchors[:5], keys, positives, 0.5)
     assert misses > 0
+    # So many that blocks search a part of them each.
+    anchors, keys, positives = (each.to(dtype) for each in misled(70, 0, 1300, 256))
+    found, misses = quantiles_and_misses(anchors, keys, positives, 0.5)
+    assert_quantiles(found, anchors, keys, positives, 0.5)
+    assert misses == 70
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -237,6 +243,37 @@ def test_quantiles(kind: str, quantile: float, emulate: Emulate) -> None:
     if kind == "with the anchors" and quantile == 1.0:
         # The similarity of an anchor with itself is not rounded.
         assert found.equal(torch.ones(len(found)))
+
+
+@pytest.mark.parametrize(
+    ("missed", "others", "keys", "sampled", "quantile", "by_all_blocks"),
+    [
+        (1, 5, 1300, 256, 0.5, True),
+        (5, 5, 1302, 256, 0.5, True),
+        (64, 5, 1279, 256, 0.5, True),
+        (65, 5, 1301, 256, 0.5, False),
+        # The memory has room for the similarities of 21 rows.
+        (21, 0, 5000, 512, 0.99, True),
+        (22, 0, 5000, 512, 0.99, False),
+    ],
+)
+def test_all_blocks_search_few_rows(
+    missed: int, others: int, keys: int, sampled: int, quantile: float, by_all_blocks: bool, emulate: Emulate
+) -> None:
+    anchors, rows, positives = (each.to(BF16) for each in misled(missed, others, keys, sampled))
+
+    def search() -> None:
+        found, misses = quantiles_and_misses(anchors, rows, positives, quantile)
+        assert_quantiles(found, anchors, rows, positives, quantile)
+        assert misses == missed
+
+    emulate(BF16, 64, wgmma=True)
+    search()
+    # It is wrong only there.
+    bug = "select: each block compares failed rows with all keys"
+    emulate(BF16, 64, wgmma=True, mutation=bug)
+    with HOPPER_MUTATIONS[bug].seen() if by_all_blocks else nullcontext():
+        search()
 
 
 def test_same_bits(emulate: Emulate) -> None:

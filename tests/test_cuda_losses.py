@@ -3,6 +3,7 @@
 `test_cuda_emulation.py` has the tests of all other calls.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -189,6 +190,33 @@ def test_towers_of_many_rows(emulate: Emulate) -> None:
     torch.testing.assert_close(statistics.threshold.double(), expected, rtol=0, atol=1e-6)
 
 
+def check_failed_towers(missed: tuple[int, int]) -> None:
+    """So many rows of either tower that the sample's bracket misses: the keys that it looks at are close to them."""
+    towers = torch.randn(2, 1030, 64, generator=torch.Generator().manual_seed(6))
+    towers[:, :, :2] = 0.0
+    looked_at = sorted(kernels.sampled_columns(256, 1030))
+    others = sorted(set(range(1030)) - set(looked_at))
+    for tower, count in enumerate(missed):
+        towers[1 - tower, looked_at, tower], towers[tower, others[:count], tower] = 6.0, 10.0
+    towers = towers.to(BF16)
+    first, second = torch.nn.functional.normalize(towers.double(), dim=-1)
+    rows = first @ second.T
+    expected = torch.cat([rows, rows.T]).quantile(0.5, 1, interpolation="nearest").mean()
+    _, statistics = functional.clip_loss(*towers, threshold=AdaptiveThreshold(0.5), return_statistics=True)
+    torch.testing.assert_close(statistics.threshold.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("missed", "by_all_blocks"), [((1, 0), True), ((9, 7), True), ((7, 10), False)])
+def test_rows_of_towers_that_brackets_miss(missed: tuple[int, int], by_all_blocks: bool, emulate: Emulate) -> None:
+    emulate(BF16, 64)
+    check_failed_towers(missed)
+    # It is wrong only where all blocks share the search.
+    bug = "select: failed rows are compared with both towers"
+    emulate(BF16, 64, mutation=bug)
+    with LOSS_MUTATIONS[bug].seen() if by_all_blocks else nullcontext():
+        check_failed_towers(missed)
+
+
 def test_one_sample_of_towers(emulate: Emulate) -> None:
     emulate(F32, 40)
     z1, z2 = torch.randn(2, 1, 40, requires_grad=True)
@@ -315,5 +343,7 @@ def test_a_planted_bug_is_seen(name: str, emulate: Emulate, emulation: Emulation
     mutation = LOSS_MUTATIONS[name]
     emulate(mutation.dtype, 64, mutation=name)
     with mutation.seen():
+        if "failed rows" in name:
+            check_failed_towers((9, 7))
         check_losses(mutation.dtype)
         check_totals(emulation, mutation.dtype, name)

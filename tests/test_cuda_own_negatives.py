@@ -191,23 +191,27 @@ def test_quantiles(keys: int, each: int, cosine: float, emulate: Emulate) -> Non
 
 
 def check_misled(dtype: torch.dtype, dims: int) -> None:
-    """The keys of the sample are closer than the others, and the own negatives, or half of them, are far below."""
+    """The keys of the sample are closer than the others, and the own negatives, or half of them, are far below.
+
+    All blocks search the rows of the first anchors alone together, and those of all anchors by themselves.
+    """
     generator = torch.Generator().manual_seed(5)
     draw = partial(torch.randn, generator=generator)
     axis, keys = torch.ones(dims), draw(1300, dims) - 0.5
     keys[sorted(kernels.sampled_columns(256, 1300))] += 1.0
-    anchors = (axis + 0.3 * draw(12, dims)).to(dtype)
+    anchors = (axis + 0.3 * draw(20, dims)).to(dtype)
     keys = keys.to(dtype)
     for half, quantile in ((False, 0.5), (False, 0.9), (False, 0.97), (True, 0.5)):
-        own = -axis + 0.3 * draw(12, 400, dims)
+        own = -axis + 0.3 * draw(20, 399, dims)
         own[:, ::2] += 2 * axis if half else 0 * axis
         unit = [normalize(rows.double(), dim=-1) for rows in (anchors, keys, own.to(dtype))]
         exact = torch.cat([unit[0] @ unit[1].T, (unit[0][:, None] * unit[2]).sum(2)], 1)
         expected = exact.quantile(quantile, dim=1, interpolation="nearest")
-        found = row_quantiles([anchors], keys, own.to(dtype).flatten(0, 1), 0, quantile)
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-7)
+        for count in (12, 20):
+            found = row_quantiles([anchors[:count]], keys, own[:count].to(dtype).flatten(0, 1), 0, quantile)
+            torch.testing.assert_close(found.double(), expected[:count], rtol=0, atol=5e-7)
         statistics = functional.hex_loss_with_keys(
-            anchors, keys, positive_index=torch.arange(12), own_negatives=own.to(dtype), return_statistics=True,
+            anchors, keys, positive_index=torch.arange(20), own_negatives=own.to(dtype), return_statistics=True,
             threshold=AdaptiveThreshold(quantile),
         )[1]  # fmt: skip
         torch.testing.assert_close(statistics.threshold.double(), expected.mean(), rtol=0, atol=5e-7)

@@ -462,7 +462,8 @@ impl<'a> Plan<'a> {
         // It is always launched. If no row failed, it only computes the mean. If as many did as a block has rows, or fewer,
         // all blocks search them together, in the memory of the survivors.
         let fitting = sample.survivor_bytes() / (4 * self.problem.row_length().next_multiple_of(4));
-        let launch = |most: usize| Launch { rank: search.rank as i32, rows: fitting.min(most) as i32, ..Launch::default() };
+        let launch =
+            |most: usize| Launch { rank: search.rank as i32, rows: fitting.min(most) as i32, ..Launch::default() };
         let multiprocessors = self.chip.multiprocessors as usize;
         if let Some(hopper) = self.hopper {
             let (launch, shared_bytes) = (launch(hopper::SELECT_ROWS), hopper.select_shared_bytes());

@@ -41,6 +41,8 @@ def planted(dtype: torch.dtype, *rows: tuple[str, str, str, str, str | None]) ->
 # In the kernels.
 STAGE = "        const u8* stage = stages + tile % 2 * S::stage;\n"
 FETCH = "        if (tile + 1 < to) fetch<S>(stages + (tile + 1) % 2 * S::stage, source);\n"
+ONLY_THE_LAST = "    if (!is_last_block(&p.header->done[0], gridDim.x, &shared.last)) return;\n"
+SEARCH_KEPT = "    if (are_few) search_kept(p, l, count, shared.counts);\n"
 MUTATIONS = {
     "a fragment from the wrong row": Mutation(
         "tile.cu",
@@ -208,6 +210,45 @@ MUTATIONS = {
         "count = 0",
         complaint="read of quantiles.*, which nobody wrote",
     ),
+    "each block compares failed rows with the first keys": Mutation(
+        "select.cu",
+        "{start(blockIdx.x), start(blockIdx.x + 1)}",
+        "{start(0), start(1)}",
+        complaint="race: blocks .* write the same word of survivors",
+    ),
+    "the last key of each part is not kept": Mutation(
+        "select.cu",
+        "start(blockIdx.x + 1)}",
+        "start(blockIdx.x + 1) - 1}",
+        complaint="read of survivors.*, which nobody wrote",
+    ),
+    "failed rows are searched before the last block": Mutation(
+        "select.cu",
+        ONLY_THE_LAST + SEARCH_KEPT,
+        SEARCH_KEPT + ONLY_THE_LAST,
+        complaint="survivors.*, which nobody wrote|of survivors without a fence",
+    ),
+    "no fence behind what a block has kept": Mutation(
+        "parameters.cu",
+        "    fence();\n    sync_threads();\n    if (threadIdx.x == 0) *shared",
+        "    sync_threads();\n    if (threadIdx.x == 0) *shared",
+        complaint="of survivors without a fence of both",
+    ),
+    "failed rows have one place": Mutation(
+        "digits.cu",
+        "(i64)at * groups_of_row(p) * 4",
+        "at * 0",
+    ),
+    "what fills up the last four is above all": Mutation(
+        "digits.cu",
+        "ordered(apart_of(p, row)[i]) : 0;",
+        "ordered(apart_of(p, row)[i]) : ~0u;",
+    ),
+    "a failed row's digits are those of the first four": Mutation(
+        "digits.cu",
+        "count_key(some[i].x), count_key(some[i].y), count_key(some[i].z), count_key(some[i].w);",
+        "count_key(some[i].x), count_key(some[i].x), count_key(some[i].x), count_key(some[i].x);",
+    ),
     "the mean before the last block": Mutation(
         "parameters.cu",
         "atomic_add(done, 1) == blocks - 1",
@@ -337,6 +378,11 @@ LOSS_MUTATIONS = planted(
      "Range{0, p.tower} : Range{p.tower, 2 * p.tower}", None),
     ("select", "a block goes on into the second tower", "p.tower ? (tower + 1) * p.tower : p.anchors.count",
      "p.anchors.count", "shared.*, which nobody wrote|race"),
+    ("select", "failed rows have the places of the other tower", "key - compared_keys(p, row).first", "key",
+     "past the end of survivors|survivors.*, which nobody wrote|race"),
+    ("select", "failed rows are compared with both towers",
+     "if (is_compared(p, row, key)) kept_of", "if (row >= 0) kept_of",
+     "survivors|race|outside of all arrays"),
     # SupCon.
     ("tile", "the pointer to the labels stands still", "from.split += S::columns * sizeof(Split);", ";", None),
     ("sums_general", "weights for similarities", "p.formulation == SUPERVISED ? c : weight", "weight", None),
@@ -431,6 +477,7 @@ OWN_MUTATIONS = planted(
     ("finish", "gradients by another anchor", "p.anchors, row / p.rows_apart)", "p.anchors, 0)", None),
     ("select", "none among few keys", "l.columns + p.rows_apart, l.rank", "l.columns, l.rank", None),
     ("select", "none among the survivors", "count = inside + p.rows_apart;", "count = inside;", None),
+    ("digits", "none of failed rows that are few", "i < p.rows_apart ? ordered(", "false ? ordered(", None),
     ("select", "one of failed rows", "i < SELECT_ROWS * p.rows_apart", "i < SELECT_ROWS", None),
     ("select", "a missed bracket is searched", "if (found >= low && found <= high) p.quantiles",
      "if (found == found) p.quantiles", None),
@@ -563,8 +610,16 @@ HOPPER_MUTATIONS = {
          "past the end of survivors"),
         ("select", "failed rows stay failed", "= p.header->failed,", "= 0 * p.header->failed,",
          "read of quantiles.*, which nobody wrote"),
-        ("select", "a positive apart counts four times", "p.pairing != APART || lane_of_thread() % 4 != 0",
-         "p.pairing != APART", None),
+        ("select", "a positive apart counts four times", "p.pairing == APART && lane_of_thread() % 4 == 0",
+         "p.pairing == APART", None),
+        ("select", "each block compares failed rows with all keys", "part_of(p.keys, blockIdx.x, gridDim.x)",
+         "part_of(p.keys, 0, 1)", "race: blocks .* write the same word of survivors"),
+        ("select", "a part of the keys is left out", "part_of(p.keys, blockIdx.x, gridDim.x)",
+         "part_of(p.keys, blockIdx.x, gridDim.x + 1)", "read of survivors.*, which nobody wrote"),
+        ("select", "failed rows are searched before the last block", ONLY_THE_LAST + SEARCH_KEPT,
+         SEARCH_KEPT + ONLY_THE_LAST, "survivors.*, which nobody wrote|of survivors without a fence"),
+        ("select", "rows are multiplied before all are copied", "take_rows(0);\n        sync_threads();",
+         "take_rows(0);", "without fence.proxy.async after it|which nobody wrote|race"),
         ("gradient", "another rounding of similarities", "similarity(c, own.inverse[half], column.x)",
          "product(product(c, own.inverse[half]), column.x)", None),
         ("gradient", "columns exchanged", "pack(c[2 * i], c[2 * i + 1])", "pack(c[2 * i + 1], c[2 * i])", None),
@@ -625,6 +680,11 @@ SHOWN_BY = {
     "select_failed": (
         "digits: a threshold above its bracket",
         "digits: a threshold out of its bracket",
+        "digits: none of failed rows that are few",
+        "no fence behind what a block has kept",
+        "failed rows have one place",
+        "what fills up the last four is above all",
+        "a failed row's digits are those of the first four",
     ),
     "closest_positives": (
         "tile: products beside the diagonal",

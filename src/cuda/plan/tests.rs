@@ -153,6 +153,49 @@ fn each_thread_has_an_anchor_of_its_own_where_there_are_many() {
 }
 
 #[test]
+fn all_blocks_search_few_rows_in_the_memory_of_the_survivors() {
+    /// Notes the grid of the kernel that searches all keys, and how many rows it is told to keep at most.
+    #[derive(Default)]
+    struct Kept(RefCell<Vec<(u32, i32)>>);
+    impl Executor for Kept {
+        fn launch(&self, kernel: &str, grid: [u32; 3], _: u32, _: u32, arguments: &mut [*mut c_void]) -> Result<()> {
+            if ["select_failed", "select_wgmma"].contains(&kernel) {
+                // SAFETY: the second argument of these kernels is a `Launch`.
+                let launch = unsafe { &*arguments[1].cast::<Launch>() };
+                self.0.borrow_mut().push((grid[0], launch.rows));
+            }
+            Ok(())
+        }
+    }
+    let of_queue = |anchors, keys| Problem { square: false, anchors, keys, pairing: Pairing::Apart, ..views(2, 0.99) };
+    let towers = Problem { pairing: Pairing::Towers, ..views(4096, 0.9) };
+    // The blocks and the rows, of the kernels of every chip and of those for sm_90a.
+    for (problem, every, sm_90a) in [
+        (views(65_536, 0.99), (264, 16), Some((132, 64))),
+        (views(65_536, 0.5), (264, 16), Some((132, 64))),
+        (views(2048, 0.99), (132, 16), Some((132, 64))),
+        (of_queue(64, 65_536), (132, 8), Some((132, 17))),
+        (of_queue(1, 65_536), (132, 8), Some((132, 17))),
+        (Problem { own_negatives: 5000, ..of_queue(64, 65_536) }, (132, 8), None),
+        (towers, (256, 16), None),
+    ] {
+        let usual = Variant::new(problem.dims, Operand::Bf16);
+        for (variant, expected) in [(usual, Some(every)), (usual.on_hopper(&problem, chip(132)), sm_90a)] {
+            let Some((blocks, rows)) = expected else { continue };
+            let kept = Kept::default();
+            let buffers = Buffers::nowhere(&problem);
+            evaluate(&problem, &buffers, ALL, chip(132), variant, &kept).unwrap();
+            assert_eq!(kept.0.take(), [(blocks, rows)], "{problem:?}");
+            let plan = Plan::new(&problem, &buffers, ALL, chip(132), variant);
+            let sample = plan.search.and_then(|search| search.sample).unwrap();
+            assert!(rows as usize * problem.row_length().next_multiple_of(4) * 4 <= sample.survivor_bytes());
+            // They are loaded four at a time.
+            assert_eq!(plan.parameters.survivors as usize % 16, 0);
+        }
+    }
+}
+
+#[test]
 fn a_call_has_the_parts_that_it_launches() {
     let usual = views(3000, 0.9);
     let indexed = Problem { square: false, pairing: Pairing::Indexed { positives: 2 }, ..usual };
