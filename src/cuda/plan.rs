@@ -459,8 +459,8 @@ impl<'a> Plan<'a> {
                 None => self.run(executor, "pick", [blocks(rows, WARPS), 1, 1], PICK_SHARED, launch)?,
             }
         }
-        // It is always launched. If no row failed, it only computes the mean. If as many did as a block has rows, or fewer,
-        // all blocks search them together, in the memory of the survivors.
+        // It is always launched. If no row failed, it only computes the mean. If no more failed than a block has rows, all
+        // blocks search them together, in the memory of the survivors.
         let fitting = sample.survivor_bytes() / (4 * self.problem.row_length().next_multiple_of(4));
         let launch =
             |most: usize| Launch { rank: search.rank as i32, rows: fitting.min(most) as i32, ..Launch::default() };

@@ -78,8 +78,8 @@ template <class KeyAt> DEVICE u32 find_key(u32* counts, u32 count, u32 rank, int
     return prefix;
 }
 
-// The same by one block, for keys of four digits in memory, as groups of four. So many that there may be keys of 0 beside
-// them.
+// The same by one block, for keys of four digits that stand in memory in groups of four. Keys of 0 among them do no
+// harm, as none is less.
 DEVICE u32 find_key_of_block(u32* counts, const uint4* groups, int count, u32 rank) {
     static_assert(THREADS >= DIGITS, "a count for each thread");
     constexpr int at_once = 8;
@@ -109,16 +109,17 @@ DEVICE u32 find_key_of_block(u32* counts, const uint4* groups, int count, u32 ra
     return prefix;
 }
 
-// Where few rows failed, each block compares them with a part of the keys, and keeps the similarities in place of the
-// survivors. The last block searches these.
+// Where few rows failed, each block compares them with a part of the keys and keeps the similarities, in place of the
+// survivors. The last block searches them.
 
-// The keys that a row is compared with, and groups of four of its similarities.
+// How many keys a row is compared with, and how many groups of four its similarities take.
 DEVICE int keys_of_row(const Parameters& p) { return p.tower ? p.tower : p.keys.count; }
 DEVICE int groups_of_row(const Parameters& p) { return (keys_of_row(p) + p.rows_apart + 3) / 4; }
 
-// The similarities of row number `at` of those that failed, as integers in their order.
+// Place for the similarities of row number `at` of those that failed, as integers in their order.
 DEVICE u32* kept_of(const Parameters& p, int at) { return (u32*)p.survivors + (i64)at * groups_of_row(p) * 4; }
 
+// Finds the quantiles of these rows, with their similarities with rows apart, which are in memory already.
 DEVICE void search_kept(const Parameters& p, const Launch& l, int failed, u32* counts) {
     const int keys = keys_of_row(p), groups = groups_of_row(p);
     for (int at = 0; at < failed; at++) {

@@ -190,7 +190,8 @@ KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
             const auto count_one = [&](int half, float c) {
                 count_strip_digit(shared, own + half * 8, c, pass, prefix[half]);
             };
-            each_of_tiles(p, memory, index, part_of(p.keys, 0, 1), turn, [&](int half, int, float c) { count_one(half, c); });
+            each_of_tiles(p, memory, index, part_of(p.keys, 0, 1), turn,
+                          [&](int half, int, float c) { count_one(half, c); });
             if (multiplies && p.pairing == APART && lane_of_thread() % 4 == 0) {
                 UNROLL for (int half = 0; half < 2; half++) {
                     if (index[half] >= 0) count_one(half, p.apart_similarities[index[half]]);

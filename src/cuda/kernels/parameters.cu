@@ -142,7 +142,7 @@ struct Parameters {
     float* highs;  // [anchors] upper ends
     u32* above;  // [anchors] number of similarities above the bracket
     u32* inside;  // [anchors] number of similarities in the bracket
-    float* survivors;  // [rows of a launch][capacity] the similarities in the bracket; later of failed rows all (`kept_of`)
+    float* survivors;  // [rows of a launch][capacity] the similarities in the bracket; then those of `kept_of`
     u32* failed;  // [anchors] the rows whose quantile is not among the survivors
     u32* excluded_keys;  // [anchors][excluded] ascending, if anchors name keys; ~0 for none
     u32* key_ends;  // [keys] end of each key's pairs in `key_pairs`
