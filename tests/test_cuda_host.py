@@ -153,6 +153,7 @@ int cuThreadExchangeStreamCaptureMode(int *mode) { return 0; }
 int cuModuleLoadData(void **module, const void *image) { return 0; }
 int cuModuleGetFunction(void **function, void *module, const char *name) { return 0; }
 int cuFuncSetAttribute(void *function, int attribute, int value) { return 0; }
+int cuLaunchKernelEx(void) { return 0; }
 #ifndef WITHOUT_LAUNCH
 int cuLaunchKernel(void) { return 0; }
 #endif
@@ -300,6 +301,13 @@ def test_the_emulator_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ValueError, match=r"^the CUDA kernels compute in float32, bfloat16 and float16, not in float64$"
     ):
         functional.hex_loss(z1.double(), z2.double())
+
+
+def test_every_kernel_waits_for_the_one_before() -> None:
+    # Where launches overlap, what a kernel reads before may be unwritten.
+    kernels = re.findall(r"^KERNEL\(.*\) (\w+)\(.*\) \{\n(.*)\n", _core.cuda_sources(), re.MULTILINE)
+    assert len(kernels) == _core.cuda_sources().count("\nKERNEL(") > 30
+    assert [name for name, first in kernels if first.strip() != "begin();"] == []
 
 
 def test_wgmma_is_a_yes_or_a_no(emulate: Emulate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,17 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::driver::{Attribute, Driver, Entered, Handle};
+use super::driver::{Attribute, Driver, Entered, Handle, Queue};
 use super::memo::{lock, Memo};
 use super::nvrtc::Compiler;
 use super::torch::TorchCuda;
-use super::{binary, cache, hopper, Chip, Executor, Part, Variant};
+use super::{binary, cache, hopper, switch, Chip, Executor, Part, Variant};
 use crate::error::{Error, Result};
+
+/// The least compute capability on which launches can overlap.
+const OVERLAPPING: (u32, u32) = (9, 0);
+/// The first kernel of every evaluation.
+const FIRST: &str = "rows";
 
 /// A GPU that runs the kernels.
 pub struct Device {
@@ -59,14 +64,16 @@ impl Device {
         let (major, minor) = self.chip.capability;
         let compiler = self.compiler.version();
         let kept = cache::folder().map_or("not on disk".into(), |folder| format!("in {}", folder.display()));
-        let products = match hopper::is_asked_for() {
+        let products = match switch::WGMMA.is_on() {
             _ if self.chip.capability != hopper::CAPABILITY => "",
             Ok(true) => ", with wgmma",
             _ => ", without wgmma",
         };
+        let overlap = self.chip.capability >= OVERLAPPING && switch::OVERLAP.is_on() == Ok(true);
+        let launches = if overlap { ", launches overlap" } else { "" };
         let name = &self.name;
         format!(
-            "the fused kernels run on {name} ({major}.{minor}{products}), compiled by NVRTC {compiler}, kept {kept}"
+            "the fused kernels run on {name} ({major}.{minor}{products}{launches}), compiled by NVRTC {compiler}, kept {kept}"
         )
     }
 
@@ -102,7 +109,8 @@ impl Device {
     /// [`Error::Runtime`] if the driver reports an error.
     pub fn launcher<'a>(&'a self, kernels: &'a Kernels) -> Result<Launcher<'a>> {
         let stream = self.torch.current_stream(self.ordinal)?;
-        Ok(Launcher { kernels, stream, driver: self.driver, _entered: self.enter()? })
+        let overlaps = self.chip.capability >= OVERLAPPING && switch::OVERLAP.is_on()?;
+        Ok(Launcher { kernels, queue: Queue { stream, overlaps }, driver: self.driver, _entered: self.enter()? })
     }
 
     fn enter(&self) -> Result<Entered<'static>> {
@@ -190,7 +198,7 @@ impl Module {
 pub struct Launcher<'a> {
     driver: &'a Driver,
     kernels: &'a Kernels,
-    stream: Handle,
+    queue: Queue,
     _entered: Entered<'a>,
 }
 
@@ -204,8 +212,11 @@ impl Executor for Launcher<'_> {
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         let handle = self.kernels.module(kernel)?.kernel(self.driver, kernel, shared_bytes)?;
-        // SAFETY: a kernel of this module, whose parameters the plan packs; the stream is one of the current context.
-        let launched = unsafe { self.driver.launch(handle, grid, block, shared_bytes, self.stream, arguments) };
+        // What precedes an evaluation may be anything.
+        let queue = Queue { overlaps: self.queue.overlaps && kernel != FIRST, ..self.queue };
+        // SAFETY: a kernel of this module, whose parameters the plan packs; the stream is one of the current context. All
+        // kernels start with `begin`, which waits.
+        let launched = unsafe { self.driver.launch(handle, grid, block, shared_bytes, queue, arguments) };
         launched.map_err(|error| error.with(&format!(", in kernel {kernel} of {grid:?} blocks")))
     }
 }
@@ -244,6 +255,26 @@ mod tests {
     }
 
     #[test]
+    fn launches_overlap_but_for_the_first() {
+        let driver = fake::driver();
+        // SAFETY: the fake driver follows no handle.
+        let entered = unsafe { driver.enter(7 as Handle) }.unwrap();
+        let module = || Arc::new(Module { handle: 5 as Handle, kernels: Mutex::default() });
+        let kernels = Kernels(vec![(Part::Common, module()), (Part::Sums, module())]);
+        let queue = Queue { stream: 9 as Handle, overlaps: true };
+        let launcher = Launcher { driver: &driver, kernels: &kernels, queue, _entered: entered };
+        let (mut first, mut second) = (1_i32, 2_f64);
+        fake::log();
+        for kernel in ["rows", "sums", "anchors"] {
+            let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
+            launcher.launch(kernel, [3, 1, 1], 256, 0, &mut arguments).unwrap();
+        }
+        let log = fake::log();
+        let launches: Vec<_> = log.iter().filter(|line| !line.starts_with("get")).map(|line| &line[..6]).collect();
+        assert_eq!(launches, ["launch", "overla", "overla"]);
+    }
+
+    #[test]
     fn a_refused_launch_names_the_kernel() {
         let driver = fake::driver();
         let module = Module { handle: 5 as Handle, kernels: Mutex::default() };
@@ -251,7 +282,8 @@ mod tests {
         // SAFETY: the fake driver follows no handle.
         let entered = unsafe { driver.enter(7 as Handle) }.unwrap();
         let kernels = Kernels(vec![(Part::Sums, Arc::new(module))]);
-        let launcher = Launcher { driver: &driver, kernels: &kernels, stream: 9 as Handle, _entered: entered };
+        let queue = Queue { stream: 9 as Handle, overlaps: false };
+        let launcher = Launcher { driver: &driver, kernels: &kernels, queue, _entered: entered };
         let (mut first, mut second) = (1_i32, 2_f64);
         let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
         fake::answer(2);

@@ -36,8 +36,40 @@ c_functions! {
         launch_kernel = "cuLaunchKernel"(
             Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void,
         );
+        launch_kernel_ex = "cuLaunchKernelEx"(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
     }
 }
+
+/// Where launches go.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// In whose order they run.
+    pub stream: Handle,
+    /// Whether a kernel may start before the one that precedes it has ended.
+    pub overlaps: bool,
+}
+
+/// CUlaunchConfig
+#[repr(C)]
+struct LaunchConfig {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: c_uint,
+    stream: Handle,
+    attributes: *const LaunchAttribute,
+    attribute_count: c_uint,
+}
+
+/// CUlaunchAttribute, whose value is a union of 64 bytes.
+#[repr(C)]
+struct LaunchAttribute {
+    id: c_uint,
+    padding: c_uint,
+    value: [c_int; 16],
+}
+
+/// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+const STREAM_SERIALIZATION: c_uint = 6;
 
 /// Attributes of a device, with the numbers of cuda.h.
 #[derive(Debug, Clone, Copy)]
@@ -206,22 +238,46 @@ impl Driver {
         self.check(&format!("cuFuncSetAttribute of {bytes} bytes of shared memory"), status)
     }
 
-    /// Launches a kernel on a stream.
+    /// Launches a kernel.
     ///
     /// # Safety
-    /// `kernel` came from [`Driver::kernel`], `stream` is a stream of the current context, and `arguments` point
-    /// to the values of the kernel's parameters, in order. Pointers among them are valid until the kernel has run.
+    /// `kernel` came from [`Driver::kernel`], the stream is one of the current context, and `arguments` point to the
+    /// values of the kernel's parameters, in order. Pointers among them are valid until the kernel has run. If launches
+    /// overlap, the kernel reads and writes nothing before it has waited for the one that precedes it.
     pub unsafe fn launch(
         &self,
         kernel: Handle,
         grid: [u32; 3],
         block: u32,
         shared_bytes: u32,
-        stream: Handle,
+        queue: Queue,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
+        let Queue { stream, overlaps } = queue;
         let [x, y, z] = grid;
         let parameters = arguments.as_mut_ptr();
+        if overlaps {
+            let mut attribute = LaunchAttribute { id: STREAM_SERIALIZATION, padding: 0, value: [0; 16] };
+            attribute.value[0] = 1;
+            let config = LaunchConfig {
+                grid,
+                block: [block, 1, 1],
+                shared_bytes,
+                stream,
+                attributes: &raw const attribute,
+                attribute_count: 1,
+            };
+            // SAFETY: as below.
+            let status = unsafe {
+                (self.functions.launch_kernel_ex)(
+                    &raw const config,
+                    kernel,
+                    parameters,
+                    null::<*mut c_void>().cast_mut(),
+                )
+            };
+            return self.check("cuLaunchKernelEx", status);
+        }
         // SAFETY: by the caller; the values of the arguments are copied before the call returns.
         let status = unsafe {
             (self.functions.launch_kernel)(
@@ -277,6 +333,8 @@ impl Drop for Pushed<'_> {
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::mem::offset_of;
+
     use super::*;
 
     #[test]
@@ -320,8 +378,35 @@ mod tests {
         let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
         let driver = fake::driver();
         // SAFETY: the fake driver follows no handle, and the arguments are what it expects.
-        unsafe { driver.launch(6 as Handle, [4, 3, 2], 128, 512, 9 as Handle, &mut arguments) }.unwrap();
+        unsafe {
+            driver.launch(
+                6 as Handle,
+                [4, 3, 2],
+                128,
+                512,
+                Queue { stream: 9 as Handle, overlaps: false },
+                &mut arguments,
+            )
+        }
+        .unwrap();
         assert_eq!(fake::log(), ["launch 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25"]);
+        // SAFETY: as above.
+        unsafe {
+            driver.launch(
+                6 as Handle,
+                [4, 3, 2],
+                128,
+                512,
+                Queue { stream: 9 as Handle, overlaps: true },
+                &mut arguments,
+            )
+        }
+        .unwrap();
+        assert_eq!(fake::log(), ["overlap 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25 attribute 6 = 1"]);
+        // As in cuda.h.
+        assert_eq!([size_of::<LaunchConfig>(), size_of::<LaunchAttribute>()], [56, 72]);
+        assert_eq!([offset_of!(LaunchConfig, stream), offset_of!(LaunchConfig, attributes)], [32, 40]);
+        assert_eq!(offset_of!(LaunchAttribute, value), 8);
     }
 
     #[test]

@@ -4,18 +4,11 @@
 //! from those of `mma.sync`. So all kernels of a call that compare similarities with a threshold use `wgmma`, or none
 //! does: a pair is then above the threshold for all of them or for none.
 
-use std::env;
-
 use super::plan::is_general;
 use super::search::DIRECT;
 use super::{Chip, Operand, Variant};
-use crate::error::{Error, Result};
 use crate::problem::{Pairing, Problem, Threshold};
 
-/// 1 allows these kernels, 0 forbids them. Read in each call.
-const SWITCH: &str = "HEX_SSL_CUDA_WGMMA";
-/// The default.
-const BY_DEFAULT: bool = true;
 /// The only compute capability that runs code for sm_90a.
 pub const CAPABILITY: (u32, u32) = (9, 0);
 /// Rows of a warpgroup that multiplies.
@@ -40,19 +33,6 @@ const NOTES: usize = 1 + COEFFICIENTS;
 /// Tiles start at multiples of this. Shared memory may start anywhere.
 const ALIGNMENT: usize = 1024;
 const NUMBER: usize = size_of::<f32>();
-
-/// Whether these kernels are allowed.
-///
-/// # Errors
-/// [`Error::Value`] if the environment variable is neither 0 nor 1.
-pub fn is_asked_for() -> Result<bool> {
-    match env::var_os(SWITCH).as_ref().map(|value| value.to_string_lossy()).as_deref() {
-        None => Ok(BY_DEFAULT),
-        Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(other) => Err(Error::value(format!("expected {SWITCH} to be 0 or 1, but got \"{other}\""))),
-    }
-}
 
 /// The sizes that depend on the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,6 +157,7 @@ mod tests {
 
     use super::*;
     use crate::cuda::{evaluate, scratch_bytes, Buffers, Executor};
+    use crate::error::Result;
     use crate::problem::{Formulation, Reduction, Wanted};
 
     const H100: Chip = Chip { capability: CAPABILITY, multiprocessors: 132, shared_bytes: 227 * 1024 };

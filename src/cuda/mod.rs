@@ -24,6 +24,7 @@ mod parameters;
 mod plan;
 mod search;
 mod sizes;
+mod switch;
 mod torch;
 mod variant;
 
@@ -32,9 +33,10 @@ use std::ffi::c_void;
 pub use binary::{cubin, ptx, remarks};
 pub use device::{Device, Kernels, Launcher};
 pub use emulator::Emulator;
-pub use hopper::{is_asked_for as hopper_is_asked_for, Hopper};
+pub use hopper::Hopper;
 pub use parameters::{FAILED_AT, RERUN_AT};
 pub use plan::{evaluate, parts, row_quantiles, scratch_bytes, supports};
+pub use switch::WGMMA;
 pub use variant::{Operand, Part, Variant, MAX_DIMS, SOURCES};
 
 use crate::error::Result;

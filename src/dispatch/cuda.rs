@@ -56,7 +56,7 @@ impl Kernels {
     /// # Errors
     /// As [`Kernels::on_gpu`].
     pub(super) fn emulated(problem: &Problem, operands: &Operands<Array>, allow_tf32: bool) -> Result<Self> {
-        let chip = if cuda::hopper_is_asked_for()? { EMULATED_HOPPER } else { EMULATED_CHIP };
+        let chip = if cuda::WGMMA.is_on()? { EMULATED_HOPPER } else { EMULATED_CHIP };
         let problem = on_device(problem, operands);
         let variant = supported(&problem, operands, chip, allow_tf32)?;
         let path = env::var_os(EMULATOR).ok_or_else(|| {
@@ -140,7 +140,7 @@ fn supported(problem: &Problem, operands: &Operands<Array>, chip: Chip, allow_tf
     let variant = Variant::new(problem.dims, operand);
     cuda::supports(problem, operands.views.len(), chip, variant)
         .map_err(|reason| Error::value(format!("no CUDA kernel for this call: {reason}")))?;
-    Ok(if cuda::hopper_is_asked_for()? { variant.on_hopper(problem, chip) } else { variant })
+    Ok(if cuda::WGMMA.is_on()? { variant.on_hopper(problem, chip) } else { variant })
 }
 
 /// The addresses of operands and scratch memory. The addresses of the outputs are null.

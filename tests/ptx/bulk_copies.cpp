@@ -166,6 +166,14 @@ void start_bulk_copy(Warp& warp, int lane, u64 to, u64 from, u32 bytes, u32 at) 
     block.idle_steps = 0;
 }
 
+// griddepcontrol.wait and .launch_dependents: launches do not overlap here.
+void decode_griddepcontrol(Decoding& d) {
+    d.one_of({"wait", "launch_dependents"});
+    d.end(0);
+    d.out.results = 0;
+    d.out.execute = [](Warp&, const Instruction&, u32) {};
+}
+
 }  // namespace
 
 // cp.async.bulk.shared.global.mbarrier [to], [from], bytes, [mbarrier]
@@ -212,7 +220,8 @@ void land_bulk_copy(Block& block) {
 
 const std::map<std::string, Decoder>& hopper_decoders() {
     static const std::map<std::string, Decoder> all = {
-        {"mbarrier", decode_mbarrier}, {"fence", decode_fence}, {"setmaxnreg", decode_setmaxnreg}, {"wgmma", decode_wgmma}};
+        {"mbarrier", decode_mbarrier}, {"fence", decode_fence}, {"setmaxnreg", decode_setmaxnreg}, {"wgmma", decode_wgmma},
+        {"griddepcontrol", decode_griddepcontrol}};
     return all;
 }
 

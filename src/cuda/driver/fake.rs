@@ -113,6 +113,24 @@ pub fn driver() -> Driver {
             [block_x, block_y, block_z]
         ))
     }
+    unsafe extern "C" fn launch_kernel_ex(
+        config: *const LaunchConfig,
+        kernel: Handle,
+        parameters: *mut *mut c_void,
+        extra: *mut *mut c_void,
+    ) -> c_int {
+        // SAFETY: the caller's, with one attribute. The tests pass two parameters, of these types.
+        let (config, attribute, first, second) = unsafe {
+            (&*config, &*(*config).attributes, *(*parameters).cast::<i32>(), *(*parameters.add(1)).cast::<f64>())
+        };
+        assert!(extra.is_null() && config.attribute_count == 1);
+        let LaunchConfig { grid, block, shared_bytes, stream, .. } = config;
+        let (kernel, stream) = (kernel as usize, *stream as usize);
+        note(format!(
+            "overlap {kernel} {grid:?} {block:?} {shared_bytes} {stream} {first} {second} attribute {} = {}",
+            attribute.id, attribute.value[0]
+        ))
+    }
     let functions = DriverFunctions {
         init,
         error_string,
@@ -127,6 +145,7 @@ pub fn driver() -> Driver {
         module_get_function,
         function_set_attribute,
         launch_kernel,
+        launch_kernel_ex,
     };
     Driver { functions, _library: libloading::os::unix::Library::this().into() }
 }

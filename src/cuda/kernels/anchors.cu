@@ -40,6 +40,7 @@ DEVICE double positive_similarity(const Parameters& p, int anchor, int k) {
 // The similarities of each anchor with its rows apart. For MINMAX, these are in the range of the anchor. One warp per 8
 // anchors. The second dimension of the grid divides the rows of an anchor.
 KERNEL(THREADS, 1) apart_similarities(const Parameters p, const Launch l) {
+    begin();
     const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
     const EightAnchors eight = load_eight(p, first);
@@ -75,6 +76,7 @@ DEVICE int count_excluded(const Parameters& p, int anchor) {
 
 // The sums over the own negatives of each anchor, like those of another split. One warp per anchor.
 KERNEL(THREADS, 2) own_sums(const Parameters p, const Launch l) {
+    begin();
     const int anchor = blockIdx.x * WARPS + warp_of_thread();
     if (anchor >= p.anchors.count) return;
     const Exponents by = exponents(p);
@@ -284,6 +286,7 @@ static_assert(sizeof(AnchorsMemory) <= ANCHORS_SHARED, "sizes");
 // A lane for each anchor. For few anchors, some lanes have none, because a warp finds the similarities with positives
 // four at a time.
 KERNEL(THREADS, 1) anchors(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     AnchorsMemory& shared = *(AnchorsMemory*)memory;
     const int warp = warp_of_thread(), lane = lane_of_thread();

@@ -16,6 +16,15 @@ DEVICE void sync_threads() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void fence() { __threadfence(); }
 
+// Every kernel starts with this. If launches overlap, it lets the next kernel of the stream start too, and waits for all
+// that the one before has written.
+DEVICE void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
 DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
 DEVICE double double_of(u64 bits) { return __longlong_as_double((i64)bits); }

@@ -150,6 +150,7 @@ DEVICE void add_radial(const Parameters& p, FinishMemory& shared, double along) 
 
 // One warp per row of a side.
 KERNEL(THREADS, FOURS > 1 ? 2 : 4) finish(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     const int row = blockIdx.x * WARPS + warp_of_thread();
     const Side& side = l.side == 0 ? p.anchors : l.side == 1 ? p.keys : p.apart;

@@ -1,5 +1,6 @@
 // The gradient in the usual case, that of the kernel `sums`. The coefficients of rows that are not anchors are 0.
 KERNEL(THREADS, 1) gradient(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const float limit = p.header->limit, exponent = p.header->exponent;
     OwnRows<2> own;

@@ -1,6 +1,7 @@
 // The gradient for any thresholds, exponents and shifts.
 
 KERNEL(THREADS, 1) gradient_general(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const bool by_rows = p.square || l.side == 0, by_columns = p.square || l.side == 1;
     // Read in the sweep rather than before it, which would need more registers.

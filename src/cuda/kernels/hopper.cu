@@ -230,6 +230,7 @@ template <int panel_bytes> DEVICE int place_of_chunk(int row, int chunk) {
 // Copies the rows of the sides to tiles, and writes the notes that are known before the coefficients. One thread per 16
 // bytes.
 KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
+    begin();
     const i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
     int row = (int)(at / ROW_CHUNKS);
     const int chunk = (int)(at % ROW_CHUNKS);

@@ -20,6 +20,7 @@ using GradientMemory = BlockMemory<WGMMA_GRADIENT_CONSUMERS, WGMMA_GRADIENT_STAG
 // Writes the notes that are coefficients, times the inverse length and, for float16, the scale of the derivatives. One
 // thread per row, first the anchors, then the keys.
 KERNEL(THREADS, 2) note_coefficients(const Parameters p, const Launch l) {
+    begin();
     int row = blockIdx.x * THREADS + threadIdx.x;
     const bool of_keys = row >= p.anchors.padded;
     if (of_keys) row -= p.anchors.padded;
@@ -114,6 +115,7 @@ DEVICE void write_strip(const Launch& l, const Side& rows, int first, const floa
 }
 
 KERNEL(GradientMemory::BLOCK_THREADS, 1) gradient_wgmma(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(shared);
     const GradientMemory memory(shared);
     const bool of_keys = l.side == 1;

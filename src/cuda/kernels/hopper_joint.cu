@@ -75,6 +75,7 @@ struct Staged {
 };
 
 KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(shared);
     const StripBlock<SiftMemory> block(p, shared, l.first_row);
     if (block.is_producer()) return block.bring_strips(p);

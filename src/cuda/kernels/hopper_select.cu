@@ -68,6 +68,7 @@ DEVICE void keep_inside(const Parameters& p, const Launch& l, int anchor, int ha
 
 // The kernel `survivors` for sm_90a.
 KERNEL(StripMemory::BLOCK_THREADS, 1) survivors_wgmma(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(shared);
     const StripBlock<StripMemory> block(p, shared, l.first_row);
     if (block.is_producer()) return block.bring_strips(p);
@@ -155,6 +156,7 @@ DEVICE void each_of_tiles(const Parameters& p, const SelectMemory& memory, const
 }
 
 KERNEL(THREADS, 1) select_wgmma(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory_start);
     const SelectMemory memory(memory_start);
     u8* const strip = memory_start + (memory.address - shared_address(memory_start));

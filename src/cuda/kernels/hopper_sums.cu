@@ -74,6 +74,7 @@ DEVICE void add_pair(Sums& sums, float c, float exponential, float limit) {
 }
 
 KERNEL(StripMemory::BLOCK_THREADS, 1) sums_wgmma(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(shared);
     if (p.joint && !p.header->rerun) return;
     const StripBlock<StripMemory> block(p, shared, 0);

@@ -32,6 +32,7 @@ DEVICE int named_key(const Parameters& p, int anchor, int k) {
 // Sorts the keys of each anchor that are not negatives, and counts for each key how often it is one of them. One warp
 // per anchor.
 KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
+    begin();
     const int anchor = blockIdx.x * WARPS + warp_of_thread();
     if (anchor >= p.anchors.count) return;
     u32* list = p.excluded_keys + (i64)anchor * p.excluded;
@@ -46,6 +47,7 @@ KERNEL(THREADS, 2) index_anchors(const Parameters p, const Launch l) {
 
 // Turns the numbers of pairs of the keys into the starts of their lists. One block.
 KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     u32* sums = (u32*)memory;
     const int each = (p.keys.count + THREADS - 1) / THREADS, first = threadIdx.x * each;
@@ -65,6 +67,7 @@ KERNEL(THREADS, 1) index_starts(const Parameters p, const Launch l) {
 
 // Appends each pair to the list of its key. The starts become ends. One thread per pair.
 KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
+    begin();
     const u32 pair = blockIdx.x * THREADS + threadIdx.x;
     if (pair >= (u32)p.anchors.count * p.excluded) return;
     const int key = named_key(p, pair / p.excluded, pair % p.excluded);
@@ -73,6 +76,7 @@ KERNEL(THREADS, 2) index_pairs(const Parameters p, const Launch l) {
 
 // Sorts the pairs of each key, so that their order does not depend on timing. One warp per key.
 KERNEL(THREADS, 2) index_keys(const Parameters p, const Launch l) {
+    begin();
     const int key = blockIdx.x * WARPS + warp_of_thread();
     if (key >= p.keys.count) return;
     const PairList pairs = pairs_of_key(p, key);

@@ -60,6 +60,7 @@ DEVICE void list_similarities(const Parameters& p, const Launch& l, int first, F
 }
 
 KERNEL(PASS_THREADS, PASS_RESIDENT) sift(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const int first = l.first_row + blockIdx.x * TILE_ROWS;
     const float exponent = p.header->exponent;
@@ -186,6 +187,7 @@ template <class Visit> DEVICE void each_apart(const Parameters& p, int row, int 
 
 // The quantile of a row and its sums, but for the pending similarities. One block per row, of few warps.
 KERNEL(THREADS, 5) gather(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     Gathering& shared = *(Gathering*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread(), warps = blockDim.x / LANES;
@@ -338,6 +340,7 @@ KERNEL(THREADS, 5) gather(const Parameters p, const Launch l) {
 
 // Adds the pending similarities to the sums, now that the threshold is known. One warp per row.
 KERNEL(THREADS, 6) settle(const Parameters p, const Launch l) {
+    begin();
     const int row = blockIdx.x * WARPS + warp_of_thread(), lane = lane_of_thread();
     if (row >= p.anchors.count || p.header->rerun) return;
     const u32 start = p.pending_at[2 * row], count = p.pending_at[2 * row + 1];

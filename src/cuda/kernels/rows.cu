@@ -103,6 +103,7 @@ DEVICE void set_temperature(const Parameters& p, Header& header) {
 
 // One warp per row, including the padding: the anchors, the keys if they are other rows, and the rows apart.
 KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
+    begin();
     const int lane = lane_of_thread();
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         Header header;
@@ -150,6 +151,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
 
 // Copies the quantiles to the output of `row_quantiles`.
 KERNEL(THREADS, 2) copy_quantiles(const Parameters p, const Launch l) {
+    begin();
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row < p.anchors.count) l.output[row] = p.quantiles[row];
 }

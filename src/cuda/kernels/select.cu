@@ -80,6 +80,7 @@ template <class Key> struct Strip {
 static_assert(sizeof(Strip<u32>) <= SELECT_SHARED && sizeof(Strip<u16>) <= SELECT_SHARED, "sizes");
 
 KERNEL(THREADS, SELECT_RESIDENT) select(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     Strip<u32>& shared = *(Strip<u32>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
@@ -286,6 +287,7 @@ DEVICE End find_end(u32* counts, const u16* row, int columns, const u32 (&ranks)
 }
 
 KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread(), mine = lane / RANK_LANES;
@@ -321,6 +323,7 @@ DEVICE void count_digit(Selection& shared, int row, float c, int pass) {
 
 // The quantiles of the rows that `pick` listed, and the mean of all quantiles.
 KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     Selection& shared = *(Selection*)memory;
     const int lane = lane_of_thread(), warp = warp_of_thread();
@@ -379,6 +382,7 @@ KERNEL(THREADS, IS_SPLIT ? 1 : SELECT_RESIDENT) select_failed(const Parameters p
 
 // Counts the similarities of each row above its bracket, and keeps those in the bracket.
 KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const int lane = lane_of_thread();
     const int first = l.first_row + blockIdx.x * TILE_ROWS;
@@ -425,6 +429,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) survivors(const Parameters p, const Launch l
 
 // Finds the quantiles among the survivors. One warp per row.
 KERNEL(THREADS, 2) pick(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     u32* counts = (u32*)memory + warp_of_thread() * DIGITS;
     const int lane = lane_of_thread();

@@ -1,6 +1,7 @@
 // The usual case: one threshold for all anchors, shifts of 1, and the weights exp(s) (beta 1, or no weights). It takes
 // one exponential per pair.
 KERNEL(PASS_THREADS, PASS_RESIDENT) sums(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     if (p.joint && !p.header->rerun) return;
     const int first = blockIdx.x * TILE_ROWS;

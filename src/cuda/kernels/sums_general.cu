@@ -2,6 +2,7 @@
 
 // The smallest and the largest similarity of each row.
 KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
     float low[PASS_ROWS], high[PASS_ROWS];
@@ -28,6 +29,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) ranges(const Parameters p, const Launch l) {
 // The similarity of each anchor with its most similar positive among the keys. A key that repeats the positive is as
 // similar as the positive. One warp per 8 anchors.
 KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
+    begin();
     const int first = (blockIdx.x * WARPS + warp_of_thread()) * 8;
     if (first >= p.anchors.count) return;
     const EightAnchors eight = load_eight(p, first);
@@ -43,6 +45,7 @@ KERNEL(THREADS, 1) closest_positives(const Parameters p, const Launch l) {
 // Sets the threshold of each anchor for the general kernels: that of its range or of its positives, or that of all. One
 // thread per anchor.
 KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
+    begin();
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count) return;
     float threshold = p.header->limit;
@@ -60,6 +63,7 @@ KERNEL(THREADS, 2) settle_thresholds(const Parameters p, const Launch l) {
 
 // The sums for any threshold, beta and shifts.
 KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     const int first = blockIdx.x * TILE_ROWS;
     const Exponents by = exponents(p);
@@ -90,6 +94,7 @@ KERNEL(PASS_THREADS, 1) sums_general(const Parameters p, const Launch l) {
 
 // The largest similarities of the global and of the hierarchical negatives of each anchor, its own negatives among them.
 KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(stages);
     if (!p.header->precise_shifts) return;
     const int first = blockIdx.x * TILE_ROWS;
@@ -127,6 +132,7 @@ KERNEL(PASS_THREADS, 1) maxima(const Parameters p, const Launch l) {
 
 // Sets the shifts to the maxima. One thread per anchor. An empty set has no terms, so that any shift works.
 KERNEL(THREADS, 2) settle_shifts(const Parameters p, const Launch l) {
+    begin();
     const int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= p.anchors.count || !p.header->precise_shifts) return;
     const float global = from_ordered(p.ranges[2 * row]), hierarchical = from_ordered(p.ranges[2 * row + 1]);

@@ -32,6 +32,7 @@ template <class Add> DEVICE void sum_vectors(TotalMemory& shared, int first, int
 }
 
 KERNEL(THREADS, 2) total_similarity(const Parameters p, const Launch l) {
+    begin();
     SHARED_MEMORY(memory);
     TotalMemory& shared = *(TotalMemory*)memory;
     const int sides = p.square ? 1 : 2, blocks = l.splits, warp = warp_of_thread(), lane = lane_of_thread();
