@@ -117,7 +117,7 @@ def test_keys_by_index(dtype: torch.dtype, emulate: Emulate) -> None:
 
 
 def check_gathered(offset: int, samples: int) -> None:
-    """As in `test_cuda_emulation.py`. At this temperature a pair that is no negative is felt among hundreds of others."""
+    """As in `test_cuda_emulation.py`. At this temperature a pair that is no negative is felt among hundreds."""
     anchors, keys = gathered(offset, samples, BF16)
     settings = COSINE.but(temperature=0.05)
 

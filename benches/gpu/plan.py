@@ -25,11 +25,13 @@ TESTS = tuple(
 LOOP = ("tests/train/test_waiting.py", "tests/train/data/test_batched_views.py")
 """Tests of what a step of training waits for."""
 AUTO = {"HEX_SSL_BACKEND": "auto"}
+OVERLAPPING = {wgmma.SETTING: "1", wgmma.OVERLAP: "1"}
 MACHINE = Step("machine", ("gpu.machine",), 120)
 """It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
             "peers 32768 and 65536", "own times, other dtypes", "own times, mma.sync",
-            "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a tests"}  # fmt: skip
+            "own times, overlapping", "sm_90a coverage", "sm_90a memcheck", "sm_90a racecheck", "sm_90a tests",
+            "overlapping tests"}  # fmt: skip
 """Steps that a rehearsal leaves out: the same program as another, at sizes that a rehearsal does not have."""
 REHEARSED_VARIANTS = ("columns-32", "no-products")
 """One that computes the same, and one that does not."""
@@ -39,6 +41,7 @@ def correctness() -> list[Step]:
     """What measures no time, all at once."""
     step = partial(Step, together="correctness")
     by_mma, by_wgmma = (partial(step, environment={wgmma.SETTING: setting}) for setting in ("0", "1"))
+    overlapping = partial(step, environment=OVERLAPPING)
 
     def checks(by: Callable[..., Step], name: str = "") -> list[Step]:
         """What both kinds of kernels have."""
@@ -58,7 +61,9 @@ def correctness() -> list[Step]:
     if not wgmma.is_there():
         return [*steps, step("sm_90a", ("gpu.wgmma",), 10, least=2)]
     return [*steps, by_wgmma("sm_90a agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75),
-            *checks(by_wgmma, "sm_90a ")]  # fmt: skip
+            *checks(by_wgmma, "sm_90a "),
+            overlapping("overlapping agreement", ("gpu.agreement", "bfloat16", *FEW, *SIZES), 75),
+            overlapping("overlapping tests", ("gpu.suite", *TESTS), 110)]  # fmt: skip
 
 
 def knowledge(rehearse: bool) -> list[Step]:
@@ -69,6 +74,8 @@ def knowledge(rehearse: bool) -> list[Step]:
         Step("own times", ("gpu.own", "--data", "shuffled"), 45),
         Step("own times, mma.sync", ("gpu.own", "--rows", "8192", "65536", "32768", "512", "--data", "shuffled"), 20,
              environment={wgmma.SETTING: "0"}),
+        Step("own times, overlapping", ("gpu.own", "--rows", "512", "8192", "32768", "65536", "--data", "shuffled"), 20,
+             environment=OVERLAPPING),
         Step("peers 8192", ("gpu.beside", "8192"), 110),
         Step("peers 512", ("gpu.beside", "512"), 80),
         Step("peers 32768 and 65536", ("gpu.beside", "32768", "65536"), 75),

@@ -1,10 +1,11 @@
-"""The kernels for sm_90a: one place that knows how they are asked for, and whether this extension has them."""
+"""How the kernels for sm_90a and launches that overlap are asked for, and whether this extension has these kernels."""
 
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 SETTING = "HEX_SSL_CUDA_WGMMA"
+OVERLAP = "HEX_SSL_CUDA_OVERLAP"
 
 
 def is_there() -> bool:
