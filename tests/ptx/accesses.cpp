@@ -29,7 +29,7 @@ struct Access {
         if (d.skip("v2")) count = 2;
         if (d.skip("v4")) count = 4;
         type = d.type();
-        if (type == PREDICATE || (space == 's' && type.bytes < CELL)) d.unknown("the type");
+        if (type == PREDICATE || (!load && space == 's' && type.bytes < CELL)) d.unknown("the type");
         d.end(2);
         const size_t values = load ? 0 : 1;
         count == 1 ? (void)d.use(values, type) : d.use_vector(values, type, count);

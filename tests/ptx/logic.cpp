@@ -72,6 +72,20 @@ void decode_bfi(Decoding& d) {
     };
 }
 
+// Four of the bytes of a and b, which four digits choose. The highest bit of a digit wants the byte's sign in its place.
+void decode_prmt(Decoding& d) {
+    d.expect({"b32"});
+    use_all(d, {B32, B32, B32, B32});
+    d.out.execute = each<u32, u32>([](u32 a, u32 b, u32 digits) {
+        u32 out = 0;
+        for (int k = 0; k < 4; k++) {
+            const u32 digit = digits >> 4 * k & 15, byte = ((u64)b << 32 | a) >> digit % 8 * 8 & 255;
+            out |= (digit < 8 ? byte : byte >> 7 ? 255 : 0) << 8 * k;
+        }
+        return out;
+    });
+}
+
 void decode_count(Decoding& d) {
     const bool leading = d.statement.words[0] == "clz";
     const Type type = d.type();
@@ -127,6 +141,7 @@ const std::map<std::string, Decoder>& logic_decoders() {
     static const std::map<std::string, Decoder> all = {
         {"and", decode_and},   {"or", decode_or},   {"xor", decode_xor},    {"not", decode_not},   {"shl", decode_shift},
         {"shr", decode_shift}, {"bfi", decode_bfi}, {"popc", decode_count}, {"clz", decode_count}, {"setp", decode_setp},
+        {"prmt", decode_prmt},
     };
     return all;
 }

@@ -20,7 +20,7 @@ struct Clock : std::array<u32, CLOCKS> {
     }
 };
 
-// Two bytes, which are read and written together: nothing smaller is accessed.
+// Two bytes, which are written together.
 constexpr int CELL = 2;
 struct Cell {
     enum State : u8 { UNWRITTEN, WRITTEN, COPYING, BULK_COPYING, MBARRIER };

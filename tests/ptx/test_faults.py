@@ -141,7 +141,7 @@ UNKNOWN = [
     "ld.global.nc.f32 %f0, [%q0];",
     "ld.volatile.global.f32 %f0, [%q0];",
     "ld.f32 %f0, [%q0];",
-    "ld.shared.u8 %r1, [%r2];",
+    "st.shared.u8 [%r2], %r1;",
     "ld.global.v2.f32 %f0, [%q0];",
     "ld.global.f64 %f0, [%q0];",
     "st.local.f32 [%q0], %f0;",

@@ -51,12 +51,25 @@ DEVICE u64 exchange(u64 x, int lanes) { return __shfl_xor_sync(~0u, x, lanes); }
 DEVICE u32 from_lane(u32 x, int lane) { return __shfl_sync(~0u, x, lane); }
 DEVICE float from_lane(float x, int lane) { return __shfl_sync(~0u, x, lane); }
 DEVICE double from_lane(double x, int lane) { return __shfl_sync(~0u, x, lane); }
+// Adds the number of the lane that is `distance` lower, if it is one of the same `lanes`.
+template <int lanes> DEVICE void add_lower(u32& x, int distance) {
+    asm volatile("{\n.reg .b32 lower;\n.reg .pred is_there;\nshfl.sync.up.b32 lower|is_there, %0, %1, %2, -1;\n"
+                 "@is_there add.u32 %0, %0, lower;\n}"
+                 : "+r"(x)
+                 : "r"(distance), "n"((32 - lanes) << 8));
+}
 DEVICE bool any(bool x) { return __any_sync(~0u, x); }
 DEVICE u32 ballot(bool x) { return __ballot_sync(~0u, x); }
 
 // -1 if no bit is set.
 DEVICE int highest_set_bit(u32 x) { return 31 - __clz(x); }
 DEVICE int lowest_set_bit(u32 x) { return highest_set_bit(x & (0 - x)); }
+DEVICE u32 set_bits(u32 x) { return __popc(x); }
+
+// The larger one of the lower halves, and of the upper ones. One instruction from sm_90 on.
+DEVICE u32 larger_halves(u32 a, u32 b) { return __vmaxu2(a, b); }
+// Four of eight bytes, by their numbers: 0 to 3 in `a`, 4 to 7 in `b`.
+DEVICE u32 chosen_bytes(u32 a, u32 b, u32 numbers) { return __byte_perm(a, b, numbers); }
 
 DEVICE u32 warp_sum(u32 x) { return __reduce_add_sync(~0u, x); }
 DEVICE u32 warp_max(u32 x) { return __reduce_max_sync(~0u, x); }

@@ -224,12 +224,7 @@ DEVICE double warp_sum(double x) {
 
 // The sum over the lanes up to this one, for each `lanes` neighbouring lanes of a warp.
 template <int lanes> DEVICE u32 prefix_sum(u32 x) {
-    const int lane = lane_of_thread();
-    UNROLL for (int distance = 1; distance < lanes; distance *= 2) {
-        const bool has_lower = lane % lanes >= distance;
-        const u32 lower = from_lane(x, has_lower ? lane - distance : lane);
-        if (has_lower) x += lower;
-    }
+    UNROLL for (int distance = 1; distance < lanes; distance *= 2) add_lower<lanes>(x, distance);
     return x;
 }
 

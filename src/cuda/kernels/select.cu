@@ -125,7 +125,7 @@ DEVICE u32 sample_key(float c) {
     const float integers = 8388608.0f;  // from here on
     return bits_of(fmaxf(c, -1.0f) * KEY_SCALE + (integers + KEY_BIT + KEY_ZERO)) - bits_of(integers);
 }
-DEVICE float bracket_end(u32 key) { return ((float)key - KEY_ZERO) * (1.0f / KEY_SCALE); }
+DEVICE float bracket_end(int key) { return ((float)key - KEY_ZERO) * (1.0f / KEY_SCALE); }
 
 DEVICE void load_words(u32 (&words)[4], const void* from) {
     const uint4 four = *(const uint4*)from;
@@ -202,88 +202,104 @@ DEVICE u32 leading_digit(u32 key) { return key >> 8 & (DIGITS - 1); }
 #define RANK_LANES (LANES / RANKS)
 #define PARTS (2 * DIGITS)  // a word of the counts has two
 #define LANE_PARTS (PARTS / LANES)
+#define KEYS_AT_ONCE (8 * LANES)  // that a warp loads
+#define LOADS (STRIP_BYTES / 2 / KEYS_AT_ONCE)
+static_assert(LANE_PARTS == 2 * RANK_LANES && LOADS % 4 == 0, "sizes");
 
-// An end of a bracket. Nothing if `is_there` is false.
-struct End {
-    float at;
-    bool is_there;
+// The ranks in a sample of the ends of brackets: of upper ones in odd places. Eight lanes have the same own one.
+struct Ranks {
+    u32 all[RANKS], largest, own;
 };
 
-// Finds ends of brackets in a row of a sample: upper ones for odd numbers of `ranks`. Eight lanes have the same number,
-// and one of these gets the end. By one warp, with its own counts.
-DEVICE End find_end(u32* counts, const u16* row, int columns, const u32 (&ranks)[RANKS]) {
+// Finds the part that has the key of the own rank. By one warp.
+DEVICE u32 find_part(const u32* counts, const Ranks& ranks) {
     const u32 lane = lane_of_thread(), mine = lane / RANK_LANES;
-    // Eight keys at a time.
-    constexpr int each = 8 * LANES, all = STRIP_BYTES / 2 / each;
-    u32 words[all][4] = {};
-    UNROLL for (int i = 0; i < all; i++) {
-        if (i * each < columns) load_words(words[i], row + i * each + lane * 8);
-    }
-    clear_counts(counts);
-    UNROLL for (int i = 0; i < all; i++) {
-        if (i * each >= columns) continue;
-        UNROLL for (int k = 0; k < 4; k++) {
-            atomic_add(&counts[leading_digit(words[i][k])], 1);
-            atomic_add(&counts[leading_digit(words[i][k] >> 16)], 1);
-        }
-    }
-    sync_warp();
-    u32 least_rank = ~0u, largest_rank = 0, rank = 0;
-    UNROLL for (int i = 0; i < RANKS; i++) {
-        if (mine == i) rank = ranks[i];
-        if (ranks[i] == 0) continue;
-        least_rank = ranks[i] < least_rank ? ranks[i] : least_rank;
-        largest_rank = ranks[i] > largest_rank ? ranks[i] : largest_rank;
-    }
-    const DigitSums sums = add_counts(counts);
-    u32 least, largest, rest;
-    find_digit(sums, largest_rank, least, rest);
-    find_digit(sums, least_rank, largest, rest);
-    sync_warp();
-    clear_counts(counts);
-    // All that is wanted has one of these digits. Divide them into parts of 2^`shift` keys. Usually, few keys are not
-    // below them. Those above them are in the last part, or past it.
-    const u32 bound = least * DIGITS & ~KEY_BIT, range = (largest - least + 1) * DIGITS;
-    const int shift = range > PARTS ? highest_set_bit((range - 1) / PARTS) + 1 : 0;
-    UNROLL for (int first = 0; first < all; first += 4) {
-        // Bit 15 - k or 31 - k is for the lower or upper key of word k.
-        u32 found = 0;
-        UNROLL for (u32 k = 0; k < 16; k++) {
-            found |= (words[first + k / 4][k % 4] - bound * 0x10001 & KEY_BIT * 0x10001) >> k;
-        }
-        const int there = columns / each - first;
-        found &= there >= 4 ? ~0u : there > 0 ? (0xffffu << 16 - 4 * there & 0xffff) * 0x10001 : 0;
-        while (found) {
-            const u32 bit = highest_set_bit(found), k = 15 - bit % 16;
-            found ^= 1u << bit;
-            const u32 key = row[(first + k / 4) * each + lane * 8 + k % 4 * 2 + bit / 16];
-            const u32 part = (key - (KEY_BIT | bound)) >> shift, last = PARTS - 1, place = part < last ? part : last;
-            atomic_add(&counts[place / 2], place % 2 ? 1 << 16 : 1);
-        }
-    }
-    sync_warp();
     // Lane l has the parts from 511 - 16 l down.
-    u32 pairs[LANE_PARTS / 2], own = 0;
-    UNROLL for (int i = 0; i < LANE_PARTS / 2; i++) {
-        pairs[i] = counts[PARTS / 2 - 1 - (lane * (LANE_PARTS / 2) + i)];
-        own += pairs[i];
-    }
-    sync_warp();
+    u32 own = 0;
+    UNROLL for (int i = 0; i < LANE_PARTS / 2; i++) own += counts[PARTS / 2 - 1 - (lane * (LANE_PARTS / 2) + i)];
     own = (own & 0xffff) + (own >> 16);
     const u32 up_to = prefix_sum<LANES>(own);
-    u32 owner = 0;
+    u32 before = 0;
     UNROLL for (int i = 0; i < RANKS; i++) {
-        const u32 lanes = ballot(up_to >= ranks[i]);
-        if (mine == i) owner = lowest_set_bit(lanes);
+        const u32 lanes = ballot(up_to < ranks.all[i]);
+        if (mine == i) before = lanes;
     }
-    u32 sum = from_lane(up_to - own, owner), part = PARTS - 1 - owner * LANE_PARTS;
-    UNROLL for (int i = 0; i < LANE_PARTS - 1; i++) {
-        const u32 pair = from_lane(pairs[i / 2], owner);
-        sum += i % 2 ? pair & 0xffff : pair >> 16;
-        part -= sum < rank;
+    const u32 owner = set_bits(before);
+    // Each of the eight lanes has two of the owner's parts.
+    const u32 pair = counts[PARTS / 2 - 1 - (owner * (LANE_PARTS / 2) + lane % RANK_LANES)], second = pair & 0xffff;
+    const u32 up_to_second = from_lane(up_to - own, owner) + prefix_sum<RANK_LANES>(second + (pair >> 16));
+    sync_warp();
+    const u32 first_parts = ballot(up_to_second - second < ranks.own), second_parts = ballot(up_to_second < ranks.own);
+    const u32 eight = 0xffu << mine * RANK_LANES;
+    return PARTS - 1 - owner * LANE_PARTS - set_bits(first_parts & eight) - set_bits(second_parts & eight);
+}
+
+// The leading digits of the four keys of two words.
+DEVICE u32 four_digits(u32 first, u32 second) { return chosen_bytes(first, second, 0x7531); }
+// Sets the highest bits of those that are not below a bound without KEY_BIT.
+DEVICE u32 reaching(u32 digits, u32 bound) { return digits - bound * 0x01010101 & 0x80808080; }
+
+// Calls `visit` for the found keys of a lane. By one warp.
+template <class Visit> DEVICE void each_found(const u32 (&found)[LOADS / 4], const u16* own, Visit visit) {
+    UNROLL for (int first = 0; first < LOADS; first += 4) {
+        u32 left = found[first / 4];
+        while (left) {
+            const u32 bit = highest_set_bit(left);
+            left ^= 1u << bit;
+            visit((u32)own[(first + bit % 4) * KEYS_AT_ONCE + bit / 4 % 2 * 4 + bit / 8]);
+        }
     }
-    const u32 key = bound + (part << shift);
-    return {mine % 2 ? bracket_end(key + (1 << shift)) : bracket_end(key - 1), rank > 0 && lane % RANK_LANES == 0};
+    sync_warp();
+}
+
+// Finds the end of the own rank in a row of a sample. By one warp, with its own counts.
+DEVICE float find_end(u32* counts, const u16* row, int columns, const Ranks& ranks) {
+    // Eight keys at a time.
+    const u16* const own = row + lane_of_thread() * 8;
+    u32 words[LOADS][4] = {};
+    UNROLL for (int i = 0; i < LOADS; i++) {
+        if (i * KEYS_AT_ONCE < columns) load_words(words[i], own + i * KEYS_AT_ONCE);
+    }
+    // The row has 256 groups of keys, eight in each lane. A digit that the largest keys of as many groups reach as the
+    // largest rank: usually few other keys reach it. If there are less groups than that, it is 0, and all keys do.
+    u32 most[4];
+    UNROLL for (int k = 0; k < 4; k++) {
+        most[k] = words[0][k];
+        UNROLL for (int i = 1; i < LOADS; i++) most[k] = larger_halves(most[k], words[i][k]);
+    }
+    const u32 low = four_digits(most[0], most[1]), high = four_digits(most[2], most[3]);
+    u32 bound = 0;
+    UNROLL for (u32 bit = DIGITS / 4; bit > 0; bit /= 2) {
+        const u32 groups = reaching(low, bound | bit) | reaching(high, bound | bit) >> 1;
+        if (warp_sum(set_bits(groups)) >= ranks.largest) bound |= bit;
+    }
+    // Bit 8 b + 4 h + i is for key 4 h + b of the load i of four.
+    u32 found[LOADS / 4] = {};
+    UNROLL for (int i = 0; i < LOADS; i++) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            const u32 digits = four_digits(words[i][half * 2], words[i][half * 2 + 1]);
+            found[i / 4] |= reaching(digits, bound) >> 7 - (half * 4 + i % 4);
+        }
+    }
+    UNROLL for (int first = 0; first < LOADS; first += 4) {
+        const int there = columns / KEYS_AT_ONCE - first;
+        if (there < 4) found[first / 4] &= there > 0 ? ((1 << there) - 1) * 0x11111111 : 0;
+    }
+    clear_counts(counts);
+    each_found(found, own, [&](u32 key) { atomic_add(&counts[leading_digit(key)], 1); });
+    const u32 digit = find_part(counts, ranks) / 2;
+    // All that is wanted has one of these digits. Divide them into parts of 2^`shift` keys. Keys below and above are in
+    // the first and the last part.
+    const u32 least = ~warp_max(ranks.own > 0 ? ~digit : 0), largest = warp_max(ranks.own > 0 ? digit : 0);
+    const u32 start = least * DIGITS, range = (largest - least + 1) * DIGITS;
+    const int shift = range > PARTS ? highest_set_bit((range - 1) / PARTS) + 1 : 0;
+    clear_counts(counts);
+    each_found(found, own, [&](u32 key) {
+        const int part = (int)(key - start) >> shift, place = part < 0 ? 0 : part < PARTS ? part : PARTS - 1;
+        atomic_add(&counts[place / 2], place % 2 ? 1 << 16 : 1);
+    });
+    const u32 key = (start & ~KEY_BIT) + (find_part(counts, ranks) << shift);
+    return bracket_end(lane_of_thread() / RANK_LANES % 2 ? key + (1 << shift) : key - 1);
 }
 
 KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
@@ -298,10 +314,14 @@ KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
     sync_threads();
     // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
     float* const ends = mine == 0 ? p.lows : mine == 2 ? p.quantiles : p.highs;
-    const u32 ranks[RANKS] = {(u32)l.rank, (u32)l.high_rank, (u32)l.floor_rank, (u32)l.ceiling_rank};
+    Ranks ranks = {{(u32)l.rank, (u32)l.high_rank, (u32)l.floor_rank, (u32)l.ceiling_rank}};
+    UNROLL for (int i = 0; i < RANKS; i++) {
+        if (ranks.all[i] > ranks.largest) ranks.largest = ranks.all[i];
+        if (mine == i) ranks.own = ranks.all[i];
+    }
     for (int row = warp * each; row < (warp + 1) * each && first + row < end; row++) {
-        const End found = find_end(shared.counts[warp], shared.keys[row], l.columns, ranks);
-        if (found.is_there) ends[first + row] = found.at;
+        const float found = find_end(shared.counts[warp], shared.keys[row], l.columns, ranks);
+        if (ranks.own > 0 && lane % RANK_LANES == 0) ends[first + row] = found;
     }
     if (p.joint && is_last_block(&p.header->done[3], gridDim.x, &shared.last)) bracket_threshold(p, l, shared.sums);
 }
