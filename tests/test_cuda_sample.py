@@ -9,8 +9,11 @@ from hex_ssl import _core
 from .ptx.emulation import Emulation
 from .ptx.interpreter import Schedule
 from .ptx.kernels import CAPABILITY, HOPPER, kernel_names, without
+from .ptx.mutations import SAMPLE_MUTATIONS, mutated
 
-KEY_BIT, DIGIT, PARTS, GROUPS = 0x8000, 256, 512, 256
+KEY_BIT, DIGIT, PARTS = 0x8000, 256, 512
+GROUPS = 256
+"""Of a row, of whose largest keys a bound is one. There is none for larger ranks."""
 LEAST, MOST = 32, 32736
 """The keys of -1 and 1, without KEY_BIT."""
 KERNEL = """
@@ -41,7 +44,7 @@ def draw(kind: str, columns: int) -> Tensor:
     if kind == "all":
         normal = torch.randint(LEAST, MOST + 1, (columns,))
     if kind == "in few groups":
-        # The largest ones are neighbours, of one lane's group or of one load.
+        # The largest ones share the groups whose largest keys give the bound, so that many other keys reach it.
         normal = normal.sort(descending=True).values
         groups = torch.arange(columns).view(-1, 32, 8).permute(1, 2, 0).reshape(-1)
         normal = torch.empty_like(normal).scatter_(0, groups, normal)
@@ -64,19 +67,17 @@ RANKS = {
     256: ((14, 0, 0, 0), (14, 1, 6, 2), (256, 1, 128, 120), (0, 250, 0, 0)),
     512: ((20, 2, 9, 4), (257, 200, 0, 0)),
     1024: ((29, 0, 16, 6), (64, 40, 52, 48), (65, 40, 52, 48), (600, 424, 0, 0)),
-    2048: ((45, 0, 26, 15), (45, 0, 26, 0), (GROUPS, 1, 0, 0), (GROUPS + 1, 1, 0, 0), (1120, 930, 0, 0), (2048, 2047, 2040, 1)),
+    2048: ((45, 0, 26, 15), (45, 0, 26, 0), (GROUPS, 1, 0, 0), (GROUPS + 1, 1, 0, 0), (1120, 930, 0, 0),
+           (2048, 2047, 2040, 1)),
 }  # fmt: skip
 KINDS = ("spread", "equal", "without a direction", "two", "all", "in few groups")
 
 
-@pytest.mark.parametrize("capability", [CAPABILITY, HOPPER], ids=str)
-@pytest.mark.parametrize("columns", RANKS)
-def test_ends(columns: int, capability: tuple[int, int], emulation: Emulation, pytestconfig: pytest.Config) -> None:
-    assert pytestconfig.cache is not None
-    cache, sources = pytestconfig.cache.mkdir("ptx"), _core.cuda_sources()
-    text = _core.cuda_ptx(
-        capability, 64, "bfloat16", False, without(sources, kernel_names(sources)) + KERNEL, cache, False
-    )
+def check(columns: int, capability: tuple[int, int], sources: str, emulation: Emulation, config: pytest.Config) -> None:
+    """All kinds of keys, with all of these ranks."""
+    assert config.cache is not None
+    only = without(sources, kernel_names(sources)) + KERNEL
+    text = _core.cuda_ptx(capability, 64, "bfloat16", False, only, config.cache.mkdir("ptx"), False)
     cases = [(draw(kind, columns), ranks) for kind in KINDS for ranks in RANKS[columns]]
     keys = torch.stack([keys + KEY_BIT for keys, _ in cases]).to(torch.uint16)
     ranks = torch.tensor([ranks for _, ranks in cases], dtype=torch.uint32)
@@ -90,3 +91,15 @@ def test_ends(columns: int, capability: tuple[int, int], emulation: Emulation, p
         wanted = torch.tensor(expected(row, of)) * torch.tensor(1 / 16352)
         there = torch.tensor(of) > 0
         assert found[there].equal(wanted[there]), of
+
+
+@pytest.mark.parametrize("capability", [CAPABILITY, HOPPER], ids=str)
+@pytest.mark.parametrize("columns", RANKS)
+def test_ends(columns: int, capability: tuple[int, int], emulation: Emulation, pytestconfig: pytest.Config) -> None:
+    check(columns, capability, _core.cuda_sources(), emulation, pytestconfig)
+
+
+@pytest.mark.parametrize("name", SAMPLE_MUTATIONS)
+def test_a_planted_bug_is_seen(name: str, emulation: Emulation, pytestconfig: pytest.Config) -> None:
+    with SAMPLE_MUTATIONS[name].seen():
+        check(512, CAPABILITY, mutated(name), emulation, pytestconfig)

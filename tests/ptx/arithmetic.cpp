@@ -120,7 +120,9 @@ void decode_min(Decoding& d) { decode_binary(d, d.type(), [](auto a, auto b) { r
 void decode_max(Decoding& d) {
     if (!d.skip("u16x2")) return decode_binary(d, d.type(), [](auto a, auto b) { return greatest(a, b); });
     use_all(d, {B32, B32, B32});
-    d.out.execute = each<u32, u32>([](u32 a, u32 b) { return greatest(a >> 16, b >> 16) << 16 | greatest((u16)a, (u16)b); });
+    d.out.execute = each<u32, u32>([](u32 a, u32 b) {
+        return greatest(a >> 16, b >> 16) << 16 | greatest((u16)a, (u16)b);
+    });
 }
 
 void decode_neg(Decoding& d) { decode_unary(d, d.type(), [](auto a) { return -a; }); }

@@ -564,6 +564,19 @@ JOINT_MUTATIONS = planted(
      "if (p.joint && !is_last_block(", "which nobody wrote|race"),
 )  # fmt: skip
 """In the pass that finds quantiles and sums."""
+SAMPLE_MUTATIONS = planted(
+    torch.bfloat16,
+    ("select", "a bound that too few keys reach", ">= ranks.largest) bound", "> 0) bound", "outside of shared memory"),
+    ("select", "keys where there are none", "if (there < 4) found[first / 4] &=", "if (false) found[first / 4] &=",
+     "which nobody wrote"),
+    ("select", "keys below the parts are above them", "part < 0 ? 0 : part < PARTS ?", "part >= 0 && part < PARTS ?",
+     None),
+    ("select", "one part of two is looked at", " - set_bits(first_parts & eight)", "", None),
+    ("select", "the parts of another rank", "0xffu << mine * RANK_LANES", "0xffu", None),
+    ("select", "counts are cleared while they are read", "+ (pair >> 16));\n    sync_warp();", "+ (pair >> 16));",
+     "race"),
+)  # fmt: skip
+"""In the search of a sample. A wrong bracket only makes a call slower, so the ends themselves are looked at."""
 IN_FLIGHT = "in flight|which nobody wrote|race"
 EARLY = f"{IN_FLIGHT}|product may read|an arrival more|a hang"
 HOPPER_MUTATIONS = {
@@ -800,7 +813,7 @@ def mutated(name: str) -> str:
             `SHOWN_BY` lacks a bug that is in no kernel.
     """
     of_mma = MUTATIONS | JOINT_MUTATIONS | LOSS_MUTATIONS | NEGATIVE_MUTATIONS | OWN_MUTATIONS
-    mutation = (of_mma | HOPPER_MUTATIONS | SIFT_MUTATIONS)[name]
+    mutation = (of_mma | SAMPLE_MUTATIONS | HOPPER_MUTATIONS | SIFT_MUTATIONS)[name]
     whole, part = _core.cuda_sources(), (KERNELS / mutation.file).read_text()
     for count, text, where in (
         (part.count(mutation.text), mutation.text, mutation.file),

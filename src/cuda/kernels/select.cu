@@ -8,6 +8,8 @@
 // many again for each digit.
 
 #define SELECT_RESIDENT (ROW_BYTES <= (IS_SPLIT ? SHORT_ROW : LONG_ROW) ? 2 : 1)
+// Where shared memory has room for three blocks of `sample`, so have the registers, for 16-bit rows of up to 128 dimensions.
+#define SAMPLE_RESIDENT (__CUDA_ARCH__ == 900 && !IS_SPLIT && ROW_BYTES <= SHORT_ROW ? 3 : SELECT_RESIDENT)
 
 // The 16 rows of a block. All warps have the same rows, and each has its own columns.
 struct Sixteen {
@@ -110,9 +112,9 @@ DEVICE int sampled_column(int at, int columns, int keys) {
     hash = (hash ^ hash >> 16) * 0x85ebca6bu;
     hash = (hash ^ hash >> 13) * 0xc2b2ae35u;
     hash ^= hash >> 16;
-    // The start of the part and the place in it, as fractions of 2^32.
-    const u32 part = 0x80000000u / (u32)columns * 2;
-    return (int)multiply_high(at * part + hash % part, keys);
+    // The start of the part and the place in it, as fractions of 2^32. There are 2^k columns.
+    const u32 part = 1u << 32 - highest_set_bit(columns);
+    return (int)multiply_high(at * part + (hash & part - 1), keys);
 }
 
 // Similarities as numbers of 15 bits, since a bracket need not be exact. Its ends are moved outwards by more than the
@@ -141,6 +143,10 @@ DEVICE void load_steps(u32 (&words)[4], const u8* row, int step) {
     load_words(words, row + step * STEP + lane_of_thread() % 4 * 16);
 }
 
+// The number of the warp, of which the compiler knows that all lanes have the same one. Else it would compile each exchange
+// of lanes once more, for lanes that have diverged.
+DEVICE int same_warp() { return (int)from_lane((u32)warp_of_thread(), 0); }
+
 // Writes the keys of the rows and the sampled columns. A warp has 32 columns at a time.
 DEVICE void sample_keys(const Parameters& p, const Launch& l, const Sixteen& rows, Range keys, Strip<u16>& shared) {
     const int lane = lane_of_thread();
@@ -152,28 +158,28 @@ DEVICE void sample_keys(const Parameters& p, const Launch& l, const Sixteen& row
             UNROLL for (int i = 0; i < 4; i++) left.a[0][k + i / 2][i % 2 * 2 + half] = words[i];
         }
     }
-    for (int first = warp_of_thread() * LANES; first < l.columns; first += THREADS) {
+    for (int first = same_warp() * LANES; first < l.columns; first += THREADS) {
         const u32 column = keys.first + sampled_column(first + lane, l.columns, keys.end - keys.first);
         const float inverse = p.keys.cards[column].inverse_length;
         // Split rows take all registers.
-        constexpr int at_once = IS_SPLIT ? 1 : 2;
-        _Pragma("unroll at_once") for (int block = 0; block < LANES; block += 16) {
-            const u8* right[2];
+        constexpr int blocks = IS_SPLIT ? 2 : 4;
+        ROLLED for (int block = 0; block < LANES; block += blocks * 8) {
+            const u8* right[blocks];
             u32 zero = 0;
-            UNROLL for (int n = 0; n < 2; n++) {
+            UNROLL for (int n = 0; n < blocks; n++) {
                 const u32 key = from_lane(column, block + n * 8 + lane / 4);
                 right[n] = p.keys.rows + (i64)key * ROW_BYTES;
                 zero = key >> 31;  // as there are not so many keys
             }
-            Products<1, 2> s;
-            u32 words[2][4];
-            add_steps(s, [&](Products<1, 2>& part, int k) {
-                UNROLL for (int n = 0; n < 2; n++) {
+            Products<1, blocks> s;
+            u32 words[blocks][4];
+            add_steps(s, [&](Products<1, blocks>& part, int k) {
+                UNROLL for (int n = 0; n < blocks; n++) {
                     if (k % 2 == 0) load_steps(words[n], right[n], k);
                     multiply(part.c[0][n], left.a[0][k], words[n][k % 2 * 2], words[n][k % 2 * 2 + 1], zero);
                 }
             });
-            UNROLL for (int n = 0; n < 2; n++) {
+            UNROLL for (int n = 0; n < blocks; n++) {
                 const int at = block + n * 8 + lane % 4 * 2;
                 const float even = from_lane(inverse, at), odd = from_lane(inverse, at + 1);
                 UNROLL for (int half = 0; half < 2; half++) {
@@ -243,7 +249,9 @@ DEVICE u32 reaching(u32 digits, u32 bound) { return digits - bound * 0x01010101 
 template <class Visit> DEVICE void each_found(const u32 (&found)[LOADS / 4], const u16* own, Visit visit) {
     UNROLL for (int first = 0; first < LOADS; first += 4) {
         u32 left = found[first / 4];
-        while (left) {
+        // As long as one lane has some, so that the lanes stay together.
+        while (any(left > 0)) {
+            if (left == 0) continue;
             const u32 bit = highest_set_bit(left);
             left ^= 1u << bit;
             visit((u32)own[(first + bit % 4) * KEYS_AT_ONCE + bit / 4 % 2 * 4 + bit / 8]);
@@ -261,7 +269,7 @@ DEVICE float find_end(u32* counts, const u16* row, int columns, const Ranks& ran
         if (i * KEYS_AT_ONCE < columns) load_words(words[i], own + i * KEYS_AT_ONCE);
     }
     // The row has 256 groups of keys, eight in each lane. A digit that the largest keys of as many groups reach as the
-    // largest rank: usually few other keys reach it. If there are less groups than that, it is 0, and all keys do.
+    // largest rank: usually few other keys reach it. If there are fewer groups than that, it is 0, and all keys do.
     u32 most[4];
     UNROLL for (int k = 0; k < 4; k++) {
         most[k] = words[0][k];
@@ -287,6 +295,7 @@ DEVICE float find_end(u32* counts, const u16* row, int columns, const Ranks& ran
     }
     clear_counts(counts);
     each_found(found, own, [&](u32 key) { atomic_add(&counts[leading_digit(key)], 1); });
+    // A digit's count stands where that of the first of two parts would.
     const u32 digit = find_part(counts, ranks) / 2;
     // All that is wanted has one of these digits. Divide them into parts of 2^`shift` keys. Keys below and above are in
     // the first and the last part.
@@ -302,15 +311,15 @@ DEVICE float find_end(u32* counts, const u16* row, int columns, const Ranks& ran
     return bracket_end(lane_of_thread() / RANK_LANES % 2 ? key + (1 << shift) : key - 1);
 }
 
-KERNEL(THREADS, SELECT_RESIDENT) sample(const Parameters p, const Launch l) {
+KERNEL(THREADS, SAMPLE_RESIDENT) sample(const Parameters p, const Launch l) {
     begin();
     SHARED_MEMORY(memory);
     Strip<u16>& shared = *(Strip<u16>*)memory;
-    const int lane = lane_of_thread(), warp = warp_of_thread(), mine = lane / RANK_LANES;
-    const Range block = rows_of_block(p, l), keys = compared_keys(p, block.first);
+    const int lane = lane_of_thread(), warp = same_warp(), mine = lane / RANK_LANES;
+    const Range block = rows_of_block(p, l);
     const int first = block.first, end = block.end, each = (l.rows + WARPS - 1) / WARPS;
     const Sixteen rows = sixteen_rows(p, [&](int row) { return first + row < end ? first + row : -1; });
-    sample_keys(p, l, rows, keys, shared);
+    sample_keys(p, l, rows, compared_keys(p, first), shared);
     sync_threads();
     // Until the quantile is known, its place has an end of the bracket of the threshold, as `highs` has.
     float* const ends = mine == 0 ? p.lows : mine == 2 ? p.quantiles : p.highs;
