@@ -8,7 +8,7 @@
 // many again for each digit.
 
 #define SELECT_RESIDENT (ROW_BYTES <= (IS_SPLIT ? SHORT_ROW : LONG_ROW) ? 2 : 1)
-// Where shared memory has room for three blocks of `sample`, so have the registers, for 16-bit rows of up to 128 dimensions.
+// The shared memory of an H100 has room for three blocks of `sample`. Longer rows take more registers.
 #define SAMPLE_RESIDENT (__CUDA_ARCH__ == 900 && !IS_SPLIT && ROW_BYTES <= SHORT_ROW ? 3 : SELECT_RESIDENT)
 
 // The 16 rows of a block. All warps have the same rows, and each has its own columns.
