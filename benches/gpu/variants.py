@@ -86,6 +86,8 @@ VARIANTS = [
     Variant("derived-meanwhile", "gradient slower by 3 %: registers spill",
             (Change(r"(?m)^(#define PAIRS_MEANWHILE) .*", r"\1 PAIRS", "kernels/hopper_gradient.cu"),),
             environment=WGMMA),
+    Variant("sample-resident-2", "sample up to a fifth slower or faster",
+            (Change(r"<= SHORT_ROW \? 3 :", "<= SHORT_ROW ? 2 :", "kernels/select.cu"),), environment=WGMMA),
     Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),), environment=MMA),
     Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",
             (empty("load_matrices", "r[0] = r[1] = r[2] = r[3] = shared_address(row);"),), same=False,
