@@ -84,7 +84,6 @@ def compiled(case: Case, cubins: dict[Case, "Future[Path]"]) -> Path:
 SPILLS: dict[tuple[str, str], dict[int, int]] = {
     ("BF16", "gradient"): {480: 24},
     ("F16", "gradient"): {480: 24},
-    ("SPLIT_TF32", "select_failed"): {256: 8},
     ("SPLIT_TF32", "survivors"): {224: 40},
     ("SPLIT_TF32", "sift"): {224: 32, 256: 24},
     ("SPLIT_TF32", "ranges"): {224: 24, 256: 32},
