@@ -201,6 +201,8 @@ DATA: dict[str, tuple[Callable[[int], tuple[Tensor, Tensor]], int, bool, int]] =
     "at the ends": (at_the_ends, 1, False, 0),
     "at the threshold's ends": (partial(at_the_ends, of_threshold=True), 1, False, 0),
     "full lists": (full_lists, 1, False, 0),
+    "many pairs": (lambda seed: (spread(64, seed).repeat(27, 1), spread(KEYS, seed + 1)), 1, False, 0),
+    "many pairs pending": (lambda seed: (many_pending(seed)[0].repeat(30, 1), many_pending(seed)[1]), 76, True, 0),
 }
 """Anchors and keys, a seed for which rounding decides nothing, whether the sums need another pass, and how many rows
 are searched among all keys."""
@@ -215,7 +217,8 @@ SHOWS = {
     "digits: a threshold above its bracket": "unseen",
     "sums: no other pass": "many pending",
     "anchors: one part after another pass": "many pending",
-    "anchors: the sum over all pairs after another pass": "many pending",
+    "anchors: the sum over all pairs after another pass": "many pairs pending",
+    **{name: "many pairs" for name in JOINT_MUTATIONS if name.startswith("total: ") or "sum over all pairs is" in name},
     "joint: candidates with another digit": "at the ends",
     "hopper_sums: no other pass": "many pending",
     "hopper_joint: slots are never full": "two kinds",
@@ -302,9 +305,10 @@ def test_16_bits(dtype: torch.dtype, emulate: Emulate, watch: Watch) -> None:
 
 
 def test_views(emulate: Emulate, watch: Watch) -> None:
+    # Enough pairs for `total_similarity`.
     emulate(F32, 64)
     settings = Settings(value=0.97)
-    assert_views_like_reference(decided(520, 2, 64, settings, F32), 2, settings)
+    assert_views_like_reference(decided(730, 2, 64, settings, F32), 2, settings)
     assert not watch.header("rerun")
 
 

@@ -558,8 +558,8 @@ JOINT_MUTATIONS = planted(
     ("total", "the anchors for the keys", "side ? p.keys : p.anchors", "p.anchors", None),
     ("total", "the sum before the last block", "if (!is_last_block(", "if (is_last_block(", "which nobody wrote|race"),
     ("anchors", "the sum over all pairs is not added", "? p.header->similarities : 0.0", "? 0.0 : 0.0", None),
-    ("anchors", "the sum over all pairs after another pass", "(p.joint && !p.header->rerun ? p.header->similarities",
-     "(p.joint ? p.header->similarities", None),
+    ("anchors", "the sum over all pairs after another pass", "(p.row_sums && !p.header->rerun ? p.header->similarities",
+     "(p.row_sums ? p.header->similarities", None),
     ("select", "the bracket before the last block", "if (p.joint && is_last_block(",
      "if (p.joint && !is_last_block(", "which nobody wrote|race"),
 )  # fmt: skip

@@ -269,8 +269,8 @@ DEVICE void write_results(const Parameters& p, const double* totals) {
     // For SUPERVISED, the hierarchical negatives are positives too.
     const double positives = anchors * p.positives;
     p.statistics[2] = (float)(totals[2] / (p.formulation == SUPERVISED ? positives + totals[1] : positives));
-    // One pass for the quantiles and the sums subtracts from the sum over all pairs.
-    const double similarities = totals[3] + (p.joint && !p.header->rerun ? p.header->similarities : 0.0);
+    // One pass for the quantiles and the sums may only have what to subtract from the sum over all pairs.
+    const double similarities = totals[3] + (p.row_sums && !p.header->rerun ? p.header->similarities : 0.0);
     // NaN without negatives, whatever rounding error the sum has.
     p.statistics[3] = (float)((totals[6] > 0.0 ? similarities : 0.0) / totals[6]);
     p.statistics[4] = (float)(totals[4] / fmax(positives, 1.0));

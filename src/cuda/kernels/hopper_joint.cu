@@ -90,6 +90,7 @@ KERNEL(SiftMemory::BLOCK_THREADS, 1) sift_wgmma(const Parameters p, const Launch
     Exclusions exclusions;
     sweep_strip(p, block, [&](float (&c)[PAIRS], int column) {
         float tile[2] = {};
+        if (!p.row_sums) each_of_strip(c, [&](float& s, int half, int) { similarities[half] += s; });
         if (exclusions.may_be_in(p, p.keys, block.start(), column, false)) {
             mark_excluded_pairs(p, row, column, low, similarities, c);
         }

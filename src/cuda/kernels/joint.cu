@@ -71,6 +71,7 @@ KERNEL(PASS_THREADS, PASS_RESIDENT) sift(const Parameters p, const Launch l) {
         low[row] = index < p.anchors.count ? list_start(p, index) : infinity();
     }
     sweep<PassShape>(p, stages, p.anchors, p.keys, first, own, [&](PassProducts& s, int column, const u8*) {
+        if (!p.row_sums) each_pair(s, [&](float c, int row, int, int) { similarities[row] += c; });
         mark_excluded(p, own, first, column, low, similarities, s);
         float tile[PASS_ROWS] = {};
         Fields<PASS_ROWS> listed = {};

@@ -103,7 +103,7 @@ struct Header {
     u32 precise_shifts;  // whether each anchor has its own shifts; else all shifts are 1
     double temperature;  // NaN if it is not a positive number
     double temperature_slope;  // derivative of the loss by the temperature, of the terms that do not use similarities
-    double similarities;  // sum over all anchors and all keys. Only for one pass for the quantiles and the sums
+    double similarities;  // sum over all anchors and all keys, by `total_similarity`
     float exponent;  // log2(e) / temperature
     float concentration;  // beta log2(e) / temperature
     // The bracket of the threshold: the threshold is most likely not below `floor` and not above `ceiling`.
@@ -149,10 +149,10 @@ struct Parameters {
     u32* key_pairs;  // for each key its excluded pairs as anchor * excluded + place, ascending
     u32* ranges;  // [anchors][2] smallest and largest similarity (MARGIN: of the positives); later, of global and hierarchical negatives the largest
     float* sums;  // [splits][padded anchors][SUMS]
-    // [splits of a launch][rows of a launch][2] sums over the global negatives, and minus the similarities of pairs that
-    // are not pairs of an anchor and a negative
+    // [splits of a launch][rows of a launch][2] sums over the global negatives, and of similarities: over all negatives
+    // or, if `row_sums` is not null, minus those over other pairs
     float* parts;
-    double* row_sums;  // [sides][splits of `total_similarity`][DIMS]
+    double* row_sums;  // [sides][splits of `total_similarity`][DIMS], null where it is not launched
     float* pending;  // [pending_capacity] similarities in the bracket of the threshold, row by row
     u32* pending_at;  // [anchors][2] start and number of a row's similarities in `pending`
     float* positive_similarities;  // [anchors][positives]

@@ -120,6 +120,25 @@ fn one_pass_finds_quantiles_and_sums_where_that_pays() {
 }
 
 #[test]
+fn many_similarities_are_added_up_as_rows() {
+    let sums = |problem: &Problem, multiprocessors| {
+        let buffers = Buffers::nowhere(problem);
+        let variant = Variant::new(problem.dims, Operand::Bf16);
+        let plan = Plan::new(problem, &buffers, ALL, chip(multiprocessors), variant);
+        let launched = launches(problem, chip(multiprocessors), Operand::Bf16);
+        let count = launched.iter().filter(|(kernel, _)| kernel == "total_similarity").count();
+        assert_eq!(count, usize::from(!plan.parameters.row_sums.is_null()), "{problem:?}");
+        count
+    };
+    assert_eq!([4096, 8192, 16_384, 65_536].map(|rows| sums(&views(rows, 0.99), 132)), [0, 0, 1, 1]);
+    assert_eq!(sums(&views(8192, 0.99), 108), 1);
+    // Two passes do.
+    assert_eq!(sums(&views(65_536, 0.9), 132), 0);
+    let queue = Problem { pairing: Pairing::Apart, square: false, anchors: 512, keys: 65_536, ..views(512, 0.99) };
+    assert_eq!((sums(&queue, 132), sums(&Problem { anchors: 2048, ..queue }, 132)), (0, 1));
+}
+
+#[test]
 fn the_memory_serves_quantiles_alone_too() {
     for rows in [1300, 8192, 65_536] {
         let (problem, variant) = (views(rows, 0.95), Variant::new(128, Operand::Bf16));
