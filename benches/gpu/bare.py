@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from gpu.records import REHEARSAL
 from gpu.workload import DEVICE, synchronize, views
 from hex_ssl import functional, ops
 from hex_ssl.thresholds import AdaptiveThreshold, FixedThreshold, MarginThreshold
 
 ENDED = "every call has ended"
 """The last line."""
+MANY = 9216 if not REHEARSAL else 64
+"""Rows with so many pairs that `total_similarity` is launched, on up to 160 multiprocessors."""
 SETTINGS: list[dict[str, Any]] = [
     {"threshold": FixedThreshold(0.6)},
     {"threshold": FixedThreshold(0.5, scale="cosine")},
@@ -63,6 +66,9 @@ def main(arguments: list[str]) -> None:
             functional.hex_loss(*views(rows, dtype), temperature=0.2).backward()
         if every:
             every_kernel(rows)
+    if every:
+        with torch.no_grad():
+            functional.hex_loss(*views(MANY), temperature=0.2)
     synchronize()
 
 
