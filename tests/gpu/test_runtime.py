@@ -19,6 +19,7 @@ from .on_device import assert_close, assert_same_bits, batch, requested_bytes, s
 
 pytestmark = NEEDS_DEVICE
 ROWS = 4098 if not REHEARSAL else 198
+OVERLAP = "HEX_SSL_CUDA_OVERLAP"
 
 
 def gpu_only(test: object) -> object:
@@ -34,6 +35,16 @@ def test_the_same_bits_each_time() -> None:
         first = step(z)
         for _ in range(5):
             assert_same_bits(step(z), first)
+
+
+def test_launches_that_overlap_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows, dtype in ((512, torch.float32), (ROWS, torch.float32), (ROWS, torch.bfloat16)):
+        z = batch(rows, 128, dtype)
+        monkeypatch.setenv(OVERLAP, "0")
+        expected = step(z)
+        monkeypatch.setenv(OVERLAP, "1")
+        for _ in range(20):
+            assert_same_bits(step(z), expected)
 
 
 def test_the_short_way_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +99,9 @@ def test_nothing_waits_for_the_device() -> None:
 
 
 @gpu_only
-def test_a_graph_is_captured_and_replayed() -> None:
+@pytest.mark.parametrize("overlap", ["0", "1"])
+def test_a_graph_is_captured_and_replayed(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OVERLAP, overlap)
     batches = [batch(ROWS, 128, torch.bfloat16, seed) for seed in range(3)]
     expected = [step(z) for z in batches]
     static = batches[0].clone()
