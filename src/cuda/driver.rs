@@ -377,32 +377,15 @@ mod tests {
         let (mut first, mut second) = (-3_i32, 0.25_f64);
         let mut arguments = [(&raw mut first).cast::<c_void>(), (&raw mut second).cast()];
         let driver = fake::driver();
-        // SAFETY: the fake driver follows no handle, and the arguments are what it expects.
-        unsafe {
-            driver.launch(
-                6 as Handle,
-                [4, 3, 2],
-                128,
-                512,
-                Queue { stream: 9 as Handle, overlaps: false },
-                &mut arguments,
-            )
+        for (overlaps, expected) in [
+            (false, "launch 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25"),
+            (true, "overlap 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25 attribute 6 = 1"),
+        ] {
+            let queue = Queue { stream: 9 as Handle, overlaps };
+            // SAFETY: the fake driver follows no handle, and the arguments are what it expects.
+            unsafe { driver.launch(6 as Handle, [4, 3, 2], 128, 512, queue, &mut arguments) }.unwrap();
+            assert_eq!(fake::log(), [expected]);
         }
-        .unwrap();
-        assert_eq!(fake::log(), ["launch 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25"]);
-        // SAFETY: as above.
-        unsafe {
-            driver.launch(
-                6 as Handle,
-                [4, 3, 2],
-                128,
-                512,
-                Queue { stream: 9 as Handle, overlaps: true },
-                &mut arguments,
-            )
-        }
-        .unwrap();
-        assert_eq!(fake::log(), ["overlap 6 [4, 3, 2] [128, 1, 1] 512 9 -3 0.25 attribute 6 = 1"]);
         // As in cuda.h.
         assert_eq!([size_of::<LaunchConfig>(), size_of::<LaunchAttribute>()], [56, 72]);
         assert_eq!([offset_of!(LaunchConfig, stream), offset_of!(LaunchConfig, attributes)], [32, 40]);

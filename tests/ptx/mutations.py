@@ -230,8 +230,18 @@ MUTATIONS = {
     ),
     "no fence behind what a block has kept": Mutation(
         "parameters.cu",
-        "    fence();\n    sync_threads();\n    if (threadIdx.x == 0) *shared",
-        "    sync_threads();\n    if (threadIdx.x == 0) *shared",
+        # Blocks that are not the last one have a fence after it too, but too late.
+        """    fence();
+    sync_threads();
+    if (threadIdx.x == 0) *shared = atomic_add(done, 1) == blocks - 1;
+    sync_threads();
+    fence();
+""",
+        """    sync_threads();
+    if (threadIdx.x == 0) *shared = atomic_add(done, 1) == blocks - 1;
+    sync_threads();
+    if (*shared) fence();
+""",
         complaint="of survivors without a fence of both",
     ),
     "failed rows have one place": Mutation(
@@ -314,8 +324,8 @@ MUTATIONS = {
     ),
     "no pull on the positive itself": Mutation(
         "finish.cu",
-        "if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive",
-        "if (l.side == 1) add_as_positive",
+        "slope + p.positive_slopes[(i64)other * p.positives + p.positives - 1 - k]",
+        "slope",
     ),
 }
 

@@ -144,13 +144,7 @@ DEVICE double mean_of_rows(const Parameters& p, const float* numbers, double* sh
     }
     const int last = whole * 4 + threadIdx.x;
     if (last < p.anchors.count) sum += numbers[last];
-    sum = warp_sum(sum);
-    sync_threads();
-    if (lane_of_thread() == 0) shared[warp_of_thread()] = sum;
-    sync_threads();
-    sum = 0.0;
-    for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
-    return sum / p.anchors.count;
+    return sum_of_warps(warp_sum(sum), shared) / p.anchors.count;
 }
 
 // Sets the threshold to the mean of all quantiles. By the last block.

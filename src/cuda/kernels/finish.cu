@@ -50,12 +50,25 @@ DEVICE float slope_apart(const Parameters& p, int anchor, int i) {
     return slope(exponents(p), c, c > split.threshold, p.anchors.cards[anchor], split);
 }
 
-// Adds the terms of an anchor's positives and own negatives to its gradient.
-DEVICE void add_of_anchor(const Parameters& p, float (&g)[FOURS][4], int anchor) {
+// Adds the terms of an anchor's positives to its gradient.
+DEVICE void add_positives(const Parameters& p, float (&g)[FOURS][4], int anchor) {
     for (int k = 0; p.pairing != APART && k < p.positives; k++) {
         const int key = excluded_key(p, anchor, k);
         if (key >= 0) add_row(g, p.positive_slopes[(i64)anchor * p.positives + k], p.keys, key);
     }
+}
+
+// The same for a row that is an anchor and a key: the anchors whose positive it is are its own positives.
+DEVICE void add_views(const Parameters& p, float (&g)[FOURS][4], int row) {
+    for (int k = 0; k < p.positives; k++) {
+        const int other = excluded_key(p, row, k);
+        const double slope = p.positive_slopes[(i64)row * p.positives + k];
+        add_row(g, slope + p.positive_slopes[(i64)other * p.positives + p.positives - 1 - k], p.anchors, other);
+    }
+}
+
+// Adds the terms of an anchor's own negatives, and of its positive if that is not among the keys.
+DEVICE void add_apart(const Parameters& p, float (&g)[FOURS][4], int anchor) {
     // Each lane finds the derivative by another row apart.
     for (int first = 0; first < p.rows_apart; first += LANES) {
         const int own = first + lane_of_thread(), count = p.rows_apart - first < LANES ? p.rows_apart - first : LANES;
@@ -99,8 +112,14 @@ DEVICE double finish_row(const Parameters& p, const Launch& l, const Side& side,
         const float scale = 1.0f / p.header->gradient_scale;
         UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) g[k][i] *= scale;
     }
-    if (l.side == 0) add_of_anchor(p, g, row);
-    if (l.side == 1 || (l.side == 0 && p.square)) add_as_positive(p, g, row);
+    const bool is_anchor = l.side == 0, is_both = is_anchor && p.square;
+    if (is_both && p.pairing == VIEWS) {
+        add_views(p, g, row);
+    } else {
+        if (is_anchor) add_positives(p, g, row);
+        if (l.side == 1 || is_both) add_as_positive(p, g, row);
+    }
+    if (is_anchor) add_apart(p, g, row);
     if (l.side == 2) add_row(g, slope_apart(p, row / p.rows_apart, row % p.rows_apart), p.anchors, row / p.rows_apart);
     double along = 0.0;
     UNROLL for (int k = 0; k < FOURS; k++) UNROLL for (int i = 0; i < 4; i++) along += g[k][i] * (own[k][i] * inverse);
@@ -127,23 +146,13 @@ static_assert(sizeof(FinishMemory) <= FINISH_SHARED, "sizes");
 // the terms of `temperature_slope`, the loss depends on similarities and temperature only through their ratio. In a
 // square problem, the gradients of the anchors count each pair twice.
 DEVICE void add_radial(const Parameters& p, FinishMemory& shared, double along) {
-    const int warp = warp_of_thread(), lane = lane_of_thread();
-    if (lane == 0) shared.sums[warp] = along;
-    sync_threads();
-    if (threadIdx.x == 0) {
-        double sum = 0.0;
-        for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
-        p.radials[blockIdx.x] = sum;
-    }
+    along = sum_of_warps(along, shared.sums);
+    if (threadIdx.x == 0) p.radials[blockIdx.x] = along;
     if (!is_last_block(&p.header->done[2], gridDim.x, &shared.last)) return;
     double sum = 0.0;
     for (u32 block = threadIdx.x; block < gridDim.x; block += THREADS) sum += p.radials[block];
-    sum = warp_sum(sum);
-    if (lane == 0) shared.sums[warp] = sum;
-    sync_threads();
+    sum = sum_of_warps(warp_sum(sum), shared.sums);
     if (threadIdx.x != 0) return;
-    sum = 0.0;
-    for (int other = 0; other < WARPS; other++) sum += shared.sums[other];
     const double pairs = p.square ? 0.5 * sum : sum;
     *p.temperature_gradient = (float)(p.header->factor * (p.header->temperature_slope - pairs / p.header->temperature));
 }

@@ -222,6 +222,16 @@ DEVICE double warp_sum(double x) {
     return x;
 }
 
+// The sum over the warps of a block, in a fixed order, of a number that all lanes of a warp have. Every thread gets it.
+DEVICE double sum_of_warps(double x, double* shared) {
+    sync_threads();
+    if (lane_of_thread() == 0) shared[warp_of_thread()] = x;
+    sync_threads();
+    double sum = 0.0;
+    for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
+    return sum;
+}
+
 // The sum over the lanes up to this one, for each `lanes` neighbouring lanes of a warp.
 template <int lanes> DEVICE u32 prefix_sum(u32 x) {
     UNROLL for (int distance = 1; distance < lanes; distance *= 2) add_lower<lanes>(x, distance);

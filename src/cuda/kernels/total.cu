@@ -36,7 +36,7 @@ KERNEL(THREADS, 2) total_similarity(const Parameters p, const Launch l) {
     begin();
     SHARED_MEMORY(memory);
     TotalMemory& shared = *(TotalMemory*)memory;
-    const int sides = p.square ? 1 : 2, blocks = l.splits, warp = warp_of_thread(), lane = lane_of_thread();
+    const int sides = p.square ? 1 : 2, blocks = l.splits;
     for (int side = 0; side < sides; side++) {
         const Side& rows = side ? p.keys : p.anchors;
         double* const to = p.row_sums + ((i64)side * blocks + blockIdx.x) * DIMS;
@@ -57,11 +57,6 @@ KERNEL(THREADS, 2) total_similarity(const Parameters p, const Launch l) {
     }
     double product = 0.0;
     for (int dim = threadIdx.x; dim < DIMS; dim += THREADS) product += shared.all[0][dim] * shared.all[sides - 1][dim];
-    product = warp_sum(product);
-    if (lane == 0) shared.products[warp] = product;
-    sync_threads();
-    if (threadIdx.x != 0) return;
-    product = 0.0;
-    for (int other = 0; other < WARPS; other++) product += shared.products[other];
-    p.header->similarities = product;
+    product = sum_of_warps(warp_sum(product), shared.products);
+    if (threadIdx.x == 0) p.header->similarities = product;
 }
