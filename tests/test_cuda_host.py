@@ -153,7 +153,6 @@ int cuThreadExchangeStreamCaptureMode(int *mode) { return 0; }
 int cuModuleLoadData(void **module, const void *image) { return 0; }
 int cuModuleGetFunction(void **function, void *module, const char *name) { return 0; }
 int cuFuncSetAttribute(void *function, int attribute, int value) { return 0; }
-int cuLaunchKernelEx(void) { return 0; }
 #ifndef WITHOUT_LAUNCH
 int cuLaunchKernel(void) { return 0; }
 #endif

@@ -36,6 +36,12 @@ c_functions! {
         launch_kernel = "cuLaunchKernel"(
             Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void,
         );
+    }
+}
+
+c_functions! {
+    /// As above. Drivers before CUDA 11.8 lack it.
+    OverlapFunctions {
         launch_kernel_ex = "cuLaunchKernelEx"(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
     }
 }
@@ -94,6 +100,7 @@ const CAPTURE_RELAXED: c_int = 2;
 /// The driver, initialised.
 pub struct Driver {
     functions: DriverFunctions,
+    overlap: Result<OverlapFunctions>,
     // The functions stand in it.
     _library: Library,
 }
@@ -112,7 +119,8 @@ impl Driver {
     fn load() -> Result<Self> {
         let missing = |error: Error| Error::runtime(format!("no CUDA driver ({error})"));
         let library = open(LIBRARY).map_err(missing)?;
-        Self { functions: DriverFunctions::of(&library).map_err(missing)?, _library: library }.initialised()
+        let (functions, overlap) = (DriverFunctions::of(&library).map_err(missing)?, OverlapFunctions::of(&library));
+        Self { functions, overlap, _library: library }.initialised()
     }
 
     fn initialised(self) -> Result<Self> {
@@ -257,6 +265,7 @@ impl Driver {
         let [x, y, z] = grid;
         let parameters = arguments.as_mut_ptr();
         if overlaps {
+            let functions = self.overlap.as_ref().map_err(Clone::clone)?;
             let mut attribute = LaunchAttribute { id: STREAM_SERIALIZATION, padding: 0, value: [0; 16] };
             attribute.value[0] = 1;
             let config = LaunchConfig {
@@ -269,12 +278,7 @@ impl Driver {
             };
             // SAFETY: as below.
             let status = unsafe {
-                (self.functions.launch_kernel_ex)(
-                    &raw const config,
-                    kernel,
-                    parameters,
-                    null::<*mut c_void>().cast_mut(),
-                )
+                (functions.launch_kernel_ex)(&raw const config, kernel, parameters, null::<*mut c_void>().cast_mut())
             };
             return self.check("cuLaunchKernelEx", status);
         }

@@ -145,7 +145,7 @@ pub fn driver() -> Driver {
         module_get_function,
         function_set_attribute,
         launch_kernel,
-        launch_kernel_ex,
     };
-    Driver { functions, _library: libloading::os::unix::Library::this().into() }
+    let overlap = Ok(OverlapFunctions { launch_kernel_ex });
+    Driver { functions, overlap, _library: libloading::os::unix::Library::this().into() }
 }
