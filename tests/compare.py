@@ -243,8 +243,8 @@ def assert_ties(dtype: torch.dtype, device: torch.device | None = None) -> None:
         assert (anchors.grad.double().cpu() - exact.grad).norm() < 1e-2 * exact.grad.norm()
 
 
-def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> tuple[Tensor, int]:
-    """As `row_quantiles` on interpreted kernels, and the number of rows whose quantile the sample's bracket missed."""
+def misses_of_quantiles(anchors: Tensor, keys: Tensor, positives: Tensor, quantile: float) -> int:
+    """Checks `row_quantiles` on interpreted kernels; how many rows' quantiles the sample's bracket missed."""
     given = quantile_operands([anchors], keys, positives, 0, quantile)
     found, memory = dispatch.allocate_quantiles(given), []
 
@@ -253,8 +253,9 @@ def quantiles_and_misses(anchors: Tensor, keys: Tensor, positives: Tensor, quant
         return memory[-1]
 
     assert _core.row_quantiles(given, found, scratch, dispatch.EMULATED, False, 1) is None
+    assert_quantiles(found, anchors, keys, positives, quantile)
     at = _core.cuda_failed_rows_at()
-    return found, int(memory[0][at : at + 4].view(torch.int32))
+    return int(memory[0][at : at + 4].view(torch.int32))
 
 
 def expected_quantiles(anchors: Tensor, keys: Tensor, positives: Tensor | None, quantile: float) -> Tensor:

@@ -11,6 +11,7 @@ from gpu import wgmma
 from gpu.records import ROOT
 from gpu.runner import Step
 from gpu.variants import VARIANTS
+from gpu.wgmma import MMA, OVERLAPPING, WGMMA
 
 CALLS = {"knowledge": 420.0, "speed": 300.0}
 """And their seconds: of 900, a machine takes up to two minutes to start, and copies take some."""
@@ -25,7 +26,6 @@ TESTS = tuple(
 LOOP = ("tests/train/test_waiting.py", "tests/train/data/test_batched_views.py")
 """Tests of what a step of training waits for."""
 AUTO = {"HEX_SSL_BACKEND": "auto"}
-OVERLAPPING = {wgmma.SETTING: "1", wgmma.OVERLAP: "1"}
 MACHINE = Step("machine", ("gpu.machine",), 120)
 """It is the first that loads torch, which can take a minute from a cold disk."""
 REPEATED = {"agreement float16", "agreement, all sizes", "racecheck", "tests of the loop", "peers 512",
@@ -40,8 +40,7 @@ REHEARSED_VARIANTS = ("columns-32", "no-products")
 def correctness() -> list[Step]:
     """What measures no time, all at once."""
     step = partial(Step, together="correctness")
-    by_mma, by_wgmma = (partial(step, environment={wgmma.SETTING: setting}) for setting in ("0", "1"))
-    overlapping = partial(step, environment=OVERLAPPING)
+    by_mma, by_wgmma, overlapping = (partial(step, environment=each) for each in (MMA, WGMMA, OVERLAPPING))
 
     def checks(by: Callable[..., Step], name: str = "") -> list[Step]:
         """What both kinds of kernels have."""
@@ -73,7 +72,7 @@ def knowledge(rehearse: bool) -> list[Step]:
         *correctness(),
         Step("own times", ("gpu.own", "--data", "shuffled"), 45),
         Step("own times, mma.sync", ("gpu.own", "--rows", "8192", "65536", "32768", "512", "--data", "shuffled"), 20,
-             environment={wgmma.SETTING: "0"}),
+             environment=MMA),
         Step("own times, overlapping", ("gpu.own", "--rows", "512", "8192", "32768", "65536", "--data", "shuffled"), 20,
              environment=OVERLAPPING),
         Step("peers 8192", ("gpu.beside", "8192"), 110),

@@ -17,6 +17,7 @@ from pathlib import Path
 from gpu import prepared, wgmma
 from gpu.extension import load
 from gpu.records import ROOT
+from gpu.wgmma import MMA, OVERLAPPING, WGMMA
 
 EXTENSION, MADE_FROM, VARIANTS_FOLDER = "_core.abi3.so", "made_from.json", "variants"
 INSTALLED = ROOT / "python" / "hex_ssl" / EXTENSION
@@ -69,8 +70,6 @@ class Variant:
 
 
 NOTHING = "return;"
-MMA, WGMMA = {wgmma.SETTING: "0"}, {wgmma.SETTING: "1"}
-OVERLAPPING = {**WGMMA, wgmma.OVERLAP: "1"}
 TWO_PASSES = (constant("LEAST_SHARE", "1 << 40"),)
 # In the order in which they are measured: other defaults, then what bounds the kernels, then what is expected to lose.
 VARIANTS = [

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 SETTING = "HEX_SSL_CUDA_WGMMA"
-OVERLAP = "HEX_SSL_CUDA_OVERLAP"
+MMA, WGMMA = {SETTING: "0"}, {SETTING: "1"}
+OVERLAPPING = {**WGMMA, "HEX_SSL_CUDA_OVERLAP": "1"}
+"""Environments: the kernels of every chip, those for sm_90a, and these with launches that overlap."""
 
 
 def is_there() -> bool:

@@ -27,7 +27,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.fl
 DIMS = 128
 SAMPLES = 30
 TOGETHER = 0.03
-"""Seconds of one sample. The device waits for the host before the first call of it, for up to 0.3 ms: a hundredth."""
+"""Seconds of one sample, at most. The device waits for the host before the first call of it, for up to 0.3 ms."""
 
 Run = Callable[[], Any]
 
@@ -128,7 +128,7 @@ def sample(run: Run, calls: int) -> float:
 
 
 def calls_of(run: Run) -> int:
-    """Calls that take `TOGETHER` seconds, after a warm-up."""
+    """Calls that take `TOGETHER` seconds, but at most 200 of them, after a warm-up."""
     for _ in range(1 if REHEARSAL else 3):
         run()
     synchronize()

@@ -159,8 +159,8 @@ MUTATIONS = {
     ),
     "a digit too early": Mutation(
         "digits.cu",
-        "ballot(sums.up_to[7] >= rank)",
-        "ballot(sums.up_to[7] > rank)",
+        "ballot(up_to[7] >= rank)",
+        "ballot(up_to[7] > rank)",
         complaint="race|nobody wrote|outside of all arrays",
     ),
     "survivors that are too many are searched": Mutation(

@@ -2,38 +2,24 @@
 
 #define HISTOGRAM (DIGITS + 1)  // so that the counts of different rows are in different banks
 
-// How many numbers have a digit or a larger one. Lane l has the digits 255 - 8 l down to 248 - 8 l.
-struct DigitSums {
-    u32 before;  // with the digits of lower lanes
-    u32 up_to[8];
-};
-
-// By one warp.
-DEVICE DigitSums add_counts(const u32* counts) {
-    const int lane = lane_of_thread();
-    DigitSums sums;
-    u32 own = 0;
-    UNROLL for (int i = 0; i < 8; i++) sums.up_to[i] = own += counts[DIGITS - 1 - (lane * 8 + i)];
-    sums.before = prefix_sum<LANES>(own) - own;
-    UNROLL for (int i = 0; i < 8; i++) sums.up_to[i] += sums.before;
-    return sums;
-}
-
 // Finds the digit of the `rank`-th largest number, and its rank among the numbers with that digit. By one warp.
-DEVICE void find_digit(const DigitSums& sums, u32 rank, u32& digit, u32& rest) {
-    const int owner = lowest_set_bit(ballot(sums.up_to[7] >= rank));
-    u32 before = from_lane(sums.before, owner);
+DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
+    const int lane = lane_of_thread();
+    // How many numbers have a digit or a larger one. Lane l has the digits 255 - 8 l down to 248 - 8 l.
+    u32 up_to[8], own = 0;
+    UNROLL for (int i = 0; i < 8; i++) up_to[i] = own += counts[DIGITS - 1 - (lane * 8 + i)];
+    const u32 lower = prefix_sum<LANES>(own) - own;  // with the digits of lower lanes
+    UNROLL for (int i = 0; i < 8; i++) up_to[i] += lower;
+    const int owner = lowest_set_bit(ballot(up_to[7] >= rank));
+    u32 before = from_lane(lower, owner);
     digit = DIGITS - 1 - owner * 8;
     UNROLL for (int i = 0; i < 7; i++) {
-        const u32 up_to = from_lane(sums.up_to[i], owner);
-        if (up_to >= rank) continue;
-        before = up_to;
+        const u32 others = from_lane(up_to[i], owner);
+        if (others >= rank) continue;
+        before = others;
         digit--;
     }
     rest = rank - before;
-}
-DEVICE void find_digit(const u32* counts, u32 rank, u32& digit, u32& rest) {
-    find_digit(add_counts(counts), rank, digit, rest);
 }
 
 // Sets the counts of a warp to 0. They start at a multiple of 16 bytes.
