@@ -589,10 +589,11 @@ def test_the_triton_peer_compiles_what_fits(precision: str, tuned: int, monkeypa
         assert len(kernel.prune_configs({"rows": 8192, "dims": 128, "splits": 1, "precision": precision})) == tuned
 
 
-def judged(results: list[Record], text: str) -> bool | None:
-    """Whether the one target whose text begins so is met."""
-    (target,) = [target for target in predictions.targets() if target.text.startswith(text)]
-    return target.judge(results)[1]
+def judged(results: list[Record], text: str, card: str = "NVIDIA H200") -> bool | None:
+    """Whether the one target whose text begins so is met on a card."""
+    machine = {"kind": "machine", "card": {"name": card}}
+    (met,) = [met for target, _, met in predictions.judged([machine, *results]) if target.startswith(text)]
+    return met
 
 
 def own(rows: int, ms: float, **told: object) -> Record:
@@ -607,7 +608,7 @@ def peer(name: str, rows: int, ms: float) -> Record:
 
 
 def test_targets() -> None:
-    assert all(target.judge([])[1] is None for target in predictions.targets())
+    assert all(met is None for _, _, met in predictions.judged([]))
     well, badly = (own(8192, ms, step=predictions.MMA_STEP) for ms in (0.58, 0.59))
     assert judged([well], "8192 rows, mma.sync") is True
     assert judged([badly], "8192 rows, mma.sync") is False
@@ -637,6 +638,10 @@ def test_targets() -> None:
     right = {"kind": "agreement", "dtype": "bfloat16", "rows": 512, "agrees": True, "bits_equal": True}
     assert judged([right], "agreement") is None
     assert judged([right, {**right, "bits_equal": False}], "agreement") is False
+    # Speeds are those of two cards, the rest is for all.
+    for card, expected in (("NVIDIA H100 80GB HBM3", False), ("NVIDIA A100-SXM4-80GB", None)):
+        assert judged([own(512, 0.2)], "512 rows, without a graph", card) is expected
+        assert judged([{**right, "agrees": False}], "agreement", card) is False
 
 
 def test_clocks_of_a_step(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from gpu.workload import calls_of, clear, hex_loss, kernel_times, sample, step, 
 from hex_ssl import _core
 from tests.gpu import on_device
 
-ROWS = (8192, 65536, 512) if not REHEARSAL else (64,)
 TURNS = 12 if not REHEARSAL else 3
 PREPARED = "GPU_CHECK_PREPARED"
 """Variable with the folder that was prepared."""
@@ -85,7 +84,7 @@ def winner(results: list[records.Record]) -> Variant | None:
 
 
 def main(name: str) -> None:
-    """One variant at all sizes, or the winner's counters."""
+    """One variant at its sizes, or the winner's counters."""
     if name == "winner":
         best = winner(records.read(Path(os.environ[records.RESULTS])))
         if best is None:
@@ -99,7 +98,7 @@ def main(name: str) -> None:
     if reason:
         emit("note", text=f"variant {name}: {reason}")
         return
-    for rows in ROWS:
+    for rows in (64,) if REHEARSAL else variant.rows:
         if left() < 4:
             emit("note", text=f"variant {name} at {rows} rows: no time left")
             continue

@@ -65,8 +65,9 @@ def steps(results: list[Record], folder: Path) -> Lines:
 def targets(results: list[Record]) -> Lines:
     """Each target of the project."""
     words = {True: "met", False: "NOT MET", None: "-"}
-    judged = [(target.text, *target.judge(results)) for target in predictions.targets()]
-    return grid(["target", "found", ""], ([text, found, words[met]] for text, found, met in judged))
+    judged = predictions.judged(results)
+    lines = grid(["target", "found", ""], ([text, found, words[met]] for text, found, met in judged))
+    return [*lines, "", f"Speeds are judged on these cards alone: {', '.join(predictions.CARDS)}."]
 
 
 def agreement(results: list[Record]) -> Lines:

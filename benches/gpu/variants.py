@@ -60,6 +60,7 @@ class Variant:
         changes: Of the sources. Without any, it is the installed extension that runs.
         same: Whether it computes the same; else it leaves a stage out and is timed alone.
         environment: Variables while it runs, and while the shipped kernels run beside one that has changes.
+        rows: At which it is measured.
     """
 
     name: str
@@ -67,27 +68,34 @@ class Variant:
     changes: tuple[Change, ...] = ()
     same: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[int, ...] = (8192, 65536)
 
 
 NOTHING = "return;"
 TWO_PASSES = (constant("LEAST_SHARE", "1 << 40"),)
 # In the order in which they are measured: other defaults, then what bounds the kernels, then what is expected to lose.
 VARIANTS = [
-    Variant("overlap", "0.85 at 512 rows, 0.96 at 8,192, 0.98 at 32,768, 0.99 at 65,536", environment=OVERLAPPING),
+    Variant("overlap", "0.85 at 512 rows, 0.96 at 8,192, 0.98 at 32,768, 0.99 at 65,536", environment=OVERLAPPING,
+            rows=(8192, 65536, 512, 32768)),
     Variant("mma", "1.8 times the time at 65,536 rows, 1.4 at 8,192", environment=MMA),
     Variant("wgmma-apart", "1.8 times at 65,536 rows, as it was measured", TWO_PASSES, environment=WGMMA),
     Variant("apart", "1.47 times at 65,536 rows, as it was measured", TWO_PASSES, environment=MMA),
     Variant("few-columns-64", "1.05 times, as it was measured", (size("FEW_COLUMNS", 64),), environment=MMA),
-    Variant("sample-1024", "0.95 at 32,768 rows, and equal below", (constant("SAMPLE", "1024"),), environment=WGMMA),
-    Variant("sample-512", "equal at 8,192 rows: lists are longer", (constant("SAMPLE", "512"),), environment=WGMMA),
-    Variant("survivors-64mb", "half the launches at 65,536 rows", (constant("SURVIVORS", "64 << 20"),),
-            environment=WGMMA),
+    Variant("sample-1024", "0.95 at 32,768 rows", (constant("SAMPLE", "1024"),), environment=WGMMA,
+            rows=(32768, 65536)),
+    Variant("sample-512", "equal at 8,192 rows: lists are longer", (constant("SAMPLE", "512"),), environment=WGMMA,
+            rows=(8192, 32768, 65536)),
+    Variant("survivors-32mb", "1.03 times at 32,768 rows: twice the launches", (constant("SURVIVORS", "32 << 20"),),
+            environment=WGMMA, rows=(32768, 16384)),
+    Variant("survivors-72mb", "0.97 at 65,536 rows: fewer launches, for 67 MB", (constant("SURVIVORS", "72 << 20"),),
+            environment=WGMMA, rows=(65536,)),
     Variant("derived-meanwhile", "gradient slower by 3 %: registers spill",
             (Change(r"(?m)^(#define PAIRS_MEANWHILE) .*", r"\1 PAIRS", "kernels/hopper_gradient.cu"),),
             environment=WGMMA),
     Variant("sample-resident-2", "sample up to a fifth slower or faster",
             (Change(r"<= SHORT_ROW \? 3 :", "<= SHORT_ROW ? 2 :", "kernels/select.cu"),), environment=WGMMA),
-    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),), environment=MMA),
+    Variant("splits-16", "equal from 8,192 rows on, slower at 512", (constant("SPLITS", "16"),), environment=MMA,
+            rows=(8192, 65536, 512)),
     Variant("no-fragments", "sums 0.6 of its time: bounded by loads of fragments",
             (empty("load_matrices", "r[0] = r[1] = r[2] = r[3] = shared_address(row);"),), same=False,
             environment=MMA),

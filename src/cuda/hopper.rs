@@ -156,7 +156,7 @@ mod tests {
     use std::ffi::c_void;
 
     use super::*;
-    use crate::cuda::{evaluate, scratch_bytes, Buffers, Executor};
+    use crate::cuda::{evaluate, Buffers, Executor};
     use crate::error::Result;
     use crate::problem::{Formulation, Reduction, Wanted};
 
@@ -260,14 +260,5 @@ mod tests {
                 .iter()
                 .all(|name| !name.ends_with("_wgmma")));
         }
-    }
-
-    #[test]
-    fn rows_twice_stay_below_100_megabytes() {
-        let problem = square(65_536, ADAPTIVE);
-        let wanted = Wanted { anchors: true, keys: false, positives: false };
-        let bytes = scratch_bytes(&problem, Some(wanted), H100, variant(128, Operand::Bf16, &problem, H100));
-        let gradient = problem.anchors * problem.dims * NUMBER;
-        assert!(bytes + gradient < 100_000_000, "{bytes} bytes and {gradient} of the gradient");
     }
 }

@@ -14,8 +14,9 @@ const SAMPLE_SHARE: f64 = 12.0;
 /// The rank of a quantile in the sample is in its bracket up to so many standard deviations. With the skewness, less than
 /// two rows in a million are missed, for which all keys are searched.
 const DEVIATIONS: f64 = 4.5;
-/// The survivors of one launch take at most this many bytes, unless those of a single block take more.
-const SURVIVORS: usize = 32 << 20;
+/// The survivors of one launch take at most this many bytes, unless those of a single block take more. Each launch takes
+/// time to start and to end.
+const SURVIVORS: usize = 64 << 20;
 /// The similarities that wait for the threshold take at most this many bytes.
 const PENDING: usize = 24 << 20;
 /// The lists of one pass for quantiles and sums have room for a tenth of the keys, but at most this many, beside the part
@@ -86,7 +87,7 @@ impl SampledColumns {
     /// With room for `kept` survivors of each row.
     fn keeping(self, kept: usize, problem: &Problem, block_rows: usize) -> Self {
         let capacity = kept.min(problem.compared_keys(0).len()).next_multiple_of(32);
-        let rows = (SURVIVORS / (4 * capacity) / block_rows * block_rows)
+        let rows = (survivors(problem) / (4 * capacity) / block_rows * block_rows)
             .clamp(block_rows, problem.anchors.next_multiple_of(block_rows));
         Self { capacity, rows, ..self }
     }
@@ -100,6 +101,17 @@ impl SampledColumns {
     pub(super) fn ends(&self) -> i32 {
         let end = |rank: Option<usize>, bit| if rank.is_some() { bit } else { 0 };
         end(self.low, bracket::LOW) | end(self.high, bracket::HIGH)
+    }
+}
+
+/// The bytes of the survivors of one launch, at most. They use the memory of the gradient, which then needs no other, if
+/// it has at least half of what they may take.
+fn survivors(problem: &Problem) -> usize {
+    let gradient = problem.anchors.saturating_mul(problem.dims * 4);
+    if gradient < SURVIVORS / 2 {
+        SURVIVORS
+    } else {
+        SURVIVORS.min(gradient)
     }
 }
 
