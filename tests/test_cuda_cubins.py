@@ -121,7 +121,7 @@ def test_the_table_of_spills() -> None:
 # The kernels for sm_90a, and the bytes of the stack that each may take, by its variant. A few numbers of a loop, which
 # are stored and read once in each of its rounds.
 HOPPER_KERNELS = (
-    "tiles", "note_coefficients", "sums_wgmma", "survivors_wgmma", "sift_wgmma", "select_wgmma", "gradient_wgmma",
+    "note_coefficients", "sums_wgmma", "survivors_wgmma", "sift_wgmma", "select_wgmma", "gradient_wgmma",
 )  # fmt: skip
 HAND_ON = {"sums_wgmma": 96, "survivors_wgmma": 96, "sift_wgmma": 96, "gradient_wgmma": 168}
 """Whose warps give registers back and take them (`setmaxnreg`), and the registers of each thread at the launch: of 640

@@ -121,11 +121,6 @@ impl Hopper {
     pub fn note_bytes(padded: usize) -> usize {
         padded * NOTES * NUMBER
     }
-
-    /// Threads of the kernel `tiles`: one per 16 bytes of the rows.
-    pub fn tile_threads(&self, rows: usize) -> usize {
-        rows * self.row_bytes / 16
-    }
 }
 
 impl Variant {
@@ -255,7 +250,7 @@ mod tests {
             // `sample` may use other products, `select` and `select_failed` may not.
             let selects = |name: &String| ["select", "select_failed"].contains(&name.as_str());
             assert!(!with_wgmma || !names.iter().any(selects), "{names:?}");
-            assert_eq!(with_wgmma, names.iter().any(|name| name == "tiles"));
+            assert_eq!(with_wgmma, names.iter().any(|name| name == "note_coefficients"));
             assert!(launched(problem, Chip { capability: (10, 0), ..H100 })
                 .iter()
                 .all(|name| !name.ends_with("_wgmma")));

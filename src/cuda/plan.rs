@@ -383,10 +383,6 @@ impl<'a> Plan<'a> {
         let rows = (p.anchors.padded + others) as usize;
         let mut inputs = self.inputs;
         self.launch_with(executor, "rows", [blocks(rows, WARPS), 1, 1], THREADS, 0, from_mut(&mut inputs).cast())?;
-        if let Some(hopper) = self.hopper {
-            let threads = hopper.tile_threads(rows - p.apart.padded as usize);
-            self.run(executor, "tiles", [blocks(threads, THREADS), 1, 1], 0, Launch::default())?;
-        }
         self.index(executor)?;
         let min_max = matches!(self.problem.threshold.simplified(), Threshold::MinMax { .. });
         // 8 anchors for each warp.

@@ -13,9 +13,9 @@ macro_rules! joined {
 
 /// The sources of all kernels.
 pub const SOURCES: &str = joined!(
-    "device" "parameters" "tile" "exclude" "elements" "rows" "index" "anchors" "finish" "digits" "select" "lists" "joint"
-    "total" "accumulate" "sums" "sums_general" "derivatives" "gradient" "gradient_general" "hopper_device" "hopper"
-    "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
+    "device" "parameters" "hopper_tiles" "tile" "exclude" "elements" "rows" "index" "anchors" "finish" "digits" "select"
+    "lists" "joint" "total" "accumulate" "sums" "sums_general" "derivatives" "gradient" "gradient_general"
+    "hopper_device" "hopper" "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
 );
 
 /// Kernels that are compiled and loaded together. A call needs some of the parts.
@@ -51,7 +51,7 @@ impl Part {
                 Self::GeneralSums
             }
             "gradient_general" => Self::GeneralGradient,
-            "tiles" | "note_coefficients" => Self::Hopper,
+            "note_coefficients" => Self::Hopper,
             name if name.ends_with("_wgmma") => Self::Hopper,
             _ => Self::Common,
         }
@@ -61,7 +61,9 @@ impl Part {
     pub fn sources(self) -> &'static str {
         match self {
             Self::Common => {
-                joined!("device" "parameters" "tile" "exclude" "elements" "rows" "index" "anchors" "finish")
+                joined!(
+                    "device" "parameters" "hopper_tiles" "tile" "exclude" "elements" "rows" "index" "anchors" "finish"
+                )
             }
             Self::Quantiles => joined!("device" "parameters" "tile" "exclude" "digits" "select"),
             Self::Joint => joined!("device" "parameters" "tile" "exclude" "elements" "digits" "lists" "joint" "total"),
@@ -70,8 +72,8 @@ impl Part {
             Self::GeneralSums => joined!("device" "parameters" "tile" "exclude" "accumulate" "sums_general"),
             Self::GeneralGradient => joined!("device" "parameters" "tile" "exclude" "derivatives" "gradient_general"),
             Self::Hopper => joined!(
-                "device" "parameters" "tile" "exclude" "digits" "lists" "accumulate" "derivatives" "hopper_device"
-                "hopper" "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
+                "device" "parameters" "hopper_tiles" "tile" "exclude" "digits" "lists" "accumulate" "derivatives"
+                "hopper_device" "hopper" "hopper_sums" "hopper_select" "hopper_joint" "hopper_gradient"
             ),
         }
     }

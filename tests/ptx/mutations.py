@@ -605,7 +605,7 @@ HOPPER_MUTATIONS = {
         ("device", "too many registers", ": 112", ": 120", "a hang"),
         # Tiles and ring.
         ("ring", "a stride of half the rows", "descriptor(address, 16, 1024)", "descriptor(address, 16, 512)", None),
-        ("ring", "a row's chunks in their own order", "((chunk ^ row) & 7)", "(chunk & 7)", None),
+        ("tiles", "a row's chunks in their own order", "((chunk ^ row) & 7)", "(chunk & 7)", None),
         ("ring", "a copy's bytes are not expected", "TILE_BYTES + NOTE_BYTES);", "TILE_BYTES);", EARLY),
         ("ring", "a stage is filled early", "barrier_wait(empty(turn.stage), turn.parity);", "", EARLY),
         ("ring", "a stage is read early", "barrier_wait(full(turn.stage), turn.parity);", "", EARLY),
@@ -618,7 +618,7 @@ HOPPER_MUTATIONS = {
          "p.view_rows - above", None),
         # The kernels.
         ("sums", "own rows are not waited for", "barrier_wait(memory.own(), 0);", "", IN_FLIGHT),
-        ("ring", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
+        ("tiles", "notes of other columns", "column % 8 / 2 * 4 + column / 8 % 2 * 2", "column % 16 / 2 * 2", None),
         ("ring", "the strips of a block are one", "const int row = first + consumer * STRIP;",
          "const int row = first;", None),
         ("sums", "a stage is released while it is read", """scale_strip(c, inverse, memory.notes_of(turn.stage));
@@ -654,7 +654,13 @@ HOPPER_MUTATIONS = {
         ("gradient", "the number beside is not written", "{sum[i], sum[i + 1]}", "{sum[i], sum[i]}", None),
         ("device", "turns are not handed on", "bar.arrive %0, 256;", "", "deadlock|a hang"),
     )
-}  # fmt: skip
+} | planted(
+    torch.bfloat16,
+    ("rows", "rows of a tile at one place", "row % WGMMA_COLUMNS, dim / 8)", "0, dim / 8)",
+     "race: blocks .* write the same word of anchor_tiles"),
+    ("rows", "no padding in the tiles", "if (tiles.rows) store_in_tile", "if (tiles.rows && row < side.count) store_in_tile",
+     "which nobody wrote"),
+)  # fmt: skip
 """In the kernels for sm_90a."""
 
 
@@ -684,7 +690,12 @@ SIFT_MUTATIONS = planted(
 """In that pass by the kernels for sm_90a."""
 
 SHOWN_BY = {
-    "rows": ("rows: shifts of 1 at any temperature",),
+    "rows": (
+        "rows: shifts of 1 at any temperature",
+        "rows: rows of a tile at one place",
+        "rows: no padding in the tiles",
+        "tiles: notes of other columns",
+    ),
     "select": (
         "a fragment from the wrong row",
         "a fragment from the wrong half of a step",
@@ -778,14 +789,13 @@ SHOWN_BY = {
         "device: a group too few is waited for",
         "device: stores are not published",
         "ring: a stride of half the rows",
-        "ring: a row's chunks in their own order",
+        "tiles: a row's chunks in their own order",
         "ring: a copy's bytes are not expected",
         "ring: a stage is filled early",
         "ring: a stage is read early",
         "ring: the parity stays",
         "ring: every lane releases a stage",
     ),
-    "tiles": ("ring: notes of other columns",),
     "sums_wgmma": (
         "ring: a column too many",
         "hopper_sums: no other pass",

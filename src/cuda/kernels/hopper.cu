@@ -143,11 +143,6 @@ template <class F> DEVICE void each_of_strip(float (&c)[PAIRS], F f) {
     UNROLL for (int i = 0; i < PAIRS; i++) f(c[i], i / 2 % 2, i / 4 * 8 + first + i % 2);
 }
 
-// The place of the inverse length of a column. Of each 16 columns a thread has four, which are side by side.
-DEVICE int place_of_length(int column) {
-    return column / 16 * 16 + column % 8 / 2 * 4 + column / 8 % 2 * 2 + column % 2;
-}
-
 // Turns products into similarities, like `similarity`.
 DEVICE void scale_strip(float (&c)[PAIRS], const float (&inverse)[2], u32 notes) {
     UNROLL for (int block = 0; block < WGMMA_COLUMNS / 16; block++) {
@@ -221,29 +216,5 @@ DEVICE bool find_excluded(const Parameters& p, const Side& columns, int row, int
     return any((bits[0] | bits[1]) != 0);
 }
 DEVICE bool is_excluded(const u32 (&bits)[2], int pair) { return bits[pair / 2 % 2] >> (pair / 4 * 2 + pair % 2) & 1; }
-
-// The offset of a 16-byte chunk of a row in a tile or a strip.
-template <int panel_bytes> DEVICE int place_of_chunk(int row, int chunk) {
-    return chunk / 8 * panel_bytes + row * 128 + ((chunk ^ row) & 7) * 16;
-}
-
-// Copies the rows of the sides to tiles, and writes the notes that are known before the coefficients. One thread per 16
-// bytes.
-KERNEL(THREADS, 2) tiles(const Parameters p, const Launch l) {
-    begin();
-    const i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
-    int row = (int)(at / ROW_CHUNKS);
-    const int chunk = (int)(at % ROW_CHUNKS);
-    const bool of_keys = row >= p.anchors.padded;
-    if (of_keys) row -= p.anchors.padded;
-    const Side& side = of_keys ? p.keys : p.anchors;
-    const Tiles& to = of_keys ? p.key_tiles : p.anchor_tiles;
-    if ((of_keys && p.square) || row >= side.padded) return;
-    const int tile = row / WGMMA_COLUMNS, place = row % WGMMA_COLUMNS;
-    *(uint4*)(to.rows + (i64)tile * TILE_BYTES + place_of_chunk<PANEL_BYTES>(place, chunk)) =
-        *(const uint4*)(side.rows + (i64)row * ROW_BYTES + chunk * 16);
-    if (chunk > 0) return;
-    to.notes[(i64)tile * NOTES * WGMMA_COLUMNS + place_of_length(place)] = side.cards[row].inverse_length;
-}
 
 #endif

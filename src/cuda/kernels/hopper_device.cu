@@ -3,23 +3,12 @@
 
 #ifdef WGMMA_COLUMNS
 
-
 #if OPERAND == BF16
 #define WGMMA_TYPE "bf16"
 #else
 #define WGMMA_TYPE "f16"
 #endif
 
-// A tile is WGMMA_COLUMNS rows, stored as panels of 64 dimensions. A row of a panel has 128 bytes, and the 128-byte
-// swizzle puts its 16-byte chunk c at place c ^ (row % 8). The same bytes are the left and the right factor of
-// similarities, and the right factor of the gradient. Panels start at multiples of 1,024 bytes.
-#define PANEL_BYTES (WGMMA_COLUMNS * 128)
-#define TILE_BYTES (DIMS / 64 * PANEL_BYTES)
-#define ROW_CHUNKS (ROW_BYTES / 16)
-// The numbers of the columns of a tile: the inverse lengths and then, for the gradient, the inverse length of each column
-// and its coefficients times it.
-#define COEFFICIENTS 4
-#define NOTES (1 + COEFFICIENTS)
 #define PAIRS (WGMMA_COLUMNS / 2)  // pairs of a strip of 64 rows and a tile that a thread has
 
 // Mbarriers and copies.

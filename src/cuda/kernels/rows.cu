@@ -28,7 +28,22 @@ DEVICE void store_operand(u8* row, int dim, float x) {
 
 DEVICE double power_of_two(int exponent) { return double_of((u64)(exponent + 1023) << 52); }
 
-DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& matrix, int row, int matrix_row) {
+#ifdef WGMMA_COLUMNS
+DEVICE void store_in_tile(const Tiles& tiles, int row, int dim, float x) {
+    u8* tile = tiles.rows + (i64)(row / WGMMA_COLUMNS) * TILE_BYTES;
+    store_operand(tile + place_of_chunk<PANEL_BYTES>(row % WGMMA_COLUMNS, dim / 8), dim % 8, x);
+}
+
+// Writes the note that is known before the coefficients.
+DEVICE void note_length(const Tiles& tiles, int row, float inverse_length) {
+    const int tile = row / WGMMA_COLUMNS, column = row % WGMMA_COLUMNS;
+    tiles.notes[(i64)tile * NOTES * WGMMA_COLUMNS + place_of_length(column)] = inverse_length;
+}
+#endif
+
+// `tiles`: of the side. Without rows if it has none.
+DEVICE void prepare_row(const Parameters& p, const Side& side, const Tiles& tiles, const Matrix& matrix, int row,
+                        int matrix_row) {
     const int lane = lane_of_thread();
     float x[DIMS / LANES];
     float largest = 0.0f;
@@ -54,6 +69,9 @@ DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& mat
         if (row < side.count) scaled /= length;
 #endif
         store_operand(side.rows + (i64)row * DIMS * ELEMENT, lane + k * LANES, (float)scaled);
+#ifdef WGMMA_COLUMNS
+        if (tiles.rows) store_in_tile(tiles, row, lane + k * LANES, (float)scaled);
+#endif
     }
     if (lane != 0) return;
     Card card = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -62,6 +80,9 @@ DEVICE void prepare_row(const Parameters& p, const Side& side, const Matrix& mat
         side.lengths[row] = length * power_of_two(exponent);
     }
     side.cards[row] = card;
+#ifdef WGMMA_COLUMNS
+    if (tiles.rows) note_length(tiles, row, card.inverse_length);
+#endif
 }
 
 DEVICE void prepare_split(const Parameters& p, const Side& side, const i64* labels, int row) {
@@ -123,7 +144,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
     int row = blockIdx.x * WARPS + warp_of_thread();
     if (row < p.anchors.padded) {
         int view = row < p.anchors.count ? row / p.view_rows : 0;
-        prepare_row(p, p.anchors, inputs.views[view], row, row - view * p.view_rows);
+        prepare_row(p, p.anchors, p.anchor_tiles, inputs.views[view], row, row - view * p.view_rows);
         if (lane != 0) return;
         prepare_split(p, p.anchors, p.anchor_labels, row);
         if (row >= p.anchors.count) return;
@@ -138,7 +159,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
     row -= p.anchors.padded;
     if (!p.square) {
         if (row < p.keys.padded) {
-            prepare_row(p, p.keys, inputs.keys, row, row);
+            prepare_row(p, p.keys, p.key_tiles, inputs.keys, row, row);
             if (lane != 0) return;
             prepare_split(p, p.keys, p.key_labels, row);
             if (p.key_ends && row < p.keys.count) p.key_ends[row] = 0;
@@ -146,7 +167,7 @@ KERNEL(THREADS, 2) rows(const Parameters p, const Inputs inputs) {
         }
         row -= p.keys.padded;
     }
-    if (row < p.apart.padded) prepare_row(p, p.apart, inputs.positives, row, row);
+    if (row < p.apart.padded) prepare_row(p, p.apart, Tiles{}, inputs.positives, row, row);
 }
 
 // Copies the quantiles to the output of `row_quantiles`.
