@@ -658,7 +658,7 @@ HOPPER_MUTATIONS = {
     torch.bfloat16,
     ("rows", "rows of a tile at one place", "row % WGMMA_COLUMNS, dim / 8)", "0, dim / 8)",
      "race: blocks .* write the same word of anchor_tiles"),
-    ("rows", "no padding in the tiles", "if (tiles.rows) store_in_tile", "if (tiles.rows && row < side.count) store_in_tile",
+    ("rows", "no padding in the tiles", "if (tiles.rows) store_in", "if (tiles.rows && row < side.count) store_in",
      "which nobody wrote"),
 )  # fmt: skip
 """In the kernels for sm_90a."""
