@@ -189,7 +189,7 @@ mod tests {
         let capacity = |rows: usize, quantile: f64| {
             let problem = views(rows, quantile);
             let sample = Joint::new(&problem, &Search::new(&problem, quantile, 128), 128).unwrap().sample;
-            assert!(sample.rows >= rows.min(1024) && sample.survivor_bytes() <= SURVIVORS);
+            assert!(sample.rows >= rows.min(1024) && sample.survivor_bytes() <= survivors(&problem));
             sample.capacity
         };
         // At quantile 0.99 an eighth of the keys, and all rows of 8,192 in one launch.
