@@ -21,6 +21,8 @@ use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted
 
 /// The sums of all parts of the columns take at most this many bytes, unless those of a single part take more.
 const SUM_PARTS: usize = 8 << 20;
+/// The same where one pass finds quantiles and sums. All parts but the first are then used only if it fails.
+const SPARE_SUM_PARTS: usize = 2 << 20;
 /// Partial gradients take at most this many bytes. With the gradient itself, 65,536 rows of 128 dimensions then take
 /// less than 100 MB.
 const PARTIALS: usize = 32 << 20;
@@ -235,7 +237,8 @@ impl<'a> Plan<'a> {
         let apart =
             if rows_apart > 0 { side(rows * rows_apart, false) } else { Side { count: 0, padded: 0, ..anchors } };
         let part_of_sums = anchors.padded as usize * SUMS * 4;
-        let most = SPLITS.min(SUM_PARTS / part_of_sums);
+        let sum_parts = if joint.is_some() { SPARE_SUM_PARTS } else { SUM_PARTS };
+        let most = SPLITS.min(sum_parts / part_of_sums);
         let compared = problem.compared_keys(0).len();
         let splits = pass_splits(anchors.padded as usize / block_rows, compared, &tiles, hopper, chip, most);
         let (excluded, are_named) = (excluded(problem), are_named(problem));

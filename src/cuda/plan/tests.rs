@@ -58,10 +58,12 @@ fn memory_above_the_inputs_is_bounded() {
         let variant = if on_hopper { usual.on_hopper(&problem, chip) } else { usual };
         rows * problem.dims * 4 + scratch_bytes(&problem, Some(ALL), chip, variant)
     };
-    let every = [80, 108, 132, 144, 148].map(|multiprocessors| (multiprocessors, false));
-    for (multiprocessors, on_hopper) in every.into_iter().chain([(132, true)]) {
-        let bytes = bytes(65_536, multiprocessors, on_hopper);
-        assert!(bytes < 100_000_000, "{bytes} bytes on {multiprocessors} multiprocessors");
+    // Chips, and instances of a part of a chip.
+    for multiprocessors in (8..=200).step_by(2) {
+        for on_hopper in [false, true] {
+            let bytes = bytes(65_536, multiprocessors, on_hopper);
+            assert!(bytes < 100_000_000, "{bytes} bytes on {multiprocessors} multiprocessors");
+        }
     }
     // The survivors of fewer rows do not fit into the memory of the gradient.
     for rows in [16_384, 32_768, 57_344] {
