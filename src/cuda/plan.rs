@@ -21,8 +21,6 @@ use crate::problem::{Formulation, Pairing, Problem, Reduction, Threshold, Wanted
 
 /// The sums of all parts of the columns take at most this many bytes, unless those of a single part take more.
 const SUM_PARTS: usize = 8 << 20;
-/// The same where one pass finds quantiles and sums. All parts but the first are then used only if it fails.
-const SPARE_SUM_PARTS: usize = 2 << 20;
 /// Partial gradients take at most this many bytes. With the gradient itself, 65,536 rows of 128 dimensions then take
 /// less than 100 MB.
 const PARTIALS: usize = 32 << 20;
@@ -237,8 +235,7 @@ impl<'a> Plan<'a> {
         let apart =
             if rows_apart > 0 { side(rows * rows_apart, false) } else { Side { count: 0, padded: 0, ..anchors } };
         let part_of_sums = anchors.padded as usize * SUMS * 4;
-        let sum_parts = if joint.is_some() { SPARE_SUM_PARTS } else { SUM_PARTS };
-        let most = SPLITS.min(sum_parts / part_of_sums);
+        let most = SPLITS.min(SUM_PARTS / part_of_sums);
         let compared = problem.compared_keys(0).len();
         let splits = pass_splits(anchors.padded as usize / block_rows, compared, &tiles, hopper, chip, most);
         let (excluded, are_named) = (excluded(problem), are_named(problem));
@@ -292,7 +289,7 @@ impl<'a> Plan<'a> {
             key_ends: scratch.take_if(key_wanted, problem.keys * 4),
             key_pairs: scratch.take_if(key_wanted, rows * excluded * 4),
             ranges: scratch.take_if(general, rows * 8),
-            sums: scratch.take(splits * part_of_sums),
+            sums: null_mut(),
             parts: scratch
                 .take_if(joint.is_some(), sample.map_or(0, |sample| part_bytes(problem, sample, &tiles, hopper, chip))),
             row_sums: scratch.take_if(summed > 0, summed * total_blocks(problem, chip) * variant.dims * 8),
@@ -358,7 +355,10 @@ impl<'a> Plan<'a> {
         let survivors = sample.map_or(0, |sample| sample.survivor_bytes());
         let in_output = wanted.anchors && survivors <= rows * problem.dims * 4;
         let before = pending + if in_output { 0 } else { survivors };
-        let partial = scratch.take(partials[0].max(partials[1]).max(before));
+        // All sums are read before the gradient starts. `gather` writes those of the first part while it needs what finds
+        // the threshold; the other parts come later, and use the memory of the partial gradients, which follows.
+        parameters.sums = scratch.take(part_of_sums).cast();
+        let partial = scratch.take(partials[0].max(partials[1]).max(before).max((splits - 1) * part_of_sums));
         parameters.pending = partial.cast();
         parameters.survivors =
             if in_output { buffers.anchors_gradient.cast() } else { partial.wrapping_byte_add(pending).cast() };

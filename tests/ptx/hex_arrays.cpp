@@ -78,7 +78,6 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.key_ends, keys * 4, "key_ends");
     to.output(p.key_pairs, anchors * p.excluded * 4, "key_pairs");
     to.output(p.ranges, anchors * 2 * 4, "ranges");
-    to.output(p.sums, (i64)p.splits * p.anchors.padded * SUMS * 4, "sums");
     to.output(p.pending_at, anchors * 2 * 4, "pending_at");
     to.output(p.positive_similarities, pairs * 4, "positive_similarities");
     to.output(p.positive_slopes, pairs * 4, "positive_slopes");
@@ -87,7 +86,8 @@ void add_scratch(Collector& to, const Parameters& p) {
     to.output(p.radials, (anchors + WARPS - 1) / WARPS * 8, "radials");
 }
 
-// What finds the threshold takes turns with the partial gradients in the same memory.
+// What finds the threshold, the sums but for those of the first part, and the partial gradients take turns in the same
+// memory.
 void add_shared_scratch(Collector& to, const std::string& kernel, const Parameters& p, const Launch& l) {
     const bool joint = kernel.starts_with("sift") || kernel == "gather";
     if (kernel == "total_similarity") to.output(p.row_sums, (i64)l.splits * (p.square ? 1 : 2) * to.padded_dims * 8, "row_sums");
@@ -101,7 +101,12 @@ void add_shared_scratch(Collector& to, const std::string& kernel, const Paramete
         const i64 groups = ((p.tower ? p.tower : p.keys.count) + p.rows_apart + 3) / 4;
         to.output(p.survivors, l.rows * groups * 16, "survivors");
     }
-    if (kernel == "gather" || kernel == "settle") to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
+    const i64 part_of_sums = (i64)p.anchors.padded * SUMS * 4;
+    if (kernel == "gather" || kernel == "settle") {
+        to.output(p.pending, (i64)p.pending_capacity * 4, "pending");
+        to.output(p.sums, part_of_sums, "sums");
+    }
+    if (kernel.starts_with("sums") || kernel == "anchors") to.output(p.sums, p.splits * part_of_sums, "sums");
     if (joint) to.output(p.parts, (i64)l.splits * l.rows * 2 * 4, "parts");
     const bool gradient = kernel.starts_with("gradient");
     if (!gradient && kernel != "finish") return;
