@@ -63,6 +63,14 @@ def test_rows_without_a_positive_are_counted(backend: str) -> None:
     assert torch.equal(torch.autograd.grad(none, z)[0], torch.zeros_like(z))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_the_similarity_of_no_positives_is_nan(dtype: torch.dtype, backend: str) -> None:
+    for rows in range(2, 20):
+        statistics = supcon_loss(torch.randn(rows, 40).to(dtype), labels=torch.arange(rows), return_statistics=True)[1]
+        assert statistics.positive_similarity.isnan()
+        assert statistics.negative_similarity.isfinite()
+
+
 def test_memory_is_linear() -> None:
     # Nothing of [N, N] or of an index over pairs: 4,096 rows of one label have 16 million positive pairs.
     z = torch.randn(4096, 4, requires_grad=True)

@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
             margin over the positive, the margin. NaN if labels decide.
         hierarchical_negatives: Mean number of hierarchical negatives of an anchor, |H|
             (HEX supplement, S7.4.1, Figure 9).
-        positive_similarity: Mean cosine similarity of anchors and their positives.
+        positive_similarity: Mean cosine similarity of anchors and their positives. NaN if there are no positives.
         negative_similarity: Mean cosine similarity of anchors and their negatives. NaN if there are no negatives.
         floor_fraction: Fraction of (anchor, positive) pairs whose reweighted term is at its floor. In these pairs the
             hierarchical negatives get no gradient.

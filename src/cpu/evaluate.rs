@@ -174,7 +174,8 @@ fn statistics<C: Float>(
     Statistics {
         threshold: split.threshold,
         hierarchical: hierarchical / count,
-        positive_similarity: similarity / pairs,
+        // Without pairs, the sum is a rounding error.
+        positive_similarity: if pairs > 0.0 { similarity / pairs } else { f64::NAN },
         negative_similarity: prepared.negative_similarity(problem, positives, own.total(), negatives),
         floor_fraction: anchors.iter().map(|anchor| anchor.at_floor).sum::<usize>() as f64
             / positives.len().max(1) as f64,
