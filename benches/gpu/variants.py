@@ -85,7 +85,7 @@ VARIANTS = [
             rows=(32768, 65536)),
     Variant("sample-512", "equal at 8,192 rows: lists are longer", (constant("SAMPLE", "512"),), environment=WGMMA,
             rows=(8192, 32768, 65536)),
-    # With 32 MiB, those of 32,768 rows would be in the memory of the gradient, and half of that.
+    # With 32 MiB, the lists of 32,768 rows would be put into the 16 MiB of the gradient.
     Variant("survivors-33mb", "1.03 times at 32,768 rows: twice the launches", (constant("SURVIVORS", "33 << 20"),),
             environment=WGMMA, rows=(32768, 16384)),
     Variant("survivors-72mb", "0.97 at 65,536 rows: half the launches, for 56 MB", (constant("SURVIVORS", "72 << 20"),),
