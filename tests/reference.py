@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -58,14 +59,19 @@ class Layout:
     @cached_property
     def masks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row, positive, negative and own as [M, candidates]."""
-        row, positive, negative, own = torch.zeros(4, len(self.anchors), self.candidates, dtype=torch.bool)
-        for i, anchor in enumerate(self.anchors):
-            row[i, list(anchor.row)] = True
-            positive[i, list(anchor.positives)] = True
-            negative[i, list(anchor.negatives)] = True
-            if anchor.own is not None:
-                own[i, anchor.own] = True
-        return row, positive, negative, own
+
+        def mask(chosen: Sequence[Sequence[int]]) -> Tensor:
+            found = np.zeros((len(chosen), self.candidates), dtype=bool)
+            rows = np.repeat(np.arange(len(chosen)), [len(each) for each in chosen])
+            found[rows, np.fromiter(chain.from_iterable(chosen), dtype=np.int64)] = True
+            return torch.from_numpy(found)
+
+        return (
+            mask([anchor.row for anchor in self.anchors]),
+            mask([anchor.positives for anchor in self.anchors]),
+            mask([anchor.negatives for anchor in self.anchors]),
+            mask([() if anchor.own is None else (anchor.own,) for anchor in self.anchors]),
+        )
 
 
 @cache

@@ -21,7 +21,8 @@ class Emulation:
         self._pool = ThreadPoolExecutor(2)
         self._interpreter: Future[Interpreter] = self._pool.submit(lambda: Interpreter(build(cache)))
         self._texts: dict[tuple[str, int, str | None], Future[str]] = {}
-        self._loaded: dict[str, tuple[str, str | None]] = {}
+        self._replaced: dict[str, str] = {}
+        """By the names of loaded variants, the text that has replaced some of their kernels, or ""."""
 
     @property
     def interpreter(self) -> Interpreter:
@@ -57,13 +58,13 @@ class Emulation:
         """Let the interpreter have a variant."""
         name = f"{operand}_{dims}"
         text = self.start(operand, dims).result()
-        changed = None if mutation is None else self.start(operand, dims, mutation).result()
-        if self._loaded.get(name) == (text, changed):
-            return
-        self.interpreter.load(name, text)
-        if changed is not None:
+        changed = "" if mutation is None else self.start(operand, dims, mutation).result()
+        if name not in self._replaced:
+            self.interpreter.load(name, text)
+            self._replaced[name] = ""
+        if self._replaced[name] != changed:
             self.interpreter.replace(name, changed)
-        self._loaded[name] = (text, changed)
+            self._replaced[name] = changed
 
     def close(self) -> None:
         """Compile no more."""

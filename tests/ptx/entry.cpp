@@ -11,15 +11,26 @@
 namespace ptx {
 namespace {
 
-struct Loaded {
+// One text of PTX. Its kernels are decoded when they are launched.
+struct Text {
     Module module;
     std::map<std::string, Program> programs;
 
-    const Program& program(const std::string& kernel) {
-        if (auto found = programs.find(kernel); found != programs.end()) return found->second;
+    const Program* program(const std::string& kernel) {
+        if (auto found = programs.find(kernel); found != programs.end()) return &found->second;
         const auto text = module.kernels.find(kernel);
-        if (text == module.kernels.end()) fault("the PTX has no kernel ", kernel);
-        return programs.emplace(kernel, decode(text->second, module)).first->second;
+        if (text == module.kernels.end()) return nullptr;
+        return &programs.emplace(kernel, decode(text->second, module)).first->second;
+    }
+};
+
+struct Loaded {
+    Text own, replaced;
+
+    const Program& program(const std::string& kernel) {
+        if (const Program* found = replaced.program(kernel)) return *found;
+        if (const Program* found = own.program(kernel)) return *found;
+        fault("the PTX has no kernel ", kernel);
     }
 };
 
@@ -63,28 +74,20 @@ using namespace ptx;
 // Takes PTX under a name, such as "BF16_64", in place of what had it.
 extern "C" int ptx_load(const char* name, const char* text, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {
-        one.modules[name] = Loaded{.module = parse(text), .programs = {}};
+        one.modules[name] = Loaded{.own = {parse(text), {}}, .replaced = {}};
     });
 }
 
-// Takes the kernels of a text in place of those of the same names.
+// Takes the kernels of a text in place of those of the same names. What an earlier text replaced is back.
 extern "C" int ptx_replace(const char* name, const char* text, char* message, size_t room) {
-    return guarded(message, room, [&](Interpreter& one) {
-        Loaded& loaded = one.module(name);
-        Module part = parse(text);
-        loaded.module.shared.insert(loaded.module.shared.end(), part.shared.begin(), part.shared.end());
-        for (auto& [kernel, its] : part.kernels) {
-            loaded.programs.erase(kernel);
-            loaded.module.kernels[kernel] = std::move(its);
-        }
-    });
+    return guarded(message, room, [&](Interpreter& one) { one.module(name).replaced = {parse(text), {}}; });
 }
 
 // Decodes every kernel of it.
 extern "C" int ptx_decode(const char* name, char* message, size_t room) {
     return guarded(message, room, [&](Interpreter& one) {
         Loaded& loaded = one.module(name);
-        for (const auto& [kernel, text] : loaded.module.kernels) loaded.program(kernel);
+        for (const auto& [kernel, text] : loaded.own.module.kernels) loaded.program(kernel);
     });
 }
 

@@ -75,7 +75,7 @@ class Interpreter:
         self._call("ptx_load", name.encode(), text.encode())
 
     def replace(self, name: str, text: str) -> None:
-        """Take the kernels of a text in place of those of the same names."""
+        """Take the kernels of a text in place of those of the same names. What an earlier text replaced is back."""
         self._call("ptx_replace", name.encode(), text.encode())
 
     def decode(self, name: str) -> None:

@@ -41,6 +41,24 @@ def kernel_names(sources: str) -> list[str]:
     return re.findall(r"^KERNEL\([^)]+\) (\w+)\(", sources, re.MULTILINE)
 
 
+FUNCTION = re.compile(
+    r"^(?:KERNEL\([^)]*\)|(?:template <[^>]*>\s)?DEVICE [\w:<>&*\s]*?)\s*\b(\w+)\((?:[^\n]*\}$|.*?^\})",
+    re.MULTILINE | re.DOTALL,
+)
+"""A kernel or a function of a file, and its name. It ends with its first line, or with a brace at a line's start."""
+
+
+def kernels_running(file: str, place: int) -> set[str]:
+    """The kernels of a file that run the function at a place in its text. Outside of functions, all of them."""
+    functions = [(found[1], set(re.findall(r"\w+", found[0])), found.span()) for found in FUNCTION.finditer(file)]
+    running, known = {name for name, _, (start, end) in functions if start <= place < end}, 0
+    while len(running) > known:
+        known = len(running)
+        running = {name for name, words, _ in functions if words & running}
+    kernels = set(kernel_names(file))
+    return kernels & running or kernels
+
+
 def without(sources: str, names: Iterable[str]) -> str:
     """The sources with these kernels as templates that nobody uses. They are not compiled, which saves the time."""
     chosen = "|".join(names) or "(?!)"

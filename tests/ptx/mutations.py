@@ -9,7 +9,7 @@ import torch
 
 from hex_ssl import _core
 
-from .kernels import kernel_names, without
+from .kernels import kernel_names, kernels_running, without
 
 KERNELS = Path(__file__).parents[2] / "src" / "cuda" / "kernels"
 
@@ -826,8 +826,8 @@ def mutated(name: str) -> str:
         name: One of the bugs above.
 
     Returns:
-        The sources in one text, as the extension has them, with the kernels of the file that has the bug, or the one
-        that shows it.
+        The sources in one text, as the extension has them, with the kernels that the bug is in, or the one that shows
+        it.
 
     Raises:
         ValueError: The text to replace does not stand in its file exactly once, or the file not in the extension. Or
@@ -842,7 +842,7 @@ def mutated(name: str) -> str:
     ):
         if count != 1:
             raise ValueError(f"expected {text!r} once in {where}, but found it {count} times")
-    shown = set(kernel_names(part))
+    shown = kernels_running(part, part.index(mutation.text))
     if not shown or mutation.file in CALLED_BY_OTHERS:
         shown = {kernel for kernel, names in SHOWN_BY.items() if name in names}
         if not shown:
