@@ -21,8 +21,7 @@ class Emulation:
         self._pool = ThreadPoolExecutor(2)
         self._interpreter: Future[Interpreter] = self._pool.submit(lambda: Interpreter(build(cache)))
         self._texts: dict[tuple[str, int, str | None], Future[str]] = {}
-        self._replaced: dict[str, str] = {}
-        """By the names of loaded variants, the text that has replaced some of their kernels, or ""."""
+        self._replaced: dict[str, str] = {}  # by the names of loaded variants, the kernels that replace some of theirs
 
     @property
     def interpreter(self) -> Interpreter:

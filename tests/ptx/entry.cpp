@@ -73,14 +73,12 @@ using namespace ptx;
 
 // Takes PTX under a name, such as "BF16_64", in place of what had it.
 extern "C" int ptx_load(const char* name, const char* text, char* message, size_t room) {
-    return guarded(message, room, [&](Interpreter& one) {
-        one.modules[name] = Loaded{.own = {parse(text), {}}, .replaced = {}};
-    });
+    return guarded(message, room, [&](Interpreter& one) { one.modules[name] = {.own = {parse(text)}}; });
 }
 
 // Takes the kernels of a text in place of those of the same names. What an earlier text replaced is back.
 extern "C" int ptx_replace(const char* name, const char* text, char* message, size_t room) {
-    return guarded(message, room, [&](Interpreter& one) { one.module(name).replaced = {parse(text), {}}; });
+    return guarded(message, room, [&](Interpreter& one) { one.module(name).replaced = {parse(text)}; });
 }
 
 // Decodes every kernel of it.

@@ -50,11 +50,10 @@ FUNCTION = re.compile(
 
 def kernels_running(file: str, place: int) -> set[str]:
     """The kernels of a file that run the function at a place in its text. Outside of functions, all of them."""
-    functions = [(found[1], set(re.findall(r"\w+", found[0])), found.span()) for found in FUNCTION.finditer(file)]
-    running, known = {name for name, _, (start, end) in functions if start <= place < end}, 0
-    while len(running) > known:
-        known = len(running)
-        running = {name for name, words, _ in functions if words & running}
+    running: set[str] = set()
+    for found in FUNCTION.finditer(file):  # a function stands before those that call it
+        if found.start() <= place < found.end() or running.intersection(re.findall(r"\w+", found[0])):
+            running.add(found[1])
     kernels = set(kernel_names(file))
     return kernels & running or kernels
 
